@@ -1,0 +1,156 @@
+//! Greys, channels and solarization.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{ImageOp, Sample, check_probability, happens};
+use crate::{Error, Result};
+
+/// Greys the image, keeping its channels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Grayscale {
+    /// Probability, 0.2 by default.
+    pub p: f64,
+}
+
+impl Default for Grayscale {
+    fn default() -> Self {
+        Self { p: 0.2 }
+    }
+}
+
+impl ImageOp for Grayscale {
+    fn check(&self) -> Result<()> {
+        check_probability("grayscale", self.p)
+    }
+
+    fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Sample> {
+        Ok(if happens(rng, self.p) {
+            grayscale(sample)
+        } else {
+            sample
+        })
+    }
+}
+
+/// Sets every channel to the luma of ITU-R 601.
+pub fn grayscale(mut sample: Sample) -> Sample {
+    if sample.channels == 3 {
+        for pixel in sample.pixels.as_chunks_mut::<3>().0 {
+            *pixel = [luma(*pixel); 3];
+        }
+    }
+    sample
+}
+
+/// Luma of ITU-R 601 with weights in 1/65536, rounded, as Pillow's mode `L`.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the weights sum to 65536, so the result is at most 255"
+)]
+pub(super) fn luma([red, green, blue]: [u8; 3]) -> u8 {
+    let sum = 19595 * u32::from(red) + 38470 * u32::from(green) + 7471 * u32::from(blue);
+    ((sum + 0x8000) >> 16) as u8
+}
+
+/// Changes the number of channels: RGB becomes its luma, grey is repeated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ToChannels {
+    /// 1 or 3 (default).
+    pub channels: usize,
+}
+
+impl Default for ToChannels {
+    fn default() -> Self {
+        Self { channels: 3 }
+    }
+}
+
+impl ImageOp for ToChannels {
+    fn check(&self) -> Result<()> {
+        if matches!(self.channels, 1 | 3) {
+            return Ok(());
+        }
+        Err(Error::config(
+            "to_channels",
+            "channels",
+            self.channels,
+            "images have 1 (grey) or 3 (RGB) channels",
+            "choose 1 or 3",
+        ))
+    }
+
+    fn apply(&self, mut sample: Sample, _rng: &mut dyn Rng) -> Result<Sample> {
+        if sample.channels == self.channels {
+            return Ok(sample);
+        }
+        sample.pixels = if self.channels == 1 {
+            let pixels = sample.pixels.as_chunks::<3>().0;
+            pixels.iter().map(|pixel| luma(*pixel)).collect()
+        } else {
+            sample.pixels.iter().flat_map(|grey| [*grey; 3]).collect()
+        };
+        sample.channels = self.channels;
+        Ok(sample)
+    }
+}
+
+/// Inverts values from the threshold on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Solarize {
+    /// The lowest value inverted, 128 by default.
+    pub threshold: u8,
+    /// Probability, 0.2 by default.
+    pub p: f64,
+}
+
+impl Default for Solarize {
+    fn default() -> Self {
+        Self {
+            threshold: 128,
+            p: 0.2,
+        }
+    }
+}
+
+impl ImageOp for Solarize {
+    fn check(&self) -> Result<()> {
+        check_probability("solarize", self.p)
+    }
+
+    fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Sample> {
+        Ok(if happens(rng, self.p) {
+            solarize(sample, self.threshold)
+        } else {
+            sample
+        })
+    }
+}
+
+/// Inverts every value of at least `threshold`.
+pub fn solarize(mut sample: Sample, threshold: u8) -> Sample {
+    for value in &mut sample.pixels {
+        if *value >= threshold {
+            *value = 255 - *value;
+        }
+    }
+    sample
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_go_to_grey_and_back() {
+        let mut rng = crate::rng::stream(0, crate::Purpose::Augment, [0, 0]);
+        let mut to = |sample, channels| ToChannels { channels }.apply(sample, &mut rng).unwrap();
+        let colour = Sample::new(vec![255, 0, 0, 0, 0, 255], (1, 2), 3).unwrap();
+        let grey = to(colour.clone(), 1);
+        assert_eq!((grey.pixels(), grey.channels()), (&[76, 29][..], 1));
+        assert_eq!(to(grey, 3), grayscale(colour));
+    }
+}

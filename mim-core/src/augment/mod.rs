@@ -1,0 +1,241 @@
+//! Augmentation of images on the CPU: operations as data, with the results of torchvision on Pillow images.
+//!
+//! An operation is a serde struct that implements [`ImageOp`]; [`Augment`] is their tagged enum and [`ViewPlan`]
+//! the pipeline that turns one image into the views of a method. What an operation draws is separate from what
+//! it then does: the second is a pure public function ([`resize`], [`gaussian_blur`], [`adjust_hue`], ...) tested
+//! byte for byte against Pillow.
+//!
+//! ```
+//! use mim_core::augment::{Sample, ViewPlan};
+//! use mim_core::rng::{Purpose, stream};
+//!
+//! # fn main() -> mim_core::Result<()> {
+//! let photo = Sample::new(vec![128; 40 * 60 * 3], (40, 60), 3)?;
+//! let views = ViewPlan::mae(32).apply(photo, &mut stream(0, Purpose::Augment, [0, 0]))?;
+//! assert_eq!(views[0].size(), (32, 32));
+//! # Ok(())
+//! # }
+//! ```
+
+mod blur;
+mod color;
+mod crop;
+mod flip;
+mod jitter;
+mod plan;
+mod resize;
+mod sample;
+mod size;
+
+use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
+
+pub use blur::{GaussianBlur, gaussian_blur};
+pub use color::{Grayscale, Solarize, ToChannels, grayscale, solarize};
+pub use crop::{CenterCrop, ClampedCrop, CropBox, Pad, PixelShift, RandomResizedCrop};
+pub use flip::HorizontalFlip;
+pub use jitter::{ColorJitter, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation};
+pub use plan::ViewPlan;
+pub use resize::{Interpolation, Resize, resize};
+pub use sample::Sample;
+pub use size::Size;
+
+use crate::{Error, Result};
+
+/// An operation on one image; all its randomness comes from the generator it is given.
+pub trait ImageOp {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] naming the setting.
+    fn check(&self) -> Result<()>;
+
+    /// Applies the operation and keeps the sample's crop geometry up to date.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the settings do not fit the image.
+    fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Sample>;
+}
+
+/// One operation of a [`ViewPlan`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Augment {
+    /// A random box of the image, resized.
+    RandomResizedCrop(RandomResizedCrop),
+    /// A random box drawn once and clamped to the image, resized.
+    ClampedCrop(ClampedCrop),
+    /// Resizes the whole image.
+    Resize(Resize),
+    /// The middle of the image.
+    CenterCrop(CenterCrop),
+    /// A box at a random small offset, not resized.
+    PixelShift(PixelShift),
+    /// A border of one colour.
+    Pad(Pad),
+    /// Mirrors the image left to right.
+    HorizontalFlip(HorizontalFlip),
+    /// Random brightness, contrast, saturation and hue.
+    ColorJitter(ColorJitter),
+    /// Greys the image, keeping its channels.
+    Grayscale(Grayscale),
+    /// Changes the number of channels.
+    ToChannels(ToChannels),
+    /// Blurs the image.
+    GaussianBlur(GaussianBlur),
+    /// Inverts bright pixels.
+    Solarize(Solarize),
+}
+
+impl Augment {
+    fn op(&self) -> &dyn ImageOp {
+        match self {
+            Self::RandomResizedCrop(op) => op,
+            Self::ClampedCrop(op) => op,
+            Self::Resize(op) => op,
+            Self::CenterCrop(op) => op,
+            Self::PixelShift(op) => op,
+            Self::Pad(op) => op,
+            Self::HorizontalFlip(op) => op,
+            Self::ColorJitter(op) => op,
+            Self::Grayscale(op) => op,
+            Self::ToChannels(op) => op,
+            Self::GaussianBlur(op) => op,
+            Self::Solarize(op) => op,
+        }
+    }
+}
+
+impl ImageOp for Augment {
+    fn check(&self) -> Result<()> {
+        self.op().check()
+    }
+
+    fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Sample> {
+        self.check()?;
+        self.op().apply(sample, rng)
+    }
+}
+
+/// A uniform draw from `[low, high]`.
+fn uniform(rng: &mut dyn Rng, [low, high]: [f64; 2]) -> f64 {
+    low + (high - low) * rng.random::<f64>()
+}
+
+/// Whether an event of probability `p` happens.
+fn happens(rng: &mut dyn Rng, p: f64) -> bool {
+    rng.random::<f64>() < p
+}
+
+/// A uniform draw from `0..=last`.
+fn offset(rng: &mut dyn Rng, last: usize) -> usize {
+    rng.random_range(0..=last)
+}
+
+/// Checks that `p` is a probability.
+fn check_probability(component: &'static str, p: f64) -> Result<()> {
+    if (0. ..=1.).contains(&p) {
+        return Ok(());
+    }
+    Err(Error::config(
+        component,
+        "p",
+        p,
+        "it is a probability",
+        "choose a number from 0 to 1",
+    ))
+}
+
+/// Checks that `range` is ordered, finite and not below `least`.
+fn check_range(
+    component: &'static str,
+    field: &'static str,
+    range: [f64; 2],
+    least: f64,
+) -> Result<()> {
+    let [low, high] = range;
+    if low >= least && low <= high && high.is_finite() {
+        return Ok(());
+    }
+    Err(Error::config(
+        component,
+        field,
+        format!("{range:?}"),
+        format!("it is a range [low, high] with {least} <= low <= high"),
+        "swap or correct the two numbers",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_operations_from_toml_and_names_unknown_settings() {
+        #[derive(Deserialize)]
+        struct Ops {
+            ops: Vec<Augment>,
+        }
+        let parse = |text: &str| toml::from_str::<Ops>(text).map(|ops| ops.ops);
+        let ops = parse(
+            "ops = [{ type = 'random_resized_crop', size = 96, scale = [0.05, 0.25] },
+                    { type = 'resize', size = [32, 48], interpolation = 'lanczos' }, { type = 'horizontal_flip' }]",
+        )
+        .unwrap();
+        assert_eq!(
+            ops[0],
+            Augment::RandomResizedCrop(RandomResizedCrop {
+                size: Size::Side(96),
+                scale: [0.05, 0.25],
+                ..RandomResizedCrop::default()
+            })
+        );
+        assert_eq!(ops[1].clone(), {
+            Augment::Resize(Resize {
+                size: Size::HeightWidth([32, 48]),
+                interpolation: Interpolation::Lanczos,
+            })
+        });
+        let error = parse("ops = [{ type = 'horizontal_flip', prob = 0.5 }]").unwrap_err();
+        assert!(error.to_string().contains("`prob`"), "{error}");
+        let error = parse("ops = [{ type = 'center_crop', size = 'big' }]").unwrap_err();
+        assert!(error.to_string().contains("[height, width]"), "{error}");
+    }
+
+    #[test]
+    fn settings_out_of_range_are_errors_not_panics() {
+        let mut rng = crate::rng::stream(0, crate::Purpose::Augment, [0, 0]);
+        let bad = [
+            Augment::RandomResizedCrop(RandomResizedCrop {
+                scale: [1., 0.2],
+                ..RandomResizedCrop::default()
+            }),
+            Augment::RandomResizedCrop(RandomResizedCrop {
+                ratio: [0., 1.],
+                ..RandomResizedCrop::default()
+            }),
+            Augment::CenterCrop(CenterCrop {
+                size: Size::Side(0),
+            }),
+            Augment::HorizontalFlip(HorizontalFlip { p: 1.5 }),
+            Augment::GaussianBlur(GaussianBlur {
+                radius: [-1., 2.],
+                p: 1.,
+            }),
+            Augment::ColorJitter(ColorJitter {
+                hue: 0.7,
+                ..ColorJitter::default()
+            }),
+            Augment::ToChannels(ToChannels { channels: 2 }),
+        ];
+        for op in bad {
+            let sample = Sample::new(vec![0; 12], (2, 2), 3).unwrap();
+            assert!(
+                matches!(op.apply(sample, &mut rng), Err(Error::InvalidConfig { .. })),
+                "{op:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Pipelines from one image to the views of a method.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Augment, CenterCrop, HorizontalFlip, ImageOp, Interpolation, RandomResizedCrop, Resize, Sample,
+    Size, ToChannels,
+};
+use crate::{Error, Result};
+
+/// Augmentation as data: `shared` runs once, then each view's operations on a copy of its result.
+///
+/// ```toml
+/// shared = [{ type = "horizontal_flip" }]
+/// views = [[{ type = "random_resized_crop", size = 224 }], [{ type = "random_resized_crop", size = 96 }]]
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ViewPlan {
+    /// Operations before the views part.
+    pub shared: Vec<Augment>,
+    /// Operations of each view; an empty list is the shared result itself.
+    pub views: Vec<Vec<Augment>>,
+}
+
+impl Default for ViewPlan {
+    /// One view: the image as it is.
+    fn default() -> Self {
+        Self::single(vec![])
+    }
+}
+
+impl ViewPlan {
+    /// One view.
+    pub fn single(ops: Vec<Augment>) -> Self {
+        Self {
+            shared: ops,
+            views: vec![vec![]],
+        }
+    }
+
+    /// MAE's pre-training view: random resized crop (scale 0.2 to 1, bicubic) and flip.
+    pub fn mae(size: impl Into<Size>) -> Self {
+        Self::crop_and_flip(RandomResizedCrop {
+            size: size.into(),
+            ..RandomResizedCrop::default()
+        })
+    }
+
+    /// One view: `crop`, then a flip in half of the cases.
+    pub fn crop_and_flip(crop: RandomResizedCrop) -> Self {
+        Self::single(vec![
+            Augment::RandomResizedCrop(crop),
+            Augment::HorizontalFlip(HorizontalFlip::default()),
+        ])
+    }
+
+    /// The evaluation view: the shorter side to `resize` (bicubic), then the middle `size` pixels.
+    pub fn evaluation(resize: usize, size: impl Into<Size>) -> Self {
+        Self::single(vec![
+            Augment::Resize(Resize {
+                size: Size::Side(resize),
+                interpolation: Interpolation::Bicubic,
+            }),
+            Augment::CenterCrop(CenterCrop { size: size.into() }),
+        ])
+    }
+
+    /// The same plan with images of `channels` channels at the end of each view.
+    #[must_use]
+    pub fn with_channels(mut self, channels: usize) -> Self {
+        for view in &mut self.views {
+            view.push(Augment::ToChannels(ToChannels { channels }));
+        }
+        self
+    }
+
+    /// Checks the settings of every operation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] naming the first bad one, or if there is no view.
+    pub fn check(&self) -> Result<()> {
+        if self.views.is_empty() {
+            return Err(Error::config(
+                "view plan",
+                "views",
+                "[]",
+                "a plan makes at least one view",
+                "write views = [[]] for the shared result itself",
+            ));
+        }
+        let mut ops = self.shared.iter().chain(self.views.iter().flatten());
+        ops.try_for_each(ImageOp::check)
+    }
+
+    /// Makes the views of one image.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a setting is out of range or does not fit the image.
+    pub fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Vec<Sample>> {
+        let run = |ops: &[Augment], sample: Sample, rng: &mut dyn Rng| {
+            ops.iter()
+                .try_fold(sample, |sample, op| op.apply(sample, rng))
+        };
+        let mut shared = run(&self.shared, sample, rng)?;
+        let mut views = Vec::with_capacity(self.views.len());
+        if let Some((last, others)) = self.views.split_last() {
+            for ops in others {
+                views.push(run(ops, shared.clone(), rng)?);
+            }
+            shared = run(last, shared, rng)?;
+            views.push(shared);
+        }
+        Ok(views)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+
+    fn photo() -> Sample {
+        let bytes = (0..40 * 60 * 3).map(|v: u32| (v % 251) as u8).collect();
+        Sample::new(bytes, (40, 60), 3).unwrap()
+    }
+
+    #[test]
+    fn views_share_the_crop_and_part_afterwards() {
+        let plan = ViewPlan {
+            shared: ViewPlan::mae(32).shared,
+            views: vec![
+                vec![],
+                vec![Augment::Resize(Resize {
+                    size: 16.into(),
+                    interpolation: Interpolation::Lanczos,
+                })],
+            ],
+        };
+        let views = plan
+            .apply(photo(), &mut stream(1, Purpose::Augment, [0, 0]))
+            .unwrap();
+        assert_eq!(
+            views.iter().map(Sample::size).collect::<Vec<_>>(),
+            [(32, 32), (16, 16)]
+        );
+        assert_eq!(views[0].crop(), views[1].crop());
+    }
+
+    #[test]
+    fn plans_round_trip_through_toml() {
+        let mut plan = ViewPlan::mae((32, 48));
+        plan.views.push(ViewPlan::evaluation(40, 32).shared);
+        let text = toml::to_string(&plan).unwrap();
+        assert_eq!(toml::from_str::<ViewPlan>(&text).unwrap(), plan, "{text}");
+    }
+
+    #[test]
+    fn refuses_a_plan_without_views_and_checks_every_operation() {
+        let mut plan = ViewPlan::mae(32);
+        plan.views.clear();
+        assert!(
+            plan.check()
+                .unwrap_err()
+                .to_string()
+                .contains("views = [[]]")
+        );
+        let mut plan = ViewPlan::mae(32);
+        plan.views.push(ViewPlan::mae(0).shared);
+        assert!(plan.check().unwrap_err().to_string().contains("size"));
+    }
+}

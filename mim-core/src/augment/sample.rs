@@ -1,0 +1,139 @@
+//! One decoded image on its way through the augmentations.
+
+use crate::{Crop, Error, Result};
+
+/// Bytes of one image, interleaved `[height, width, channels]`, and where they lie in the source image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    pub(super) pixels: Vec<u8>,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    pub(super) crop: Crop,
+}
+
+impl Sample {
+    /// A whole image of `size` = (height, width) pixels with 1 (grey) or 3 (RGB) interleaved channels.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the image is empty, has another number of channels or does not match its bytes.
+    pub fn new(pixels: Vec<u8>, (height, width): (usize, usize), channels: usize) -> Result<Self> {
+        let sides = (u32::try_from(height), u32::try_from(width));
+        let (Ok(source_height), Ok(source_width)) = sides else {
+            return Err(Self::misfit(&pixels, (height, width), channels));
+        };
+        if pixels.is_empty()
+            || !matches!(channels, 1 | 3)
+            || pixels.len() != height * width * channels
+        {
+            return Err(Self::misfit(&pixels, (height, width), channels));
+        }
+        let crop = Crop {
+            top: 0.,
+            left: 0.,
+            height: source_height as f32,
+            width: source_width as f32,
+            source_height,
+            source_width,
+            flipped: false,
+        };
+        Ok(Self {
+            pixels,
+            height,
+            width,
+            channels,
+            crop,
+        })
+    }
+
+    fn misfit(pixels: &[u8], size: (usize, usize), channels: usize) -> Error {
+        Error::shape(
+            "image",
+            "height * width * channels bytes with 1 or 3 channels",
+            format!("{} bytes for {size:?} x {channels}", pixels.len()),
+            "pass interleaved grey or RGB bytes",
+        )
+    }
+
+    /// The bytes, `[height, width, channels]`.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// Height and width in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        (self.height, self.width)
+    }
+
+    /// 1 (grey) or 3 (RGB).
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Where the image lies in its source.
+    pub fn crop(&self) -> Crop {
+        self.crop
+    }
+
+    /// Appends the bytes to `planes` channel by channel, `[channels, height, width]`.
+    pub fn append_planes(&self, planes: &mut Vec<u8>) {
+        if self.channels == 1 {
+            planes.extend_from_slice(&self.pixels);
+            return;
+        }
+        let pixels = self.pixels.as_chunks::<3>().0;
+        for channel in 0..3 {
+            planes.extend(pixels.iter().map(|pixel| pixel[channel]));
+        }
+    }
+
+    /// Replaces the bytes by those of the box `(top, left, height, width)` in pixels of this image, of a new size.
+    pub(super) fn replace(
+        &mut self,
+        pixels: Vec<u8>,
+        (height, width): (usize, usize),
+        [top, left, box_height, box_width]: [f32; 4],
+    ) {
+        let vertical = self.crop.height / self.height as f32;
+        let horizontal = self.crop.width / self.width as f32;
+        self.crop.top += top * vertical;
+        self.crop.left += left * horizontal;
+        self.crop.height = box_height * vertical;
+        self.crop.width = box_width * horizontal;
+        (self.pixels, self.height, self.width) = (pixels, height, width);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_of_boxes_are_kept_in_source_pixels() {
+        let mut sample = Sample::new(vec![0; 8 * 12], (8, 12), 1).unwrap();
+        sample.replace(vec![0; 4], (2, 2), [2., 4., 4., 8.]);
+        sample.replace(vec![0; 1], (1, 1), [1., 1., 1., 1.]);
+        let crop = sample.crop();
+        assert_eq!(
+            (crop.top, crop.left, crop.height, crop.width),
+            (4., 8., 2., 4.)
+        );
+        assert_eq!((crop.source_height, crop.source_width), (8, 12));
+    }
+
+    #[test]
+    fn planes_are_channel_by_channel() {
+        let mut planes = vec![];
+        let sample = Sample::new(vec![1, 2, 3, 4, 5, 6], (1, 2), 3).unwrap();
+        sample.append_planes(&mut planes);
+        assert_eq!(planes, [1, 4, 2, 5, 3, 6]);
+    }
+
+    #[test]
+    fn refuses_bytes_of_another_size() {
+        assert!(Sample::new(vec![0; 7], (2, 2), 1).is_err());
+        assert!(Sample::new(vec![0; 8], (2, 2), 2).is_err());
+        assert!(Sample::new(vec![], (0, 2), 1).is_err());
+    }
+}

@@ -1,0 +1,80 @@
+//! What one training step receives.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use crate::{Error, Result, View};
+
+/// One or more views of the same images, with what else a method needs to know about them.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The views, in the order of the method's plan.
+    pub views: Vec<View>,
+    /// Class labels `[batch]` u32, where the data has them.
+    pub labels: Option<Tensor>,
+    /// Further named inputs: `part_id` `[batch, tokens]`, `points` `[batch, points, 3]`, ...
+    pub extras: BTreeMap<String, Tensor>,
+}
+
+impl Batch {
+    /// A batch of one view.
+    pub fn single(view: View) -> Self {
+        Self {
+            views: vec![view],
+            labels: None,
+            extras: BTreeMap::new(),
+        }
+    }
+
+    /// View `index`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the batch has fewer views.
+    pub fn view(&self, index: usize) -> Result<&View> {
+        self.views.get(index).ok_or_else(|| {
+            Error::shape(
+                "batch",
+                format!("at least {} views", index + 1),
+                self.views.len(),
+                "let the method's own view plan make the batch",
+            )
+        })
+    }
+
+    /// Images in the batch.
+    pub fn len(&self) -> usize {
+        self.views.first().map_or(0, View::len)
+    }
+
+    /// Whether the batch holds no image.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same batch on another device.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            views: self
+                .views
+                .iter()
+                .map(|view| view.to_device(device))
+                .collect::<Result<_>>()?,
+            labels: self
+                .labels
+                .as_ref()
+                .map(|labels| labels.to_device(device))
+                .transpose()?,
+            extras: self
+                .extras
+                .iter()
+                .map(|(name, xs)| Ok((name.clone(), xs.to_device(device)?)))
+                .collect::<Result<_>>()?,
+        })
+    }
+}

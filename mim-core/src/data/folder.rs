@@ -1,0 +1,270 @@
+//! Folders of image files.
+
+use std::ffi::OsStr;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use image::{ColorType, ImageReader};
+
+use super::{Dataset, Split};
+use crate::augment::Sample;
+use crate::{Error, Result};
+
+/// Names of the folder that holds the test split, the first that exists.
+const TEST_FOLDERS: [&str; 2] = ["val", "test"];
+
+/// Images of a folder (`.jpg`, `.jpeg`, `.png`, `.webp`), always as RGB, in the order of their names.
+///
+/// The folder may have a `train` folder and a `val` or `test` folder; else it is all train split. Inside a split,
+/// images in subfolders (at any depth) are labelled by the first; images beside one another are unlabelled.
+/// Names that start with a dot are skipped.
+#[derive(Debug)]
+pub struct FolderDataset {
+    files: Vec<PathBuf>,
+    labels: Vec<u32>,
+    classes: Vec<String>,
+}
+
+impl FolderDataset {
+    /// Lists a split of `root`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if the split is missing, holds no image, or has a class that the train split lacks;
+    /// [`Error::Io`] if a folder cannot be listed.
+    pub fn open(root: &Path, split: Split) -> Result<Self> {
+        let train = root.join("train");
+        let test = TEST_FOLDERS
+            .iter()
+            .map(|name| root.join(name))
+            .find(|path| path.is_dir());
+        let missing = |what: &'static str, fix: &'static str| Err(Error::format(root, what, fix));
+        match (split, train.is_dir(), test) {
+            (Split::Train, true, _) => Self::list(&train),
+            (Split::Train, false, None) => Self::list(root),
+            (Split::Train, false, Some(_)) => missing(
+                "no train split: it has a test split but no folder `train`",
+                "move the training images into `train`",
+            ),
+            (Split::Test, false, Some(test)) => Self::list(&test),
+            (Split::Test, true, Some(test)) => {
+                let known = Self::list(&train)?.classes;
+                Self::list(&test)?.relabelled(known, &test)
+            }
+            (Split::Test, _, None) => missing(
+                "no test split: there is neither a folder `val` nor a folder `test`",
+                "put images to evaluate on into `val`, beside `train`",
+            ),
+        }
+    }
+
+    /// Names of the classes, by label; empty without labels.
+    pub fn class_names(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn list(folder: &Path) -> Result<Self> {
+        let (mut files, mut labels, mut classes) = (vec![], vec![], vec![]);
+        let mut others = 0;
+        let (folders, loose) = entries(folder)?;
+        for subfolder in folders {
+            let first = files.len();
+            collect(&subfolder, 0, &mut files, &mut others)?;
+            if files.len() > first {
+                let label = u32::try_from(classes.len()).unwrap_or(u32::MAX);
+                labels.resize(files.len(), label);
+                let name = subfolder.file_name().unwrap_or_default();
+                classes.push(name.to_string_lossy().into_owned());
+            }
+        }
+        let labelled = files.len();
+        keep_images(loose, &mut files, &mut others);
+        if files.is_empty() {
+            return Err(Error::format(
+                folder,
+                format!("holds no images, only {others} files of other kinds"),
+                "point to a folder of .jpg, .jpeg, .png or .webp files",
+            ));
+        }
+        if files.len() > labelled && labelled > 0 {
+            tracing::warn!(
+                "{}: images lie beside subfolders of images; all are taken, without labels",
+                folder.display()
+            );
+        }
+        if files.len() > labelled {
+            (labels, classes) = (vec![], vec![]);
+            files.sort_unstable();
+        }
+        Ok(Self {
+            files,
+            labels,
+            classes,
+        })
+    }
+
+    /// The same images with the labels of `known` classes.
+    fn relabelled(mut self, known: Vec<String>, folder: &Path) -> Result<Self> {
+        if known.is_empty() || self.classes.is_empty() {
+            (self.labels, self.classes) = (vec![], vec![]);
+            return Ok(self);
+        }
+        let mut labels = vec![];
+        for name in &self.classes {
+            let label = known.iter().position(|class| class == name);
+            labels.push(
+                label
+                    .and_then(|label| u32::try_from(label).ok())
+                    .ok_or_else(|| {
+                        Error::format(
+                            folder.join(name),
+                            "the train split has no class of this name",
+                            "use the same subfolder names in both splits",
+                        )
+                    })?,
+            );
+        }
+        for label in &mut self.labels {
+            *label = labels[*label as usize];
+        }
+        self.classes = known;
+        Ok(self)
+    }
+}
+
+impl Dataset for FolderDataset {
+    fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    fn read(&self, index: usize) -> Result<Sample> {
+        let path = self.files.get(index).ok_or_else(|| {
+            Error::shape(
+                "image index",
+                format!("below {}", self.len()),
+                index,
+                "take indices from a sampler over this data set",
+            )
+        })?;
+        decode(path)
+    }
+
+    fn label(&self, index: usize) -> Option<u32> {
+        self.labels.get(index).copied()
+    }
+
+    fn classes(&self) -> usize {
+        self.classes.len()
+    }
+
+    fn name_of(&self, index: usize) -> String {
+        self.files
+            .get(index)
+            .map_or_else(|| format!("#{index}"), |path| path.display().to_string())
+    }
+}
+
+/// Subfolders and files of a folder, each sorted.
+fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let (mut folders, mut files) = (vec![], vec![]);
+    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = entry.path();
+        let kind = entry.file_type().map_err(Error::io("read", &path))?;
+        // Links are followed: data sets are often assembled from them.
+        if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
+            folders.push(path);
+        } else {
+            files.push(path);
+        }
+    }
+    folders.sort_unstable();
+    files.sort_unstable();
+    Ok((folders, files))
+}
+
+/// Adds the images of a folder and all below it.
+fn collect(
+    folder: &Path,
+    depth: usize,
+    images: &mut Vec<PathBuf>,
+    others: &mut usize,
+) -> Result<()> {
+    if depth > 32 {
+        return Err(Error::format(
+            folder,
+            "more than 32 folders deep",
+            "remove links that lead back to a folder above",
+        ));
+    }
+    let (folders, files) = entries(folder)?;
+    keep_images(files, images, others);
+    folders
+        .iter()
+        .try_for_each(|folder| collect(folder, depth + 1, images, others))
+}
+
+/// Adds the files that are images by name, and counts the others.
+fn keep_images(files: Vec<PathBuf>, images: &mut Vec<PathBuf>, others: &mut usize) {
+    for path in files {
+        let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+        let known = ["jpg", "jpeg", "png", "webp"];
+        if known
+            .iter()
+            .any(|name| extension.eq_ignore_ascii_case(name))
+        {
+            images.push(path);
+        } else {
+            *others += 1;
+        }
+    }
+}
+
+/// Reads an image file of any colour type as RGB: alpha is dropped, of 16-bit values the high byte is kept,
+/// and orientation tags are ignored, as by Pillow's `convert("RGB")`.
+///
+/// # Errors
+///
+/// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it cannot be decoded or a JPEG is cut short.
+pub fn decode(path: &Path) -> Result<Sample> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let broken = |what: String| Error::format(path, what, "remove the file or save it again");
+    if is_cut_jpeg(&bytes) {
+        return Err(broken("the JPEG is cut short".into()));
+    }
+    let image = ImageReader::new(Cursor::new(&bytes))
+        .with_guessed_format()
+        .map_err(Error::io("read", path))?
+        .decode()
+        .map_err(|error| broken(format!("cannot be decoded: {error}")))?;
+    let size = (image.height() as usize, image.width() as usize);
+    let deep = matches!(
+        image.color(),
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16
+    );
+    let pixels = if deep {
+        let values = image.into_rgb16().into_raw();
+        values
+            .into_iter()
+            .map(|value| value.to_be_bytes()[0])
+            .collect()
+    } else {
+        image.into_rgb8().into_raw()
+    };
+    Sample::new(pixels, size, 3)
+}
+
+/// Whether a JPEG's last scan has no end marker: the decoder would fill the rest with grey and say nothing.
+fn is_cut_jpeg(bytes: &[u8]) -> bool {
+    let last = |marker: u8| {
+        bytes
+            .array_windows()
+            .rposition(|pair| *pair == [0xff, marker])
+    };
+    bytes.starts_with(&[0xff, 0xd8])
+        && !bytes.ends_with(&[0xff, 0xd9])
+        && last(0xd9).is_none_or(|end| last(0xda).is_some_and(|scan| scan > end))
+}

@@ -1,0 +1,280 @@
+//! Batches from a data set, decoded and augmented by worker threads.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::queue::Pool;
+use super::stage::{Chunk, Stage};
+use super::{Dataset, EpochSampler, Order};
+use crate::augment::ViewPlan;
+use crate::{Batch, Error, Result};
+
+/// Samples a worker takes at a time: enough to make hand-over cheap, few enough to share one batch out.
+const CHUNK: usize = 16;
+/// Samples over which the share of unreadable ones is judged at least.
+const JUDGED: usize = 100;
+/// The epoch number of sequential passes in random streams.
+const SEQUENTIAL: u64 = u64::MAX;
+
+/// Settings of [`Loader`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoaderConfig {
+    /// Samples of a batch, 64 by default.
+    pub batch_size: usize,
+    /// Threads that decode and augment; 0 does it on the calling thread. 4 by default.
+    pub workers: usize,
+    /// Batches made ahead of the one in use, 2 by default.
+    pub prefetch: usize,
+    /// Whether an epoch leaves out an incomplete last batch, which is the default.
+    pub drop_last: bool,
+    /// Share of unreadable samples that an epoch tolerates, 0.05 by default; small data sets are judged as if
+    /// they had 100 samples.
+    pub max_bad_share: f64,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 64,
+            workers: 4,
+            prefetch: 2,
+            drop_last: true,
+            max_bad_share: 0.05,
+        }
+    }
+}
+
+/// Makes batches whose bytes depend on (seed, epoch, sample index) only, whatever the number of workers.
+#[derive(Debug)]
+pub struct Loader {
+    stage: Arc<Stage>,
+    sampler: EpochSampler,
+    config: LoaderConfig,
+}
+
+impl Loader {
+    /// A loader of one process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a setting of `config` or `plan` is out of range, or the data set is empty.
+    pub fn new(
+        dataset: Arc<dyn Dataset>,
+        plan: ViewPlan,
+        config: LoaderConfig,
+        seed: u64,
+    ) -> Result<Self> {
+        plan.check()?;
+        if !(0. ..=1.).contains(&config.max_bad_share) {
+            return Err(Error::config(
+                "loader",
+                "max_bad_share",
+                config.max_bad_share,
+                "it is a share of the samples",
+                "choose a number from 0 to 1",
+            ));
+        }
+        let sampler =
+            EpochSampler::new(dataset.len(), config.batch_size, seed)?.drop_last(config.drop_last);
+        let stage = Stage {
+            dataset,
+            plan,
+            seed,
+        };
+        Ok(Self {
+            stage: Arc::new(stage),
+            sampler,
+            config,
+        })
+    }
+
+    /// Serves the share of process `rank` of `world` in every epoch; sequential passes stay whole.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if `rank` is not below `world`.
+    pub fn sharded(mut self, rank: usize, world: usize) -> Result<Self> {
+        self.sampler = self.sampler.sharded(rank, world)?;
+        Ok(self)
+    }
+
+    /// The data set.
+    pub fn dataset(&self) -> &Arc<dyn Dataset> {
+        &self.stage.dataset
+    }
+
+    /// Batches an epoch.
+    pub fn iterations(&self) -> usize {
+        self.sampler.iterations()
+    }
+
+    /// The batches of `epoch` from `start_iter` on, shuffled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the data set does not fill one batch; [`Error::Unsupported`] if a thread
+    /// cannot be started.
+    pub fn epoch(&self, epoch: usize, start_iter: usize) -> Result<Batches> {
+        if self.iterations() == 0 {
+            return Err(Error::config(
+                "loader",
+                "batch_size",
+                self.config.batch_size,
+                format!(
+                    "the {} samples of the data set do not fill one batch of every process",
+                    self.dataset().len()
+                ),
+                "choose a smaller batch_size",
+            ));
+        }
+        let epoch = epoch as u64;
+        self.start(self.sampler.epoch(epoch), epoch, start_iter)
+    }
+
+    /// Every sample once, in order of its index; the last batch may be smaller.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if a thread cannot be started.
+    pub fn sequential(&self) -> Result<Batches> {
+        let order = Order::sequential(self.dataset().len(), self.config.batch_size)?;
+        self.start(order, SEQUENTIAL, 0)
+    }
+
+    fn start(&self, order: Order, epoch: u64, start: usize) -> Result<Batches> {
+        let order = Arc::new(order);
+        let tasks: Vec<(usize, usize)> = (start..order.len())
+            .flat_map(|iter| {
+                let chunks = order.batch(iter).chunks(CHUNK).len();
+                (0..chunks).map(move |chunk| (iter, chunk))
+            })
+            .collect();
+        let count = tasks.len();
+        let (stage, samples) = (self.stage.clone(), order.clone());
+        let work: Work = Box::new(move |task| {
+            let (iter, chunk) = tasks[task];
+            let indices = samples.batch(iter).chunks(CHUNK).nth(chunk);
+            stage.chunk(epoch, indices.unwrap_or_default())
+        });
+        let ahead = self.config.prefetch.max(1) * self.config.batch_size.div_ceil(CHUNK);
+        let engine = match self.config.workers {
+            0 => Engine::Inline { work, next: 0 },
+            workers => Engine::Threads(Pool::start(workers, count, ahead, work)?),
+        };
+        Ok(Batches {
+            engine,
+            order,
+            iter: start,
+            max_bad_share: self.config.max_bad_share,
+            seen: 0,
+            bad: 0,
+            failed: false,
+        })
+    }
+}
+
+type Work = Box<dyn Fn(usize) -> Result<Chunk> + Send + Sync>;
+
+enum Engine {
+    Inline { work: Work, next: usize },
+    Threads(Pool<Result<Chunk>>),
+}
+
+impl Engine {
+    fn next(&mut self) -> Result<Chunk> {
+        match self {
+            Self::Inline { work, next } => {
+                *next += 1;
+                work(*next - 1)
+            }
+            Self::Threads(pool) => pool.next(),
+        }
+    }
+}
+
+/// The batches of one pass; it ends after the first error. Dropping it stops the workers.
+pub struct Batches {
+    engine: Engine,
+    order: Arc<Order>,
+    iter: usize,
+    max_bad_share: f64,
+    seen: usize,
+    bad: usize,
+    failed: bool,
+}
+
+impl Batches {
+    /// Samples that could not be read so far and were replaced by the next readable ones.
+    pub fn replaced(&self) -> usize {
+        self.bad
+    }
+
+    fn assemble(&mut self) -> Result<Batch> {
+        let samples = self.order.batch(self.iter).len();
+        let mut batch = self.chunk(samples)?;
+        batch.reserve(samples);
+        for _ in 1..samples.div_ceil(CHUNK) {
+            let chunk = self.chunk(samples)?;
+            batch.extend(chunk)?;
+        }
+        self.seen += samples;
+        batch.into_batch()
+    }
+
+    /// The next chunk of a batch of `samples`, its unreadable samples counted.
+    fn chunk(&mut self, samples: usize) -> Result<Chunk> {
+        let chunk = self.engine.next()?;
+        for error in &chunk.unreadable {
+            tracing::warn!("{error}; the next readable sample takes its place");
+        }
+        self.bad += chunk.unreadable.len();
+        let judged = (self.seen + samples).max(JUDGED);
+        if self.bad as f64 > self.max_bad_share * judged as f64 {
+            return Err(Error::unsupported(
+                format!(
+                    "a data set of which {} samples of {} could not be read",
+                    self.bad,
+                    self.seen + samples
+                ),
+                format!(
+                    "that is more than max_bad_share {} allows; for example: {}",
+                    self.max_bad_share,
+                    chunk.unreadable.first().map_or("", String::as_str)
+                ),
+                "repair the data, or raise max_bad_share",
+            ));
+        }
+        Ok(chunk)
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed || self.iter >= self.order.len() {
+            return None;
+        }
+        let batch = self.assemble();
+        self.iter += 1;
+        self.failed = batch.is_err();
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.order.len().saturating_sub(self.iter);
+        (usize::from(left > 0 && !self.failed), Some(left))
+    }
+}
+
+impl std::fmt::Debug for Batches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batches")
+            .field("iter", &self.iter)
+            .field("of", &self.order.len())
+            .field("replaced", &self.bad)
+            .finish_non_exhaustive()
+    }
+}

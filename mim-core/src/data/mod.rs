@@ -1,0 +1,88 @@
+//! Images for training and evaluation: sources, the order of an epoch and the loader that makes batches.
+//!
+//! ```
+//! use mim_core::augment::ViewPlan;
+//! use mim_core::data::{DataSource, Loader, LoaderConfig, Split};
+//!
+//! # fn main() -> mim_core::Result<()> {
+//! let dataset = "embedded".parse::<DataSource>()?.open(Split::Train)?;
+//! let config = LoaderConfig { batch_size: 16, workers: 1, ..LoaderConfig::default() };
+//! let loader = Loader::new(dataset, ViewPlan::mae(28), config, 0)?;
+//! for batch in loader.epoch(0, 0)?.take(2) {
+//!     assert_eq!(batch?.views[0].pixels().dims(), [16, 1, 28, 28]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod cifar;
+mod embedded;
+mod folder;
+mod idx;
+mod loader;
+mod memory;
+mod queue;
+mod sampler;
+mod source;
+mod stage;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use folder::{FolderDataset, decode};
+pub use loader::{Batches, Loader, LoaderConfig};
+pub use memory::MemoryDataset;
+pub use sampler::{EpochSampler, Order};
+pub use source::DataSource;
+
+use crate::Result;
+use crate::augment::Sample;
+
+/// Images by index; labelled if there are classes.
+pub trait Dataset: Send + Sync + fmt::Debug {
+    /// Number of images.
+    fn len(&self) -> usize;
+
+    /// Whether there is no image.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Image `index`, decoded.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the image cannot be read, or if `index` is not below [`Self::len`].
+    fn read(&self, index: usize) -> Result<Sample>;
+
+    /// Class of image `index`, below [`Self::classes`].
+    fn label(&self, index: usize) -> Option<u32>;
+
+    /// Number of classes; 0 without labels.
+    fn classes(&self) -> usize;
+
+    /// What messages call image `index`: its path, or `#index`.
+    fn name_of(&self, index: usize) -> String {
+        format!("#{index}")
+    }
+}
+
+/// Part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// What models learn from.
+    Train,
+    /// What they are judged by.
+    Test,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        })
+    }
+}

@@ -1,0 +1,190 @@
+//! Data sources as recipes and command lines name them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Dataset, FolderDataset, Split, cifar, embedded, idx};
+use crate::{Error, Result};
+
+/// Where images come from; written `embedded`, `PATH`, `idx:PATH`, `folder:PATH` or `cifar:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DataSource {
+    /// The excerpt of Fashion-MNIST inside the library: 1000 + 500 grey images of 28 x 28, ten classes.
+    #[default]
+    Embedded,
+    /// A folder whose kind is told by what is in it.
+    Detect(PathBuf),
+    /// A folder of IDX files with MNIST's names.
+    Idx(PathBuf),
+    /// A folder of image files, see [`FolderDataset`].
+    Folder(PathBuf),
+    /// A folder of CIFAR-10 or CIFAR-100 in its binary version.
+    Cifar(PathBuf),
+}
+
+impl DataSource {
+    /// Opens a split.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if the path is no folder, holds no data of its kind or not this split;
+    /// [`Error::Io`] if it cannot be read.
+    pub fn open(&self, split: Split) -> Result<Arc<dyn Dataset>> {
+        Ok(match self {
+            Self::Embedded => Arc::new(embedded::open(split)?),
+            Self::Detect(path) => return Self::detect(path)?.open(split),
+            Self::Idx(path) => Arc::new(idx::open(folder(path)?, split)?),
+            Self::Folder(path) => Arc::new(FolderDataset::open(folder(path)?, split)?),
+            Self::Cifar(path) => Arc::new(cifar::open(folder(path)?, split)?),
+        })
+    }
+
+    fn detect(path: &Path) -> Result<Self> {
+        let path = folder(path)?;
+        Ok(if idx::recognises(path) {
+            Self::Idx(path.into())
+        } else if cifar::recognises(path) {
+            Self::Cifar(path.into())
+        } else {
+            Self::Folder(path.into())
+        })
+    }
+}
+
+/// `path`, if it is a folder.
+fn folder(path: &Path) -> Result<&Path> {
+    let fix = "give the path of a folder of images, IDX files or CIFAR records, or `embedded`";
+    if path.is_dir() {
+        Ok(path)
+    } else if path.exists() {
+        Err(Error::format(path, "is not a folder", fix))
+    } else {
+        Err(Error::format(path, "does not exist", fix))
+    }
+}
+
+impl FromStr for DataSource {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (kind, path) = match text.split_once(':') {
+            Some((kind @ ("idx" | "folder" | "cifar"), path)) => (kind, path),
+            _ => ("", text),
+        };
+        if path.trim().is_empty() {
+            return Err(Error::config(
+                "data",
+                "source",
+                format!("{text:?}"),
+                "the path is missing",
+                "write embedded, PATH, idx:PATH, folder:PATH or cifar:PATH",
+            ));
+        }
+        Ok(match kind {
+            "idx" => Self::Idx(path.into()),
+            "folder" => Self::Folder(path.into()),
+            "cifar" => Self::Cifar(path.into()),
+            _ if path == "embedded" => Self::Embedded,
+            _ => Self::Detect(path.into()),
+        })
+    }
+}
+
+impl fmt::Display for DataSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::Detect(path) => write!(f, "{}", path.display()),
+            Self::Idx(path) => write!(f, "idx:{}", path.display()),
+            Self::Folder(path) => write!(f, "folder:{}", path.display()),
+            Self::Cifar(path) => write!(f, "cifar:{}", path.display()),
+        }
+    }
+}
+
+impl TryFrom<String> for DataSource {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<DataSource> for String {
+    fn from(source: DataSource) -> Self {
+        source.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_read_as_they_are_written() {
+        for text in [
+            "embedded",
+            "a/b",
+            "idx:a",
+            "folder:c:d",
+            "cifar:/x y",
+            "./embedded",
+            "C:\\x",
+        ] {
+            let source: DataSource = text.parse().unwrap();
+            assert_eq!(source.to_string(), text);
+            let json = serde_json::to_string(&source).unwrap();
+            assert_eq!(serde_json::from_str::<DataSource>(&json).unwrap(), source);
+        }
+        assert_eq!(
+            "idx:a".parse::<DataSource>().unwrap(),
+            DataSource::Idx("a".into())
+        );
+        assert!("".parse::<DataSource>().is_err());
+        assert!("folder:".parse::<DataSource>().is_err());
+    }
+
+    #[test]
+    fn detects_what_is_in_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        assert_eq!(
+            DataSource::detect(path).unwrap(),
+            DataSource::Folder(path.into())
+        );
+        std::fs::write(path.join("test.bin"), "").unwrap();
+        assert_eq!(
+            DataSource::detect(path).unwrap(),
+            DataSource::Cifar(path.into())
+        );
+        std::fs::write(path.join("t10k-images-idx3-ubyte.gz"), "").unwrap();
+        assert_eq!(
+            DataSource::detect(path).unwrap(),
+            DataSource::Idx(path.into())
+        );
+    }
+
+    #[test]
+    fn missing_paths_and_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.txt");
+        std::fs::write(&file, "").unwrap();
+        for (path, what) in [
+            (file, "is not a folder"),
+            (folder.path().join("b"), "does not exist"),
+        ] {
+            for source in [
+                DataSource::Detect(path.clone()),
+                DataSource::Folder(path.clone()),
+            ] {
+                let error = source.open(Split::Train).unwrap_err().to_string();
+                assert!(error.contains(what), "{error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What a worker does: reads and augments a few samples, a pure function of (seed, epoch, sample indices).
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::Dataset;
+use crate::augment::{Sample, ViewPlan};
+use crate::rng::{Purpose, stream};
+use crate::{Batch, Crop, Error, Result, View};
+
+/// How many samples after an unreadable one are tried in its place.
+const REPLACEMENTS: usize = 100;
+
+/// Data set, plan and seed: everything that decides about a sample's bytes.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) dataset: Arc<dyn Dataset>,
+    pub(super) plan: ViewPlan,
+    pub(super) seed: u64,
+}
+
+/// Some finished samples of one batch.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    views: Vec<Planes>,
+    labels: Vec<u32>,
+    samples: usize,
+    /// Why samples were replaced, with their names.
+    pub(super) unreadable: Vec<String>,
+}
+
+/// One view of some samples, `[samples, channels, height, width]`.
+#[derive(Debug, Default)]
+struct Planes {
+    bytes: Vec<u8>,
+    shape: [usize; 3],
+    crops: Vec<Crop>,
+}
+
+impl Stage {
+    /// Makes the samples of `indices`, never panicking.
+    pub(super) fn chunk(&self, epoch: u64, indices: &[u32]) -> Result<Chunk> {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut chunk = Chunk::default();
+            for index in indices {
+                self.add(epoch, *index as usize, &mut chunk)?;
+            }
+            Ok(chunk)
+        }));
+        result.unwrap_or_else(|panic| {
+            Err(Error::unsupported(
+                format!("augmenting samples {indices:?}"),
+                format!("it panicked: {}", message(&*panic)),
+                "please report it with the view plan",
+            ))
+        })
+    }
+
+    fn add(&self, epoch: u64, index: usize, chunk: &mut Chunk) -> Result<()> {
+        let (sample, read, unreadable) = self.read(index)?;
+        let mut rng = stream(self.seed, Purpose::Augment, [epoch, index as u64]);
+        let views = self.plan.apply(sample, &mut rng)?;
+        chunk.views.resize_with(views.len(), Planes::default);
+        for (view, (planes, sample)) in chunk.views.iter_mut().zip(&views).enumerate() {
+            planes.push(sample, view)?;
+        }
+        chunk.labels.extend(self.dataset.label(read));
+        chunk.unreadable.extend(unreadable);
+        chunk.samples += 1;
+        Ok(())
+    }
+
+    /// Sample `index`, or the next readable one and why; with the index read.
+    fn read(&self, index: usize) -> Result<(Sample, usize, Option<String>)> {
+        let error = match self.try_read(index) {
+            Ok(sample) => return Ok((sample, index, None)),
+            Err(error) => error,
+        };
+        let len = self.dataset.len();
+        let tries = REPLACEMENTS.min(len.saturating_sub(1));
+        for next in (1..=tries).map(|step| (index + step) % len) {
+            if let Ok(sample) = self.try_read(next) {
+                return Ok((sample, next, Some(error.to_string())));
+            }
+        }
+        Err(Error::format(
+            self.dataset.name_of(index),
+            format!("neither it nor any of the {tries} samples after it can be read: {error}"),
+            "check the data source",
+        ))
+    }
+
+    fn try_read(&self, index: usize) -> Result<Sample> {
+        catch_unwind(AssertUnwindSafe(|| self.dataset.read(index))).unwrap_or_else(|panic| {
+            Err(Error::format(
+                self.dataset.name_of(index),
+                format!("reading it panicked: {}", message(&*panic)),
+                "remove the file or save it again",
+            ))
+        })
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+impl Planes {
+    fn push(&mut self, sample: &Sample, view: usize) -> Result<()> {
+        let (height, width) = sample.size();
+        self.fit([sample.channels(), height, width], view)?;
+        sample.append_planes(&mut self.bytes);
+        self.crops.push(sample.crop());
+        Ok(())
+    }
+
+    /// Takes over the shape of the first sample and refuses others.
+    fn fit(&mut self, shape: [usize; 3], view: usize) -> Result<()> {
+        if self.crops.is_empty() {
+            self.shape = shape;
+        }
+        if self.shape == shape {
+            return Ok(());
+        }
+        let fix = if self.shape[0] == shape[0] {
+            "end the view's operations with random_resized_crop, or resize and center_crop"
+        } else {
+            "add to_channels to the view's operations"
+        };
+        Err(Error::shape(
+            format!("view {view} of a batch"),
+            format!("[channels, height, width] {:?} for all images", self.shape),
+            shape,
+            fix,
+        ))
+    }
+}
+
+impl Chunk {
+    /// Appends the samples of `other`.
+    pub(super) fn extend(&mut self, other: Self) -> Result<()> {
+        self.views.resize_with(other.views.len(), Planes::default);
+        for (view, (planes, more)) in self.views.iter_mut().zip(other.views).enumerate() {
+            planes.fit(more.shape, view)?;
+            planes.bytes.extend(more.bytes);
+            planes.crops.extend(more.crops);
+        }
+        self.labels.extend(other.labels);
+        self.samples += other.samples;
+        Ok(())
+    }
+
+    /// Makes room for `samples` samples in all.
+    pub(super) fn reserve(&mut self, samples: usize) {
+        for planes in &mut self.views {
+            let bytes = samples * planes.shape.iter().product::<usize>();
+            planes
+                .bytes
+                .reserve_exact(bytes.saturating_sub(planes.bytes.len()));
+        }
+    }
+
+    /// The batch on the CPU; labelled if every sample is.
+    pub(super) fn into_batch(self) -> Result<Batch> {
+        let views = self.views.into_iter().map(|planes| {
+            let [channels, height, width] = planes.shape;
+            let shape = (planes.crops.len(), channels, height, width);
+            let pixels = Tensor::from_vec(planes.bytes, shape, &Device::Cpu)?;
+            View::new(pixels, planes.crops)
+        });
+        let views = views.collect::<Result<_>>()?;
+        let labels = (self.labels.len() == self.samples && self.samples > 0)
+            .then(|| Tensor::from_vec(self.labels, self.samples, &Device::Cpu))
+            .transpose()?;
+        Ok(Batch {
+            views,
+            labels,
+            extras: std::collections::BTreeMap::new(),
+        })
+    }
+}

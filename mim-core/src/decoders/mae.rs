@@ -1,0 +1,156 @@
+//! MAE's decoder: a light transformer over visible tokens and mask tokens.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::nn::{Block, BlockConfig, LayerNorm, Linear, PosEmbed, PosEmbedKind, QkvBias};
+use crate::params::Params;
+use crate::{DecodeContext, Decoder, Error, PatchGrid, Prediction, Result, Rows};
+
+/// Settings of [`MaeDecoder`]; `Default` is MAE's at every encoder size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaeDecoderConfig {
+    /// Width of the tokens; a multiple of `num_heads` and of 4. Default 512.
+    pub embed_dim: usize,
+    /// Number of blocks. Default 8.
+    pub depth: usize,
+    /// Attention heads. Default 16.
+    pub num_heads: usize,
+    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    pub mlp_ratio: f64,
+    /// Epsilon of all norms. Default 1e-6.
+    pub norm_eps: f64,
+}
+
+impl Default for MaeDecoderConfig {
+    fn default() -> Self {
+        Self {
+            embed_dim: 512,
+            depth: 8,
+            num_heads: 16,
+            mlp_ratio: 4.,
+            norm_eps: 1e-6,
+        }
+    }
+}
+
+/// Predicts hidden patches from the visible ones (He et al., CVPR 2022, section 3).
+///
+/// Works in the mask's order, each token with the position of its patch: attention does not care
+/// about order, so the result is that of the authors' shuffle back to image order.
+#[derive(Debug, Clone)]
+pub struct MaeDecoder {
+    embed: Linear,
+    mask_token: Tensor,
+    pos_embed: Option<PosEmbed>,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    pred: Linear,
+}
+
+impl MaeDecoder {
+    /// Parameters `decoder_embed`, `mask_token`, `decoder_pos_embed`, `decoder_blocks.N`,
+    /// `decoder_norm`, `decoder_pred`; `inputs` is the encoder's width, `outputs` the values of a patch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the settings do not hold.
+    pub fn new(
+        params: &Params,
+        config: &MaeDecoderConfig,
+        grid: PatchGrid,
+        (inputs, outputs): (usize, usize),
+    ) -> Result<Self> {
+        let dim = config.embed_dim;
+        if config.num_heads == 0 || !dim.is_multiple_of(config.num_heads) {
+            return Err(Error::config(
+                "decoder",
+                "num_heads",
+                config.num_heads,
+                format!("embed_dim = {dim} must be a multiple of it"),
+                "change decoder.num_heads or decoder.embed_dim",
+            ));
+        }
+        let block = BlockConfig {
+            dim,
+            num_heads: config.num_heads,
+            mlp_ratio: config.mlp_ratio,
+            qkv_bias: QkvBias::Full,
+            norm_eps: config.norm_eps,
+            layer_scale_init: None,
+            drop_path: 0.,
+        };
+        let blocks = params.pp("decoder_blocks");
+        Ok(Self {
+            embed: Linear::new(&params.pp("decoder_embed"), inputs, dim)?,
+            mask_token: params.weight(&[1, 1, dim], "mask_token")?,
+            pos_embed: PosEmbed::new(
+                params,
+                "decoder_pos_embed",
+                PosEmbedKind::Sincos,
+                dim,
+                (grid, 1),
+            )?,
+            blocks: (0..config.depth)
+                .map(|index| Block::new(&blocks.pp(index), &block, 0))
+                .collect::<Result<_>>()?,
+            norm: LayerNorm::new(&params.pp("decoder_norm"), dim, config.norm_eps)?,
+            pred: Linear::new(&params.pp("decoder_pred"), dim, outputs)?,
+        })
+    }
+}
+
+impl Decoder for MaeDecoder {
+    fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
+        let DecodeContext {
+            encoded,
+            mask,
+            step,
+            ..
+        } = *cx;
+        let device = encoded.tokens.device();
+        let known = self.embed.forward(&encoded.tokens)?;
+        let (rows, prefix) = (known.dim(0)?, encoded.prefix);
+        let hidden = mask.width() + prefix - known.dim(1)?;
+        let unknown = self
+            .mask_token
+            .broadcast_as((rows, hidden, self.mask_token.dim(2)?))?;
+        let mut xs = Tensor::cat(&[&known, &unknown], 1)?;
+        if let Some(table) = &self.pos_embed {
+            let patches = table.select(mask, &mask.ids_order(device)?)?;
+            let cls = table
+                .prefix()?
+                .broadcast_as((rows, prefix, patches.dim(2)?))?;
+            xs = (xs + Tensor::cat(&[&cls, &patches], 1)?)?;
+        }
+        for block in &self.blocks {
+            xs = block.forward(&xs, None, step)?;
+        }
+        if step.trace.is_none() {
+            let values = self.predict(&xs.narrow(1, xs.dim(1)? - hidden, hidden)?)?;
+            return Ok(Prediction {
+                values,
+                rows: Rows::Masked,
+                grid: mask.grid(),
+            });
+        }
+        let patches = self.predict(&xs.narrow(1, prefix, mask.width())?)?;
+        let place = mask
+            .ids_restore(device)?
+            .unsqueeze(2)?
+            .broadcast_as(patches.shape())?
+            .contiguous()?;
+        Ok(Prediction {
+            values: patches.contiguous()?.gather(&place, 1)?,
+            rows: Rows::Patches,
+            grid: mask.grid(),
+        })
+    }
+}
+
+impl MaeDecoder {
+    fn predict(&self, xs: &Tensor) -> Result<Tensor> {
+        self.pred.forward(&self.norm.forward(xs)?)
+    }
+}

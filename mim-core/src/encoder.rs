@@ -1,0 +1,127 @@
+//! The encoder trait: images to tokens, under a mask or not.
+
+use candle_core::Tensor;
+
+use crate::{Error, Mask, PatchGrid, Result, StepContext};
+
+/// What an encoder does with a mask.
+#[derive(Debug, Clone, Copy)]
+pub enum Masking<'a> {
+    /// All patches, nothing hidden: features for probes and teachers.
+    None,
+    /// Only the visible patches enter (MAE).
+    Drop(&'a Mask),
+    /// All patches enter, hidden ones replaced by a learned mask token (BEiT, SimMIM).
+    Replace(&'a Mask),
+}
+
+impl<'a> Masking<'a> {
+    /// The mask, if there is one.
+    pub fn mask(&self) -> Option<&'a Mask> {
+        match self {
+            Self::None => None,
+            Self::Drop(mask) | Self::Replace(mask) => Some(mask),
+        }
+    }
+}
+
+/// Extra outputs of an encoder; nothing is computed unasked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Want {
+    /// Blocks (from 0) whose outputs are wanted, before the final norm.
+    pub layers: Vec<usize>,
+    /// Whether the class token's attention in the last block is wanted.
+    pub cls_attention: bool,
+    /// Whether to leave out the final norm.
+    pub skip_norm: bool,
+}
+
+/// What an encoder gives.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `[rows, prefix + tokens, dim]`.
+    pub tokens: Tensor,
+    /// Class tokens in front: 0 or 1.
+    pub prefix: usize,
+    /// Block outputs asked for, `[rows, prefix + tokens, dim]`, before the final norm.
+    pub layers: Vec<(usize, Tensor)>,
+    /// Attention of the class token in the last block, `[rows, heads, tokens]`.
+    pub cls_attention: Option<Tensor>,
+    /// The grid the tokens belong to.
+    pub grid: PatchGrid,
+}
+
+impl Encoded {
+    /// The patch tokens `[rows, tokens, dim]`, without the class token.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn patches(&self) -> Result<Tensor> {
+        Ok(self
+            .tokens
+            .narrow(1, self.prefix, self.tokens.dim(1)? - self.prefix)?)
+    }
+
+    /// The class token `[rows, dim]`, if the encoder has one.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn cls(&self) -> Result<Option<Tensor>> {
+        if self.prefix == 0 {
+            return Ok(None);
+        }
+        Ok(Some(self.tokens.narrow(1, 0, 1)?.squeeze(1)?))
+    }
+
+    /// The output of block `index`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if it was not asked for.
+    pub fn layer(&self, index: usize) -> Result<&Tensor> {
+        self.layers
+            .iter()
+            .find(|(layer, _)| *layer == index)
+            .map(|(_, xs)| xs)
+            .ok_or_else(|| {
+                Error::unsupported(
+                    format!("reading block {index}"),
+                    "the encoder was not asked for it",
+                    "list the block in Want::layers or Decoder::layers",
+                )
+            })
+    }
+}
+
+/// Maps images to tokens.
+pub trait Encoder: Send + Sync {
+    /// Width of the tokens.
+    fn dim(&self) -> usize;
+
+    /// What downstream tasks use: `self`, unless this encoder wraps another one.
+    fn trunk(&self) -> &dyn Encoder;
+
+    /// The token grid of the output for an image of (height, width) pixels.
+    ///
+    /// # Errors
+    ///
+    /// If the size does not fit the encoder.
+    fn grid(&self, image: (usize, usize)) -> Result<PatchGrid>;
+
+    /// Encodes `image` `[batch, channels, height, width]` (normalised) to tokens.
+    ///
+    /// A mask of `k * batch` rows gives `k * batch` rows, copy-major; each image is embedded once.
+    ///
+    /// # Errors
+    ///
+    /// If image or mask do not fit the encoder, or it cannot do what is asked.
+    fn encode(
+        &self,
+        image: &Tensor,
+        masking: Masking<'_>,
+        want: &Want,
+        step: &StepContext,
+    ) -> Result<Encoded>;
+}

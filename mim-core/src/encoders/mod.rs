@@ -1,0 +1,5 @@
+//! Encoders.
+
+mod vit;
+
+pub use vit::{RelPosBiasKind, Vit, VitConfig};

@@ -1,0 +1,442 @@
+//! The plain vision transformer, in every variant the methods use.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::nn::{
+    Block, BlockConfig, LayerNorm, PatchEmbed, PosEmbed, PosEmbedKind, QkvBias, RelPosBias,
+};
+use crate::params::Params;
+use crate::{
+    Encoded, Encoder, Error, ImageSize, Mask, Masking, PatchGrid, Result, StepContext, Want,
+};
+
+/// Which blocks add a relative position bias to their attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelPosBiasKind {
+    /// None.
+    #[default]
+    None,
+    /// All blocks, from one table.
+    Shared,
+    /// All blocks, each from its own table.
+    PerBlock,
+}
+
+/// Settings of [`Vit`]; `Default` is ViT-B/16 as MAE pre-trains it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VitConfig {
+    /// Height and width of the images in pixels; multiples of `patch_size`. Default 224.
+    pub image_size: ImageSize,
+    /// Side of a patch in pixels. Default 16.
+    pub patch_size: usize,
+    /// Channels of the images: 3 for RGB, 1 for grey. Default 3.
+    pub in_channels: usize,
+    /// Width of the tokens; a multiple of `num_heads`. Default 768.
+    pub embed_dim: usize,
+    /// Number of blocks. Default 12.
+    pub depth: usize,
+    /// Attention heads. Default 12.
+    pub num_heads: usize,
+    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    pub mlp_ratio: f64,
+    /// Biases of query, key and value. Default `full`.
+    pub qkv_bias: QkvBias,
+    /// Epsilon of all norms. Default 1e-6.
+    pub norm_eps: f64,
+    /// Initial layer scale; none (the default) for no layer scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_scale_init: Option<f64>,
+    /// Stochastic depth rate of the last block, rising linearly from 0. Default 0.
+    pub drop_path_rate: f64,
+    /// Positions added to the tokens. Default `sincos`.
+    pub pos_embed: PosEmbedKind,
+    /// Relative position bias of the attention. Default `none`.
+    pub rel_pos_bias: RelPosBiasKind,
+    /// Whether hidden patches can be replaced by a trained token. Default false.
+    pub mask_token: bool,
+}
+
+impl Default for VitConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 224.into(),
+            patch_size: 16,
+            in_channels: 3,
+            embed_dim: 768,
+            depth: 12,
+            num_heads: 12,
+            mlp_ratio: 4.,
+            qkv_bias: QkvBias::Full,
+            norm_eps: 1e-6,
+            layer_scale_init: None,
+            drop_path_rate: 0.,
+            pos_embed: PosEmbedKind::Sincos,
+            rel_pos_bias: RelPosBiasKind::None,
+            mask_token: false,
+        }
+    }
+}
+
+/// The field's sizes: (name, patch, dim, depth, heads).
+const ARCHS: &[(&str, usize, usize, usize, usize)] = &[
+    ("vit_tiny", 16, 192, 12, 3),
+    ("vit_small", 16, 384, 12, 6),
+    ("vit_base", 16, 768, 12, 12),
+    ("vit_large", 16, 1024, 24, 16),
+    ("vit_huge", 14, 1280, 32, 16),
+];
+
+impl VitConfig {
+    /// The size called `arch`: `vit_tiny`, `vit_small`, `vit_base`, `vit_large` or `vit_huge`.
+    ///
+    /// Widths, depths and heads of DeiT (tiny, small) and of Dosovitskiy et al., 2021, table 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] listing the known sizes.
+    pub fn arch(arch: &str) -> Result<Self> {
+        let found = ARCHS.iter().find(|(name, ..)| *name == arch);
+        let &(_, patch_size, embed_dim, depth, num_heads) = found.ok_or_else(|| {
+            let known: Vec<_> = Self::archs().collect();
+            Error::config(
+                "vit",
+                "arch",
+                arch,
+                "no such size is known",
+                format!("use one of {}", known.join(", ")),
+            )
+        })?;
+        Ok(Self {
+            patch_size,
+            embed_dim,
+            depth,
+            num_heads,
+            ..Self::default()
+        })
+    }
+
+    /// The names [`VitConfig::arch`] knows.
+    pub fn archs() -> impl Iterator<Item = &'static str> {
+        ARCHS.iter().map(|(name, ..)| *name)
+    }
+
+    /// The token grid.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the patch.
+    pub fn grid(&self) -> Result<PatchGrid> {
+        PatchGrid::of_image(self.image_size.into(), self.patch_size)
+    }
+
+    /// Numbers in a patch.
+    pub fn patch_values(&self) -> usize {
+        self.patch_size * self.patch_size * self.in_channels
+    }
+
+    /// Checks ranges and how settings fit each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    pub fn validate(&self) -> Result<()> {
+        self.grid()?;
+        let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
+            Err(Error::config("vit", field, value, why, fix))
+        };
+        if self.in_channels == 0 {
+            return bad(
+                "in_channels",
+                "0".into(),
+                "images have at least one channel",
+                "use 1 (grey) or 3 (RGB)",
+            );
+        }
+        if self.depth == 0 {
+            return bad(
+                "depth",
+                "0".into(),
+                "an encoder has at least one block",
+                "use 1 or more",
+            );
+        }
+        if self.num_heads == 0 || !self.embed_dim.is_multiple_of(self.num_heads) {
+            let value = self.num_heads.to_string();
+            return bad(
+                "num_heads",
+                value,
+                "embed_dim must be a multiple of it",
+                "change num_heads or embed_dim",
+            );
+        }
+        if !(0. ..1.).contains(&self.drop_path_rate) {
+            let value = self.drop_path_rate.to_string();
+            return bad(
+                "drop_path_rate",
+                value,
+                "it must be in [0, 1)",
+                "use 0 for no stochastic depth",
+            );
+        }
+        if self.norm_eps <= 0. {
+            return bad(
+                "norm_eps",
+                self.norm_eps.to_string(),
+                "it must be positive",
+                "use 1e-6",
+            );
+        }
+        if self.mlp_ratio * (self.embed_dim as f64) < 1. {
+            let value = self.mlp_ratio.to_string();
+            return bad(
+                "mlp_ratio",
+                value,
+                "the hidden layer would be empty",
+                "use 4",
+            );
+        }
+        Ok(())
+    }
+
+    fn block(&self, index: usize) -> BlockConfig {
+        let last = (self.depth - 1).max(1) as f64;
+        BlockConfig {
+            dim: self.embed_dim,
+            num_heads: self.num_heads,
+            mlp_ratio: self.mlp_ratio,
+            qkv_bias: self.qkv_bias,
+            norm_eps: self.norm_eps,
+            layer_scale_init: self.layer_scale_init,
+            drop_path: self.drop_path_rate * index as f64 / last,
+        }
+    }
+}
+
+/// A vision transformer with a class token (Dosovitskiy et al., 2021), parameters named as in timm and MAE.
+#[derive(Debug, Clone)]
+pub struct Vit {
+    config: VitConfig,
+    patch_embed: PatchEmbed,
+    cls_token: Tensor,
+    mask_token: Option<Tensor>,
+    pos_embed: Option<PosEmbed>,
+    shared_bias: Option<RelPosBias>,
+    blocks: Vec<(Block, Option<RelPosBias>)>,
+    norm: LayerNorm,
+}
+
+impl Vit {
+    /// Builds the network under `params`: `cls_token`, `pos_embed`, `patch_embed`, `blocks.N`, `norm`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the settings do not hold.
+    pub fn new(params: &Params, config: &VitConfig) -> Result<Self> {
+        config.validate()?;
+        let VitConfig {
+            embed_dim: dim,
+            num_heads,
+            ..
+        } = *config;
+        let grid = config.grid()?;
+        let bias = |params: Params, kind| match config.rel_pos_bias == kind {
+            true => RelPosBias::new(&params, grid, num_heads).map(Some),
+            false => Ok(None),
+        };
+        let block = |index: usize| {
+            let params = params.pp("blocks").pp(index);
+            let number = u32::try_from(index).unwrap_or(u32::MAX);
+            Ok((
+                Block::new(&params, &config.block(index), number)?,
+                bias(params.pp("attn"), RelPosBiasKind::PerBlock)?,
+            ))
+        };
+        Ok(Self {
+            cls_token: params.weight(&[1, 1, dim], "cls_token")?,
+            mask_token: config
+                .mask_token
+                .then(|| params.weight(&[1, 1, dim], "mask_token"))
+                .transpose()?,
+            pos_embed: PosEmbed::new(params, "pos_embed", config.pos_embed, dim, (grid, 1))?,
+            patch_embed: PatchEmbed::new(
+                &params.pp("patch_embed"),
+                config.patch_size,
+                config.in_channels,
+                dim,
+            )?,
+            shared_bias: bias(params.pp("rel_pos_bias"), RelPosBiasKind::Shared)?,
+            blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
+            norm: LayerNorm::new(&params.pp("norm"), dim, config.norm_eps)?,
+            config: config.clone(),
+        })
+    }
+
+    /// The settings it was built from.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// Patch tokens with positions, `[rows, tokens, dim]`: all of them, or the visible ones.
+    fn embed(&self, image: &Tensor, masking: Masking<'_>, grid: PatchGrid) -> Result<Tensor> {
+        match masking {
+            Masking::Drop(mask) => {
+                let tokens = self.patch_embed.forward_visible(image, mask)?;
+                match &self.pos_embed {
+                    Some(table) => {
+                        Ok((tokens + table.select(mask, &mask.ids_keep(image.device())?)?)?)
+                    }
+                    None => Ok(tokens),
+                }
+            }
+            Masking::None | Masking::Replace(_) => {
+                let mut tokens = self.patch_embed.forward(image)?;
+                if let Some(mask) = masking.mask() {
+                    tokens = self.replaced(&tokens, mask)?;
+                }
+                match &self.pos_embed {
+                    Some(table) => Ok(tokens.broadcast_add(&table.patches(grid)?)?),
+                    None => Ok(tokens),
+                }
+            }
+        }
+    }
+
+    /// `x * (1 - w) + mask_token * w`, `w` = 1 for hidden patches.
+    fn replaced(&self, tokens: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let Some(mask_token) = &self.mask_token else {
+            return Err(Error::unsupported(
+                "replacing hidden patches",
+                "this encoder was built without a mask token",
+                "set encoder.mask_token = true",
+            ));
+        };
+        let copies = mask.copies(tokens.dim(0)?)?;
+        let tokens = if copies == 1 {
+            tokens.clone()
+        } else {
+            Tensor::cat(&vec![tokens; copies], 0)?
+        };
+        let hidden = mask.bits(tokens.device())?.unsqueeze(2)?;
+        let visible = tokens.broadcast_mul(&(1. - &hidden)?)?;
+        Ok((visible + mask_token.broadcast_mul(&hidden)?)?)
+    }
+
+    fn check(&self, image: &Tensor, masking: Masking<'_>) -> Result<PatchGrid> {
+        let (_, channels, height, width) = image.dims4()?;
+        if channels != self.config.in_channels {
+            return Err(Error::shape(
+                "encoder input",
+                format!(
+                    "{} channels, the encoder's in_channels",
+                    self.config.in_channels
+                ),
+                channels,
+                "convert the images or change in_channels",
+            ));
+        }
+        let grid = self.grid((height, width))?;
+        if let Some(mask) = masking.mask()
+            && mask.grid() != grid
+        {
+            return Err(Error::shape(
+                "encoder mask",
+                format!("the grid {grid} of these images"),
+                format!("{}", mask.grid()),
+                "sample the mask on the encoder's grid",
+            ));
+        }
+        if self.config.rel_pos_bias != RelPosBiasKind::None {
+            if matches!(masking, Masking::Drop(_)) {
+                return Err(Error::unsupported(
+                    "dropping patches with a relative position bias",
+                    "the bias belongs to the full grid",
+                    "use rel_pos_bias = \"none\", or replace hidden patches",
+                ));
+            }
+            if grid != self.config.grid()? {
+                let (own, fix) = (
+                    self.config.grid()?,
+                    "give images of the configured image_size",
+                );
+                return Err(Error::shape(
+                    "relative position bias",
+                    format!("{own}"),
+                    format!("{grid}"),
+                    fix,
+                ));
+            }
+        }
+        Ok(grid)
+    }
+}
+
+impl Encoder for Vit {
+    fn dim(&self) -> usize {
+        self.config.embed_dim
+    }
+
+    fn trunk(&self) -> &dyn Encoder {
+        self
+    }
+
+    fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
+        self.patch_embed.grid(image)
+    }
+
+    fn encode(
+        &self,
+        image: &Tensor,
+        masking: Masking<'_>,
+        want: &Want,
+        step: &StepContext,
+    ) -> Result<Encoded> {
+        let grid = self.check(image, masking)?;
+        step.trace("patch_embed", || self.patch_embed.forward(image))?;
+        let patches = self.embed(image, masking, grid)?;
+        let rows = patches.dim(0)?;
+        let cls = match &self.pos_embed {
+            Some(table) => (&self.cls_token + table.prefix()?)?,
+            None => self.cls_token.clone(),
+        };
+        let cls = cls.broadcast_as((rows, 1, self.dim()))?;
+        let mut xs = Tensor::cat(&[&cls, &patches], 1)?;
+        let shared = self
+            .shared_bias
+            .as_ref()
+            .map(|bias| bias.forward(xs.device()))
+            .transpose()?;
+        let mut layers = Vec::with_capacity(want.layers.len());
+        let mut cls_attention = None;
+        for (index, (block, own)) in self.blocks.iter().enumerate() {
+            let own = own
+                .as_ref()
+                .map(|bias| bias.forward(xs.device()))
+                .transpose()?;
+            let bias = own.as_ref().or(shared.as_ref());
+            if want.cls_attention && index + 1 == self.blocks.len() {
+                let attention = block.first_token_attention(&xs, bias)?;
+                cls_attention = Some(attention.narrow(2, 1, attention.dim(2)? - 1)?);
+            }
+            xs = block.forward(&xs, bias, step)?;
+            if want.layers.contains(&index) {
+                layers.push((index, xs.clone()));
+            }
+        }
+        let tokens = if want.skip_norm {
+            xs
+        } else {
+            self.norm.forward(&xs)?
+        };
+        step.trace("latent", || Ok(tokens.clone()))?;
+        Ok(Encoded {
+            tokens,
+            prefix: 1,
+            layers,
+            cls_attention,
+            grid,
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! The error type of every mim crate.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+/// Text of an error: usually a literal, sometimes composed.
+pub type Text = Cow<'static, str>;
+
+/// What went wrong, where, and how to fix it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting is outside its range or does not fit another one.
+    #[error("{component}: `{field}` is {value}, but {why}; {fix}")]
+    InvalidConfig {
+        /// The component or table the setting belongs to.
+        component: Text,
+        /// Name of the setting.
+        field: Text,
+        /// The value found.
+        value: String,
+        /// The rule it breaks.
+        why: Text,
+        /// What to change.
+        fix: Text,
+    },
+    /// A tensor or mask does not have the shape an operation needs.
+    #[error("{what}: expected {expected}, got {got}; {fix}")]
+    Shape {
+        /// The operation and its argument.
+        what: Text,
+        /// The shape needed.
+        expected: String,
+        /// The shape found.
+        got: String,
+        /// What to change.
+        fix: Text,
+    },
+    /// Two parts do not work together, or a part cannot do what is asked.
+    #[error("{what} is not supported: {why}; {fix}")]
+    Unsupported {
+        /// What was asked for.
+        what: Text,
+        /// Why it cannot be done.
+        why: Text,
+        /// What to do instead.
+        fix: Text,
+    },
+    /// Reading or writing a file failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The verb: `read`, `write`, `create`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {what}; {fix}", path.display())]
+    Format {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: Text,
+        /// What to do about it.
+        fix: Text,
+    },
+    /// Weights do not fit the model: every name is listed in the report.
+    #[error("the weights do not fit the model:\n{0}\n{1}")]
+    Weights(Box<crate::weights::LoadReport>, Text),
+    /// A value became infinite or not a number.
+    #[error("{what} is not finite at step {step}; {fix}")]
+    NonFinite {
+        /// The quantity.
+        what: Text,
+        /// The optimizer step, from 0.
+        step: usize,
+        /// What to try.
+        fix: Text,
+    },
+    /// A tensor operation failed in candle.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Result of every fallible mim function.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An [`Error::InvalidConfig`] from its parts.
+    pub fn config(
+        component: impl Into<Text>,
+        field: impl Into<Text>,
+        value: impl std::fmt::Display,
+        why: impl Into<Text>,
+        fix: impl Into<Text>,
+    ) -> Self {
+        Self::InvalidConfig {
+            component: component.into(),
+            field: field.into(),
+            value: value.to_string(),
+            why: why.into(),
+            fix: fix.into(),
+        }
+    }
+
+    /// An [`Error::Shape`] from its parts; shapes are shown with `{:?}`.
+    pub fn shape(
+        what: impl Into<Text>,
+        expected: impl std::fmt::Debug,
+        got: impl std::fmt::Debug,
+        fix: impl Into<Text>,
+    ) -> Self {
+        Self::Shape {
+            what: what.into(),
+            expected: format!("{expected:?}"),
+            got: format!("{got:?}"),
+            fix: fix.into(),
+        }
+    }
+
+    /// An [`Error::Unsupported`] from its parts.
+    pub fn unsupported(what: impl Into<Text>, why: impl Into<Text>, fix: impl Into<Text>) -> Self {
+        Self::Unsupported {
+            what: what.into(),
+            why: why.into(),
+            fix: fix.into(),
+        }
+    }
+
+    /// Wraps an input/output error with the file it happened on; for use with `map_err`.
+    pub fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// An [`Error::Format`] from its parts.
+    pub fn format(path: impl Into<PathBuf>, what: impl Into<Text>, fix: impl Into<Text>) -> Self {
+        Self::Format {
+            path: path.into(),
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+}

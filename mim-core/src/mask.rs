@@ -1,0 +1,401 @@
+//! Masks as an ordering of tokens and a split point.
+
+use candle_core::{Device, Tensor};
+
+use crate::{Error, PatchGrid, Result};
+
+/// Which tokens of each row are visible and which are hidden.
+///
+/// A row is an ordering of token ids in which the first `keep` are visible and the rest hidden
+/// (mask value 1). Shuffled, sorted, varying-count, disjoint and complementary masks are all of
+/// this form. `width() < grid.len()` is legal: unlisted tokens take no part. With `k` masks an
+/// image, the rows are copy-major: all images under the first mask, then all under the second.
+/// The data lives on the host; tensors are made on demand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mask {
+    grid: PatchGrid,
+    width: usize,
+    order: Vec<u32>,
+    keep: Vec<usize>,
+}
+
+impl Mask {
+    /// A mask of `keep.len()` rows; `order` holds the token ids of each row, visible first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the rows differ in length, an id is outside the grid or listed twice
+    /// in a row, or `keep` exceeds the row.
+    pub fn new(grid: PatchGrid, order: Vec<u32>, keep: Vec<usize>) -> Result<Self> {
+        let bad = |expected: String, got: String| {
+            Error::shape(
+                "mask",
+                expected,
+                got,
+                "list each token of the grid at most once a row",
+            )
+        };
+        let rows = keep.len();
+        if rows == 0 || order.is_empty() || !order.len().is_multiple_of(rows) {
+            let expected = format!("a multiple of {rows} (> 0) ids");
+            return Err(bad(expected, format!("{} ids", order.len())));
+        }
+        let width = order.len() / rows;
+        let mut seen = vec![usize::MAX; grid.len()];
+        for (row, ids) in order.chunks(width).enumerate() {
+            if keep[row] > width {
+                return Err(bad(
+                    format!("keep <= {width}"),
+                    format!("keep {}", keep[row]),
+                ));
+            }
+            for &id in ids {
+                match seen.get_mut(id as usize) {
+                    Some(last) if *last != row => *last = row,
+                    _ => {
+                        return Err(bad(
+                            format!("distinct ids below {}", grid.len()),
+                            format!("id {id} in row {row}"),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            grid,
+            width,
+            order,
+            keep,
+        })
+    }
+
+    /// A mask from 0/1 values, `[rows, tokens]` flattened, 1 = hidden; ids ascend in both parts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the length is not a multiple of the grid or a value is neither 0 nor 1.
+    pub fn from_bits(grid: PatchGrid, bits: &[u8]) -> Result<Self> {
+        let tokens = grid.len();
+        if bits.is_empty() || !bits.len().is_multiple_of(tokens) || bits.iter().any(|&b| b > 1) {
+            return Err(Error::shape(
+                "mask bits",
+                format!("a multiple of {tokens} values of 0 or 1"),
+                format!("{} values", bits.len()),
+                "give one value for each token, 1 = hidden",
+            ));
+        }
+        let mut order = Vec::with_capacity(bits.len());
+        let mut keep = Vec::with_capacity(bits.len() / tokens);
+        for row in bits.chunks(tokens) {
+            let ids = |value: u8| {
+                (0u32..)
+                    .zip(row)
+                    .filter(move |(_, b)| **b == value)
+                    .map(|(id, _)| id)
+            };
+            let start = order.len();
+            order.extend(ids(0));
+            keep.push(order.len() - start);
+            order.extend(ids(1));
+        }
+        Self::new(grid, order, keep)
+    }
+
+    /// The grid the token ids refer to.
+    pub fn grid(&self) -> PatchGrid {
+        self.grid
+    }
+
+    /// Tokens listed in each row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of rows: images times masks an image.
+    pub fn rows(&self) -> usize {
+        self.keep.len()
+    }
+
+    /// Masks for each of `images` images.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the rows are not a multiple of the images.
+    pub fn copies(&self, images: usize) -> Result<usize> {
+        if images == 0 || !self.rows().is_multiple_of(images) {
+            return Err(Error::shape(
+                "mask rows",
+                format!("a multiple of the {images} images"),
+                self.rows(),
+                "sample the mask for this batch",
+            ));
+        }
+        Ok(self.rows() / images)
+    }
+
+    /// Visible tokens of each row, when it is the same in all rows.
+    pub fn constant_keep(&self) -> Option<usize> {
+        let first = *self.keep.first()?;
+        self.keep.iter().all(|&k| k == first).then_some(first)
+    }
+
+    /// Ids of `row`'s visible tokens, in the mask's order.
+    pub fn visible(&self, row: usize) -> &[u32] {
+        &self.order[row * self.width..row * self.width + self.keep[row]]
+    }
+
+    /// Ids of `row`'s hidden tokens, in the mask's order.
+    pub fn hidden(&self, row: usize) -> &[u32] {
+        &self.order[row * self.width + self.keep[row]..(row + 1) * self.width]
+    }
+
+    /// Ids of one part of a row, in the mask's order.
+    fn part(&self, row: usize, hidden: bool) -> &[u32] {
+        if hidden {
+            self.hidden(row)
+        } else {
+            self.visible(row)
+        }
+    }
+
+    /// Hidden tokens over all rows.
+    pub fn hidden_total(&self) -> usize {
+        self.rows() * self.width - self.keep.iter().sum::<usize>()
+    }
+
+    fn ids(&self, hidden: bool, device: &Device) -> Result<Tensor> {
+        let Some(keep) = self.constant_keep() else {
+            return Err(Error::shape(
+                "mask ids",
+                "the same number of visible tokens in every row",
+                format!("{:?}", self.keep),
+                "use a masker with an exact count for encoders that drop tokens",
+            ));
+        };
+        let count = if hidden { self.width - keep } else { keep };
+        let ids: Vec<u32> = (0..self.rows())
+            .flat_map(|row| self.part(row, hidden))
+            .copied()
+            .collect();
+        Ok(Tensor::from_vec(ids, (self.rows(), count), device)?)
+    }
+
+    /// Visible ids `[rows, keep]` u32, in the mask's order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the count differs between rows.
+    pub fn ids_keep(&self, device: &Device) -> Result<Tensor> {
+        self.ids(false, device)
+    }
+
+    /// Hidden ids `[rows, width - keep]` u32, in the mask's order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the count differs between rows.
+    pub fn ids_masked(&self, device: &Device) -> Result<Tensor> {
+        self.ids(true, device)
+    }
+
+    /// All ids `[rows, width]` u32, visible first.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn ids_order(&self, device: &Device) -> Result<Tensor> {
+        Ok(Tensor::from_slice(
+            &self.order,
+            (self.rows(), self.width),
+            device,
+        )?)
+    }
+
+    /// For each token of the grid its place in the mask's order, `[rows, tokens]` u32.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the mask does not list every token.
+    pub fn ids_restore(&self, device: &Device) -> Result<Tensor> {
+        if self.width != self.grid.len() {
+            return Err(Error::shape(
+                "ids_restore",
+                format!("a mask over all {} tokens", self.grid.len()),
+                self.width,
+                "only full masks have an inverse",
+            ));
+        }
+        let mut restore = vec![0u32; self.order.len()];
+        for (row, out) in restore.chunks_mut(self.width).enumerate() {
+            for (place, &id) in (0u32..).zip(&self.order[row * self.width..(row + 1) * self.width])
+            {
+                out[id as usize] = place;
+            }
+        }
+        Ok(Tensor::from_vec(
+            restore,
+            (self.rows(), self.width),
+            device,
+        )?)
+    }
+
+    /// Positions of the hidden (or visible) tokens in a flattened `[images * tokens, C]` tensor,
+    /// `[total]` u32, in the mask's order; copies of an image repeat its rows. Works for varying counts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the rows are not a multiple of `images` or the batch is too large for u32.
+    pub fn flat(&self, hidden: bool, images: usize, device: &Device) -> Result<Tensor> {
+        self.copies(images)?;
+        let tokens = self.grid.len();
+        if u32::try_from(images * tokens).is_err() {
+            return Err(Error::shape(
+                "mask positions",
+                "fewer than 2^32 tokens",
+                images * tokens,
+                "use a smaller batch",
+            ));
+        }
+        let mut flat = Vec::new();
+        for row in 0..self.rows() {
+            #[expect(clippy::cast_possible_truncation, reason = "checked above")]
+            let base = (row % images * tokens) as u32;
+            flat.extend(self.part(row, hidden).iter().map(|id| base + id));
+        }
+        let total = flat.len();
+        Ok(Tensor::from_vec(flat, total, device)?)
+    }
+
+    /// 1 for hidden and 0 for every other token, `[rows, tokens]` flattened, image order.
+    pub fn to_bits(&self) -> Vec<u8> {
+        let tokens = self.grid.len();
+        let mut bits = vec![0u8; self.rows() * tokens];
+        for row in 0..self.rows() {
+            for &id in self.hidden(row) {
+                bits[row * tokens + id as usize] = 1;
+            }
+        }
+        bits
+    }
+
+    /// [`Mask::to_bits`] as an f32 tensor `[rows, tokens]`.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn bits(&self, device: &Device) -> Result<Tensor> {
+        let bits: Vec<f32> = self.to_bits().into_iter().map(f32::from).collect();
+        Ok(Tensor::from_vec(
+            bits,
+            (self.rows(), self.grid.len()),
+            device,
+        )?)
+    }
+
+    /// The same mask with visible and hidden swapped.
+    pub fn complement(&self) -> Self {
+        let mut order = self.order.clone();
+        for (row, &keep) in order.chunks_mut(self.width).zip(&self.keep) {
+            row.rotate_left(keep);
+        }
+        let keep = self.keep.iter().map(|k| self.width - k).collect();
+        Self {
+            grid: self.grid,
+            width: self.width,
+            order,
+            keep,
+        }
+    }
+
+    /// Cells repeated onto a finer grid: every token becomes a square of tokens.
+    ///
+    /// The visible (hidden) tokens of the result follow the order of the cells, and row by row inside a cell.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if `finer` is not a whole multiple of this grid.
+    pub fn upsample(&self, finer: PatchGrid) -> Result<Self> {
+        let scale = self.grid.scale_to(finer)?;
+        let area = scale * scale;
+        let mut order = Vec::with_capacity(self.order.len() * area);
+        for &id in &self.order {
+            let (top, left) = (
+                id as usize / self.grid.cols * scale,
+                id as usize % self.grid.cols * scale,
+            );
+            for row in top..top + scale {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "ids fit the grid, and grids fit u32"
+                )]
+                order.extend((left..left + scale).map(|col| (row * finer.cols + col) as u32));
+            }
+        }
+        let keep = self.keep.iter().map(|k| k * area).collect();
+        Self::new(finer, order, keep)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn grid() -> PatchGrid {
+        PatchGrid::new(2, 3)
+    }
+
+    #[test]
+    fn visible_and_hidden_follow_the_given_order() {
+        let mask = Mask::new(grid(), vec![4, 0, 5, 1, 2, 3], vec![2]).unwrap();
+        assert_eq!(
+            (mask.visible(0), mask.hidden(0)),
+            (&[4, 0][..], &[5, 1, 2, 3][..])
+        );
+        assert_eq!(mask.to_bits(), [0, 1, 1, 1, 0, 1]);
+    }
+
+    #[test]
+    fn refuses_ids_listed_twice_or_outside_the_grid() {
+        assert!(Mask::new(grid(), vec![0, 0, 1], vec![1]).is_err());
+        assert!(Mask::new(grid(), vec![0, 6], vec![1]).is_err());
+        assert!(Mask::new(grid(), vec![0, 1], vec![3]).is_err());
+    }
+
+    #[test]
+    fn flat_positions_are_copy_major() {
+        let mask = Mask::from_bits(PatchGrid::new(1, 2), &[0, 1, 1, 0, 1, 1, 0, 0]).unwrap();
+        let flat = mask
+            .flat(true, 2, &Device::Cpu)
+            .unwrap()
+            .to_vec1::<u32>()
+            .unwrap();
+        assert_eq!(flat, [1, 2, 0, 1]); // rows: image 0, image 1, image 0 again, image 1 again
+    }
+
+    #[test]
+    fn upsampling_repeats_cells() {
+        let mask = Mask::from_bits(PatchGrid::new(1, 2), &[0, 1]).unwrap();
+        assert_eq!(
+            mask.upsample(PatchGrid::new(2, 4)).unwrap().to_bits(),
+            [0, 0, 1, 1, 0, 0, 1, 1]
+        );
+        assert!(mask.upsample(PatchGrid::new(2, 3)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn restore_inverts_order(bits in proptest::collection::vec(0u8..2, 12)) {
+            let mask = Mask::from_bits(grid(), &bits).unwrap();
+            prop_assert_eq!(&mask.to_bits(), &bits);
+            prop_assert_eq!(mask.complement().to_bits(), bits.iter().map(|b| 1 - b).collect::<Vec<_>>());
+            let order = mask.ids_order(&Device::Cpu).unwrap().to_vec2::<u32>().unwrap();
+            let restore = mask.ids_restore(&Device::Cpu).unwrap().to_vec2::<u32>().unwrap();
+            for (order, restore) in order.iter().zip(&restore) {
+                for (token, &place) in restore.iter().enumerate() {
+                    prop_assert_eq!(order[place as usize] as usize, token);
+                }
+            }
+        }
+    }
+}

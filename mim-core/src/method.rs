@@ -1,0 +1,108 @@
+//! The method trait: what the training engine, the evaluations and the tools ask for.
+
+use candle_core::Tensor;
+
+use crate::augment::ViewPlan;
+use crate::params::ParamStore;
+use crate::{Batch, Encoder, Error, ImageSize, LossTerms, Mask, Norm, Result, StepContext};
+
+/// Images of a reconstruction, each `[batch, channels, height, width]` in `[0, 1]`.
+#[derive(Debug, Clone)]
+pub struct Reconstruction {
+    /// What the method saw before masking.
+    pub original: Tensor,
+    /// The same with hidden patches in grey.
+    pub masked: Tensor,
+    /// Visible patches as they are, hidden ones as predicted.
+    pub reconstruction: Tensor,
+}
+
+/// The images an encoder takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    /// Height and width in pixels.
+    pub size: ImageSize,
+    /// Normalisation, with one mean and deviation for each channel.
+    pub norm: Norm,
+}
+
+impl Input {
+    /// Channels of the images.
+    pub fn channels(&self) -> usize {
+        self.norm.mean.len()
+    }
+}
+
+/// A pre-training method.
+pub trait Method: Send + Sync {
+    /// The name it has in the registry.
+    fn name(&self) -> &str;
+
+    /// How images become the views of a batch in this epoch.
+    fn views(&self, epoch: usize) -> ViewPlan;
+
+    /// The images the encoder takes.
+    fn input(&self) -> &Input;
+
+    /// The weights of a checkpoint: `"student"` first, then momentum teachers.
+    ///
+    /// Frozen outside networks (CLIP, dVAE) are not among them.
+    fn stores(&self) -> Vec<(&str, &ParamStore)>;
+
+    /// What is evaluated; none for tokenizers.
+    fn encoder(&self) -> Option<&dyn Encoder>;
+
+    /// The loss of one batch.
+    ///
+    /// # Errors
+    ///
+    /// If the batch does not fit the method.
+    fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms>;
+
+    /// Runs before the forward pass of each optimizer step.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    fn before_step(&self, _step: &StepContext) -> Result<()> {
+        Ok(())
+    }
+
+    /// Runs after each optimizer step.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    fn after_step(&self, _step: &StepContext) -> Result<()> {
+        Ok(())
+    }
+
+    /// Runs after each epoch.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    fn end_epoch(&mut self, _step: &StepContext) -> Result<()> {
+        Ok(())
+    }
+
+    /// Uses a recorded mask in place of the masker, for parity, pictures and tests.
+    ///
+    /// # Errors
+    ///
+    /// If the method draws no masks.
+    fn override_mask(&mut self, mask: Mask) -> Result<()>;
+
+    /// Draws what the method predicts, for pictures.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if it does not predict pixels.
+    fn reconstruct(&self, _batch: &Batch, _step: &StepContext) -> Result<Reconstruction> {
+        Err(Error::unsupported(
+            format!("a reconstruction by {}", self.name()),
+            "it does not predict pixels",
+            "use a method with a pixel target",
+        ))
+    }
+}

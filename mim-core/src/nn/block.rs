@@ -1,0 +1,122 @@
+//! The pre-norm transformer block.
+
+use candle_core::Tensor;
+
+use super::{Attention, DropPath, LayerNorm, Mlp, QkvBias};
+use crate::params::Params;
+use crate::{Result, StepContext};
+
+/// What a [`Block`] is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockConfig {
+    /// Width of the tokens.
+    pub dim: usize,
+    /// Attention heads; they divide `dim`.
+    pub num_heads: usize,
+    /// Width of the hidden layer over `dim`.
+    pub mlp_ratio: f64,
+    /// Biases of query, key and value.
+    pub qkv_bias: QkvBias,
+    /// Epsilon of both norms.
+    pub norm_eps: f64,
+    /// Initial layer scale; none for no layer scale.
+    pub layer_scale_init: Option<f64>,
+    /// Stochastic depth rate.
+    pub drop_path: f64,
+}
+
+/// `x += g1 * attn(norm1(x)); x += g2 * mlp(norm2(x))` (Dosovitskiy et al., 2021), layer scale `g` optional (CaiT).
+#[derive(Debug, Clone)]
+pub struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    gamma: Option<(Tensor, Tensor)>,
+    drop_path: [DropPath; 2],
+}
+
+impl Block {
+    /// Parameters `norm1`, `attn`, `norm2`, `mlp` and, with layer scale, `gamma_1`, `gamma_2`.
+    ///
+    /// `index` is the block's number in its network.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn new(params: &Params, config: &BlockConfig, index: u32) -> Result<Self> {
+        let BlockConfig {
+            dim,
+            num_heads,
+            qkv_bias,
+            norm_eps,
+            ..
+        } = *config;
+        let gamma = match config.layer_scale_init {
+            Some(init) => Some((
+                params.filled(&[dim], "gamma_1", init)?,
+                params.filled(&[dim], "gamma_2", init)?,
+            )),
+            None => None,
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a layer's width"
+        )]
+        let hidden = (dim as f64 * config.mlp_ratio) as usize;
+        Ok(Self {
+            norm1: LayerNorm::new(&params.pp("norm1"), dim, norm_eps)?,
+            attn: Attention::new(&params.pp("attn"), dim, num_heads, qkv_bias)?,
+            norm2: LayerNorm::new(&params.pp("norm2"), dim, norm_eps)?,
+            mlp: Mlp::new(&params.pp("mlp"), dim, hidden)?,
+            gamma,
+            drop_path: [0, 1].map(|branch| DropPath::new(config.drop_path, 2 * index + branch)),
+        })
+    }
+
+    /// Maps `[rows, tokens, dim]` to the same shape; `bias` is added to the attention logits.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit.
+    pub fn forward(
+        &self,
+        xs: &Tensor,
+        bias: Option<&Tensor>,
+        step: &StepContext,
+    ) -> Result<Tensor> {
+        let [attn_path, mlp_path] = &self.drop_path;
+        let branch = self.scaled(
+            self.attn.forward(&self.norm1.forward(xs)?, bias)?,
+            |(first, _)| first,
+        )?;
+        let xs = (xs + attn_path.forward(branch, step)?)?;
+        let branch = self.scaled(
+            self.mlp.forward(&self.norm2.forward(&xs)?)?,
+            |(_, second)| second,
+        )?;
+        Ok((&xs + mlp_path.forward(branch, step)?)?)
+    }
+
+    /// Attention of token 0 in this block, `[rows, heads, tokens]`, for the block's input.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit.
+    pub fn first_token_attention(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        self.attn
+            .first_token_attention(&self.norm1.forward(xs)?, bias)
+    }
+
+    fn scaled(
+        &self,
+        branch: Tensor,
+        pick: impl Fn(&(Tensor, Tensor)) -> &Tensor,
+    ) -> Result<Tensor> {
+        match &self.gamma {
+            Some(gamma) => Ok(branch.broadcast_mul(pick(gamma))?),
+            None => Ok(branch),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Stochastic depth.
+
+use candle_core::Tensor;
+use rand::RngExt;
+
+use crate::{Purpose, Result, StepContext};
+
+/// Drops a residual branch of single samples, scaling the kept ones by `1 / (1 - rate)` (Huang et al., 2016).
+#[derive(Debug, Clone, Copy)]
+pub struct DropPath {
+    rate: f64,
+    lane: u32,
+}
+
+impl DropPath {
+    /// `lane` tells the branches of a network apart, so that each draws its own samples.
+    pub fn new(rate: f64, lane: u32) -> Self {
+        Self { rate, lane }
+    }
+
+    /// Drops in training, passes on otherwise; `xs` `[rows, tokens, dim]`.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn forward(&self, xs: Tensor, step: &StepContext) -> Result<Tensor> {
+        if self.rate == 0. || !step.training {
+            return Ok(xs);
+        }
+        let mut rng = step.rng(Purpose::DropPath, self.lane);
+        let kept = 1. / (1. - self.rate);
+        #[expect(clippy::cast_possible_truncation, reason = "a factor of order one")]
+        let factor = |drop: bool| if drop { 0f32 } else { kept as f32 };
+        let rows = xs.dim(0)?;
+        let factors: Vec<f32> = (0..rows)
+            .map(|_| factor(rng.random::<f64>() < self.rate))
+            .collect();
+        Ok(xs.broadcast_mul(&Tensor::from_vec(factors, (rows, 1, 1), xs.device())?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn drops_whole_samples_and_keeps_the_mean() {
+        let xs = Tensor::ones((4000, 1, 2), DType::F32, &Device::Cpu).unwrap();
+        let ys = DropPath::new(0.25, 0)
+            .forward(xs.clone(), &StepContext::new(0))
+            .unwrap();
+        let values: Vec<Vec<f32>> = ys.squeeze(1).unwrap().to_vec2().unwrap();
+        assert!(
+            values
+                .iter()
+                .all(|row| row[0] == row[1] && (row[0] == 0. || (row[0] - 4. / 3.).abs() < 1e-6))
+        );
+        let dropped = values.iter().filter(|row| row[0] == 0.).count();
+        assert!((850..1150).contains(&dropped), "{dropped}");
+        let same = DropPath::new(0.25, 0)
+            .forward(xs, &StepContext::inference())
+            .unwrap();
+        assert_eq!(same.mean_all().unwrap().to_scalar::<f32>().unwrap(), 1.);
+    }
+}

@@ -1,0 +1,38 @@
+//! The feed-forward half of a block.
+
+use candle_core::Tensor;
+
+use super::Linear;
+use crate::params::Params;
+use crate::{Result, ops};
+
+/// `fc2(gelu(fc1(x)))`, exact GELU.
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Mlp {
+    /// Parameters `fc1`, `fc2`.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn new(params: &Params, dim: usize, hidden: usize) -> Result<Self> {
+        let fc1 = Linear::new(&params.pp("fc1"), dim, hidden)?;
+        Ok(Self {
+            fc1,
+            fc2: Linear::new(&params.pp("fc2"), hidden, dim)?,
+        })
+    }
+
+    /// Maps `[..., dim]` to `[..., dim]`.
+    ///
+    /// # Errors
+    ///
+    /// If the last axis is not `dim` wide.
+    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.fc2.forward(&ops::gelu(&self.fc1.forward(xs)?)?)
+    }
+}

@@ -1,0 +1,21 @@
+//! Layers that train: each exists once and is shared by all encoders and decoders.
+
+mod attention;
+mod block;
+mod drop_path;
+mod layer_norm;
+mod linear;
+mod mlp;
+mod patch_embed;
+mod pos_embed;
+mod rel_pos_bias;
+
+pub use attention::{Attention, QkvBias};
+pub use block::{Block, BlockConfig};
+pub use drop_path::DropPath;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use mlp::Mlp;
+pub use patch_embed::PatchEmbed;
+pub use pos_embed::{PosEmbed, PosEmbedKind, sincos_table};
+pub use rel_pos_bias::{RelPosBias, relative_position_index};

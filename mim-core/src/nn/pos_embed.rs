@@ -1,0 +1,179 @@
+//! Tables of positions.
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::params::Params;
+use crate::{Error, Mask, PatchGrid, Result};
+
+/// How tokens learn where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PosEmbedKind {
+    /// Fixed sines and cosines, the column in the first half (MAE).
+    #[default]
+    Sincos,
+    /// Fixed sines and cosines, the row in the first half (BootMAE, SIM).
+    SincosRowFirst,
+    /// A trained table.
+    Learned,
+    /// None.
+    None,
+}
+
+/// A table of positions `[1, prefix + tokens, dim]`; the class token's row comes first.
+#[derive(Debug, Clone)]
+pub struct PosEmbed {
+    table: Tensor,
+    prefix: usize,
+    grid: PatchGrid,
+}
+
+impl PosEmbed {
+    /// The table `name`, or none for [`PosEmbedKind::None`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if `dim` is not a multiple of 4 for sines and cosines.
+    pub fn new(
+        params: &Params,
+        name: &str,
+        kind: PosEmbedKind,
+        dim: usize,
+        (grid, prefix): (PatchGrid, usize),
+    ) -> Result<Option<Self>> {
+        let table = match kind {
+            PosEmbedKind::None => return Ok(None),
+            PosEmbedKind::Learned => params.weight(&[1, prefix + grid.len(), dim], name)?,
+            PosEmbedKind::Sincos | PosEmbedKind::SincosRowFirst => {
+                let table = sincos_table(
+                    grid,
+                    dim,
+                    prefix,
+                    kind == PosEmbedKind::SincosRowFirst,
+                    params.device(),
+                )?;
+                params.constant(name, table)?
+            }
+        };
+        Ok(Some(Self {
+            table,
+            prefix,
+            grid,
+        }))
+    }
+
+    /// The rows of the class tokens, `[1, prefix, dim]`.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn prefix(&self) -> Result<Tensor> {
+        Ok(self.table.narrow(1, 0, self.prefix)?)
+    }
+
+    /// The rows of all patches, `[1, tokens, dim]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if `grid` is not the table's.
+    pub fn patches(&self, grid: PatchGrid) -> Result<Tensor> {
+        if grid != self.grid {
+            return Err(Error::shape(
+                "position table",
+                format!("the grid {} it was made for", self.grid),
+                format!("{grid}"),
+                "give images of the configured image_size",
+            ));
+        }
+        Ok(self.table.narrow(1, self.prefix, grid.len())?)
+    }
+
+    /// The rows of a mask's visible, hidden or all listed tokens, `[mask rows, n, dim]`, by ids `[mask rows, n]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the mask's grid is not the table's.
+    pub fn select(&self, mask: &Mask, ids: &Tensor) -> Result<Tensor> {
+        let rows = self.patches(mask.grid())?.squeeze(0)?;
+        let (masks, count) = ids.dims2()?;
+        Ok(rows
+            .contiguous()?
+            .index_select(&ids.flatten_all()?, 0)?
+            .reshape((masks, count, ()))?)
+    }
+}
+
+/// Fixed 2-D sines and cosines `[1, prefix + tokens, dim]`, zero for the prefix.
+///
+/// With `d = dim / 2` and `w_k = 10000^(-k / (d / 2))`, half a row is `[sin(p w) | cos(p w)]`; a row
+/// is the half of the column, then that of the row (the other way round if `row_first`). Computed
+/// in f64. MAE (He et al., 2022); facebookresearch/mae @ efb2a80, `util/pos_embed.py`.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] if `dim` is not a multiple of 4.
+pub fn sincos_table(
+    grid: PatchGrid,
+    dim: usize,
+    prefix: usize,
+    row_first: bool,
+    device: &Device,
+) -> Result<Tensor> {
+    if dim == 0 || !dim.is_multiple_of(4) {
+        return Err(Error::config(
+            "position table",
+            "embed_dim",
+            dim,
+            "sines and cosines of two axes need a multiple of 4",
+            "choose such an embed_dim, or learned positions",
+        ));
+    }
+    let quarter = dim / 4;
+    let mut table = vec![0f32; prefix * dim];
+    table.reserve(grid.len() * dim);
+    for token in 0..grid.len() {
+        let (row, col) = (token / grid.cols, token % grid.cols);
+        for place in if row_first { [row, col] } else { [col, row] } {
+            let angle = |k: usize| place as f64 * 10_000f64.powf(-(k as f64) / quarter as f64);
+            #[expect(clippy::cast_possible_truncation, reason = "the table is f32")]
+            table.extend(
+                (0..quarter)
+                    .map(|k| angle(k).sin() as f32)
+                    .chain((0..quarter).map(|k| angle(k).cos() as f32)),
+            );
+        }
+    }
+    Ok(Tensor::from_vec(
+        table,
+        (1, prefix + grid.len(), dim),
+        device,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_half_holds_the_column() {
+        let table = sincos_table(PatchGrid::new(2, 2), 4, 1, false, &Device::Cpu).unwrap();
+        let rows: Vec<Vec<f32>> = table.squeeze(0).unwrap().to_vec2().unwrap();
+        let (sin, cos) = (1f32.sin(), 1f32.cos());
+        assert_eq!(
+            rows,
+            [
+                [0.; 4],
+                [0., 1., 0., 1.],
+                [sin, cos, 0., 1.],
+                [0., 1., sin, cos],
+                [sin, cos, sin, cos]
+            ]
+        );
+    }
+
+    #[test]
+    fn refuses_a_width_that_two_axes_cannot_share() {
+        assert!(sincos_table(PatchGrid::new(2, 2), 6, 0, false, &Device::Cpu).is_err());
+    }
+}

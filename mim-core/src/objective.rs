@@ -1,0 +1,31 @@
+//! The objective trait: predictions and targets to losses.
+
+use crate::{LossTerms, Mask, Prediction, Result, StepContext, Target};
+
+/// Compares a prediction with a target.
+pub trait Objective: Send + Sync {
+    /// The loss, as named f32 scalars; pairs rows through [`Target::aligned`] only.
+    ///
+    /// # Errors
+    ///
+    /// If prediction and target do not fit each other.
+    fn loss(
+        &self,
+        prediction: &Prediction,
+        target: &Target,
+        mask: &Mask,
+        step: &StepContext,
+    ) -> Result<LossTerms>;
+}
+
+impl<T: Objective + ?Sized> Objective for Box<T> {
+    fn loss(
+        &self,
+        prediction: &Prediction,
+        target: &Target,
+        mask: &Mask,
+        step: &StepContext,
+    ) -> Result<LossTerms> {
+        (**self).loss(prediction, target, mask, step)
+    }
+}

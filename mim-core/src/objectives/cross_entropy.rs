@@ -1,0 +1,139 @@
+//! Cross-entropy with ids or with probabilities.
+
+use candle_core::{D, DType, Tensor};
+use candle_nn::ops::log_softmax;
+use serde::{Deserialize, Serialize};
+
+use super::pairing::{Region, pair};
+use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target};
+
+/// Settings of [`CrossEntropy`]; `Default` is BEiT's: over hidden tokens.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CrossEntropyConfig {
+    /// The tokens that count.
+    pub region: Region,
+}
+
+impl CrossEntropyConfig {
+    /// Builds the objective.
+    pub fn build(&self) -> CrossEntropy {
+        CrossEntropy {
+            region: self.region,
+        }
+    }
+}
+
+/// The mean of `-log softmax(logits)[id]`, or of `-sum(p * log softmax(logits))`, over all tokens
+/// that count in the whole batch.
+///
+/// The target decides: u32 ids `[batch, tokens]` (BEiT) or probabilities `[batch, tokens, V]`
+/// (mc-BEiT), which may carry gradients.
+#[derive(Debug, Clone)]
+pub struct CrossEntropy {
+    region: Region,
+}
+
+impl Objective for CrossEntropy {
+    fn loss(
+        &self,
+        prediction: &Prediction,
+        target: &Target,
+        mask: &Mask,
+        _step: &StepContext,
+    ) -> Result<LossTerms> {
+        let pairs = pair(prediction, target, mask, self.region)?;
+        let logs = log_softmax(&pairs.prediction, D::Minus1)?;
+        let chosen = match pairs.target.dtype() {
+            DType::U32 if pairs.target.rank() == 1 => {
+                logs.gather(&pairs.target.unsqueeze(1)?, 1)?.squeeze(1)?
+            }
+            DType::U32 => return Err(wrong(&pairs.target, &logs)),
+            _ if pairs.target.dims() != logs.dims() => return Err(wrong(&pairs.target, &logs)),
+            _ => (pairs.target.to_dtype(DType::F32)? * &logs)?.sum(D::Minus1)?,
+        };
+        LossTerms::single("cross_entropy", chosen.mean_all()?.neg()?)
+    }
+}
+
+fn wrong(target: &Tensor, logits: &Tensor) -> Error {
+    Error::shape(
+        "target of a cross-entropy",
+        format!(
+            "u32 ids [rows], or probabilities {:?} as the logits",
+            logits.dims()
+        ),
+        (target.dims(), target.dtype()),
+        "use a token target, and a decoder with as many outputs as there are codes",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objectives::testing::{
+        gradient_is_the_slope, loss, noise, predicted, same_from_all_and_from_hidden,
+    };
+    use crate::{PatchGrid, Rows};
+    use candle_core::{Device, Var};
+
+    fn ids() -> Target {
+        let ids: Vec<u32> = vec![0, 1, 2, 3, 0, 1, 2, 3, 3, 2, 1, 0];
+        Target::patches(Tensor::from_vec(ids, (2, 6), &Device::Cpu).unwrap())
+    }
+
+    fn soft() -> Target {
+        let probabilities = candle_nn::ops::softmax(&noise(&[2, 6, 4], 7), D::Minus1);
+        Target::patches(probabilities.unwrap())
+    }
+
+    #[test]
+    fn gradients_are_slopes_and_hidden_rows_suffice() {
+        let objective = CrossEntropyConfig::default().build();
+        for target in [ids(), soft()] {
+            let logits = (noise(&[2, 6, 4], 2) * 3.).unwrap();
+            same_from_all_and_from_hidden(&objective, &logits, &target);
+            gradient_is_the_slope(&objective, &logits, &target);
+        }
+    }
+
+    #[test]
+    fn known_values() {
+        let mask = Mask::from_bits(PatchGrid::new(1, 2), &[1, 0]).unwrap();
+        let logits = Tensor::new(&[[[0f32, 3f32.ln()], [50., 0.]]], &Device::Cpu).unwrap();
+        let value = |target: Tensor| -> f32 {
+            let prediction = predicted(&logits, Rows::Patches, &mask);
+            let objective = CrossEntropyConfig::default().build();
+            loss(&objective, &prediction, &Target::patches(target), &mask)
+                .to_scalar()
+                .unwrap()
+        };
+        let hard = value(Tensor::new(&[[1u32, 1]], &Device::Cpu).unwrap());
+        assert!((hard - (4f32 / 3.).ln()).abs() < 1e-6);
+        let soft = value(Tensor::new(&[[[0.5f32, 0.5], [0., 1.]]], &Device::Cpu).unwrap());
+        assert!((soft - 0.5 * (4f32.ln() + (4f32 / 3.).ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn gradients_reach_a_target_that_carries_them() {
+        let mask = Mask::from_bits(PatchGrid::new(1, 1), &[1]).unwrap();
+        let target = Var::new(&[[[0.5f32, 0.5]]], &Device::Cpu).unwrap();
+        let logits = Tensor::new(&[[[0f32, 0.]]], &Device::Cpu).unwrap();
+        let prediction = predicted(&logits, Rows::Masked, &mask);
+        let objective = CrossEntropyConfig::default().build();
+        let target_rows = Target::patches(target.as_tensor().clone());
+        let loss = loss(&objective, &prediction, &target_rows, &mask);
+        let grad = loss.backward().unwrap().get(&target).unwrap().clone();
+        let grad: Vec<f32> = grad.flatten_all().unwrap().to_vec1().unwrap();
+        assert!((grad[0] - 2f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn refuses_targets_of_another_vocabulary() {
+        let mask = crate::objectives::testing::mask();
+        let prediction = predicted(&noise(&[2, 6, 5], 1), Rows::Patches, &mask);
+        let objective = CrossEntropyConfig::default().build();
+        let step = StepContext::new(0);
+        assert!(objective.loss(&prediction, &soft(), &mask, &step).is_err());
+    }
+}

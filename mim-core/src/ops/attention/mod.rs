@@ -1,0 +1,316 @@
+//! Multi-head self-attention on packed queries, keys and values.
+
+mod cpu;
+mod reference;
+
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, bail};
+
+use self::cpu::{Bias, Sizes};
+use super::host::{floats, is_f32_on_cpu, operand};
+use crate::{Error, Result};
+
+/// `softmax(scale q kᵀ + bias) v` for each head.
+///
+/// `qkv` is `[batch, tokens, 3 * dim]`, its last axis packed as (3, heads, dim / heads) as in timm;
+/// `bias` is `[1 or batch, 1 or heads, tokens, tokens]` and may hold -inf to hide keys; the
+/// result is `[batch, tokens, dim]`. `scale` is usually `(dim / heads)^-0.5`. Vaswani et al.
+/// (NeurIPS 2017), Sec. 3.2. The f32 kernel keeps the weights for the backward pass, and keeps nothing if
+/// no argument tracks gradients.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the last axis does not divide into three parts of `heads` equal heads, or
+/// the bias does not fit.
+pub fn attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>, scale: f64) -> Result<Tensor> {
+    let sizes = sizes(qkv, heads)?;
+    if let Some(bias) = bias {
+        check_bias(bias, sizes)?;
+    }
+    let mut operands = vec![qkv];
+    operands.extend(bias);
+    if !is_f32_on_cpu(&operands) {
+        return reference::attention(qkv, heads, bias, scale);
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernels compute in f32"
+    )]
+    let op = Attention {
+        sizes,
+        scale: scale as f32,
+        keep: operands.iter().any(|t| t.track_op()),
+        weights: OnceLock::new(),
+    };
+    let qkv = qkv.contiguous()?;
+    Ok(match bias {
+        Some(bias) => qkv.apply_op2(&bias.contiguous()?, op)?,
+        None => qkv.apply_op1(op)?,
+    })
+}
+
+fn sizes(qkv: &Tensor, heads: usize) -> Result<Sizes> {
+    match *qkv.dims() {
+        [batch, tokens, packed]
+            if heads > 0 && batch > 0 && tokens > 0 && packed > 0 && packed % (3 * heads) == 0 =>
+        {
+            Ok(Sizes {
+                batch,
+                tokens,
+                heads,
+                head_dim: packed / (3 * heads),
+            })
+        }
+        _ => Err(Error::shape(
+            "attention qkv",
+            format!("[batch, tokens, 3 * {heads} heads * head_dim], none of them 0"),
+            qkv.dims(),
+            "pack queries, keys and values in the last axis, with a multiple of `heads` values each",
+        )),
+    }
+}
+
+fn check_bias(bias: &Tensor, sizes: Sizes) -> Result<()> {
+    let Sizes {
+        batch,
+        tokens,
+        heads,
+        ..
+    } = sizes;
+    match *bias.dims() {
+        [b, h, rows, cols]
+            if (b == 1 || b == batch)
+                && (h == 1 || h == heads)
+                && (rows, cols) == (tokens, tokens) =>
+        {
+            Ok(())
+        }
+        _ => Err(Error::shape(
+            "attention bias",
+            format!("[1 or {batch}, 1 or {heads}, {tokens}, {tokens}]"),
+            bias.dims(),
+            "give one value for each pair of tokens, with axes for images and heads",
+        )),
+    }
+}
+
+struct Attention {
+    sizes: Sizes,
+    scale: f32,
+    keep: bool,
+    weights: OnceLock<Vec<f32>>,
+}
+
+impl Attention {
+    fn forward(
+        &self,
+        qkv: &[f32],
+        bias: Option<Bias<'_>>,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (ys, weights) = cpu::forward(qkv, bias, self.scale, self.sizes, self.keep)?;
+        // A value serves one call, so nothing is there yet.
+        let _ = self.weights.set(weights);
+        let Sizes {
+            batch,
+            tokens,
+            heads,
+            head_dim,
+        } = self.sizes;
+        Ok((
+            CpuStorage::F32(ys),
+            (batch, tokens, heads * head_dim).into(),
+        ))
+    }
+
+    /// Gradients of the packed input and, if asked for, of all scores.
+    fn backward(
+        &self,
+        qkv: &Tensor,
+        grad: &Tensor,
+        keep: bool,
+    ) -> candle_core::Result<(Tensor, Vec<f32>)> {
+        let weights = match self.weights.get() {
+            Some(weights) if self.keep => weights,
+            _ => bail!("attention: backward without a forward that tracks gradients"),
+        };
+        let grad = grad.contiguous()?;
+        let (dx, scores) = cpu::backward(
+            &floats(qkv)?,
+            weights,
+            &floats(&grad)?,
+            self.scale,
+            self.sizes,
+            keep,
+        )?;
+        Ok((Tensor::from_vec(dx, qkv.shape(), qkv.device())?, scores))
+    }
+}
+
+impl CustomOp1 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.forward(operand(qkv, l)?, None)
+    }
+
+    fn bwd(
+        &self,
+        qkv: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(self.backward(qkv, grad, false)?.0))
+    }
+}
+
+impl CustomOp2 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        qkv: &CpuStorage,
+        qkv_l: &Layout,
+        bias: &CpuStorage,
+        bias_l: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (images, heads, _, _) = bias_l.shape().dims4()?;
+        let values = operand(bias, bias_l)?;
+        let bias = Bias {
+            values,
+            images,
+            heads,
+        };
+        self.forward(operand(qkv, qkv_l)?, Some(bias))
+    }
+
+    fn bwd(
+        &self,
+        qkv: &Tensor,
+        bias: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, scores) = self.backward(qkv, grad, bias.track_op())?;
+        let dx = qkv.track_op().then_some(dx);
+        if !bias.track_op() {
+            return Ok((dx, None));
+        }
+        let (images, heads, _, _) = bias.dims4()?;
+        let db = cpu::backward_bias(&scores, [images, heads], self.sizes);
+        Ok((dx, Some(Tensor::from_vec(db, bias.shape(), qkv.device())?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{check, check_repeats, random};
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn known_values() {
+        // One head of width 1: scores are q k, so token 0 (q = 0) averages the values 1 and 5.
+        let qkv = Tensor::new(&[[[0f32, 1., 1.], [100., 0., 5.]]], &Device::Cpu).unwrap();
+        let ys = attention(&qkv, 1, None, 1.0).unwrap();
+        assert_eq!(ys.to_vec3::<f32>().unwrap(), [[[3.], [1.]]]);
+        let hide = Tensor::new(&[[[[0f32, f32::NEG_INFINITY], [0., 0.]]]], &Device::Cpu).unwrap();
+        let ys = attention(&qkv, 1, Some(&hide), 1.0).unwrap();
+        assert_eq!(ys.to_vec3::<f32>().unwrap(), [[[1.], [1.]]]);
+    }
+
+    #[test]
+    fn follows_the_reference() {
+        for (batch, tokens, heads, width) in [
+            (1, 1, 1, 1),
+            (2, 1, 3, 4),
+            (3, 17, 2, 5),
+            (1, 50, 4, 64),
+            (2, 65, 3, 32),
+        ] {
+            let qkv = random(1, &[batch, tokens, 3 * heads * width]);
+            check(
+                &[qkv],
+                5e-6,
+                |t| attention(&t[0], heads, None, 0.3),
+                |t| reference::attention(&t[0], heads, None, 0.3),
+            );
+        }
+    }
+
+    #[test]
+    fn follows_the_reference_with_bias() {
+        let (batch, tokens, heads, width) = (3, 11, 2, 6);
+        let qkv = random(1, &[batch, tokens, 3 * heads * width]);
+        for (b, h) in [(1, heads), (batch, heads), (batch, 1), (1, 1)] {
+            check(
+                &[qkv.clone(), random(2, &[b, h, tokens, tokens])],
+                5e-6,
+                |t| attention(&t[0], heads, Some(&t[1]), 0.4),
+                |t| reference::attention(&t[0], heads, Some(&t[1]), 0.4),
+            );
+        }
+    }
+
+    #[test]
+    fn takes_strided_operands() {
+        let inputs = [random(1, &[4, 2, 24]), random(2, &[4, 4, 2])];
+        let bias = |t: &Tensor| -> Result<Tensor> { Ok(t.permute((2, 1, 0))?.unsqueeze(0)?) };
+        check(
+            &inputs,
+            5e-6,
+            |t| attention(&t[0].transpose(0, 1)?, 2, Some(&bias(&t[1])?), 0.5),
+            |t| reference::attention(&t[0].transpose(0, 1)?, 2, Some(&bias(&t[1])?), 0.5),
+        );
+    }
+
+    #[test]
+    fn bias_alone_can_train() {
+        let bias = Var::from_tensor(&random(2, &[1, 2, 5, 5])).unwrap();
+        let qkv = random(1, &[2, 5, 12]);
+        let ys = attention(&qkv, 2, Some(&bias), 1.0).unwrap();
+        let grads = ys.sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(&bias).is_some() && grads.get(&qkv).is_none());
+    }
+
+    #[test]
+    fn backward_can_run_twice() {
+        let qkv = Var::from_tensor(&random(1, &[2, 5, 12])).unwrap();
+        let loss = attention(&qkv, 2, None, 1.0)
+            .unwrap()
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap();
+        let grad = || {
+            let grads = loss.backward().unwrap();
+            grads
+                .get(&qkv)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        assert_eq!(grad(), grad());
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let qkv = random(1, &[2, 5, 12]);
+        for heads in [0, 3] {
+            assert!(attention(&qkv, heads, None, 1.0).is_err());
+        }
+        assert!(attention(&qkv, 2, Some(&random(2, &[3, 2, 5, 5])), 1.0).is_err());
+    }
+
+    #[test]
+    fn repeats_bit_for_bit() {
+        let inputs = [random(1, &[3, 50, 3 * 96]), random(2, &[1, 3, 50, 50])];
+        check_repeats(&inputs, |t| attention(&t[0], 3, Some(&t[1]), 0.2));
+    }
+}

@@ -1,0 +1,262 @@
+//! The linear layer with its bias in one operation.
+
+mod cpu;
+mod reference;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+
+use self::cpu::Sizes;
+use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
+use crate::{Error, Result};
+
+/// `xs weightᵀ + bias`.
+///
+/// `xs` is `[..., inputs]`, `weight` is `[outputs, inputs]` as in PyTorch, `bias` is `[outputs]`;
+/// the result is `[..., outputs]`. The backward pass computes no gradient for arguments that track
+/// none, such as images.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the shapes do not fit together or an axis is empty.
+pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let inputs = last_axis("linear", xs)?;
+    let outputs = match *weight.dims() {
+        [outputs, width] if outputs > 0 && width == inputs => outputs,
+        _ => {
+            return Err(Error::shape(
+                "linear weight",
+                format!("[outputs, {inputs}]"),
+                weight.dims(),
+                "give [outputs, inputs], with as many inputs as the last axis of the input",
+            ));
+        }
+    };
+    if let Some(bias) = bias {
+        expect_shape("linear", "bias", bias, &[outputs])?;
+    }
+    let mut operands = vec![xs, weight];
+    operands.extend(bias);
+    if !is_f32_on_cpu(&operands) {
+        return reference::linear(xs, weight, bias);
+    }
+    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
+    Ok(match bias {
+        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, Linear)?,
+        None => xs.apply_op2(&weight, Linear)?,
+    })
+}
+
+struct Linear;
+
+impl Linear {
+    fn sizes(xs: &[usize], weight: &[usize]) -> Sizes {
+        let inputs = weight.last().copied().unwrap_or(1);
+        Sizes {
+            rows: xs.iter().product::<usize>() / inputs,
+            inputs,
+            outputs: weight.first().copied().unwrap_or(1),
+        }
+    }
+
+    fn forward(
+        xs: (&CpuStorage, &Layout),
+        weight: (&CpuStorage, &Layout),
+        bias: Option<&[f32]>,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let sizes = Self::sizes(xs.1.dims(), weight.1.dims());
+        let ys = cpu::forward(
+            operand(xs.0, xs.1)?,
+            operand(weight.0, weight.1)?,
+            bias,
+            sizes,
+        )?;
+        let mut dims = xs.1.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = sizes.outputs;
+        }
+        Ok((CpuStorage::F32(ys), dims.into()))
+    }
+
+    /// Gradients of input and weight, each if it is asked for.
+    fn backward(
+        xs: &Tensor,
+        weight: &Tensor,
+        grad: &[f32],
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let sizes = Self::sizes(xs.dims(), weight.dims());
+        let mut grads = (None, None);
+        if xs.track_op() {
+            let dx = cpu::backward_input(grad, &floats(weight)?, sizes)?;
+            grads.0 = Some(Tensor::from_vec(dx, xs.shape(), xs.device())?);
+        }
+        if weight.track_op() {
+            let dw = cpu::backward_weight(grad, &floats(xs)?, sizes)?;
+            grads.1 = Some(Tensor::from_vec(dw, weight.shape(), xs.device())?);
+        }
+        Ok(grads)
+    }
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_l: &Layout,
+        weight: &CpuStorage,
+        weight_l: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Self::forward((xs, xs_l), (weight, weight_l), None)
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        Self::backward(xs, weight, &floats(&grad)?)
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_l: &Layout,
+        weight: &CpuStorage,
+        weight_l: &Layout,
+        bias: &CpuStorage,
+        bias_l: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let bias = operand(bias, bias_l)?;
+        Self::forward((xs, xs_l), (weight, weight_l), Some(bias))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let grad = floats(&grad)?;
+        let (dx, dw) = Self::backward(xs, weight, &grad)?;
+        if !bias.track_op() {
+            return Ok((dx, dw, None));
+        }
+        let db = cpu::backward_bias(&grad, Self::sizes(xs.dims(), weight.dims()));
+        Ok((
+            dx,
+            dw,
+            Some(Tensor::from_vec(db, bias.shape(), xs.device())?),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{check, check_repeats, random};
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn known_values() {
+        let xs = Tensor::new(&[1f32, 2.], &Device::Cpu).unwrap();
+        let weight = Tensor::new(&[[1f32, 0.], [3., 4.], [0., 1.]], &Device::Cpu).unwrap();
+        let bias = Tensor::new(&[10f32, 20., 30.], &Device::Cpu).unwrap();
+        let ys = linear(&xs, &weight, Some(&bias)).unwrap();
+        assert_eq!(ys.to_vec1::<f32>().unwrap(), [11., 31., 32.]);
+    }
+
+    #[test]
+    fn follows_the_reference() {
+        for (shape, outputs) in [
+            (&[3][..], 1),
+            (&[1, 5], 7),
+            (&[3, 5, 33], 17),
+            (&[2, 50, 96], 200),
+        ] {
+            let inputs = shape[shape.len() - 1];
+            let operands = [
+                random(1, shape),
+                random(2, &[outputs, inputs]),
+                random(3, &[outputs]),
+            ];
+            check(
+                &operands,
+                5e-6,
+                |t| linear(&t[0], &t[1], Some(&t[2])),
+                |t| reference::linear(&t[0], &t[1], Some(&t[2])),
+            );
+            check(
+                &operands[..2],
+                5e-6,
+                |t| linear(&t[0], &t[1], None),
+                |t| reference::linear(&t[0], &t[1], None),
+            );
+        }
+    }
+
+    #[test]
+    fn takes_strided_operands() {
+        let operands = [random(1, &[6, 4, 3]), random(2, &[6, 5]), random(3, &[9])];
+        check(
+            &operands,
+            5e-6,
+            |t| {
+                linear(
+                    &t[0].transpose(0, 2)?,
+                    &t[1].t()?,
+                    Some(&t[2].narrow(0, 2, 5)?),
+                )
+            },
+            |t| {
+                reference::linear(
+                    &t[0].transpose(0, 2)?,
+                    &t[1].t()?,
+                    Some(&t[2].narrow(0, 2, 5)?),
+                )
+            },
+        );
+    }
+
+    #[test]
+    fn constants_get_no_gradient() {
+        let (xs, weight) = (
+            random(1, &[2, 3]),
+            Var::from_tensor(&random(2, &[4, 3])).unwrap(),
+        );
+        let ys = linear(&xs, &weight, Some(&random(3, &[4]))).unwrap();
+        let grads = ys.sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(&weight).is_some() && grads.get(&xs).is_none());
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let xs = random(1, &[2, 3]);
+        assert!(linear(&xs, &random(2, &[3, 4]), None).is_err());
+        assert!(linear(&xs, &random(2, &[4, 3]), Some(&random(3, &[3]))).is_err());
+    }
+
+    #[test]
+    fn repeats_bit_for_bit() {
+        let operands = [
+            random(1, &[300, 200]),
+            random(2, &[256, 200]),
+            random(3, &[256]),
+        ];
+        check_repeats(&operands, |t| linear(&t[0], &t[1], Some(&t[2])));
+    }
+}

@@ -1,0 +1,41 @@
+//! The operations every layer is built from, all with gradients, and those that change parameters.
+//!
+//! Each op is a folder: `mod.rs` checks its arguments and chooses, `cpu.rs` holds the kernels for
+//! f32 on the CPU, and `reference.rs` says the same in plain candle operations. The reference is
+//! the oracle of the tests and serves every other device and dtype. Kernels use AVX-512 or
+//! AVX2 where the machine has it, found at run time; apart from matrix products they give the same
+//! bits on every machine. Sums are split into blocks by size alone, so no thread schedule
+//! changes a result.
+//!
+//! candle's own `softmax_last_dim`, `layer_norm` and `rms_norm` drop gradients without an error;
+//! these do not.
+
+mod adamw;
+mod attention;
+mod blocks;
+mod ema_update;
+mod gather_rows;
+mod gelu;
+mod host;
+mod layer_norm;
+mod linear;
+mod matmul;
+mod patchify;
+mod scale_inplace;
+mod simd;
+mod softmax;
+mod sum_squares;
+#[cfg(test)]
+mod testing;
+
+pub use adamw::{AdamWStep, adamw_step};
+pub use attention::attention;
+pub use ema_update::ema_update;
+pub use gather_rows::gather_rows;
+pub use gelu::gelu;
+pub use layer_norm::{layer_norm, normalize};
+pub use linear::linear;
+pub use patchify::{PatchOrder, patchify, unpatchify};
+pub use scale_inplace::scale_inplace;
+pub use softmax::softmax;
+pub use sum_squares::sum_squares;

@@ -1,0 +1,307 @@
+//! AdamW with a state that can be saved.
+
+use candle_core::{DType, Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use super::{Gradients, NoDecay};
+use crate::ops::{AdamWStep, adamw_step};
+use crate::weights::{LoadReport, WeightMap};
+use crate::{Error, Result};
+
+/// Settings of [`AdamW`]; `Default` is MAE's pre-training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay rates of the two moments. Default `[0.9, 0.95]`.
+    pub betas: [f64; 2],
+    /// Added to the denominator. Default 1e-8.
+    pub eps: f64,
+    /// Decoupled weight decay, multiplied by the learning rate. Default 0.05.
+    pub weight_decay: f64,
+    /// Parameters without decay.
+    pub no_decay: NoDecay,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self {
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.05,
+            no_decay: NoDecay::default(),
+        }
+    }
+}
+
+impl AdamWConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first one out of range.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
+            Err(Error::config("optimizer", field, value, why, fix))
+        };
+        if !self.betas.iter().all(|beta| (0. ..1.).contains(beta)) {
+            return bad(
+                "betas",
+                format!("{:?}", self.betas),
+                "both must be in [0, 1)",
+                "use [0.9, 0.95]",
+            );
+        }
+        if self.eps.is_nan() || self.eps <= 0. {
+            return bad(
+                "eps",
+                self.eps.to_string(),
+                "it must be positive",
+                "use 1e-8",
+            );
+        }
+        if self.weight_decay.is_nan() || self.weight_decay < 0. {
+            return bad(
+                "weight_decay",
+                self.weight_decay.to_string(),
+                "it cannot be negative",
+                "use 0.05, or 0",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// AdamW (Loshchilov and Hutter, 2019) with PyTorch's formula; a parameter without gradient is left alone.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    var: Var,
+    decays: bool,
+    moments: Option<[Var; 2]>,
+    step: u32,
+}
+
+impl AdamW {
+    /// An optimizer of these parameters; moments start at zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a setting is out of range.
+    pub fn new(config: AdamWConfig, trainable: Vec<(String, Var)>) -> Result<Self> {
+        config.validate()?;
+        let slot = |(name, var): (String, Var)| {
+            let decays = !config.no_decay.holds(&name, var.dims());
+            Slot {
+                name,
+                var,
+                decays,
+                moments: None,
+                step: 0,
+            }
+        };
+        let slots = trainable.into_iter().map(slot).collect();
+        Ok(Self { config, slots })
+    }
+
+    /// Names of the parameters without decay, in order.
+    pub fn undecayed(&self) -> Vec<&str> {
+        self.slots
+            .iter()
+            .filter(|slot| !slot.decays)
+            .map(|slot| slot.name.as_str())
+            .collect()
+    }
+
+    /// Moves every parameter that has a gradient.
+    ///
+    /// # Errors
+    ///
+    /// If a gradient's shape differs from its parameter's.
+    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+        let config = &self.config;
+        for slot in &mut self.slots {
+            let Some(gradient) = gradients.get(&slot.name) else {
+                continue;
+            };
+            slot.step += 1;
+            let step = AdamWStep {
+                lr,
+                beta1: config.betas[0],
+                beta2: config.betas[1],
+                eps: config.eps,
+                weight_decay: if slot.decays { config.weight_decay } else { 0. },
+                step: slot.step as usize,
+            };
+            let [first, second] = slot.moments()?;
+            adamw_step(&slot.var, gradient, &first, &second, &step)?;
+        }
+        Ok(())
+    }
+
+    /// The state: `<name>.exp_avg`, `<name>.exp_avg_sq` and `<name>.step` of each parameter moved so far.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn state(&self) -> Result<WeightMap> {
+        let mut state = WeightMap::default();
+        for Slot {
+            name,
+            moments,
+            step,
+            ..
+        } in &self.slots
+        {
+            if let Some([first, second]) = moments {
+                state.insert(format!("{name}.exp_avg"), first.as_detached_tensor());
+                state.insert(format!("{name}.exp_avg_sq"), second.as_detached_tensor());
+                state.insert(format!("{name}.step"), Tensor::new(*step, &Device::Cpu)?);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Takes over a state that [`AdamW::state`] gave.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] if it belongs to other parameters.
+    pub fn load_state(&mut self, state: &WeightMap) -> Result<()> {
+        let mut report = LoadReport::default();
+        let mut known = Vec::new();
+        for slot in &mut self.slots {
+            let part = |part: &str| state.get(&format!("{}.{part}", slot.name));
+            let (Some(first), Some(second), Some(step)) =
+                (part("exp_avg"), part("exp_avg_sq"), part("step"))
+            else {
+                continue;
+            };
+            for moment in [first, second] {
+                if moment.dims() != slot.var.dims() {
+                    let shapes = (slot.var.dims().to_vec(), moment.dims().to_vec());
+                    report
+                        .misshaped
+                        .push((slot.name.clone(), shapes.0, shapes.1));
+                }
+            }
+            if report.misshaped.is_empty() {
+                let moments = slot.moments()?;
+                for (own, saved) in moments.iter().zip([first, second]) {
+                    own.set(&saved.to_device(slot.var.device())?)?;
+                }
+                slot.step = step.to_dtype(DType::U32)?.to_scalar()?;
+            }
+            known.extend(
+                ["exp_avg", "exp_avg_sq", "step"].map(|part| format!("{}.{part}", slot.name)),
+            );
+        }
+        known.sort_unstable();
+        let unknown = state.names().filter(|name| {
+            known
+                .binary_search_by(|own| own.as_str().cmp(name))
+                .is_err()
+        });
+        report.unexpected = unknown.map(str::to_owned).collect();
+        if report.is_complete() {
+            return Ok(());
+        }
+        Err(Error::Weights(
+            Box::new(report),
+            "resume with the optimizer state of this very run".into(),
+        ))
+    }
+}
+
+impl Slot {
+    fn moments(&mut self) -> Result<[Var; 2]> {
+        if self.moments.is_none() {
+            let zeros = || Var::zeros(self.var.dims(), DType::F32, self.var.device());
+            self.moments = Some([zeros()?, zeros()?]);
+        }
+        // Always there by now; an empty list would move nothing.
+        self.moments
+            .clone()
+            .ok_or_else(|| Error::shape("optimizer state", "two moments", "none", "report this"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn var(values: &[f32]) -> (String, Var) {
+        (
+            "fc.weight".to_owned(),
+            Var::from_slice(values, (1, values.len()), &Device::Cpu).unwrap(),
+        )
+    }
+
+    fn stepped(optimizer: &mut AdamW, var: &(String, Var), gradient: &[f32]) -> Vec<f32> {
+        let mut gradients = Gradients::new(vec![var.clone()]);
+        gradients.set(
+            &var.0,
+            Tensor::from_slice(gradient, (1, gradient.len()), &Device::Cpu).unwrap(),
+        );
+        optimizer.step(&gradients, 0.1).unwrap();
+        var.1.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn the_first_step_is_the_sign_of_the_gradient_after_decay() {
+        let var = var(&[1., -2.]);
+        let mut optimizer = AdamW::new(AdamWConfig::default(), vec![var.clone()]).unwrap();
+        let values = stepped(&mut optimizer, &var, &[0.3, -0.7]);
+        let want = [1. * (1. - 0.005) - 0.1, -2. * (1. - 0.005) + 0.1];
+        assert!(
+            values.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{values:?}"
+        );
+    }
+
+    #[test]
+    fn a_saved_state_goes_on_to_the_bit() {
+        let (whole, halves) = (var(&[1., -2.]), var(&[1., -2.]));
+        let mut first = AdamW::new(AdamWConfig::default(), vec![whole.clone()]).unwrap();
+        stepped(&mut first, &whole, &[0.3, -0.7]);
+        let want = stepped(&mut first, &whole, &[-0.1, 0.2]);
+        let mut before = AdamW::new(AdamWConfig::default(), vec![halves.clone()]).unwrap();
+        stepped(&mut before, &halves, &[0.3, -0.7]);
+        let mut after = AdamW::new(AdamWConfig::default(), vec![halves.clone()]).unwrap();
+        after.load_state(&before.state().unwrap()).unwrap();
+        assert_eq!(stepped(&mut after, &halves, &[-0.1, 0.2]), want);
+    }
+
+    #[test]
+    fn refuses_the_state_of_other_parameters() {
+        let mut optimizer = AdamW::new(AdamWConfig::default(), vec![var(&[1.])]).unwrap();
+        let mut state = WeightMap::default();
+        state.insert("other.exp_avg", Tensor::new(&[1f32], &Device::Cpu).unwrap());
+        assert!(
+            optimizer
+                .load_state(&state)
+                .unwrap_err()
+                .to_string()
+                .contains("other.exp_avg")
+        );
+    }
+
+    #[test]
+    fn parameters_without_gradient_stay() {
+        let var = var(&[1., -2.]);
+        let mut optimizer = AdamW::new(AdamWConfig::default(), vec![var.clone()]).unwrap();
+        optimizer
+            .step(&Gradients::new(vec![var.clone()]), 0.1)
+            .unwrap();
+        assert_eq!(
+            var.1.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            [1., -2.]
+        );
+        assert!(optimizer.state().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,105 @@
+//! Gradient clipping.
+
+use serde::{Deserialize, Serialize};
+
+use super::Gradients;
+use crate::{Error, Result, ops};
+
+/// Bounds gradients before the optimizer sees them: factor `min(1, max_norm / (norm + 1e-6))`, as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Clip {
+    /// No bound.
+    #[default]
+    None,
+    /// One factor from the norm over all parameters.
+    Global {
+        /// Largest norm.
+        max_norm: f64,
+    },
+    /// A factor for each parameter from its own norm (DINO, iBOT).
+    PerTensor {
+        /// Largest norm.
+        max_norm: f64,
+    },
+}
+
+impl Clip {
+    /// Checks that the bound is positive.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] otherwise.
+    pub fn validate(&self) -> Result<()> {
+        match *self {
+            Self::Global { max_norm } | Self::PerTensor { max_norm }
+                if max_norm.is_nan() || max_norm <= 0. =>
+            {
+                let (why, fix) = (
+                    "a norm's bound must be positive",
+                    "use type = \"none\" for no clipping",
+                );
+                Err(Error::config("clip", "max_norm", max_norm, why, fix))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Clips in place and gives the norm over all parameters before clipping.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn apply(&self, gradients: &mut Gradients) -> Result<f64> {
+        let norm = gradients.norm()?;
+        let factor = |norm: f64, max_norm: f64| (max_norm / (norm + 1e-6)).min(1.);
+        match *self {
+            Self::None => {}
+            Self::Global { max_norm } => gradients.scale_each(|_| Ok(factor(norm, max_norm)))?,
+            Self::PerTensor { max_norm } => {
+                gradients.scale_each(|gradient| {
+                    Ok(factor(ops::sum_squares(gradient)?.sqrt(), max_norm))
+                })?;
+            }
+        }
+        Ok(norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor, Var};
+
+    fn clipped(clip: Clip) -> (f64, Vec<f32>) {
+        let vars =
+            ["a", "b"].map(|name| (name.to_owned(), Var::new(&[0f32], &Device::Cpu).unwrap()));
+        let mut gradients = Gradients::new(vars.to_vec());
+        for (name, value) in [("a", 3f32), ("b", 4.)] {
+            assert!(gradients.set(name, Tensor::new(&[value], &Device::Cpu).unwrap()));
+        }
+        let norm = clip.apply(&mut gradients).unwrap();
+        let value = |name| gradients.get(name).unwrap().to_vec1::<f32>().unwrap()[0];
+        (norm, vec![value("a"), value("b")])
+    }
+
+    fn close(found: &[f32], want: &[f32]) -> bool {
+        found.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5)
+    }
+
+    #[test]
+    fn clips_by_one_norm_or_by_each() {
+        let (norm, none) = clipped(Clip::None);
+        assert!((norm - 5.).abs() < 1e-9 && none == [3., 4.]);
+        assert!(close(
+            &clipped(Clip::Global { max_norm: 1. }).1,
+            &[0.6, 0.8]
+        ));
+        assert!(close(&clipped(Clip::Global { max_norm: 9. }).1, &[3., 4.]));
+        assert!(close(
+            &clipped(Clip::PerTensor { max_norm: 3.5 }).1,
+            &[3., 3.5]
+        ));
+        assert!(Clip::Global { max_norm: 0. }.validate().is_err());
+    }
+}

@@ -1,0 +1,11 @@
+//! Optimizers, with parameter groups and a state that can be saved.
+
+mod adamw;
+mod clip;
+mod gradients;
+mod groups;
+
+pub use adamw::{AdamW, AdamWConfig};
+pub use clip::Clip;
+pub use gradients::Gradients;
+pub use groups::NoDecay;

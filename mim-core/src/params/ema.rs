@@ -1,0 +1,127 @@
+//! Momentum teachers.
+
+use super::ParamStore;
+use crate::schedule::Schedule;
+use crate::{Error, Result, StepContext, ops};
+
+/// When a teacher is updated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Before the forward pass of each step (SIM).
+    BeforeStep,
+    /// After each optimizer step (most methods).
+    AfterStep,
+    /// After each epoch (SdAE).
+    EndOfEpoch,
+}
+
+/// What a teacher starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The student's initial values.
+    Copy,
+    /// Its own values.
+    Keep,
+}
+
+/// `teacher = m * teacher + (1 - m) * student` over parameters of equal name.
+///
+/// Frozen parameters take part, buffers do not: batch-norm statistics of a teacher are its own.
+#[derive(Debug, Clone)]
+pub struct Ema {
+    student: ParamStore,
+    teacher: ParamStore,
+    momentum: Schedule,
+    when: When,
+}
+
+impl Ema {
+    /// Ties `teacher` to `student`; both networks must be built already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if the teacher has a parameter that the student lacks.
+    pub fn new(
+        student: &ParamStore,
+        teacher: &ParamStore,
+        momentum: Schedule,
+        when: When,
+        start: Start,
+    ) -> Result<Self> {
+        for (name, _) in teacher.parameters() {
+            if student.var(&name).is_none() {
+                return Err(Error::unsupported(
+                    format!("a momentum teacher with the parameter `{name}`"),
+                    "the student has none of that name",
+                    "build the teacher with the student's own constructor",
+                ));
+            }
+        }
+        if start == Start::Copy {
+            teacher.copy_from(student)?;
+        }
+        Ok(Self {
+            student: student.clone(),
+            teacher: teacher.clone(),
+            momentum,
+            when,
+        })
+    }
+
+    /// Updates the teacher if `now` is its moment.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn update(&self, now: When, step: &StepContext) -> Result<()> {
+        if now != self.when {
+            return Ok(());
+        }
+        let momentum = self.momentum.at(step);
+        for (name, teacher) in self.teacher.parameters() {
+            if let Some(student) = self.student.var(&name) {
+                ops::ema_update(&teacher, &student, momentum)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn teachers_move_towards_their_student() {
+        let (student, teacher) = (ParamStore::cpu(0), ParamStore::teacher(&Device::Cpu));
+        student.root().weight(&[2], "bias").unwrap();
+        let seen = teacher.root().weight(&[2], "bias").unwrap();
+        let momentum = Schedule::constant(0.75);
+        let ema = Ema::new(&student, &teacher, momentum, When::AfterStep, Start::Copy).unwrap();
+        student
+            .var("bias")
+            .unwrap()
+            .set(&Tensor::new(&[4f32, -8.], &Device::Cpu).unwrap())
+            .unwrap();
+        let step = StepContext::new(0);
+        ema.update(When::BeforeStep, &step).unwrap();
+        assert_eq!(seen.to_vec1::<f32>().unwrap(), [0., 0.]);
+        ema.update(When::AfterStep, &step).unwrap();
+        assert_eq!(seen.to_vec1::<f32>().unwrap(), [1., -2.]);
+    }
+
+    #[test]
+    fn refuses_a_teacher_of_another_shape_of_network() {
+        let (student, teacher) = (ParamStore::cpu(0), ParamStore::teacher(&Device::Cpu));
+        teacher.root().weight(&[2], "bias").unwrap();
+        let made = Ema::new(
+            &student,
+            &teacher,
+            Schedule::constant(0.5),
+            When::AfterStep,
+            Start::Keep,
+        );
+        assert!(made.unwrap_err().to_string().contains("`bias`"));
+    }
+}

@@ -1,0 +1,9 @@
+//! Named parameters: where every number that changes in training lives.
+
+mod ema;
+mod init;
+mod store;
+
+pub use ema::{Ema, Start, When};
+pub use init::{BeitInit, Draw, Init, InitScheme, MaeInit, TransformersInit};
+pub use store::{Kind, ParamStore, Params};

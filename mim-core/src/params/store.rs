@@ -1,0 +1,484 @@
+//! [`ParamStore`]: an ordered table of named variables, shared by all modules of a network.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::{InitScheme, MaeInit};
+use crate::rng::{Purpose, name_hash, stream};
+use crate::weights::{LoadReport, WeightMap};
+use crate::{Error, Result};
+
+/// What an entry of a store is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Moved by the optimizer.
+    Trainable,
+    /// Saved, never moved: position tables, a frozen patch embedding.
+    Frozen,
+    /// State that a step changes by itself: running statistics, centres, codebooks.
+    Buffer,
+}
+
+/// Named variables of one network in the order in which they were made.
+///
+/// Modules take [`Params`], a path in a store, and ask for tensors by name; the same name gives
+/// the same tensor. All mutable state of training lives in stores, so a checkpoint is its stores,
+/// the optimizer and the place in the run. Cloning gives another handle on the same store.
+#[derive(Clone)]
+pub struct ParamStore(Arc<Inner>);
+
+struct Inner {
+    device: Device,
+    source: Source,
+    table: Mutex<Table>,
+}
+
+enum Source {
+    /// Draws initial values; names for which the function is true are frozen.
+    Student {
+        seed: u64,
+        init: Box<dyn InitScheme>,
+        frozen: fn(&str) -> bool,
+    },
+    /// Starts at zero and hands out detached views: no gradient, updates are seen at once.
+    Teacher,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: Vec<Entry>,
+    index: HashMap<String, usize>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    name: String,
+    var: Var,
+    kind: Kind,
+}
+
+impl ParamStore {
+    /// A store whose parameters are drawn by `init` from `seed`, each from a stream of its own name.
+    pub fn new(device: &Device, seed: u64, init: impl InitScheme + 'static) -> Self {
+        Self::with_frozen(device, seed, init, |_| false)
+    }
+
+    /// Like [`ParamStore::new`]; parameters whose name passes `frozen` are never trained.
+    pub fn with_frozen(
+        device: &Device,
+        seed: u64,
+        init: impl InitScheme + 'static,
+        frozen: fn(&str) -> bool,
+    ) -> Self {
+        Self::from_source(
+            device,
+            Source::Student {
+                seed,
+                init: Box::new(init),
+                frozen,
+            },
+        )
+    }
+
+    /// A store that hands out detached tensors and trains nothing; its values start at zero, to be
+    /// copied from a student ([`super::Ema`]) or loaded.
+    pub fn teacher(device: &Device) -> Self {
+        Self::from_source(device, Source::Teacher)
+    }
+
+    fn from_source(device: &Device, source: Source) -> Self {
+        Self(Arc::new(Inner {
+            device: device.clone(),
+            source,
+            table: Mutex::default(),
+        }))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // A panic while the table was held cannot leave it half-written: entries are pushed whole.
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device all values live on.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// The path at which names start.
+    pub fn root(&self) -> Params {
+        Params {
+            store: self.clone(),
+            path: String::new(),
+        }
+    }
+
+    /// All names with their kinds, in order.
+    pub fn names(&self) -> Vec<(String, Kind)> {
+        self.table()
+            .entries
+            .iter()
+            .map(|entry| (entry.name.clone(), entry.kind))
+            .collect()
+    }
+
+    /// All variables with their names, in order.
+    pub fn vars(&self) -> Vec<(String, Var)> {
+        self.table()
+            .entries
+            .iter()
+            .map(|entry| (entry.name.clone(), entry.var.clone()))
+            .collect()
+    }
+
+    /// The variables an optimizer moves, in order; none for a teacher.
+    pub fn trainable(&self) -> Vec<(String, Var)> {
+        self.of_kind(|kind| kind == Kind::Trainable)
+    }
+
+    /// Parameters, trainable or frozen, without buffers.
+    pub fn parameters(&self) -> Vec<(String, Var)> {
+        self.of_kind(|kind| kind != Kind::Buffer)
+    }
+
+    fn of_kind(&self, pick: impl Fn(Kind) -> bool) -> Vec<(String, Var)> {
+        let table = self.table();
+        let picked = table.entries.iter().filter(|entry| pick(entry.kind));
+        picked
+            .map(|entry| (entry.name.clone(), entry.var.clone()))
+            .collect()
+    }
+
+    /// The variable called `name`.
+    pub fn var(&self, name: &str) -> Option<Var> {
+        let table = self.table();
+        table
+            .index
+            .get(name)
+            .map(|&at| table.entries[at].var.clone())
+    }
+
+    /// Number of values that are trained.
+    pub fn trainable_values(&self) -> usize {
+        self.trainable()
+            .iter()
+            .map(|(_, var)| var.elem_count())
+            .sum()
+    }
+
+    /// Sets every entry from `weights`, or nothing at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] listing everything missing, unexpected or mis-shaped.
+    pub fn load(&self, weights: &WeightMap) -> Result<LoadReport> {
+        self.load_allowing(weights, |_| false)
+    }
+
+    /// Like [`ParamStore::load`]; names that pass `optional` may be missing or unexpected.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] listing everything missing, unexpected or mis-shaped.
+    pub fn load_allowing(
+        &self,
+        weights: &WeightMap,
+        optional: impl Fn(&str) -> bool,
+    ) -> Result<LoadReport> {
+        let mut report = LoadReport::default();
+        let vars = self.vars();
+        for (name, var) in &vars {
+            match weights.get(name) {
+                None => report.missing.push(name.clone()),
+                Some(value) if value.dims() != var.dims() => {
+                    report.misshaped.push((
+                        name.clone(),
+                        var.dims().to_vec(),
+                        value.dims().to_vec(),
+                    ));
+                }
+                Some(_) => report.loaded.push(name.clone()),
+            }
+        }
+        let known: HashMap<_, _> = vars
+            .iter()
+            .map(|(name, var)| (name.as_str(), var))
+            .collect();
+        report.unexpected.extend(
+            weights
+                .names()
+                .filter(|name| !known.contains_key(name))
+                .map(str::to_owned),
+        );
+        let strict = |names: &[String]| names.iter().any(|name| !optional(name));
+        if !report.misshaped.is_empty() || strict(&report.missing) || strict(&report.unexpected) {
+            let fix = "give weights of this method and size, or name their source so that they are renamed";
+            return Err(Error::Weights(Box::new(report), fix.into()));
+        }
+        for name in &report.loaded {
+            if let (Some(var), Some(value)) = (known.get(name.as_str()), weights.get(name)) {
+                var.set(&value.to_device(self.device())?.to_dtype(var.dtype())?)?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Copies the values of all entries of `other` that this store also has; gives their number.
+    ///
+    /// # Errors
+    ///
+    /// If a shape differs.
+    pub fn copy_from(&self, other: &ParamStore) -> Result<usize> {
+        let mut copied = 0;
+        for (name, var) in other.vars() {
+            if let Some(own) = self.var(&name) {
+                own.set(&var.as_detached_tensor())?;
+                copied += 1;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// The tensor of `name`, made by `first` if it is new.
+    fn entry(
+        &self,
+        name: String,
+        shape: &[usize],
+        kind: Kind,
+        first: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Entry> {
+        let mut table = self.table();
+        if let Some(&at) = table.index.get(&name) {
+            let entry = table.entries[at].clone();
+            if entry.var.dims() != shape {
+                return Err(Error::shape(
+                    format!("parameter `{name}`"),
+                    entry.var.dims(),
+                    shape,
+                    "give parts with different shapes different names",
+                ));
+            }
+            return Ok(entry);
+        }
+        let value = first()?.to_device(self.device())?;
+        let entry = Entry {
+            name: name.clone(),
+            var: Var::from_tensor(&value)?,
+            kind,
+        };
+        let at = table.entries.len();
+        table.index.insert(name, at);
+        table.entries.push(entry.clone());
+        Ok(entry)
+    }
+
+    fn weight(&self, name: String, shape: &[usize]) -> Result<Tensor> {
+        let device = self.device();
+        match &self.0.source {
+            Source::Teacher => {
+                let zeros = || Ok(Tensor::zeros(shape, DType::F32, device)?);
+                Ok(self
+                    .entry(name, shape, Kind::Frozen, zeros)?
+                    .var
+                    .as_detached_tensor())
+            }
+            Source::Student { seed, init, frozen } => {
+                let kind = if frozen(&name) {
+                    Kind::Frozen
+                } else {
+                    Kind::Trainable
+                };
+                let initial = || draw(init.as_ref(), *seed, &name, shape, device);
+                let entry = self.entry(name.clone(), shape, kind, initial)?;
+                Ok(match entry.kind {
+                    Kind::Trainable => entry.var.as_tensor().clone(),
+                    Kind::Frozen | Kind::Buffer => entry.var.as_detached_tensor(),
+                })
+            }
+        }
+    }
+}
+
+fn draw(
+    init: &dyn InitScheme,
+    seed: u64,
+    name: &str,
+    shape: &[usize],
+    device: &Device,
+) -> Result<Tensor> {
+    let mut rng = stream(seed, Purpose::Init, [name_hash(name), 0]);
+    let values = init
+        .draw(name, shape)
+        .sample(shape.iter().product(), &mut rng);
+    Ok(Tensor::from_vec(values, shape, device)?)
+}
+
+impl std::fmt::Debug for ParamStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let entries = self.table().entries.len();
+        f.debug_struct("ParamStore")
+            .field("device", &self.0.device)
+            .field("entries", &entries)
+            .finish()
+    }
+}
+
+/// A path in a store: the only thing constructors of modules take.
+#[derive(Debug, Clone)]
+pub struct Params {
+    store: ParamStore,
+    path: String,
+}
+
+impl Params {
+    /// The path one level down.
+    pub fn pp(&self, name: impl Display) -> Self {
+        Self {
+            store: self.store.clone(),
+            path: self.full(&name),
+        }
+    }
+
+    fn full(&self, name: &impl Display) -> String {
+        if self.path.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.path)
+        }
+    }
+
+    /// The store this path belongs to.
+    pub fn store(&self) -> &ParamStore {
+        &self.store
+    }
+
+    /// The device all values live on.
+    pub fn device(&self) -> &Device {
+        self.store.device()
+    }
+
+    /// A parameter of the given shape, initialised by the store's scheme. The same name twice is
+    /// the same tensor: that is how weights are shared.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the name is taken by another shape.
+    pub fn weight(&self, shape: &[usize], name: &str) -> Result<Tensor> {
+        self.store.weight(self.full(&name), shape)
+    }
+
+    /// A trained parameter whose initial value is the layer's own business (layer scale).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the name is taken by another shape.
+    pub fn filled(&self, shape: &[usize], name: &str, value: f64) -> Result<Tensor> {
+        let name = self.full(&name);
+        let known = self.store.var(&name).is_some();
+        let weight = self.store.weight(name.clone(), shape)?;
+        if let (false, Source::Student { .. }, Some(var)) =
+            (known, &self.store.0.source, self.store.var(&name))
+        {
+            var.set(&Tensor::full(value, shape, self.device())?.to_dtype(DType::F32)?)?;
+        }
+        Ok(weight)
+    }
+
+    /// A value that is saved but never trained, such as a table of sines and cosines.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the name is taken by another shape.
+    pub fn constant(&self, name: &str, value: Tensor) -> Result<Tensor> {
+        let shape = value.dims().to_vec();
+        let entry = self
+            .store
+            .entry(self.full(&name), &shape, Kind::Frozen, || Ok(value))?;
+        Ok(entry.var.as_detached_tensor())
+    }
+
+    /// State that a step changes by itself, starting at `value`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the name is taken by another shape.
+    pub fn buffer(&self, name: &str, value: Tensor) -> Result<Var> {
+        let shape = value.dims().to_vec();
+        Ok(self
+            .store
+            .entry(self.full(&name), &shape, Kind::Buffer, || Ok(value))?
+            .var)
+    }
+}
+
+impl ParamStore {
+    /// A store with MAE's initialisation on the CPU, for examples and tests.
+    pub fn cpu(seed: u64) -> Self {
+        Self::new(&Device::Cpu, seed, MaeInit { patch_values: 768 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_depend_on_seed_and_name_not_on_order() {
+        let (first, second) = (ParamStore::cpu(1), ParamStore::cpu(1));
+        first.root().pp("a").weight(&[2, 3], "weight").unwrap();
+        let b = first.root().pp("b").weight(&[2, 3], "weight").unwrap();
+        let same = second.root().pp("b").weight(&[2, 3], "weight").unwrap();
+        assert_eq!(b.to_vec2::<f32>().unwrap(), same.to_vec2::<f32>().unwrap());
+        let other = ParamStore::cpu(2)
+            .root()
+            .pp("b")
+            .weight(&[2, 3], "weight")
+            .unwrap();
+        assert_ne!(b.to_vec2::<f32>().unwrap(), other.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn teachers_follow_their_variables_without_gradient() {
+        let store = ParamStore::teacher(&Device::Cpu);
+        let weight = store.root().weight(&[2], "weight").unwrap();
+        assert!(!weight.track_op() && store.trainable().is_empty());
+        store
+            .var("weight")
+            .unwrap()
+            .set(&Tensor::new(&[1f32, 2.], &Device::Cpu).unwrap())
+            .unwrap();
+        assert_eq!(weight.to_vec1::<f32>().unwrap(), [1., 2.]);
+    }
+
+    #[test]
+    fn loading_names_everything_that_does_not_fit_and_changes_nothing() {
+        let store = ParamStore::cpu(0);
+        let kept = store.root().weight(&[2], "norm.bias").unwrap();
+        store.root().weight(&[2], "cls_token").unwrap();
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let pairs = [
+            ("norm.bias", tensor(&[1., 2.])),
+            ("cls_token", tensor(&[1.])),
+            ("head", tensor(&[1.])),
+        ];
+        let weights: WeightMap = pairs
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        let error = store.load(&weights).unwrap_err().to_string();
+        assert!(
+            error.contains("head") && error.contains("[2], the weights [1]"),
+            "{error}"
+        );
+        assert_eq!(kept.to_vec1::<f32>().unwrap(), [0., 0.]);
+    }
+
+    #[test]
+    fn a_name_cannot_have_two_shapes() {
+        let store = ParamStore::cpu(0);
+        store.root().weight(&[2], "weight").unwrap();
+        assert!(store.root().weight(&[3], "weight").is_err());
+    }
+}

@@ -1,0 +1,188 @@
+//! Predictions and targets, and the one place where they are paired.
+
+use candle_core::Tensor;
+
+use crate::{Error, Mask, PatchGrid, Result};
+
+/// Which tokens the rows of a tensor stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// All patches, in image order.
+    Patches,
+    /// The class token, then all patches in image order.
+    ClsAndPatches,
+    /// The visible patches, in the mask's order.
+    Visible,
+    /// The hidden patches, in the mask's order.
+    Masked,
+    /// One row for each image.
+    Image,
+}
+
+/// What a decoder predicts.
+#[derive(Debug, Clone)]
+pub struct Prediction {
+    /// `[rows, tokens, C]`, `[images, C]` for [`Rows::Image`], or flat `[total, C]` where the count varies.
+    pub values: Tensor,
+    /// The tokens predicted.
+    pub rows: Rows,
+    /// The grid the tokens belong to.
+    pub grid: PatchGrid,
+}
+
+impl Prediction {
+    /// The values as `[total, C]`.
+    ///
+    /// # Errors
+    ///
+    /// Fails only for a scalar.
+    pub fn flat(&self) -> Result<Tensor> {
+        let channels = self.values.dim(candle_core::D::Minus1)?;
+        Ok(self.values.reshape(((), channels))?)
+    }
+}
+
+/// What a prediction is compared with. Carries no gradient unless its generator says so.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// [`Rows::Patches`] (the whole image, image order) or [`Rows::Masked`] (made for one mask).
+    pub rows: Rows,
+    /// `[batch, tokens, C]` values or probabilities, or `[batch, tokens]` u32 ids.
+    pub patches: Tensor,
+    /// One row an image `[batch, C]`: a class token or pooled features.
+    pub image: Option<Tensor>,
+    /// Attention of the class token `[batch, tokens]`, heads averaged: guidance for maskers.
+    pub attention: Option<Tensor>,
+}
+
+impl Target {
+    /// A target for all patches of each image.
+    pub fn patches(patches: Tensor) -> Self {
+        Self {
+            rows: Rows::Patches,
+            patches,
+            image: None,
+            attention: None,
+        }
+    }
+
+    /// The rows that match `rows` under `mask`, flattened to `[total, C]` (`[total]` for ids).
+    ///
+    /// A target made for whole images is repeated for every mask of an image.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if the target does not cover those rows, [`Error::Shape`] if mask
+    /// and target belong to different grids or batches.
+    pub fn aligned(&self, rows: Rows, mask: &Mask) -> Result<Tensor> {
+        match (self.rows, rows) {
+            (_, Rows::Image) => {
+                let image = self.image_rows()?;
+                self.repeated(&image, mask.copies(image.dim(0)?)?)
+            }
+            (Rows::Patches, Rows::Patches) => {
+                let (images, _) = self.whole(mask)?;
+                let patches = self.repeated(&self.patches, mask.copies(images)?)?;
+                Ok(patches.flatten(0, 1)?)
+            }
+            (Rows::Patches, Rows::ClsAndPatches) => {
+                let (images, _) = self.whole(mask)?;
+                let both = Tensor::cat(&[&self.image_rows()?.unsqueeze(1)?, &self.patches], 1)?;
+                Ok(self.repeated(&both, mask.copies(images)?)?.flatten(0, 1)?)
+            }
+            (Rows::Patches, Rows::Masked | Rows::Visible) => {
+                let (images, _) = self.whole(mask)?;
+                let ids = mask.flat(rows == Rows::Masked, images, self.patches.device())?;
+                Ok(self.patches.flatten(0, 1)?.index_select(&ids, 0)?)
+            }
+            (Rows::Masked, Rows::Masked) if self.patches.rank() == 3 => {
+                Ok(self.patches.flatten(0, 1)?)
+            }
+            (Rows::Masked, Rows::Masked) => Ok(self.patches.clone()),
+            (have, want) => Err(Error::unsupported(
+                format!("comparing a prediction of {want:?} rows with a target of {have:?} rows"),
+                "the target does not cover those tokens",
+                "choose a decoder and a target for the same tokens",
+            )),
+        }
+    }
+
+    /// (images, tokens) of a whole-image target, checked against the mask.
+    fn whole(&self, mask: &Mask) -> Result<(usize, usize)> {
+        let (images, tokens) = (self.patches.dim(0)?, self.patches.dim(1)?);
+        if tokens != mask.grid().len() {
+            return Err(Error::shape(
+                "target tokens",
+                format!(
+                    "{} tokens, as the mask's grid {}",
+                    mask.grid().len(),
+                    mask.grid()
+                ),
+                tokens,
+                "make target and mask on the same patch grid",
+            ));
+        }
+        Ok((images, tokens))
+    }
+
+    fn image_rows(&self) -> Result<Tensor> {
+        self.image.clone().ok_or_else(|| {
+            Error::unsupported(
+                "comparing whole-image predictions",
+                "this target has no row for the image",
+                "use a feature target with a class token or pooled row",
+            )
+        })
+    }
+
+    fn repeated(&self, xs: &Tensor, copies: usize) -> Result<Tensor> {
+        if copies == 1 {
+            return Ok(xs.clone());
+        }
+        Ok(Tensor::cat(&vec![xs; copies], 0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn target() -> Target {
+        let patches = Tensor::arange(0f32, 8., &Device::Cpu)
+            .unwrap()
+            .reshape((2, 4, 1))
+            .unwrap();
+        Target::patches(patches)
+    }
+
+    fn values(xs: Tensor) -> Vec<f32> {
+        xs.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn rows_follow_the_masks_order_and_repeat_images() {
+        let grid = PatchGrid::new(2, 2);
+        let mask = Mask::new(
+            grid,
+            vec![3, 0, 2, 1, 0, 1, 3, 2, 1, 2, 0, 3, 2, 3, 1, 0],
+            vec![2; 4],
+        )
+        .unwrap();
+        let masked = target().aligned(Rows::Masked, &mask).unwrap();
+        assert_eq!(values(masked), [2., 1., 7., 6., 0., 3., 5., 4.]);
+        assert_eq!(
+            target().aligned(Rows::Patches, &mask).unwrap().dims(),
+            [16, 1]
+        );
+    }
+
+    #[test]
+    fn refuses_rows_the_target_does_not_cover() {
+        let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 1, 0, 1, 0, 0, 1]).unwrap();
+        assert!(target().aligned(Rows::Image, &mask).is_err());
+        assert!(target().aligned(Rows::ClsAndPatches, &mask).is_err());
+        let wrong_grid = Mask::from_bits(PatchGrid::new(1, 2), &[0, 1, 1, 0]).unwrap();
+        assert!(target().aligned(Rows::Masked, &wrong_grid).is_err());
+    }
+}

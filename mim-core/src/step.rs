@@ -1,0 +1,118 @@
+//! Where training stands.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use rand_chacha::ChaCha8Rng;
+
+use crate::Result;
+use crate::comm::{Communicator, Single};
+use crate::rng::{Purpose, stream};
+
+/// Receives named intermediates of a forward pass, for parity checks and pictures.
+pub trait TraceSink: Send + Sync {
+    /// Takes the tensor called `name`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the sink cannot handle; the forward pass stops with it.
+    fn record(&self, name: &str, value: &Tensor) -> Result<()>;
+}
+
+/// Where training stands: everything schedules and random streams depend on. Cheap to clone.
+#[derive(Clone)]
+pub struct StepContext {
+    /// The run's seed.
+    pub seed: u64,
+    /// Current epoch, from 0.
+    pub epoch: usize,
+    /// Epochs of the whole run.
+    pub epochs: usize,
+    /// Optimizer step within the epoch, from 0.
+    pub iter: usize,
+    /// Optimizer steps of an epoch.
+    pub iters_per_epoch: usize,
+    /// Micro-batch within the optimizer step, from 0 (gradient accumulation).
+    pub micro: usize,
+    /// Whether this is a training step: batch statistics, stochastic depth.
+    pub training: bool,
+    /// The group of processes that train together.
+    pub comm: Arc<dyn Communicator>,
+    /// Where named intermediates go; none in ordinary training.
+    pub trace: Option<Arc<dyn TraceSink>>,
+}
+
+impl StepContext {
+    /// The first training step of a run of one step, on one process.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            epoch: 0,
+            epochs: 1,
+            iter: 0,
+            iters_per_epoch: 1,
+            micro: 0,
+            training: true,
+            comm: Arc::new(Single),
+            trace: None,
+        }
+    }
+
+    /// A step outside training: running statistics, no stochastic depth.
+    pub fn inference() -> Self {
+        Self {
+            training: false,
+            ..Self::new(0)
+        }
+    }
+
+    /// Epochs done so far, with the fraction of the current one.
+    pub fn fractional_epoch(&self) -> f64 {
+        self.epoch as f64 + self.iter as f64 / self.iters_per_epoch.max(1) as f64
+    }
+
+    /// Optimizer steps before this one.
+    pub fn global_iter(&self) -> usize {
+        self.epoch * self.iters_per_epoch + self.iter
+    }
+
+    /// Optimizer steps of the whole run.
+    pub fn total_iters(&self) -> usize {
+        self.epochs * self.iters_per_epoch
+    }
+
+    /// The random stream for one use in this step; `lane` tells uses of the same purpose apart
+    /// (a layer's index, a view's index).
+    pub fn rng(&self, purpose: Purpose, lane: u32) -> ChaCha8Rng {
+        let place = (self.comm.rank() as u64) << 48 | (self.micro as u64) << 32 | u64::from(lane);
+        stream(self.seed, purpose, [self.global_iter() as u64, place])
+    }
+
+    /// Hands a named intermediate to the sink; `value` is only computed when there is one.
+    ///
+    /// # Errors
+    ///
+    /// What `value` or the sink return.
+    pub fn trace(&self, name: &str, value: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+        match &self.trace {
+            Some(sink) => sink.record(name, &value()?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for StepContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StepContext")
+            .field("seed", &self.seed)
+            .field("epoch", &format_args!("{}/{}", self.epoch, self.epochs))
+            .field(
+                "iter",
+                &format_args!("{}/{}", self.iter, self.iters_per_epoch),
+            )
+            .field("micro", &self.micro)
+            .field("training", &self.training)
+            .field("traced", &self.trace.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! How a run trains.
+
+use serde::{Deserialize, Serialize};
+
+use crate::optim::{AdamWConfig, Clip};
+use crate::schedule::Schedule;
+use crate::{Error, Result};
+
+/// Settings of a training run; `Default` is MAE's published pre-training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the data. Default 800.
+    pub epochs: usize,
+    /// Images of a forward pass. Default 64.
+    pub batch_size: usize,
+    /// Forward passes an optimizer step. Default 1.
+    pub accum_iter: usize,
+    /// Learning rate for [`TrainConfig::blr_batch`] images a step; the rate of the run is
+    /// `blr * batch_size * accum_iter / blr_batch`. Set this or `lr`. Default 1.5e-4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blr: Option<f64>,
+    /// Images a step that `blr` is meant for: 256 (MAE) or 512 (SimMIM). Default 256.
+    pub blr_batch: usize,
+    /// Learning rate of the run, whatever the batch. Set this or `blr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Course of the learning rate, as a multiple of it. Default: 40 epochs of warm-up, then a half cosine to 0.
+    pub lr_schedule: Schedule,
+    /// The optimizer.
+    pub optimizer: AdamWConfig,
+    /// Gradient clipping. Default none.
+    pub clip: Clip,
+    /// Everything random follows from it. Default 0.
+    pub seed: u64,
+    /// Checkpoints kept, the newest ones. Default 2.
+    pub keep_checkpoints: usize,
+    /// Epochs between checkpoints. Default 1.
+    pub checkpoint_every: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 800,
+            batch_size: 64,
+            accum_iter: 1,
+            blr: None,
+            blr_batch: 256,
+            lr: None,
+            lr_schedule: Schedule::MaeCosine {
+                peak: 1.,
+                min: 0.,
+                warmup_epochs: 40.,
+            },
+            optimizer: AdamWConfig::default(),
+            clip: Clip::None,
+            seed: 0,
+            keep_checkpoints: 2,
+            checkpoint_every: 1,
+        }
+    }
+}
+
+/// Base learning rate where neither `lr` nor `blr` is set.
+const DEFAULT_BLR: f64 = 1.5e-4;
+
+impl TrainConfig {
+    /// Images of an optimizer step.
+    pub fn effective_batch(&self) -> usize {
+        self.batch_size * self.accum_iter
+    }
+
+    /// The learning rate at the peak of the run.
+    pub fn peak_lr(&self) -> f64 {
+        let scaled = |blr: f64| blr * self.effective_batch() as f64 / self.blr_batch as f64;
+        self.lr
+            .unwrap_or_else(|| scaled(self.blr.unwrap_or(DEFAULT_BLR)))
+    }
+
+    /// The learning rate of every step.
+    pub fn lr(&self) -> Schedule {
+        self.lr_schedule.scaled(self.peak_lr())
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first one that does not hold.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
+            Err(Error::config("train", field, value, why, fix))
+        };
+        let counts = [
+            ("epochs", self.epochs),
+            ("batch_size", self.batch_size),
+            ("accum_iter", self.accum_iter),
+            ("blr_batch", self.blr_batch),
+            ("keep_checkpoints", self.keep_checkpoints),
+            ("checkpoint_every", self.checkpoint_every),
+        ];
+        if let Some((field, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
+            return bad(field, "0".into(), "it must be at least 1", "use 1 or more");
+        }
+        if let (Some(lr), Some(blr)) = (self.lr, self.blr) {
+            let value = format!("{lr} beside blr = {blr}");
+            return bad(
+                "lr",
+                value,
+                "only one of them can say the learning rate",
+                "remove lr or blr",
+            );
+        }
+        let peak = self.peak_lr();
+        if !peak.is_finite() || peak <= 0. {
+            return bad(
+                "lr",
+                peak.to_string(),
+                "a learning rate is positive",
+                "use for instance blr = 1.5e-4",
+            );
+        }
+        self.optimizer.validate()?;
+        self.clip.validate()?;
+        self.lr_schedule.validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_rates_grow_with_the_batch() {
+        let config = TrainConfig {
+            batch_size: 512,
+            accum_iter: 8,
+            ..TrainConfig::default()
+        };
+        assert!((config.peak_lr() - 2.4e-3).abs() < 1e-12);
+        let absolute = TrainConfig {
+            lr: Some(1e-3),
+            ..config
+        };
+        assert_eq!(absolute.peak_lr(), 1e-3);
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        let both = TrainConfig {
+            lr: Some(1.),
+            blr: Some(1.),
+            ..TrainConfig::default()
+        };
+        assert!(
+            both.validate()
+                .unwrap_err()
+                .to_string()
+                .contains("only one of them")
+        );
+        let none = TrainConfig {
+            batch_size: 0,
+            ..TrainConfig::default()
+        };
+        assert!(
+            none.validate()
+                .unwrap_err()
+                .to_string()
+                .contains("batch_size")
+        );
+    }
+}

@@ -1,0 +1,305 @@
+//! The loop over epochs and steps, with exact resume.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::Device;
+
+use super::checkpoint::{self, Checkpoint, TrainState};
+use super::{EpochLog, EpochRecord, EventWriter, Observer, StepReport, Stepper, TrainConfig};
+use crate::data::{Dataset, Loader, LoaderConfig};
+use crate::schedule::Schedule;
+use crate::{Batch, Error, Method, Result, StepContext};
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished,
+    /// The observer ended it; a checkpoint was written after this many steps.
+    Stopped {
+        /// Optimizer steps done.
+        step: usize,
+    },
+}
+
+/// Trains a method on the images of a data set, writing log, events and checkpoints into a run folder.
+pub struct Trainer {
+    method: Box<dyn Method>,
+    data: (Arc<dyn Dataset>, LoaderConfig),
+    iters_per_epoch: usize,
+    config: TrainConfig,
+    lr: Schedule,
+    device: Device,
+    run: PathBuf,
+    stepper: Stepper,
+    state: TrainState,
+}
+
+impl Trainer {
+    /// A run that starts at its first step. `resolved` are all settings, saved with every checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// If a setting does not hold, or an epoch has less than one step.
+    pub fn new(
+        method: Box<dyn Method>,
+        (dataset, loading): (Arc<dyn Dataset>, LoaderConfig),
+        config: TrainConfig,
+        run: impl Into<PathBuf>,
+        resolved: serde_json::Value,
+    ) -> Result<Self> {
+        config.validate()?;
+        let iters_per_epoch = dataset.len() / config.effective_batch();
+        if iters_per_epoch == 0 {
+            return Err(Error::config(
+                "train",
+                "batch_size",
+                config.effective_batch(),
+                format!(
+                    "the data holds only {} images, less than one step needs",
+                    dataset.len()
+                ),
+                "lower batch_size or accum_iter",
+            ));
+        }
+        let stepper = Stepper::new(method.as_ref(), config.optimizer.clone(), config.clip)?;
+        let device = method
+            .stores()
+            .first()
+            .map_or(Device::Cpu, |(_, student)| student.device().clone());
+        let state = TrainState::new(method.name(), config.seed, resolved);
+        let loading = LoaderConfig {
+            batch_size: config.batch_size,
+            drop_last: true,
+            ..loading
+        };
+        let (lr, data) = (config.lr(), (dataset, loading));
+        Ok(Self {
+            method,
+            data,
+            iters_per_epoch,
+            config,
+            lr,
+            device,
+            run: run.into(),
+            stepper,
+            state,
+        })
+    }
+
+    /// The method.
+    pub fn method(&self) -> &dyn Method {
+        self.method.as_ref()
+    }
+
+    /// The method, when training is done.
+    pub fn into_method(self) -> Box<dyn Method> {
+        self.method
+    }
+
+    /// Optimizer steps of an epoch.
+    pub fn iters_per_epoch(&self) -> usize {
+        self.iters_per_epoch
+    }
+
+    /// Goes on from a checkpoint, to the bit.
+    ///
+    /// # Errors
+    ///
+    /// If the checkpoint does not fit the method.
+    pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.load_method(self.method.as_ref())?;
+        checkpoint.load_optimizer(self.stepper.optimizer_mut())?;
+        let resolved = std::mem::take(&mut self.state.config);
+        self.state = TrainState {
+            config: resolved,
+            ..checkpoint.state().clone()
+        };
+        EpochLog::new(&self.run).rewind(self.state.epoch)
+    }
+
+    /// Whether all epochs are done.
+    pub fn finished(&self) -> bool {
+        self.state.epoch >= self.config.epochs
+    }
+
+    /// Trains to the end, or until the observer ends the run.
+    ///
+    /// # Errors
+    ///
+    /// If data, device or disk fail, or the loss is not finite; the last checkpoint stays.
+    pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        std::fs::create_dir_all(&self.run).map_err(Error::io("create", &self.run))?;
+        let mut events = EventWriter::create(&self.run, self.state.step)?;
+        while !self.finished() {
+            let start = Instant::now();
+            let first = self.state.iter;
+            let mut last = None;
+            let mut batches = self
+                .loader()?
+                .epoch(self.state.epoch, first * self.config.accum_iter)?;
+            while self.state.iter < self.iters_per_epoch {
+                let report = self.step(&mut batches)?;
+                events.scalars(report.step, scalars(&report))?;
+                observer.step(&report);
+                last = Some(report);
+                if observer.stop() && self.state.iter < self.iters_per_epoch {
+                    self.save()?;
+                    return Ok(Outcome::Stopped {
+                        step: self.state.step,
+                    });
+                }
+            }
+            drop(batches);
+            let seconds = start.elapsed().as_secs_f64();
+            let images = (self.state.iter - first) * self.config.effective_batch();
+            let record =
+                self.end_epoch(last.map_or(0., |report| report.lr), images as f64 / seconds)?;
+            events.scalars(
+                record.step,
+                [
+                    ("epoch/loss", record.train_loss),
+                    ("epoch/images_per_s", record.images_per_s),
+                ],
+            )?;
+            observer.epoch(&record);
+            if observer.stop() && !self.finished() {
+                self.save()?;
+                return Ok(Outcome::Stopped {
+                    step: self.state.step,
+                });
+            }
+        }
+        Ok(Outcome::Finished)
+    }
+
+    /// The loader of the current epoch: a method's views may change between epochs.
+    fn loader(&self) -> Result<Loader> {
+        let (dataset, loading) = &self.data;
+        Loader::new(
+            dataset.clone(),
+            self.method.views(self.state.epoch),
+            loading.clone(),
+            self.config.seed,
+        )
+    }
+
+    /// One optimizer step at the current place.
+    fn step(&mut self, batches: &mut impl Iterator<Item = Result<Batch>>) -> Result<StepReport> {
+        let micro = batches.take(self.config.accum_iter);
+        let micro = micro
+            .map(|batch| batch?.to_device(&self.device))
+            .collect::<Result<Vec<_>>>()?;
+        let step = self.context();
+        let report = self
+            .stepper
+            .step(self.method.as_ref(), &micro, &step, self.lr.at(&step))?;
+        let sums = [("loss", report.loss), ("grad_norm", report.grad_norm)];
+        let terms = report
+            .terms
+            .iter()
+            .map(|(name, value)| (format!("terms.{name}"), *value));
+        for (name, value) in sums
+            .map(|(name, value)| (name.to_owned(), value))
+            .into_iter()
+            .chain(terms)
+        {
+            *self.state.sums.entry(name).or_default() += value;
+        }
+        self.state.iter += 1;
+        self.state.step += 1;
+        Ok(report)
+    }
+
+    fn context(&self) -> StepContext {
+        StepContext {
+            epoch: self.state.epoch,
+            epochs: self.config.epochs,
+            iter: self.state.iter,
+            iters_per_epoch: self.iters_per_epoch,
+            ..StepContext::new(self.config.seed)
+        }
+    }
+
+    /// Logs the epoch, moves on to the next one and writes a checkpoint when it is time.
+    fn end_epoch(&mut self, lr: f64, images_per_s: f64) -> Result<EpochRecord> {
+        self.method.end_epoch(&self.context())?;
+        let steps = self.iters_per_epoch as f64;
+        let mean = |name: &str| self.state.sums.get(name).map_or(0., |sum| sum / steps);
+        let terms = self
+            .state
+            .sums
+            .keys()
+            .filter_map(|name| Some((name.strip_prefix("terms.")?.to_owned(), mean(name))));
+        let record = EpochRecord {
+            epoch: self.state.epoch,
+            step: self.state.step,
+            train_loss: mean("loss"),
+            terms: terms.collect(),
+            lr,
+            grad_norm: mean("grad_norm"),
+            images_per_s,
+        };
+        EpochLog::new(&self.run).append(&record)?;
+        self.state.sums.clear();
+        (self.state.epoch, self.state.iter) = (self.state.epoch + 1, 0);
+        if self
+            .state
+            .epoch
+            .is_multiple_of(self.config.checkpoint_every)
+            || self.finished()
+        {
+            self.save()?;
+        }
+        Ok(record)
+    }
+
+    /// Writes a checkpoint of the current place.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be written.
+    pub fn save(&self) -> Result<PathBuf> {
+        let optimizer = self.stepper.optimizer();
+        checkpoint::save(
+            &self.run,
+            &self.state,
+            self.method.as_ref(),
+            optimizer,
+            self.config.keep_checkpoints,
+        )
+    }
+
+    /// The run folder.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+}
+
+/// What a step writes to the event file.
+fn scalars(report: &StepReport) -> impl Iterator<Item = (&str, f64)> {
+    let own = [
+        ("loss", report.loss),
+        ("lr", report.lr),
+        ("grad_norm", report.grad_norm),
+    ];
+    own.into_iter().chain(
+        report
+            .terms
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value)),
+    )
+}
+
+impl std::fmt::Debug for Trainer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trainer")
+            .field("method", &self.method.name())
+            .field("run", &self.run)
+            .field("epoch", &self.state.epoch)
+            .field("step", &self.state.step)
+            .finish_non_exhaustive()
+    }
+}

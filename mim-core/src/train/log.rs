@@ -1,0 +1,150 @@
+//! `log.jsonl`: one line an epoch.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What is known about an epoch when it ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// Optimizer steps done since the start of the run.
+    pub step: usize,
+    /// Mean loss over the epoch.
+    pub train_loss: f64,
+    /// Mean of each loss term and metric over the epoch.
+    pub terms: BTreeMap<String, f64>,
+    /// Learning rate of the last step.
+    pub lr: f64,
+    /// Mean gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Images a second, waiting for data included.
+    pub images_per_s: f64,
+}
+
+/// The log of a run.
+#[derive(Debug, Clone)]
+pub struct EpochLog {
+    path: PathBuf,
+}
+
+impl EpochLog {
+    /// The log in a run folder.
+    pub fn new(run: &Path) -> Self {
+        Self {
+            path: run.join("log.jsonl"),
+        }
+    }
+
+    /// Appends and flushes one line.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be written.
+    pub fn append(&self, record: &EpochRecord) -> Result<()> {
+        let line = serde_json::to_string(record).map_err(|error| {
+            Error::format(&self.path, error.to_string(), "report this as a bug")
+        })?;
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .append(true)
+            .open(&self.path)
+            .map_err(Error::io("write", &self.path))?;
+        file.write_all(format!("{line}\n").as_bytes())
+            .map_err(Error::io("write", &self.path))?;
+        file.sync_data().map_err(Error::io("write", &self.path))
+    }
+
+    /// All epochs so far; none if there is no log. A last line that was cut short is passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be read, [`Error::Format`] for a damaged line before the last.
+    pub fn read(&self) -> Result<Vec<EpochRecord>> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("read", &self.path)(error)),
+        };
+        let mut records = Vec::new();
+        for line in text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+        {
+            records.push(serde_json::from_str(line).map_err(|error| {
+                Error::format(
+                    &self.path,
+                    format!("a line is damaged ({error})"),
+                    "remove that line",
+                )
+            })?);
+        }
+        Ok(records)
+    }
+
+    /// Drops what was logged from `epoch` on: those epochs are about to be trained again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be rewritten.
+    pub fn rewind(&self, epoch: usize) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        let kept = self
+            .read()?
+            .into_iter()
+            .filter(|record| record.epoch < epoch);
+        let lines = kept.map(|record| serde_json::to_string(&record).map(|line| line + "\n"));
+        let text = lines
+            .collect::<std::result::Result<String, _>>()
+            .map_err(|error| {
+                Error::format(&self.path, error.to_string(), "report this as a bug")
+            })?;
+        fs::write(&self.path, text).map_err(Error::io("write", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(epoch: usize) -> EpochRecord {
+        let terms = BTreeMap::from([("pixel".to_owned(), 0.1)]);
+        EpochRecord {
+            epoch,
+            step: epoch,
+            train_loss: 0.1,
+            terms,
+            lr: 1e-3,
+            grad_norm: 1.,
+            images_per_s: 2.,
+        }
+    }
+
+    #[test]
+    fn resuming_drops_what_will_be_trained_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EpochLog::new(dir.path());
+        assert!(log.read().unwrap().is_empty());
+        for epoch in 0..3 {
+            log.append(&record(epoch)).unwrap();
+        }
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&log.path)
+            .unwrap()
+            .write_all(b"{\"epoch\":3,")
+            .unwrap();
+        assert_eq!(log.read().unwrap().len(), 3);
+        log.rewind(2).unwrap();
+        assert_eq!(log.read().unwrap(), [record(0), record(1)]);
+    }
+}

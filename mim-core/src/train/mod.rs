@@ -1,0 +1,17 @@
+//! The training engine.
+
+mod checkpoint;
+mod config;
+mod engine;
+mod log;
+mod observer;
+mod step;
+mod tensorboard;
+
+pub use checkpoint::{Checkpoint, TrainState};
+pub use config::TrainConfig;
+pub use engine::{Outcome, Trainer};
+pub use log::{EpochLog, EpochRecord};
+pub use observer::{Observer, StepReport};
+pub use step::Stepper;
+pub use tensorboard::EventWriter;

@@ -1,0 +1,40 @@
+//! Who watches a run.
+
+use super::EpochRecord;
+
+/// What is known after an optimizer step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// Optimizer steps done since the start of the run.
+    pub step: usize,
+    /// Optimizer steps of the whole run.
+    pub total: usize,
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// Total loss.
+    pub loss: f64,
+    /// Loss terms and metrics by name.
+    pub terms: Vec<(String, f64)>,
+    /// Learning rate.
+    pub lr: f64,
+    /// Gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Images of the step.
+    pub images: usize,
+}
+
+/// Watches a run and may end it. `()` watches nothing.
+pub trait Observer {
+    /// After each optimizer step.
+    fn step(&mut self, _report: &StepReport) {}
+
+    /// After each epoch.
+    fn epoch(&mut self, _record: &EpochRecord) {}
+
+    /// Asked after each step; the run then writes a checkpoint and ends.
+    fn stop(&self) -> bool {
+        false
+    }
+}
+
+impl Observer for () {}

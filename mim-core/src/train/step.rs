@@ -1,0 +1,128 @@
+//! One optimizer step.
+
+use candle_core::Tensor;
+
+use super::StepReport;
+use crate::optim::{AdamW, AdamWConfig, Clip, Gradients};
+use crate::{Batch, Error, LossTerms, Method, Result, StepContext};
+
+/// Runs optimizer steps of one method: forward, backward, clipping, AdamW.
+#[derive(Debug)]
+pub struct Stepper {
+    optimizer: AdamW,
+    gradients: Gradients,
+    clip: Clip,
+}
+
+impl Stepper {
+    /// For the trainable parameters of the method's student.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of range, or the method has nothing to train.
+    pub fn new(method: &dyn Method, optimizer: AdamWConfig, clip: Clip) -> Result<Self> {
+        clip.validate()?;
+        let trainable = method
+            .stores()
+            .first()
+            .map(|(_, student)| student.trainable())
+            .unwrap_or_default();
+        if trainable.is_empty() {
+            return Err(Error::unsupported(
+                format!("training {}", method.name()),
+                "none of its parameters is trainable",
+                "build it on a student store, not on a teacher's",
+            ));
+        }
+        let optimizer = AdamW::new(optimizer, trainable.clone())?;
+        Ok(Self {
+            optimizer,
+            gradients: Gradients::new(trainable),
+            clip,
+        })
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
+    /// The optimizer, for loading its state.
+    pub fn optimizer_mut(&mut self) -> &mut AdamW {
+        &mut self.optimizer
+    }
+
+    /// One optimizer step over all `batches` (more than one: gradient accumulation).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`], before anything has moved, if the loss or the gradient norm is not finite.
+    pub fn step(
+        &mut self,
+        method: &dyn Method,
+        batches: &[Batch],
+        step: &StepContext,
+        lr: f64,
+    ) -> Result<StepReport> {
+        method.before_step(step)?;
+        self.gradients.clear();
+        let mut report = StepReport {
+            step: step.global_iter() + 1,
+            total: step.total_iters(),
+            epoch: step.epoch,
+            loss: 0.,
+            terms: Vec::new(),
+            lr,
+            grad_norm: 0.,
+            images: batches.iter().map(Batch::len).sum(),
+        };
+        let share = 1. / batches.len().max(1) as f64;
+        for (micro, batch) in batches.iter().enumerate() {
+            let step = StepContext {
+                micro,
+                ..step.clone()
+            };
+            let terms = method.forward(batch, &step)?;
+            let total = terms.total()?;
+            report.add(&terms, &total, share)?;
+            finite("the loss", report.loss, &step)?;
+            let scaled = if share == 1. { total } else { (total * share)? };
+            self.gradients.add(scaled.backward()?)?;
+        }
+        report.grad_norm = self.clip.apply(&mut self.gradients)?;
+        finite("the gradient norm", report.grad_norm, step)?;
+        self.optimizer.step(&self.gradients, lr)?;
+        method.after_step(step)?;
+        Ok(report)
+    }
+}
+
+impl StepReport {
+    /// Adds one micro-batch's share of the means.
+    fn add(&mut self, terms: &LossTerms, total: &Tensor, share: f64) -> Result<()> {
+        self.loss += share * f64::from(total.to_scalar::<f32>()?);
+        let mut values = Vec::new();
+        for (name, value, _) in terms.terms() {
+            values.push((name.clone(), f64::from(value.to_scalar::<f32>()?)));
+        }
+        values.extend(terms.metrics().iter().cloned());
+        for (name, value) in values {
+            match self.terms.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += share * value,
+                None => self.terms.push((name, share * value)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn finite(what: &'static str, value: f64, step: &StepContext) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::NonFinite {
+        what: what.into(),
+        step: step.global_iter(),
+        fix: "lower the learning rate, lengthen the warm-up or clip gradients, then resume from the last checkpoint".into(),
+    })
+}

@@ -1,0 +1,116 @@
+//! Fitting weights of one image size to another.
+
+use candle_core::{DType, Tensor};
+
+use crate::{Error, PatchGrid, Result};
+
+/// Resizes a position table `[1, prefix + from, dim]` to `[1, prefix + to, dim]`.
+///
+/// Bicubic (a = -0.75) over the patch rows, edges repeated, no antialiasing: PyTorch's
+/// `interpolate(mode="bicubic", align_corners=False)`, as MAE's `interpolate_pos_embed` uses it. The
+/// prefix (class token) is kept. A table of the same grid is returned as it is.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the table does not hold `prefix + from` rows.
+pub fn resize_pos_embed(
+    table: &Tensor,
+    from: PatchGrid,
+    to: PatchGrid,
+    prefix: usize,
+) -> Result<Tensor> {
+    if from == to {
+        return Ok(table.clone());
+    }
+    let (_, rows, dim) = table.dims3()?;
+    if rows != prefix + from.len() {
+        return Err(Error::shape(
+            "position table",
+            format!("{prefix} + {} rows for the grid {from}", from.len()),
+            rows,
+            "give the grid the table was made for",
+        ));
+    }
+    let device = table.device();
+    let values: Vec<f32> = table
+        .to_dtype(DType::F32)?
+        .narrow(1, prefix, from.len())?
+        .flatten_all()?
+        .to_vec1()?;
+    let (vertical, horizontal) = (taps(from.rows, to.rows), taps(from.cols, to.cols));
+    let mut resized = Vec::with_capacity(to.len() * dim);
+    for row in &vertical {
+        for col in &horizontal {
+            let start = resized.len();
+            resized.resize(start + dim, 0f32);
+            for (y, by_row) in row {
+                for (x, by_col) in col {
+                    let source = &values[(y * from.cols + x) * dim..][..dim];
+                    for (sum, value) in resized[start..].iter_mut().zip(source) {
+                        *sum += by_row * by_col * value;
+                    }
+                }
+            }
+        }
+    }
+    let patches = Tensor::from_vec(resized, (1, to.len(), dim), device)?;
+    Ok(Tensor::cat(
+        &[&table.narrow(1, 0, prefix)?.to_dtype(DType::F32)?, &patches],
+        1,
+    )?)
+}
+
+/// For each of `to` places the four source places and their weights.
+fn taps(from: usize, to: usize) -> Vec<[(usize, f32); 4]> {
+    const A: f64 = -0.75;
+    let near = |d: f64| ((A + 2.) * d - (A + 3.)) * d * d + 1.;
+    let far = |d: f64| ((A * d - 5. * A) * d + 8. * A) * d - 4. * A;
+    let place = |index: usize| {
+        let centre = (index as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+        let (first, t) = (centre.floor(), centre - centre.floor());
+        let weights = [far(t + 1.), near(t), near(1. - t), far(2. - t)];
+        let mut tap = 0usize;
+        weights.map(|weight| {
+            tap += 1;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "clamped to the table"
+            )]
+            let source = (first + tap as f64 - 2.).clamp(0., from as f64 - 1.) as usize;
+            #[expect(clippy::cast_possible_truncation, reason = "the table is f32")]
+            (source, weight as f32)
+        })
+    };
+    (0..to).map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn a_constant_table_stays_constant_and_the_prefix_is_kept() {
+        let table = Tensor::cat(
+            &[
+                Tensor::full(7f32, (1, 1, 2), &Device::Cpu).unwrap(),
+                Tensor::full(3f32, (1, 4, 2), &Device::Cpu).unwrap(),
+            ],
+            1,
+        )
+        .unwrap();
+        let resized =
+            resize_pos_embed(&table, PatchGrid::new(2, 2), PatchGrid::new(3, 5), 1).unwrap();
+        let rows: Vec<Vec<f32>> = resized.squeeze(0).unwrap().to_vec2().unwrap();
+        assert_eq!(rows.len(), 16);
+        assert_eq!(rows[0], [7.; 2]);
+        assert!(
+            rows[1..]
+                .iter()
+                .flatten()
+                .all(|value| (value - 3.).abs() < 1e-5)
+        );
+        assert!(resize_pos_embed(&table, PatchGrid::new(3, 3), PatchGrid::new(2, 2), 1).is_err());
+    }
+}

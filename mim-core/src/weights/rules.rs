@@ -1,0 +1,318 @@
+//! Rename rules between our names and those of other projects, usable both ways.
+
+use candle_core::Tensor;
+
+use super::WeightMap;
+use crate::{Error, Result};
+
+/// One rule of a [`super::Source`].
+///
+/// Patterns are dotted names; a segment `{i}` stands for any one segment, which the other side
+/// repeats under the same letter. Rules are linear, so they hold for gradients as for parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule {
+    /// The same tensor under another name.
+    Rename {
+        /// Their name.
+        theirs: String,
+        /// Our name.
+        ours: String,
+    },
+    /// Several of theirs, stacked along the first axis, are one of ours (q, k, v and qkv).
+    Stack {
+        /// Their names, in order.
+        theirs: Vec<String>,
+        /// Our name.
+        ours: String,
+    },
+    /// Their 1x1 convolution `[out, in, 1, 1]` is our matrix `[out, in]`.
+    Conv1x1 {
+        /// Their name.
+        theirs: String,
+        /// Our name.
+        ours: String,
+    },
+    /// A tensor we make ourselves (index buffers); the pattern may start with `*.`.
+    Ignore {
+        /// Their name.
+        theirs: String,
+    },
+}
+
+impl Rule {
+    /// A [`Rule::Rename`].
+    pub fn rename(theirs: impl Into<String>, ours: impl Into<String>) -> Self {
+        Self::Rename {
+            theirs: theirs.into(),
+            ours: ours.into(),
+        }
+    }
+
+    /// A [`Rule::Stack`].
+    pub fn stack(theirs: impl IntoIterator<Item = String>, ours: impl Into<String>) -> Self {
+        Self::Stack {
+            theirs: theirs.into_iter().collect(),
+            ours: ours.into(),
+        }
+    }
+
+    /// A [`Rule::Conv1x1`].
+    pub fn conv1x1(theirs: impl Into<String>, ours: impl Into<String>) -> Self {
+        Self::Conv1x1 {
+            theirs: theirs.into(),
+            ours: ours.into(),
+        }
+    }
+
+    /// A [`Rule::Ignore`].
+    pub fn ignore(theirs: impl Into<String>) -> Self {
+        Self::Ignore {
+            theirs: theirs.into(),
+        }
+    }
+}
+
+/// The values of a pattern's holes.
+type Holes<'a> = Vec<(&'a str, &'a str)>;
+
+fn is_hole(segment: &str) -> bool {
+    segment.starts_with('{') && segment.ends_with('}')
+}
+
+/// Matches `name` against `pattern`.
+fn matches<'a>(pattern: &'a str, name: &'a str) -> Option<Holes<'a>> {
+    if let Some(suffix) = pattern.strip_prefix("*.") {
+        return (name == suffix || name.ends_with(&format!(".{suffix}"))).then(Vec::new);
+    }
+    let mut holes = Vec::new();
+    let mut segments = name.split('.');
+    for want in pattern.split('.') {
+        let have = segments.next()?;
+        match is_hole(want) {
+            true => holes.push((want, have)),
+            false if want != have => return None,
+            false => {}
+        }
+    }
+    segments.next().is_none().then_some(holes)
+}
+
+/// `pattern` with its holes filled.
+fn fill(pattern: &str, holes: &Holes<'_>) -> String {
+    let value = |segment| {
+        holes
+            .iter()
+            .find(|(hole, _)| *hole == segment)
+            .map_or(segment, |(_, value)| *value)
+    };
+    pattern.split('.').map(value).collect::<Vec<_>>().join(".")
+}
+
+/// Translates `theirs` to our names; names no rule knows are kept, to be reported when loaded.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] if only a part of a stack is there, or a shape does not fit its rule.
+pub(super) fn import(rules: &[Rule], theirs: &WeightMap) -> Result<WeightMap> {
+    let mut ours = WeightMap::default();
+    for (name, tensor) in theirs.iter() {
+        let found = rules
+            .iter()
+            .find_map(|rule| import_one(rule, name, tensor, theirs));
+        if let Some((name, tensor)) =
+            found.unwrap_or_else(|| Ok(Some((name.to_owned(), tensor.clone()))))?
+        {
+            ours.insert(name, tensor);
+        }
+    }
+    Ok(ours)
+}
+
+/// What one rule makes of one tensor: none if it does not apply, `Ok(None)` if it takes the tensor and gives nothing.
+fn import_one(
+    rule: &Rule,
+    name: &str,
+    tensor: &Tensor,
+    all: &WeightMap,
+) -> Option<Result<Option<(String, Tensor)>>> {
+    match rule {
+        Rule::Rename { theirs, ours } => {
+            matches(theirs, name).map(|holes| Ok(Some((fill(ours, &holes), tensor.clone()))))
+        }
+        Rule::Conv1x1 { theirs, ours } => matches(theirs, name).map(|holes| {
+            let (out, inputs, height, width) = tensor.dims4()?;
+            if (height, width) != (1, 1) {
+                return Err(Error::shape(
+                    name.to_owned(),
+                    "[out, in, 1, 1]",
+                    tensor.dims(),
+                    "check the source's name",
+                ));
+            }
+            Ok(Some((fill(ours, &holes), tensor.reshape((out, inputs))?)))
+        }),
+        Rule::Stack { theirs, ours } => {
+            let (place, holes) = theirs
+                .iter()
+                .enumerate()
+                .find_map(|(place, pattern)| Some((place, matches(pattern, name)?)))?;
+            // The first part brings the others along.
+            (place == 0 || all.get(&fill(&theirs[0], &holes)).is_some())
+                .then(|| stack(theirs, ours, &holes, all, place == 0))
+                .or_else(|| Some(Err(incomplete(&fill(&theirs[0], &holes), name))))
+        }
+        Rule::Ignore { theirs } => matches(theirs, name).map(|_| Ok(None)),
+    }
+}
+
+fn incomplete(missing: &str, present: &str) -> Error {
+    Error::unsupported(
+        format!("stacking `{present}` without `{missing}`"),
+        "all parts of a stack are needed",
+        "give the complete weights",
+    )
+}
+
+fn stack(
+    theirs: &[String],
+    ours: &str,
+    holes: &Holes<'_>,
+    all: &WeightMap,
+    first: bool,
+) -> Result<Option<(String, Tensor)>> {
+    if !first {
+        return Ok(None);
+    }
+    let part = |pattern: &String| {
+        let name = fill(pattern, holes);
+        all.get(&name)
+            .cloned()
+            .ok_or_else(|| incomplete(&name, &fill(&theirs[0], holes)))
+    };
+    let parts = theirs.iter().map(part).collect::<Result<Vec<_>>>()?;
+    Ok(Some((fill(ours, holes), Tensor::cat(&parts, 0)?)))
+}
+
+/// Translates `ours` to their names, by the first rule that knows each.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if a stack cannot be cut evenly.
+pub(super) fn export(rules: &[Rule], ours: &WeightMap) -> Result<WeightMap> {
+    let mut theirs = WeightMap::default();
+    for (name, tensor) in ours.iter() {
+        let found = rules.iter().find_map(|rule| export_one(rule, name, tensor));
+        for (name, tensor) in
+            found.unwrap_or_else(|| Ok(vec![(name.to_owned(), tensor.clone())]))?
+        {
+            theirs.insert(name, tensor);
+        }
+    }
+    Ok(theirs)
+}
+
+fn export_one(rule: &Rule, name: &str, tensor: &Tensor) -> Option<Result<Vec<(String, Tensor)>>> {
+    match rule {
+        Rule::Rename { theirs, ours } => {
+            matches(ours, name).map(|holes| Ok(vec![(fill(theirs, &holes), tensor.clone())]))
+        }
+        Rule::Conv1x1 { theirs, ours } => matches(ours, name).map(|holes| {
+            let (out, inputs) = tensor.dims2()?;
+            Ok(vec![(
+                fill(theirs, &holes),
+                tensor.reshape((out, inputs, 1, 1))?,
+            )])
+        }),
+        Rule::Stack { theirs, ours } => matches(ours, name).map(|holes| {
+            let parts = tensor.chunk(theirs.len(), 0)?;
+            if parts.len() != theirs.len()
+                || parts.iter().any(|part| part.dims() != parts[0].dims())
+            {
+                let expected = format!("a first axis that {} divides", theirs.len());
+                return Err(Error::shape(
+                    name.to_owned(),
+                    expected,
+                    tensor.dims(),
+                    "check the source's name",
+                ));
+            }
+            Ok(theirs
+                .iter()
+                .map(|pattern| fill(pattern, &holes))
+                .zip(parts)
+                .collect())
+        }),
+        Rule::Ignore { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn rules() -> Vec<Rule> {
+        vec![
+            Rule::ignore("*.index"),
+            Rule::stack(
+                ["q", "k"].map(|part| format!("layer.{{i}}.{part}.{{p}}")),
+                "blocks.{i}.qk.{p}",
+            ),
+            Rule::conv1x1("head.0.weight", "pred.weight"),
+            Rule::rename("layer.{i}.norm.{p}", "blocks.{i}.norm1.{p}"),
+        ]
+    }
+
+    fn map(names: &[(&str, &[usize])]) -> WeightMap {
+        let zeros =
+            |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+        names
+            .iter()
+            .map(|(name, shape)| ((*name).to_owned(), zeros(shape)))
+            .collect()
+    }
+
+    #[test]
+    fn rules_hold_both_ways() {
+        let theirs = map(&[
+            ("layer.7.q.weight", &[2, 3]),
+            ("layer.7.k.weight", &[2, 3]),
+            ("layer.7.norm.bias", &[2]),
+            ("head.0.weight", &[4, 2, 1, 1]),
+        ]);
+        let ours = import(&rules(), &theirs).unwrap();
+        let shapes: Vec<_> = ours
+            .iter()
+            .map(|(name, tensor)| (name, tensor.dims()))
+            .collect();
+        assert_eq!(
+            shapes,
+            [
+                ("blocks.7.norm1.bias", &[2][..]),
+                ("blocks.7.qk.weight", &[4, 3][..]),
+                ("pred.weight", &[4, 2][..])
+            ]
+        );
+        let back = export(&rules(), &ours).unwrap();
+        assert_eq!(
+            back.names().collect::<Vec<_>>(),
+            theirs.names().collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn buffers_are_ignored_and_unknown_names_kept() {
+        let ours = import(&rules(), &map(&[("a.b.index", &[1]), ("other", &[1])])).unwrap();
+        assert_eq!(ours.names().collect::<Vec<_>>(), ["other"]);
+    }
+
+    #[test]
+    fn half_a_stack_is_an_error() {
+        for name in ["layer.0.k.weight", "layer.0.q.weight"] {
+            let error = import(&rules(), &map(&[(name, &[2, 3])]))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("all parts"), "{error}");
+        }
+    }
+}

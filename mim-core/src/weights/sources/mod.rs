@@ -1,0 +1,79 @@
+//! Where weights come from: one list of rules for each project's names.
+
+mod hf_vit_mae;
+mod mae;
+mod simmim;
+mod timm;
+
+use super::{Rule, WeightMap, rules};
+use crate::{Error, Result};
+
+/// A naming of weights other than ours. The user names it; nothing is guessed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    name: &'static str,
+    rules: Vec<Rule>,
+}
+
+/// A source's name, and what makes its rules.
+type Known = (&'static str, fn() -> Vec<Rule>);
+
+/// All sources.
+const SOURCES: &[Known] = &[
+    ("mae", mae::rules),
+    ("timm", timm::rules),
+    ("hf_vit_mae", hf_vit_mae::rules),
+    ("simmim", simmim::rules),
+];
+
+impl Source {
+    /// The source called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] listing the known sources.
+    pub fn named(name: &str) -> Result<Self> {
+        let found = SOURCES.iter().find(|(known, _)| *known == name);
+        let (name, rules) = found.ok_or_else(|| {
+            Error::config(
+                "weights",
+                "source",
+                name,
+                "no such source is known",
+                format!("use one of {}", Self::names().join(", ")),
+            )
+        })?;
+        Ok(Self {
+            name,
+            rules: rules(),
+        })
+    }
+
+    /// The names of all sources.
+    pub fn names() -> Vec<&'static str> {
+        SOURCES.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// This source's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Translates weights (or gradients) to our names; unknown names are kept, to be reported.
+    ///
+    /// # Errors
+    ///
+    /// If a part of a joined tensor is missing or a shape does not fit its rule.
+    pub fn import(&self, theirs: &WeightMap) -> Result<WeightMap> {
+        rules::import(&self.rules, theirs)
+    }
+
+    /// Translates our weights (or gradients) to this source's names.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit its rule.
+    pub fn export(&self, ours: &WeightMap) -> Result<WeightMap> {
+        rules::export(&self.rules, ours)
+    }
+}

@@ -1,0 +1,7 @@
+//! timm's vision transformers (`vit_base_patch16_224.mae`): our encoder names are theirs; there is no decoder.
+
+use crate::weights::Rule;
+
+pub(super) fn rules() -> Vec<Rule> {
+    vec![Rule::ignore("head.weight"), Rule::ignore("head.bias")]
+}

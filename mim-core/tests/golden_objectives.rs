@@ -1,0 +1,334 @@
+//! Objectives against the losses and gradients of the released training code.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic, and its numbers are small"
+)]
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var};
+use mim_core::objectives::{
+    CosineConfig, CrossEntropyConfig, Region, RegressionConfig, RegressionKind, RowNorm,
+    TokenWeights,
+};
+use mim_core::{Mask, Objective, PatchGrid, Prediction, Rows, StepContext, Target};
+
+struct Case(HashMap<String, Tensor>);
+
+impl Case {
+    fn load(name: &str) -> Option<Self> {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/goldens"));
+        if !folder.is_dir() {
+            eprintln!("SKIPPED: no reference values at {}", folder.display());
+            return None;
+        }
+        let file = folder.join(format!("{name}.safetensors"));
+        Some(Self(
+            candle_core::safetensors::load(file, &Device::Cpu).unwrap(),
+        ))
+    }
+
+    fn get(&self, name: &str) -> Tensor {
+        self.0[name].clone()
+    }
+
+    fn scalar(&self, name: &str) -> f32 {
+        self.0[name].to_scalar().unwrap()
+    }
+
+    /// A recorded 0/1 mask, `[images, tokens]` or on a grid.
+    fn mask(&self, name: &str) -> Mask {
+        let bits = self.0[name].flatten_from(1).unwrap();
+        let side = bits.dim(1).unwrap().isqrt();
+        let bits = bits.to_dtype(DType::U8).unwrap().flatten_all().unwrap();
+        Mask::from_bits(PatchGrid::new(side, side), &bits.to_vec1().unwrap()).unwrap()
+    }
+}
+
+fn predict(values: &Tensor, rows: Rows, mask: &Mask) -> Prediction {
+    Prediction {
+        values: values.clone(),
+        rows,
+        grid: mask.grid(),
+    }
+}
+
+fn run(objective: &dyn Objective, prediction: &Prediction, target: &Target, mask: &Mask) -> Tensor {
+    let step = StepContext::new(0);
+    let terms = objective.loss(prediction, target, mask, &step).unwrap();
+    terms.total().unwrap()
+}
+
+#[track_caller]
+fn assert_loss(got: &Tensor, want: f32) {
+    let got: f32 = got.to_scalar().unwrap();
+    let close = (got - want).abs() <= 1e-5 * (1. + want.abs());
+    assert!(close, "{got} against {want}");
+}
+
+#[track_caller]
+fn assert_close(got: &Tensor, want: &Tensor, rtol: f32) {
+    assert_eq!(got.dims(), want.dims());
+    let flat = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (got, want) = (flat(got), flat(want));
+    let most = want.iter().fold(0f32, |most, x| most.max(x.abs()));
+    for (got, want) in got.iter().zip(&want) {
+        let close = (got - want).abs() <= rtol * want.abs() + 1e-6 * most;
+        assert!(close, "{got} against {want}");
+    }
+}
+
+/// `[batch, channels, height, width]` as rows of patches, channel first.
+fn rows_of(images: &Tensor, side: usize) -> Tensor {
+    let (batch, channels, height, width) = images.dims4().unwrap();
+    let (p, q) = (height / side, width / side);
+    images
+        .reshape(&[batch, channels, side, p, side, q][..])
+        .unwrap()
+        .permute([0, 2, 4, 1, 3, 5])
+        .unwrap()
+        .reshape((batch, side * side, channels * p * q))
+        .unwrap()
+}
+
+#[test]
+fn mae_from_all_patches_and_from_hidden_ones() {
+    for name in ["mae/case1_normpix", "mae/case2_rawpix"] {
+        let Some(case) = Case::load(name) else { return };
+        let mask = case.mask("input.mask");
+        let target = Target::patches(case.get("expect.target"));
+        let mse = RegressionConfig::default().build().unwrap();
+        let pred = case.get("expect.pred");
+        let all = predict(&pred, Rows::Patches, &mask);
+        assert_loss(&run(&mse, &all, &target, &mask), case.scalar("expect.loss"));
+        let ids = mask.flat(true, pred.dim(0).unwrap(), &Device::Cpu).unwrap();
+        let hidden = pred.flatten(0, 1).unwrap().index_select(&ids, 0).unwrap();
+        let hidden = predict(&hidden, Rows::Masked, &mask);
+        assert_loss(
+            &run(&mse, &hidden, &target, &mask),
+            case.scalar("expect.loss"),
+        );
+    }
+}
+
+#[test]
+fn simmim_counts_pixels_once() {
+    let Some(case) = Case::load("simmim/vit_case1") else {
+        return;
+    };
+    let mask = case.mask("input.mask");
+    let pred = rows_of(&case.get("expect.reconstruction"), 6);
+    let target = Target::patches(rows_of(&case.get("input.images"), 6));
+    let l1 = RegressionConfig::simmim().build().unwrap();
+    let loss = run(&l1, &predict(&pred, Rows::Patches, &mask), &target, &mask);
+    assert_loss(&loss, case.scalar("expect.loss"));
+}
+
+#[test]
+fn bootmae_weighs_the_inside_of_blocks() {
+    for (name, weights) in [
+        ("bootmae/case0", TokenWeights::Neighbours),
+        ("bootmae/case1", TokenWeights::Uniform),
+    ] {
+        let Some(case) = Case::load(name) else { return };
+        let mask = case.mask("expect.loss_mask");
+        let side = mask.grid().rows;
+        let pixel = RegressionConfig {
+            weights,
+            ..RegressionConfig::default()
+        };
+        let feature = RegressionConfig {
+            row_norm: RowNorm::LayerNorm { eps: 1e-6 },
+            ..pixel.clone()
+        };
+        for (config, pred, target, loss) in [
+            (
+                pixel,
+                rows_of(&case.get("expect.pix_pred"), side),
+                rows_of(&case.get("expect.pix_target"), side),
+                "expect.loss_pixel",
+            ),
+            (
+                feature,
+                case.get("expect.feat_pred"),
+                case.get("expect.feat_target"),
+                "expect.loss_feature",
+            ),
+        ] {
+            let got = run(
+                &config.build().unwrap(),
+                &predict(&pred, Rows::Patches, &mask),
+                &Target::patches(target),
+                &mask,
+            );
+            assert_loss(&got, case.scalar(loss));
+        }
+    }
+}
+
+#[test]
+fn dbots_smooth_l1_counts_the_class_token_and_has_its_gradient() {
+    let Some(case) = Case::load("components/dbot_smooth_l1") else {
+        return;
+    };
+    let bits = case.get("input.mask").narrow(1, 1, 16).unwrap();
+    let bits = bits.flatten_all().unwrap().to_vec1().unwrap();
+    let mask = Mask::from_bits(PatchGrid::new(4, 4), &bits).unwrap();
+    let target = case.get("input.target");
+    let target = Target {
+        image: Some(target.narrow(1, 0, 1).unwrap().squeeze(1).unwrap()),
+        ..Target::patches(target.narrow(1, 1, 16).unwrap())
+    };
+    let pred = Var::from_tensor(&case.get("input.pred")).unwrap();
+    let objective = RegressionConfig::smooth_l1(2.).build().unwrap();
+    let prediction = predict(&pred, Rows::ClsAndPatches, &mask);
+    let loss = run(&objective, &prediction, &target, &mask);
+    assert_loss(&loss, case.scalar("expect.loss_raw"));
+    let grads = loss.backward().unwrap();
+    let grad = grads.get(&pred).unwrap();
+    assert_close(grad, &case.get("grad.pred_raw"), 1e-4);
+}
+
+#[test]
+fn saim_counts_every_patch() {
+    for (name, kind) in [
+        ("saim/mlp_blur", RegressionKind::Mse),
+        ("saim/linear_l1_shared", RegressionKind::L1),
+    ] {
+        let Some(case) = Case::load(name) else { return };
+        let target = case.get("expect.target");
+        let (images, tokens, _) = target.dims3().unwrap();
+        let side = tokens.isqrt();
+        let bits = vec![1u8; images * tokens];
+        let mask = Mask::from_bits(PatchGrid::new(side, side), &bits).unwrap();
+        let config = RegressionConfig {
+            kind,
+            region: Region::All,
+            ..RegressionConfig::default()
+        };
+        let pred = case.get("expect.pred").narrow(1, 1, tokens).unwrap();
+        let got = run(
+            &config.build().unwrap(),
+            &predict(&pred, Rows::Patches, &mask),
+            &Target::patches(target),
+            &mask,
+        );
+        assert_loss(&got, case.scalar("expect.loss"));
+    }
+}
+
+#[test]
+fn sdae_compares_over_tokens_of_folds_or_over_features() {
+    let Some(case) = Case::load("sdae/multifold") else {
+        return;
+    };
+    let hidden: Vec<i64> = case
+        .get("input.ids_masked")
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap();
+    let hidden: Vec<u32> = hidden.iter().map(|id| *id as u32).collect();
+    let order = hidden
+        .chunks(12)
+        .flat_map(|row| {
+            (0..16)
+                .filter(|id| !row.contains(id))
+                .chain(row.iter().copied())
+        })
+        .collect();
+    let mask = Mask::new(PatchGrid::new(4, 4), order, vec![4, 4]).unwrap();
+    let target = case.get("expect.target_used").reshape((2, 12, 32)).unwrap();
+    let target = Target {
+        rows: Rows::Masked,
+        ..Target::patches(target)
+    };
+    let all = predict(&case.get("expect.pred"), Rows::Patches, &mask);
+    let used = case.get("expect.pred_used").reshape((2, 12, 32)).unwrap();
+    let used = predict(&used, Rows::Masked, &mask);
+    let features = CosineConfig {
+        offset: 1.,
+        ..CosineConfig::default()
+    };
+    for (config, name) in [
+        (CosineConfig::sdae(3), "expect.loss"),
+        (features, "expect.loss_cosine_over_features"),
+    ] {
+        for prediction in [&all, &used] {
+            let got = run(&config.build().unwrap(), prediction, &target, &mask);
+            assert_loss(&got, case.scalar(name));
+        }
+    }
+}
+
+#[test]
+fn milan_counts_every_token() {
+    let Some(case) = Case::load("milan/random_mask") else {
+        return;
+    };
+    let mask = case.mask("input.mask");
+    let target = case.get("expect.clip_target");
+    let target = Target {
+        image: Some(target.narrow(1, 0, 1).unwrap().squeeze(1).unwrap()),
+        ..Target::patches(target.narrow(1, 1, 36).unwrap())
+    };
+    let got = run(
+        &CosineConfig::milan().build().unwrap(),
+        &predict(&case.get("expect.pred"), Rows::ClsAndPatches, &mask),
+        &target,
+        &mask,
+    );
+    assert_loss(&got, case.scalar("expect.loss"));
+}
+
+#[test]
+fn evas_cosine_floors_each_length() {
+    let Some(case) = Case::load("components/eva_cosine_loss") else {
+        return;
+    };
+    let mask = Mask::from_bits(PatchGrid::new(1, 11), &[1; 11]).unwrap();
+    let pred = Var::from_tensor(&case.get("input.pred")).unwrap();
+    let target = Target::patches(case.get("input.target").unsqueeze(0).unwrap());
+    let loss = run(
+        &CosineConfig::default().build().unwrap(),
+        &predict(&pred, Rows::Masked, &mask),
+        &target,
+        &mask,
+    );
+    assert_loss(&loss, case.scalar("expect.loss"));
+    let grads = loss.backward().unwrap();
+    let (grad, want) = (grads.get(&pred).unwrap(), case.get("grad.pred"));
+    // Row by row: the gradients of tiny rows are larger by many orders.
+    for row in 0..11 {
+        assert_close(&grad.get(row).unwrap(), &want.get(row).unwrap(), 1e-3);
+    }
+}
+
+#[test]
+fn beits_ids_and_mc_beits_probabilities() {
+    let objective = CrossEntropyConfig::default().build();
+    if let Some(case) = Case::load("beit/case_a") {
+        let mask = case.mask("input.mask");
+        let ids = case.get("expect.tokens").to_dtype(DType::U32).unwrap();
+        let got = run(
+            &objective,
+            &predict(&case.get("expect.logits_masked"), Rows::Masked, &mask),
+            &Target::patches(ids),
+            &mask,
+        );
+        assert_loss(&got, case.scalar("expect.loss"));
+    }
+    if let Some(case) = Case::load("mcbeit/case_a") {
+        let mask = case.mask("input.mask");
+        let got = run(
+            &objective,
+            &predict(&case.get("expect.logits"), Rows::Patches, &mask),
+            &Target::patches(case.get("expect.refined_target")),
+            &mask,
+        );
+        assert_loss(&got, case.scalar("expect.loss"));
+    }
+}
