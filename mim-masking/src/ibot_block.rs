@@ -1,0 +1,286 @@
+//! iBOT's masks: rectangles up to a drawn share of the image.
+
+use mim_core::{Error, Mask, PatchGrid, Result};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::BlockRule;
+use crate::count::{check_ratio, share};
+use crate::draws::{Draws, Fresh, fill_up};
+use crate::{MaskRequest, Masker};
+
+const NAME: &str = "iBOT masker";
+
+/// A range of shares to hide: uniform in `mean - spread .. mean + spread`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RatioRange {
+    /// Middle of the range.
+    pub mean: f64,
+    /// Half its length; with 0 the share is always `mean`, and nothing is drawn.
+    #[serde(default)]
+    pub spread: f64,
+}
+
+/// The shape of what is hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IbotShape {
+    /// Rectangles; up to a few patches fewer than the share.
+    Block,
+    /// Single patches; exactly `floor(tokens * share)`.
+    Random,
+}
+
+/// Settings of [`IbotBlockMasker`]; `Default` is the iBOT recipe: half of the images without a
+/// mask, 10 to 50 % of the others hidden.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IbotBlockMaskerConfig {
+    /// The ranges; one of them is chosen for each image, all equally likely.
+    pub ratios: Vec<RatioRange>,
+    /// The shape of what is hidden.
+    pub shape: IbotShape,
+    /// Epoch before which nothing is hidden.
+    pub start_epoch: usize,
+    /// Smallest height / width of a block.
+    pub min_aspect: f64,
+    /// Attempts to place a block before it stops.
+    pub attempts: usize,
+}
+
+impl Default for IbotBlockMaskerConfig {
+    fn default() -> Self {
+        let range = |mean, spread| RatioRange { mean, spread };
+        Self {
+            ratios: vec![range(0., 0.), range(0.3, 0.2)],
+            shape: IbotShape::Block,
+            start_epoch: 0,
+            min_aspect: 0.3,
+            attempts: 10,
+        }
+    }
+}
+
+impl IbotBlockMaskerConfig {
+    /// Checks the settings and builds the masker.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if there is no range, or one leaves `[0, 1)`, or the aspect or the
+    /// attempts are not positive.
+    pub fn build(&self) -> Result<IbotBlockMasker> {
+        for (field, empty) in [
+            ("ratios", self.ratios.is_empty()),
+            ("attempts", self.attempts == 0),
+        ] {
+            if empty {
+                let fix = format!("set {field} to 1 or more, or leave it out");
+                return Err(Error::config(
+                    NAME,
+                    field,
+                    0,
+                    "there must be at least one",
+                    fix,
+                ));
+            }
+        }
+        for range in &self.ratios {
+            check_ratio(NAME, "ratios", range.mean - range.spread)?;
+            check_ratio(NAME, "ratios", range.mean + range.spread)?;
+        }
+        Ok(IbotBlockMasker {
+            log_aspect: BlockRule::log_aspect(NAME, self.min_aspect, None)?,
+            config: self.clone(),
+        })
+    }
+}
+
+/// Hides random rectangles up to a share drawn for each image, so the count varies, down to none.
+///
+/// The smallest area is `(min(rows, cols) / 3)^2`, with the quotient rounded down.
+/// iBOT (Zhou et al., ICLR 2022), release.
+#[derive(Debug, Clone)]
+pub struct IbotBlockMasker {
+    config: IbotBlockMaskerConfig,
+    log_aspect: (f64, f64),
+}
+
+impl IbotBlockMasker {
+    fn ratio(&self, epoch: usize, draws: &mut impl Draws) -> f64 {
+        if epoch < self.config.start_epoch {
+            return 0.;
+        }
+        let drawn: Vec<f64> = self
+            .config
+            .ratios
+            .iter()
+            .map(|range| match range.spread > 0. {
+                true => draws.uniform(range.mean - range.spread, range.mean + range.spread),
+                false => range.mean,
+            })
+            .collect();
+        match drawn.as_slice() {
+            [only] => *only,
+            many => many[draws.integer(0, many.len() - 1)],
+        }
+    }
+
+    /// 1 for each hidden patch of one image.
+    fn bits(&self, grid: PatchGrid, epoch: usize, draws: &mut impl Draws) -> Result<Vec<u8>> {
+        let ratio = self.ratio(epoch, draws);
+        let mut bits = vec![0u8; grid.len()];
+        match self.config.shape {
+            IbotShape::Random => fill_up(&mut bits, share(grid.len(), ratio), draws),
+            IbotShape::Block => {
+                let rule = BlockRule {
+                    min_area: (grid.rows.min(grid.cols) / 3).pow(2) as f64,
+                    max_area: f64::INFINITY,
+                    log_aspect: self.log_aspect,
+                    attempts: Some(self.config.attempts),
+                };
+                // The share of the patches is not rounded: it bounds areas and counts as it is.
+                rule.place(grid, ratio * grid.len() as f64, &mut bits, draws)?;
+            }
+        }
+        Ok(bits)
+    }
+}
+
+impl Masker for IbotBlockMasker {
+    fn sample(&self, rq: &MaskRequest<'_>, rng: &mut dyn Rng) -> Result<Mask> {
+        let mut bits = Vec::with_capacity(rq.images * rq.grid.len());
+        for _ in 0..rq.images {
+            bits.extend(self.bits(rq.grid, rq.step.epoch, &mut Fresh(rng))?);
+        }
+        Mask::from_bits(rq.grid, &bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draws::Tape;
+    use crate::golden::{Case, Statistics, assert_mean, request};
+    use mim_core::StepContext;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+    use serde_json::Value;
+
+    fn ranges(mean: &Value, spread: &Value) -> Vec<RatioRange> {
+        let list = |value: &Value| match value.as_array() {
+            Some(values) => values.iter().map(|x| x.as_f64().unwrap()).collect(),
+            None => vec![value.as_f64().unwrap()],
+        };
+        let pairs = list(mean).into_iter().zip(list(spread));
+        pairs
+            .map(|(mean, spread)| RatioRange { mean, spread })
+            .collect()
+    }
+
+    fn masker(entry: &Value, shape: IbotShape) -> IbotBlockMasker {
+        IbotBlockMaskerConfig {
+            ratios: ranges(&entry["pred_ratio"], &entry["pred_ratio_var"]),
+            shape,
+            ..IbotBlockMaskerConfig::default()
+        }
+        .build()
+        .unwrap()
+    }
+
+    fn grid(entry: &Value) -> PatchGrid {
+        let side = usize::try_from(entry["grid"].as_u64().unwrap()).unwrap();
+        PatchGrid::new(side, side)
+    }
+
+    #[test]
+    fn recorded_draws_give_the_recorded_masks() {
+        let Some(case) = Case::load("components", "ibot_block_mask") else {
+            return;
+        };
+        for (i, entry) in case.json["config"]["tapes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .enumerate()
+        {
+            let mut tape = Tape::from_json(&entry["tape"]);
+            let bits = masker(entry, IbotShape::Block)
+                .bits(grid(entry), 0, &mut tape)
+                .unwrap();
+            assert_eq!(bits, case.bits(&format!("expect.mask_{i}")), "tape {i}");
+            assert!(tape.is_used_up());
+        }
+    }
+
+    #[test]
+    fn statistics_agree() {
+        let Some(case) = Case::load("components", "ibot_block_mask") else {
+            return;
+        };
+        let step = StepContext::new(0);
+        for (name, entry) in case.json["config"]["expect_statistics"]
+            .as_object()
+            .unwrap()
+        {
+            let shape = match entry["shape"].as_str().unwrap() {
+                "rand" => IbotShape::Random,
+                _ => IbotShape::Block,
+            };
+            let mut rng = ChaCha8Rng::seed_from_u64(8);
+            let rq = request(&step, 4000, grid(entry));
+            let mask = masker(entry, shape).sample(&rq, &mut rng).unwrap();
+            let got = Statistics::of(&mask);
+            let number = |key: &str| entry[key].as_f64().unwrap();
+            assert_mean(got.mean(), number("mean"), number("std"), 4000.);
+            assert_mean(got.share(0.), number("frac_zero"), 0.5, 4000.);
+            let std = got.std();
+            assert!(
+                (std - number("std")).abs() < 0.1 * number("std") + 1e-9,
+                "{name}: {std}"
+            );
+        }
+    }
+
+    #[test]
+    fn hides_nothing_before_its_epoch() {
+        let masker = IbotBlockMaskerConfig {
+            ratios: vec![RatioRange {
+                mean: 0.5,
+                spread: 0.,
+            }],
+            start_epoch: 3,
+            ..IbotBlockMaskerConfig::default()
+        }
+        .build()
+        .unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut hidden = |epoch| {
+            let step = StepContext {
+                epoch,
+                ..StepContext::new(0)
+            };
+            let rq = request(&step, 1, PatchGrid::new(8, 8));
+            masker.sample(&rq, &mut rng).unwrap().hidden_total()
+        };
+        assert_eq!(hidden(2), 0);
+        assert!(hidden(3) > 0);
+    }
+
+    #[test]
+    fn refuses_ranges_outside_the_unit_interval() {
+        for ratios in [
+            vec![],
+            vec![RatioRange {
+                mean: 0.1,
+                spread: 0.2,
+            }],
+        ] {
+            let config = IbotBlockMaskerConfig {
+                ratios,
+                ..IbotBlockMaskerConfig::default()
+            };
+            assert!(config.build().unwrap_err().to_string().contains("`ratios`"));
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Maskers of mim: which tokens of an image are hidden.
+//!
+//! | masker | rule | used by |
+//! |---|---|---|
+//! | [`RandomMasker`] | uniform noise, the smallest stay | MAE and most that drop patches |
+//! | [`CellMasker`] | whole cells of several patches | SimMIM, CMAE, FastMIM |
+//! | [`BlockwiseMasker`] | rectangles up to a count | BEiT, EVA, MaskFeat, data2vec, SIM, CAE |
+//! | [`RolledBlockMasker`] | rectangles and some more patches, rolled order | BootMAE |
+//! | [`IbotBlockMasker`] | rectangles up to a drawn share | iBOT |
+//! | [`FixedMasker`] | a given mask | parity checks, pictures, tests |
+
+#![forbid(unsafe_code)]
+
+mod blocks;
+mod blockwise;
+mod cell;
+mod config;
+mod count;
+mod draws;
+mod fixed;
+#[cfg(test)]
+mod golden;
+mod ibot_block;
+mod masker;
+mod random;
+mod rolled;
+
+pub use blockwise::{BlockwiseMasker, BlockwiseMaskerConfig, WhenStuck};
+pub use cell::{CellMasker, CellMaskerConfig, CellRounding};
+pub use config::MaskerConfig;
+pub use count::HiddenCount;
+pub use fixed::FixedMasker;
+pub use ibot_block::{IbotBlockMasker, IbotBlockMaskerConfig, IbotShape, RatioRange};
+pub use masker::{Guide, GuideKind, MaskRequest, Masker};
+pub use random::{RandomMasker, RandomMaskerConfig};
+pub use rolled::{RolledBlockMasker, RolledBlockMaskerConfig};
