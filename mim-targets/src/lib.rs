@@ -1,0 +1,17 @@
+//! Target generators of mim: what the hidden tokens are compared with.
+//!
+//! | target | values | used by |
+//! |---|---|---|
+//! | [`PixelTarget`] | pixels of each patch, plain or normalised | MAE, SimMIM, BootMAE, CMAE, ConvMAE, FastMIM, SemMAE, SAIM |
+
+#![forbid(unsafe_code)]
+
+mod blur;
+mod config;
+mod pixel;
+mod target_generator;
+
+pub use blur::Blur;
+pub use config::TargetConfig;
+pub use pixel::{PatchNorm, PixelTarget, PixelTargetConfig};
+pub use target_generator::{Needs, TargetGenerator, TargetRequest};

@@ -1,0 +1,69 @@
+//! The target generator trait.
+
+use candle_core::Tensor;
+use mim_core::{Batch, Encoded, Mask, PatchGrid, Result, StepContext, Target};
+
+/// What a target generator has to wait for; ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// The images only: it runs before masks are drawn and may guide them.
+    Image,
+    /// The mask.
+    Mask,
+    /// The student's output.
+    Student,
+}
+
+/// What a target is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct TargetRequest<'a> {
+    /// The batch, with all its views.
+    pub batch: &'a Batch,
+    /// The encoder's token grid.
+    pub grid: PatchGrid,
+    /// The mask, from [`Needs::Mask`] on.
+    pub mask: Option<&'a Mask>,
+    /// The student's output, from [`Needs::Student`] on.
+    pub student: Option<&'a Encoded>,
+    /// Where training stands.
+    pub step: &'a StepContext,
+}
+
+/// Makes what predictions are compared with. The result carries no gradient unless documented.
+pub trait TargetGenerator: Send + Sync {
+    /// What it has to wait for.
+    fn needs(&self) -> Needs {
+        Needs::Image
+    }
+
+    /// Makes the target.
+    ///
+    /// # Errors
+    ///
+    /// If the batch does not fit the generator.
+    fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target>;
+
+    /// The images `[batch, channels, height, width]` in `[0, 1]` that `predicted` `[batch, tokens, C]`
+    /// stands for; none if the target is not made of pixels.
+    ///
+    /// # Errors
+    ///
+    /// If the prediction does not fit the batch.
+    fn to_pixels(&self, _predicted: &Tensor, _batch: &Batch) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+}
+
+impl<T: TargetGenerator + ?Sized> TargetGenerator for Box<T> {
+    fn needs(&self) -> Needs {
+        (**self).needs()
+    }
+
+    fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
+        (**self).generate(rq)
+    }
+
+    fn to_pixels(&self, predicted: &Tensor, batch: &Batch) -> Result<Option<Tensor>> {
+        (**self).to_pixels(predicted, batch)
+    }
+}
