@@ -1,0 +1,15 @@
+//! Masked image modeling methods, each a thin composition of mim's parts.
+
+#![forbid(unsafe_code)]
+
+mod composite;
+mod mae;
+mod method_config;
+pub mod parity;
+pub mod registry;
+mod simmim;
+
+pub use composite::{Composite, MaskMode};
+pub use mae::MaeConfig;
+pub use method_config::MethodConfig;
+pub use simmim::SimMimConfig;

@@ -1,0 +1,103 @@
+//! MAE: Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022, arXiv 2111.06377).
+//!
+//! Three quarters of the patches are dropped; a light decoder predicts their normalised pixels from
+//! the visible rest. Reference: facebookresearch/mae @ efb2a80.
+
+use mim_core::augment::ViewPlan;
+use mim_core::decoders::{MaeDecoder, MaeDecoderConfig};
+use mim_core::encoders::{Vit, VitConfig};
+use mim_core::objectives::RegressionConfig;
+use mim_core::params::{Init, InitScheme, ParamStore};
+use mim_core::schedule::Schedule;
+use mim_core::{Norm, Result};
+use mim_masking::RandomMaskerConfig;
+use mim_targets::{PatchNorm, PixelTargetConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::{Composite, MaskMode, MethodConfig};
+
+/// Settings of MAE; `Default` is ViT-B/16 as released, with normalised pixels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaeConfig {
+    /// Fraction of patches dropped, in `[0, 1)`. Default 0.75.
+    pub mask_ratio: f64,
+    /// Whether each patch's pixels are normalised by their own mean and deviation. Default true.
+    pub norm_pix_loss: bool,
+    /// How the weights start. Default `mae`.
+    pub init: Init,
+    /// Normalisation of the images. Default ImageNet's.
+    pub norm: Norm,
+    /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<ViewPlan>,
+    /// The encoder.
+    pub encoder: VitConfig,
+    /// The decoder.
+    pub decoder: MaeDecoderConfig,
+}
+
+impl Default for MaeConfig {
+    fn default() -> Self {
+        Self {
+            mask_ratio: 0.75,
+            norm_pix_loss: true,
+            init: Init::Mae,
+            norm: Norm::imagenet(),
+            views: None,
+            encoder: VitConfig::default(),
+            decoder: MaeDecoderConfig::default(),
+        }
+    }
+}
+
+impl MethodConfig for MaeConfig {
+    fn arch(arch: &str) -> Result<Self> {
+        Ok(Self {
+            encoder: VitConfig::arch(arch)?,
+            ..Self::default()
+        })
+    }
+
+    fn init(&self) -> Box<dyn InitScheme> {
+        self.init.build(self.encoder.patch_values())
+    }
+
+    fn build(&self, student: &ParamStore) -> Result<Composite> {
+        self.norm.check(self.encoder.in_channels)?;
+        let (params, size) = (student.root(), self.encoder.image_size);
+        let encoder = Vit::new(&params, &self.encoder)?;
+        let masker = RandomMaskerConfig {
+            mask_ratio: self.mask_ratio,
+        }
+        .build()?;
+        let patch_norm = if self.norm_pix_loss {
+            PatchNorm::default()
+        } else {
+            PatchNorm::None
+        };
+        let target = PixelTargetConfig {
+            norm: self.norm.clone(),
+            patch_norm,
+            ..Default::default()
+        };
+        let widths = (self.encoder.embed_dim, self.encoder.patch_values());
+        let decoder = MaeDecoder::new(&params, &self.decoder, self.encoder.grid()?, widths)?;
+        let objective = RegressionConfig::default().build()?;
+        let views = self
+            .views
+            .clone()
+            .unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
+        Ok(
+            Composite::new("mae", student, encoder, masker, MaskMode::Drop)
+                .input(size, self.norm.clone(), views)
+                .target("pixels", target.build()?)
+                .branch(
+                    ("pixel", "pixels"),
+                    decoder,
+                    objective,
+                    Schedule::constant(1.),
+                ),
+        )
+    }
+}

@@ -1,0 +1,28 @@
+//! From settings to methods.
+
+use mim_core::Result;
+use mim_core::params::{InitScheme, ParamStore};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Composite;
+
+/// Settings of a method, without data and training. `Default` is the paper's base recipe.
+pub trait MethodConfig: Default + Serialize + DeserializeOwned {
+    /// The paper's settings for an encoder size such as `vit_small`.
+    ///
+    /// # Errors
+    ///
+    /// If the method has no such size; the error lists those it has.
+    fn arch(arch: &str) -> Result<Self>;
+
+    /// How the weights of a store for this method start.
+    fn init(&self) -> Box<dyn InitScheme>;
+
+    /// Checks the settings and builds the method on `student`.
+    ///
+    /// # Errors
+    ///
+    /// If a setting does not hold.
+    fn build(&self, student: &ParamStore) -> Result<Composite>;
+}

@@ -1,0 +1,135 @@
+//! Golden cases of MAE.
+
+use candle_core::{DType, Device, Tensor};
+use mim_core::decoders::MaeDecoderConfig;
+use mim_core::encoders::VitConfig;
+use mim_core::nn::QkvBias;
+use mim_core::params::ParamStore;
+use mim_core::weights::Source;
+use mim_core::{Batch, Error, Mask, Method, Result, View};
+use mim_masking::RandomMaskerConfig;
+use serde::Deserialize;
+
+use super::run::Extract;
+use super::{Case, Recorded, Setup};
+use crate::{MaeConfig, MethodConfig};
+
+#[derive(Deserialize)]
+struct Decoder {
+    embed_dim: usize,
+    depth: usize,
+    num_heads: usize,
+    mlp_ratio: Option<f64>,
+}
+
+/// The encoder's settings that all cases with a plain ViT share.
+pub(crate) fn vit(case: &Case, defaults: VitConfig) -> Result<VitConfig> {
+    Ok(VitConfig {
+        image_size: case.setting_or("image_size", defaults.image_size)?,
+        patch_size: case.setting_or("patch_size", defaults.patch_size)?,
+        in_channels: case.setting_or("in_channels", defaults.in_channels)?,
+        embed_dim: case.setting_or("embed_dim", defaults.embed_dim)?,
+        depth: case.setting_or("depth", defaults.depth)?,
+        num_heads: case.setting_or("num_heads", defaults.num_heads)?,
+        mlp_ratio: case.setting_or("mlp_ratio", defaults.mlp_ratio)?,
+        norm_eps: case.setting_or("norm_eps", defaults.norm_eps)?,
+        drop_path_rate: case.setting_or("drop_path_rate", 0.)?,
+        ..defaults
+    })
+}
+
+fn config(case: &Case) -> Result<MaeConfig> {
+    let defaults = MaeConfig::default();
+    let qkv_bias = if case.setting_or("qkv_bias", true)? {
+        QkvBias::Full
+    } else {
+        QkvBias::None
+    };
+    let encoder = VitConfig {
+        qkv_bias,
+        ..vit(case, defaults.encoder)?
+    };
+    let decoder = match case.setting::<Decoder>("decoder")? {
+        Some(Decoder {
+            embed_dim,
+            depth,
+            num_heads,
+            mlp_ratio,
+        }) => MaeDecoderConfig {
+            embed_dim,
+            depth,
+            num_heads,
+            mlp_ratio: mlp_ratio.unwrap_or(encoder.mlp_ratio),
+            norm_eps: encoder.norm_eps,
+        },
+        None => MaeDecoderConfig {
+            norm_eps: encoder.norm_eps,
+            ..defaults.decoder
+        },
+    };
+    Ok(MaeConfig {
+        mask_ratio: case.setting_or("mask_ratio", defaults.mask_ratio)?,
+        norm_pix_loss: case.setting_or("norm_pix_loss", defaults.norm_pix_loss)?,
+        encoder,
+        decoder,
+        ..MaeConfig::default()
+    })
+}
+
+/// The mask of the case's noise; the recorded mask and ids must agree with it.
+fn mask(case: &Case, config: &MaeConfig) -> Result<Mask> {
+    let grid = config.encoder.grid()?;
+    let Some(noise) = case.tensor("input.noise") else {
+        return Mask::from_bits(grid, &case.bits("input.mask", grid)?);
+    };
+    let noise: Vec<f32> = noise.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let mask = RandomMaskerConfig {
+        mask_ratio: config.mask_ratio,
+    }
+    .build()?
+    .from_noise(grid, &noise)?;
+    let ids = |ids: Result<Tensor>| -> Result<Vec<i64>> {
+        Ok(ids?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
+    };
+    let device = &Device::Cpu;
+    for (name, ours) in [
+        ("input.ids_keep", ids(mask.ids_keep(device))?),
+        ("input.ids_restore", ids(mask.ids_restore(device))?),
+    ] {
+        if let Some(theirs) = case.tensor(name)
+            && ids(Ok(theirs.clone()))? != ours
+        {
+            return Err(disagrees(case, name));
+        }
+    }
+    if case.tensor("input.mask").is_some() && case.bits("input.mask", grid)? != mask.to_bits() {
+        return Err(disagrees(case, "input.mask"));
+    }
+    Ok(mask)
+}
+
+fn disagrees(case: &Case, name: &str) -> Error {
+    case.bad(format!(
+        "the masker gives another `{name}` for the recorded noise"
+    ))
+}
+
+pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
+    let config = config(case)?;
+    let mut method = config.build(&ParamStore::new(device, 0, config.init()))?;
+    method.override_mask(mask(case, &config)?)?;
+    let images = case.required("input.images")?.to_device(device)?;
+    let trace =
+        |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
+    Ok(Setup {
+        method: Box::new(method),
+        source: Source::named(&case.setting_or("source_names", "mae".to_owned())?)?,
+        batch: Batch::single(View::new(images, vec![])?),
+        outputs: vec![
+            ("patch_embed", trace("patch_embed")),
+            ("latent", trace("latent")),
+            ("pred", trace("pred.pixel")),
+            ("target", trace("target.pixels")),
+        ],
+    })
+}

@@ -1,0 +1,20 @@
+//! Golden cases: numbers recorded from the authors' code, compared with the same forward as in pre-training.
+//!
+//! A case is a JSON file beside a safetensors file. The method is built from the case's `config`,
+//! its weights renamed through the method's [`Source`]; every recorded output, gradient and stepped
+//! parameter is compared.
+
+mod case;
+mod compare;
+pub(crate) mod mae;
+mod report;
+mod run;
+pub(crate) mod simmim;
+
+pub use case::{Case, Tolerance, find};
+pub use compare::Worst;
+pub use report::{Report, Verdict};
+pub use run::{Extract, Overrides, Recorded, Setup, run};
+
+#[cfg(doc)]
+use mim_core::weights::Source;

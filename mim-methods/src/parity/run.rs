@@ -1,0 +1,364 @@
+//! Running a case: forward under a trace, backward, one optimizer step, all compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Device, Tensor};
+use mim_core::optim::{AdamW, AdamWConfig, Clip, Gradients, NoDecay};
+use mim_core::params::ParamStore;
+use mim_core::weights::{Source, WeightMap};
+use mim_core::{Batch, Error, Method, Result, StepContext, TraceSink};
+use serde::Deserialize;
+
+use super::compare::{Rule, Worst};
+use super::report::{Report, Verdict};
+use super::{Case, Tolerance};
+use crate::registry;
+
+/// How a recorded output is found among ours.
+pub type Extract = Box<dyn Fn(&Recorded) -> Result<Tensor>>;
+
+/// A case made ready: the method of its config, its inputs, and where its outputs are found.
+pub struct Setup {
+    /// The method, with the case's masks.
+    pub method: Box<dyn Method>,
+    /// The naming of the case's weights.
+    pub source: Source,
+    /// The case's inputs.
+    pub batch: Batch,
+    /// For each recorded output (without `expect.`) how to find ours; `loss` and `grad_norm` are known.
+    pub outputs: Vec<(&'static str, Extract)>,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup")
+            .field("method", &self.method.name())
+            .field("source", &self.source.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tolerances from the command line, in place of the case's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overrides {
+    /// Relative tolerance of outputs and gradients.
+    pub rtol: Option<f64>,
+    /// Absolute tolerance of outputs and gradients.
+    pub atol: Option<f64>,
+}
+
+/// The named intermediates of a forward pass.
+#[derive(Debug, Default)]
+pub struct Recorded(Mutex<BTreeMap<String, Tensor>>);
+
+impl Recorded {
+    /// The intermediate called `name`.
+    ///
+    /// # Errors
+    ///
+    /// If the forward pass gave none of that name.
+    pub fn get(&self, name: &str) -> Result<Tensor> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(name).cloned().ok_or_else(|| {
+            Error::unsupported(
+                format!("reading `{name}`"),
+                "the forward pass gave no such output",
+                "check the case's adapter",
+            )
+        })
+    }
+}
+
+impl TraceSink for Recorded {
+    fn record(&self, name: &str, value: &Tensor) -> Result<()> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(name.to_owned(), value.detach());
+        Ok(())
+    }
+}
+
+/// Runs a case of the registry; errors become failures with their reason.
+pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
+    let entry = match (case.kind(), registry::method(case.method())) {
+        ("method", Ok(entry)) => entry,
+        ("method", Err(_)) => {
+            let reason = format!("the method {} is not built yet", case.method());
+            return Report::without_numbers(case.name(), Verdict::Unsupported, reason);
+        }
+        (kind, _) => {
+            let reason = format!("cases of kind `{kind}` are checked by the tests");
+            return Report::without_numbers(case.name(), Verdict::Unsupported, reason);
+        }
+    };
+    let mut tolerance = case.tolerance().clone();
+    if let Some(rtol) = overrides.rtol {
+        (tolerance.rtol, tolerance.grad_rtol) = (rtol, rtol);
+    }
+    if let Some(atol) = overrides.atol {
+        (tolerance.atol, tolerance.grad_atol) = (atol, atol);
+    }
+    let compared = entry.parity(case, device).and_then(|setup| {
+        Run {
+            case,
+            setup,
+            tolerance,
+            device,
+        }
+        .all()
+    });
+    match compared {
+        Ok(report) => report,
+        Err(error @ Error::Unsupported { .. }) => {
+            Report::without_numbers(case.name(), Verdict::Unsupported, error.to_string())
+        }
+        Err(error) => Report::without_numbers(case.name(), Verdict::Fail, error.to_string()),
+    }
+}
+
+struct Run<'a> {
+    case: &'a Case,
+    setup: Setup,
+    tolerance: Tolerance,
+    device: &'a Device,
+}
+
+/// `config.optimizer` of a case.
+#[derive(Deserialize)]
+struct Optimizer {
+    kind: String,
+    lr: f64,
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+    clip: ClipSetting,
+    no_decay: BTreeSet<String>,
+    #[serde(default)]
+    withheld: BTreeSet<String>,
+    lr_scale: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct ClipSetting {
+    kind: String,
+    value: Option<f64>,
+}
+
+impl Optimizer {
+    fn clip(&self) -> Result<Clip> {
+        Ok(match (self.clip.kind.as_str(), self.clip.value) {
+            ("none", _) => Clip::None,
+            ("global", Some(max_norm)) => Clip::Global { max_norm },
+            ("per_tensor", Some(max_norm)) => Clip::PerTensor { max_norm },
+            (kind, value) => return Err(not_built(format!("clipping `{kind}` by {value:?}"))),
+        })
+    }
+}
+
+pub(super) fn not_built(what: String) -> Error {
+    Error::unsupported(what, "parity does not know it yet", "use another case")
+}
+
+impl Run<'_> {
+    fn all(&self) -> Result<Report> {
+        self.load()?;
+        let recorded = Arc::new(Recorded::default());
+        let step = StepContext {
+            trace: Some(recorded.clone()),
+            ..StepContext::new(0)
+        };
+        let loss = self
+            .setup
+            .method
+            .forward(&self.setup.batch, &step)?
+            .total()?;
+        let mut gradients = Gradients::new(self.student()?.trainable());
+        gradients.add(loss.backward()?)?;
+        let forward = self.forward(&recorded, &gradients)?;
+        let grad = self.gradients(&gradients)?;
+        let stepped = match self.case.setting::<Optimizer>("optimizer")? {
+            Some(optimizer) => self.step(&optimizer, gradients)?,
+            None => Worst::default(),
+        };
+        Ok(Report::of(self.case.name(), forward, grad, stepped))
+    }
+
+    fn student(&self) -> Result<&ParamStore> {
+        let found = self
+            .setup
+            .method
+            .stores()
+            .into_iter()
+            .find(|(name, _)| *name == "student")
+            .map(|(_, store)| store);
+        found.ok_or_else(|| not_built("a method without student".to_owned()))
+    }
+
+    /// Sets the recorded parameters.
+    fn load(&self) -> Result<()> {
+        self.student()?
+            .load(&self.setup.source.import(&self.case.group("param."))?)
+            .map(|_| ())
+    }
+
+    fn rule<'a>(&self, (rtol, atol): (f64, f64), skip: &'a dyn Fn(usize) -> bool) -> Rule<'a> {
+        Rule {
+            rtol,
+            atol,
+            floor: 1e-6,
+            skip,
+        }
+    }
+
+    fn forward(&self, recorded: &Recorded, gradients: &Gradients) -> Result<Worst> {
+        let mut worst = Worst::default();
+        for (name, theirs) in self.case.group("expect.").iter() {
+            let ours = match (
+                name,
+                self.setup.outputs.iter().find(|(known, _)| *known == name),
+            ) {
+                ("loss", _) => recorded.get("loss")?,
+                #[expect(clippy::cast_possible_truncation, reason = "recorded in f32")]
+                ("grad_norm", _) => Tensor::new(gradients.norm()? as f32, self.device)?,
+                (_, Some((_, extract))) => extract(recorded)?,
+                (_, None) => {
+                    worst.fail(
+                        &format!("expect.{name}"),
+                        "nothing of ours is compared with it",
+                    );
+                    continue;
+                }
+            };
+            let full = format!("expect.{name}");
+            let ignored = self.tolerance.ignored(&full, theirs.elem_count());
+            let skip = |index| ignored.iter().any(|range| range.contains(&index));
+            let rule = self.rule((self.tolerance.rtol, self.tolerance.atol), &skip);
+            worst.tensor(&full, &ours, theirs, &rule)?;
+        }
+        Ok(worst)
+    }
+
+    /// Our values, by their names.
+    fn theirs(&self, ours: impl Iterator<Item = (String, Tensor)>) -> Result<WeightMap> {
+        self.setup.source.export(&ours.collect())
+    }
+
+    fn gradients(&self, gradients: &Gradients) -> Result<Worst> {
+        let mut worst = Worst::default();
+        let recorded = self.case.group("grad.");
+        let trainable = self.theirs(
+            gradients
+                .iter()
+                .map(|(name, var, _)| (name.to_owned(), var.as_detached_tensor())),
+        )?;
+        for name in trainable
+            .names()
+            .filter(|name| recorded.get(name).is_none())
+        {
+            worst.fail(&format!("grad.{name}"), "we train it, the authors do not");
+        }
+        let own = gradients
+            .iter()
+            .filter_map(|(name, _, gradient)| Some((name.to_owned(), gradient?.clone())));
+        let own = self.theirs(own)?;
+        for (name, theirs) in recorded.iter() {
+            let full = format!("grad.{name}");
+            let Some(ours) = own.get(name) else {
+                worst.fail(&full, "no gradient arrives");
+                continue;
+            };
+            let ignored = self.tolerance.ignored(&full, theirs.elem_count());
+            let skip = |index| ignored.iter().any(|range| range.contains(&index));
+            let rule = self.rule((self.tolerance.grad_rtol, self.tolerance.grad_atol), &skip);
+            worst.tensor(&full, ours, theirs, &rule)?;
+        }
+        Ok(worst)
+    }
+
+    /// (a) the optimizer alone, fed the recorded gradients; (b) end to end, where gradients are large enough.
+    fn step(&self, settings: &Optimizer, own: Gradients) -> Result<Worst> {
+        if settings.kind != "adamw" || settings.lr_scale.is_some() {
+            return Err(not_built(format!(
+                "the optimizer `{}` of this case",
+                settings.kind
+            )));
+        }
+        let recorded = self.case.group("grad.");
+        let mut fed = Gradients::new(self.student()?.trainable());
+        for (name, gradient) in self.setup.source.import(&recorded)?.iter() {
+            if !fed.set(name, gradient.to_device(self.device)?) {
+                return Err(self
+                    .case
+                    .bad(format!("`grad.{name}` belongs to no trainable parameter")));
+            }
+        }
+        let mut worst = Worst::default();
+        for (gradients, end_to_end) in [(fed, false), (own, true)] {
+            self.load()?;
+            let stepped = self.stepped(settings, gradients)?;
+            for (name, theirs) in self.case.group("step.").iter() {
+                let Some(ours) = stepped.get(name) else {
+                    worst.fail(&format!("step.{name}"), "we have no such parameter");
+                    continue;
+                };
+                let gradient = recorded.get(name).filter(|_| end_to_end);
+                let gradient: Option<Vec<f32>> =
+                    gradient.map(|g| g.flatten_all()?.to_vec1()).transpose()?;
+                let ignored = self
+                    .tolerance
+                    .ignored(&format!("step.{name}"), theirs.elem_count());
+                let small = |index: usize| match &gradient {
+                    Some(gradient) => {
+                        f64::from(gradient[index].abs()) <= self.tolerance.step_min_abs_grad
+                    }
+                    None => false,
+                };
+                let skip =
+                    |index| small(index) || ignored.iter().any(|range| range.contains(&index));
+                let rule = Rule {
+                    rtol: 0.,
+                    atol: self.tolerance.step_atol,
+                    floor: 0.,
+                    skip: &skip,
+                };
+                worst.tensor(&format!("step.{name}"), ours, theirs, &rule)?;
+            }
+        }
+        Ok(worst)
+    }
+
+    /// All parameters after one step, by their names.
+    fn stepped(&self, settings: &Optimizer, mut gradients: Gradients) -> Result<WeightMap> {
+        settings.clip()?.apply(&mut gradients)?;
+        let store = self.student()?;
+        let mut undecayed = Vec::new();
+        for (name, var) in store.trainable() {
+            let named = self.theirs(std::iter::once((name.clone(), var.as_detached_tensor())))?;
+            if named.names().all(|name| settings.no_decay.contains(name)) {
+                undecayed.push(name.clone());
+            }
+            if named.names().any(|name| settings.withheld.contains(name)) {
+                gradients.withhold(&name);
+            }
+        }
+        let no_decay = NoDecay {
+            one_dimensional: false,
+            suffixes: vec![],
+            names: undecayed,
+            contains: vec![],
+        };
+        let config = AdamWConfig {
+            betas: settings.betas,
+            eps: settings.eps,
+            weight_decay: settings.weight_decay,
+            no_decay,
+        };
+        AdamW::new(config, store.trainable())?.step(&gradients, settings.lr)?;
+        self.theirs(
+            store
+                .vars()
+                .into_iter()
+                .map(|(name, var)| (name, var.as_detached_tensor())),
+        )
+    }
+}

@@ -1,0 +1,236 @@
+//! All methods: the table behind the command line, the docs and the tests.
+
+use candle_core::Device;
+use mim_core::params::ParamStore;
+use mim_core::{Error, Method, Result, settings};
+use toml::Table;
+
+use crate::parity::{self, Case, Setup};
+use crate::{MaeConfig, MethodConfig, SimMimConfig};
+
+/// A method of the registry.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Name in configs and on the command line.
+    pub name: &'static str,
+    /// Title of the paper.
+    pub title: &'static str,
+    /// Authors, venue, arXiv number.
+    pub paper: &'static str,
+    /// The code it agrees with.
+    pub reference: &'static str,
+    /// Encoder sizes.
+    pub archs: &'static [&'static str],
+    /// What has been checked.
+    pub status: &'static str,
+    /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
+    pub recipes: &'static [(&'static str, &'static str)],
+    resolve: fn(Table) -> Result<Table>,
+    build: fn(Table, &Device, u64) -> Result<Box<dyn Method>>,
+    parity: fn(&Case, &Device) -> Result<Setup>,
+}
+
+const VITS: &[&str] = &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"];
+
+macro_rules! recipes {
+    ($($name:literal),*) => {
+        &[$(($name, include_str!(concat!("../recipes/", $name, ".toml")))),*]
+    };
+}
+
+/// Every method.
+pub const METHODS: &[Entry] = &[
+    Entry {
+        name: "mae",
+        title: "Masked Autoencoders Are Scalable Vision Learners",
+        paper: "He et al., CVPR 2022, arXiv 2111.06377",
+        reference: "facebookresearch/mae @ efb2a80",
+        archs: VITS,
+        status: "exact: forward, loss, gradients, step",
+        recipes: recipes!("mae_32px", "mae_base", "mae_32px_transformers"),
+        resolve: resolve::<MaeConfig>,
+        build: build::<MaeConfig>,
+        parity: parity::mae::setup,
+    },
+    Entry {
+        name: "simmim",
+        title: "SimMIM: A Simple Framework for Masked Image Modeling",
+        paper: "Xie et al., CVPR 2022, arXiv 2111.09886",
+        reference: "microsoft/SimMIM @ d3e29bc",
+        archs: &["vit_tiny", "vit_small", "vit_base"],
+        status: "exact with ViT: forward, loss, gradients, step",
+        recipes: recipes!("simmim_32px", "simmim_base"),
+        resolve: resolve::<SimMimConfig>,
+        build: build::<SimMimConfig>,
+        parity: parity::simmim::setup,
+    },
+];
+
+/// The method called `name`.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] listing all methods.
+pub fn method(name: &str) -> Result<&'static Entry> {
+    METHODS
+        .iter()
+        .find(|entry| entry.name == name)
+        .ok_or_else(|| {
+            let known: Vec<_> = METHODS.iter().map(|entry| entry.name).collect();
+            Error::config(
+                "settings",
+                "method",
+                name,
+                "no such method is known",
+                format!("use one of {}", known.join(", ")),
+            )
+        })
+}
+
+/// The shipped recipe called `name`.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] listing all recipes.
+pub fn recipe(name: &str) -> Result<&'static str> {
+    let mut all = METHODS.iter().flat_map(|entry| entry.recipes);
+    all.clone()
+        .find(|(known, _)| *known == name)
+        .map(|(_, text)| *text)
+        .ok_or_else(|| {
+            let known = all
+                .by_ref()
+                .map(|(known, _)| *known)
+                .collect::<Vec<_>>()
+                .join(", ");
+            Error::config(
+                "settings",
+                "recipe",
+                name,
+                "no such recipe is shipped",
+                format!("use a file, or one of {known}"),
+            )
+        })
+}
+
+impl Entry {
+    /// All settings of the method: its defaults (of `arch`, if set) overlaid with `settings`.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is unknown or of another type.
+    pub fn resolve(&self, mut settings: Table) -> Result<Table> {
+        if let Some(arch) = settings.get("arch").and_then(|arch| arch.as_str())
+            && !self.archs.contains(&arch)
+        {
+            let (arch, known) = (arch.to_owned(), self.archs.join(", "));
+            let why = format!("{} has no such size", self.name);
+            return Err(Error::config(
+                self.name,
+                "arch",
+                arch,
+                why,
+                format!("use one of {known}"),
+            ));
+        }
+        settings.remove("method");
+        (self.resolve)(settings)
+    }
+
+    /// Builds the method from resolved settings, its weights drawn from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// If a setting does not hold.
+    pub fn build(&self, settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
+        (self.build)(settings, device, seed)
+    }
+
+    /// Prepares a golden case of this method.
+    ///
+    /// # Errors
+    ///
+    /// If the case's settings or inputs do not fit.
+    pub fn parity(&self, case: &Case, device: &Device) -> Result<Setup> {
+        (self.parity)(case, device)
+    }
+}
+
+fn resolve<C: MethodConfig>(mut settings: Table) -> Result<Table> {
+    let config = match settings.remove("arch") {
+        Some(arch) => C::arch(arch.as_str().unwrap_or_default())?,
+        None => C::default(),
+    };
+    let mut resolved = to_table(&config)?;
+    settings::overlay(&mut resolved, settings);
+    to_table(&settings::read::<C>("method", resolved)?)
+}
+
+fn to_table<C: MethodConfig>(config: &C) -> Result<Table> {
+    Table::try_from(config).map_err(|error| {
+        Error::config(
+            "method",
+            "settings",
+            error,
+            "they cannot be written as TOML",
+            "report this",
+        )
+    })
+}
+
+fn build<C: MethodConfig>(settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
+    let config: C = settings::read("method", settings)?;
+    let student = ParamStore::new(device, seed, config.init());
+    Ok(Box::new(config.build(&student)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_settings_overlay_the_defaults() {
+        let settings =
+            toml::from_str("arch = \"vit_small\"\nmask_ratio = 0.5\n[encoder]\ndepth = 2").unwrap();
+        let config: MaeConfig = method("mae")
+            .unwrap()
+            .resolve(settings)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        assert_eq!(
+            (
+                config.mask_ratio,
+                config.encoder.depth,
+                config.encoder.embed_dim
+            ),
+            (0.5, 2, 384)
+        );
+        assert_eq!(config.decoder.embed_dim, 512);
+    }
+
+    #[test]
+    fn unknown_names_are_answered_with_the_known_ones() {
+        assert!(
+            method("mea")
+                .unwrap_err()
+                .to_string()
+                .contains("mae, simmim")
+        );
+        assert!(
+            recipe("nothing")
+                .unwrap_err()
+                .to_string()
+                .contains("mae_base")
+        );
+        let settings = toml::from_str("arch = \"vit_giant\"").unwrap();
+        assert!(
+            method("mae")
+                .unwrap()
+                .resolve(settings)
+                .unwrap_err()
+                .to_string()
+                .contains("vit_base")
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! Weights of other projects load through their rename rules, in every spelling, and go back.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use mim_core::optim::AdamW;
+use mim_core::weights::{Source, WeightMap};
+use mim_core::{Encoder, Masking, Method, ParamStore, StepContext, Want};
+use mim_methods::{Composite, MaeConfig, MethodConfig, registry};
+
+const MODEL: &str = "
+encoder = { image_size = 32, patch_size = 8, embed_dim = 32, depth = 2, num_heads = 4, norm_eps = 1e-12 }
+decoder = { embed_dim = 16, depth = 1, num_heads = 4, norm_eps = 1e-12 }
+";
+
+fn mae() -> (ParamStore, Composite) {
+    let config: MaeConfig = registry::method("mae")
+        .unwrap()
+        .resolve(MODEL.parse().unwrap())
+        .unwrap()
+        .try_into()
+        .unwrap();
+    let store = ParamStore::new(&Device::Cpu, 0, config.init());
+    let method = config.build(&store).unwrap();
+    (store, method)
+}
+
+fn hub_folder() -> WeightMap {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/hf_vit_mae_checkpoint");
+    WeightMap::read(folder).unwrap()
+}
+
+fn source() -> Source {
+    Source::named("hf_vit_mae").unwrap()
+}
+
+/// The same tensors with names changed.
+fn respelt(weights: &WeightMap, spell: impl Fn(&str) -> String) -> WeightMap {
+    weights
+        .iter()
+        .map(|(name, tensor)| (spell(name), tensor.clone()))
+        .collect()
+}
+
+/// What transformers 5 calls them in memory.
+fn in_memory(name: &str) -> String {
+    let name = name.replace("vit.encoder.layer.", "vit.layers.");
+    let name = name.replace("attention.attention.query", "attention.q_proj");
+    let name = name.replace("attention.attention.key", "attention.k_proj");
+    let name = name.replace("attention.attention.value", "attention.v_proj");
+    let name = name.replace("attention.output.dense", "attention.o_proj");
+    name.replace("intermediate.dense", "mlp.fc1")
+        .replace("output.dense", "mlp.fc2")
+}
+
+#[test]
+fn a_hub_folder_loads_in_every_spelling_with_equal_values() {
+    let files = hub_folder();
+    let written_by_5 =
+        |name: &str| name.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer.");
+    let all = [
+        files.clone(),
+        respelt(&files, written_by_5),
+        respelt(&files, in_memory),
+    ];
+    let mut loaded = Vec::new();
+    for weights in all {
+        let (store, _) = mae();
+        let report = store.load(&source().import(&weights).unwrap()).unwrap();
+        assert!(report.is_complete() && report.loaded.len() == store.vars().len());
+        let values = store
+            .vars()
+            .into_iter()
+            .map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        loaded.push(values.collect::<Vec<_>>());
+    }
+    assert_eq!(loaded[0], loaded[1]);
+    assert_eq!(loaded[0], loaded[2]);
+}
+
+#[test]
+fn an_encoder_without_its_decoder_loads_when_that_is_allowed() {
+    let encoder = hub_folder().strip_prefix("vit.");
+    let (store, method) = mae();
+    let ours = source().import(&encoder).unwrap();
+    let error = store.load(&ours).unwrap_err().to_string();
+    assert!(
+        error.contains("decoder_embed.weight") && error.contains("missing"),
+        "{error}"
+    );
+    let decoder = |name: &str| name.starts_with("decoder") || name == "mask_token";
+    store.load_allowing(&ours, decoder).unwrap();
+    let images = Tensor::zeros((1, 3, 32, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let encoder: &dyn Encoder = method.encoder().unwrap();
+    let encoded = encoder
+        .encode(
+            &images,
+            Masking::None,
+            &Want::default(),
+            &StepContext::inference(),
+        )
+        .unwrap();
+    assert_eq!(encoded.tokens.dims(), [1, 17, 32]);
+}
+
+#[test]
+fn what_is_exported_has_the_names_and_values_of_the_file() {
+    let files = hub_folder();
+    let back = source().export(&source().import(&files).unwrap()).unwrap();
+    assert_eq!(
+        back.names().collect::<Vec<_>>(),
+        files.names().collect::<Vec<_>>()
+    );
+    for (name, tensor) in files.iter() {
+        let values = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(tensor), values(back.get(name).unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn recipes_leave_undecayed_what_the_authors_do() {
+    for (method, folder) in [("mae", "mae/case1_normpix"), ("simmim", "simmim/vit_case1")] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/goldens")
+            .join(format!("{folder}.json"));
+        let case = mim_methods::parity::Case::read(&path).unwrap();
+        let optimizer: serde_json::Value = case.setting("optimizer").unwrap().unwrap();
+        let theirs: BTreeSet<String> =
+            serde_json::from_value(optimizer["no_decay"].clone()).unwrap();
+        let entry = registry::method(method).unwrap();
+        let setup = entry.parity(&case, &Device::Cpu).unwrap();
+        let student = setup.method.stores()[0].1.clone();
+        for (name, text) in entry.recipes {
+            let recipe: toml::Table = text.parse().unwrap();
+            let mut rule = mim_core::optim::AdamWConfig::default();
+            if let Some(settings) = recipe["train"].get("optimizer") {
+                rule = settings.clone().try_into().unwrap();
+            }
+            let optimizer = AdamW::new(rule, student.trainable()).unwrap();
+            let undecayed = optimizer.undecayed().into_iter().map(|name| {
+                let one = (
+                    name.to_owned(),
+                    student.var(name).unwrap().as_detached_tensor(),
+                );
+                let theirs = setup.source.export(&[one].into_iter().collect()).unwrap();
+                theirs.names().next().unwrap().to_owned()
+            });
+            assert_eq!(undecayed.collect::<BTreeSet<_>>(), theirs, "{name}");
+        }
+    }
+}
