@@ -1,0 +1,181 @@
+//! Settings of an evaluation.
+
+use mim_core::augment::{Augment, ToChannels, ViewPlan};
+use mim_core::data::LoaderConfig;
+use mim_core::{Error, ImageSize, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{KnnConfig, LinearConfig};
+
+/// Sizes up to which images are resized with a margin around the crop.
+const MARGIN_UP_TO: usize = 224;
+
+/// How the tokens of an image become one feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The mean of the final patch tokens, without the class token.
+    #[default]
+    Mean,
+    /// The final class token.
+    Cls,
+}
+
+/// Settings of [`extract`](crate::extract) and [`probe`](crate::probe).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// How images become the encoder's input; the first view counts. Absent (the default): see
+    /// [`EvalConfig::view_plan`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<ViewPlan>,
+    /// How the tokens of an image become one feature. Default `mean`.
+    pub pooling: Pooling,
+    /// Images of a forward pass; it does not change results. Default 250.
+    pub batch_size: usize,
+    /// Threads that decode images; they do not change results. Default 4.
+    pub workers: usize,
+    /// The linear probe.
+    pub linear: LinearConfig,
+    /// The nearest neighbours.
+    pub knn: KnnConfig,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self {
+            views: None,
+            pooling: Pooling::default(),
+            batch_size: 250,
+            workers: 4,
+            linear: LinearConfig::default(),
+            knn: KnnConfig::default(),
+        }
+    }
+}
+
+impl EvalConfig {
+    /// Checks the settings; those that depend on the data are checked where the data is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] naming the first bad one.
+    pub fn check(&self) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::config(
+                "evaluation",
+                "batch_size",
+                0,
+                "a forward pass takes at least one image",
+                "choose 1 or more",
+            ));
+        }
+        if let Some(views) = &self.views {
+            views.check()?;
+        }
+        self.linear.check()?;
+        self.knn.check()
+    }
+
+    /// The views for an encoder of images of `size` with `in_channels` channels: those set, or the middle of the
+    /// whole image.
+    ///
+    /// By default the shorter side becomes `int(s * 256 / 224)` (bicubic) and the middle `size` pixels are kept;
+    /// above 224 pixels there is no margin. MAE (He et al., CVPR 2022), `util/datasets.py`.
+    pub fn view_plan(&self, size: ImageSize, in_channels: usize) -> ViewPlan {
+        let mut plan = self.views.clone().unwrap_or_else(|| {
+            let side = size.height.max(size.width);
+            let resized = match side {
+                ..=MARGIN_UP_TO => side * 256 / 224,
+                _ => side,
+            };
+            ViewPlan::evaluation(resized, (size.height, size.width))
+        });
+        for view in &mut plan.views {
+            view.push(Augment::ToChannels(ToChannels {
+                channels: in_channels,
+            }));
+        }
+        plan
+    }
+
+    /// The loader for one pass over a data set in its order.
+    pub(crate) fn loader(&self) -> LoaderConfig {
+        LoaderConfig {
+            batch_size: self.batch_size,
+            workers: self.workers,
+            drop_last: false,
+            ..LoaderConfig::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_views_have_a_margin_up_to_224_pixels() {
+        let config = EvalConfig::default();
+        let resized = |side: usize| {
+            let plan = config.view_plan(side.into(), 3);
+            match &plan.shared[0] {
+                Augment::Resize(resize) => resize.size,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(resized(32), 36.into());
+        assert_eq!(resized(224), 256.into());
+        assert_eq!(resized(384), 384.into());
+        let wide = ImageSize {
+            height: 32,
+            width: 64,
+        };
+        let plan = config.view_plan(wide, 1);
+        assert_eq!(plan.shared, ViewPlan::evaluation(73, (32, 64)).shared);
+        assert_eq!(
+            plan.views,
+            [[Augment::ToChannels(ToChannels { channels: 1 })]]
+        );
+    }
+
+    #[test]
+    fn settings_round_trip_and_unknown_ones_are_named() {
+        let config: EvalConfig = toml::from_str(
+            "pooling = 'cls'\nviews = { shared = [{ type = 'pad', pixels = 2 }] }\nlinear.c = 1\nknn.k = 5",
+        )
+        .unwrap();
+        assert_eq!(config.pooling, Pooling::Cls);
+        assert_eq!((config.linear.c, config.knn.k), (1., 5));
+        assert_eq!(config.linear.max_train, 10_000);
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<EvalConfig>(&text).unwrap(), config);
+        assert!(
+            !toml::to_string(&EvalConfig::default())
+                .unwrap()
+                .contains("views")
+        );
+        let error = toml::from_str::<EvalConfig>("knn.neighbours = 3").unwrap_err();
+        assert!(error.to_string().contains("`neighbours`"), "{error}");
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        for (text, field) in [
+            ("batch_size = 0", "batch_size"),
+            ("linear.c = 0", "`c`"),
+            ("linear.c = inf", "`c`"),
+            ("linear.max_iter = 0", "max_iter"),
+            ("linear.tolerance = -1", "tolerance"),
+            ("linear.max_train = 1", "max_train"),
+            ("knn.k = 0", "`k`"),
+            ("knn.temperature = 0", "temperature"),
+            ("views = { views = [] }", "views"),
+        ] {
+            let config: EvalConfig = toml::from_str(text).unwrap();
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+        EvalConfig::default().check().unwrap();
+    }
+}

@@ -1,0 +1,188 @@
+//! Features of labelled images: what an encoder makes of them, or their pixels.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use mim_core::augment::ViewPlan;
+use mim_core::data::{Dataset, Loader};
+use mim_core::{Batch, Encoder, Error, ImageSize, Masking, Norm, Result, StepContext, Want};
+
+use crate::{EvalConfig, Pooling};
+
+/// One feature and one label an image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Features {
+    values: Vec<f32>,
+    dim: usize,
+    labels: Vec<u32>,
+}
+
+impl Features {
+    /// Features `[labels.len(), dim]`, row by row.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if there is none, or the lengths do not fit; [`Error::Unsupported`] if a value is infinite
+    /// or not a number.
+    pub fn new(values: Vec<f32>, dim: usize, labels: Vec<u32>) -> Result<Self> {
+        if labels.is_empty() || dim == 0 || values.len() != labels.len() * dim {
+            return Err(Error::shape(
+                "features",
+                format!("dim {dim} > 0 values for each of {} labels", labels.len()),
+                values.len(),
+                "pass one row of dim values and one label for each of one or more images",
+            ));
+        }
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::unsupported(
+                format!("a feature with the value {}", values[at]),
+                format!("value {} of image {} is not finite", at % dim, at / dim),
+                "check that the weights belong to this encoder and that its training did not diverge",
+            ));
+        }
+        Ok(Self {
+            values,
+            dim,
+            labels,
+        })
+    }
+
+    /// The values `[len, dim]`, row by row.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Width of a feature.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The class of each image.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image; never so for features made by [`Features::new`].
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The feature of image `index`, below [`Features::len`].
+    pub(crate) fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.dim..][..self.dim]
+    }
+
+    /// Refuses `test` features of another width.
+    pub(crate) fn check_pair(&self, test: &Self) -> Result<()> {
+        if self.dim == test.dim {
+            return Ok(());
+        }
+        Err(Error::shape(
+            "features of the test images",
+            format!("width {}, as the training images", self.dim),
+            test.dim,
+            "extract both with the same encoder and views",
+        ))
+    }
+}
+
+/// Runs the trunk of `encoder` over `dataset`, nothing masked.
+///
+/// `image_size` is the encoder's, `norm` its normalisation with one mean for each of its input channels, to which
+/// the images are converted. The order is the data set's.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] if the data set has no labels, the encoder lacks the class token asked for, or a feature
+/// is not finite; otherwise what the loader and the encoder return.
+pub fn extract(
+    encoder: &dyn Encoder,
+    dataset: Arc<dyn Dataset>,
+    image_size: ImageSize,
+    norm: &Norm,
+    device: &Device,
+    config: &EvalConfig,
+) -> Result<Features> {
+    let plan = config.view_plan(image_size, norm.mean.len());
+    let (encoder, step) = (encoder.trunk(), StepContext::inference());
+    collect(dataset, plan, config, |batch| {
+        let images = batch.view(0)?.to_device(device)?.normalized(norm)?;
+        let encoded = encoder.encode(&images, Masking::None, &Want::default(), &step)?;
+        let pooled = match config.pooling {
+            Pooling::Mean => encoded.patches()?.mean(1)?,
+            Pooling::Cls => encoded.cls()?.ok_or_else(|| {
+                Error::unsupported(
+                    "pooling = \"cls\"",
+                    "the encoder has no class token",
+                    "use pooling = \"mean\"",
+                )
+            })?,
+        };
+        Ok(pooled.detach())
+    })
+}
+
+/// The first view of each image as bytes / 255 in the data set's own channels, flattened: the baseline every
+/// encoder should beat.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] if the data set has no labels; otherwise what the loader returns.
+pub fn raw_pixels(
+    dataset: Arc<dyn Dataset>,
+    plan: ViewPlan,
+    config: &EvalConfig,
+) -> Result<Features> {
+    collect(dataset, plan, config, |batch| {
+        Ok(batch.view(0)?.unit()?.flatten_from(1)?)
+    })
+}
+
+/// Gathers the rows `[batch, dim]` that `features` makes of each batch.
+fn collect(
+    dataset: Arc<dyn Dataset>,
+    plan: ViewPlan,
+    config: &EvalConfig,
+    features: impl Fn(&Batch) -> Result<Tensor>,
+) -> Result<Features> {
+    config.check()?;
+    let unlabelled = || {
+        Error::unsupported(
+            "probing a data set without labels",
+            "the probes measure how well classes are told apart",
+            "choose labelled data, such as a folder with one sub-folder a class",
+        )
+    };
+    if dataset.classes() == 0 {
+        return Err(unlabelled());
+    }
+    let loader = Loader::new(dataset, plan, config.loader(), 0)?;
+    let (mut values, mut labels, mut dim) = (vec![], vec![], None);
+    for batch in loader.sequential()? {
+        let batch = batch?;
+        labels.extend(
+            batch
+                .labels
+                .as_ref()
+                .ok_or_else(unlabelled)?
+                .to_vec1::<u32>()?,
+        );
+        let rows = features(&batch)?.to_dtype(DType::F32)?;
+        let (count, width) = rows.dims2()?;
+        if count != batch.len() || *dim.get_or_insert(width) != width {
+            return Err(Error::shape(
+                "features of a batch",
+                [batch.len(), dim.unwrap_or(width)],
+                rows.dims(),
+                "let the views give images of one size, and the encoder one row an image",
+            ));
+        }
+        values.extend(rows.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Features::new(values, dim.unwrap_or_default(), labels)
+}

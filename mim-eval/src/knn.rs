@@ -1,0 +1,293 @@
+//! Weighted nearest neighbours.
+
+use candle_core::{Device, Tensor};
+use mim_core::{Error, Result};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::Features;
+
+/// Similarities held at a time, to bound memory: 64 MiB.
+const SIMILARITIES: usize = 1 << 24;
+/// Lengths below count as this, as in torch's `normalize`.
+const LEAST_NORM: f32 = 1e-12;
+/// Below, `exp(1 / temperature)` overflows.
+const LEAST_TEMPERATURE: f64 = 0.002;
+
+/// Settings of the nearest-neighbour classifier of DINO and iBOT.
+///
+/// Features are scaled to length 1; each of the `k` training images with the greatest cosine adds
+/// `exp(cosine / temperature)` to the votes for its class. Zhou et al., "iBOT", ICLR 2022; bytedance/ibot @ da316d8,
+/// `evaluation/eval_knn.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KnnConfig {
+    /// Neighbours. Default 20.
+    pub k: usize,
+    /// Unit of the cosine in the votes. Default 0.07.
+    pub temperature: f64,
+}
+
+impl Default for KnnConfig {
+    fn default() -> Self {
+        Self {
+            k: 20,
+            temperature: 0.07,
+        }
+    }
+}
+
+/// How often the right class is among the first, in percent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct KnnAccuracy {
+    /// The right class has the most votes.
+    pub top1: f64,
+    /// The right class is among the five with the most votes.
+    pub top5: f64,
+}
+
+impl KnnConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] naming the first bad one.
+    pub fn check(&self) -> Result<()> {
+        if self.k == 0 {
+            return Err(Error::config(
+                "k-NN",
+                "k",
+                0,
+                "nobody would vote",
+                "choose 1 or more",
+            ));
+        }
+        if !(self.temperature >= LEAST_TEMPERATURE && self.temperature.is_finite()) {
+            return Err(Error::config(
+                "k-NN",
+                "temperature",
+                self.temperature,
+                format!(
+                    "votes are exp(cosine / temperature), which overflow below {LEAST_TEMPERATURE}"
+                ),
+                "choose a number such as 0.07",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Classifies the test images by the training images. Of equal classes the lower one comes first, of equally
+    /// near neighbours the earlier one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for a setting out of range or more neighbours than training images;
+    /// [`Error::Shape`] if the widths differ.
+    pub fn accuracy(&self, train: &Features, test: &Features) -> Result<KnnAccuracy> {
+        let mut labels = test.labels().iter();
+        let (mut first, mut among_five) = (0, 0);
+        self.each_chunk(train, test, |votes| {
+            for (votes, label) in votes.iter().zip(&mut labels) {
+                let rank = rank(votes, *label as usize);
+                first += usize::from(rank < 1);
+                among_five += usize::from(rank < 5);
+            }
+        })?;
+        let percent = |count: usize| 100. * count as f64 / test.len() as f64;
+        Ok(KnnAccuracy {
+            top1: percent(first),
+            top5: percent(among_five),
+        })
+    }
+
+    /// The votes for each class, for every test image.
+    ///
+    /// # Errors
+    ///
+    /// As [`KnnConfig::accuracy`].
+    pub fn votes(&self, train: &Features, test: &Features) -> Result<Vec<Vec<f64>>> {
+        let mut all = Vec::with_capacity(test.len());
+        self.each_chunk(train, test, |votes| all.extend(votes))?;
+        Ok(all)
+    }
+
+    /// Hands on the votes of some test images at a time, in order.
+    fn each_chunk(
+        &self,
+        train: &Features,
+        test: &Features,
+        mut take: impl FnMut(Vec<Vec<f64>>),
+    ) -> Result<()> {
+        self.check()?;
+        train.check_pair(test)?;
+        if self.k > train.len() {
+            return Err(Error::config(
+                "k-NN",
+                "k",
+                self.k,
+                format!("there are only {} training images", train.len()),
+                "choose fewer neighbours or use more training images",
+            ));
+        }
+        let labels = train.labels().iter().chain(test.labels());
+        let classes = labels.max().map_or(0, |label| *label as usize + 1);
+        let bank = units(train.values(), train.dim())?.t()?;
+        let rows = (SIMILARITIES / train.len()).max(1);
+        for values in test.values().chunks(rows * test.dim()) {
+            let similarities = units(values, test.dim())?.matmul(&bank)?;
+            let similarities: Vec<f32> = similarities.flatten_all()?.to_vec1()?;
+            let votes = similarities.par_chunks_exact(train.len()).map(|row| {
+                let mut votes = vec![0.; classes];
+                for (index, similarity) in nearest(row, self.k) {
+                    votes[train.labels()[index] as usize] +=
+                        (f64::from(similarity) / self.temperature).exp();
+                }
+                votes
+            });
+            take(votes.collect());
+        }
+        Ok(())
+    }
+}
+
+/// Rows of width `dim` scaled to length 1.
+fn units(values: &[f32], dim: usize) -> Result<Tensor> {
+    let rows = values.chunks_exact(dim).flat_map(|row| {
+        let norm = row
+            .iter()
+            .map(|v| v * v)
+            .sum::<f32>()
+            .sqrt()
+            .max(LEAST_NORM);
+        row.iter().map(move |v| v / norm)
+    });
+    Ok(Tensor::from_vec(
+        rows.collect::<Vec<f32>>(),
+        (values.len() / dim, dim),
+        &Device::Cpu,
+    )?)
+}
+
+/// The `k` greatest values with their indices, greatest first, of equals the earlier one.
+fn nearest(row: &[f32], k: usize) -> Vec<(usize, f32)> {
+    let mut best: Vec<(usize, f32)> = Vec::with_capacity(k + 1);
+    let mut least = f32::NEG_INFINITY;
+    for (index, value) in row.iter().enumerate() {
+        if best.len() == k && *value <= least {
+            continue;
+        }
+        let place = best.partition_point(|(_, other)| other >= value);
+        best.insert(place, (index, *value));
+        best.truncate(k);
+        least = best.last().map_or(least, |(_, value)| *value);
+    }
+    best
+}
+
+/// Classes before `class` by votes.
+fn rank(votes: &[f64], class: usize) -> usize {
+    let own = votes[class];
+    let earlier = votes[..class].iter().filter(|votes| **votes >= own).count();
+    let later = votes[class..].iter().filter(|votes| **votes > own).count();
+    earlier + later
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn features(values: &[f32], labels: &[u32]) -> Features {
+        Features::new(
+            values.to_vec(),
+            values.len() / labels.len(),
+            labels.to_vec(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn votes_grow_with_the_cosine_whatever_the_length() {
+        let train = features(&[2., 0., 0., 9., -1., 0.], &[1, 0, 2]);
+        let test = features(&[0.6, 0.8], &[0]);
+        let config = KnnConfig {
+            k: 2,
+            temperature: 0.5,
+        };
+        let votes = config.votes(&train, &test).unwrap();
+        let want = [1.6f64.exp(), 1.2f64.exp(), 0.];
+        for (got, want) in votes[0].iter().zip(want) {
+            assert!((got - want).abs() < 1e-5, "{votes:?}");
+        }
+    }
+
+    #[test]
+    fn of_equal_neighbours_the_earlier_one_votes_and_of_equal_classes_the_lower_one_wins() {
+        let train = features(&[1., 1., 1.], &[2, 1, 0]);
+        let one = KnnConfig {
+            k: 1,
+            ..KnnConfig::default()
+        };
+        let test = features(&[1.], &[2]);
+        assert_eq!(one.accuracy(&train, &test).unwrap().top1, 100.);
+        let two = KnnConfig { k: 2, ..one };
+        assert_eq!(two.accuracy(&train, &test).unwrap().top1, 0.);
+        assert_eq!(
+            two.accuracy(&train, &features(&[1.], &[1])).unwrap().top1,
+            100.
+        );
+    }
+
+    #[test]
+    fn an_image_without_direction_or_class_is_no_failure() {
+        let train = features(&[1., 0., 0., 1.], &[0, 1]);
+        let test = features(&[0., 0., 1., 0.], &[7, 0]);
+        let config = KnnConfig {
+            k: 2,
+            ..KnnConfig::default()
+        };
+        assert_eq!(config.accuracy(&train, &test).unwrap().top1, 50.);
+    }
+
+    #[test]
+    fn refuses_more_neighbours_than_images() {
+        let xs = features(&[1., 2., 3.], &[0, 1, 1]);
+        let error = KnnConfig::default().accuracy(&xs, &xs).unwrap_err();
+        assert!(
+            error.to_string().contains("only 3 training images"),
+            "{error}"
+        );
+        let wide = features(&[1., 2.], &[0]);
+        let one = KnnConfig {
+            k: 1,
+            ..KnnConfig::default()
+        };
+        assert!(
+            one.accuracy(&xs, &wide)
+                .unwrap_err()
+                .to_string()
+                .contains("width 1")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn nearest_are_the_first_of_a_stable_sort(
+            row in prop::collection::vec((0..5i16).prop_map(f32::from), 1..40),
+            k in 1..40usize,
+        ) {
+            let k = k.min(row.len());
+            let mut sorted: Vec<(usize, f32)> = row.iter().copied().enumerate().collect();
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+            prop_assert_eq!(nearest(&row, k), &sorted[..k]);
+        }
+
+        #[test]
+        fn ranks_are_a_permutation(votes in prop::collection::vec((0..4i16).prop_map(f64::from), 1..12)) {
+            let mut ranks: Vec<usize> = (0..votes.len()).map(|class| rank(&votes, class)).collect();
+            ranks.sort_unstable();
+            prop_assert_eq!(ranks, (0..votes.len()).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Evaluation protocols of mim: linear probe, k-NN, reconstructions.
+//!
+//! [`extract`] runs a frozen [`mim_core::Encoder`] over a labelled data set, [`probe`] measures how well a linear
+//! classifier and the nearest neighbours do on the features; [`raw_pixels`] gives the baseline without an encoder.
+//!
+//! ```
+//! use mim_core::augment::ViewPlan;
+//! use mim_core::data::{DataSource, Split};
+//! use mim_eval::{EvalConfig, KnnConfig, raw_pixels};
+//!
+//! # fn main() -> mim_core::Result<()> {
+//! let config = EvalConfig::default();
+//! let pixels = |split| raw_pixels(DataSource::Embedded.open(split)?, ViewPlan::default(), &config);
+//! let (train, test) = (pixels(Split::Train)?, pixels(Split::Test)?);
+//! let accuracy = KnnConfig::default().accuracy(&train, &test)?;
+//! assert!(accuracy.top1 > 70. && accuracy.top5 > 95.);
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod features;
+mod knn;
+mod lbfgs;
+mod linear;
+mod logistic;
+mod picture;
+mod probe;
+
+pub use config::{EvalConfig, Pooling};
+pub use features::{Features, extract, raw_pixels};
+pub use knn::{KnnAccuracy, KnnConfig};
+pub use linear::{LinearConfig, LinearProbe};
+pub use logistic::{Logistic, LogisticRegression};
+pub use picture::{reconstruction_grid, save_png};
+pub use probe::{ProbeResult, probe};

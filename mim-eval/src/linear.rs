@@ -1,0 +1,318 @@
+//! Linear probe: logistic regression on standardised features.
+
+use candle_core::{DType, Device, Tensor};
+use mim_core::rng::{Purpose, stream};
+use mim_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::Features;
+use crate::logistic::{Logistic, LogisticRegression};
+
+/// Rows classified at a time, to bound memory.
+const CHUNK: usize = 1024;
+
+/// Settings of the linear probe: scikit-learn's `StandardScaler`, then `LogisticRegression(C, max_iter)`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LinearConfig {
+    /// Inverse strength of the penalty, against the sum of the losses of all images. Default 0.1.
+    pub c: f64,
+    /// Steps at most. Default 300.
+    pub max_iter: usize,
+    /// Greatest element of the gradient of the mean loss that counts as zero. Default 1e-4, scikit-learn's.
+    pub tolerance: f64,
+    /// Training images at most; of more, a fixed pseudo-random choice is used. Default 10000.
+    pub max_train: usize,
+}
+
+impl Default for LinearConfig {
+    fn default() -> Self {
+        Self {
+            c: 0.1,
+            max_iter: 300,
+            tolerance: 1e-4,
+            max_train: 10_000,
+        }
+    }
+}
+
+impl LinearConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] naming the first bad one.
+    pub fn check(&self) -> Result<()> {
+        let positive = |value: f64| value > 0. && value.is_finite();
+        let (field, value, why, fix) = if !positive(self.c) {
+            let fix = "choose a positive number such as 0.1";
+            ("c", self.c.to_string(), "it divides the penalty", fix)
+        } else if self.max_iter == 0 {
+            let why = "nothing would be learned";
+            ("max_iter", "0".into(), why, "choose 1 or more")
+        } else if !positive(self.tolerance) {
+            let fix = "choose a positive number such as 1e-4";
+            let why = "it bounds absolute values";
+            ("tolerance", self.tolerance.to_string(), why, fix)
+        } else if self.max_train < 2 {
+            let why = "two classes need two images";
+            let value = self.max_train.to_string();
+            ("max_train", value, why, "choose 2 or more")
+        } else {
+            return Ok(());
+        };
+        Err(Error::config("linear probe", field, value, why, fix))
+    }
+
+    /// Fits the probe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for a setting out of range, [`Error::Unsupported`] if the images used are of one
+    /// class only.
+    pub fn fit(&self, train: &Features) -> Result<LinearProbe> {
+        self.check()?;
+        let rows = self.choice(train.len());
+        let mut classes: Vec<u32> = rows.iter().map(|row| train.labels()[*row]).collect();
+        let labels = classes.clone();
+        classes.sort_unstable();
+        classes.dedup();
+        if classes.len() < 2 {
+            return Err(Error::unsupported(
+                "a linear probe of one class",
+                format!(
+                    "all {} training images have label {}",
+                    rows.len(),
+                    labels[0]
+                ),
+                "use training data of two or more classes",
+            ));
+        }
+        let targets: Vec<u32> = labels
+            .iter()
+            .map(|label| position(&classes, *label))
+            .collect();
+        let scaler = Scaler::fit(train, &rows);
+        let values: Vec<f64> = rows
+            .iter()
+            .flat_map(|row| scaler.apply(train, *row))
+            .collect();
+        let xs = Tensor::from_vec(values, (rows.len(), train.dim()), &Device::Cpu)?;
+        let regression = LogisticRegression {
+            penalty: 1. / (self.c * rows.len() as f64),
+            intercept: true,
+            max_iter: self.max_iter,
+            tolerance: self.tolerance,
+        };
+        Ok(LinearProbe {
+            logistic: regression.fit(&xs, &targets, classes.len())?,
+            scaler,
+            classes,
+        })
+    }
+
+    /// The training images used, in ascending order.
+    fn choice(&self, count: usize) -> Vec<usize> {
+        if count <= self.max_train {
+            return (0..count).collect();
+        }
+        let mut rng = stream(0, Purpose::Shuffle, [0, 0]);
+        let mut rows = rand::seq::index::sample(&mut rng, count, self.max_train).into_vec();
+        rows.sort_unstable();
+        rows
+    }
+}
+
+/// The index of `label` in sorted `classes`.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "classes are distinct u32 values"
+)]
+fn position(classes: &[u32], label: u32) -> u32 {
+    classes.partition_point(|class| *class < label) as u32
+}
+
+/// A fitted linear probe.
+#[derive(Debug, Clone)]
+pub struct LinearProbe {
+    scaler: Scaler,
+    logistic: Logistic,
+    classes: Vec<u32>,
+}
+
+impl LinearProbe {
+    /// The classifier on standardised features; its classes are those of the training images, ascending.
+    pub fn logistic(&self) -> &Logistic {
+        &self.logistic
+    }
+
+    /// The most likely class of each image; of equals the lowest.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the width of the features differs.
+    pub fn predict(&self, features: &Features) -> Result<Vec<u32>> {
+        if features.dim() != self.scaler.mean.len() {
+            return Err(Error::shape(
+                "features for the linear probe",
+                format!("width {}, as in training", self.scaler.mean.len()),
+                features.dim(),
+                "extract both with the same encoder and views",
+            ));
+        }
+        let mut predictions = Vec::with_capacity(features.len());
+        for start in (0..features.len()).step_by(CHUNK) {
+            let rows = start..features.len().min(start + CHUNK);
+            let shape = (rows.len(), features.dim());
+            let values: Vec<f64> = rows
+                .flat_map(|row| self.scaler.apply(features, row))
+                .collect();
+            let logits = self
+                .logistic
+                .logits(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+            let best = logits.argmax(1)?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+            predictions.extend(best.iter().map(|class| self.classes[*class as usize]));
+        }
+        Ok(predictions)
+    }
+
+    /// Images classified correctly, in percent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the width of the features differs.
+    pub fn accuracy(&self, features: &Features) -> Result<f64> {
+        let predictions = self.predict(features)?;
+        let pairs = predictions.iter().zip(features.labels());
+        let right = pairs.filter(|(class, label)| class == label).count();
+        Ok(100. * right as f64 / features.len() as f64)
+    }
+}
+
+/// Mean and reciprocal deviation of each column, as scikit-learn's `StandardScaler`.
+#[derive(Debug, Clone)]
+struct Scaler {
+    mean: Vec<f64>,
+    scale: Vec<f64>,
+}
+
+impl Scaler {
+    /// Population deviations; a column that is constant up to rounding is only centred.
+    fn fit(features: &Features, rows: &[usize]) -> Self {
+        let count = rows.len() as f64;
+        let columns = |term: &dyn Fn(usize, f64) -> f64| {
+            let mut sums = vec![0.; features.dim()];
+            for row in rows {
+                for (column, (sum, value)) in sums.iter_mut().zip(features.row(*row)).enumerate() {
+                    *sum += term(column, f64::from(*value));
+                }
+            }
+            sums.iter_mut().for_each(|sum| *sum /= count);
+            sums
+        };
+        let mean = columns(&|_, value| value);
+        let variance = columns(&|column, value| (value - mean[column]).powi(2));
+        let scale = mean.iter().zip(variance).map(|(mean, variance)| {
+            let rounding = count * f64::EPSILON * variance + (count * mean * f64::EPSILON).powi(2);
+            if variance <= rounding {
+                1.
+            } else {
+                variance.sqrt().recip()
+            }
+        });
+        Self {
+            scale: scale.collect(),
+            mean,
+        }
+    }
+
+    fn apply<'a>(
+        &'a self,
+        features: &'a Features,
+        row: usize,
+    ) -> impl Iterator<Item = f64> + use<'a> {
+        let columns = self.mean.iter().zip(&self.scale);
+        features
+            .row(row)
+            .iter()
+            .zip(columns)
+            .map(|(value, (mean, scale))| (f64::from(*value) - mean) * scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn features(values: &[f32], dim: usize, labels: &[u32]) -> Features {
+        Features::new(values.to_vec(), dim, labels.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn standardises_with_the_population_deviation_and_spares_constants() {
+        let xs = features(&[1., 0.1, 3., 0.1, 5., 0.1], 2, &[0, 0, 1]);
+        let scaler = Scaler::fit(&xs, &[0, 1, 2]);
+        let deviation = (8f64 / 3.).sqrt();
+        assert!((scaler.mean[0] - 3.).abs() < 1e-12);
+        assert!((scaler.scale[0] * deviation - 1.).abs() < 1e-12);
+        assert_eq!(scaler.scale[1], 1.);
+        let row: Vec<f64> = scaler.apply(&xs, 2).collect();
+        assert!((row[0] - 2. / deviation).abs() < 1e-12 && row[1].abs() < 1e-12);
+    }
+
+    #[test]
+    fn meets_the_closed_form_of_two_points() {
+        // Standardised to -1 and 1, with weights w and -w.
+        let train = features(&[3., 7.], 1, &[4, 9]);
+        let config = LinearConfig {
+            tolerance: 1e-12,
+            ..LinearConfig::default()
+        };
+        let probe = config.fit(&train).unwrap();
+        let weight: Vec<f64> = probe
+            .logistic
+            .weight
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        let w = weight[1];
+        assert!((weight[0] + w).abs() < 1e-9);
+        // d/dw of 2 ln(1 + exp(-2w)) + (2 w^2) / (2 c) is zero.
+        assert!(
+            (w / config.c - 2. / ((2. * w).exp() + 1.)).abs() < 1e-9,
+            "{w}"
+        );
+        assert_eq!(
+            probe.predict(&features(&[0., 10.], 1, &[0, 0])).unwrap(),
+            [4, 9]
+        );
+        assert_eq!(
+            probe.accuracy(&features(&[0., 10.], 1, &[4, 4])).unwrap(),
+            50.
+        );
+    }
+
+    #[test]
+    fn uses_a_fixed_choice_of_many_training_images() {
+        let config = LinearConfig {
+            max_train: 10,
+            ..LinearConfig::default()
+        };
+        let rows = config.choice(1000);
+        assert_eq!(rows.len(), 10);
+        assert!(rows.is_sorted_by(|a, b| a < b) && rows[9] < 1000 && rows[9] > 100);
+        assert_eq!(rows, config.choice(1000));
+        assert_eq!(config.choice(10), (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn refuses_one_class_and_other_widths() {
+        let config = LinearConfig::default();
+        let error = config.fit(&features(&[1., 2.], 1, &[3, 3])).unwrap_err();
+        assert!(error.to_string().contains("label 3"), "{error}");
+        let probe = config.fit(&features(&[1., 2.], 1, &[0, 1])).unwrap();
+        let error = probe.predict(&features(&[1., 2.], 2, &[0])).unwrap_err();
+        assert!(error.to_string().contains("width 1"), "{error}");
+    }
+}

@@ -1,0 +1,228 @@
+//! Pictures of what a method predicts.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use image::imageops::{FilterType, replace, resize};
+use image::{ImageError, ImageFormat, Rgb, RgbImage};
+use mim_core::{Error, Reconstruction, Result};
+
+/// Shorter side in pixels that small images are at least enlarged to.
+const LEAST_SIDE: usize = 96;
+/// Width in pixels of the line between the images of a triple and between rows.
+const LINE: usize = 2;
+/// Width in pixels of the space between triples.
+const SPACE: usize = 8;
+/// Colour of lines and spaces.
+const WHITE: Rgb<u8> = Rgb([255; 3]);
+
+/// Draws up to `rows * columns` images as triples original | masked | reconstruction, row by row.
+///
+/// Values are clamped to `[0, 1]`. Small images are enlarged by a whole factor, pixel by pixel; grey ones stay grey.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the three differ in shape, hold no image or have other than 1 or 3 channels;
+/// [`Error::InvalidConfig`] if `rows` or `columns` is 0.
+pub fn reconstruction_grid(
+    reconstruction: &Reconstruction,
+    rows: usize,
+    columns: usize,
+) -> Result<RgbImage> {
+    if rows == 0 || columns == 0 {
+        return Err(Error::config(
+            "reconstruction grid",
+            "rows, columns",
+            format!("{rows}, {columns}"),
+            "the picture would be empty",
+            "choose 1 or more of each",
+        ));
+    }
+    let [count, height, width] = check(reconstruction)?;
+    let scale = LEAST_SIDE.div_ceil(height.min(width));
+    let (height, width) = (height * scale, width * scale);
+    let count = count.min(rows.saturating_mul(columns));
+    let (rows, columns) = (count.div_ceil(columns), count.min(columns));
+    let (row, triple) = (height + LINE, 3 * width + 2 * LINE + SPACE);
+    let (right, bottom) = (columns * triple - SPACE, rows * row - LINE);
+    let mut picture = RgbImage::from_pixel(pixels(right)?, pixels(bottom)?, WHITE);
+    for index in 0..count {
+        let parts = [
+            &reconstruction.original,
+            &reconstruction.masked,
+            &reconstruction.reconstruction,
+        ];
+        for (place, part) in parts.into_iter().enumerate() {
+            let image = image(&part.get(index)?)?;
+            let image = resize(&image, pixels(width)?, pixels(height)?, FilterType::Nearest);
+            let left = index % columns * triple + place * (width + LINE);
+            let top = index / columns * row;
+            replace(
+                &mut picture,
+                &image,
+                pixels(left)?.into(),
+                pixels(top)?.into(),
+            );
+        }
+    }
+    Ok(picture)
+}
+
+/// Saves a picture as PNG.
+///
+/// # Errors
+///
+/// [`Error::Io`] if the file cannot be written, [`Error::Format`] if the picture cannot be encoded.
+pub fn save_png(picture: &RgbImage, path: &Path) -> Result<()> {
+    picture
+        .save_with_format(path, ImageFormat::Png)
+        .map_err(|error| match error {
+            ImageError::IoError(source) => Error::io("write", path)(source),
+            other => Error::format(
+                path,
+                format!("cannot be written as PNG: {other}"),
+                "draw fewer rows or columns",
+            ),
+        })
+}
+
+/// Count, height and width of the images.
+fn check(reconstruction: &Reconstruction) -> Result<[usize; 3]> {
+    let dims = reconstruction.original.dims();
+    for part in [
+        &reconstruction.original,
+        &reconstruction.masked,
+        &reconstruction.reconstruction,
+    ] {
+        let images = matches!(*part.dims(), [_, 1 | 3, _, _]) && part.elem_count() > 0;
+        if !images || part.dims() != dims {
+            return Err(Error::shape(
+                "images of a reconstruction",
+                "three times the same [batch, 1 or 3, height, width], none of them 0",
+                (dims, part.dims()),
+                "pass what Method::reconstruct returns",
+            ));
+        }
+    }
+    Ok([dims[0], dims[2], dims[3]])
+}
+
+/// The picture of `[channels, height, width]` values in `[0, 1]`.
+fn image(values: &Tensor) -> Result<RgbImage> {
+    let (_, height, width) = values.dims3()?;
+    let values = values.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    let bytes = (values.clamp(0f32, 1f32)? * 255.)?
+        .round()?
+        .to_dtype(DType::U8)?;
+    let bytes = bytes.broadcast_as((3, height, width))?.permute((1, 2, 0))?;
+    let bytes = bytes.flatten_all()?.to_vec1()?;
+    RgbImage::from_raw(pixels(width)?, pixels(height)?, bytes).ok_or_else(|| {
+        Error::shape(
+            "image of a reconstruction",
+            "3 bytes a pixel",
+            values.dims(),
+            "pass what Method::reconstruct returns",
+        )
+    })
+}
+
+/// A length in the picture's own type.
+fn pixels(length: usize) -> Result<u32> {
+    u32::try_from(length).map_err(|_| {
+        Error::shape(
+            "size of the picture",
+            "less than 2^32 pixels a side",
+            length,
+            "draw fewer rows or columns",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Images `[count, channels, 2, 3]` that are black, but for one value at the top right.
+    fn plain(count: usize, channels: usize, value: f32) -> Tensor {
+        let mut values = vec![0.; count * channels * 6];
+        values
+            .iter_mut()
+            .skip(2)
+            .step_by(6)
+            .for_each(|v| *v = value);
+        Tensor::from_vec(values, (count, channels, 2, 3), &Device::Cpu).unwrap()
+    }
+
+    fn triples(count: usize, channels: usize) -> Reconstruction {
+        Reconstruction {
+            original: plain(count, channels, 1.),
+            masked: plain(count, channels, 0.5),
+            reconstruction: plain(count, channels, 7.),
+        }
+    }
+
+    #[test]
+    fn triples_stand_in_rows_enlarged_with_lines_between() {
+        // 48-fold: 96 x 144 pixels an image.
+        let picture = reconstruction_grid(&triples(3, 1), 5, 2).unwrap();
+        assert_eq!(picture.dimensions(), (2 * (3 * 144 + 4) + 8, 2 * 96 + 2));
+        let at = |x, y| picture.get_pixel(x, y).0;
+        assert_eq!(at(0, 0), [0; 3]);
+        assert_eq!(at(95, 47), [0; 3]);
+        assert_eq!(at(96, 0), [255; 3]);
+        assert_eq!(at(143, 47), [255; 3]);
+        assert_eq!(at(143, 48), [0; 3]);
+        assert_eq!(at(145, 50), [255; 3], "line");
+        assert_eq!(at(146, 50), [0; 3]);
+        assert_eq!(at(146 + 96, 47), [128; 3]);
+        assert_eq!(at(2 * 146 + 96, 47), [255; 3], "clamped");
+        assert_eq!(at(440, 50), [255; 3], "space");
+        assert_eq!(at(444, 50), [0; 3]);
+        assert_eq!(at(10, 97), [255; 3], "line between rows");
+        assert_eq!(at(10, 98), [0; 3]);
+        assert_eq!(at(600, 150), [255; 3], "no fourth image");
+    }
+
+    #[test]
+    fn colours_are_kept_and_large_images_are_not_enlarged() {
+        let red = [1f32, 0.2, 0.].repeat(100 * 120);
+        let red = Tensor::from_vec(red, (1, 100, 120, 3), &Device::Cpu).unwrap();
+        let red = red.permute((0, 3, 1, 2)).unwrap();
+        let picture = reconstruction_grid(
+            &Reconstruction {
+                original: red.clone(),
+                masked: red.clone(),
+                reconstruction: red,
+            },
+            1,
+            1,
+        )
+        .unwrap();
+        assert_eq!(picture.dimensions(), (3 * 120 + 4, 100));
+        assert_eq!(picture.get_pixel(50, 50).0, [255, 51, 0]);
+    }
+
+    #[test]
+    fn saves_what_can_be_read_again_and_names_the_path_it_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = reconstruction_grid(&triples(1, 3), 1, 1).unwrap();
+        let path = folder.path().join("grid.png");
+        save_png(&picture, &path).unwrap();
+        assert_eq!(image::open(&path).unwrap().into_rgb8(), picture);
+        let missing = folder.path().join("missing").join("grid.png");
+        let error = save_png(&picture, &missing).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }));
+        assert!(error.to_string().contains("grid.png"), "{error}");
+    }
+
+    #[test]
+    fn refuses_images_that_do_not_belong_together_and_empty_grids() {
+        let mut odd = triples(2, 1);
+        odd.masked = plain(2, 3, 0.);
+        for bad in [odd, triples(1, 2)] {
+            let error = reconstruction_grid(&bad, 1, 1).unwrap_err();
+            assert!(matches!(error, Error::Shape { .. }), "{error}");
+        }
+        assert!(reconstruction_grid(&triples(1, 1), 0, 1).is_err());
+    }
+}
