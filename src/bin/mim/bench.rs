@@ -1,0 +1,197 @@
+//! `mim bench`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use clap::Subcommand;
+use cpu_time::ProcessTime;
+use mim::RunConfig;
+use mim_core::rng::stream;
+use mim_core::train::Stepper;
+use mim_core::{Batch, Error, Method, Purpose, Result, StepContext, View, settings};
+use rand::RngExt;
+use rand_distr::StandardNormal;
+use serde_json::json;
+use toml::Table;
+
+use crate::device;
+
+/// Settings of `mim bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Time whole pre-training steps: forward, backward, AdamW on all parameters, new masks each step.
+    Step(Step),
+}
+
+/// Settings of `mim bench step`.
+#[derive(Debug, clap::Args)]
+struct Step {
+    /// The method.
+    #[arg(long, default_value = "mae")]
+    method: String,
+    /// The encoder's size: vit_tiny, vit_small, vit_base, vit_large, vit_huge.
+    #[arg(long, default_value = "vit_base")]
+    arch: String,
+    /// Images of a step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Threads; all cores by default.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Type of the computation: only f32 so far.
+    #[arg(long, default_value = "f32")]
+    precision: String,
+    /// Timed steps.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    steps: u16,
+    /// Steps before the clock starts.
+    #[arg(long, default_value_t = 2)]
+    warmup: u16,
+    /// Where to run.
+    #[arg(long, default_value = "auto", help = device::HELP)]
+    device: String,
+    /// Any setting of the method, as dotted.key=value; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Args {
+    pub(crate) fn threads(&self) -> Option<usize> {
+        let What::Step(step) = &self.what;
+        step.threads
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let What::Step(step) = &args.what;
+    println!("{}", step.time()?);
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Step {
+    fn time(&self) -> Result<serde_json::Value> {
+        if self.precision != "f32" {
+            let (why, fix) = ("steps run in f32 so far", "use --precision f32");
+            return Err(Error::config(
+                "command line",
+                "--precision",
+                &self.precision,
+                why,
+                fix,
+            ));
+        }
+        let device = device::open(&self.device)?;
+        let config = self.config()?;
+        let method = config.build(&device)?;
+        let mut stepper = Stepper::new(
+            method.as_ref(),
+            config.train.optimizer.clone(),
+            config.train.clip,
+        )?;
+        let batch = [self.images(method.as_ref(), &device)?];
+        let total = usize::from(self.warmup + self.steps);
+        let (mut wall, mut cpu, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+        for iter in 0..total {
+            let place = StepContext {
+                iter,
+                iters_per_epoch: total,
+                ..StepContext::new(config.train.seed)
+            };
+            device.synchronize()?;
+            let (start, busy) = (Instant::now(), ProcessTime::now());
+            let report = stepper.step(method.as_ref(), &batch, &place, 1.5e-4)?;
+            device.synchronize()?;
+            if iter >= usize::from(self.warmup) {
+                wall.push(start.elapsed().as_secs_f64());
+                cpu.push(busy.elapsed().as_secs_f64());
+                losses.push(report.loss);
+            }
+        }
+        let (wall_median, wall_min) = spread(&mut wall);
+        let (cpu_median, cpu_min) = spread(&mut cpu);
+        let parameters: usize = method
+            .stores()
+            .iter()
+            .map(|(_, store)| store.trainable_values())
+            .sum();
+        Ok(json!({
+            "framework": concat!("mim ", env!("CARGO_PKG_VERSION")),
+            "method": self.method, "arch": self.arch, "batch": self.batch, "threads": threads(),
+            "device": self.device, "bf16": false, "compile": false, "parameters": parameters, "steps": self.steps,
+            "wall_s_median": wall_median, "wall_s_min": wall_min, "cpu_s_median": cpu_median, "cpu_s_min": cpu_min,
+            "images_per_s": self.batch as f64 / wall_median, "peak_mib": peak_mib(),
+            "first_loss": losses.first(), "last_loss": losses.last(),
+        }))
+    }
+
+    fn config(&self) -> Result<RunConfig> {
+        let mut table = Table::new();
+        table.insert("method".to_owned(), self.method.clone().into());
+        table.insert("arch".to_owned(), self.arch.clone().into());
+        for setting in &self.set {
+            settings::set(&mut table, setting)?;
+        }
+        RunConfig::from_table(table)
+    }
+
+    /// Random normalised images of the size the method expects.
+    fn images(&self, method: &dyn Method, device: &Device) -> Result<Batch> {
+        let input = method.input();
+        let shape = (
+            self.batch,
+            input.channels(),
+            input.size.height,
+            input.size.width,
+        );
+        let mut rng = stream(0, Purpose::Augment, [0, 0]);
+        let values: Vec<f32> = (0..shape.0 * shape.1 * shape.2 * shape.3)
+            .map(|_| rng.sample(StandardNormal))
+            .collect();
+        Ok(Batch::single(View::new(
+            Tensor::from_vec(values, shape, device)?,
+            vec![],
+        )?))
+    }
+}
+
+/// (median, minimum) of some times.
+fn spread(times: &mut [f64]) -> (f64, f64) {
+    times.sort_by(f64::total_cmp);
+    let middle = times.len() / 2;
+    let median = if times.len().is_multiple_of(2) {
+        (times[middle - 1] + times[middle]) / 2.
+    } else {
+        times[middle]
+    };
+    (median, times[0])
+}
+
+fn threads() -> usize {
+    candle_core::utils::get_num_threads()
+}
+
+/// Peak resident memory in MiB, where the system tells.
+fn peak_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kib / 1024. * 10.).round() / 10.)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_odd_and_even_numbers_of_times() {
+        assert_eq!(spread(&mut [3., 1., 2.]), (2., 1.));
+        assert_eq!(spread(&mut [4., 1., 2., 3.]), (2.5, 1.));
+    }
+}

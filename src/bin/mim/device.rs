@@ -1,0 +1,77 @@
+//! Devices and threads.
+
+use std::process::Command;
+
+use candle_core::Device;
+use mim_core::{Error, Result};
+
+/// Devices in the help of every verb.
+pub(crate) const HELP: &str = "auto, cpu or cuda[:N]";
+
+/// The device called `name`.
+pub(crate) fn open(name: &str) -> Result<Device> {
+    let unknown = || {
+        Error::config(
+            "command line",
+            "--device",
+            name,
+            "it names no device",
+            format!("use {HELP}"),
+        )
+    };
+    match name.split_once(':').unwrap_or((name, "0")) {
+        ("cpu", _) => Ok(Device::Cpu),
+        ("auto", _) if !candle_core::utils::cuda_is_available() => Ok(Device::Cpu),
+        ("auto", _) => Device::new_cuda(0).or_else(|error| {
+            tracing::warn!("no CUDA device can be used ({error}): using the CPU");
+            Ok(Device::Cpu)
+        }),
+        ("cuda", _) if !candle_core::utils::cuda_is_available() => Err(Error::unsupported(
+            format!("--device {name}"),
+            "this program was built without CUDA",
+            "build it with --features cuda, or use --device cpu",
+        )),
+        ("cuda", number) => Ok(Device::new_cuda(number.parse().map_err(|_| unknown())?)?),
+        _ => Err(unknown()),
+    }
+}
+
+/// The variable that candle and rayon size their pools by.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// Starts the program again with the wanted number of threads in its environment, if it is not there yet.
+///
+/// candle reads the number once, from the environment only, and counts physical cores without it.
+pub(crate) fn pin_threads(wanted: Option<usize>) {
+    let now = std::env::var(THREADS)
+        .ok()
+        .and_then(|number| number.parse::<usize>().ok());
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = wanted.or(now).unwrap_or(available).max(1);
+    if now == Some(wanted) {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else {
+        return;
+    };
+    let mut again = Command::new(program);
+    again
+        .args(std::env::args_os().skip(1))
+        .env(THREADS, wanted.to_string());
+    restart(again);
+}
+
+#[cfg(unix)]
+fn restart(mut again: Command) {
+    use std::os::unix::process::CommandExt;
+    // Only comes back if it failed; the default number of threads is then good enough.
+    tracing::warn!("cannot set the number of threads: {}", again.exec());
+}
+
+#[cfg(not(unix))]
+fn restart(mut again: Command) {
+    match again.status() {
+        Ok(status) => std::process::exit(status.code().unwrap_or(1)),
+        Err(error) => tracing::warn!("cannot set the number of threads: {error}"),
+    }
+}

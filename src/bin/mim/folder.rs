@@ -1,0 +1,92 @@
+//! Run folders.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mim_core::{Error, Result};
+
+/// The next free `runs/<method>-<n>`.
+pub(crate) fn next(method: &str) -> PathBuf {
+    let taken = |n: &usize| Path::new("runs").join(format!("{method}-{n}")).exists();
+    let first = (1..).find(|n| !taken(n)).unwrap_or(1);
+    Path::new("runs").join(format!("{method}-{first}"))
+}
+
+/// What may be in a run folder before the run starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// Nothing.
+    Empty,
+    /// Anything; it is removed.
+    Removed,
+    /// The run itself; it is kept.
+    Kept,
+}
+
+/// Makes the folder ready to be written.
+pub(crate) fn prepare(path: &Path, contents: Contents) -> Result<()> {
+    let filled = match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(Error::io("read", path)(error)),
+    };
+    match contents {
+        Contents::Empty if filled => {
+            return Err(Error::format(
+                path,
+                "the run folder is not empty",
+                "use another --output-dir, --resume auto to go on with this run, or --overwrite to replace it",
+            ));
+        }
+        Contents::Removed if filled => clear(path)?,
+        _ => {}
+    }
+    fs::create_dir_all(path).map_err(Error::io("create", path))
+}
+
+/// What a run leaves in its folder, besides event files.
+const OURS: [&str; 6] = [
+    "config.toml",
+    "log.jsonl",
+    "summary.json",
+    "loss.svg",
+    "reconstruction.png",
+    "checkpoints",
+];
+
+/// Removes what a run wrote, and refuses to touch anything else.
+fn clear(path: &Path) -> Result<()> {
+    let mut doomed = Vec::new();
+    for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+        let entry = entry.map_err(Error::io("read", path))?.path();
+        let name = entry
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if !OURS.contains(&name) && !name.starts_with("events.out.tfevents.") {
+            let fix = "use another --output-dir, or move it away";
+            return Err(Error::format(
+                entry,
+                "this was not written by a run, so it is not removed",
+                fix,
+            ));
+        }
+        doomed.push(entry);
+    }
+    for entry in doomed {
+        let removed = if entry.is_dir() {
+            fs::remove_dir_all(&entry)
+        } else {
+            fs::remove_file(&entry)
+        };
+        removed.map_err(Error::io("remove", &entry))?;
+    }
+    Ok(())
+}
+
+/// Writes a file whole: under a temporary name, then renamed.
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, text).map_err(Error::io("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(Error::io("write", path))
+}

@@ -1,0 +1,14 @@
+//! Logs on standard error.
+
+use tracing_subscriber::EnvFilter;
+
+/// Shows warnings, or what `RUST_LOG` asks for.
+pub(crate) fn start() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+}

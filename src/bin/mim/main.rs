@@ -1,0 +1,103 @@
+//! `mim`: pre-train, evaluate and look at masked image models.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "results go to standard output")]
+
+mod bench;
+mod device;
+mod eval;
+mod folder;
+mod info;
+mod logging;
+mod methods;
+mod outcome;
+mod parity;
+mod plot;
+mod pretrain;
+mod progress;
+mod visualize;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Masked image modeling: pre-train, probe, picture and benchmark vision transformers.
+///
+/// Results go to standard output, logs and progress to standard error. Exit status: 0 done, 1 error, 2 usage.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  mim pretrain                                  a small MAE on the embedded images, probed when done
+  mim pretrain --method simmim --epochs 20      another method
+  mim pretrain --config my.toml --data folder:photos --set encoder.depth=6
+  mim eval linear --checkpoint runs/mae-1       probe a finished run
+  mim visualize --checkpoint runs/mae-1 --images photos --output picture.png";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pre-train a method, then probe its encoder.
+    Pretrain(Box<pretrain::Args>),
+    /// Probe the encoder of a run: linear classifier or nearest neighbours.
+    Eval(eval::Args),
+    /// Draw original, masked and reconstructed images.
+    Visualize(visualize::Args),
+    /// List methods, their sizes, papers and recipes.
+    Methods,
+    /// Say what a weights file or checkpoint holds.
+    Info(info::Args),
+    /// Compare methods with numbers recorded from the authors' code.
+    Parity(parity::Args),
+    /// Measure speed.
+    Bench(bench::Args),
+}
+
+/// Deep graphs are walked recursively, so the work runs on a thread with room for it.
+const STACK: usize = 256 << 20;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start();
+    device::pin_threads(cli.threads());
+    let work = std::thread::Builder::new()
+        .name("mim".to_owned())
+        .stack_size(STACK)
+        .spawn(move || run(cli));
+    match work.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        Ok(Err(_)) => outcome::failed("internal error: please report it with the message above"),
+        Err(error) => outcome::failed(&format!("cannot start a thread: {error}")),
+    }
+}
+
+fn run(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Pretrain(args) => pretrain::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Visualize(args) => visualize::run(&args),
+        Command::Methods => methods::run(),
+        Command::Info(args) => info::run(&args),
+        Command::Parity(args) => parity::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    done.unwrap_or_else(|error| outcome::failed(&error.to_string()))
+}
+
+impl Cli {
+    /// Threads asked for.
+    fn threads(&self) -> Option<usize> {
+        match &self.command {
+            Command::Pretrain(args) => args.threads,
+            Command::Eval(args) => args.threads(),
+            Command::Bench(args) => args.threads(),
+            _ => None,
+        }
+    }
+}

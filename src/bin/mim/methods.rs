@@ -1,0 +1,20 @@
+//! `mim methods`.
+
+use std::process::ExitCode;
+
+use mim_core::Result;
+use mim_methods::registry::METHODS;
+
+pub(crate) fn run() -> Result<ExitCode> {
+    for entry in METHODS {
+        println!("{}", entry.name);
+        println!("  {}", entry.title);
+        println!("  {}", entry.paper);
+        println!("  reference  {}", entry.reference);
+        println!("  sizes      {}", entry.archs.join(", "));
+        let recipes: Vec<_> = entry.recipes.iter().map(|(name, _)| *name).collect();
+        println!("  recipes    {}", recipes.join(", "));
+        println!("  status     {}", entry.status);
+    }
+    Ok(ExitCode::SUCCESS)
+}

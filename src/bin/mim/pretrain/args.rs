@@ -1,0 +1,122 @@
+//! The command line of `mim pretrain`.
+
+use std::path::PathBuf;
+
+use mim::{RunConfig, run_config};
+use mim_core::data::DataSource;
+use mim_core::{Result, settings};
+use mim_methods::registry;
+use toml::{Table, Value};
+
+use crate::device;
+
+/// Settings of `mim pretrain`. Later ones win: recipe, --config, options, --set.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A TOML file (a run's config.toml will do), or the name of a shipped recipe (see `mim methods`).
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// The method; its recipe for 32-pixel images is used unless --config is given [default: mae].
+    #[arg(long)]
+    method: Option<String>,
+    /// Images: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH.
+    #[arg(long)]
+    data: Option<DataSource>,
+    /// Passes over the data.
+    #[arg(long)]
+    epochs: Option<i64>,
+    /// Images of a step.
+    #[arg(long)]
+    batch_size: Option<i64>,
+    /// Peak learning rate, whatever the batch.
+    #[arg(long, conflicts_with = "blr")]
+    lr: Option<f64>,
+    /// Peak learning rate for train.blr_batch (256) images a step; it grows with the batch.
+    #[arg(long)]
+    blr: Option<f64>,
+    /// The run folder [default: runs/<method>-<n>].
+    #[arg(long, value_name = "DIR")]
+    pub(super) output_dir: Option<PathBuf>,
+    /// Go on from the run folder's newest checkpoint (auto; starts afresh without one) under its own
+    /// settings, or from this checkpoint.
+    #[arg(long, value_name = "auto|PATH")]
+    pub(super) resume: Option<String>,
+    /// Replace what an earlier run left in the run folder.
+    #[arg(long, conflicts_with = "resume")]
+    pub(super) overwrite: bool,
+    /// Where to run.
+    #[arg(long, default_value = "auto", help = device::HELP)]
+    pub(super) device: String,
+    /// Threads; all cores by default.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Everything random follows from it.
+    #[arg(long)]
+    seed: Option<i64>,
+    /// Threads that decode and augment images.
+    #[arg(long)]
+    workers: Option<i64>,
+    /// Any setting, as dotted.key=value; repeatable. Setting a `type` replaces that table by the type's defaults.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print all settings and end.
+    #[arg(long)]
+    pub(super) print_config: bool,
+}
+
+impl Args {
+    /// What the options build on: --config, the run that is gone on with, or the method's first recipe.
+    fn base(&self) -> Result<String> {
+        if let Some(file) = &self.config {
+            return Ok(file.clone());
+        }
+        let own = self.output_dir.as_ref().map(|run| run.join("config.toml"));
+        if let (Some("auto"), Some(own)) = (self.resume.as_deref(), own.filter(|own| own.exists()))
+        {
+            return Ok(own.display().to_string());
+        }
+        let method = self.method.as_deref().unwrap_or(registry::METHODS[0].name);
+        Ok(registry::method(method)?.recipes[0].0.to_owned())
+    }
+
+    /// All settings.
+    pub(super) fn config(&self) -> Result<RunConfig> {
+        let mut table = run_config::read_file(&self.base()?)?;
+        if let Some(method) = &self.method {
+            table.insert("method".to_owned(), method.clone().into());
+        }
+        let mut put = |part: &str, key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                let inner = Table::from_iter([(key.to_owned(), value)]);
+                settings::overlay(
+                    &mut table,
+                    Table::from_iter([(part.to_owned(), Value::Table(inner))]),
+                );
+            }
+        };
+        put(
+            "data",
+            "source",
+            self.data.as_ref().map(|source| source.to_string().into()),
+        );
+        put("data", "workers", self.workers.map(Value::from));
+        put("train", "epochs", self.epochs.map(Value::from));
+        put("train", "batch_size", self.batch_size.map(Value::from));
+        put("train", "seed", self.seed.map(Value::from));
+        put("train", "lr", self.lr.map(Value::from));
+        put("train", "blr", self.blr.map(Value::from));
+        // One of them says the rate: an option takes the place of what a file says.
+        if let Some(train) = table.get_mut("train").and_then(Value::as_table_mut) {
+            if self.lr.is_some() {
+                train.remove("blr");
+            }
+            if self.blr.is_some() {
+                train.remove("lr");
+            }
+        }
+        for setting in &self.set {
+            settings::set(&mut table, setting)?;
+        }
+        RunConfig::from_table(table)
+    }
+}

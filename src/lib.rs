@@ -1,0 +1,104 @@
+//! Masked image modeling in Rust, on [candle].
+//!
+//! A pre-training method is an encoder, a masker, targets, and branches of decoder and objective:
+//! a [`methods::Composite`]. Each part is a trait with an implementation for every rule the papers
+//! use, so a method of your own takes the parts it likes and brings the one that is new.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`core`] | vocabulary ([`core::Mask`], [`core::Target`], ...), parameters, layers, encoders, decoders, objectives, data, training engine |
+//! | [`masking`] | [`masking::Masker`] and the maskers |
+//! | [`targets`] | [`targets::TargetGenerator`] and the generators |
+//! | [`methods`] | [`methods::Composite`], one module a paper, the registry, parity with the authors' code |
+//! | [`eval`] | linear probe, nearest neighbours, pictures of reconstructions |
+//! | [`prelude`] | what most programs need of them |
+//!
+//! [`RunConfig`] is a whole run as one TOML file, [`Pretrained`] a checkpoint as a model. The program
+//! `mim` (feature `cli`, on by default) does the same from the command line.
+//!
+//! ```
+//! use mim::prelude::*;
+//!
+//! # fn main() -> Result<()> {
+//! // A small MAE with random weights, and its loss on 8 of the embedded images.
+//! let config = MaeConfig {
+//!     encoder: VitConfig { image_size: 32.into(), patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2, ..VitConfig::default() },
+//!     decoder: MaeDecoderConfig { embed_dim: 16, depth: 1, num_heads: 2, ..MaeDecoderConfig::default() },
+//!     ..MaeConfig::default()
+//! };
+//! let student = ParamStore::new(&Device::Cpu, 0, config.init());
+//! let method = config.build(&student)?;
+//! let loading = LoaderConfig { batch_size: 8, workers: 0, ..LoaderConfig::default() };
+//! let loader = Loader::new(DataSource::Embedded.open(Split::Train)?, method.views(0), loading, 0)?;
+//! let batch = loader.sequential()?.next().expect("there are images")?;
+//! let loss = method.forward(&batch, &StepContext::new(0))?.total()?;
+//! assert!(loss.to_scalar::<f32>()? > 0.);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! `cli` (default) builds the program; `cuda`, `cudnn`, `nccl`, `mkl`, `accelerate` and `metal` are
+//! candle's own and passed on to it.
+
+#![forbid(unsafe_code)]
+
+mod pretrained;
+pub mod run_config;
+
+#[doc(inline)]
+pub use mim_core as core;
+#[doc(inline)]
+pub use mim_eval as eval;
+#[doc(inline)]
+pub use mim_masking as masking;
+#[doc(inline)]
+pub use mim_methods as methods;
+#[doc(inline)]
+pub use mim_targets as targets;
+#[doc(inline)]
+pub use pretrained::Pretrained;
+#[doc(inline)]
+pub use run_config::{DataConfig, RunConfig};
+
+// The versions that appear in mim's own signatures.
+#[doc(no_inline)]
+pub use candle_core as candle;
+#[doc(no_inline)]
+pub use rand;
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::{Pretrained, RunConfig};
+    pub use candle_core::{DType, Device, Tensor};
+    pub use mim_core::augment::{Augment, HorizontalFlip, Pad, RandomResizedCrop, ViewPlan};
+    pub use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
+    pub use mim_core::decoders::{LinearDecoder, MaeDecoder, MaeDecoderConfig};
+    pub use mim_core::encoders::{Vit, VitConfig};
+    pub use mim_core::objectives::{
+        CosineConfig, CrossEntropyConfig, Regression, RegressionConfig,
+    };
+    pub use mim_core::optim::{AdamWConfig, Clip};
+    pub use mim_core::params::{Ema, Init, Params, Start, When};
+    pub use mim_core::train::{Outcome, Stepper, TrainConfig, Trainer};
+    pub use mim_core::weights::{Source, WeightMap};
+    pub use mim_core::{
+        Batch, DecodeContext, Decoder, Encoded, Encoder, Error, ImageSize, LossTerms, Mask,
+        Masking, Method, Norm, Objective, ParamStore, PatchGrid, Prediction, Purpose,
+        Reconstruction, Result, Rows, Schedule, StepContext, Target, View, Want,
+    };
+    pub use mim_eval::{EvalConfig, reconstruction_grid, save_png};
+    pub use mim_masking::{
+        BlockwiseMaskerConfig, CellMaskerConfig, Guide, HiddenCount, MaskRequest, Masker,
+        RandomMaskerConfig, WhenStuck,
+    };
+    pub use mim_methods::{Composite, MaeConfig, MaskMode, MethodConfig, SimMimConfig};
+    pub use mim_targets::{Needs, PixelTargetConfig, TargetGenerator, TargetRequest};
+    pub use rand::{Rng, RngExt};
+}
+
+/// The Rust code of the README, compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,0 +1,289 @@
+//! Everything a run depends on, as one TOML file.
+
+use std::path::Path;
+
+use candle_core::Device;
+use mim_core::data::{DataSource, LoaderConfig};
+use mim_core::train::TrainConfig;
+use mim_core::{Error, Method, Result, settings};
+use mim_eval::EvalConfig;
+use mim_methods::registry::{self, Entry};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// Where images come from and how they are read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// `embedded`, a path, or `idx:`, `folder:`, `cifar:` and a path. Default `embedded`.
+    pub source: DataSource,
+    /// Threads that decode and augment; 0 does it between steps. Default 1.
+    pub workers: usize,
+    /// Batches made ahead. Default 2.
+    pub prefetch: usize,
+    /// Share of unreadable images that an epoch tolerates. Default 0.05.
+    pub max_bad_share: f64,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: DataSource::Embedded,
+            workers: 1,
+            prefetch: 2,
+            max_bad_share: 0.05,
+        }
+    }
+}
+
+impl DataConfig {
+    /// Settings of a loader of `batch_size` images.
+    pub fn loading(&self, batch_size: usize) -> LoaderConfig {
+        let Self {
+            workers,
+            prefetch,
+            max_bad_share,
+            ..
+        } = *self;
+        LoaderConfig {
+            batch_size,
+            workers,
+            prefetch,
+            max_bad_share,
+            ..LoaderConfig::default()
+        }
+    }
+}
+
+/// Everything a run depends on. In a file the method's own settings stand at the top level, beside
+/// `method`, `arch` and the tables `data`, `train` and `eval`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunConfig {
+    /// Name of the method.
+    pub method: String,
+    /// Its settings, complete.
+    pub model: Table,
+    /// Images.
+    pub data: DataConfig,
+    /// Training.
+    pub train: TrainConfig,
+    /// Evaluation after training.
+    pub eval: EvalConfig,
+}
+
+/// Keys at the top level that are not the method's.
+const OWN: [&str; 5] = ["method", "arch", "data", "train", "eval"];
+
+impl RunConfig {
+    /// Reads settings; what they leave out has the method's and the engine's defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for an unknown key or value; it names the nearest valid one.
+    pub fn from_table(mut table: Table) -> Result<Self> {
+        let method = match table.remove("method") {
+            Some(Value::String(name)) => name,
+            Some(other) => {
+                return Err(Error::config(
+                    "settings",
+                    "method",
+                    other,
+                    "it is a name",
+                    "use for instance \"mae\"",
+                ));
+            }
+            None => registry::METHODS[0].name.to_owned(),
+        };
+        let mut part = |key: &str| match table.remove(key) {
+            None => Ok(Table::new()),
+            Some(Value::Table(part)) => Ok(part),
+            Some(other) => {
+                let fix = format!("write [{key}] and its keys below");
+                Err(Error::config(
+                    "settings",
+                    key.to_owned(),
+                    other,
+                    "it is a table",
+                    fix,
+                ))
+            }
+        };
+        let (data, train, eval) = (part("data")?, part("train")?, part("eval")?);
+        let entry = registry::method(&method)?;
+        let keys: Vec<String> = table.keys().cloned().collect();
+        let model = entry
+            .resolve(table)
+            .map_err(|error| misspelt(&keys, error))?;
+        let train: TrainConfig = settings::read("train", train)?;
+        train.validate()?;
+        let (data, eval) = (settings::read("data", data)?, settings::read("eval", eval)?);
+        Ok(Self {
+            method,
+            model,
+            data,
+            train,
+            eval,
+        })
+    }
+
+    /// All settings, as a file would hold them.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be written as TOML.
+    pub fn to_table(&self) -> Result<Table> {
+        let mut table = Table::new();
+        table.insert("method".to_owned(), self.method.clone().into());
+        table.extend(self.model.clone());
+        for (key, value) in [
+            ("data", Value::try_from(&self.data)),
+            ("train", Value::try_from(&self.train)),
+            ("eval", Value::try_from(&self.eval)),
+        ] {
+            let value = value.map_err(|error| unwritable(&error))?;
+            table.insert(key.to_owned(), value);
+        }
+        Ok(table)
+    }
+
+    /// All settings as TOML text.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be written as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(&self.to_table()?).map_err(|error| unwritable(&error))
+    }
+
+    /// All settings as JSON, for checkpoints.
+    ///
+    /// # Errors
+    ///
+    /// If a value cannot be written as JSON.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self.to_table()?).map_err(|error| unwritable(&error))
+    }
+
+    /// Reads back what [`RunConfig::to_json`] gave.
+    ///
+    /// # Errors
+    ///
+    /// If the settings do not fit this version.
+    pub fn from_json(json: &serde_json::Value) -> Result<Self> {
+        let table = Table::try_from(json).map_err(|error| unwritable(&error))?;
+        Self::from_table(table)
+    }
+
+    /// The method, its weights drawn from the run's seed.
+    ///
+    /// # Errors
+    ///
+    /// If a setting does not hold.
+    pub fn build(&self, device: &Device) -> Result<Box<dyn Method>> {
+        self.entry()?
+            .build(self.model.clone(), device, self.train.seed)
+    }
+
+    /// The method's entry in the registry.
+    ///
+    /// # Errors
+    ///
+    /// If there is none of that name.
+    pub fn entry(&self) -> Result<&'static Entry> {
+        registry::method(&self.method)
+    }
+}
+
+/// The settings in a TOML file, or in the shipped recipe of that name.
+///
+/// # Errors
+///
+/// If there is neither, or the text is not TOML.
+pub fn read_file(name: &str) -> Result<Table> {
+    let path = Path::new(name);
+    let text = if path.exists() {
+        std::fs::read_to_string(path).map_err(Error::io("read", path))?
+    } else if name.contains(['/', '.']) {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(Error::io("read", path)(missing));
+    } else {
+        registry::recipe(name)?.to_owned()
+    };
+    text.parse::<Table>()
+        .map_err(|error| Error::format(path, error.to_string(), "correct the TOML"))
+}
+
+fn unwritable(error: &dyn std::fmt::Display) -> Error {
+    Error::config(
+        "settings",
+        "value",
+        error,
+        "it cannot be written",
+        "report this as a bug",
+    )
+}
+
+/// Points from an unknown key of the method to one of our own that it may have meant.
+fn misspelt(keys: &[String], error: Error) -> Error {
+    let near = |key: &String| {
+        OWN.into_iter()
+            .find(|own| strsim::damerau_levenshtein(key, own) <= 2)
+            .map(|own| (key.clone(), own))
+    };
+    match keys.iter().find_map(near).filter(|(key, own)| key != own) {
+        Some((key, own)) if error.to_string().contains(&key) => Error::config(
+            "settings",
+            key,
+            "not usable",
+            "no setting has this name",
+            format!("did you mean `{own}`?"),
+        ),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_is_complete_and_survives_a_round_trip() {
+        for entry in registry::METHODS {
+            for (name, text) in entry.recipes {
+                let table: Table = text.parse().unwrap();
+                assert_eq!(table["method"].as_str(), Some(entry.name), "{name}");
+                let config =
+                    RunConfig::from_table(table).unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert_eq!(
+                    RunConfig::from_table(config.to_table().unwrap()).unwrap(),
+                    config,
+                    "{name}"
+                );
+                assert_eq!(
+                    RunConfig::from_json(&config.to_json().unwrap()).unwrap(),
+                    config,
+                    "{name}"
+                );
+                assert_eq!(
+                    config.to_toml().unwrap().parse::<Table>().unwrap(),
+                    config.to_table().unwrap(),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn misspelt_keys_are_answered_with_the_nearest() {
+        let error = |text: &str| {
+            RunConfig::from_table(text.parse().unwrap())
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(error("[trian]\nepochs = 1").contains("did you mean `train`?"));
+        assert!(error("[train]\nepoch = 1").contains("did you mean `epochs`?"));
+        assert!(error("mask_rato = 0.5").contains("did you mean `mask_ratio`?"));
+        assert!(error("[encoder]\nembed_dims = 8").contains("did you mean `embed_dim`?"));
+        assert!(error("mask_ratio = \"big\"").contains("mask_ratio"));
+    }
+}
