@@ -1,0 +1,66 @@
+//! The README says what the registry holds.
+
+use mim::methods::registry::METHODS;
+
+const README: &str = include_str!("../README.md");
+
+/// The method table, as Markdown.
+fn table() -> String {
+    let rows = METHODS.iter().map(|method| {
+        let recipes: Vec<_> = method
+            .recipes
+            .iter()
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
+        format!(
+            "| `{}` | {} ({}) | {} | {} | {} |\n",
+            method.name,
+            method.title,
+            method.paper,
+            method.archs.join(", "),
+            recipes.join(", "),
+            method.status,
+        )
+    });
+    let head = "| method | paper | sizes | recipes | agrees with the authors' code |\n|---|---|---|---|---|\n";
+    head.to_owned() + &rows.collect::<String>()
+}
+
+#[test]
+fn the_method_table_is_that_of_the_registry() {
+    let (_, rest) = README.split_once("<!-- METHODS").expect("a start mark");
+    let (_, rest) = rest.split_once("-->\n").expect("the end of the mark");
+    let (found, _) = rest.split_once("<!-- /METHODS -->").expect("an end mark");
+    assert!(
+        found == table(),
+        "put this table between the METHODS marks of README.md:\n\n{}",
+        table()
+    );
+}
+
+#[test]
+fn the_composed_method_is_as_short_as_promised() {
+    let (_, composed) = README
+        .split_once("## Compose a method")
+        .expect("the section");
+    let (_, code) = composed.split_once("```rust\n").expect("its code");
+    let (code, _) = code.split_once("```").expect("the end of its code");
+    let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(lines < 40, "it has {lines} lines");
+}
+
+#[test]
+fn every_linked_file_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    // A part after `](` that ends with `)` is a link's address.
+    for link in README
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+    {
+        assert!(
+            link.starts_with("https://") || root.join(link).exists(),
+            "{link} is linked, but not there"
+        );
+    }
+}
