@@ -2,8 +2,10 @@
 
 mod ema;
 mod init;
+mod path;
 mod store;
 
 pub use ema::{Ema, Start, When};
 pub use init::{BeitInit, Draw, Init, InitScheme, MaeInit, TransformersInit};
-pub use store::{Kind, ParamStore, Params};
+pub use path::Params;
+pub use store::{Kind, ParamStore};

@@ -1,12 +1,11 @@
 //! [`ParamStore`]: an ordered table of named variables, shared by all modules of a network.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::{InitScheme, MaeInit};
+use super::{InitScheme, MaeInit, Params};
 use crate::rng::{Purpose, name_hash, stream};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
@@ -274,30 +273,36 @@ impl ParamStore {
         Ok(entry)
     }
 
-    fn weight(&self, name: String, shape: &[usize]) -> Result<Tensor> {
+    /// A parameter that starts at `value`, or at what the scheme draws.
+    pub(super) fn weight(
+        &self,
+        name: String,
+        shape: &[usize],
+        value: Option<f64>,
+    ) -> Result<Tensor> {
         let device = self.device();
-        match &self.0.source {
-            Source::Teacher => {
-                let zeros = || Ok(Tensor::zeros(shape, DType::F32, device)?);
-                Ok(self
-                    .entry(name, shape, Kind::Frozen, zeros)?
-                    .var
-                    .as_detached_tensor())
+        let kind = match &self.0.source {
+            Source::Student { frozen, .. } if !frozen(&name) => Kind::Trainable,
+            _ => Kind::Frozen,
+        };
+        let first = || match (&self.0.source, value) {
+            (Source::Teacher, _) => Ok(Tensor::zeros(shape, DType::F32, device)?),
+            (_, Some(value)) => Ok(Tensor::full(value, shape, device)?.to_dtype(DType::F32)?),
+            (Source::Student { seed, init, .. }, None) => {
+                draw(init.as_ref(), *seed, &name, shape, device)
             }
-            Source::Student { seed, init, frozen } => {
-                let kind = if frozen(&name) {
-                    Kind::Frozen
-                } else {
-                    Kind::Trainable
-                };
-                let initial = || draw(init.as_ref(), *seed, &name, shape, device);
-                let entry = self.entry(name.clone(), shape, kind, initial)?;
-                Ok(match entry.kind {
-                    Kind::Trainable => entry.var.as_tensor().clone(),
-                    Kind::Frozen | Kind::Buffer => entry.var.as_detached_tensor(),
-                })
-            }
-        }
+        };
+        let entry = self.entry(name.clone(), shape, kind, first)?;
+        Ok(match entry.kind {
+            Kind::Trainable => entry.var.as_tensor().clone(),
+            Kind::Frozen | Kind::Buffer => entry.var.as_detached_tensor(),
+        })
+    }
+
+    /// A variable of the given kind that starts at `value`.
+    pub(super) fn made(&self, name: String, kind: Kind, value: Tensor) -> Result<Var> {
+        let shape = value.dims().to_vec();
+        Ok(self.entry(name, &shape, kind, || Ok(value))?.var)
     }
 }
 
@@ -322,94 +327,6 @@ impl std::fmt::Debug for ParamStore {
             .field("device", &self.0.device)
             .field("entries", &entries)
             .finish()
-    }
-}
-
-/// A path in a store: the only thing constructors of modules take.
-#[derive(Debug, Clone)]
-pub struct Params {
-    store: ParamStore,
-    path: String,
-}
-
-impl Params {
-    /// The path one level down.
-    pub fn pp(&self, name: impl Display) -> Self {
-        Self {
-            store: self.store.clone(),
-            path: self.full(&name),
-        }
-    }
-
-    fn full(&self, name: &impl Display) -> String {
-        if self.path.is_empty() {
-            name.to_string()
-        } else {
-            format!("{}.{name}", self.path)
-        }
-    }
-
-    /// The store this path belongs to.
-    pub fn store(&self) -> &ParamStore {
-        &self.store
-    }
-
-    /// The device all values live on.
-    pub fn device(&self) -> &Device {
-        self.store.device()
-    }
-
-    /// A parameter of the given shape, initialised by the store's scheme. The same name twice is
-    /// the same tensor: that is how weights are shared.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Shape`] if the name is taken by another shape.
-    pub fn weight(&self, shape: &[usize], name: &str) -> Result<Tensor> {
-        self.store.weight(self.full(&name), shape)
-    }
-
-    /// A trained parameter whose initial value is the layer's own business (layer scale).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Shape`] if the name is taken by another shape.
-    pub fn filled(&self, shape: &[usize], name: &str, value: f64) -> Result<Tensor> {
-        let name = self.full(&name);
-        let known = self.store.var(&name).is_some();
-        let weight = self.store.weight(name.clone(), shape)?;
-        if let (false, Source::Student { .. }, Some(var)) =
-            (known, &self.store.0.source, self.store.var(&name))
-        {
-            var.set(&Tensor::full(value, shape, self.device())?.to_dtype(DType::F32)?)?;
-        }
-        Ok(weight)
-    }
-
-    /// A value that is saved but never trained, such as a table of sines and cosines.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Shape`] if the name is taken by another shape.
-    pub fn constant(&self, name: &str, value: Tensor) -> Result<Tensor> {
-        let shape = value.dims().to_vec();
-        let entry = self
-            .store
-            .entry(self.full(&name), &shape, Kind::Frozen, || Ok(value))?;
-        Ok(entry.var.as_detached_tensor())
-    }
-
-    /// State that a step changes by itself, starting at `value`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Shape`] if the name is taken by another shape.
-    pub fn buffer(&self, name: &str, value: Tensor) -> Result<Var> {
-        let shape = value.dims().to_vec();
-        Ok(self
-            .store
-            .entry(self.full(&name), &shape, Kind::Buffer, || Ok(value))?
-            .var)
     }
 }
 

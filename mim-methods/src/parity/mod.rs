@@ -7,6 +7,7 @@
 mod case;
 mod compare;
 pub(crate) mod mae;
+mod optimizer;
 mod report;
 mod run;
 pub(crate) mod simmim;

@@ -1,0 +1,210 @@
+//! Settings of the plain vision transformer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::nn::{BlockConfig, PosEmbedKind, QkvBias};
+use crate::{Error, ImageSize, PatchGrid, Result};
+
+/// Which blocks add a relative position bias to their attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelPosBiasKind {
+    /// None.
+    #[default]
+    None,
+    /// All blocks, from one table.
+    Shared,
+    /// All blocks, each from its own table.
+    PerBlock,
+}
+
+/// Settings of [`super::Vit`]; `Default` is ViT-B/16 as MAE pre-trains it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VitConfig {
+    /// Height and width of the images in pixels; multiples of `patch_size`. Default 224.
+    pub image_size: ImageSize,
+    /// Side of a patch in pixels. Default 16.
+    pub patch_size: usize,
+    /// Channels of the images: 3 for RGB, 1 for grey. Default 3.
+    pub in_channels: usize,
+    /// Width of the tokens; a multiple of `num_heads`. Default 768.
+    pub embed_dim: usize,
+    /// Number of blocks. Default 12.
+    pub depth: usize,
+    /// Attention heads. Default 12.
+    pub num_heads: usize,
+    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    pub mlp_ratio: f64,
+    /// Biases of query, key and value. Default `full`.
+    pub qkv_bias: QkvBias,
+    /// Epsilon of all norms. Default 1e-6.
+    pub norm_eps: f64,
+    /// Initial layer scale; none (the default) for no layer scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_scale_init: Option<f64>,
+    /// Stochastic depth rate of the last block, rising linearly from 0. Default 0.
+    pub drop_path_rate: f64,
+    /// Positions added to the tokens. Default `sincos`.
+    pub pos_embed: PosEmbedKind,
+    /// Relative position bias of the attention. Default `none`.
+    pub rel_pos_bias: RelPosBiasKind,
+    /// Whether hidden patches can be replaced by a trained token. Default false.
+    pub mask_token: bool,
+}
+
+impl Default for VitConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 224.into(),
+            patch_size: 16,
+            in_channels: 3,
+            embed_dim: 768,
+            depth: 12,
+            num_heads: 12,
+            mlp_ratio: 4.,
+            qkv_bias: QkvBias::Full,
+            norm_eps: 1e-6,
+            layer_scale_init: None,
+            drop_path_rate: 0.,
+            pos_embed: PosEmbedKind::Sincos,
+            rel_pos_bias: RelPosBiasKind::None,
+            mask_token: false,
+        }
+    }
+}
+
+/// The field's sizes: (name, patch, dim, depth, heads).
+const ARCHS: &[(&str, usize, usize, usize, usize)] = &[
+    ("vit_tiny", 16, 192, 12, 3),
+    ("vit_small", 16, 384, 12, 6),
+    ("vit_base", 16, 768, 12, 12),
+    ("vit_large", 16, 1024, 24, 16),
+    ("vit_huge", 14, 1280, 32, 16),
+];
+
+impl VitConfig {
+    /// The size called `arch`: `vit_tiny`, `vit_small`, `vit_base`, `vit_large` or `vit_huge`.
+    ///
+    /// Widths, depths and heads of DeiT (tiny, small) and of Dosovitskiy et al., 2021, table 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] listing the known sizes.
+    pub fn arch(arch: &str) -> Result<Self> {
+        let found = ARCHS.iter().find(|(name, ..)| *name == arch);
+        let &(_, patch_size, embed_dim, depth, num_heads) = found.ok_or_else(|| {
+            let known: Vec<_> = Self::archs().collect();
+            Error::config(
+                "vit",
+                "arch",
+                arch,
+                "no such size is known",
+                format!("use one of {}", known.join(", ")),
+            )
+        })?;
+        Ok(Self {
+            patch_size,
+            embed_dim,
+            depth,
+            num_heads,
+            ..Self::default()
+        })
+    }
+
+    /// The names [`VitConfig::arch`] knows.
+    pub fn archs() -> impl Iterator<Item = &'static str> {
+        ARCHS.iter().map(|(name, ..)| *name)
+    }
+
+    /// The token grid.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the patch.
+    pub fn grid(&self) -> Result<PatchGrid> {
+        PatchGrid::of_image(self.image_size.into(), self.patch_size)
+    }
+
+    /// Numbers in a patch.
+    pub fn patch_values(&self) -> usize {
+        self.patch_size * self.patch_size * self.in_channels
+    }
+
+    /// Checks ranges and how settings fit each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    pub fn validate(&self) -> Result<()> {
+        self.grid()?;
+        let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
+            Err(Error::config("vit", field, value, why, fix))
+        };
+        if self.in_channels == 0 {
+            return bad(
+                "in_channels",
+                "0".into(),
+                "images have at least one channel",
+                "use 1 (grey) or 3 (RGB)",
+            );
+        }
+        if self.depth == 0 {
+            return bad(
+                "depth",
+                "0".into(),
+                "an encoder has at least one block",
+                "use 1 or more",
+            );
+        }
+        if self.num_heads == 0 || !self.embed_dim.is_multiple_of(self.num_heads) {
+            let value = self.num_heads.to_string();
+            return bad(
+                "num_heads",
+                value,
+                "embed_dim must be a multiple of it",
+                "change num_heads or embed_dim",
+            );
+        }
+        if !(0. ..1.).contains(&self.drop_path_rate) {
+            let value = self.drop_path_rate.to_string();
+            return bad(
+                "drop_path_rate",
+                value,
+                "it must be in [0, 1)",
+                "use 0 for no stochastic depth",
+            );
+        }
+        if self.norm_eps <= 0. {
+            return bad(
+                "norm_eps",
+                self.norm_eps.to_string(),
+                "it must be positive",
+                "use 1e-6",
+            );
+        }
+        if self.mlp_ratio * (self.embed_dim as f64) < 1. {
+            let value = self.mlp_ratio.to_string();
+            return bad(
+                "mlp_ratio",
+                value,
+                "the hidden layer would be empty",
+                "use 4",
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn block(&self, index: usize) -> BlockConfig {
+        let last = (self.depth - 1).max(1) as f64;
+        BlockConfig {
+            dim: self.embed_dim,
+            num_heads: self.num_heads,
+            mlp_ratio: self.mlp_ratio,
+            qkv_bias: self.qkv_bias,
+            norm_eps: self.norm_eps,
+            layer_scale_init: self.layer_scale_init,
+            drop_path: self.drop_path_rate * index as f64 / last,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One forward pass of a composite, up to the predictions.
+
+use std::collections::BTreeMap;
+
+use candle_core::DType;
+use mim_core::params::When;
+use mim_core::{
+    Batch, DecodeContext, Encoded, Error, Mask, Masking, PatchGrid, Prediction, Purpose, Result,
+    StepContext, Target, Want,
+};
+use mim_masking::{Guide, GuideKind, MaskRequest};
+use mim_targets::{Needs, TargetRequest};
+
+use super::{Branch, Composite, MaskMode};
+
+/// What one forward pass computes before the objectives.
+pub(super) struct Forward<'a> {
+    pub(super) mask: Mask,
+    pub(super) targets: BTreeMap<&'a str, Target>,
+    pub(super) predictions: Vec<Prediction>,
+}
+
+impl Composite {
+    pub(super) fn run(&self, batch: &Batch, step: &StepContext) -> Result<Forward<'_>> {
+        let view = batch.view(0)?;
+        let grid = self.encoder.grid(view.size())?;
+        let mut targets = BTreeMap::new();
+        let mut request = TargetRequest {
+            batch,
+            grid,
+            mask: None,
+            student: None,
+            step,
+        };
+        self.generate(Needs::Image, &request, &mut targets)?;
+        let mask = self.mask(batch, grid, &targets, step)?;
+        request.mask = Some(&mask);
+        self.generate(Needs::Mask, &request, &mut targets)?;
+        let masking = match self.mode {
+            MaskMode::Drop => Masking::Drop(&mask),
+            MaskMode::Replace => Masking::Replace(&mask),
+        };
+        let encoded = self.encoder.encode(
+            &view.normalized(&self.input.norm)?,
+            masking,
+            &self.want(),
+            step,
+        )?;
+        let request = TargetRequest {
+            student: Some(&encoded),
+            ..request
+        };
+        self.generate(Needs::Student, &request, &mut targets)?;
+        let predictions = self.predict(batch, &mask, &encoded, step)?;
+        Ok(Forward {
+            mask,
+            targets,
+            predictions,
+        })
+    }
+
+    fn generate<'a>(
+        &'a self,
+        needs: Needs,
+        request: &TargetRequest<'_>,
+        targets: &mut BTreeMap<&'a str, Target>,
+    ) -> Result<()> {
+        for (name, generator) in self
+            .targets
+            .iter()
+            .filter(|(_, generator)| generator.needs() == needs)
+        {
+            let target = generator.generate(request)?;
+            request
+                .step
+                .trace(&format!("target.{name}"), || Ok(target.patches.clone()))?;
+            targets.insert(name, target);
+        }
+        Ok(())
+    }
+
+    fn mask(
+        &self,
+        batch: &Batch,
+        grid: PatchGrid,
+        targets: &BTreeMap<&str, Target>,
+        step: &StepContext,
+    ) -> Result<Mask> {
+        let scores: Vec<f32>;
+        let parts: Vec<u32>;
+        let guide = match self.masker.guide() {
+            GuideKind::None => Guide::None,
+            GuideKind::Scores => {
+                let attention = targets
+                    .values()
+                    .find_map(|target| target.attention.as_ref());
+                let attention =
+                    attention.ok_or_else(|| self.no_guide("a target with attention"))?;
+                scores = attention.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+                Guide::Scores(&scores)
+            }
+            GuideKind::Parts => {
+                let ids = batch
+                    .extras
+                    .get("part_id")
+                    .ok_or_else(|| self.no_guide("the batch's `part_id`"))?;
+                parts = ids.to_dtype(DType::U32)?.flatten_all()?.to_vec1()?;
+                Guide::Parts(&parts)
+            }
+        };
+        let request = MaskRequest {
+            images: batch.len(),
+            grid,
+            guide,
+            step,
+        };
+        self.masker
+            .sample(&request, &mut step.rng(Purpose::Mask, 0))
+    }
+
+    fn no_guide(&self, wanted: &str) -> Error {
+        Error::unsupported(
+            format!("the masker of {}", self.name),
+            format!("it is guided by {wanted}, which is not there"),
+            "add it, or choose a masker that needs no guide",
+        )
+    }
+
+    /// The union of what the decoders read.
+    fn want(&self) -> Want {
+        let mut layers: Vec<usize> = self
+            .branches
+            .iter()
+            .flat_map(|branch| branch.decoder.layers())
+            .copied()
+            .collect();
+        layers.sort_unstable();
+        layers.dedup();
+        Want {
+            layers,
+            ..Want::default()
+        }
+    }
+
+    fn predict(
+        &self,
+        batch: &Batch,
+        mask: &Mask,
+        encoded: &Encoded,
+        step: &StepContext,
+    ) -> Result<Vec<Prediction>> {
+        let cx = DecodeContext {
+            encoded,
+            mask,
+            batch,
+            step,
+        };
+        let predict = |branch: &Branch| {
+            let prediction = branch.decoder.decode(&cx)?;
+            step.trace(&format!("pred.{}", branch.name), || {
+                Ok(prediction.values.clone())
+            })?;
+            Ok(prediction)
+        };
+        self.branches.iter().map(predict).collect()
+    }
+
+    pub(super) fn update_teachers(&self, now: When, step: &StepContext) -> Result<()> {
+        self.emas.iter().try_for_each(|ema| ema.update(now, step))
+    }
+}

@@ -1,0 +1,217 @@
+//! A method as a value: encoder, masker, targets, and branches of decoder and objective.
+
+mod forward;
+mod reconstruct;
+
+use mim_core::augment::ViewPlan;
+use mim_core::params::{Ema, ParamStore, When};
+use mim_core::schedule::Schedule;
+use mim_core::{
+    Batch, Decoder, Encoder, Error, ImageSize, Input, LossTerms, Mask, Method, Norm, Objective,
+    Reconstruction, Result, StepContext,
+};
+use mim_masking::{FixedMasker, Masker};
+use mim_targets::TargetGenerator;
+
+/// What becomes of hidden patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaskMode {
+    /// They do not enter the encoder (MAE).
+    Drop,
+    /// A mask token takes their place (BEiT, SimMIM).
+    Replace,
+}
+
+/// A method made of parts: most papers are values of this type.
+///
+/// One training step: targets that need only the images, guide, mask, targets that need the mask,
+/// encoder (view 0), targets that need the student, then for each branch decoder and objective.
+pub struct Composite {
+    name: String,
+    stores: Vec<(String, ParamStore)>,
+    encoder: Box<dyn Encoder>,
+    /// Draws the masks.
+    pub masker: Box<dyn Masker>,
+    mode: MaskMode,
+    input: Input,
+    views: ViewPlan,
+    targets: Vec<(String, Box<dyn TargetGenerator>)>,
+    branches: Vec<Branch>,
+    emas: Vec<Ema>,
+}
+
+struct Branch {
+    name: String,
+    target: String,
+    decoder: Box<dyn Decoder>,
+    objective: Box<dyn Objective>,
+    weight: Schedule,
+}
+
+impl Composite {
+    /// An encoder and a masker, without targets and branches yet; `student` holds the weights.
+    pub fn new(
+        name: impl Into<String>,
+        student: &ParamStore,
+        encoder: impl Encoder + 'static,
+        masker: impl Masker + 'static,
+        mode: MaskMode,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            stores: vec![("student".to_owned(), student.clone())],
+            encoder: Box::new(encoder),
+            masker: Box::new(masker),
+            mode,
+            input: Input {
+                size: ImageSize::from(224),
+                norm: Norm::imagenet(),
+            },
+            views: ViewPlan::default(),
+            targets: Vec::new(),
+            branches: Vec::new(),
+            emas: Vec::new(),
+        }
+    }
+
+    /// The images the encoder takes, and how images become views. Default: 224 pixels, ImageNet's
+    /// normalisation, and one view that is the image as it is.
+    #[must_use]
+    pub fn input(mut self, size: impl Into<ImageSize>, norm: Norm, views: ViewPlan) -> Self {
+        self.input = Input {
+            size: size.into(),
+            norm,
+        };
+        self.views = views.with_channels(self.input.channels());
+        self
+    }
+
+    /// Adds a target under a name.
+    #[must_use]
+    pub fn target(
+        mut self,
+        name: impl Into<String>,
+        target: impl TargetGenerator + 'static,
+    ) -> Self {
+        self.targets.push((name.into(), Box::new(target)));
+        self
+    }
+
+    /// Adds a branch: `decoder`'s prediction compared with the target named `target`.
+    #[must_use]
+    pub fn branch(
+        mut self,
+        (name, target): (&str, &str),
+        decoder: impl Decoder + 'static,
+        objective: impl Objective + 'static,
+        weight: Schedule,
+    ) -> Self {
+        self.branches.push(Branch {
+            name: name.to_owned(),
+            target: target.to_owned(),
+            decoder: Box::new(decoder),
+            objective: Box::new(objective),
+            weight,
+        });
+        self
+    }
+
+    /// Adds a momentum teacher: its store is saved, and `ema` keeps it up to date.
+    #[must_use]
+    pub fn teacher(mut self, name: impl Into<String>, store: &ParamStore, ema: Ema) -> Self {
+        self.stores.push((name.into(), store.clone()));
+        self.emas.push(ema);
+        self
+    }
+}
+
+impl Method for Composite {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn views(&self, _epoch: usize) -> ViewPlan {
+        self.views.clone()
+    }
+
+    fn input(&self) -> &Input {
+        &self.input
+    }
+
+    fn stores(&self) -> Vec<(&str, &ParamStore)> {
+        self.stores
+            .iter()
+            .map(|(name, store)| (name.as_str(), store))
+            .collect()
+    }
+
+    fn encoder(&self) -> Option<&dyn Encoder> {
+        Some(self.encoder.as_ref())
+    }
+
+    fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms> {
+        let forward = self.run(batch, step)?;
+        let mut terms = LossTerms::default();
+        for (branch, prediction) in self.branches.iter().zip(&forward.predictions) {
+            let target = forward.targets.get(branch.target.as_str()).ok_or_else(|| {
+                Error::unsupported(
+                    format!("the branch `{}` of {}", branch.name, self.name),
+                    format!("it has no target `{}`", branch.target),
+                    "add the target under that name",
+                )
+            })?;
+            let loss = branch
+                .objective
+                .loss(prediction, target, &forward.mask, step)?;
+            terms.extend(loss.prefixed(&branch.name), branch.weight.at(step));
+        }
+        step.trace("loss", || terms.total())?;
+        Ok(terms)
+    }
+
+    fn before_step(&self, step: &StepContext) -> Result<()> {
+        self.update_teachers(When::BeforeStep, step)
+    }
+
+    fn after_step(&self, step: &StepContext) -> Result<()> {
+        self.update_teachers(When::AfterStep, step)
+    }
+
+    fn end_epoch(&mut self, step: &StepContext) -> Result<()> {
+        self.update_teachers(When::EndOfEpoch, step)
+    }
+
+    fn override_mask(&mut self, mask: Mask) -> Result<()> {
+        self.masker = Box::new(FixedMasker::new(mask));
+        Ok(())
+    }
+
+    fn reconstruct(&self, batch: &Batch, step: &StepContext) -> Result<Reconstruction> {
+        self.draw(batch, step)
+    }
+}
+
+impl std::fmt::Debug for Composite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Composite")
+            .field("name", &self.name)
+            .field("mode", &self.mode)
+            .field(
+                "targets",
+                &self
+                    .targets
+                    .iter()
+                    .map(|(name, _)| name)
+                    .collect::<Vec<_>>(),
+            )
+            .field(
+                "branches",
+                &self
+                    .branches
+                    .iter()
+                    .map(|branch| &branch.name)
+                    .collect::<Vec<_>>(),
+            )
+            .finish_non_exhaustive()
+    }
+}
