@@ -46,7 +46,7 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the name is taken by another shape.
+    /// [`crate::Error::Shape`] if the name is taken by another shape.
     pub fn weight(&self, shape: &[usize], name: &str) -> Result<Tensor> {
         self.store.weight(self.full(&name), shape, None)
     }
@@ -55,7 +55,7 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the name is taken by another shape.
+    /// [`crate::Error::Shape`] if the name is taken by another shape.
     pub fn filled(&self, shape: &[usize], name: &str, value: f64) -> Result<Tensor> {
         self.store.weight(self.full(&name), shape, Some(value))
     }
@@ -64,7 +64,7 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the name is taken by another shape.
+    /// [`crate::Error::Shape`] if the name is taken by another shape.
     pub fn constant(&self, name: &str, value: Tensor) -> Result<Tensor> {
         let made = self.store.made(self.full(&name), Kind::Frozen, value)?;
         Ok(made.as_detached_tensor())
@@ -74,7 +74,7 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the name is taken by another shape.
+    /// [`crate::Error::Shape`] if the name is taken by another shape.
     pub fn buffer(&self, name: &str, value: Tensor) -> Result<Var> {
         self.store.made(self.full(&name), Kind::Buffer, value)
     }
