@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "helpers of tests; the exception for tests covers test functions only"
+    reason = "functions beside the tests; the exception for tests covers test functions only"
 )]
 
 use std::collections::BTreeMap;
