@@ -125,3 +125,27 @@ pub trait Encoder: Send + Sync {
         step: &StepContext,
     ) -> Result<Encoded>;
 }
+
+impl<T: Encoder + ?Sized> Encoder for Box<T> {
+    fn dim(&self) -> usize {
+        (**self).dim()
+    }
+
+    fn trunk(&self) -> &dyn Encoder {
+        (**self).trunk()
+    }
+
+    fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
+        (**self).grid(image)
+    }
+
+    fn encode(
+        &self,
+        image: &Tensor,
+        masking: Masking<'_>,
+        want: &Want,
+        step: &StepContext,
+    ) -> Result<Encoded> {
+        (**self).encode(image, masking, want, step)
+    }
+}

@@ -45,7 +45,8 @@ impl Prediction {
 /// What a prediction is compared with. Carries no gradient unless its generator says so.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// [`Rows::Patches`] (the whole image, image order) or [`Rows::Masked`] (made for one mask).
+    /// [`Rows::Patches`] (the whole image, image order), [`Rows::Masked`] (made for one mask) or
+    /// [`Rows::Image`] (only [`Target::image`]).
     pub rows: Rows,
     /// `[batch, tokens, C]` values or probabilities, or `[batch, tokens]` u32 ids.
     pub patches: Tensor,
@@ -62,6 +63,16 @@ impl Target {
             rows: Rows::Patches,
             patches,
             image: None,
+            attention: None,
+        }
+    }
+
+    /// A target for whole images, `[batch, C]`, and nothing else.
+    pub fn image(image: Tensor) -> Self {
+        Self {
+            rows: Rows::Image,
+            patches: image.clone(),
+            image: Some(image),
             attention: None,
         }
     }

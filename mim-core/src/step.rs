@@ -88,6 +88,20 @@ impl StepContext {
         stream(self.seed, purpose, [self.global_iter() as u64, place])
     }
 
+    /// The same step whose intermediates are named `scope.name`: for a second network in one forward
+    /// pass, such as a teacher.
+    #[must_use]
+    pub fn scoped(&self, scope: &str) -> Self {
+        let trace = self.trace.clone().map(|sink| {
+            let scope = scope.to_owned();
+            Arc::new(Scoped { sink, scope }) as Arc<dyn TraceSink>
+        });
+        Self {
+            trace,
+            ..self.clone()
+        }
+    }
+
     /// Hands a named intermediate to the sink; `value` is only computed when there is one.
     ///
     /// # Errors
@@ -98,6 +112,18 @@ impl StepContext {
             Some(sink) => sink.record(name, &value()?),
             None => Ok(()),
         }
+    }
+}
+
+/// A sink that puts a scope before each name.
+struct Scoped {
+    sink: Arc<dyn TraceSink>,
+    scope: String,
+}
+
+impl TraceSink for Scoped {
+    fn record(&self, name: &str, value: &Tensor) -> Result<()> {
+        self.sink.record(&format!("{}.{name}", self.scope), value)
     }
 }
 

@@ -24,6 +24,21 @@ pub struct Crop {
     pub flipped: bool,
 }
 
+impl Crop {
+    /// The whole of an image of (height, width) pixels.
+    pub fn whole((height, width): (u32, u32)) -> Self {
+        Self {
+            top: 0.,
+            left: 0.,
+            height: height as f32,
+            width: width as f32,
+            source_height: height,
+            source_width: width,
+            flipped: false,
+        }
+    }
+}
+
 /// Per-channel mean and deviation that map pixels in `[0, 1]` to a network's input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

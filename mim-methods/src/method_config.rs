@@ -1,5 +1,6 @@
 //! From settings to methods.
 
+use candle_core::Device;
 use mim_core::Result;
 use mim_core::params::{InitScheme, ParamStore};
 use serde::Serialize;
@@ -18,6 +19,11 @@ pub trait MethodConfig: Default + Serialize + DeserializeOwned {
 
     /// How the weights of a store for this method start.
     fn init(&self) -> Box<dyn InitScheme>;
+
+    /// A store for the weights of this method, drawn from `seed`.
+    fn store(&self, device: &Device, seed: u64) -> ParamStore {
+        ParamStore::new(device, seed, self.init())
+    }
 
     /// Checks the settings and builds the method on `student`.
     ///

@@ -1,7 +1,6 @@
 //! All methods: the table behind the command line, the docs and the tests.
 
 use candle_core::Device;
-use mim_core::params::ParamStore;
 use mim_core::{Error, Method, Result, settings};
 use toml::Table;
 
@@ -180,8 +179,7 @@ fn to_table<C: MethodConfig>(config: &C) -> Result<Table> {
 
 fn build<C: MethodConfig>(settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
     let config: C = settings::read("method", settings)?;
-    let student = ParamStore::new(device, seed, config.init());
-    Ok(Box::new(config.build(&student)?))
+    Ok(Box::new(config.build(&config.store(device, seed))?))
 }
 
 #[cfg(test)]

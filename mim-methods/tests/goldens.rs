@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use mim_methods::parity::{self, Overrides, Verdict};
+use mim_methods::registry::METHODS;
 
 fn folders() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     let shared = own.join("../../shared/goldens");
     let mut folders = vec![own.join("tests/goldens")];
-    for method in ["mae", "simmim"] {
+    for method in METHODS.iter().map(|entry| entry.name) {
         let folder = shared.join(method);
         match folder.exists() {
             true => folders.push(folder),

@@ -9,7 +9,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::optim::Gradients;
-use mim_core::{Batch, Method, StepContext, View};
+use mim_core::{Batch, Crop, Method, StepContext, View};
 use mim_methods::registry::METHODS;
 use toml::Table;
 
@@ -51,13 +51,21 @@ fn images(method: &dyn Method) -> Batch {
     let bytes: Vec<u8> = (0..count)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
-    Batch::single(
-        View::new(
-            Tensor::from_vec(bytes, shape, &Device::Cpu).unwrap(),
-            vec![],
-        )
-        .unwrap(),
-    )
+    let view = |index: u32| {
+        let size = (shape.2 as u32, shape.3 as u32);
+        let crop = |image: u32| Crop {
+            top: (image + index) as f32,
+            flipped: image == index,
+            ..Crop::whole(size)
+        };
+        let pixels = Tensor::from_vec(bytes.clone(), shape, &Device::Cpu).unwrap();
+        let pixels = pixels.flip(&[2 + index as usize % 2]).unwrap();
+        View::new(pixels, (0..shape.0 as u32).map(crop).collect()).unwrap()
+    };
+    Batch {
+        views: (0..method.views(0).views.len() as u32).map(view).collect(),
+        ..Batch::single(view(0))
+    }
 }
 
 fn gradients(method: &dyn Method) -> Gradients {

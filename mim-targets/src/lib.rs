@@ -3,15 +3,18 @@
 //! | target | values | used by |
 //! |---|---|---|
 //! | [`PixelTarget`] | pixels of each patch, plain or normalised | MAE, SimMIM, BootMAE, CMAE, ConvMAE, FastMIM, SemMAE, SAIM |
+//! | [`FeatureTarget`] | features of a momentum or frozen teacher | BootMAE, SIM |
 
 #![forbid(unsafe_code)]
 
 mod blur;
 mod config;
+mod features;
 mod pixel;
 mod target_generator;
 
 pub use blur::Blur;
 pub use config::TargetConfig;
+pub use features::{FeatureTarget, FeatureTargetConfig};
 pub use pixel::{PatchNorm, PixelTarget, PixelTargetConfig};
 pub use target_generator::{Needs, TargetGenerator, TargetRequest};

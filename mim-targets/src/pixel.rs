@@ -273,6 +273,10 @@ impl TargetGenerator for PixelTarget {
         Ok(Target::patches(self.target(&images, rq.grid)?))
     }
 
+    fn is_pixels(&self) -> bool {
+        true
+    }
+
     fn to_pixels(&self, predicted: &Tensor, batch: &Batch) -> Result<Option<Tensor>> {
         let norm = &self.config.norm;
         let images = batch.view(self.config.view)?.normalized(norm)?;

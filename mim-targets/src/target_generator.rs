@@ -43,6 +43,11 @@ pub trait TargetGenerator: Send + Sync {
     /// If the batch does not fit the generator.
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target>;
 
+    /// Whether the target is made of pixels, so that predictions can be drawn.
+    fn is_pixels(&self) -> bool {
+        false
+    }
+
     /// The images `[batch, channels, height, width]` in `[0, 1]` that `predicted` `[batch, tokens, C]`
     /// stands for; none if the target is not made of pixels.
     ///
@@ -61,6 +66,10 @@ impl<T: TargetGenerator + ?Sized> TargetGenerator for Box<T> {
 
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         (**self).generate(rq)
+    }
+
+    fn is_pixels(&self) -> bool {
+        (**self).is_pixels()
     }
 
     fn to_pixels(&self, predicted: &Tensor, batch: &Batch) -> Result<Option<Tensor>> {

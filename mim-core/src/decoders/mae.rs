@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{Block, BlockConfig, LayerNorm, Linear, PosEmbed, PosEmbedKind, QkvBias};
+use crate::nn::{Block, BlockConfig, LayerNorm, Linear, NormKind, PosEmbed, PosEmbedKind, QkvBias};
 use crate::params::Params;
 use crate::{DecodeContext, Decoder, Error, PatchGrid, Prediction, Result, Rows};
 
@@ -21,6 +21,8 @@ pub struct MaeDecoderConfig {
     pub mlp_ratio: f64,
     /// Epsilon of all norms. Default 1e-6.
     pub norm_eps: f64,
+    /// Positions added to the tokens. Default `sincos`.
+    pub pos_embed: PosEmbedKind,
 }
 
 impl Default for MaeDecoderConfig {
@@ -31,6 +33,7 @@ impl Default for MaeDecoderConfig {
             num_heads: 16,
             mlp_ratio: 4.,
             norm_eps: 1e-6,
+            pos_embed: PosEmbedKind::Sincos,
         }
     }
 }
@@ -77,6 +80,7 @@ impl MaeDecoder {
             num_heads: config.num_heads,
             mlp_ratio: config.mlp_ratio,
             qkv_bias: QkvBias::Full,
+            norm: NormKind::LayerNorm,
             norm_eps: config.norm_eps,
             layer_scale_init: None,
             drop_path: 0.,
@@ -88,7 +92,7 @@ impl MaeDecoder {
             pos_embed: PosEmbed::new(
                 params,
                 "decoder_pos_embed",
-                PosEmbedKind::Sincos,
+                config.pos_embed,
                 dim,
                 (grid, 1),
             )?,

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{Attention, DropPath, LayerNorm, Mlp, QkvBias};
+use super::{Attention, DropPath, Mlp, NormKind, QkvBias, TokenNorm};
 use crate::params::Params;
 use crate::{Result, StepContext};
 
@@ -17,6 +17,8 @@ pub struct BlockConfig {
     pub mlp_ratio: f64,
     /// Biases of query, key and value.
     pub qkv_bias: QkvBias,
+    /// Which norm.
+    pub norm: NormKind,
     /// Epsilon of both norms.
     pub norm_eps: f64,
     /// Initial layer scale; none for no layer scale.
@@ -28,9 +30,9 @@ pub struct BlockConfig {
 /// `x += g1 * attn(norm1(x)); x += g2 * mlp(norm2(x))` (Dosovitskiy et al., 2021), layer scale `g` optional (CaiT).
 #[derive(Debug, Clone)]
 pub struct Block {
-    norm1: LayerNorm,
+    norm1: TokenNorm,
     attn: Attention,
-    norm2: LayerNorm,
+    norm2: TokenNorm,
     mlp: Mlp,
     gamma: Option<(Tensor, Tensor)>,
     drop_path: [DropPath; 2],
@@ -49,6 +51,7 @@ impl Block {
             dim,
             num_heads,
             qkv_bias,
+            norm,
             norm_eps,
             ..
         } = *config;
@@ -66,9 +69,9 @@ impl Block {
         )]
         let hidden = (dim as f64 * config.mlp_ratio) as usize;
         Ok(Self {
-            norm1: LayerNorm::new(&params.pp("norm1"), dim, norm_eps)?,
+            norm1: TokenNorm::new(&params.pp("norm1"), norm, dim, norm_eps)?,
             attn: Attention::new(&params.pp("attn"), dim, num_heads, qkv_bias)?,
-            norm2: LayerNorm::new(&params.pp("norm2"), dim, norm_eps)?,
+            norm2: TokenNorm::new(&params.pp("norm2"), norm, dim, norm_eps)?,
             mlp: Mlp::new(&params.pp("mlp"), dim, hidden)?,
             gamma,
             drop_path: [0, 1].map(|branch| DropPath::new(config.drop_path, 2 * index + branch)),
@@ -88,12 +91,12 @@ impl Block {
     ) -> Result<Tensor> {
         let [attn_path, mlp_path] = &self.drop_path;
         let branch = self.scaled(
-            self.attn.forward(&self.norm1.forward(xs)?, bias)?,
+            self.attn.forward(&self.norm1.forward(xs, step)?, bias)?,
             |(first, _)| first,
         )?;
         let xs = (xs + attn_path.forward(branch, step)?)?;
         let branch = self.scaled(
-            self.mlp.forward(&self.norm2.forward(&xs)?)?,
+            self.mlp.forward(&self.norm2.forward(&xs, step)?)?,
             |(_, second)| second,
         )?;
         Ok((&xs + mlp_path.forward(branch, step)?)?)
@@ -104,9 +107,14 @@ impl Block {
     /// # Errors
     ///
     /// If a shape does not fit.
-    pub fn first_token_attention(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub fn first_token_attention(
+        &self,
+        xs: &Tensor,
+        bias: Option<&Tensor>,
+        step: &StepContext,
+    ) -> Result<Tensor> {
         self.attn
-            .first_token_attention(&self.norm1.forward(xs)?, bias)
+            .first_token_attention(&self.norm1.forward(xs, step)?, bias)
     }
 
     fn scaled(

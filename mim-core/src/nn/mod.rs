@@ -1,6 +1,7 @@
 //! Layers that train: each exists once and is shared by all encoders and decoders.
 
 mod attention;
+mod batch_norm;
 mod block;
 mod drop_path;
 mod layer_norm;
@@ -9,8 +10,10 @@ mod mlp;
 mod patch_embed;
 mod pos_embed;
 mod rel_pos_bias;
+mod token_norm;
 
 pub use attention::{Attention, QkvBias};
+pub use batch_norm::BatchNorm;
 pub use block::{Block, BlockConfig};
 pub use drop_path::DropPath;
 pub use layer_norm::LayerNorm;
@@ -19,3 +22,4 @@ pub use mlp::Mlp;
 pub use patch_embed::PatchEmbed;
 pub use pos_embed::{PosEmbed, PosEmbedKind, sincos_table};
 pub use rel_pos_bias::{RelPosBias, relative_position_index};
+pub use token_norm::{NormKind, TokenNorm};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::DType;
 use mim_core::params::When;
 use mim_core::{
-    Batch, DecodeContext, Encoded, Error, Mask, Masking, PatchGrid, Prediction, Purpose, Result,
+    Batch, DecodeContext, Error, Mask, Masking, PatchGrid, Prediction, Purpose, Result,
     StepContext, Target, Want,
 };
 use mim_masking::{Guide, GuideKind, MaskRequest};
@@ -21,7 +21,13 @@ pub(super) struct Forward<'a> {
 }
 
 impl Composite {
-    pub(super) fn run(&self, batch: &Batch, step: &StepContext) -> Result<Forward<'_>> {
+    /// Runs `branches` of this composite, with the targets that they and the masker need.
+    pub(super) fn run<'a>(
+        &'a self,
+        branches: &[&Branch],
+        batch: &Batch,
+        step: &StepContext,
+    ) -> Result<Forward<'a>> {
         let view = batch.view(0)?;
         let grid = self.encoder.grid(view.size())?;
         let mut targets = BTreeMap::new();
@@ -32,10 +38,12 @@ impl Composite {
             student: None,
             step,
         };
-        self.generate(Needs::Image, &request, &mut targets)?;
+        let guided = self.masker.guide() == GuideKind::Scores;
+        let needed = |name: &str| guided || branches.iter().any(|branch| branch.target == name);
+        self.generate(Needs::Image, &needed, &request, &mut targets)?;
         let mask = self.mask(batch, grid, &targets, step)?;
         request.mask = Some(&mask);
-        self.generate(Needs::Mask, &request, &mut targets)?;
+        self.generate(Needs::Mask, &needed, &request, &mut targets)?;
         let masking = match self.mode {
             MaskMode::Drop => Masking::Drop(&mask),
             MaskMode::Replace => Masking::Replace(&mask),
@@ -43,15 +51,24 @@ impl Composite {
         let encoded = self.encoder.encode(
             &view.normalized(&self.input.norm)?,
             masking,
-            &self.want(),
+            &want(branches),
             step,
         )?;
         let request = TargetRequest {
             student: Some(&encoded),
             ..request
         };
-        self.generate(Needs::Student, &request, &mut targets)?;
-        let predictions = self.predict(batch, &mask, &encoded, step)?;
+        self.generate(Needs::Student, &needed, &request, &mut targets)?;
+        let cx = DecodeContext {
+            encoded: &encoded,
+            mask: &mask,
+            batch,
+            step,
+        };
+        let predictions = branches
+            .iter()
+            .map(|branch| predict(branch, &cx))
+            .collect::<Result<_>>()?;
         Ok(Forward {
             mask,
             targets,
@@ -62,13 +79,14 @@ impl Composite {
     fn generate<'a>(
         &'a self,
         needs: Needs,
+        needed: &dyn Fn(&str) -> bool,
         request: &TargetRequest<'_>,
         targets: &mut BTreeMap<&'a str, Target>,
     ) -> Result<()> {
         for (name, generator) in self
             .targets
             .iter()
-            .filter(|(_, generator)| generator.needs() == needs)
+            .filter(|(name, generator)| generator.needs() == needs && needed(name))
         {
             let target = generator.generate(request)?;
             request
@@ -126,46 +144,33 @@ impl Composite {
         )
     }
 
-    /// The union of what the decoders read.
-    fn want(&self) -> Want {
-        let mut layers: Vec<usize> = self
-            .branches
-            .iter()
-            .flat_map(|branch| branch.decoder.layers())
-            .copied()
-            .collect();
-        layers.sort_unstable();
-        layers.dedup();
-        Want {
-            layers,
-            ..Want::default()
-        }
-    }
-
-    fn predict(
-        &self,
-        batch: &Batch,
-        mask: &Mask,
-        encoded: &Encoded,
-        step: &StepContext,
-    ) -> Result<Vec<Prediction>> {
-        let cx = DecodeContext {
-            encoded,
-            mask,
-            batch,
-            step,
-        };
-        let predict = |branch: &Branch| {
-            let prediction = branch.decoder.decode(&cx)?;
-            step.trace(&format!("pred.{}", branch.name), || {
-                Ok(prediction.values.clone())
-            })?;
-            Ok(prediction)
-        };
-        self.branches.iter().map(predict).collect()
-    }
-
     pub(super) fn update_teachers(&self, now: When, step: &StepContext) -> Result<()> {
         self.emas.iter().try_for_each(|ema| ema.update(now, step))
     }
+}
+
+/// The union of what the decoders read.
+fn want(branches: &[&Branch]) -> Want {
+    let mut layers: Vec<usize> = branches
+        .iter()
+        .flat_map(|branch| branch.decoder.layers())
+        .copied()
+        .collect();
+    layers.sort_unstable();
+    layers.dedup();
+    Want {
+        layers,
+        ..Want::default()
+    }
+}
+
+fn predict(branch: &Branch, cx: &DecodeContext<'_>) -> Result<Prediction> {
+    let prediction = branch.decoder.decode(&DecodeContext {
+        step: &cx.step.scoped(&branch.name),
+        ..*cx
+    })?;
+    cx.step.trace(&format!("pred.{}", branch.name), || {
+        Ok(prediction.values.clone())
+    })?;
+    Ok(prediction)
 }

@@ -150,7 +150,8 @@ impl Method for Composite {
     }
 
     fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms> {
-        let forward = self.run(batch, step)?;
+        let branches: Vec<_> = self.branches.iter().collect();
+        let forward = self.run(&branches, batch, step)?;
         let mut terms = LossTerms::default();
         for (branch, prediction) in self.branches.iter().zip(&forward.predictions) {
             let target = forward.targets.get(branch.target.as_str()).ok_or_else(|| {
@@ -160,9 +161,11 @@ impl Method for Composite {
                     "add the target under that name",
                 )
             })?;
+            let scope = step.scoped(&branch.name);
             let loss = branch
                 .objective
-                .loss(prediction, target, &forward.mask, step)?;
+                .loss(prediction, target, &forward.mask, &scope)?;
+            step.trace(&format!("loss.{}", branch.name), || loss.total())?;
             terms.extend(loss.prefixed(&branch.name), branch.weight.at(step));
         }
         step.trace("loss", || terms.total())?;

@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 use mim_core::{
     Batch, Error, Mask, Norm, PatchGrid, Reconstruction, Result, Rows, StepContext, TraceSink,
 };
+use mim_targets::TargetGenerator;
 
 use super::Composite;
 
@@ -16,24 +17,34 @@ impl Composite {
             trace: Some(Arc::new(NoTrace)),
             ..step.clone()
         };
-        let forward = self.run(batch, &whole)?;
-        for (branch, prediction) in self.branches.iter().zip(&forward.predictions) {
-            let Some((_, target)) = self.targets.iter().find(|(name, _)| *name == branch.target)
-            else {
-                continue;
-            };
-            if prediction.rows != Rows::Patches {
-                continue;
-            }
-            if let Some(predicted) = target.to_pixels(&prediction.values, batch)? {
-                return blend(batch, &self.input.norm, &forward.mask, &predicted);
-            }
+        let pixels = self.branches.iter().find_map(|branch| {
+            let named = |(name, _): &&(String, Box<dyn TargetGenerator>)| *name == branch.target;
+            let (_, target) = self.targets.iter().find(named)?;
+            target.is_pixels().then_some((branch, target))
+        });
+        let Some((branch, target)) = pixels else {
+            return Err(self.draws_nothing("none of its branches predicts pixels"));
+        };
+        let forward = self.run(&[branch], batch, &whole)?;
+        let prediction = forward.predictions.first();
+        let values = prediction
+            .filter(|prediction| prediction.rows == Rows::Patches)
+            .map(|prediction| &prediction.values);
+        let Some(values) = values else {
+            return Err(self.draws_nothing("its decoder does not predict whole images"));
+        };
+        match target.to_pixels(values, batch)? {
+            Some(predicted) => blend(batch, &self.input.norm, &forward.mask, &predicted),
+            None => Err(self.draws_nothing("its target cannot be drawn")),
         }
-        Err(Error::unsupported(
+    }
+
+    fn draws_nothing(&self, why: &str) -> Error {
+        Error::unsupported(
             format!("a reconstruction by {}", self.name),
-            "none of its branches predicts pixels",
+            why.to_owned(),
             "use a method with a pixel target",
-        ))
+        )
     }
 }
 

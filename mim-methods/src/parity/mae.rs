@@ -4,9 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use mim_core::decoders::MaeDecoderConfig;
 use mim_core::encoders::VitConfig;
 use mim_core::nn::QkvBias;
-use mim_core::params::ParamStore;
 use mim_core::weights::Source;
-use mim_core::{Batch, Error, Mask, Method, Result, View};
+use mim_core::{Batch, Error, Mask, Method, Result, StepContext, View};
 use mim_masking::RandomMaskerConfig;
 use serde::Deserialize;
 
@@ -61,6 +60,7 @@ fn config(case: &Case) -> Result<MaeConfig> {
             num_heads,
             mlp_ratio: mlp_ratio.unwrap_or(encoder.mlp_ratio),
             norm_eps: encoder.norm_eps,
+            ..defaults.decoder
         },
         None => MaeDecoderConfig {
             norm_eps: encoder.norm_eps,
@@ -116,7 +116,7 @@ fn disagrees(case: &Case, name: &str) -> Error {
 
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let config = config(case)?;
-    let mut method = config.build(&ParamStore::new(device, 0, config.init()))?;
+    let mut method = config.build(&config.store(device, 0))?;
     method.override_mask(mask(case, &config)?)?;
     let images = case.required("input.images")?.to_device(device)?;
     let trace =
@@ -124,6 +124,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     Ok(Setup {
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "mae".to_owned())?)?,
+        step: StepContext::new(0),
         batch: Batch::single(View::new(images, vec![])?),
         outputs: vec![
             ("patch_embed", trace("patch_embed")),

@@ -11,6 +11,7 @@ mod optimizer;
 mod report;
 mod run;
 pub(crate) mod simmim;
+mod stores;
 
 pub use case::{Case, Tolerance, find};
 pub use compare::Worst;

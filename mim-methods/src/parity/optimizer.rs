@@ -1,7 +1,8 @@
 //! The optimizer of a case, and the step it makes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use candle_core::Tensor;
 use mim_core::Result;
 use mim_core::optim::{AdamW, AdamWConfig, Clip, Gradients, NoDecay};
 use mim_core::weights::WeightMap;
@@ -25,6 +26,20 @@ pub(super) struct Optimizer {
     lr_scale: Option<serde_json::Value>,
 }
 
+/// Prefixes of teachers' names, and the student's in their place.
+type Followed = BTreeMap<String, String>;
+
+/// The student's parameter that a teacher's `name` follows, or `name` itself.
+fn student_name(name: &str, followed: &Followed) -> String {
+    if let Some(name) = name.strip_prefix("teacher.") {
+        return name.to_owned();
+    }
+    let found = followed
+        .iter()
+        .find_map(|(prefix, ours)| Some(format!("{ours}{}", name.strip_prefix(prefix.as_str())?)));
+    found.unwrap_or_else(|| name.to_owned())
+}
+
 #[derive(Deserialize)]
 struct ClipSetting {
     kind: String,
@@ -44,7 +59,14 @@ impl Optimizer {
 
 impl Run<'_> {
     /// (a) the optimizer alone, fed the recorded gradients; (b) end to end, where gradients are large enough.
-    pub(super) fn step(&self, settings: &Optimizer, own: Gradients) -> Result<Worst> {
+    ///
+    /// `buffers` are those after the forward pass; they and what precedes the pass happen in both.
+    pub(super) fn step(
+        &self,
+        settings: &Optimizer,
+        own: Gradients,
+        buffers: &BTreeMap<String, Tensor>,
+    ) -> Result<Worst> {
         if settings.kind != "adamw" || settings.lr_scale.is_some() {
             return Err(not_built(format!(
                 "the optimizer `{}` of this case",
@@ -63,36 +85,57 @@ impl Run<'_> {
         let mut worst = Worst::default();
         for (gradients, end_to_end) in [(fed, false), (own, true)] {
             self.load()?;
+            self.setup.method.before_step(&self.setup.step)?;
+            self.restore(buffers)?;
             let stepped = self.stepped(settings, gradients)?;
-            for (name, theirs) in self.case.group("step.").iter() {
-                let Some(ours) = stepped.get(name) else {
-                    worst.fail(&format!("step.{name}"), "we have no such parameter");
-                    continue;
-                };
-                let gradient = recorded.get(name).filter(|_| end_to_end);
-                let gradient: Option<Vec<f32>> =
-                    gradient.map(|g| g.flatten_all()?.to_vec1()).transpose()?;
-                let ignored = self
-                    .tolerance
-                    .ignored(&format!("step.{name}"), theirs.elem_count());
-                let small = |index: usize| match &gradient {
-                    Some(gradient) => {
-                        f64::from(gradient[index].abs()) <= self.tolerance.step_min_abs_grad
-                    }
-                    None => false,
-                };
-                let skip =
-                    |index| small(index) || ignored.iter().any(|range| range.contains(&index));
-                let rule = Rule {
+            let gradients = end_to_end.then_some(&recorded);
+            self.compare(&stepped, gradients, &mut worst)?;
+        }
+        Ok(worst)
+    }
+
+    /// Compares all `step.` tensors; with `gradients`, only where they are large enough.
+    fn compare(
+        &self,
+        stepped: &WeightMap,
+        gradients: Option<&WeightMap>,
+        worst: &mut Worst,
+    ) -> Result<()> {
+        let followed = self
+            .case
+            .setting::<Followed>("ema_names")?
+            .unwrap_or_default();
+        let buffers = self.buffer_names()?;
+        for (name, theirs) in self.case.group("step.").iter() {
+            let full = format!("step.{name}");
+            let Some(ours) = stepped.get(name) else {
+                worst.fail(&full, "we have no such parameter");
+                continue;
+            };
+            let gradient = gradients.and_then(|all| all.get(&student_name(name, &followed)));
+            let gradient: Option<Vec<f32>> =
+                gradient.map(|g| g.flatten_all()?.to_vec1()).transpose()?;
+            let ignored = self.tolerance.ignored(&full, theirs.elem_count());
+            let small = |index: usize| match &gradient {
+                Some(gradient) => {
+                    f64::from(gradient[index].abs()) <= self.tolerance.step_min_abs_grad
+                }
+                None => false,
+            };
+            let skip = |index| small(index) || ignored.iter().any(|range| range.contains(&index));
+            // Statistics are outputs of the forward pass.
+            let rule = match buffers.iter().any(|buffer| buffer == name) {
+                true => self.rule((self.tolerance.rtol, self.tolerance.atol), &skip),
+                false => Rule {
                     rtol: 0.,
                     atol: self.tolerance.step_atol,
                     floor: 0.,
                     skip: &skip,
-                };
-                worst.tensor(&format!("step.{name}"), ours, theirs, &rule)?;
-            }
+                },
+            };
+            worst.tensor(&full, ours, theirs, &rule)?;
         }
-        Ok(worst)
+        Ok(())
     }
 
     /// All parameters after one step, by their names.
@@ -122,11 +165,7 @@ impl Run<'_> {
             no_decay,
         };
         AdamW::new(config, store.trainable())?.step(&gradients, settings.lr)?;
-        self.theirs(
-            store
-                .vars()
-                .into_iter()
-                .map(|(name, var)| (name, var.as_detached_tensor())),
-        )
+        self.setup.method.after_step(&self.setup.step)?;
+        self.all_theirs()
     }
 }

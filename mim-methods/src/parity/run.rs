@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{Device, Tensor};
 use mim_core::optim::Gradients;
 use mim_core::params::ParamStore;
-use mim_core::weights::{Source, WeightMap};
+use mim_core::weights::Source;
 use mim_core::{Batch, Error, Method, Result, StepContext, TraceSink};
 
 use super::compare::{Rule, Worst};
@@ -24,6 +24,8 @@ pub struct Setup {
     pub method: Box<dyn Method>,
     /// The naming of the case's weights.
     pub source: Source,
+    /// Where in the run the case's step lies; schedules depend on it.
+    pub step: StepContext,
     /// The case's inputs.
     pub batch: Batch,
     /// For each recorded output (without `expect.`) how to find ours; `loss` and `grad_norm` are known.
@@ -133,8 +135,9 @@ impl Run<'_> {
         let recorded = Arc::new(Recorded::default());
         let step = StepContext {
             trace: Some(recorded.clone()),
-            ..StepContext::new(0)
+            ..self.setup.step.clone()
         };
+        self.setup.method.before_step(&step)?;
         let loss = self
             .setup
             .method
@@ -142,10 +145,11 @@ impl Run<'_> {
             .total()?;
         let mut gradients = Gradients::new(self.student()?.trainable());
         gradients.add(loss.backward()?)?;
+        let buffers = self.buffers()?;
         let forward = self.forward(&recorded, &gradients)?;
         let grad = self.gradients(&gradients)?;
         let stepped = match self.case.setting::<Optimizer>("optimizer")? {
-            Some(optimizer) => self.step(&optimizer, gradients)?,
+            Some(optimizer) => self.step(&optimizer, gradients, &buffers)?,
             None => Worst::default(),
         };
         Ok(Report::of(self.case.name(), forward, grad, stepped))
@@ -162,14 +166,11 @@ impl Run<'_> {
         found.ok_or_else(|| not_built("a method without student".to_owned()))
     }
 
-    /// Sets the recorded parameters.
-    pub(super) fn load(&self) -> Result<()> {
-        self.student()?
-            .load(&self.setup.source.import(&self.case.group("param."))?)
-            .map(|_| ())
-    }
-
-    fn rule<'a>(&self, (rtol, atol): (f64, f64), skip: &'a dyn Fn(usize) -> bool) -> Rule<'a> {
+    pub(super) fn rule<'a>(
+        &self,
+        (rtol, atol): (f64, f64),
+        skip: &'a dyn Fn(usize) -> bool,
+    ) -> Rule<'a> {
         Rule {
             rtol,
             atol,
@@ -204,11 +205,6 @@ impl Run<'_> {
             worst.tensor(&full, &ours, theirs, &rule)?;
         }
         Ok(worst)
-    }
-
-    /// Our values, by their names.
-    pub(super) fn theirs(&self, ours: impl Iterator<Item = (String, Tensor)>) -> Result<WeightMap> {
-        self.setup.source.export(&ours.collect())
     }
 
     fn gradients(&self, gradients: &Gradients) -> Result<Worst> {

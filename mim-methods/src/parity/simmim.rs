@@ -4,9 +4,8 @@ use candle_core::{DType, Device};
 use mim_core::encoders::{RelPosBiasKind, VitConfig};
 use mim_core::nn::{PosEmbedKind, QkvBias};
 use mim_core::ops::{PatchOrder, unpatchify};
-use mim_core::params::ParamStore;
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, Result, View};
+use mim_core::{Batch, Mask, Method, Result, StepContext, View};
 use mim_masking::CellMaskerConfig;
 
 use super::mae::vit;
@@ -91,7 +90,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     }
     let config = config(case)?;
     let (grid, patch) = (config.encoder.grid()?, config.encoder.patch_size);
-    let mut method = config.build(&ParamStore::new(device, 0, config.init()))?;
+    let mut method = config.build(&config.store(device, 0))?;
     method.override_mask(mask(case, &config)?)?;
     let images = case.required("input.images")?.to_device(device)?;
     // Theirs is a feature map without class token.
@@ -113,6 +112,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     Ok(Setup {
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "simmim".to_owned())?)?,
+        step: StepContext::new(0),
         batch: Batch::single(View::new(images, vec![])?),
         outputs: vec![("latent", latent), ("reconstruction", image)],
     })

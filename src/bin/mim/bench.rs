@@ -1,5 +1,6 @@
 //! `mim bench`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use cpu_time::ProcessTime;
 use mim::RunConfig;
 use mim_core::rng::stream;
 use mim_core::train::Stepper;
-use mim_core::{Batch, Error, Method, Purpose, Result, StepContext, View, settings};
+use mim_core::{Batch, Crop, Error, Method, Purpose, Result, StepContext, View, settings};
 use rand::RngExt;
 use rand_distr::StandardNormal;
 use serde_json::json;
@@ -141,7 +142,7 @@ impl Step {
         RunConfig::from_table(table)
     }
 
-    /// Random normalised images of the size the method expects.
+    /// Random normalised images of the size the method expects, once for each of its views.
     fn images(&self, method: &dyn Method, device: &Device) -> Result<Batch> {
         let input = method.input();
         let shape = (
@@ -154,10 +155,17 @@ impl Step {
         let values: Vec<f32> = (0..shape.0 * shape.1 * shape.2 * shape.3)
             .map(|_| rng.sample(StandardNormal))
             .collect();
-        Ok(Batch::single(View::new(
+        let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
+        let whole = Crop::whole((side(input.size.height), side(input.size.width)));
+        let view = View::new(
             Tensor::from_vec(values, shape, device)?,
-            vec![],
-        )?))
+            vec![whole; self.batch],
+        )?;
+        Ok(Batch {
+            views: vec![view; method.views(0).views.len()],
+            labels: None,
+            extras: BTreeMap::new(),
+        })
     }
 }
 

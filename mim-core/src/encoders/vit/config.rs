@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{BlockConfig, PosEmbedKind, QkvBias};
+use crate::nn::{BlockConfig, NormKind, PosEmbedKind, QkvBias};
 use crate::{Error, ImageSize, PatchGrid, Result};
 
 /// Which blocks add a relative position bias to their attention.
@@ -49,6 +49,10 @@ pub struct VitConfig {
     pub pos_embed: PosEmbedKind,
     /// Relative position bias of the attention. Default `none`.
     pub rel_pos_bias: RelPosBiasKind,
+    /// Whether the class token enters the blocks; its parameter exists either way. Default true.
+    pub class_token: bool,
+    /// Whether a norm follows the last block. Default true.
+    pub final_norm: bool,
     /// Whether hidden patches can be replaced by a trained token. Default false.
     pub mask_token: bool,
 }
@@ -69,6 +73,8 @@ impl Default for VitConfig {
             drop_path_rate: 0.,
             pos_embed: PosEmbedKind::Sincos,
             rel_pos_bias: RelPosBiasKind::None,
+            class_token: true,
+            final_norm: true,
             mask_token: false,
         }
     }
@@ -138,61 +144,64 @@ impl VitConfig {
     /// [`Error::InvalidConfig`] for the first setting that does not hold.
     pub fn validate(&self) -> Result<()> {
         self.grid()?;
-        let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
-            Err(Error::config("vit", field, value, why, fix))
-        };
-        if self.in_channels == 0 {
-            return bad(
+        let hidden = self.mlp_ratio * (self.embed_dim as f64);
+        let divides = self.num_heads > 0 && self.embed_dim.is_multiple_of(self.num_heads);
+        // (holds, setting, value, why, fix)
+        let rules: [(bool, &'static str, String, &'static str, &'static str); 7] = [
+            (
+                self.in_channels > 0,
                 "in_channels",
-                "0".into(),
+                self.in_channels.to_string(),
                 "images have at least one channel",
                 "use 1 (grey) or 3 (RGB)",
-            );
-        }
-        if self.depth == 0 {
-            return bad(
+            ),
+            (
+                self.depth > 0,
                 "depth",
-                "0".into(),
+                self.depth.to_string(),
                 "an encoder has at least one block",
                 "use 1 or more",
-            );
-        }
-        if self.num_heads == 0 || !self.embed_dim.is_multiple_of(self.num_heads) {
-            let value = self.num_heads.to_string();
-            return bad(
+            ),
+            (
+                divides,
                 "num_heads",
-                value,
+                self.num_heads.to_string(),
                 "embed_dim must be a multiple of it",
                 "change num_heads or embed_dim",
-            );
-        }
-        if !(0. ..1.).contains(&self.drop_path_rate) {
-            let value = self.drop_path_rate.to_string();
-            return bad(
+            ),
+            (
+                (0. ..1.).contains(&self.drop_path_rate),
                 "drop_path_rate",
-                value,
+                self.drop_path_rate.to_string(),
                 "it must be in [0, 1)",
                 "use 0 for no stochastic depth",
-            );
-        }
-        if self.norm_eps <= 0. {
-            return bad(
+            ),
+            (
+                self.norm_eps > 0.,
                 "norm_eps",
                 self.norm_eps.to_string(),
                 "it must be positive",
                 "use 1e-6",
-            );
-        }
-        if self.mlp_ratio * (self.embed_dim as f64) < 1. {
-            let value = self.mlp_ratio.to_string();
-            return bad(
+            ),
+            (
+                hidden >= 1.,
                 "mlp_ratio",
-                value,
+                self.mlp_ratio.to_string(),
                 "the hidden layer would be empty",
                 "use 4",
-            );
+            ),
+            (
+                self.class_token || self.rel_pos_bias == RelPosBiasKind::None,
+                "class_token",
+                self.class_token.to_string(),
+                "the relative position bias has rows for it",
+                "use rel_pos_bias = \"none\"",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, field, value, why, fix)) => Err(Error::config("vit", field, value, why, fix)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn block(&self, index: usize) -> BlockConfig {
@@ -202,6 +211,7 @@ impl VitConfig {
             num_heads: self.num_heads,
             mlp_ratio: self.mlp_ratio,
             qkv_bias: self.qkv_bias,
+            norm: NormKind::LayerNorm,
             norm_eps: self.norm_eps,
             layer_scale_init: self.layer_scale_init,
             drop_path: self.drop_path_rate * index as f64 / last,

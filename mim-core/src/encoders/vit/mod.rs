@@ -20,7 +20,7 @@ pub struct Vit {
     pos_embed: Option<PosEmbed>,
     shared_bias: Option<RelPosBias>,
     blocks: Vec<(Block, Option<RelPosBias>)>,
-    norm: LayerNorm,
+    norm: Option<LayerNorm>,
 }
 
 impl Vit {
@@ -64,7 +64,10 @@ impl Vit {
             )?,
             shared_bias: bias(params.pp("rel_pos_bias"), RelPosBiasKind::Shared)?,
             blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
-            norm: LayerNorm::new(&params.pp("norm"), dim, config.norm_eps)?,
+            norm: config
+                .final_norm
+                .then(|| LayerNorm::new(&params.pp("norm"), dim, config.norm_eps))
+                .transpose()?,
             config: config.clone(),
         })
     }
@@ -117,6 +120,30 @@ impl Vit {
         let hidden = mask.bits(tokens.device())?.unsqueeze(2)?;
         let visible = tokens.broadcast_mul(&(1. - &hidden)?)?;
         Ok((visible + mask_token.broadcast_mul(&hidden)?)?)
+    }
+
+    /// The class token with its position in front of the patches, if it takes part.
+    fn with_class_token(&self, patches: Tensor) -> Result<Tensor> {
+        if !self.config.class_token {
+            return Ok(patches);
+        }
+        let cls = match &self.pos_embed {
+            Some(table) => (&self.cls_token + table.prefix()?)?,
+            None => self.cls_token.clone(),
+        };
+        let cls = cls.broadcast_as((patches.dim(0)?, 1, self.dim()))?;
+        Ok(Tensor::cat(&[&cls, &patches], 1)?)
+    }
+
+    fn check_class_token(&self) -> Result<()> {
+        if self.config.class_token {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            "the attention of the class token",
+            "this encoder was built without one",
+            "set encoder.class_token = true",
+        ))
     }
 
     fn check(&self, image: &Tensor, masking: Masking<'_>) -> Result<PatchGrid> {
@@ -190,14 +217,7 @@ impl Encoder for Vit {
     ) -> Result<Encoded> {
         let grid = self.check(image, masking)?;
         step.trace("patch_embed", || self.patch_embed.forward(image))?;
-        let patches = self.embed(image, masking, grid)?;
-        let rows = patches.dim(0)?;
-        let cls = match &self.pos_embed {
-            Some(table) => (&self.cls_token + table.prefix()?)?,
-            None => self.cls_token.clone(),
-        };
-        let cls = cls.broadcast_as((rows, 1, self.dim()))?;
-        let mut xs = Tensor::cat(&[&cls, &patches], 1)?;
+        let mut xs = self.with_class_token(self.embed(image, masking, grid)?)?;
         let shared = self
             .shared_bias
             .as_ref()
@@ -212,7 +232,8 @@ impl Encoder for Vit {
                 .transpose()?;
             let bias = own.as_ref().or(shared.as_ref());
             if want.cls_attention && index + 1 == self.blocks.len() {
-                let attention = block.first_token_attention(&xs, bias)?;
+                self.check_class_token()?;
+                let attention = block.first_token_attention(&xs, bias, step)?;
                 cls_attention = Some(attention.narrow(2, 1, attention.dim(2)? - 1)?);
             }
             xs = block.forward(&xs, bias, step)?;
@@ -220,15 +241,14 @@ impl Encoder for Vit {
                 layers.push((index, xs.clone()));
             }
         }
-        let tokens = if want.skip_norm {
-            xs
-        } else {
-            self.norm.forward(&xs)?
+        let tokens = match &self.norm {
+            Some(norm) if !want.skip_norm => norm.forward(&xs)?,
+            _ => xs,
         };
         step.trace("latent", || Ok(tokens.clone()))?;
         Ok(Encoded {
             tokens,
-            prefix: 1,
+            prefix: usize::from(self.config.class_token),
             layers,
             cls_attention,
             grid,

@@ -1,0 +1,169 @@
+//! Batch normalisation over tokens or images.
+
+use candle_core::{DType, Tensor, Var};
+
+use crate::params::Params;
+use crate::{Error, Result, StepContext};
+
+/// Share of the newest batch in the running statistics: the default of torch, which all papers keep.
+const MOMENTUM: f64 = 0.1;
+
+/// `(x - mean) / sqrt(var + eps) * weight + bias` with statistics over all axes but the last
+/// (Ioffe and Szegedy, 2015).
+///
+/// While training, the statistics are those of the batch (biased variance), and the buffers follow
+/// them with a momentum of 0.1 (unbiased variance); otherwise they are the buffers. A teacher has
+/// buffers of its own, which no moving average touches.
+#[derive(Debug, Clone)]
+pub struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Var,
+    running_var: Var,
+    eps: f64,
+}
+
+impl BatchNorm {
+    /// Parameters `weight`, `bias`, buffers `running_mean`, `running_var`, all `[dim]`.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn new(params: &Params, dim: usize, eps: f64) -> Result<Self> {
+        let device = params.device();
+        let (zeros, ones) = (
+            Tensor::zeros(dim, DType::F32, device)?,
+            Tensor::ones(dim, DType::F32, device)?,
+        );
+        Ok(Self {
+            weight: params.weight(&[dim], "weight")?,
+            bias: params.weight(&[dim], "bias")?,
+            running_mean: params.buffer("running_mean", zeros)?,
+            running_var: params.buffer("running_var", ones)?,
+            eps,
+        })
+    }
+
+    /// Normalises `[..., dim]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the last axis is not `dim` wide or a training batch has a single row,
+    /// [`Error::Unsupported`] while several processes train together.
+    pub fn forward(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
+        let dim = self.weight.dim(0)?;
+        if xs.dims().last() != Some(&dim) {
+            return Err(Error::shape(
+                "batch norm",
+                format!("[..., {dim}]"),
+                xs.dims(),
+                "build the layer for this width",
+            ));
+        }
+        let rows = xs.reshape(((), dim))?;
+        let normalised = if step.training {
+            let mean = rows.mean_keepdim(0)?;
+            let centred = rows.broadcast_sub(&mean)?;
+            let variance = centred.sqr()?.mean_keepdim(0)?;
+            self.follow(&mean, &variance, rows.dim(0)?, step)?;
+            centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?
+        } else {
+            let deviation = (self.running_var.as_detached_tensor() + self.eps)?.sqrt()?;
+            rows.broadcast_sub(&self.running_mean.as_detached_tensor())?
+                .broadcast_div(&deviation)?
+        };
+        let ys = normalised
+            .broadcast_mul(&self.weight)?
+            .broadcast_add(&self.bias)?;
+        Ok(ys.reshape(xs.shape())?)
+    }
+
+    /// Moves the buffers towards the statistics of a batch of `rows` rows.
+    fn follow(
+        &self,
+        mean: &Tensor,
+        variance: &Tensor,
+        rows: usize,
+        step: &StepContext,
+    ) -> Result<()> {
+        if step.comm.world() > 1 {
+            return Err(Error::unsupported(
+                "batch normalisation over several processes",
+                "its statistics would be those of one process only",
+                "train in one process, or choose layer norm",
+            ));
+        }
+        if rows < 2 {
+            return Err(Error::shape(
+                "batch norm",
+                "at least two rows to train on",
+                rows,
+                "use a larger batch",
+            ));
+        }
+        let unbiased = rows as f64 / (rows - 1) as f64;
+        for (running, now) in [
+            (&self.running_mean, mean.detach()),
+            (&self.running_var, (variance.detach() * unbiased)?),
+        ] {
+            let kept = (running.as_detached_tensor() * (1. - MOMENTUM))?;
+            running.set(&(kept + (now.squeeze(0)? * MOMENTUM)?)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParamStore;
+    use candle_core::Device;
+
+    fn layer() -> (ParamStore, BatchNorm) {
+        let store = ParamStore::cpu(0);
+        let layer = BatchNorm::new(&store.root().pp("norm"), 1, 0.).unwrap();
+        (store, layer)
+    }
+
+    fn values(xs: &Tensor) -> Vec<f32> {
+        xs.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn training_uses_the_batch_and_the_buffers_follow_it() {
+        let (store, layer) = layer();
+        let xs = Tensor::new(&[[[1f32], [3.]], [[5.], [7.]]], &Device::Cpu).unwrap();
+        let ys = layer.forward(&xs, &StepContext::new(0)).unwrap();
+        let unit = 5f32.sqrt().recip();
+        let wanted = [-3. * unit, -unit, unit, 3. * unit];
+        for (own, wanted) in values(&ys).iter().zip(wanted) {
+            assert!((own - wanted).abs() < 1e-6);
+        }
+        let buffer = |name: &str| values(store.var(name).unwrap().as_tensor())[0];
+        assert!((buffer("norm.running_mean") - 0.4).abs() < 1e-6);
+        assert!((buffer("norm.running_var") - (0.9 + 0.1 * 20. / 3.)).abs() < 1e-6);
+        assert!(store.trainable().len() == 2 && store.parameters().len() == 2);
+    }
+
+    #[test]
+    fn evaluation_uses_the_buffers_and_leaves_them() {
+        let (store, layer) = layer();
+        let four = Tensor::new(&[4f32], &Device::Cpu).unwrap();
+        store.var("norm.running_var").unwrap().set(&four).unwrap();
+        let xs = Tensor::new(&[[6f32]], &Device::Cpu).unwrap();
+        let ys = layer.forward(&xs, &StepContext::inference()).unwrap();
+        assert_eq!(values(&ys), [3.]);
+        assert_eq!(
+            values(store.var("norm.running_var").unwrap().as_tensor()),
+            [4.]
+        );
+    }
+
+    #[test]
+    fn one_row_has_no_statistics() {
+        let (_, layer) = layer();
+        let xs = Tensor::new(&[[6f32]], &Device::Cpu).unwrap();
+        let error = layer.forward(&xs, &StepContext::new(0)).unwrap_err();
+        assert!(error.to_string().contains("larger batch"));
+    }
+}

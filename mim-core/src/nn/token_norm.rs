@@ -1,0 +1,54 @@
+//! The norm of a block, by choice.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{BatchNorm, LayerNorm};
+use crate::params::Params;
+use crate::{Result, StepContext};
+
+/// Which norm a block has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// Over the channels of each token.
+    #[default]
+    LayerNorm,
+    /// Over all tokens of the batch, for each channel (SIM's projector and predictor).
+    BatchNorm,
+}
+
+/// A norm over `[rows, tokens, dim]`.
+#[derive(Debug, Clone)]
+pub enum TokenNorm {
+    /// [`LayerNorm`].
+    Layer(LayerNorm),
+    /// [`BatchNorm`].
+    Batch(BatchNorm),
+}
+
+impl TokenNorm {
+    /// The parameters of the chosen norm.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn new(params: &Params, kind: NormKind, dim: usize, eps: f64) -> Result<Self> {
+        Ok(match kind {
+            NormKind::LayerNorm => Self::Layer(LayerNorm::new(params, dim, eps)?),
+            NormKind::BatchNorm => Self::Batch(BatchNorm::new(params, dim, eps)?),
+        })
+    }
+
+    /// Normalises `[..., dim]`.
+    ///
+    /// # Errors
+    ///
+    /// What the chosen norm returns.
+    pub fn forward(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
+        match self {
+            Self::Layer(norm) => norm.forward(xs),
+            Self::Batch(norm) => norm.forward(xs, step),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The weights of a case: a student, and teachers beside it.
+//!
+//! A teacher's entries carry the name of its store in front (`teacher.blocks.0.norm1.weight`), whether
+//! the case keeps them under `teacher.` or a [`Source`](mim_core::weights::Source) gives them that name.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use mim_core::Result;
+use mim_core::params::{Kind, ParamStore};
+use mim_core::weights::WeightMap;
+
+use super::run::Run;
+
+/// Store in front of an entry's name; nothing for the student.
+fn prefix(store: &str) -> String {
+    match store {
+        "student" => String::new(),
+        name => format!("{name}."),
+    }
+}
+
+impl Run<'_> {
+    fn stores(&self) -> Vec<(String, ParamStore)> {
+        let stores = self.setup.method.stores().into_iter();
+        stores
+            .map(|(name, store)| (prefix(name), store.clone()))
+            .collect()
+    }
+
+    /// Sets the recorded parameters.
+    ///
+    /// Teachers take from the student what the case keeps only once (a position table), and do
+    /// without parts of theirs that we do not have (a decoder nobody runs).
+    pub(super) fn load(&self) -> Result<()> {
+        let mut all = self.setup.source.import(&self.case.group("param."))?;
+        for (name, tensor) in self
+            .setup
+            .source
+            .import(&self.case.group("teacher."))?
+            .iter()
+        {
+            all.insert(format!("teacher.{name}"), tensor.clone());
+        }
+        let stores = self.stores();
+        let of_teacher = |name: &str| {
+            stores
+                .iter()
+                .any(|(prefix, _)| !prefix.is_empty() && name.starts_with(prefix))
+        };
+        let student: WeightMap = all
+            .iter()
+            .filter(|(name, _)| !of_teacher(name))
+            .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+            .collect();
+        for (prefix, store) in &stores {
+            if prefix.is_empty() {
+                store.load(&student)?;
+                continue;
+            }
+            let mut own = all.strip_prefix(prefix);
+            for (name, _) in store.names() {
+                if let (None, Some(shared)) = (own.get(&name), student.get(&name)) {
+                    own.insert(name, shared.clone());
+                }
+            }
+            store.load_allowing(&own, |name| student.get(name).is_some())?;
+        }
+        Ok(())
+    }
+
+    /// All values of all stores, by their names.
+    pub(super) fn all_theirs(&self) -> Result<WeightMap> {
+        self.theirs(self.entries(|_| true).into_iter())
+    }
+
+    /// Whether a name of theirs is state that the forward pass changes.
+    pub(super) fn buffer_names(&self) -> Result<Vec<String>> {
+        let buffers = self.theirs(self.entries(|kind| kind == Kind::Buffer).into_iter())?;
+        Ok(buffers.names().map(str::to_owned).collect())
+    }
+
+    fn entries(&self, pick: impl Fn(Kind) -> bool) -> Vec<(String, Tensor)> {
+        let mut entries = Vec::new();
+        for (prefix, store) in self.stores() {
+            for ((name, kind), (_, var)) in store.names().into_iter().zip(store.vars()) {
+                if pick(kind) {
+                    entries.push((format!("{prefix}{name}"), var.as_detached_tensor()));
+                }
+            }
+        }
+        entries
+    }
+
+    /// A copy of all buffers, by our names.
+    pub(super) fn buffers(&self) -> Result<BTreeMap<String, Tensor>> {
+        let entries = self.entries(|kind| kind == Kind::Buffer).into_iter();
+        entries
+            .map(|(name, value)| Ok((name, value.copy()?)))
+            .collect()
+    }
+
+    /// Sets the buffers to copies made before.
+    pub(super) fn restore(&self, buffers: &BTreeMap<String, Tensor>) -> Result<()> {
+        for (prefix, store) in self.stores() {
+            for (name, var) in store.vars() {
+                if let Some(value) = buffers.get(&format!("{prefix}{name}")) {
+                    var.set(value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Our values, by their names.
+    pub(super) fn theirs(&self, ours: impl Iterator<Item = (String, Tensor)>) -> Result<WeightMap> {
+        let mut theirs = WeightMap::default();
+        let mut teachers = WeightMap::default();
+        for (name, tensor) in self.setup.source.export(&ours.collect())?.iter() {
+            // A teacher that no rule renames is spelt like the student.
+            match name.strip_prefix("teacher.") {
+                Some(name) => teachers.insert(name, tensor.clone()),
+                None => theirs.insert(name, tensor.clone()),
+            }
+        }
+        for (name, tensor) in self.setup.source.export(&teachers)?.iter() {
+            theirs.insert(format!("teacher.{name}"), tensor.clone());
+        }
+        Ok(theirs)
+    }
+}

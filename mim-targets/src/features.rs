@@ -1,0 +1,169 @@
+//! Features of a teacher as targets.
+
+use candle_core::{D, Tensor};
+use mim_core::{Encoder, Error, Masking, Norm, Result, Target, Want};
+use serde::{Deserialize, Serialize};
+
+use crate::{TargetGenerator, TargetRequest};
+
+/// Settings of [`FeatureTarget`]; `Default` is the teacher's plain output on the student's own view.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeatureTargetConfig {
+    /// Which view of the batch the teacher sees. Default 0.
+    pub view: usize,
+    /// Normalisation of the teacher's images. Default ImageNet's.
+    pub norm: Norm,
+    /// Whether the teacher's final norm is applied. Default true.
+    pub final_norm: bool,
+    /// Epsilon of a layer norm without weights on each token; none (the default) for no such norm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_norm_eps: Option<f64>,
+}
+
+impl Default for FeatureTargetConfig {
+    fn default() -> Self {
+        Self {
+            view: 0,
+            norm: Norm::imagenet(),
+            final_norm: true,
+            layer_norm_eps: None,
+        }
+    }
+}
+
+/// Features of a teacher on whole images: a momentum teacher (BootMAE, SIM) or a frozen network.
+///
+/// The teacher is any [`Encoder`]; built on [`mim_core::params::ParamStore::teacher`] it follows its
+/// student. Its class token is left out. The teacher's own intermediates are traced as `teacher.*`.
+pub struct FeatureTarget {
+    teacher: Box<dyn Encoder>,
+    config: FeatureTargetConfig,
+}
+
+impl FeatureTarget {
+    /// Features of `teacher`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if an epsilon is not positive.
+    pub fn new(teacher: impl Encoder + 'static, config: FeatureTargetConfig) -> Result<Self> {
+        if let Some(eps) = config.layer_norm_eps.filter(|eps| *eps <= 0.) {
+            return Err(Error::config(
+                "feature target",
+                "layer_norm_eps",
+                eps,
+                "it must be positive",
+                "use 1e-5, or leave it out for no norm",
+            ));
+        }
+        Ok(Self {
+            teacher: Box::new(teacher),
+            config,
+        })
+    }
+}
+
+impl TargetGenerator for FeatureTarget {
+    fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
+        let image = rq
+            .batch
+            .view(self.config.view)?
+            .normalized(&self.config.norm)?;
+        let want = Want {
+            skip_norm: !self.config.final_norm,
+            ..Want::default()
+        };
+        let step = rq.step.scoped("teacher");
+        let encoded = self.teacher.encode(&image, Masking::None, &want, &step)?;
+        let mut patches = encoded.patches()?.detach();
+        step.trace("patches", || Ok(patches.clone()))?;
+        if let Some(eps) = self.config.layer_norm_eps {
+            patches = layer_norm(&patches, eps)?;
+        }
+        Ok(Target::patches(patches))
+    }
+}
+
+/// `(x - mean) / sqrt(var + eps)` over the last axis, population variance.
+fn layer_norm(xs: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    Ok(centred.broadcast_div(&(variance + eps)?.sqrt()?)?)
+}
+
+impl std::fmt::Debug for FeatureTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FeatureTarget")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use mim_core::encoders::{Vit, VitConfig};
+    use mim_core::params::{Ema, ParamStore, Start, When};
+    use mim_core::schedule::Schedule;
+    use mim_core::{Batch, PatchGrid, StepContext, View};
+
+    fn tiny() -> VitConfig {
+        VitConfig {
+            image_size: 8.into(),
+            patch_size: 4,
+            embed_dim: 8,
+            depth: 1,
+            num_heads: 2,
+            ..VitConfig::default()
+        }
+    }
+
+    #[test]
+    fn features_come_from_the_teachers_weights_and_carry_no_gradient() {
+        let (student, teacher) = (ParamStore::cpu(0), ParamStore::teacher(&Device::Cpu));
+        let own = Vit::new(&student.root(), &tiny()).unwrap();
+        let copy = Vit::new(&teacher.root(), &tiny()).unwrap();
+        Ema::new(
+            &student,
+            &teacher,
+            Schedule::constant(0.9),
+            When::AfterStep,
+            Start::Copy,
+        )
+        .unwrap();
+        let pixels = Tensor::rand(0f32, 1f32, (2, 3, 8, 8), &Device::Cpu).unwrap();
+        let batch = Batch::single(View::new(pixels.clone(), vec![]).unwrap());
+        let step = StepContext::new(0);
+        let target = FeatureTarget::new(copy, FeatureTargetConfig::default()).unwrap();
+        let request = TargetRequest {
+            batch: &batch,
+            grid: PatchGrid::new(2, 2),
+            mask: None,
+            student: None,
+            step: &step,
+        };
+        let made = target.generate(&request).unwrap();
+        let encoded = own
+            .encode(&pixels, Masking::None, &Want::default(), &step)
+            .unwrap();
+        let values = |xs: &Tensor| {
+            xs.to_dtype(DType::F32)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        assert_eq!(values(&made.patches), values(&encoded.patches().unwrap()));
+        assert!(!made.patches.track_op());
+        let second = FeatureTargetConfig {
+            view: 1,
+            ..FeatureTargetConfig::default()
+        };
+        let teacher = Vit::new(&teacher.root(), &tiny()).unwrap();
+        let missing = FeatureTarget::new(teacher, second).unwrap();
+        assert!(missing.generate(&request).is_err());
+    }
+}
