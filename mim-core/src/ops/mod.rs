@@ -29,7 +29,7 @@ mod sum_squares;
 mod testing;
 
 pub use adamw::{AdamWStep, adamw_step};
-pub use attention::attention;
+pub use attention::{attention, cross_attention};
 pub use ema_update::ema_update;
 pub use gather_rows::gather_rows;
 pub use gelu::gelu;

@@ -13,7 +13,10 @@ use crate::ops::softmax::{backward_rows, forward_rows};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
     pub(super) batch: usize,
-    pub(super) tokens: usize,
+    /// Tokens of an image that look.
+    pub(super) queries: usize,
+    /// Tokens of an image that are looked at.
+    pub(super) keys: usize,
     pub(super) heads: usize,
     pub(super) head_dim: usize,
 }
@@ -26,7 +29,16 @@ pub(super) struct Bias<'a> {
     pub(super) heads: usize,
 }
 
-/// The three parts of a packed row, in their order.
+/// Queries, keys and values: in one array or in two.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Inputs<'a> {
+    /// `[batch, tokens, 3, heads, head_dim]`.
+    Packed(&'a [f32]),
+    /// `[batch, queries, heads, head_dim]` and `[batch, keys, 2, heads, head_dim]`.
+    Apart(&'a [f32], &'a [f32]),
+}
+
+/// The three parts of the inputs, in their order.
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Query,
@@ -40,35 +52,27 @@ impl Sizes {
     }
 
     fn scores(self) -> usize {
-        self.tokens * self.tokens
+        self.queries * self.keys
     }
 
-    /// Offset of a head's part in the packed `[batch, tokens, 3, heads, head_dim]`.
-    fn packed_offset(self, task: usize, part: Part) -> usize {
-        let (image, head) = (task / self.heads, task % self.heads);
-        (image * self.tokens * 3 + part as usize) * self.dim() + head * self.head_dim
+    /// The `index`-th of `parts` parts side by side in `rows` rows of each image.
+    fn place(self, rows: usize, index: usize, parts: usize) -> Place {
+        Place {
+            rows,
+            start: index * self.dim(),
+            row_stride: parts * self.dim(),
+            heads: self.heads,
+            head_dim: self.head_dim,
+        }
     }
 
-    /// Offset of a head in `[batch, tokens, heads, head_dim]`.
-    fn offset(self, task: usize) -> usize {
-        task / self.heads * self.tokens * self.dim() + task % self.heads * self.head_dim
-    }
-
-    fn packed(self, qkv: &[f32], task: usize, part: Part) -> Result<Matrix<'_>> {
-        Matrix::new(
-            &qkv[self.packed_offset(task, part)..],
-            [self.tokens, self.head_dim],
-            3 * self.dim(),
-        )
-    }
-
-    fn head(self, xs: &[f32], task: usize) -> Result<Matrix<'_>> {
-        let from = &xs[self.offset(task)..];
-        Matrix::new(from, [self.tokens, self.head_dim], self.dim())
+    /// The attended values, `[batch, queries, heads, head_dim]`.
+    fn attended(self) -> Place {
+        self.place(self.queries, 0, 1)
     }
 
     fn square(self, values: &[f32]) -> Result<Matrix<'_>> {
-        Matrix::dense(values, self.tokens, self.tokens)
+        Matrix::dense(values, self.queries, self.keys)
     }
 
     /// Calls `f` for every head of every image, with its chunk of `squares` or with scratch.
@@ -90,21 +94,68 @@ impl Sizes {
     }
 }
 
+/// Where the heads of one part lie: side by side in rows of one array.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    rows: usize,
+    start: usize,
+    row_stride: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Place {
+    /// Offset of one head of one image.
+    fn offset(self, task: usize) -> usize {
+        let (image, head) = (task / self.heads, task % self.heads);
+        image * self.rows * self.row_stride + self.start + head * self.head_dim
+    }
+
+    fn head(self, xs: &[f32], task: usize) -> Result<Matrix<'_>> {
+        let from = &xs[self.offset(task)..];
+        Matrix::new(from, [self.rows, self.head_dim], self.row_stride)
+    }
+}
+
+impl<'a> Inputs<'a> {
+    fn arrays(self) -> [&'a [f32]; 2] {
+        match self {
+            Self::Packed(qkv) => [qkv, &[]],
+            Self::Apart(q, kv) => [q, kv],
+        }
+    }
+
+    /// The number of the array that holds a part, and where in it.
+    fn locate(self, part: Part, sizes: Sizes) -> (usize, Place) {
+        match (self, part) {
+            (Self::Packed(_), part) => (0, sizes.place(sizes.keys, part as usize, 3)),
+            (Self::Apart(..), Part::Query) => (0, sizes.place(sizes.queries, 0, 1)),
+            (Self::Apart(..), Part::Key) => (1, sizes.place(sizes.keys, 0, 2)),
+            (Self::Apart(..), Part::Value) => (1, sizes.place(sizes.keys, 1, 2)),
+        }
+    }
+
+    fn head(self, part: Part, sizes: Sizes, task: usize) -> Result<Matrix<'a>> {
+        let (array, place) = self.locate(part, sizes);
+        place.head(self.arrays()[array], task)
+    }
+}
+
 /// An output whose heads are written by different threads, each its own columns.
 #[derive(Clone, Copy)]
 struct Interleaved {
     start: *mut f32,
-    row_stride: usize,
+    place: Place,
 }
 
 // SAFETY: the pointer is only used through `head`, by one thread for each head.
 unsafe impl Sync for Interleaved {}
 
 impl Interleaved {
-    fn head(&self, offset: usize) -> Destination {
+    fn head(&self, task: usize) -> Destination {
         Destination {
-            start: self.start.wrapping_add(offset),
-            row_stride: self.row_stride,
+            start: self.start.wrapping_add(self.place.offset(task)),
+            row_stride: self.place.row_stride,
             accumulate: false,
         }
     }
@@ -118,102 +169,96 @@ multiversion! {
     }
 }
 
-/// The attended values `[batch, tokens, dim]`, and the weights `[batch, heads, tokens, tokens]`
+/// The attended values `[batch, queries, dim]`, and the weights `[batch, heads, queries, keys]`
 /// if they are to be kept.
 pub(super) fn forward(
-    qkv: &[f32],
+    inputs: Inputs<'_>,
     bias: Option<Bias<'_>>,
     scale: f32,
     sizes: Sizes,
     keep: bool,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let tasks = sizes.batch * sizes.heads;
-    let mut out = vec![0f32; sizes.batch * sizes.tokens * sizes.dim()];
+    let mut out = vec![0f32; sizes.batch * sizes.queries * sizes.dim()];
     let mut weights = vec![0f32; if keep { tasks * sizes.scores() } else { 0 }];
     let to = Interleaved {
         start: out.as_mut_ptr(),
-        row_stride: sizes.dim(),
+        place: sizes.attended(),
     };
     sizes.each_head(&mut weights, |task, weights| {
-        let query = sizes.packed(qkv, task, Part::Query)?;
-        let key = sizes.packed(qkv, task, Part::Key)?;
+        let query = inputs.head(Part::Query, sizes, task)?;
+        let key = inputs.head(Part::Key, sizes, task)?;
         let own = Destination {
             start: weights.as_mut_ptr(),
-            row_stride: sizes.tokens,
+            row_stride: sizes.keys,
             accumulate: false,
         };
-        // SAFETY: `weights` holds tokens x tokens values and is this task's alone.
+        // SAFETY: `weights` holds queries x keys values and is this task's alone.
         unsafe { multiply(own, scale, query, key.transposed())? };
         if let Some(bias) = bias {
             let (image, head) = (task / sizes.heads, task % sizes.heads);
             let chunk = image % bias.images * bias.heads + head % bias.heads;
             add(weights, &bias.values[chunk * sizes.scores()..]);
         }
-        forward_rows(weights, sizes.tokens);
-        let value = sizes.packed(qkv, task, Part::Value)?;
+        forward_rows(weights, sizes.keys);
+        let value = inputs.head(Part::Value, sizes, task)?;
         // SAFETY: `out` holds every head's columns, and these are this task's alone.
-        unsafe {
-            multiply(
-                to.head(sizes.offset(task)),
-                1.0,
-                sizes.square(weights)?,
-                value,
-            )
-        }
+        unsafe { multiply(to.head(task), 1.0, sizes.square(weights)?, value) }
     })?;
     Ok((out, weights))
 }
 
-/// The gradient of `qkv`, and of the scores `[batch, heads, tokens, tokens]` if they are to be kept.
+/// The gradient of each array of the inputs, and of the scores `[batch, heads, queries, keys]` if
+/// they are to be kept.
 pub(super) fn backward(
-    qkv: &[f32],
+    inputs: Inputs<'_>,
     weights: &[f32],
     grad: &[f32],
     scale: f32,
     sizes: Sizes,
     keep: bool,
-) -> Result<(Vec<f32>, Vec<f32>)> {
-    let mut out = vec![0f32; qkv.len()];
+) -> Result<([Vec<f32>; 2], Vec<f32>)> {
+    let mut outs = inputs.arrays().map(|xs| vec![0f32; xs.len()]);
     let mut scores = vec![0f32; if keep { weights.len() } else { 0 }];
-    let to = Interleaved {
-        start: out.as_mut_ptr(),
-        row_stride: 3 * sizes.dim(),
-    };
+    let [to_query, to_key, to_value] = [Part::Query, Part::Key, Part::Value].map(|part| {
+        let (array, place) = inputs.locate(part, sizes);
+        let start = outs[array].as_mut_ptr();
+        Interleaved { start, place }
+    });
     sizes.each_head(&mut scores, |task, scores| {
-        let part = |part| sizes.packed(qkv, task, part);
-        let to = |part| to.head(sizes.packed_offset(task, part));
-        let grad = sizes.head(grad, task)?;
+        let part = |part| inputs.head(part, sizes, task);
+        let grad = sizes.attended().head(grad, task)?;
         let weights = &weights[task * sizes.scores()..(task + 1) * sizes.scores()];
         let own = Destination {
             start: scores.as_mut_ptr(),
-            row_stride: sizes.tokens,
+            row_stride: sizes.keys,
             accumulate: false,
         };
-        // SAFETY: `scores` holds tokens x tokens values, `out` every head's columns of each part;
+        // SAFETY: `scores` holds queries x keys values, `outs` every head's columns of each part;
         // both are this task's alone.
         unsafe {
             multiply(
-                to(Part::Value),
+                to_value.head(task),
                 1.0,
                 sizes.square(weights)?.transposed(),
                 grad,
             )?;
             multiply(own, 1.0, grad, part(Part::Value)?.transposed())?;
         }
-        backward_rows(weights, scores, sizes.tokens);
+        backward_rows(weights, scores, sizes.keys);
         let scores = sizes.square(scores)?;
         // SAFETY: as above.
         unsafe {
-            multiply(to(Part::Query), scale, scores, part(Part::Key)?)?;
+            multiply(to_query.head(task), scale, scores, part(Part::Key)?)?;
             multiply(
-                to(Part::Key),
+                to_key.head(task),
                 scale,
                 scores.transposed(),
                 part(Part::Query)?,
             )
         }
     })?;
-    Ok((out, scores))
+    Ok((outs, scores))
 }
 
 /// Adds up the gradients of the scores that share a bias, images first, in their order.

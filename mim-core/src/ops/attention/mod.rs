@@ -1,15 +1,18 @@
-//! Multi-head self-attention on packed queries, keys and values.
+//! Multi-head attention: of tokens among each other, and of tokens to others.
 
 mod cpu;
+mod cross;
 mod reference;
 
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, bail};
 
-use self::cpu::{Bias, Sizes};
+use self::cpu::{Bias, Inputs, Sizes};
 use super::host::{floats, is_f32_on_cpu, operand};
 use crate::{Error, Result};
+
+pub use self::cross::cross_attention;
 
 /// `softmax(scale q kᵀ + bias) v` for each head.
 ///
@@ -37,12 +40,7 @@ pub fn attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>, scale: f64) 
         clippy::cast_possible_truncation,
         reason = "the kernels compute in f32"
     )]
-    let op = Attention {
-        sizes,
-        scale: scale as f32,
-        keep: operands.iter().any(|t| t.track_op()),
-        weights: OnceLock::new(),
-    };
+    let op = Attention::new(sizes, scale as f32, &operands);
     let qkv = qkv.contiguous()?;
     Ok(match bias {
         Some(bias) => qkv.apply_op2(&bias.contiguous()?, op)?,
@@ -57,7 +55,8 @@ fn sizes(qkv: &Tensor, heads: usize) -> Result<Sizes> {
         {
             Ok(Sizes {
                 batch,
-                tokens,
+                queries: tokens,
+                keys: tokens,
                 heads,
                 head_dim: packed / (3 * heads),
             })
@@ -74,7 +73,7 @@ fn sizes(qkv: &Tensor, heads: usize) -> Result<Sizes> {
 fn check_bias(bias: &Tensor, sizes: Sizes) -> Result<()> {
     let Sizes {
         batch,
-        tokens,
+        queries: tokens,
         heads,
         ..
     } = sizes;
@@ -103,46 +102,61 @@ struct Attention {
 }
 
 impl Attention {
+    /// An op that keeps its weights if one of the operands will want a gradient.
+    fn new(sizes: Sizes, scale: f32, operands: &[&Tensor]) -> Self {
+        Self {
+            sizes,
+            scale,
+            keep: operands.iter().any(|t| t.track_op()),
+            weights: OnceLock::new(),
+        }
+    }
+
     fn forward(
         &self,
-        qkv: &[f32],
+        inputs: Inputs<'_>,
         bias: Option<Bias<'_>>,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (ys, weights) = cpu::forward(qkv, bias, self.scale, self.sizes, self.keep)?;
+        let (ys, weights) = cpu::forward(inputs, bias, self.scale, self.sizes, self.keep)?;
         // A value serves one call, so nothing is there yet.
         let _ = self.weights.set(weights);
         let Sizes {
             batch,
-            tokens,
+            queries,
             heads,
             head_dim,
+            ..
         } = self.sizes;
         Ok((
             CpuStorage::F32(ys),
-            (batch, tokens, heads * head_dim).into(),
+            (batch, queries, heads * head_dim).into(),
         ))
     }
 
-    /// Gradients of the packed input and, if asked for, of all scores.
+    /// Gradients of the arrays of the inputs and, if asked for, of all scores.
     fn backward(
         &self,
-        qkv: &Tensor,
+        inputs: Inputs<'_>,
         grad: &Tensor,
         keep: bool,
-    ) -> candle_core::Result<(Tensor, Vec<f32>)> {
+    ) -> candle_core::Result<([Vec<f32>; 2], Vec<f32>)> {
         let weights = match self.weights.get() {
             Some(weights) if self.keep => weights,
             _ => bail!("attention: backward without a forward that tracks gradients"),
         };
         let grad = grad.contiguous()?;
-        let (dx, scores) = cpu::backward(
-            &floats(qkv)?,
-            weights,
-            &floats(&grad)?,
-            self.scale,
-            self.sizes,
-            keep,
-        )?;
+        let grad = floats(&grad)?;
+        cpu::backward(inputs, weights, &grad, self.scale, self.sizes, keep)
+    }
+
+    /// [`Attention::backward`] for the packed input.
+    fn backward_packed(
+        &self,
+        qkv: &Tensor,
+        grad: &Tensor,
+        keep: bool,
+    ) -> candle_core::Result<(Tensor, Vec<f32>)> {
+        let ([dx, _], scores) = self.backward(Inputs::Packed(&floats(qkv)?), grad, keep)?;
         Ok((Tensor::from_vec(dx, qkv.shape(), qkv.device())?, scores))
     }
 }
@@ -153,7 +167,7 @@ impl CustomOp1 for Attention {
     }
 
     fn cpu_fwd(&self, qkv: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward(operand(qkv, l)?, None)
+        self.forward(Inputs::Packed(operand(qkv, l)?), None)
     }
 
     fn bwd(
@@ -162,7 +176,7 @@ impl CustomOp1 for Attention {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<Option<Tensor>> {
-        Ok(Some(self.backward(qkv, grad, false)?.0))
+        Ok(Some(self.backward_packed(qkv, grad, false)?.0))
     }
 }
 
@@ -185,7 +199,7 @@ impl CustomOp2 for Attention {
             images,
             heads,
         };
-        self.forward(operand(qkv, qkv_l)?, Some(bias))
+        self.forward(Inputs::Packed(operand(qkv, qkv_l)?), Some(bias))
     }
 
     fn bwd(
@@ -195,7 +209,7 @@ impl CustomOp2 for Attention {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, scores) = self.backward(qkv, grad, bias.track_op())?;
+        let (dx, scores) = self.backward_packed(qkv, grad, bias.track_op())?;
         let dx = qkv.track_op().then_some(dx);
         if !bias.track_op() {
             return Ok((dx, None));

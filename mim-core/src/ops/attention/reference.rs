@@ -14,19 +14,39 @@ pub(super) fn attention(
     scale: f64,
 ) -> Result<Tensor> {
     let (batch, tokens, packed) = qkv.dims3()?;
-    let dim = packed / 3;
+    let head_dim = packed / 3 / heads;
     let parts = qkv
-        .reshape((batch, tokens, 3, heads, dim / heads))?
+        .reshape((batch, tokens, 3, heads, head_dim))?
         .permute((2, 0, 3, 1, 4))?
         .contiguous()?;
-    let (q, k, v) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
+    attend([parts.get(0)?, parts.get(1)?, parts.get(2)?], bias, scale)
+}
+
+/// See [`super::cross_attention()`].
+pub(super) fn cross_attention(q: &Tensor, kv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
+    let (batch, queries, dim) = q.dims3()?;
+    let q = q
+        .reshape((batch, queries, heads, dim / heads))?
+        .transpose(1, 2)?;
+    let kv = kv
+        .reshape((batch, (), 2, heads, dim / heads))?
+        .permute((2, 0, 3, 1, 4))?
+        .contiguous()?;
+    attend([q.contiguous()?, kv.get(0)?, kv.get(1)?], None, scale)
+}
+
+/// Attention on queries, keys and values, each `[batch, heads, tokens, head_dim]`.
+fn attend([q, k, v]: [Tensor; 3], bias: Option<&Tensor>, scale: f64) -> Result<Tensor> {
+    let (batch, heads, tokens, head_dim) = q.dims4()?;
     let scores = (q * scale)?.matmul(&k.transpose(D::Minus2, D::Minus1)?)?;
-    let scores = scores.to_dtype(wide(qkv.dtype()))?;
+    let scores = scores.to_dtype(wide(v.dtype()))?;
     let scores = match bias {
         Some(bias) => scores.broadcast_add(&bias.to_dtype(scores.dtype())?)?,
         None => scores,
     };
-    let weights = reference_softmax(&scores)?.to_dtype(qkv.dtype())?;
+    let weights = reference_softmax(&scores)?.to_dtype(v.dtype())?;
     let ys = weights.matmul(&v.contiguous()?)?;
-    Ok(ys.transpose(1, 2)?.reshape((batch, tokens, dim))?)
+    Ok(ys
+        .transpose(1, 2)?
+        .reshape((batch, tokens, heads * head_dim))?)
 }
