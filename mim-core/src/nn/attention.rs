@@ -39,23 +39,27 @@ enum Bias {
 impl Attention {
     /// Parameters `qkv.weight`, `qkv.bias` (or `q_bias`, `v_bias`), `proj`.
     ///
+    /// Heads are `dim / heads` wide, rounded down: where `heads` does not divide `dim`, queries, keys
+    /// and values are together narrower than the tokens (BootMAE's decoder).
+    ///
     /// # Errors
     ///
     /// If a name is taken by another shape.
     pub fn new(params: &Params, dim: usize, heads: usize, bias: QkvBias) -> Result<Self> {
+        let inner = dim / heads * heads;
         let bias = match bias {
-            QkvBias::Full => Bias::Full(params.pp("qkv").weight(&[3 * dim], "bias")?),
+            QkvBias::Full => Bias::Full(params.pp("qkv").weight(&[3 * inner], "bias")?),
             QkvBias::QV => Bias::QV(
-                params.weight(&[dim], "q_bias")?,
-                params.weight(&[dim], "v_bias")?,
+                params.weight(&[inner], "q_bias")?,
+                params.weight(&[inner], "v_bias")?,
             ),
             QkvBias::None => Bias::None,
         };
-        let qkv = params.pp("qkv").weight(&[3 * dim, dim], "weight")?;
+        let qkv = params.pp("qkv").weight(&[3 * inner, dim], "weight")?;
         Ok(Self {
             qkv,
             bias,
-            proj: Linear::new(&params.pp("proj"), dim, dim)?,
+            proj: Linear::new(&params.pp("proj"), inner, dim)?,
             heads,
         })
     }
