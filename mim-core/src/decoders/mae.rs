@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::image_order::in_image_order;
 use crate::nn::{Block, BlockConfig, LayerNorm, Linear, NormKind, PosEmbed, PosEmbedKind, QkvBias};
 use crate::params::Params;
 use crate::{DecodeContext, Decoder, Error, PatchGrid, Prediction, Result, Rows};
@@ -140,13 +141,8 @@ impl Decoder for MaeDecoder {
             });
         }
         let patches = self.predict(&xs.narrow(1, prefix, mask.width())?)?;
-        let place = mask
-            .ids_restore(device)?
-            .unsqueeze(2)?
-            .broadcast_as(patches.shape())?
-            .contiguous()?;
         Ok(Prediction {
-            values: patches.contiguous()?.gather(&place, 1)?,
+            values: in_image_order(&patches, mask)?,
             rows: Rows::Patches,
             grid: mask.grid(),
         })

@@ -1,7 +1,10 @@
 //! Decoders.
 
+mod image_order;
+mod inject;
 mod linear;
 mod mae;
 
+pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use linear::LinearDecoder;
 pub use mae::{MaeDecoder, MaeDecoderConfig};
