@@ -144,7 +144,8 @@ impl RegressionConfig {
 
 /// The mean distance over all values of all tokens that count, as one global ratio.
 ///
-/// With `count_eps` the mean is `sum(distance) / (pixels + count_eps) / channels`.
+/// With `count_eps` the mean is `sum(distance) / (pixels + count_eps) / channels`. Traces `weights`
+/// where tokens have them, in the mask's order.
 #[derive(Debug, Clone)]
 pub struct Regression {
     config: RegressionConfig,
@@ -180,7 +181,7 @@ impl Objective for Regression {
         prediction: &Prediction,
         target: &Target,
         mask: &Mask,
-        _step: &StepContext,
+        step: &StepContext,
     ) -> Result<LossTerms> {
         let pairs = pair_values(prediction, target, mask, self.config.region)?;
         let (mut prediction, mut target) = (pairs.prediction, pairs.target);
@@ -191,7 +192,9 @@ impl Objective for Regression {
         let (rows, width) = prediction.dims2()?;
         let mut tokens = self.distance(&prediction, &target)?.mean(D::Minus1)?;
         if self.config.weights == TokenWeights::Neighbours {
-            tokens = (&tokens * neighbour_weights(mask, rows, tokens.device())?)?;
+            let weights = neighbour_weights(mask, rows, tokens.device())?;
+            step.trace("weights", || Ok(weights.clone()))?;
+            tokens = (&tokens * weights)?;
         }
         let pixels = (rows * width) as f64 / self.config.channels as f64;
         let divisor = rows as f64 * (1. + self.config.count_eps / pixels);

@@ -6,6 +6,6 @@ mod path;
 mod store;
 
 pub use ema::{Ema, Start, When};
-pub use init::{BeitInit, Draw, Init, InitScheme, MaeInit, TransformersInit};
+pub use init::{BeitInit, BootMaeInit, Draw, Init, InitScheme, MaeInit, TransformersInit};
 pub use path::Params;
 pub use store::{Kind, ParamStore};

@@ -1,5 +1,6 @@
 //! Where weights come from: one list of rules for each project's names.
 
+mod bootmae;
 mod hf_vit_mae;
 mod mae;
 mod simmim;
@@ -24,6 +25,7 @@ const SOURCES: &[Known] = &[
     ("timm", timm::rules),
     ("hf_vit_mae", hf_vit_mae::rules),
     ("simmim", simmim::rules),
+    ("bootmae", bootmae::rules),
 ];
 
 impl Source {
