@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bootmae;
 mod composite;
 mod mae;
 mod method_config;
@@ -9,6 +10,7 @@ pub mod parity;
 pub mod registry;
 mod simmim;
 
+pub use bootmae::BootMaeConfig;
 pub use composite::{Composite, MaskMode};
 pub use mae::MaeConfig;
 pub use method_config::MethodConfig;

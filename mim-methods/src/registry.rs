@@ -5,7 +5,7 @@ use mim_core::{Error, Method, Result, settings};
 use toml::Table;
 
 use crate::parity::{self, Case, Setup};
-use crate::{MaeConfig, MethodConfig, SimMimConfig};
+use crate::{BootMaeConfig, MaeConfig, MethodConfig, SimMimConfig};
 
 /// A method of the registry.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +62,18 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<SimMimConfig>,
         build: build::<SimMimConfig>,
         parity: parity::simmim::setup,
+    },
+    Entry {
+        name: "bootmae",
+        title: "Bootstrapped Masked Autoencoders for Vision BERT Pretraining",
+        paper: "Dong et al., ECCV 2022, arXiv 2207.07116",
+        reference: "LightDXY/BootMAE @ d604b18",
+        archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+        status: "exact: forward, losses, gradients, step, teacher",
+        recipes: recipes!("bootmae_32px", "bootmae_base", "bootmae_large"),
+        resolve: resolve::<BootMaeConfig>,
+        build: build::<BootMaeConfig>,
+        parity: parity::bootmae::setup,
     },
 ];
 

@@ -34,6 +34,10 @@ fn tiny(method: &str) -> Table {
                   decoder = { embed_dim = 8, depth = 1, num_heads = 2 }",
         "simmim" => "mask_patch_size = 16
                      encoder = { image_size = 32, patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2 }",
+        "bootmae" => "masker = { hidden = { type = \"patches\", count = 10 }, blocks = { hidden = { type = \"patches\", count = 8 }, min_block = 2, max_block = 6 } }
+                      encoder = { image_size = 32, patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2 }
+                      decoder = { embed_dim = 12, depth = 1, num_heads = 5 }
+                      feature_decoder = { embed_dim = 16, depth = 1, num_heads = 2 }",
         other => panic!("give {other} a tiny size here"),
     };
     text.parse().unwrap()

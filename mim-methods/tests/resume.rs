@@ -24,6 +24,11 @@ fn settings(entry: &Entry) -> toml::Table {
     let own = match entry.name {
         "mae" => "decoder = { embed_dim = 8, depth = 1, num_heads = 2 }",
         "simmim" => "mask_patch_size = 14",
+        "bootmae" => {
+            "masker = { hidden = { type = \"patches\", count = 10 }, blocks = { hidden = { type = \"patches\", count = 8 }, min_block = 2, max_block = 6 } }
+             decoder = { embed_dim = 12, depth = 1, num_heads = 5 }
+             feature_decoder = { embed_dim = 16, depth = 1, num_heads = 2 }"
+        }
         other => panic!("give {other} a tiny size here"),
     };
     entry

@@ -122,7 +122,11 @@ fn what_is_exported_has_the_names_and_values_of_the_file() {
 
 #[test]
 fn recipes_leave_undecayed_what_the_authors_do() {
-    for (method, folder) in [("mae", "mae/case1_normpix"), ("simmim", "simmim/vit_case1")] {
+    for (method, folder) in [
+        ("mae", "mae/case1_normpix"),
+        ("simmim", "simmim/vit_case1"),
+        ("bootmae", "bootmae/case0"),
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/goldens")
             .join(format!("{folder}.json"));

@@ -4,6 +4,7 @@
 //! its weights renamed through the method's [`Source`]; every recorded output, gradient and stepped
 //! parameter is compared.
 
+pub(crate) mod bootmae;
 mod case;
 mod compare;
 pub(crate) mod mae;
