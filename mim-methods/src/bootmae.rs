@@ -159,7 +159,7 @@ impl BootMaeConfig {
         ])
     }
 
-    /// The loss of one branch. Rows are normalised with the eps of the encoder's norms in the release.
+    /// The loss of one branch.
     fn objective(&self, row_norm: RowNorm) -> Result<Regression> {
         RegressionConfig {
             row_norm,
@@ -290,7 +290,8 @@ mod tests {
 
     #[test]
     fn bad_settings_are_named() {
-        let wrong: [(&str, fn(&mut BootMaeConfig)); 6] = [
+        type Wrong = (&'static str, fn(&mut BootMaeConfig));
+        let wrong: [Wrong; 6] = [
             ("`layer` is 2", |c| c.decoder.layer = Some(2)),
             ("`feature_decoder.embed_dim` is 12", |c| {
                 c.feature_decoder.embed_dim = 12;

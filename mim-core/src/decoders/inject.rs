@@ -318,7 +318,8 @@ mod tests {
             ..tiny()
         };
         assert_eq!(decoder(&last).unwrap().layers(), [1]);
-        let wrong: [(&str, fn(&mut InjectDecoderConfig)); 5] = [
+        type Wrong = (&'static str, fn(&mut InjectDecoderConfig));
+        let wrong: [Wrong; 5] = [
             ("`layer` is 2", |c| c.layer = Some(2)),
             ("`num_heads` is 0", |c| c.num_heads = 0),
             ("`num_heads` is 9", |c| c.num_heads = 9),
