@@ -4,7 +4,9 @@ mod image_order;
 mod inject;
 mod linear;
 mod mae;
+mod relative;
 
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use linear::LinearDecoder;
 pub use mae::{MaeDecoder, MaeDecoderConfig};
+pub use relative::{RelativePredictor, RelativePredictorConfig};

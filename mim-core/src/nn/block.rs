@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{Attention, DropPath, Mlp, NormKind, QkvBias, TokenNorm};
 use crate::params::Params;
-use crate::{Result, StepContext};
+use crate::{Error, Result, StepContext};
 
 /// What a [`Block`] is made of.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +25,31 @@ pub struct BlockConfig {
     pub layer_scale_init: Option<f64>,
     /// Stochastic depth rate.
     pub drop_path: f64,
+}
+
+impl BlockConfig {
+    /// Checks that the heads divide the width, the hidden layer is not empty and `norm_eps` is positive.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] naming the setting of `component`.
+    pub fn validate(&self, component: &'static str) -> Result<()> {
+        let (field, value, why) =
+            if self.num_heads == 0 || self.dim == 0 || !self.dim.is_multiple_of(self.num_heads) {
+                let why = format!("embed_dim = {} must be a multiple of it", self.dim);
+                ("num_heads", self.num_heads.to_string(), why)
+            } else if self.dim as f64 * self.mlp_ratio < 1. {
+                let why = "the hidden layer would be empty".to_owned();
+                ("mlp_ratio", self.mlp_ratio.to_string(), why)
+            } else if self.norm_eps.is_nan() || self.norm_eps <= 0. {
+                let why = "it must be positive".to_owned();
+                ("norm_eps", self.norm_eps.to_string(), why)
+            } else {
+                return Ok(());
+            };
+        let fix = format!("change {component}.{field}");
+        Err(Error::config(component, field, value, why, fix))
+    }
 }
 
 /// `x += g1 * attn(norm1(x)); x += g2 * mlp(norm2(x))` (Dosovitskiy et al., 2021), layer scale `g` optional (CaiT).

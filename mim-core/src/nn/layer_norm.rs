@@ -1,6 +1,6 @@
 //! Layer normalisation that trains.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::params::Params;
 use crate::{Result, ops};
@@ -23,6 +23,20 @@ impl LayerNorm {
         Ok(Self {
             weight: params.weight(&[dim], "weight")?,
             bias: params.weight(&[dim], "bias")?,
+            eps,
+        })
+    }
+
+    /// The same with `weight` one and `bias` zero, saved but never trained.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn frozen(params: &Params, dim: usize, eps: f64) -> Result<Self> {
+        let device = params.device();
+        Ok(Self {
+            weight: params.constant("weight", Tensor::ones(dim, DType::F32, device)?)?,
+            bias: params.constant("bias", Tensor::zeros(dim, DType::F32, device)?)?,
             eps,
         })
     }

@@ -13,6 +13,7 @@ mod patch_embed;
 mod patch_unembed;
 mod pos_embed;
 mod rel_pos_bias;
+mod relative_grid;
 mod token_norm;
 
 pub use attention::{Attention, QkvBias};
@@ -28,4 +29,5 @@ pub use patch_embed::PatchEmbed;
 pub use patch_unembed::PatchUnembed;
 pub use pos_embed::{PosEmbed, PosEmbedKind, sincos_table};
 pub use rel_pos_bias::{RelPosBias, relative_position_index};
+pub use relative_grid::RelativeGrid;
 pub use token_norm::{NormKind, TokenNorm};

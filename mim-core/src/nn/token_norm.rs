@@ -28,7 +28,7 @@ pub enum TokenNorm {
 }
 
 impl TokenNorm {
-    /// The parameters of the chosen norm.
+    /// The parameters of the chosen norm: `weight`, `bias`, or those of batch norm under `bn`.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl TokenNorm {
     pub fn new(params: &Params, kind: NormKind, dim: usize, eps: f64) -> Result<Self> {
         Ok(match kind {
             NormKind::LayerNorm => Self::Layer(LayerNorm::new(params, dim, eps)?),
-            NormKind::BatchNorm => Self::Batch(BatchNorm::new(params, dim, eps)?),
+            NormKind::BatchNorm => Self::Batch(BatchNorm::new(&params.pp("bn"), dim, eps)?),
         })
     }
 

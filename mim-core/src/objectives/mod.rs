@@ -7,6 +7,7 @@ mod cosine;
 mod cross_entropy;
 mod pairing;
 mod regression;
+mod uni_grad;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +15,11 @@ pub use cosine::{Cosine, CosineAxis, CosineConfig};
 pub use cross_entropy::{CrossEntropy, CrossEntropyConfig};
 pub use pairing::Region;
 pub use regression::{Regression, RegressionConfig, RegressionKind, RowNorm, TokenWeights};
+pub use uni_grad::{UniGrad, UniGradConfig};
 
 use crate::{Objective, Result};
 
-/// An objective by its `type`: `regression`, `cosine` or `cross_entropy`.
+/// An objective by its `type`: `regression`, `cosine`, `cross_entropy` or `uni_grad`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ObjectiveConfig {
@@ -27,6 +29,8 @@ pub enum ObjectiveConfig {
     Cosine(CosineConfig),
     /// [`CrossEntropy`].
     CrossEntropy(CrossEntropyConfig),
+    /// [`UniGrad`].
+    UniGrad(UniGradConfig),
 }
 
 impl ObjectiveConfig {
@@ -40,6 +44,7 @@ impl ObjectiveConfig {
             Self::Regression(config) => Box::new(config.build()?),
             Self::Cosine(config) => Box::new(config.build()?),
             Self::CrossEntropy(config) => Box::new(config.build()),
+            Self::UniGrad(config) => Box::new(config.build()?),
         })
     }
 }
@@ -165,6 +170,7 @@ mod tests {
             ObjectiveConfig::CrossEntropy(CrossEntropyConfig {
                 region: Region::All,
             }),
+            ObjectiveConfig::UniGrad(UniGradConfig::default()),
         ] {
             let text = serde_json::to_string(&config).unwrap();
             assert_eq!(parse(&text).unwrap(), config, "{text}");

@@ -3,6 +3,7 @@
 mod bootmae;
 mod hf_vit_mae;
 mod mae;
+mod sim;
 mod simmim;
 mod timm;
 
@@ -24,6 +25,7 @@ const SOURCES: &[Known] = &[
     ("mae", mae::rules),
     ("timm", timm::rules),
     ("hf_vit_mae", hf_vit_mae::rules),
+    ("sim", sim::rules),
     ("simmim", simmim::rules),
     ("bootmae", bootmae::rules),
 ];

@@ -1,0 +1,237 @@
+//! SIM's predictor: another view of the image from this one.
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::nn::{
+    Block, BlockConfig, LayerNorm, Linear, NormKind, PosEmbed, PosEmbedKind, QkvBias, RelativeGrid,
+};
+use crate::params::Params;
+use crate::{
+    Batch, DecodeContext, Decoder, Error, Mask, PatchGrid, Prediction, Result, Rows, View,
+};
+
+/// Epsilon of the norm on the prediction.
+const OUTPUT_NORM_EPS: f64 = 1e-5;
+
+/// Settings of [`RelativePredictor`]; `Default` is SIM's at every encoder size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelativePredictorConfig {
+    /// Which view is predicted. Default 1.
+    pub view: usize,
+    /// Number of blocks. Default 4.
+    pub depth: usize,
+    /// Attention heads. Default 16.
+    pub num_heads: usize,
+    /// Hidden width of a block's MLP over the tokens'. Default 4.
+    pub mlp_ratio: f64,
+    /// Norms of the blocks. Default `batch_norm`.
+    pub norm: NormKind,
+    /// Epsilon of the norms. Default 1e-5, for batch norm.
+    pub norm_eps: f64,
+    /// Positions added to the visible tokens. Default `sincos_row_first`.
+    pub pos_embed: PosEmbedKind,
+    /// Whether the prediction goes through a layer norm that is not trained. Default false.
+    pub output_norm: bool,
+}
+
+impl Default for RelativePredictorConfig {
+    fn default() -> Self {
+        Self {
+            view: 1,
+            depth: 4,
+            num_heads: 16,
+            mlp_ratio: 4.,
+            norm: NormKind::BatchNorm,
+            norm_eps: 1e-5,
+            pos_embed: PosEmbedKind::SincosRowFirst,
+            output_norm: false,
+        }
+    }
+}
+
+/// Predicts all patches of another view from the visible patches of view 0 (Tao et al., CVPR 2023, Sec. 3.2).
+///
+/// Each patch of that view is a mask token plus an embedding of where it lies in view 0 and how large
+/// it is there, [`RelativeGrid`]. The predicted rows are those of the other view: it has the grid of view 0,
+/// but the mask says nothing about it, so an objective must take all rows.
+#[derive(Debug, Clone)]
+pub struct RelativePredictor {
+    view: usize,
+    dim: usize,
+    pos_embed: Option<PosEmbed>,
+    pos_mlp: Linear,
+    mask_token: Tensor,
+    blocks: Vec<Block>,
+    pred: Linear,
+    norm: Option<LayerNorm>,
+}
+
+impl RelativePredictor {
+    /// Parameters `decoder_pos_embed`, `decoder_pos_mlp`, `mask_token`, `predictor_decoder_blocks.N`,
+    /// `decoder_pred` and, with `output_norm`, `student_norm`; `dim` is the encoder's width.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the settings do not hold.
+    pub fn new(
+        params: &Params,
+        config: &RelativePredictorConfig,
+        grid: PatchGrid,
+        dim: usize,
+    ) -> Result<Self> {
+        let block = BlockConfig {
+            dim,
+            num_heads: config.num_heads,
+            mlp_ratio: config.mlp_ratio,
+            qkv_bias: QkvBias::Full,
+            norm: config.norm,
+            norm_eps: config.norm_eps,
+            layer_scale_init: None,
+            drop_path: 0.,
+        };
+        block.validate("predictor")?;
+        if !dim.is_multiple_of(4) {
+            let why = "sines and cosines of four numbers need a multiple of 4";
+            let fix = "choose such a width for the encoder's tokens";
+            return Err(Error::config("predictor", "embed_dim", dim, why, fix));
+        }
+        let blocks = params.pp("predictor_decoder_blocks");
+        let places = (grid, 1);
+        Ok(Self {
+            view: config.view,
+            dim,
+            pos_embed: PosEmbed::new(params, "decoder_pos_embed", config.pos_embed, dim, places)?,
+            pos_mlp: Linear::new(&params.pp("decoder_pos_mlp"), 2 * dim, dim)?,
+            mask_token: params.weight(&[1, 1, dim], "mask_token")?,
+            blocks: (0..config.depth)
+                .map(|index| Block::new(&blocks.pp(index), &block, 0))
+                .collect::<Result<_>>()?,
+            pred: Linear::new(&params.pp("decoder_pred"), dim, dim)?,
+            norm: config
+                .output_norm
+                .then(|| LayerNorm::frozen(&params.pp("student_norm"), dim, OUTPUT_NORM_EPS))
+                .transpose()?,
+        })
+    }
+
+    /// The encoder's tokens with their positions in view 0.
+    fn known(&self, cx: &DecodeContext<'_>) -> Result<Tensor> {
+        let (tokens, prefix) = (&cx.encoded.tokens, cx.encoded.prefix);
+        let ids = cx.mask.ids_keep(tokens.device())?;
+        let (rows, visible) = ids.dims2()?;
+        if tokens.dims() != [rows, prefix + visible, self.dim] {
+            return Err(Error::shape(
+                "predictor input",
+                [rows, prefix + visible, self.dim],
+                tokens.dims(),
+                "let the encoder drop hidden patches",
+            ));
+        }
+        let Some(table) = &self.pos_embed else {
+            return Ok(tokens.clone());
+        };
+        let patches = table.select(cx.mask, &ids)?;
+        if prefix == 0 {
+            return Ok((tokens + patches)?);
+        }
+        let class = table.prefix()?.broadcast_as((rows, prefix, self.dim))?;
+        Ok((tokens + Tensor::cat(&[&class, &patches], 1)?)?)
+    }
+
+    /// Where the predicted view of each image lies in its view 0.
+    fn grids(&self, batch: &Batch, mask: &Mask) -> Result<Vec<RelativeGrid>> {
+        let (first, second) = (batch.view(0)?, batch.view(self.view)?);
+        if first.size() != second.size() {
+            return Err(Error::shape(
+                format!("pixels of view {}", self.view),
+                format!("{:?}, as view 0", first.size()),
+                format!("{:?}", second.size()),
+                "give both views one size",
+            ));
+        }
+        let (from, to) = (crops(first, 0)?, crops(second, self.view)?);
+        let pairs = from.iter().zip(to);
+        pairs
+            .map(|(from, to)| RelativeGrid::new(from, to, mask.grid()))
+            .collect()
+    }
+
+    /// What the mask tokens are told about their patches, `[mask rows, tokens, dim]`.
+    fn relative(&self, cx: &DecodeContext<'_>, device: &Device) -> Result<Tensor> {
+        let grids = self.grids(cx.batch, cx.mask)?;
+        let (images, tokens) = (grids.len(), cx.mask.grid().len());
+        trace_places(&grids, cx)?;
+        let mut values = Vec::with_capacity(images * tokens * 2 * self.dim);
+        for grid in &grids {
+            grid.append_sincos(self.dim, &mut values);
+        }
+        let waves = Tensor::from_vec(values, (images, tokens, 2 * self.dim), device)?;
+        cx.step.trace("rel_sincos", || Ok(waves.clone()))?;
+        let embedded = self.pos_mlp.forward(&waves)?;
+        cx.step.trace("rel_embed", || Ok(embedded.clone()))?;
+        match cx.mask.copies(images)? {
+            1 => Ok(embedded),
+            copies => Ok(Tensor::cat(&vec![&embedded; copies], 0)?),
+        }
+    }
+}
+
+/// One crop an image.
+fn crops(view: &View, index: usize) -> Result<&[crate::Crop]> {
+    if view.crops.len() == view.len() {
+        return Ok(&view.crops);
+    }
+    Err(Error::shape(
+        format!("crops of view {index}"),
+        format!("one for each of its {} images", view.len()),
+        view.crops.len(),
+        "let the method's own view plan make the batch, or pass the crops to View::new",
+    ))
+}
+
+/// Row and column of each patch as `rel_grid_h`, `rel_grid_w`, `[images, tokens]`.
+fn trace_places(grids: &[RelativeGrid], cx: &DecodeContext<'_>) -> Result<()> {
+    let PatchGrid { rows, cols } = cx.mask.grid();
+    let table = |values: Vec<f32>| -> Result<Tensor> {
+        let device = cx.encoded.tokens.device();
+        Ok(Tensor::from_vec(
+            values,
+            (grids.len(), rows * cols),
+            device,
+        )?)
+    };
+    cx.step.trace("rel_grid_h", || {
+        let each = grids.iter().flat_map(|grid| &grid.rows);
+        table(each.flat_map(|row| vec![*row; cols]).collect())
+    })?;
+    cx.step.trace("rel_grid_w", || {
+        let each = grids.iter().flat_map(|grid| grid.cols.repeat(rows));
+        table(each.collect())
+    })
+}
+
+impl Decoder for RelativePredictor {
+    fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
+        let known = self.known(cx)?;
+        let relative = self.relative(cx, known.device())?;
+        let wanted = relative.broadcast_add(&self.mask_token)?;
+        let mut xs = Tensor::cat(&[&known, &wanted], 1)?;
+        cx.step.trace("decoder_in", || Ok(xs.clone()))?;
+        for block in &self.blocks {
+            xs = block.forward(&xs, None, cx.step)?;
+        }
+        let patches = xs.narrow(1, known.dim(1)?, wanted.dim(1)?)?;
+        let mut values = self.pred.forward(&patches.contiguous()?)?;
+        cx.step.trace("pred", || Ok(values.clone()))?;
+        if let Some(norm) = &self.norm {
+            values = norm.forward(&values)?;
+        }
+        Ok(Prediction {
+            values,
+            rows: Rows::Patches,
+            grid: cx.mask.grid(),
+        })
+    }
+}
