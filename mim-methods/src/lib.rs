@@ -8,10 +8,12 @@ mod mae;
 mod method_config;
 pub mod parity;
 pub mod registry;
+mod sim;
 mod simmim;
 
 pub use bootmae::BootMaeConfig;
 pub use composite::{Composite, MaskMode};
 pub use mae::MaeConfig;
 pub use method_config::MethodConfig;
+pub use sim::SimConfig;
 pub use simmim::SimMimConfig;

@@ -5,7 +5,7 @@ use mim_core::{Error, Method, Result, settings};
 use toml::Table;
 
 use crate::parity::{self, Case, Setup};
-use crate::{BootMaeConfig, MaeConfig, MethodConfig, SimMimConfig};
+use crate::{BootMaeConfig, MaeConfig, MethodConfig, SimConfig, SimMimConfig};
 
 /// A method of the registry.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +74,18 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<BootMaeConfig>,
         build: build::<BootMaeConfig>,
         parity: parity::bootmae::setup,
+    },
+    Entry {
+        name: "sim",
+        title: "Siamese Image Modeling for Self-Supervised Vision Representation Learning",
+        paper: "Tao et al., CVPR 2023, arXiv 2206.01204",
+        reference: "OpenGVLab/Siamese-Image-Modeling @ bbdec30",
+        archs: VITS,
+        status: "exact: forward, loss, gradients, step, teacher",
+        recipes: recipes!("sim_32px", "sim_base"),
+        resolve: resolve::<SimConfig>,
+        build: build::<SimConfig>,
+        parity: parity::sim::setup,
     },
 ];
 

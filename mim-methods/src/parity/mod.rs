@@ -11,6 +11,7 @@ pub(crate) mod mae;
 mod optimizer;
 mod report;
 mod run;
+pub(crate) mod sim;
 pub(crate) mod simmim;
 mod stores;
 
