@@ -8,12 +8,15 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use mim_core::comm::{Communicator, Reduce};
 use mim_core::objectives::{
     CosineConfig, CrossEntropyConfig, Region, RegressionConfig, RegressionKind, RowNorm,
-    TokenWeights,
+    TokenWeights, UniGradConfig,
 };
+use mim_core::ops;
 use mim_core::{Mask, Objective, PatchGrid, Prediction, Rows, StepContext, Target};
 
 struct Case(HashMap<String, Tensor>);
@@ -330,5 +333,68 @@ fn beits_ids_and_mc_beits_probabilities() {
             &mask,
         );
         assert_loss(&got, case.scalar("expect.loss"));
+    }
+}
+
+/// The second of two processes: `other` is what it has in its place.
+struct Pair {
+    other: Tensor,
+}
+
+impl Communicator for Pair {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world(&self) -> usize {
+        2
+    }
+
+    fn all_reduce(&self, xs: &Tensor, how: Reduce) -> mim_core::Result<Tensor> {
+        let sum = (xs + &self.other)?;
+        Ok(match how {
+            Reduce::Sum => sum,
+            Reduce::Mean => (sum / 2.)?,
+        })
+    }
+
+    fn all_gather(&self, xs: &Tensor) -> mim_core::Result<Tensor> {
+        Ok(Tensor::cat(&[xs, &self.other], 0)?)
+    }
+}
+
+#[test]
+fn uni_grad_on_one_and_two_processes() {
+    let Some(case) = Case::load("components/unigrad_loss") else {
+        return;
+    };
+    for (name, neg_weight) in [("w1", 0.02), ("w2", 0.02), ("ln", 0.5)] {
+        let get = |part: &str| case.get(&part.replace('_', name));
+        let targets = |name: &str| ops::normalize(&case.get(name), 1e-5).unwrap();
+        let pred = Var::from_tensor(&get("input._.pred")).unwrap();
+        let mut values = pred.as_tensor().clone();
+        if name == "ln" {
+            values = ops::normalize(&values, 1e-5).unwrap();
+        }
+        let target = Target::patches(targets(&format!("input.{name}.target")));
+        let mut step = StepContext::new(0);
+        if name == "w2" {
+            let other = targets("input.w2.target_other_rank").flatten(0, 1).unwrap();
+            let moment = other.t().unwrap().contiguous().unwrap().matmul(&other);
+            let other = (moment.unwrap() / other.dim(0).unwrap() as f64).unwrap();
+            step.comm = Arc::new(Pair { other });
+        }
+        let mask = Mask::from_bits(PatchGrid::new(1, 5), &[0; 15]).unwrap();
+        let prediction = predict(&values, Rows::Patches, &mask);
+        let objective = UniGradConfig { neg_weight }.build().unwrap();
+        let terms = objective.loss(&prediction, &target, &mask, &step).unwrap();
+        for ((_, value, _), part) in terms.terms().iter().zip(["pos", "neg"]) {
+            let want = case.scalar(&format!("expect.{name}.{part}"));
+            assert_loss(value, want);
+        }
+        let loss = terms.total().unwrap();
+        assert_loss(&loss, case.scalar(&format!("expect.{name}.loss")));
+        let grads = loss.backward().unwrap();
+        assert_close(grads.get(&pred).unwrap(), &get("grad._.pred"), 1e-3);
     }
 }

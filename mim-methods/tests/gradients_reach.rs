@@ -14,12 +14,20 @@ use mim_methods::registry::METHODS;
 use toml::Table;
 
 /// Parameters whose gradient is zero by mathematics: (method, end of the name, share of it, reason).
-const ZERO: &[(&str, &str, Part, &str)] = &[(
-    "mae",
-    "attn.qkv.bias",
-    Part::MiddleThird,
-    "softmax ignores a constant added to all keys",
-)];
+const ZERO: &[(&str, &str, Part, &str)] = &[
+    (
+        "mae",
+        "attn.qkv.bias",
+        Part::MiddleThird,
+        "softmax ignores a constant added to all keys",
+    ),
+    (
+        "sim",
+        "attn.qkv.bias",
+        Part::MiddleThird,
+        "softmax ignores a constant added to all keys",
+    ),
+];
 
 /// A part of a parameter along its first axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +46,10 @@ fn tiny(method: &str) -> Table {
                       encoder = { image_size = 32, patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2 }
                       decoder = { embed_dim = 12, depth = 1, num_heads = 5 }
                       feature_decoder = { embed_dim = 16, depth = 1, num_heads = 2 }",
+        "sim" => "masker = { hidden = { type = \"ratio\", ratio = 0.6 }, min_block = 2 }
+                  encoder = { image_size = 32, patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2 }
+                  projector = { embed_dim = 12, depth = 1, num_heads = 2 }
+                  predictor = { depth = 2, num_heads = 2 }",
         other => panic!("give {other} a tiny size here"),
     };
     text.parse().unwrap()

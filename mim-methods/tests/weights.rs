@@ -126,6 +126,7 @@ fn recipes_leave_undecayed_what_the_authors_do() {
         ("mae", "mae/case1_normpix"),
         ("simmim", "simmim/vit_case1"),
         ("bootmae", "bootmae/case0"),
+        ("sim", "sim/case0"),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/goldens")

@@ -151,6 +151,48 @@ mod tests {
     }
 
     #[test]
+    fn recorded_crops_say_where_pixels_come_from() {
+        // A pixel's value is its column.
+        let columns = || {
+            let bytes = (0..60 * 200).map(|at: u32| (at % 200) as u8).collect();
+            Sample::new(bytes, (60, 200), 1).unwrap()
+        };
+        let crop = |side: usize| {
+            Augment::RandomResizedCrop(RandomResizedCrop {
+                size: side.into(),
+                scale: [0.3, 1.],
+                ratio: [1., 2.],
+                interpolation: Interpolation::Bilinear,
+            })
+        };
+        let flip = || Augment::HorizontalFlip(HorizontalFlip::default());
+        let plan = ViewPlan {
+            shared: vec![flip(), crop(80)],
+            views: vec![
+                vec![],
+                vec![flip(), crop(40)],
+                vec![crop(50), flip(), crop(40), flip()],
+            ],
+        };
+        let mut flips = 0;
+        for seed in 0..40 {
+            let mut rng = stream(seed, Purpose::Augment, [0, 0]);
+            for view in plan.apply(columns(), &mut rng).unwrap() {
+                let (crop, (_, width)) = (view.crop(), view.size());
+                flips += usize::from(crop.flipped);
+                // Away from the edges, where the filter sees less.
+                for col in [width / 4, width / 2, 3 * width / 4] {
+                    let place = crop.left + (col as f32 + 0.5) / width as f32 * crop.width - 0.5;
+                    let place = if crop.flipped { 199. - place } else { place };
+                    let found = f32::from(view.pixels()[col]);
+                    assert!((found - place).abs() < 2., "{found} at {place}, {crop:?}");
+                }
+            }
+        }
+        assert!((30..90).contains(&flips), "{flips}");
+    }
+
+    #[test]
     fn plans_round_trip_through_toml() {
         let mut plan = ViewPlan::mae((32, 48));
         plan.views.push(ViewPlan::evaluation(40, 32).shared);

@@ -235,3 +235,176 @@ impl Decoder for RelativePredictor {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Crop, Encoded, ParamStore, StepContext};
+
+    const GRID: PatchGrid = PatchGrid { rows: 2, cols: 3 };
+
+    fn predictor(config: &RelativePredictorConfig) -> (ParamStore, RelativePredictor) {
+        let store = ParamStore::cpu(0);
+        let built = RelativePredictor::new(&store.root(), config, GRID, 8).unwrap();
+        (store, built)
+    }
+
+    fn tiny() -> RelativePredictorConfig {
+        RelativePredictorConfig {
+            depth: 1,
+            num_heads: 2,
+            norm: NormKind::LayerNorm,
+            ..RelativePredictorConfig::default()
+        }
+    }
+
+    fn view(size: (usize, usize), crops: &[f32]) -> View {
+        let pixels = Tensor::zeros((2, 3, size.0, size.1), candle_core::DType::U8, &Device::Cpu);
+        let crop = |left: &f32| Crop {
+            left: *left,
+            width: 20.,
+            ..Crop::whole((20, 30))
+        };
+        View::new(pixels.unwrap(), crops.iter().map(crop).collect()).unwrap()
+    }
+
+    fn batch(views: Vec<View>) -> Batch {
+        Batch {
+            views: views.clone(),
+            ..Batch::single(views[0].clone())
+        }
+    }
+
+    fn two_views() -> Batch {
+        batch(vec![view((4, 6), &[0., 5.]), view((4, 6), &[3., 10.])])
+    }
+
+    fn predict(
+        predictor: &RelativePredictor,
+        batch: &Batch,
+        mask: &Mask,
+        tokens: &Tensor,
+    ) -> Result<Tensor> {
+        let encoded = Encoded {
+            tokens: tokens.clone(),
+            prefix: 1,
+            layers: vec![],
+            cls_attention: None,
+            grid: GRID,
+        };
+        let cx = DecodeContext {
+            encoded: &encoded,
+            mask,
+            batch,
+            step: &StepContext::new(0),
+        };
+        let prediction = predictor.decode(&cx)?;
+        assert_eq!(prediction.rows, Rows::Patches);
+        Ok(prediction.values)
+    }
+
+    fn mask() -> Mask {
+        Mask::from_bits(GRID, &[1, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1]).unwrap()
+    }
+
+    fn tokens(rows: usize) -> Tensor {
+        let values = Tensor::arange(0f32, (rows * 24) as f32, &Device::Cpu);
+        values
+            .unwrap()
+            .sin()
+            .unwrap()
+            .reshape((rows, 3, 8))
+            .unwrap()
+    }
+
+    fn flat(xs: &Tensor) -> Vec<f32> {
+        xs.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn gradients_arrive_at_every_parameter_but_the_frozen_norm() {
+        let (store, predictor) = predictor(&RelativePredictorConfig {
+            output_norm: true,
+            ..tiny()
+        });
+        let values = predict(&predictor, &two_views(), &mask(), &tokens(2)).unwrap();
+        assert_eq!(values.dims(), [2, 6, 8]);
+        let weighted = (&values * values.detach().sin().unwrap()).unwrap();
+        let grads = weighted.sum_all().unwrap().backward().unwrap();
+        let trainable = store.trainable();
+        assert!(
+            trainable
+                .iter()
+                .all(|(name, _)| !name.starts_with("student_norm"))
+        );
+        for (name, var) in trainable {
+            assert!(grads.get(&var).is_some(), "{name}");
+        }
+        // The norm's weight is one and its bias zero.
+        let mean = values.mean(2).unwrap();
+        assert!(flat(&mean).iter().all(|mean| mean.abs() < 1e-5));
+    }
+
+    #[test]
+    fn the_order_of_visible_tokens_does_not_matter_and_the_crops_do() {
+        let (_, predictor) = predictor(&tiny());
+        let one = Mask::new(GRID, vec![1, 4, 0, 2, 3, 5, 0, 3, 1, 2, 4, 5], vec![2, 2]).unwrap();
+        let other = Mask::new(GRID, vec![4, 1, 0, 2, 3, 5, 3, 0, 1, 2, 4, 5], vec![2, 2]).unwrap();
+        let tokens = tokens(2);
+        let swapped = Tensor::new(&[0u32, 2, 1], &Device::Cpu).unwrap();
+        let swapped = tokens.index_select(&swapped, 1).unwrap();
+        let first = flat(&predict(&predictor, &two_views(), &one, &tokens).unwrap());
+        let same = flat(&predict(&predictor, &two_views(), &other, &swapped).unwrap());
+        for (a, b) in first.iter().zip(&same) {
+            assert!((a - b).abs() < 1e-5, "{a} against {b}");
+        }
+        let moved = batch(vec![view((4, 6), &[0., 5.]), view((4, 6), &[4., 10.])]);
+        let moved = flat(&predict(&predictor, &moved, &one, &tokens).unwrap());
+        assert!((0..48).any(|at| (first[at] - moved[at]).abs() > 1e-3));
+        assert_eq!(first[48..], moved[48..]);
+    }
+
+    #[test]
+    fn several_masks_of_an_image_share_its_crops() {
+        let (_, predictor) = predictor(&tiny());
+        let bits = mask().to_bits();
+        let twice = Mask::from_bits(GRID, &[bits.clone(), bits].concat()).unwrap();
+        let tokens = tokens(2);
+        let both = Tensor::cat(&[&tokens, &tokens], 0).unwrap();
+        let values = predict(&predictor, &two_views(), &twice, &both).unwrap();
+        let once = flat(&predict(&predictor, &two_views(), &mask(), &tokens).unwrap());
+        for (both, once) in flat(&values).iter().zip([once.clone(), once].concat()) {
+            assert!((both - once).abs() < 1e-5, "{both} against {once}");
+        }
+    }
+
+    #[test]
+    fn bad_batches_are_named() {
+        let (_, predictor) = predictor(&tiny());
+        let (good, bare) = (view((4, 6), &[0., 5.]), view((4, 6), &[]));
+        for (views, part) in [
+            (vec![bare.clone(), good.clone()], "crops of view 0"),
+            (vec![good.clone(), bare], "crops of view 1"),
+            (
+                vec![good.clone(), view((4, 8), &[0., 5.])],
+                "pixels of view 1",
+            ),
+            (vec![good.clone()], "at least 2 views"),
+        ] {
+            let error = predict(&predictor, &batch(views), &mask(), &tokens(2)).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        let all = Tensor::zeros((2, 7, 8), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let error = predict(&predictor, &two_views(), &mask(), &all).unwrap_err();
+        assert!(error.to_string().contains("drop hidden patches"), "{error}");
+    }
+
+    #[test]
+    fn refuses_widths_that_do_not_divide() {
+        let store = ParamStore::cpu(0);
+        for (dim, field) in [(9, "num_heads"), (6, "embed_dim")] {
+            let error = RelativePredictor::new(&store.root(), &tiny(), GRID, dim).unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+    }
+}
