@@ -12,26 +12,71 @@ use crate::{Error, Result};
 pub struct Grayscale {
     /// Probability, 0.2 by default.
     pub p: f64,
+    /// Weights of red, green and blue, divided by their sum, the result truncated; none (the
+    /// default) for the rounded luma of Pillow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<[f64; 3]>,
 }
 
 impl Default for Grayscale {
     fn default() -> Self {
-        Self { p: 0.2 }
+        Self {
+            p: 0.2,
+            weights: None,
+        }
     }
 }
 
 impl ImageOp for Grayscale {
     fn check(&self) -> Result<()> {
-        check_probability("grayscale", self.p)
+        check_probability("grayscale", self.p)?;
+        match self.weights {
+            Some(weights) if !is_mean(weights) => Err(Error::config(
+                "grayscale",
+                "weights",
+                format!("{weights:?}"),
+                "they must not be negative, and not all zero",
+                "leave them out for the usual luma",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Sample> {
-        Ok(if happens(rng, self.p) {
-            grayscale(sample)
-        } else {
-            sample
+        if !happens(rng, self.p) {
+            return Ok(sample);
+        }
+        Ok(match self.weights {
+            Some(weights) => weighted_grayscale(sample, weights),
+            None => grayscale(sample),
         })
     }
+}
+
+/// Whether `weights` make a mean.
+fn is_mean(weights: [f64; 3]) -> bool {
+    let sum: f64 = weights.iter().sum();
+    weights.iter().all(|weight| *weight >= 0.) && sum > 0. && sum.is_finite()
+}
+
+/// Sets every channel to the mean of red, green and blue under `weights`, truncated to a byte.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a mean of bytes, and truncation is wanted"
+)]
+pub fn weighted_grayscale(mut sample: Sample, weights: [f64; 3]) -> Sample {
+    let sum: f64 = weights.iter().sum();
+    if sample.channels == 3 {
+        for pixel in sample.pixels.as_chunks_mut::<3>().0 {
+            let values = pixel.iter().zip(weights);
+            let mean: f64 = values
+                .map(|(value, weight)| f64::from(*value) * weight / sum)
+                .sum();
+            *pixel = [mean as u8; 3];
+        }
+    }
+    sample
 }
 
 /// Sets every channel to the luma of ITU-R 601.

@@ -66,7 +66,12 @@ impl CropBox {
         }
     }
 
-    fn cut(&self, mut sample: Sample) -> Result<Sample> {
+    /// The pixels inside the box.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the box does not lie inside the image.
+    pub fn cut(&self, mut sample: Sample) -> Result<Sample> {
         self.check(sample.size())?;
         let channels = sample.channels;
         let rows = sample.pixels.chunks_exact(sample.width * channels);

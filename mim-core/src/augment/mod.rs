@@ -31,7 +31,7 @@ use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 pub use blur::{GaussianBlur, gaussian_blur};
-pub use color::{Grayscale, Solarize, ToChannels, grayscale, solarize};
+pub use color::{Grayscale, Solarize, ToChannels, grayscale, solarize, weighted_grayscale};
 pub use crop::{CenterCrop, ClampedCrop, CropBox, Pad, PixelShift, RandomResizedCrop};
 pub use flip::HorizontalFlip;
 pub use jitter::{ColorJitter, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation};
@@ -229,6 +229,10 @@ mod tests {
                 ..ColorJitter::default()
             }),
             Augment::ToChannels(ToChannels { channels: 2 }),
+            Augment::Grayscale(Grayscale {
+                weights: Some([0.; 3]),
+                ..Grayscale::default()
+            }),
         ];
         for op in bad {
             let sample = Sample::new(vec![0; 12], (2, 2), 3).unwrap();
