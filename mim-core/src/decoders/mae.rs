@@ -106,51 +106,66 @@ impl MaeDecoder {
     }
 }
 
-impl Decoder for MaeDecoder {
-    fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
-        let DecodeContext {
-            encoded,
-            mask,
-            step,
-            ..
-        } = *cx;
-        let device = encoded.tokens.device();
-        let known = self.embed.forward(&encoded.tokens)?;
-        let (rows, prefix) = (known.dim(0)?, encoded.prefix);
-        let hidden = mask.width() + prefix - known.dim(1)?;
+impl MaeDecoder {
+    /// All tokens after the blocks, before the norm, `[rows, prefix + width, dim]`: class token,
+    /// visible and hidden patches in the mask's order.
+    pub(super) fn tokens(&self, cx: &DecodeContext<'_>) -> Result<Tensor> {
+        let device = cx.encoded.tokens.device();
+        let known = self.embed.forward(&cx.encoded.tokens)?;
+        let (rows, prefix) = (known.dim(0)?, cx.encoded.prefix);
+        let hidden = cx.mask.width() + prefix - known.dim(1)?;
         let unknown = self
             .mask_token
             .broadcast_as((rows, hidden, self.mask_token.dim(2)?))?;
         let mut xs = Tensor::cat(&[&known, &unknown], 1)?;
         if let Some(table) = &self.pos_embed {
-            let patches = table.select(mask, &mask.ids_order(device)?)?;
+            let patches = table.select(cx.mask, &cx.mask.ids_order(device)?)?;
             let cls = table
                 .prefix()?
                 .broadcast_as((rows, prefix, patches.dim(2)?))?;
             xs = (xs + Tensor::cat(&[&cls, &patches], 1)?)?;
         }
         for block in &self.blocks {
-            xs = block.forward(&xs, None, step)?;
+            xs = block.forward(&xs, None, cx.step)?;
         }
-        if step.trace.is_none() {
-            let values = self.predict(&xs.narrow(1, xs.dim(1)? - hidden, hidden)?)?;
-            return Ok(Prediction {
-                values,
-                rows: Rows::Masked,
-                grid: mask.grid(),
-            });
-        }
-        let patches = self.predict(&xs.narrow(1, prefix, mask.width())?)?;
-        Ok(Prediction {
-            values: in_image_order(&patches, mask)?,
-            rows: Rows::Patches,
-            grid: mask.grid(),
-        })
+        Ok(xs)
+    }
+
+    /// The patches among `tokens`, normalised, in the mask's order.
+    pub(super) fn patches(&self, tokens: &Tensor, cx: &DecodeContext<'_>) -> Result<Tensor> {
+        let patches = tokens.narrow(1, cx.encoded.prefix, cx.mask.width())?;
+        self.norm.forward(&patches)
+    }
+
+    /// The outputs for normalised tokens or their means.
+    pub(super) fn output(&self, normalised: &Tensor) -> Result<Tensor> {
+        self.pred.forward(normalised)
+    }
+
+    /// The outputs for all patches in image order, `[rows, tokens, outputs]`.
+    pub(super) fn image(&self, tokens: &Tensor, cx: &DecodeContext<'_>) -> Result<Tensor> {
+        let patches = self.output(&self.patches(tokens, cx)?)?;
+        in_image_order(&patches, cx.mask)
     }
 }
 
-impl MaeDecoder {
-    fn predict(&self, xs: &Tensor) -> Result<Tensor> {
-        self.pred.forward(&self.norm.forward(xs)?)
+impl Decoder for MaeDecoder {
+    fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
+        let tokens = self.tokens(cx)?;
+        let grid = cx.mask.grid();
+        if cx.step.trace.is_some() {
+            return Ok(Prediction {
+                values: self.image(&tokens, cx)?,
+                rows: Rows::Patches,
+                grid,
+            });
+        }
+        let known = cx.encoded.tokens.dim(1)?;
+        let hidden = tokens.narrow(1, known, tokens.dim(1)? - known)?;
+        Ok(Prediction {
+            values: self.output(&self.norm.forward(&hidden)?)?,
+            rows: Rows::Masked,
+            grid,
+        })
     }
 }

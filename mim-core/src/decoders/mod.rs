@@ -4,9 +4,11 @@ mod image_order;
 mod inject;
 mod linear;
 mod mae;
+mod pooled;
 mod relative;
 
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use linear::LinearDecoder;
 pub use mae::{MaeDecoder, MaeDecoderConfig};
+pub use pooled::PooledDecoder;
 pub use relative::{RelativePredictor, RelativePredictorConfig};
