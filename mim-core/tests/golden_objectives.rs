@@ -8,16 +8,16 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor, Var};
 use mim_core::comm::{Communicator, Reduce};
 use mim_core::objectives::{
-    CosineConfig, CrossEntropyConfig, Region, RegressionConfig, RegressionKind, RowNorm,
-    TokenWeights, UniGradConfig,
+    CosineConfig, CrossEntropyConfig, InfoNceConfig, Region, RegressionConfig, RegressionKind,
+    RowNorm, TokenWeights, UniGradConfig,
 };
 use mim_core::ops;
-use mim_core::{Mask, Objective, PatchGrid, Prediction, Rows, StepContext, Target};
+use mim_core::{Mask, Objective, PatchGrid, Prediction, Rows, StepContext, Target, TraceSink};
 
 struct Case(HashMap<String, Tensor>);
 
@@ -396,5 +396,99 @@ fn uni_grad_on_one_and_two_processes() {
         assert_loss(&loss, case.scalar(&format!("expect.{name}.loss")));
         let grads = loss.backward().unwrap();
         assert_close(grads.get(&pred).unwrap(), &get("grad._.pred"), 1e-3);
+    }
+}
+
+/// Process 1 of three; the others' tensors are recorded.
+struct OneOfThree(Tensor);
+
+impl Communicator for OneOfThree {
+    fn rank(&self) -> usize {
+        1
+    }
+
+    fn world(&self) -> usize {
+        3
+    }
+
+    fn all_reduce(&self, _xs: &Tensor, _how: Reduce) -> mim_core::Result<Tensor> {
+        Err(mim_core::Error::unsupported(
+            "a sum",
+            "none is recorded",
+            "-",
+        ))
+    }
+
+    fn all_gather(&self, xs: &Tensor) -> mim_core::Result<Tensor> {
+        let others = self.0.chunk(2, 0)?;
+        let [first, last] = [0, 1].map(|index| others[index].squeeze(0));
+        Ok(Tensor::cat(&[&first?, xs, &last?], 0)?)
+    }
+}
+
+#[derive(Default)]
+struct Score(Mutex<Option<Tensor>>);
+
+impl TraceSink for Score {
+    fn record(&self, name: &str, value: &Tensor) -> mim_core::Result<()> {
+        if name == "score" {
+            *self.0.lock().unwrap() = Some(value.detach());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn cmae_contrast_in_one_process_and_in_three() {
+    let Some(case) = Case::load("components/infonce_cmae") else {
+        return;
+    };
+    for (name, temperature, weight) in [("w1", 0.07, 1.), ("w3r1", 0.2, 0.5)] {
+        let score = Arc::new(Score::default());
+        let mut step = StepContext {
+            trace: Some(score.clone()),
+            ..StepContext::new(0)
+        };
+        if name == "w3r1" {
+            step.comm = Arc::new(OneOfThree(case.get("input.w3r1.proj_t_others")));
+        }
+        let mask = case.mask(&format!("input.{name}.mask"));
+        let pred = Var::from_tensor(&case.get(&format!("input.{name}.pred"))).unwrap();
+        let prediction = predict(pred.as_tensor(), Rows::Image, &mask);
+        let target = Target::image(case.get(&format!("input.{name}.proj_t")));
+        let config = InfoNceConfig {
+            temperature,
+            ..InfoNceConfig::default()
+        };
+        let objective = config.build().unwrap();
+        let terms = objective.loss(&prediction, &target, &mask, &step).unwrap();
+        let loss = (terms.total().unwrap() * weight).unwrap();
+        assert_loss(&loss, case.scalar(&format!("expect.{name}.loss_ct")));
+        let score = score.0.lock().unwrap().clone().unwrap();
+        assert_close(&score, &case.get(&format!("expect.{name}.score")), 1e-5);
+        let gradient = loss.backward().unwrap().get(&pred).unwrap().clone();
+        assert_close(&gradient, &case.get(&format!("grad.{name}.pred")), 1e-3);
+    }
+}
+
+#[test]
+fn cmae_reconstruction_is_maes() {
+    let Some(case) = Case::load("components/infonce_cmae") else {
+        return;
+    };
+    for (name, weight) in [("w1", 1.), ("w3r1", 2.)] {
+        let mask = case.mask(&format!("input.{name}.mask"));
+        let pred = Var::from_tensor(&case.get(&format!("input.{name}.pred_pixel"))).unwrap();
+        let prediction = predict(pred.as_tensor(), Rows::Patches, &mask);
+        let target = Target::patches(case.get(&format!("expect.{name}.target")));
+        let mse = RegressionConfig::default().build().unwrap();
+        let loss = (run(&mse, &prediction, &target, &mask) * weight).unwrap();
+        assert_loss(&loss, case.scalar(&format!("expect.{name}.loss_rc")));
+        let gradient = loss.backward().unwrap().get(&pred).unwrap().clone();
+        assert_close(
+            &gradient,
+            &case.get(&format!("grad.{name}.pred_pixel")),
+            1e-3,
+        );
     }
 }

@@ -5,6 +5,7 @@
 
 mod cosine;
 mod cross_entropy;
+mod info_nce;
 mod pairing;
 mod regression;
 mod uni_grad;
@@ -13,13 +14,14 @@ use serde::{Deserialize, Serialize};
 
 pub use cosine::{Cosine, CosineAxis, CosineConfig};
 pub use cross_entropy::{CrossEntropy, CrossEntropyConfig};
+pub use info_nce::{InfoNce, InfoNceConfig};
 pub use pairing::Region;
 pub use regression::{Regression, RegressionConfig, RegressionKind, RowNorm, TokenWeights};
 pub use uni_grad::{UniGrad, UniGradConfig};
 
 use crate::{Objective, Result};
 
-/// An objective by its `type`: `regression`, `cosine`, `cross_entropy` or `uni_grad`.
+/// An objective by its `type`: `regression`, `cosine`, `cross_entropy`, `uni_grad` or `info_nce`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ObjectiveConfig {
@@ -29,6 +31,8 @@ pub enum ObjectiveConfig {
     Cosine(CosineConfig),
     /// [`CrossEntropy`].
     CrossEntropy(CrossEntropyConfig),
+    /// [`InfoNce`].
+    InfoNce(InfoNceConfig),
     /// [`UniGrad`].
     UniGrad(UniGradConfig),
 }
@@ -44,6 +48,7 @@ impl ObjectiveConfig {
             Self::Regression(config) => Box::new(config.build()?),
             Self::Cosine(config) => Box::new(config.build()?),
             Self::CrossEntropy(config) => Box::new(config.build()),
+            Self::InfoNce(config) => Box::new(config.build()?),
             Self::UniGrad(config) => Box::new(config.build()?),
         })
     }
@@ -170,6 +175,7 @@ mod tests {
             ObjectiveConfig::CrossEntropy(CrossEntropyConfig {
                 region: Region::All,
             }),
+            ObjectiveConfig::InfoNce(InfoNceConfig::default()),
             ObjectiveConfig::UniGrad(UniGradConfig::default()),
         ] {
             let text = serde_json::to_string(&config).unwrap();
