@@ -1,6 +1,7 @@
 //! Features of a teacher as targets.
 
 use candle_core::{D, Tensor};
+use mim_core::nn::ProjectionHead;
 use mim_core::{Encoder, Error, Masking, Norm, Result, Target, Want};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,8 @@ pub struct FeatureTargetConfig {
     /// Epsilon of a layer norm without weights on each token; none (the default) for no such norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_norm_eps: Option<f64>,
+    /// Whether the target is one row an image, the mean over all patch tokens (CMAE). Default false.
+    pub pool: bool,
 }
 
 impl Default for FeatureTargetConfig {
@@ -28,16 +31,18 @@ impl Default for FeatureTargetConfig {
             norm: Norm::imagenet(),
             final_norm: true,
             layer_norm_eps: None,
+            pool: false,
         }
     }
 }
 
-/// Features of a teacher on whole images: a momentum teacher (BootMAE, SIM) or a frozen network.
+/// Features of a teacher on whole images: a momentum teacher (BootMAE, SIM, CMAE) or a frozen network.
 ///
 /// The teacher is any [`Encoder`]; built on [`mim_core::params::ParamStore::teacher`] it follows its
 /// student. Its class token is left out. The teacher's own intermediates are traced as `teacher.*`.
 pub struct FeatureTarget {
     teacher: Box<dyn Encoder>,
+    head: Option<ProjectionHead>,
     config: FeatureTargetConfig,
 }
 
@@ -59,8 +64,16 @@ impl FeatureTarget {
         }
         Ok(Self {
             teacher: Box::new(teacher),
+            head: None,
             config,
         })
+    }
+
+    /// Passes what is compared, tokens or pooled rows, through a head of the teacher's store.
+    #[must_use]
+    pub fn with_head(mut self, head: ProjectionHead) -> Self {
+        self.head = Some(head);
+        self
     }
 }
 
@@ -76,12 +89,21 @@ impl TargetGenerator for FeatureTarget {
         };
         let step = rq.step.scoped("teacher");
         let encoded = self.teacher.encode(&image, Masking::None, &want, &step)?;
-        let mut patches = encoded.patches()?.detach();
-        step.trace("patches", || Ok(patches.clone()))?;
+        let mut rows = encoded.patches()?.detach();
+        step.trace("patches", || Ok(rows.clone()))?;
         if let Some(eps) = self.config.layer_norm_eps {
-            patches = layer_norm(&patches, eps)?;
+            rows = layer_norm(&rows, eps)?;
         }
-        Ok(Target::patches(patches))
+        if self.config.pool {
+            rows = rows.mean(1)?;
+        }
+        if let Some(head) = &self.head {
+            rows = head.forward(&rows, &step)?.detach();
+        }
+        Ok(match self.config.pool {
+            true => Target::image(rows),
+            false => Target::patches(rows),
+        })
     }
 }
 
@@ -105,6 +127,7 @@ mod tests {
     use super::*;
     use candle_core::{DType, Device};
     use mim_core::encoders::{Vit, VitConfig};
+    use mim_core::nn::ProjectionHeadConfig;
     use mim_core::params::{Ema, ParamStore, Start, When};
     use mim_core::schedule::Schedule;
     use mim_core::{Batch, PatchGrid, StepContext, View};
@@ -165,5 +188,60 @@ mod tests {
         let teacher = Vit::new(&teacher.root(), &tiny()).unwrap();
         let missing = FeatureTarget::new(teacher, second).unwrap();
         assert!(missing.generate(&request).is_err());
+    }
+
+    #[test]
+    fn pooled_rows_are_means_over_patches_with_or_without_class_token() {
+        let pixels = Tensor::rand(0f32, 1f32, (3, 3, 8, 8), &Device::Cpu).unwrap();
+        let batch = Batch::single(View::new(pixels.clone(), vec![]).unwrap());
+        let step = StepContext::new(0);
+        for class_token in [true, false] {
+            let config = VitConfig {
+                class_token,
+                ..tiny()
+            };
+            let store = ParamStore::cpu(0);
+            let teacher = || Vit::new(&store.root(), &config).unwrap();
+            let pooled = FeatureTargetConfig {
+                pool: true,
+                ..FeatureTargetConfig::default()
+            };
+            let head = ProjectionHeadConfig {
+                hidden_dim: 5,
+                out_dim: 3,
+                ..ProjectionHeadConfig::default()
+            };
+            let head = head.build(&store.root().pp("projector"), 8).unwrap();
+            let generate = |target: FeatureTarget| {
+                let request = TargetRequest {
+                    batch: &batch,
+                    grid: PatchGrid::new(2, 2),
+                    mask: None,
+                    student: None,
+                    step: &step,
+                };
+                target.generate(&request).unwrap().image.unwrap()
+            };
+            let tokens = teacher()
+                .encode(&pixels, Masking::None, &Want::default(), &step)
+                .unwrap()
+                .patches()
+                .unwrap();
+            assert_eq!(tokens.dims(), [3, 4, 8]);
+            let mean = tokens.mean(1).unwrap();
+            let plain = generate(FeatureTarget::new(teacher(), pooled.clone()).unwrap());
+            assert_eq!(
+                plain.to_vec2::<f32>().unwrap(),
+                mean.to_vec2::<f32>().unwrap()
+            );
+            let target = FeatureTarget::new(teacher(), pooled).unwrap();
+            let projected = generate(target.with_head(head.clone()));
+            let wanted = head.forward(&mean, &step).unwrap();
+            assert_eq!(
+                projected.to_vec2::<f32>().unwrap(),
+                wanted.to_vec2::<f32>().unwrap()
+            );
+            assert!(!projected.track_op());
+        }
     }
 }

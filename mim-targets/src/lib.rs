@@ -3,7 +3,7 @@
 //! | target | values | used by |
 //! |---|---|---|
 //! | [`PixelTarget`] | pixels of each patch, plain or normalised | MAE, SimMIM, BootMAE, CMAE, ConvMAE, FastMIM, SemMAE, SAIM |
-//! | [`FeatureTarget`] | features of a momentum or frozen teacher | BootMAE, SIM |
+//! | [`FeatureTarget`] | features of a momentum or frozen teacher | BootMAE, SIM, CMAE |
 
 #![forbid(unsafe_code)]
 
