@@ -167,7 +167,7 @@ impl Masker for CellMasker {
 #[expect(clippy::cast_possible_truncation, reason = "small positive numbers")]
 mod tests {
     use super::*;
-    use crate::golden::{Case, request};
+    use crate::golden::{Case, Statistics, request};
     use mim_core::StepContext;
     use proptest::prelude::*;
     use rand_chacha::ChaCha8Rng;
@@ -269,6 +269,22 @@ mod tests {
                 b.sort_unstable();
                 assert_eq!(a, b);
             }
+        }
+    }
+
+    #[test]
+    fn cmaes_cells_are_hidden_equally_often() {
+        const DRAWS: usize = 3000;
+        let masker = masker(32, 16, 0.65, CellRounding::VisibleDown);
+        let (grid, step) = (PatchGrid::new(14, 14), StepContext::new(0));
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mask = masker.sample(&request(&step, DRAWS, grid), &mut rng);
+        let found = Statistics::of(&mask.unwrap());
+        assert_eq!((found.mean(), found.std()), (128., 0.));
+        let wanted = 32. / 49.;
+        let error = (wanted * (1. - wanted) / DRAWS as f64).sqrt();
+        for rate in found.rate {
+            assert!((rate - wanted).abs() < 5. * error, "{rate}");
         }
     }
 
