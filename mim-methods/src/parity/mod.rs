@@ -10,6 +10,7 @@ mod compare;
 pub(crate) mod mae;
 mod optimizer;
 mod report;
+mod rounding;
 mod run;
 pub(crate) mod sim;
 pub(crate) mod simmim;

@@ -12,6 +12,7 @@ use mim_core::{Batch, Error, Method, Result, StepContext, TraceSink};
 use super::compare::{Rule, Worst};
 use super::optimizer::Optimizer;
 use super::report::{Report, Verdict};
+use super::rounding;
 use super::{Case, Tolerance};
 use crate::registry;
 
@@ -225,15 +226,23 @@ impl Run<'_> {
             .iter()
             .filter_map(|(name, _, gradient)| Some((name.to_owned(), gradient?.clone())));
         let own = self.theirs(own)?;
+        let scale = rounding::scale(&recorded)?;
         for (name, theirs) in recorded.iter() {
             let full = format!("grad.{name}");
             let Some(ours) = own.get(name) else {
                 worst.fail(&full, "no gradient arrives");
                 continue;
             };
+            if rounding::is_zero(self.case.method(), name) {
+                rounding::check(&mut worst, &full, (ours, theirs), scale)?;
+                continue;
+            }
             let ignored = self.tolerance.ignored(&full, theirs.elem_count());
             let skip = |index| ignored.iter().any(|range| range.contains(&index));
-            let rule = self.rule((self.tolerance.grad_rtol, self.tolerance.grad_atol), &skip);
+            let mut rule = self.rule((self.tolerance.grad_rtol, self.tolerance.grad_atol), &skip);
+            if let Some(floor) = rounding::floor(self.case.method(), name) {
+                rule.floor = floor;
+            }
             worst.tensor(&full, ours, theirs, &rule)?;
         }
         Ok(worst)
