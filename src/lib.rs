@@ -93,7 +93,7 @@ pub mod prelude {
         BlockwiseMaskerConfig, CellMaskerConfig, Guide, HiddenCount, MaskRequest, Masker,
         RandomMaskerConfig, WhenStuck,
     };
-    pub use mim_methods::{Composite, MaeConfig, MaskMode, MethodConfig, SimMimConfig};
+    pub use mim_methods::{CmaeConfig, Composite, MaeConfig, MaskMode, MethodConfig, SimMimConfig};
     pub use mim_targets::{Needs, PixelTargetConfig, TargetGenerator, TargetRequest};
     pub use rand::{Rng, RngExt};
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bootmae;
+mod cmae;
 mod composite;
 mod mae;
 mod method_config;
@@ -12,6 +13,7 @@ mod sim;
 mod simmim;
 
 pub use bootmae::BootMaeConfig;
+pub use cmae::CmaeConfig;
 pub use composite::{Composite, MaskMode};
 pub use mae::MaeConfig;
 pub use method_config::MethodConfig;

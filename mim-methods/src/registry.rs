@@ -5,7 +5,7 @@ use mim_core::{Error, Method, Result, settings};
 use toml::Table;
 
 use crate::parity::{self, Case, Setup};
-use crate::{BootMaeConfig, MaeConfig, MethodConfig, SimConfig, SimMimConfig};
+use crate::{BootMaeConfig, CmaeConfig, MaeConfig, MethodConfig, SimConfig, SimMimConfig};
 
 /// A method of the registry.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +86,18 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<SimConfig>,
         build: build::<SimConfig>,
         parity: parity::sim::setup,
+    },
+    Entry {
+        name: "cmae",
+        title: "Contrastive Masked Autoencoders are Stronger Vision Learners",
+        paper: "Huang et al., TPAMI 2023, arXiv 2207.13532",
+        reference: "ZhichengHuang/CMAE @ e786a52",
+        archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+        status: "exact: forward, losses, gradients, step, momentum networks",
+        recipes: recipes!("cmae_32px", "cmae_base"),
+        resolve: resolve::<CmaeConfig>,
+        build: build::<CmaeConfig>,
+        parity: parity::cmae::setup,
     },
 ];
 

@@ -39,10 +39,17 @@ fn settings(entry: &Entry) -> toml::Table {
                   projector = { embed_dim = 12, depth = 1, num_heads = 2 }
                   predictor = { depth = 1, num_heads = 2 }"
         }
+        "cmae" => {
+            "mask_patch_size = 14
+             decoder = { embed_dim = 8, depth = 1, num_heads = 2 }
+             feature_decoder = { embed_dim = 8, depth = 1, num_heads = 2 }
+             projector = { hidden_dim = 16, out_dim = 8 }
+             predictor = { hidden_dim = 16, out_dim = 8 }"
+        }
         other => panic!("give {other} a tiny size here"),
     };
     let views = match entry.name {
-        "sim" => TWO_VIEWS,
+        "sim" | "cmae" => TWO_VIEWS,
         _ => ONE_VIEW,
     };
     entry

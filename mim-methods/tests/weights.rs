@@ -121,12 +121,39 @@ fn what_is_exported_has_the_names_and_values_of_the_file() {
 }
 
 #[test]
+fn cmaes_encoder_loads_with_and_without_its_prefix() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/cmae/case1.json");
+    let case = mim_methods::parity::Case::read(&path).unwrap();
+    let source = Source::named("cmae").unwrap();
+    let all = case.group("param.");
+    let whole = source.import(&all).unwrap();
+    let back = source.export(&whole).unwrap();
+    assert_eq!(
+        back.names().collect::<Vec<_>>(),
+        all.names().collect::<Vec<_>>()
+    );
+    let counted: WeightMap = [("projector.bn0.num_batches_tracked", 7i64)]
+        .map(|(name, count)| (name.to_owned(), Tensor::new(count, &Device::Cpu).unwrap()))
+        .into_iter()
+        .collect();
+    assert_eq!(source.import(&counted).unwrap().names().count(), 0);
+    let trunk = source.import(&all.strip_prefix("backbone.")).unwrap();
+    assert!(trunk.names().any(|name| name == "blocks.2.mlp.fc2.weight"));
+    assert!(trunk.names().any(|name| name == "norm.weight"));
+    for (name, tensor) in trunk.iter() {
+        let values = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(tensor), values(whole.get(name).unwrap()), "{name}");
+    }
+}
+
+#[test]
 fn recipes_leave_undecayed_what_the_authors_do() {
     for (method, folder) in [
         ("mae", "mae/case1_normpix"),
         ("simmim", "simmim/vit_case1"),
         ("bootmae", "bootmae/case0"),
         ("sim", "sim/case0"),
+        ("cmae", "cmae/case1"),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/goldens")

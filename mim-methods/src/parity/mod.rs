@@ -6,6 +6,7 @@
 
 pub(crate) mod bootmae;
 mod case;
+pub(crate) mod cmae;
 mod compare;
 pub(crate) mod mae;
 mod optimizer;

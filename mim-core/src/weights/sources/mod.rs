@@ -1,6 +1,7 @@
 //! Where weights come from: one list of rules for each project's names.
 
 mod bootmae;
+mod cmae;
 mod hf_vit_mae;
 mod mae;
 mod sim;
@@ -28,6 +29,7 @@ const SOURCES: &[Known] = &[
     ("sim", sim::rules),
     ("simmim", simmim::rules),
     ("bootmae", bootmae::rules),
+    ("cmae", cmae::rules),
 ];
 
 impl Source {
