@@ -43,7 +43,8 @@ pub struct Encoded {
     pub tokens: Tensor,
     /// Class tokens in front: 0 or 1.
     pub prefix: usize,
-    /// Block outputs asked for, `[rows, prefix + tokens, dim]`, before the final norm.
+    /// Block outputs asked for, `[rows, prefix + tokens, dim]`, before the final norm; in encoders
+    /// of several stages with the tokens and the width of the block's own stage.
     pub layers: Vec<(usize, Tensor)>,
     /// Attention of the class token in the last block, `[rows, heads, tokens]`.
     pub cls_attention: Option<Tensor>,
@@ -113,6 +114,7 @@ pub trait Encoder: Send + Sync {
     /// Encodes `image` `[batch, channels, height, width]` (normalised) to tokens.
     ///
     /// A mask of `k * batch` rows gives `k * batch` rows, copy-major; each image is embedded once.
+    /// Encoders whose first grid is finer than their output take masks on grids in between, too.
     ///
     /// # Errors
     ///

@@ -64,7 +64,8 @@ impl Attention {
         })
     }
 
-    /// Attends over `[rows, tokens, dim]`; `bias` `[1 or rows, heads, tokens, tokens]` is added to the logits.
+    /// Attends over `[rows, tokens, dim]`; `bias` `[n, heads, tokens, tokens]` is added to the logits,
+    /// cyclically if `n` divides the rows ([`ops::attention`]).
     ///
     /// # Errors
     ///

@@ -114,9 +114,24 @@ impl Block {
         bias: Option<&Tensor>,
         step: &StepContext,
     ) -> Result<Tensor> {
+        self.forward_with(xs, step, |attn, ys| attn.forward(ys, bias))
+    }
+
+    /// [`Block::forward`] with attention of one's own: `attend` maps `norm1(x)` `[rows, tokens, dim]`
+    /// to the same shape by this block's attention, for instance within windows.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit, and what `attend` returns.
+    pub fn forward_with(
+        &self,
+        xs: &Tensor,
+        step: &StepContext,
+        attend: impl FnOnce(&Attention, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let [attn_path, mlp_path] = &self.drop_path;
         let branch = self.scaled(
-            self.attn.forward(&self.norm1.forward(xs, step)?, bias)?,
+            attend(&self.attn, &self.norm1.forward(xs, step)?)?,
             |(first, _)| first,
         )?;
         let xs = (xs + attn_path.forward(branch, step)?)?;

@@ -1,11 +1,11 @@
-//! Relative position bias over a patch grid with a class token.
+//! Relative position bias over a patch grid with a class token, or over a window.
 
 use candle_core::{Device, Tensor};
 
 use crate::params::Params;
 use crate::{PatchGrid, Result, ops};
 
-/// A trained bias for every relative position of two patches, and three for the class token (BEiT).
+/// A trained bias for every relative position of two patches, and with a class token three for it.
 #[derive(Debug, Clone)]
 pub struct RelPosBias {
     table: Tensor,
@@ -14,24 +14,39 @@ pub struct RelPosBias {
 }
 
 impl RelPosBias {
-    /// Parameter `relative_position_bias_table` `[(2 rows - 1)(2 cols - 1) + 3, heads]`.
+    /// For a grid with a class token (BEiT): parameter `relative_position_bias_table`
+    /// `[(2 rows - 1)(2 cols - 1) + 3, heads]`.
     ///
     /// # Errors
     ///
     /// If the name is taken by another shape.
     pub fn new(params: &Params, grid: PatchGrid, heads: usize) -> Result<Self> {
-        let distances = (2 * grid.rows - 1) * (2 * grid.cols - 1) + 3;
-        let table = params.weight(&[distances, heads], "relative_position_bias_table")?;
         let index = relative_position_index(grid);
-        let index = Tensor::from_vec(index, (1 + grid.len()).pow(2), params.device())?;
+        Self::with_index(params, (distances(grid) + 3, heads), index)
+    }
+
+    /// For a window without class token (Swin): parameter `relative_position_bias_table`
+    /// `[(2 rows - 1)(2 cols - 1), heads]`.
+    ///
+    /// # Errors
+    ///
+    /// If the name is taken by another shape.
+    pub fn window(params: &Params, window: PatchGrid, heads: usize) -> Result<Self> {
+        let index = window_position_index(window);
+        Self::with_index(params, (distances(window), heads), index)
+    }
+
+    fn with_index(params: &Params, shape: (usize, usize), index: Vec<u32>) -> Result<Self> {
+        let table = params.weight(&[shape.0, shape.1], "relative_position_bias_table")?;
+        let tokens = index.len().isqrt();
         Ok(Self {
             table,
-            index,
-            tokens: 1 + grid.len(),
+            index: Tensor::from_vec(index, tokens * tokens, params.device())?,
+            tokens,
         })
     }
 
-    /// The bias `[1, heads, 1 + tokens, 1 + tokens]`.
+    /// The bias `[1, heads, tokens, tokens]`, a class token counted.
     ///
     /// # Errors
     ///
@@ -51,18 +66,34 @@ impl RelPosBias {
 /// Patches: `(yi - yj + rows - 1) * (2 cols - 1) + (xi - xj + cols - 1)`; the last three rows are
 /// class to patch, patch to class, class to class. microsoft/unilm `beit/modeling_finetune.py`.
 pub fn relative_position_index(grid: PatchGrid) -> Vec<u32> {
-    let distances = (2 * grid.rows - 1) * (2 * grid.cols - 1);
-    let place = |token: usize| (token / grid.cols, token % grid.cols);
-    let row = |query: usize, key: usize| match (query, key) {
+    let distances = distances(grid);
+    pairs(1 + grid.len(), |query, key| match (query, key) {
         (0, 0) => distances + 2,
         (0, _) => distances,
         (_, 0) => distances + 1,
-        _ => {
-            let ((yi, xi), (yj, xj)) = (place(query - 1), place(key - 1));
-            (yi + grid.rows - 1 - yj) * (2 * grid.cols - 1) + (xi + grid.cols - 1 - xj)
-        }
-    };
-    let tokens = 1 + grid.len();
+        _ => distance(grid, query - 1, key - 1),
+    })
+}
+
+/// The table row of each pair (query, key) of a window without class token, `[tokens, tokens]`
+/// flattened, by the formula of [`relative_position_index`] (Swin: Liu et al., ICCV 2021, eq. 4).
+pub fn window_position_index(window: PatchGrid) -> Vec<u32> {
+    pairs(window.len(), |query, key| distance(window, query, key))
+}
+
+/// Relative positions of two patches.
+fn distances(grid: PatchGrid) -> usize {
+    (2 * grid.rows - 1) * (2 * grid.cols - 1)
+}
+
+/// The number of the relative position of two patches.
+fn distance(grid: PatchGrid, query: usize, key: usize) -> usize {
+    let place = |token: usize| (token / grid.cols, token % grid.cols);
+    let ((yi, xi), (yj, xj)) = (place(query), place(key));
+    (yi + grid.rows - 1 - yj) * (2 * grid.cols - 1) + (xi + grid.cols - 1 - xj)
+}
+
+fn pairs(tokens: usize, row: impl Fn(usize, usize) -> usize) -> Vec<u32> {
     #[expect(clippy::cast_possible_truncation, reason = "grids fit u32")]
     (0..tokens * tokens)
         .map(|pair| row(pair / tokens, pair % tokens) as u32)
@@ -77,5 +108,6 @@ mod tests {
     fn opposite_distances_have_different_rows() {
         let index = relative_position_index(PatchGrid::new(1, 2));
         assert_eq!(index, [5, 3, 3, 4, 1, 0, 4, 2, 1]);
+        assert_eq!(window_position_index(PatchGrid::new(1, 2)), [1, 0, 2, 1]);
     }
 }

@@ -31,7 +31,7 @@ mod testing;
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::{attention, cross_attention};
 pub use ema_update::ema_update;
-pub use gather_rows::gather_rows;
+pub use gather_rows::{gather_rows, gather_tokens};
 pub use gelu::gelu;
 pub use layer_norm::{layer_norm, normalize};
 pub use linear::linear;

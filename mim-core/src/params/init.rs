@@ -36,6 +36,13 @@ impl Draw {
         }
     }
 
+    /// PyTorch's default for weight and bias of a linear or convolutional layer of `inputs` inputs.
+    pub fn torch(inputs: usize) -> Self {
+        Self::Uniform {
+            bound: 1. / (inputs as f32).sqrt(),
+        }
+    }
+
     /// `count` values.
     pub fn sample(&self, count: usize, rng: &mut dyn Rng) -> Vec<f32> {
         let normal = |rng: &mut dyn Rng| -> f32 { rng.sample(StandardNormal) };
@@ -85,6 +92,8 @@ pub enum Init {
     /// [`BootMaeInit`].
     #[serde(rename = "bootmae")]
     BootMae,
+    /// [`SwinInit`].
+    Swin,
 }
 
 impl Init {
@@ -95,6 +104,7 @@ impl Init {
             Self::Transformers => Box::new(TransformersInit),
             Self::Beit => Box::new(BeitInit),
             Self::BootMae => Box::new(BootMaeInit { patch_values }),
+            Self::Swin => Box::new(SwinInit { patch_values }),
         }
     }
 }
@@ -123,9 +133,7 @@ impl InitScheme for MaeInit {
     fn draw(&self, name: &str, shape: &[usize]) -> Draw {
         match shape {
             _ if is_token(name) => Draw::Normal { std: 0.02 },
-            _ if name.ends_with("patch_embed.proj.bias") => Draw::Uniform {
-                bound: 1. / (self.patch_values as f32).sqrt(),
-            },
+            _ if name.ends_with("patch_embed.proj.bias") => Draw::torch(self.patch_values),
             [] | [_] => vector(name),
             [rows, rest @ ..] => Draw::xavier(*rows, rest.iter().product()),
         }
@@ -203,6 +211,26 @@ impl InitScheme for BootMaeInit {
     }
 }
 
+/// Swin's: matrices, relative position tables and mask token N(0, 0.02) cut at +-2 (a hundred
+/// deviations, so in effect not at all), the patch embedding as PyTorch starts a convolution.
+///
+/// microsoft/SimMIM @ d3e29bc, `models/swin_transformer.py`.
+#[derive(Debug, Clone, Copy)]
+pub struct SwinInit {
+    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    pub patch_values: usize,
+}
+
+impl InitScheme for SwinInit {
+    fn draw(&self, name: &str, shape: &[usize]) -> Draw {
+        match shape {
+            _ if name.contains("patch_embed.proj.") => Draw::torch(self.patch_values),
+            [] | [_] => vector(name),
+            _ => Draw::TruncNormal { std: 0.02, cut: 2. },
+        }
+    }
+}
+
 /// The block of `...blocks.N...`, counted from 1.
 fn block_number(name: &str) -> usize {
     let mut parts = name
@@ -266,6 +294,26 @@ mod tests {
             TransformersInit.draw("cls_token", &[1, 1, 8]),
             Draw::Const(0.)
         );
+        let swin = SwinInit { patch_values: 48 };
+        let normal = Draw::TruncNormal { std: 0.02, cut: 2. };
+        let conv = Draw::Uniform {
+            bound: 1. / 48f32.sqrt(),
+        };
+        for (name, shape, draw) in [
+            ("patch_embed.proj.weight", &[8, 3, 4, 4][..], conv),
+            ("patch_embed.proj.bias", &[8], conv),
+            ("patch_embed.norm.weight", &[8], Draw::Const(1.)),
+            ("mask_token", &[1, 1, 8], normal),
+            (
+                "layers.0.blocks.0.attn.relative_position_bias_table",
+                &[9, 2],
+                normal,
+            ),
+            ("layers.0.downsample.reduction.weight", &[16, 32], normal),
+            ("layers.0.blocks.0.attn.qkv.bias", &[24], Draw::Const(0.)),
+        ] {
+            assert_eq!(swin.draw(name, shape), draw, "{name}");
+        }
         let second = 0.02 / 2.;
         assert_eq!(
             BeitInit.draw("blocks.1.mlp.fc2.weight", &[8, 32]),

@@ -6,6 +6,8 @@ mod path;
 mod store;
 
 pub use ema::{Ema, Start, When};
-pub use init::{BeitInit, BootMaeInit, Draw, Init, InitScheme, MaeInit, TransformersInit};
+pub use init::{
+    BeitInit, BootMaeInit, Draw, Init, InitScheme, MaeInit, SwinInit, TransformersInit,
+};
 pub use path::Params;
 pub use store::{Kind, ParamStore};

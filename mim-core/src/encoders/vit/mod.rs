@@ -6,9 +6,9 @@ use candle_core::Tensor;
 
 pub use config::{RelPosBiasKind, VitConfig};
 
-use crate::nn::{Block, LayerNorm, PatchEmbed, PosEmbed, RelPosBias};
+use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, PosEmbed, RelPosBias};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
 
 /// A vision transformer with a class token (Dosovitskiy et al., 2021), parameters named as in timm and MAE.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub struct Vit {
     config: VitConfig,
     patch_embed: PatchEmbed,
     cls_token: Tensor,
-    mask_token: Option<Tensor>,
+    mask_token: Option<MaskToken>,
     pos_embed: Option<PosEmbed>,
     shared_bias: Option<RelPosBias>,
     blocks: Vec<(Block, Option<RelPosBias>)>,
@@ -53,7 +53,7 @@ impl Vit {
             cls_token: params.weight(&[1, 1, dim], "cls_token")?,
             mask_token: config
                 .mask_token
-                .then(|| params.weight(&[1, 1, dim], "mask_token"))
+                .then(|| MaskToken::new(params, dim))
                 .transpose()?,
             pos_embed: PosEmbed::new(params, "pos_embed", config.pos_embed, dim, (grid, 1))?,
             patch_embed: PatchEmbed::new(
@@ -92,7 +92,8 @@ impl Vit {
             Masking::None | Masking::Replace(_) => {
                 let mut tokens = self.patch_embed.forward(image)?;
                 if let Some(mask) = masking.mask() {
-                    tokens = self.replaced(&tokens, mask)?;
+                    let token = MaskToken::required(self.mask_token.as_ref())?;
+                    tokens = token.replace(&tokens, mask)?;
                 }
                 match &self.pos_embed {
                     Some(table) => Ok(tokens.broadcast_add(&table.patches(grid)?)?),
@@ -100,26 +101,6 @@ impl Vit {
                 }
             }
         }
-    }
-
-    /// `x * (1 - w) + mask_token * w`, `w` = 1 for hidden patches.
-    fn replaced(&self, tokens: &Tensor, mask: &Mask) -> Result<Tensor> {
-        let Some(mask_token) = &self.mask_token else {
-            return Err(Error::unsupported(
-                "replacing hidden patches",
-                "this encoder was built without a mask token",
-                "set encoder.mask_token = true",
-            ));
-        };
-        let copies = mask.copies(tokens.dim(0)?)?;
-        let tokens = if copies == 1 {
-            tokens.clone()
-        } else {
-            Tensor::cat(&vec![tokens; copies], 0)?
-        };
-        let hidden = mask.bits(tokens.device())?.unsqueeze(2)?;
-        let visible = tokens.broadcast_mul(&(1. - &hidden)?)?;
-        Ok((visible + mask_token.broadcast_mul(&hidden)?)?)
     }
 
     /// The class token with its position in front of the patches, if it takes part.

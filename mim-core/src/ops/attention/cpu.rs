@@ -21,7 +21,7 @@ pub(super) struct Sizes {
     pub(super) head_dim: usize,
 }
 
-/// What is added to the scores: `[images, heads, tokens, tokens]`, either count 1 or full.
+/// What is added to the scores: `[images, heads, tokens, tokens]`, both counts used cyclically.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bias<'a> {
     pub(super) values: &'a [f32],

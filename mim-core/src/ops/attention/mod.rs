@@ -17,7 +17,8 @@ pub use self::cross::cross_attention;
 /// `softmax(scale q kᵀ + bias) v` for each head.
 ///
 /// `qkv` is `[batch, tokens, 3 * dim]`, its last axis packed as (3, heads, dim / heads) as in timm;
-/// `bias` is `[1 or batch, 1 or heads, tokens, tokens]` and may hold -inf to hide keys; the
+/// `bias` is `[n, 1 or heads, tokens, tokens]` with an `n` that divides `batch`, used cyclically
+/// (row `r` uses bias `r % n`: the windows of each image), and may hold -inf to hide keys; the
 /// result is `[batch, tokens, dim]`. `scale` is usually `(dim / heads)^-0.5`. Vaswani et al.
 /// (NeurIPS 2017), Sec. 3.2. The f32 kernel keeps the weights for the backward pass, and keeps nothing if
 /// no argument tracks gradients.
@@ -79,7 +80,8 @@ fn check_bias(bias: &Tensor, sizes: Sizes) -> Result<()> {
     } = sizes;
     match *bias.dims() {
         [b, h, rows, cols]
-            if (b == 1 || b == batch)
+            if b > 0
+                && batch.is_multiple_of(b)
                 && (h == 1 || h == heads)
                 && (rows, cols) == (tokens, tokens) =>
         {
@@ -87,9 +89,9 @@ fn check_bias(bias: &Tensor, sizes: Sizes) -> Result<()> {
         }
         _ => Err(Error::shape(
             "attention bias",
-            format!("[1 or {batch}, 1 or {heads}, {tokens}, {tokens}]"),
+            format!("[a divisor of {batch}, 1 or {heads}, {tokens}, {tokens}]"),
             bias.dims(),
-            "give one value for each pair of tokens, with axes for images and heads",
+            "give one value for each pair of tokens, with axes for rows and heads",
         )),
     }
 }
@@ -271,6 +273,27 @@ mod tests {
     }
 
     #[test]
+    fn biases_of_some_rows_are_used_cyclically() {
+        let (tokens, heads) = (5, 2);
+        let qkv = random(1, &[6, tokens, 3 * heads * 4]);
+        for (rows, bias_heads) in [(2, heads), (3, heads), (2, 1)] {
+            let bias = random(2, &[rows, bias_heads, tokens, tokens]);
+            check(
+                &[qkv.clone(), bias.clone()],
+                5e-6,
+                |t| attention(&t[0], heads, Some(&t[1]), 0.4),
+                |t| reference::attention(&t[0], heads, Some(&t[1]), 0.4),
+            );
+            let repeated = Tensor::cat(&vec![&bias; 6 / rows], 0).unwrap();
+            let values = |bias: &Tensor| {
+                let ys = attention(&qkv, heads, Some(bias), 0.4).unwrap();
+                ys.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            assert_eq!(values(&bias), values(&repeated));
+        }
+    }
+
+    #[test]
     fn takes_strided_operands() {
         let inputs = [random(1, &[4, 2, 24]), random(2, &[4, 4, 2])];
         let bias = |t: &Tensor| -> Result<Tensor> { Ok(t.permute((2, 1, 0))?.unsqueeze(0)?) };
@@ -319,7 +342,9 @@ mod tests {
         for heads in [0, 3] {
             assert!(attention(&qkv, heads, None, 1.0).is_err());
         }
-        assert!(attention(&qkv, 2, Some(&random(2, &[3, 2, 5, 5])), 1.0).is_err());
+        for shape in [[3, 2, 5, 5], [4, 2, 5, 5], [1, 3, 5, 5], [1, 2, 5, 4]] {
+            assert!(attention(&qkv, 2, Some(&random(2, &shape)), 1.0).is_err());
+        }
     }
 
     #[test]

@@ -41,7 +41,12 @@ fn attend([q, k, v]: [Tensor; 3], bias: Option<&Tensor>, scale: f64) -> Result<T
     let scores = (q * scale)?.matmul(&k.transpose(D::Minus2, D::Minus1)?)?;
     let scores = scores.to_dtype(wide(v.dtype()))?;
     let scores = match bias {
-        Some(bias) => scores.broadcast_add(&bias.to_dtype(scores.dtype())?)?,
+        Some(bias) => {
+            let rows = bias.dim(0)?;
+            let cycles = scores.reshape((batch / rows, rows, heads, tokens, tokens))?;
+            let bias = bias.to_dtype(scores.dtype())?.unsqueeze(0)?;
+            cycles.broadcast_add(&bias)?.flatten(0, 1)?
+        }
         None => scores,
     };
     let weights = reference_softmax(&scores)?.to_dtype(v.dtype())?;

@@ -48,6 +48,35 @@ pub fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
     reference::gather_rows(xs, ids)
 }
 
+/// The tokens `order` of every row: `[rows, tokens, dim]` gives `[rows, order.len(), dim]`.
+///
+/// Tokens may be left out or repeated; gradients as in [`gather_rows`].
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the input has other axes or an id is not one of its tokens.
+pub fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
+    let (rows, tokens, dim) = xs.dims3()?;
+    let outside = order.iter().find(|id| **id as usize >= tokens);
+    let total = u32::try_from(rows * tokens)
+        .ok()
+        .filter(|_| outside.is_none());
+    let Some(total) = total else {
+        return Err(Error::shape(
+            "gather_tokens",
+            format!("[rows, more than {} tokens, dim]", outside.unwrap_or(&0)),
+            xs.dims(),
+            "use ids of this input's tokens, and batches of fewer than 2^32 tokens",
+        ));
+    };
+    let starts = (0..total).step_by(tokens.max(1));
+    let ids: Vec<u32> = starts
+        .flat_map(|start| order.iter().map(move |id| start + id))
+        .collect();
+    let gathered = gather_rows(&xs.flatten(0, 1)?, &Tensor::new(ids, xs.device())?)?;
+    Ok(gathered.reshape((rows, order.len(), dim))?)
+}
+
 struct GatherRows;
 
 impl CustomOp2 for GatherRows {
@@ -141,6 +170,19 @@ mod tests {
         assert!(gather_rows(&xs, &Tensor::new(&[3u32], &Device::Cpu).unwrap()).is_err());
         assert!(gather_rows(&xs, &Tensor::new(&[0i64], &Device::Cpu).unwrap()).is_err());
         assert!(gather_rows(&random(1, &[2, 3, 4]), &none).is_err());
+    }
+
+    #[test]
+    fn the_same_tokens_are_taken_from_every_row() {
+        let xs = Var::new(&[[[1f32], [2.], [3.]], [[4.], [5.], [6.]]], &Device::Cpu).unwrap();
+        let ys = gather_tokens(&xs, &[2, 0, 2]).unwrap();
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(ys.dims(), [2, 3, 1]);
+        assert_eq!(values(&ys), [3., 1., 3., 6., 4., 6.]);
+        let grads = ys.sum_all().unwrap().backward().unwrap();
+        assert_eq!(values(grads.get(&xs).unwrap()), [1., 0., 2., 1., 0., 2.]);
+        let error = gather_tokens(&xs, &[3]).unwrap_err().to_string();
+        assert!(error.contains("more than 3 tokens"), "{error}");
     }
 
     #[test]

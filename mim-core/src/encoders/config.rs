@@ -1,0 +1,158 @@
+//! Any of the encoders, as a setting.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Swin, SwinConfig, Vit, VitConfig};
+use crate::params::{Init, Params};
+use crate::{Encoder, ImageSize, PatchGrid, Result};
+
+/// Settings of an encoder, told apart by `type`.
+///
+/// ```toml
+/// [encoder]
+/// type = "swin"
+/// image_size = 192
+/// window_size = 6
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EncoderConfig {
+    /// A plain vision transformer.
+    Vit(VitConfig),
+    /// A Swin transformer.
+    Swin(SwinConfig),
+}
+
+impl From<VitConfig> for EncoderConfig {
+    fn from(config: VitConfig) -> Self {
+        Self::Vit(config)
+    }
+}
+
+impl From<SwinConfig> for EncoderConfig {
+    fn from(config: SwinConfig) -> Self {
+        Self::Swin(config)
+    }
+}
+
+impl EncoderConfig {
+    /// Checks the settings and builds the encoder under `params`.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::InvalidConfig`] if a setting does not hold.
+    pub fn build(&self, params: &Params) -> Result<Box<dyn Encoder>> {
+        Ok(match self {
+            Self::Vit(config) => Box::new(Vit::new(params, config)?),
+            Self::Swin(config) => Box::new(Swin::new(params, config)?),
+        })
+    }
+
+    /// Height and width of the images in pixels.
+    pub fn image_size(&self) -> ImageSize {
+        match self {
+            Self::Vit(config) => config.image_size,
+            Self::Swin(config) => config.image_size,
+        }
+    }
+
+    /// Channels of the images.
+    pub fn in_channels(&self) -> usize {
+        match self {
+            Self::Vit(config) => config.in_channels,
+            Self::Swin(config) => config.in_channels,
+        }
+    }
+
+    /// Side in pixels of a patch, of which the first tokens are made.
+    pub fn patch_size(&self) -> usize {
+        match self {
+            Self::Vit(config) => config.patch_size,
+            Self::Swin(config) => config.patch_size,
+        }
+    }
+
+    /// Side in pixels of what one token of the output stands for.
+    pub fn output_stride(&self) -> usize {
+        match self {
+            Self::Vit(config) => config.patch_size,
+            Self::Swin(config) => config.output_stride(),
+        }
+    }
+
+    /// Width of the output's tokens.
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Vit(config) => config.embed_dim,
+            Self::Swin(config) => config.dim(),
+        }
+    }
+
+    /// Numbers in a patch, as [`Init::build`] wants them.
+    pub fn patch_values(&self) -> usize {
+        self.patch_size() * self.patch_size() * self.in_channels()
+    }
+
+    /// The output's token grid.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::InvalidConfig`] if a side is not a multiple of the output stride.
+    pub fn grid(&self) -> Result<PatchGrid> {
+        PatchGrid::of_image(self.image_size().into(), self.output_stride())
+    }
+
+    /// How SimMIM's authors start this encoder's weights.
+    pub fn simmim_init(&self) -> Init {
+        match self {
+            Self::Vit(_) => Init::Beit,
+            Self::Swin(_) => Init::Swin,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParamStore;
+
+    #[test]
+    fn the_type_chooses_and_unknown_keys_are_refused() {
+        let read = |text: &str| toml::from_str::<EncoderConfig>(text);
+        let swin = read("type = \"swin\"\nembed_dim = 24\nnum_heads = [3, 6, 12, 24]").unwrap();
+        assert_eq!(
+            (swin.dim(), swin.output_stride(), swin.patch_size()),
+            (192, 32, 4)
+        );
+        assert_eq!(swin.grid().unwrap(), PatchGrid::new(6, 6));
+        let vit = read("type = \"vit\"\nin_channels = 1").unwrap();
+        assert_eq!(
+            (vit.dim(), vit.output_stride(), vit.patch_values()),
+            (768, 16, 256)
+        );
+        for bad in [
+            "type = \"vit\"\nwindow_size = 7",
+            "type = \"resnet\"",
+            "embed_dim = 8",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let text = toml::to_string(&swin).unwrap();
+        assert_eq!(read(&text).unwrap(), swin);
+    }
+
+    #[test]
+    fn builds_what_it_says() {
+        let config = EncoderConfig::from(SwinConfig {
+            image_size: 16.into(),
+            embed_dim: 4,
+            depths: vec![1, 1],
+            num_heads: vec![1, 2],
+            window_size: 2,
+            ..SwinConfig::default()
+        });
+        let encoder = config.build(&ParamStore::cpu(0).root()).unwrap();
+        assert_eq!(encoder.dim(), config.dim());
+        assert_eq!(encoder.grid((16, 16)).unwrap(), config.grid().unwrap());
+    }
+}

@@ -1,0 +1,387 @@
+//! Settings of the Swin transformer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::nn::{BlockConfig, QkvBias};
+use crate::{Error, ImageSize, PatchGrid, Result};
+
+/// Settings of [`super::Swin`]; `Default` is Swin-B as SimMIM pre-trains it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SwinConfig {
+    /// Height and width of the images in pixels. Default 192.
+    ///
+    /// Every stage's grid must be whole windows: multiples of `patch_size * 2^(stages - 1) * window_size` always fit.
+    pub image_size: ImageSize,
+    /// Side of a patch of the first stage in pixels. Default 4.
+    pub patch_size: usize,
+    /// Channels of the images: 3 for RGB, 1 for grey. Default 3.
+    pub in_channels: usize,
+    /// Width of the first stage's tokens; it doubles with every stage. Default 128.
+    pub embed_dim: usize,
+    /// Blocks of each stage. Default 2, 2, 18, 2.
+    pub depths: Vec<usize>,
+    /// Attention heads of each stage. Default 4, 8, 16, 32.
+    pub num_heads: Vec<usize>,
+    /// Side of a window in tokens; a stage whose grid is no larger has one unshifted window. Default 6.
+    pub window_size: usize,
+    /// Hidden width of a block's MLP over the stage's width. Default 4.
+    pub mlp_ratio: f64,
+    /// Biases of query, key and value. Default `full`.
+    pub qkv_bias: QkvBias,
+    /// Epsilon of all norms. Default 1e-5.
+    pub norm_eps: f64,
+    /// Stochastic depth rate of the last block, rising linearly from 0. Default 0.
+    pub drop_path_rate: f64,
+    /// Whether the embedded patches are normalised. Default true.
+    pub patch_norm: bool,
+    /// Whether hidden patches can be replaced by a trained token. Default true.
+    pub mask_token: bool,
+}
+
+impl Default for SwinConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 192.into(),
+            patch_size: 4,
+            in_channels: 3,
+            embed_dim: 128,
+            depths: vec![2, 2, 18, 2],
+            num_heads: vec![4, 8, 16, 32],
+            window_size: 6,
+            mlp_ratio: 4.,
+            qkv_bias: QkvBias::Full,
+            norm_eps: 1e-5,
+            drop_path_rate: 0.,
+            patch_norm: true,
+            mask_token: true,
+        }
+    }
+}
+
+/// The field's sizes: (name, dim, blocks of the third stage, heads of the first stage, window).
+const ARCHS: &[(&str, usize, usize, usize, usize)] = &[
+    ("swin_tiny", 96, 6, 3, 6),
+    ("swin_small", 96, 18, 3, 6),
+    ("swin_base", 128, 18, 4, 6),
+    ("swin_large", 192, 18, 6, 12),
+];
+
+impl SwinConfig {
+    /// The size called `arch`: `swin_tiny`, `swin_small`, `swin_base` or `swin_large`.
+    ///
+    /// Widths, depths and heads of Liu et al., ICCV 2021, Sec. 3.3; images of 192 pixels and
+    /// windows as SimMIM pre-trains base and large with.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] listing the known sizes.
+    pub fn arch(arch: &str) -> Result<Self> {
+        let found = ARCHS.iter().find(|(name, ..)| *name == arch);
+        let &(_, embed_dim, third, heads, window_size) = found.ok_or_else(|| {
+            let known: Vec<_> = Self::archs().collect();
+            Error::config(
+                "swin",
+                "arch",
+                arch,
+                "no such size is known",
+                format!("use one of {}", known.join(", ")),
+            )
+        })?;
+        Ok(Self {
+            embed_dim,
+            depths: vec![2, 2, third, 2],
+            num_heads: [1, 2, 4, 8].map(|factor| factor * heads).to_vec(),
+            window_size,
+            ..Self::default()
+        })
+    }
+
+    /// The names [`SwinConfig::arch`] knows.
+    pub fn archs() -> impl Iterator<Item = &'static str> {
+        ARCHS.iter().map(|(name, ..)| *name)
+    }
+
+    /// Number of stages.
+    pub fn stages(&self) -> usize {
+        self.depths.len()
+    }
+
+    /// Width of the tokens of stage `stage`, from 0.
+    pub fn stage_dim(&self, stage: usize) -> usize {
+        self.embed_dim << stage
+    }
+
+    /// Width of the output's tokens.
+    pub fn dim(&self) -> usize {
+        self.stage_dim(self.stages().saturating_sub(1))
+    }
+
+    /// Side in pixels of what one token of the output stands for.
+    pub fn output_stride(&self) -> usize {
+        self.patch_size << self.stages().saturating_sub(1)
+    }
+
+    /// The token grid of stage `stage`, from 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the stage's stride.
+    pub fn stage_grid(&self, stage: usize) -> Result<PatchGrid> {
+        PatchGrid::of_image(self.image_size.into(), self.patch_size << stage)
+    }
+
+    /// Side of the windows of stage `stage`, and the shift of its odd blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`SwinConfig::stage_grid`].
+    pub fn stage_window(&self, stage: usize) -> Result<(usize, usize)> {
+        let grid = self.stage_grid(stage)?;
+        let least = grid.rows.min(grid.cols);
+        Ok(match least <= self.window_size {
+            true => (least, 0),
+            false => (self.window_size, self.window_size / 2),
+        })
+    }
+
+    /// Checks ranges and how settings fit each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    pub fn validate(&self) -> Result<()> {
+        self.validate_ranges()?;
+        for (stage, (&depth, &heads)) in self.depths.iter().zip(&self.num_heads).enumerate() {
+            let dim = self.stage_dim(stage);
+            if depth == 0 {
+                let why = "every stage has at least one block";
+                return bad("depths", format!("{:?}", self.depths), why, "use 1 or more");
+            }
+            if heads == 0 || !dim.is_multiple_of(heads) {
+                let why = format!("the width {dim} of stage {stage} must be a multiple of {heads}");
+                let value = format!("{:?}", self.num_heads);
+                return bad("num_heads", value, why, "change num_heads or embed_dim");
+            }
+            self.validate_windows(stage)?;
+        }
+        Ok(())
+    }
+
+    fn validate_ranges(&self) -> Result<()> {
+        if self.in_channels == 0 {
+            let why = "images have at least one channel";
+            return bad("in_channels", 0, why, "use 1 (grey) or 3 (RGB)");
+        }
+        if self.embed_dim == 0 {
+            return bad(
+                "embed_dim",
+                0,
+                "tokens have at least one value",
+                "use 96 or more",
+            );
+        }
+        // Nothing is known with more stages, and a stride must fit a number.
+        if self.depths.is_empty() || self.depths.len() > 16 {
+            let value = format!("{:?}", self.depths);
+            return bad(
+                "depths",
+                value,
+                "an encoder has 1 to 16 stages",
+                "use 2, 2, 18, 2",
+            );
+        }
+        if self.num_heads.len() != self.depths.len() {
+            let why = format!("there are {} stages in depths", self.depths.len());
+            let value = format!("{:?}", self.num_heads);
+            return bad("num_heads", value, why, "give one number for each stage");
+        }
+        if self.window_size == 0 {
+            return bad(
+                "window_size",
+                0,
+                "a window has at least one token",
+                "use 6 or 7",
+            );
+        }
+        if !(0. ..1.).contains(&self.drop_path_rate) {
+            let (value, why) = (self.drop_path_rate, "it must be in [0, 1)");
+            return bad(
+                "drop_path_rate",
+                value,
+                why,
+                "use 0 for no stochastic depth",
+            );
+        }
+        if self.norm_eps <= 0. {
+            return bad("norm_eps", self.norm_eps, "it must be positive", "use 1e-5");
+        }
+        if self.mlp_ratio * (self.embed_dim as f64) < 1. {
+            let why = "the hidden layer would be empty";
+            return bad("mlp_ratio", self.mlp_ratio, why, "use 4");
+        }
+        Ok(())
+    }
+
+    /// Parity: SimMIM's released encoder does not pad; sizes that leave a part of a window over are refused.
+    fn validate_windows(&self, stage: usize) -> Result<()> {
+        let grid = self.stage_grid(stage)?;
+        let (side, _) = self.stage_window(stage)?;
+        if grid.rows.is_multiple_of(side) && grid.cols.is_multiple_of(side) {
+            return Ok(());
+        }
+        let why = format!(
+            "the grid {grid} of stage {stage} is no whole number of windows of {side}x{side}"
+        );
+        let fitting = self.output_stride() * self.window_size;
+        let fix =
+            format!("use sides that are multiples of {fitting} pixels, or another window_size");
+        bad("image_size", self.image_size, why, fix)
+    }
+
+    /// Block `index` of the whole network, in stage `stage`.
+    pub(super) fn block(&self, stage: usize, index: usize) -> BlockConfig {
+        let last = (self.depths.iter().sum::<usize>() - 1).max(1) as f64;
+        BlockConfig {
+            dim: self.stage_dim(stage),
+            num_heads: self.num_heads[stage],
+            mlp_ratio: self.mlp_ratio,
+            qkv_bias: self.qkv_bias,
+            norm_eps: self.norm_eps,
+            layer_scale_init: None,
+            drop_path: self.drop_path_rate * index as f64 / last,
+        }
+    }
+}
+
+fn bad(
+    field: &'static str,
+    value: impl std::fmt::Display,
+    why: impl Into<crate::Text>,
+    fix: impl Into<crate::Text>,
+) -> Result<()> {
+    Err(Error::config("swin", field, value, why, fix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_the_papers() {
+        let base = SwinConfig::arch("swin_base").unwrap();
+        assert_eq!(base, SwinConfig::default());
+        let large = SwinConfig::arch("swin_large").unwrap();
+        assert_eq!((large.dim(), large.output_stride()), (1536, 32));
+        assert_eq!(large.num_heads, [6, 12, 24, 48]);
+        let windows = |config: &SwinConfig| -> Vec<(usize, usize)> {
+            (0..4)
+                .map(|stage| config.stage_window(stage).unwrap())
+                .collect()
+        };
+        assert_eq!(windows(&base), [(6, 3), (6, 3), (6, 3), (6, 0)]);
+        assert_eq!(windows(&large), [(12, 6), (12, 6), (12, 0), (6, 0)]);
+        for arch in SwinConfig::archs() {
+            SwinConfig::arch(arch).unwrap().validate().unwrap();
+        }
+        let error = SwinConfig::arch("swin_huge").unwrap_err().to_string();
+        assert!(error.contains("swin_large"), "{error}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_remedy() {
+        let good = SwinConfig::default;
+        let cases: [(SwinConfig, &[&str]); 9] = [
+            (
+                SwinConfig {
+                    image_size: 224.into(),
+                    ..good()
+                },
+                &[
+                    "`image_size` is 224x224",
+                    "56x56 of stage 0",
+                    "multiples of 192",
+                ],
+            ),
+            (
+                SwinConfig {
+                    image_size: 48.into(),
+                    ..good()
+                },
+                &["48x48", "32"],
+            ),
+            (
+                SwinConfig {
+                    patch_size: 0,
+                    ..good()
+                },
+                &["patch size 0"],
+            ),
+            (
+                SwinConfig {
+                    depths: vec![],
+                    ..good()
+                },
+                &["`depths`", "1 to 16"],
+            ),
+            (
+                SwinConfig {
+                    depths: vec![2, 0, 2, 2],
+                    ..good()
+                },
+                &["`depths`"],
+            ),
+            (
+                SwinConfig {
+                    num_heads: vec![4, 8],
+                    ..good()
+                },
+                &["`num_heads`", "4 stages"],
+            ),
+            (
+                SwinConfig {
+                    num_heads: vec![4, 8, 16, 31],
+                    ..good()
+                },
+                &["1024", "31"],
+            ),
+            (
+                SwinConfig {
+                    window_size: 0,
+                    ..good()
+                },
+                &["`window_size`"],
+            ),
+            (
+                SwinConfig {
+                    drop_path_rate: 1.,
+                    ..good()
+                },
+                &["`drop_path_rate`"],
+            ),
+        ];
+        for (config, parts) in cases {
+            let error = config.validate().unwrap_err().to_string();
+            for part in parts {
+                assert!(error.contains(part), "`{part}` is not in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wide_images_fit_when_every_stage_is_whole_windows() {
+        let config = SwinConfig {
+            image_size: ImageSize {
+                height: 32,
+                width: 64,
+            },
+            depths: vec![2, 1],
+            num_heads: vec![4, 8],
+            window_size: 4,
+            ..SwinConfig::default()
+        };
+        config.validate().unwrap();
+        assert_eq!(config.stage_grid(1).unwrap(), PatchGrid::new(4, 8));
+        assert_eq!(config.stage_window(1).unwrap(), (4, 0));
+    }
+}

@@ -1,0 +1,433 @@
+//! The Swin transformer: attention within windows, on ever coarser grids.
+
+mod config;
+mod merging;
+
+use candle_core::Tensor;
+
+pub use config::SwinConfig;
+
+use self::merging::PatchMerging;
+use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias, Windows};
+use crate::params::Params;
+use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
+
+/// A Swin transformer, first version (Liu et al., ICCV 2021), parameters named as in microsoft/SimMIM.
+///
+/// There is no class token, and hidden patches are replaced by a mask token before the first stage:
+/// masks may be on any grid that the first stage's is a multiple of. The output is on the grid of
+/// the last stage. [`Want::layers`] counts the blocks of all stages together; each block's output
+/// is on its own stage's grid, `[rows, stage tokens, stage dim]`, before its tokens are merged.
+#[derive(Debug, Clone)]
+pub struct Swin {
+    config: SwinConfig,
+    patch_embed: PatchEmbed,
+    patch_norm: Option<LayerNorm>,
+    mask_token: Option<MaskToken>,
+    stages: Vec<Stage>,
+    norm: LayerNorm,
+}
+
+#[derive(Debug, Clone)]
+struct Stage {
+    blocks: Vec<WindowBlock>,
+    downsample: Option<PatchMerging>,
+}
+
+/// A transformer block whose attention stays within windows.
+#[derive(Debug, Clone)]
+struct WindowBlock {
+    block: Block,
+    bias: RelPosBias,
+    windows: Windows,
+    shift_mask: Option<Tensor>,
+}
+
+impl WindowBlock {
+    fn forward(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
+        let bias = self.bias.forward(xs.device())?;
+        let bias = match &self.shift_mask {
+            Some(mask) => bias.broadcast_add(mask)?,
+            None => bias,
+        };
+        self.block.forward_with(xs, step, |attn, ys| {
+            let ys = attn.forward(&self.windows.partition(ys)?, Some(&bias))?;
+            self.windows.reverse(&ys)
+        })
+    }
+}
+
+impl Stage {
+    /// Stage `stage`, whose first block is number `first` of the network.
+    fn new(params: &Params, config: &SwinConfig, stage: usize, first: usize) -> Result<Self> {
+        let params = params.pp("layers").pp(stage);
+        let grid = config.stage_grid(stage)?;
+        let (side, shift) = config.stage_window(stage)?;
+        let heads = config.num_heads[stage];
+        let block = |index: usize| {
+            let params = params.pp("blocks").pp(index);
+            let windows = Windows::new(grid, side, index % 2 * shift)?;
+            let number = u32::try_from(first + index).unwrap_or(u32::MAX);
+            Ok(WindowBlock {
+                block: Block::new(&params, &config.block(stage, first + index), number)?,
+                bias: RelPosBias::window(&params.pp("attn"), PatchGrid::new(side, side), heads)?,
+                shift_mask: windows.shift_mask(params.device())?,
+                windows,
+            })
+        };
+        let merging = || {
+            let (dim, eps) = (config.stage_dim(stage), config.norm_eps);
+            PatchMerging::new(&params.pp("downsample"), grid, dim, eps)
+        };
+        Ok(Self {
+            blocks: (0..config.depths[stage])
+                .map(block)
+                .collect::<Result<_>>()?,
+            downsample: (stage + 1 < config.stages()).then(merging).transpose()?,
+        })
+    }
+}
+
+impl Swin {
+    /// Builds the network under `params`: `patch_embed`, `mask_token`, `layers.S.blocks.B`,
+    /// `layers.S.downsample`, `norm`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the settings do not hold.
+    pub fn new(params: &Params, config: &SwinConfig) -> Result<Self> {
+        config.validate()?;
+        let SwinConfig {
+            patch_size,
+            in_channels,
+            embed_dim,
+            norm_eps,
+            ..
+        } = *config;
+        let embed = params.pp("patch_embed");
+        let patch_norm = || LayerNorm::new(&embed.pp("norm"), embed_dim, norm_eps);
+        let mut first = 0;
+        let mut stages = Vec::with_capacity(config.stages());
+        for (stage, depth) in config.depths.iter().enumerate() {
+            stages.push(Stage::new(params, config, stage, first)?);
+            first += depth;
+        }
+        Ok(Self {
+            patch_embed: PatchEmbed::new(&embed, patch_size, in_channels, embed_dim)?,
+            patch_norm: config.patch_norm.then(patch_norm).transpose()?,
+            mask_token: config
+                .mask_token
+                .then(|| MaskToken::new(params, embed_dim))
+                .transpose()?,
+            stages,
+            norm: LayerNorm::new(&params.pp("norm"), config.dim(), norm_eps)?,
+            config: config.clone(),
+        })
+    }
+
+    /// The settings it was built from.
+    pub fn config(&self) -> &SwinConfig {
+        &self.config
+    }
+
+    /// The first stage's input `[rows, tokens, dim]`, hidden patches replaced.
+    fn embed(&self, image: &Tensor, masking: Masking<'_>, step: &StepContext) -> Result<Tensor> {
+        let tokens = self.patch_embed.forward(image)?;
+        let tokens = match &self.patch_norm {
+            Some(norm) => norm.forward(&tokens)?,
+            None => tokens,
+        };
+        step.trace("patch_embed", || Ok(tokens.clone()))?;
+        let Some(mask) = masking.mask() else {
+            return Ok(tokens);
+        };
+        let mask = mask.upsample(self.config.stage_grid(0)?)?;
+        MaskToken::required(self.mask_token.as_ref())?.replace(&tokens, &mask)
+    }
+
+    fn check(&self, image: &Tensor, masking: Masking<'_>, want: &Want) -> Result<PatchGrid> {
+        let (_, channels, height, width) = image.dims4()?;
+        if channels != self.config.in_channels {
+            return Err(Error::shape(
+                "encoder input",
+                format!(
+                    "{} channels, the encoder's in_channels",
+                    self.config.in_channels
+                ),
+                channels,
+                "convert the images or change in_channels",
+            ));
+        }
+        if matches!(masking, Masking::Drop(_)) {
+            return Err(Error::unsupported(
+                "dropping hidden patches in Swin",
+                "its windows and merged tokens need every patch",
+                "replace hidden patches (Masking::Replace, MaskMode::Replace), or use a ViT",
+            ));
+        }
+        if want.cls_attention {
+            return Err(Error::unsupported(
+                "the class token's attention in Swin",
+                "it has no class token",
+                "use a ViT",
+            ));
+        }
+        let blocks: usize = self.config.depths.iter().sum();
+        if let Some(index) = want.layers.iter().find(|index| **index >= blocks) {
+            return Err(Error::unsupported(
+                format!("reading block {index}"),
+                format!("the encoder has {blocks} blocks, counted from 0"),
+                "ask for a block that is there",
+            ));
+        }
+        self.grid((height, width))
+    }
+}
+
+impl Encoder for Swin {
+    fn dim(&self) -> usize {
+        self.config.dim()
+    }
+
+    fn trunk(&self) -> &dyn Encoder {
+        self
+    }
+
+    fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
+        let own = self.config.image_size;
+        if image != own.into() {
+            let (height, width) = image;
+            return Err(Error::shape(
+                "images for Swin",
+                format!("{own} pixels, for which its windows were made"),
+                format!("{height}x{width}"),
+                "resize the images or change encoder.image_size",
+            ));
+        }
+        PatchGrid::of_image(image, self.config.output_stride())
+    }
+
+    fn encode(
+        &self,
+        image: &Tensor,
+        masking: Masking<'_>,
+        want: &Want,
+        step: &StepContext,
+    ) -> Result<Encoded> {
+        let grid = self.check(image, masking, want)?;
+        let mut xs = self.embed(image, masking, step)?;
+        let mut layers = Vec::with_capacity(want.layers.len());
+        let mut index = 0;
+        for stage in &self.stages {
+            for block in &stage.blocks {
+                xs = block.forward(&xs, step)?;
+                if want.layers.contains(&index) {
+                    layers.push((index, xs.clone()));
+                }
+                index += 1;
+            }
+            if let Some(downsample) = &stage.downsample {
+                xs = downsample.forward(&xs)?;
+            }
+        }
+        let tokens = match want.skip_norm {
+            true => xs,
+            false => self.norm.forward(&xs)?,
+        };
+        step.trace("latent", || Ok(tokens.clone()))?;
+        Ok(Encoded {
+            tokens,
+            prefix: 0,
+            layers,
+            cls_attention: None,
+            grid,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::{ParamStore, SwinInit};
+    use crate::{ImageSize, Mask};
+    use candle_core::Device;
+
+    fn config() -> SwinConfig {
+        SwinConfig {
+            image_size: ImageSize {
+                height: 16,
+                width: 32,
+            },
+            patch_size: 2,
+            in_channels: 1,
+            embed_dim: 4,
+            depths: vec![2, 2],
+            num_heads: vec![1, 2],
+            window_size: 4,
+            ..SwinConfig::default()
+        }
+    }
+
+    fn swin(config: &SwinConfig) -> (ParamStore, Swin) {
+        let store = ParamStore::new(&Device::Cpu, 1, SwinInit { patch_values: 4 });
+        let swin = Swin::new(&store.root(), config).unwrap();
+        (store, swin)
+    }
+
+    fn image(rows: usize) -> Tensor {
+        let values: Vec<f32> = (0..rows * 512)
+            .map(|i| ((i * i) % 97) as f32 / 48. - 1.)
+            .collect();
+        Tensor::from_vec(values, (rows, 1, 16, 32), &Device::Cpu).unwrap()
+    }
+
+    fn encode(swin: &Swin, masking: Masking<'_>, want: &Want) -> Result<Encoded> {
+        swin.encode(&image(2), masking, want, &StepContext::inference())
+    }
+
+    fn values(xs: &Tensor) -> Vec<f32> {
+        xs.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn blocks_are_counted_over_all_stages_and_keep_their_own_grid() {
+        let (store, swin) = swin(&config());
+        let want = Want {
+            layers: vec![1, 3],
+            ..Want::default()
+        };
+        let encoded = encode(&swin, Masking::None, &want).unwrap();
+        assert_eq!(encoded.tokens.dims(), [2, 32, 8]);
+        assert_eq!((encoded.prefix, encoded.grid), (0, PatchGrid::new(4, 8)));
+        assert_eq!(encoded.patches().unwrap().dims(), [2, 32, 8]);
+        assert!(encoded.cls().unwrap().is_none());
+        assert_eq!(encoded.layer(1).unwrap().dims(), [2, 128, 4]);
+        assert_eq!(encoded.layer(3).unwrap().dims(), [2, 32, 8]);
+        let names: Vec<String> = store.names().into_iter().map(|(name, _)| name).collect();
+        for name in [
+            "patch_embed.norm.weight",
+            "layers.0.blocks.1.attn.relative_position_bias_table",
+            "layers.0.downsample.reduction.weight",
+            "norm.bias",
+        ] {
+            assert!(names.iter().any(|known| known == name), "{name}");
+        }
+        let skipped = encode(
+            &swin,
+            Masking::None,
+            &Want {
+                skip_norm: true,
+                ..want
+            },
+        )
+        .unwrap();
+        assert_eq!(values(&skipped.tokens), values(encoded.layer(3).unwrap()));
+    }
+
+    #[test]
+    fn masks_on_any_grid_down_to_the_patches_give_the_same() {
+        let (_, swin) = swin(&config());
+        let coarse: Vec<u8> = [1, 0, 0, 1, 0, 0, 1, 1].repeat(2);
+        let coarse = Mask::from_bits(PatchGrid::new(2, 4), &coarse).unwrap();
+        let mut all = Vec::new();
+        for grid in [(2, 4), (4, 8), (8, 16)] {
+            let mask = coarse.upsample(PatchGrid::new(grid.0, grid.1)).unwrap();
+            let encoded = encode(&swin, Masking::Replace(&mask), &Want::default()).unwrap();
+            all.push(values(&encoded.tokens));
+        }
+        assert!(all[0] == all[1] && all[1] == all[2]);
+        let plain = encode(&swin, Masking::None, &Want::default()).unwrap();
+        assert_ne!(values(&plain.tokens), all[0]);
+        // Two masks an image: the first copy is that of the mask alone.
+        let both: Vec<u8> = [coarse.to_bits(), coarse.complement().to_bits()].concat();
+        let both = Mask::from_bits(coarse.grid(), &both).unwrap();
+        let encoded = encode(&swin, Masking::Replace(&both), &Want::default()).unwrap();
+        assert_eq!(encoded.tokens.dims(), [4, 32, 8]);
+        assert_eq!(values(&encoded.tokens.narrow(0, 0, 2).unwrap()), all[0]);
+    }
+
+    #[test]
+    fn one_window_sees_the_whole_image_and_several_do_not() {
+        // A change at the bottom right reaches the top left only where one window spans the grid.
+        let base = SwinConfig {
+            image_size: 16.into(),
+            depths: vec![2],
+            num_heads: vec![2],
+            ..config()
+        };
+        for (window_size, reaches) in [(8, true), (9, true), (2, false)] {
+            let (_, swin) = swin(&SwinConfig {
+                window_size,
+                ..base.clone()
+            });
+            let square = image(1).narrow(3, 0, 16).unwrap();
+            let far = Tensor::zeros((1, 1, 8, 16), square.dtype(), &Device::Cpu).unwrap();
+            let changed = Tensor::cat(&[&square.narrow(2, 0, 8).unwrap(), &far], 2).unwrap();
+            let first = |image: &Tensor| {
+                let step = StepContext::inference();
+                let encoded = swin
+                    .encode(image, Masking::None, &Want::default(), &step)
+                    .unwrap();
+                values(&encoded.tokens.narrow(1, 0, 1).unwrap())
+            };
+            assert_eq!(
+                first(&square) != first(&changed),
+                reaches,
+                "window {window_size}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_do() {
+        let (_, swin) = swin(&config());
+        let mask = Mask::from_bits(PatchGrid::new(4, 8), &[0u8; 64]).unwrap();
+        let fails = |masking, want: Want, part: &str| {
+            let error = encode(&swin, masking, &want).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        fails(Masking::Drop(&mask), Want::default(), "MaskMode::Replace");
+        let cls = Want {
+            cls_attention: true,
+            ..Want::default()
+        };
+        fails(Masking::None, cls, "no class token");
+        let fifth = Want {
+            layers: vec![4],
+            ..Want::default()
+        };
+        fails(Masking::None, fifth, "4 blocks");
+        let odd = Mask::from_bits(PatchGrid::new(3, 8), &[0u8; 48]).unwrap();
+        fails(Masking::Replace(&odd), Want::default(), "3x8");
+        let error = swin.grid((16, 16)).unwrap_err().to_string();
+        assert!(
+            error.contains("16x32") && error.contains("16x16"),
+            "{error}"
+        );
+        let (_, bare) = super::tests::swin(&SwinConfig {
+            mask_token: false,
+            ..config()
+        });
+        let error = encode(&bare, Masking::Replace(&mask), &Want::default()).unwrap_err();
+        assert!(error.to_string().contains("mask_token = true"), "{error}");
+    }
+
+    #[test]
+    fn stochastic_depth_drops_whole_images() {
+        let (_, swin) = swin(&SwinConfig {
+            drop_path_rate: 0.9,
+            ..config()
+        });
+        let tokens = |step: &StepContext| {
+            let encoded = swin
+                .encode(&image(2), Masking::None, &Want::default(), step)
+                .unwrap();
+            values(&encoded.tokens)
+        };
+        assert_eq!(tokens(&StepContext::new(3)), tokens(&StepContext::new(3)));
+        assert_ne!(
+            tokens(&StepContext::new(3)),
+            tokens(&StepContext::inference())
+        );
+    }
+}
