@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Swin, SwinConfig, Vit, VitConfig};
-use crate::params::{Init, Params};
+use crate::params::Params;
 use crate::{Encoder, ImageSize, PatchGrid, Result};
 
 /// Settings of an encoder, told apart by `type`.
@@ -88,7 +88,7 @@ impl EncoderConfig {
         }
     }
 
-    /// Numbers in a patch, as [`Init::build`] wants them.
+    /// Numbers in a patch, as [`crate::params::Init::build`] wants them.
     pub fn patch_values(&self) -> usize {
         self.patch_size() * self.patch_size() * self.in_channels()
     }
@@ -100,14 +100,6 @@ impl EncoderConfig {
     /// [`crate::Error::InvalidConfig`] if a side is not a multiple of the output stride.
     pub fn grid(&self) -> Result<PatchGrid> {
         PatchGrid::of_image(self.image_size().into(), self.output_stride())
-    }
-
-    /// How SimMIM's authors start this encoder's weights.
-    pub fn simmim_init(&self) -> Init {
-        match self {
-            Self::Vit(_) => Init::Beit,
-            Self::Swin(_) => Init::Swin,
-        }
     }
 }
 

@@ -65,7 +65,7 @@ impl Attention {
     }
 
     /// Attends over `[rows, tokens, dim]`; `bias` `[n, heads, tokens, tokens]` is added to the logits,
-    /// cyclically if `n` divides the rows ([`ops::attention`]).
+    /// cyclically if `n` divides the rows ([`ops::attention()`]).
     ///
     /// # Errors
     ///
