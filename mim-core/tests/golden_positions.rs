@@ -4,8 +4,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::PatchGrid;
-use mim_core::nn::{relative_position_index, sincos_table};
-use mim_core::weights::{WeightMap, resize_pos_embed};
+use mim_core::nn::{Windows, relative_position_index, sincos_table, window_position_index};
+use mim_core::weights::{WeightMap, resize_pos_embed, resize_rel_pos_bias};
 
 fn case(stem: &str) -> WeightMap {
     WeightMap::read(format!(
@@ -13,6 +13,24 @@ fn case(stem: &str) -> WeightMap {
         env!("CARGO_MANIFEST_DIR")
     ))
     .unwrap()
+}
+
+/// A case that is not shipped; none, and said so, where it is not there.
+fn shared(stem: &str) -> Option<WeightMap> {
+    let path = format!(
+        "{}/../../shared/goldens/components/{stem}.safetensors",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    if !std::path::Path::new(&path).exists() {
+        eprintln!("skipped: {path} is not there");
+        return None;
+    }
+    Some(WeightMap::read(path).unwrap())
+}
+
+fn ids(tensor: &Tensor) -> Vec<u32> {
+    let ids = tensor.to_dtype(DType::U32).unwrap();
+    ids.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn off(ours: &Tensor, theirs: &Tensor) -> f32 {
@@ -60,17 +78,57 @@ fn relative_position_indices_equal_the_recorded_ones() {
         let theirs = case
             .get(&format!("expect.beit_index_{side}x{side}"))
             .unwrap();
-        let theirs: Vec<u32> = theirs
-            .to_dtype(DType::U32)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
         assert_eq!(
             relative_position_index(PatchGrid::new(side, side)),
-            theirs,
+            ids(theirs),
             "grid {side}"
         );
+    }
+}
+
+/// The windows of Swin: index and shift mask, against one recorded case.
+fn windows_agree(case: &WeightMap, index: &str, sides: &[usize], masks: &[&str]) {
+    for &side in sides {
+        let theirs = case.get(&format!("expect.{index}{side}")).unwrap();
+        let ours = window_position_index(PatchGrid::new(side, side));
+        assert_eq!(ours, ids(theirs), "window {side}");
+    }
+    for name in masks {
+        // A map of 6 is padded to whole windows, so all of these are 8x8 with windows of 4, shifted by 2.
+        let windows = Windows::new(PatchGrid::new(8, 8), 4, 2).unwrap();
+        let ours = windows.shift_mask(&Device::Cpu).unwrap().unwrap();
+        let theirs = case.get(&format!("expect.{name}")).unwrap();
+        assert_eq!(ours.squeeze(1).unwrap().dims(), theirs.dims());
+        assert_eq!(off(&ours, theirs), 0., "{name}");
+    }
+}
+
+#[test]
+fn windows_and_their_shift_equal_the_recorded_ones() {
+    let case = case("relative_position_index");
+    windows_agree(&case, "swin_index_w", &[3, 4, 7], &["attn_mask_8x8_w4_s2"]);
+    if let Some(case) = shared("swin_window_index_and_shift_mask") {
+        let masks = ["attn_mask_H6_w4_s2", "attn_mask_H8_w4_s2"];
+        windows_agree(&case, "relative_position_index_w", &[2, 3, 7], &masks);
+    }
+}
+
+#[test]
+fn resized_relative_tables_equal_the_recorded_ones() {
+    for (stem, from, to) in [("rel_pos_geo_up", 4, 6), ("rel_pos_geo_6_to_7", 6, 7)] {
+        let Some(case) = shared(stem) else {
+            continue;
+        };
+        let (from, to) = (PatchGrid::new(from, from), PatchGrid::new(to, to));
+        for (name, extra) in [("vit_table", 3), ("swin_table", 0)] {
+            let table = case.get(&format!("input.{name}")).unwrap();
+            let ours = resize_rel_pos_bias(table, from, to, extra).unwrap();
+            let theirs = case.get(&format!("expect.{name}")).unwrap();
+            // The case allows 1e-4 + 1e-3 of a value; the spline is the same but for rounding.
+            let error = off(&ours, theirs);
+            assert!(error < 1e-5, "{stem} {name}: {error}");
+        }
+        let theirs = case.get("expect.relative_position_index").unwrap();
+        assert_eq!(relative_position_index(to), ids(theirs), "{stem}");
     }
 }

@@ -2,12 +2,14 @@
 
 mod adapt;
 mod map;
+mod rel_pos_bias;
 mod report;
 mod rules;
 mod sources;
 
 pub use adapt::resize_pos_embed;
 pub use map::WeightMap;
+pub use rel_pos_bias::resize_rel_pos_bias;
 pub use report::LoadReport;
 pub use rules::Rule;
 pub use sources::Source;
