@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use crate::ops::{self, PatchOrder};
 use crate::{Error, Mask, PatchGrid, Result};
 
 /// Which tokens the rows of a tensor stand for.
@@ -39,6 +40,41 @@ impl Prediction {
     pub fn flat(&self) -> Result<Tensor> {
         let channels = self.values.dim(candle_core::D::Minus1)?;
         Ok(self.values.reshape(((), channels))?)
+    }
+
+    /// The same prediction of pixels on a `finer` grid, for masks finer than an encoder's output.
+    ///
+    /// Each patch's values `[patch * patch * channels]`, in `order`, become those of its cells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if it does not cover all patches, [`Error::Shape`] if `finer` is not a
+    /// whole multiple of its grid or its values are not square patches that the cells tile.
+    pub fn regroup(&self, finer: PatchGrid, order: PatchOrder, channels: usize) -> Result<Self> {
+        if self.rows != Rows::Patches {
+            return Err(Error::unsupported(
+                format!("splitting a prediction of {:?} rows", self.rows),
+                "only whole images have a finer grid",
+                "predict all patches",
+            ));
+        }
+        let scale = self.grid.scale_to(finer)?;
+        let values = self.values.dim(candle_core::D::Minus1)?;
+        let patch = (values / channels.max(1)).isqrt();
+        if patch * patch * channels != values || !patch.is_multiple_of(scale) {
+            return Err(Error::shape(
+                "values of a patch to split",
+                format!("{channels} channels of square patches whose side {scale} divides"),
+                values,
+                "choose mask cells of whole pixels",
+            ));
+        }
+        let image = ops::unpatchify(&self.values, patch, self.grid, order)?;
+        Ok(Self {
+            values: ops::patchify(&image, patch / scale, order)?,
+            rows: Rows::Patches,
+            grid: finer,
+        })
     }
 }
 
@@ -186,6 +222,47 @@ mod tests {
             target().aligned(Rows::Patches, &mask).unwrap().dims(),
             [16, 1]
         );
+    }
+
+    #[test]
+    fn a_prediction_is_split_into_cells_in_its_own_order() {
+        // One patch of 2x2 pixels with two channels; each cell is one pixel.
+        let prediction = |order| {
+            let pixels = [[[0f32, 1., 2., 3., 10., 11., 12., 13.]]];
+            let prediction = Prediction {
+                values: Tensor::new(&pixels, &Device::Cpu).unwrap(),
+                rows: Rows::Patches,
+                grid: PatchGrid::new(1, 1),
+            };
+            prediction.regroup(PatchGrid::new(2, 2), order, 2)
+        };
+        let channels_first = prediction(PatchOrder::ChannelsThenPixels).unwrap();
+        assert_eq!(channels_first.values.dims(), [1, 4, 2]);
+        assert_eq!(channels_first.grid, PatchGrid::new(2, 2));
+        let cells = [0., 10., 1., 11., 2., 12., 3., 13.];
+        assert_eq!(values(channels_first.values), cells);
+        let pixels_first = prediction(PatchOrder::PixelsThenChannels).unwrap();
+        assert_eq!(
+            values(pixels_first.values),
+            [0., 1., 2., 3., 10., 11., 12., 13.]
+        );
+    }
+
+    #[test]
+    fn refuses_to_split_what_the_cells_do_not_tile() {
+        let prediction = |rows, width| Prediction {
+            values: Tensor::zeros((1, 1, width), candle_core::DType::F32, &Device::Cpu).unwrap(),
+            rows,
+            grid: PatchGrid::new(1, 1),
+        };
+        let split = |prediction: Prediction, side| {
+            let finer = PatchGrid::new(side, side);
+            prediction.regroup(finer, PatchOrder::ChannelsThenPixels, 3)
+        };
+        assert!(split(prediction(Rows::Patches, 12), 2).is_ok());
+        assert!(split(prediction(Rows::Patches, 12), 3).is_err());
+        assert!(split(prediction(Rows::Patches, 11), 1).is_err());
+        assert!(split(prediction(Rows::Masked, 12), 2).is_err());
     }
 
     #[test]

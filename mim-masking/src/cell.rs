@@ -26,7 +26,7 @@ pub enum CellRounding {
 pub struct CellMaskerConfig {
     /// Side of a cell in pixels.
     pub mask_patch_size: usize,
-    /// Side of the model's patch (of one token of its output) in pixels.
+    /// Side of the model's patch (of one cell of the request's grid) in pixels.
     pub patch_size: usize,
     /// Share of hidden cells, in `[0, 1)`.
     pub mask_ratio: f64,

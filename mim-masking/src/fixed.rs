@@ -23,7 +23,7 @@ impl Masker for FixedMasker {
         if self.mask.grid() != rq.grid {
             return Err(Error::shape(
                 "fixed mask",
-                format!("a mask on the encoder's grid {}", rq.grid),
+                format!("a mask on the grid {} of this method's masks", rq.grid),
                 format!("{}", self.mask.grid()),
                 "make the mask for this image and patch size",
             ));

@@ -30,7 +30,7 @@ pub enum Guide<'a> {
 pub struct MaskRequest<'a> {
     /// Number of images.
     pub images: usize,
-    /// The encoder's token grid.
+    /// The grid of the mask: the encoder's token grid, or a finer one.
     pub grid: PatchGrid,
     /// What is known about the images.
     pub guide: Guide<'a>,

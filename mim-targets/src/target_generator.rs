@@ -19,7 +19,7 @@ pub enum Needs {
 pub struct TargetRequest<'a> {
     /// The batch, with all its views.
     pub batch: &'a Batch,
-    /// The encoder's token grid.
+    /// The grid of mask and target: the encoder's token grid, or a finer one.
     pub grid: PatchGrid,
     /// The mask, from [`Needs::Mask`] on.
     pub mask: Option<&'a Mask>,

@@ -1,13 +1,15 @@
 //! One linear layer on the encoder's tokens.
 
 use crate::nn::Linear;
+use crate::ops::PatchOrder;
 use crate::params::Params;
-use crate::{DecodeContext, Decoder, Prediction, Result, Rows, ops};
+use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows, ops};
 
 /// Predicts each hidden patch from its own token by one affine map (SimMIM, BEiT).
 #[derive(Debug, Clone)]
 pub struct LinearDecoder {
     pred: Linear,
+    pixels: Option<(PatchOrder, usize)>,
 }
 
 impl LinearDecoder {
@@ -19,27 +21,46 @@ impl LinearDecoder {
     pub fn new(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
         Ok(Self {
             pred: Linear::new(&params.pp("decoder_pred"), inputs, outputs)?,
+            pixels: None,
         })
+    }
+
+    /// Says that the outputs are the pixels of a patch, in this order and with this many channels.
+    ///
+    /// Under a mask finer than the encoder's output the prediction is then split into the mask's cells.
+    #[must_use]
+    pub fn pixels(mut self, order: PatchOrder, channels: usize) -> Self {
+        self.pixels = Some((order, channels));
+        self
     }
 }
 
 impl Decoder for LinearDecoder {
     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
         let tokens = cx.encoded.patches()?;
-        let grid = cx.encoded.grid;
-        if cx.step.trace.is_some() {
+        let (grid, finer) = (cx.encoded.grid, cx.mask.grid());
+        if grid == finer && cx.step.trace.is_none() {
+            let ids = cx.mask.flat(true, tokens.dim(0)?, tokens.device())?;
+            let hidden = ops::gather_rows(&tokens.flatten(0, 1)?, &ids)?;
             return Ok(Prediction {
-                values: self.pred.forward(&tokens)?,
-                rows: Rows::Patches,
+                values: self.pred.forward(&hidden)?,
+                rows: Rows::Masked,
                 grid,
             });
         }
-        let ids = cx.mask.flat(true, tokens.dim(0)?, tokens.device())?;
-        let hidden = ops::gather_rows(&tokens.flatten(0, 1)?, &ids)?;
-        Ok(Prediction {
-            values: self.pred.forward(&hidden)?,
-            rows: Rows::Masked,
+        let whole = Prediction {
+            values: self.pred.forward(&tokens)?,
+            rows: Rows::Patches,
             grid,
-        })
+        };
+        match self.pixels {
+            _ if grid == finer => Ok(whole),
+            Some((order, channels)) => whole.regroup(finer, order, channels),
+            None => Err(Error::unsupported(
+                format!("a linear prediction on the grid {grid} under a mask on {finer}"),
+                "only pixels can be split into finer cells",
+                "draw masks on the encoder's grid, or call LinearDecoder::pixels",
+            )),
+        }
     }
 }

@@ -29,7 +29,7 @@ impl Composite {
         step: &StepContext,
     ) -> Result<Forward<'a>> {
         let view = batch.view(0)?;
-        let grid = self.encoder.grid(view.size())?;
+        let grid = self.mask_grid(view.size())?;
         let mut targets = BTreeMap::new();
         let mut request = TargetRequest {
             batch,

@@ -8,7 +8,7 @@ use mim_core::params::{Ema, ParamStore, When};
 use mim_core::schedule::Schedule;
 use mim_core::{
     Batch, Decoder, Encoder, Error, ImageSize, Input, LossTerms, Mask, Method, Norm, Objective,
-    Reconstruction, Result, StepContext,
+    PatchGrid, Reconstruction, Result, StepContext,
 };
 use mim_masking::{FixedMasker, Masker};
 use mim_targets::TargetGenerator;
@@ -33,6 +33,7 @@ pub struct Composite {
     /// Draws the masks.
     pub masker: Box<dyn Masker>,
     mode: MaskMode,
+    mask_stride: Option<usize>,
     input: Input,
     views: ViewPlan,
     targets: Vec<(String, Box<dyn TargetGenerator>)>,
@@ -63,6 +64,7 @@ impl Composite {
             encoder: Box::new(encoder),
             masker: Box::new(masker),
             mode,
+            mask_stride: None,
             input: Input {
                 size: ImageSize::from(224),
                 norm: Norm::imagenet(),
@@ -84,6 +86,26 @@ impl Composite {
         };
         self.views = views.with_channels(self.input.channels());
         self
+    }
+
+    /// Draws masks and makes targets on a grid of `pixels` pixels a cell, for cells finer than the
+    /// encoder's output (Swin). Default: the encoder's grid.
+    ///
+    /// The encoder must take such masks, and decoders must split their predictions
+    /// ([`mim_core::Prediction::regroup`]).
+    #[must_use]
+    pub fn mask_stride(mut self, pixels: usize) -> Self {
+        self.mask_stride = Some(pixels);
+        self
+    }
+
+    /// The grid of masks and targets for an image of (height, width) pixels.
+    fn mask_grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
+        let encoders = self.encoder.grid(image)?;
+        match self.mask_stride {
+            Some(pixels) => PatchGrid::of_image(image, pixels),
+            None => Ok(encoders),
+        }
     }
 
     /// Adds a target under a name.
