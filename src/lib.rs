@@ -75,7 +75,7 @@ pub mod prelude {
     pub use mim_core::augment::{Augment, HorizontalFlip, Pad, RandomResizedCrop, ViewPlan};
     pub use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
     pub use mim_core::decoders::{LinearDecoder, MaeDecoder, MaeDecoderConfig};
-    pub use mim_core::encoders::{Vit, VitConfig};
+    pub use mim_core::encoders::{EncoderConfig, Swin, SwinConfig, Vit, VitConfig};
     pub use mim_core::objectives::{
         CosineConfig, CrossEntropyConfig, Regression, RegressionConfig,
     };

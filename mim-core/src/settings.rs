@@ -139,6 +139,12 @@ mod tests {
         );
         overlay(&mut base, table("[b]\ntype = \"x\""));
         assert_eq!(base["b"], Value::Table(table("type = \"x\"")));
+        overlay(&mut base, table("[b]\nkey = 1\n[b.inner]\ntype = \"y\""));
+        let merged = table("type = \"x\"\nkey = 1\ninner = { type = \"y\" }");
+        assert_eq!(base["b"], Value::Table(merged));
+        overlay(&mut base, table("[b]\ntype = \"z\"\nother = 2"));
+        let replaced = table("type = \"z\"\nother = 2");
+        assert_eq!(base["b"], Value::Table(replaced));
     }
 
     #[test]

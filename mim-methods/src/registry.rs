@@ -56,9 +56,23 @@ pub const METHODS: &[Entry] = &[
         title: "SimMIM: A Simple Framework for Masked Image Modeling",
         paper: "Xie et al., CVPR 2022, arXiv 2111.09886",
         reference: "microsoft/SimMIM @ d3e29bc",
-        archs: &["vit_tiny", "vit_small", "vit_base"],
-        status: "exact with ViT: forward, loss, gradients, step",
-        recipes: recipes!("simmim_32px", "simmim_base"),
+        archs: &[
+            "vit_tiny",
+            "vit_small",
+            "vit_base",
+            "swin_tiny",
+            "swin_small",
+            "swin_base",
+            "swin_large",
+        ],
+        status: "exact with ViT and Swin: forward, loss, gradients, step",
+        recipes: recipes!(
+            "simmim_32px",
+            "simmim_base",
+            "simmim_swin_32px",
+            "simmim_swin_base",
+            "simmim_swin_base_100ep"
+        ),
         resolve: resolve::<SimMimConfig>,
         build: build::<SimMimConfig>,
         parity: parity::simmim::setup,
@@ -221,6 +235,7 @@ fn build<C: MethodConfig>(settings: Table, device: &Device, seed: u64) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mim_core::encoders::EncoderConfig;
 
     #[test]
     fn sizes_and_settings_overlay_the_defaults() {
@@ -241,6 +256,50 @@ mod tests {
             (0.5, 2, 384)
         );
         assert_eq!(config.decoder.embed_dim, 512);
+    }
+
+    #[test]
+    fn an_encoder_of_another_type_replaces_the_default_and_keys_alone_change_it() {
+        let resolve = |text: &str| -> SimMimConfig {
+            let table = text.parse().unwrap();
+            method("simmim")
+                .unwrap()
+                .resolve(table)
+                .unwrap()
+                .try_into()
+                .unwrap()
+        };
+        let EncoderConfig::Vit(vit) = resolve("[encoder]\ndepth = 2").encoder else {
+            panic!("the default is a ViT");
+        };
+        assert_eq!(
+            (vit.depth, vit.mask_token, vit.layer_scale_init),
+            (2, true, Some(0.1))
+        );
+        let text = "[encoder]\ntype = \"swin\"\nwindow_size = 3\nimage_size = 96";
+        let EncoderConfig::Swin(swin) = resolve(text).encoder else {
+            panic!("the type asks for a Swin");
+        };
+        assert_eq!((swin.window_size, swin.embed_dim), (3, 128));
+        let EncoderConfig::Swin(swin) =
+            resolve("arch = \"swin_large\"\n[encoder]\nwindow_size = 6").encoder
+        else {
+            panic!("the size is a Swin");
+        };
+        assert_eq!((swin.window_size, swin.embed_dim), (6, 192));
+        // What is resolved resolves to itself.
+        let all = method("simmim")
+            .unwrap()
+            .resolve(text.parse().unwrap())
+            .unwrap();
+        assert_eq!(method("simmim").unwrap().resolve(all.clone()).unwrap(), all);
+        let mixed = "[encoder]\ntype = \"swin\"\ndepth = 2".parse().unwrap();
+        let error = method("simmim")
+            .unwrap()
+            .resolve(mixed)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did you mean `depths`?"), "{error}");
     }
 
     #[test]

@@ -1,20 +1,19 @@
 //! Golden cases of SimMIM.
 
 use candle_core::{DType, Device};
-use mim_core::encoders::{RelPosBiasKind, VitConfig};
+use mim_core::encoders::{EncoderConfig, RelPosBiasKind, SwinConfig, VitConfig};
 use mim_core::nn::{PosEmbedKind, QkvBias};
 use mim_core::ops::{PatchOrder, unpatchify};
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, Result, StepContext, View};
-use mim_masking::CellMaskerConfig;
+use mim_core::{Batch, Mask, Method, PatchGrid, Result, StepContext, View};
 
-use super::mae::vit;
-use super::run::Extract;
+use super::mae;
+use super::run::{Extract, not_built};
 use super::{Case, Recorded, Setup};
 use crate::{MethodConfig, SimMimConfig};
 
-fn config(case: &Case) -> Result<SimMimConfig> {
-    let defaults = SimMimConfig::default();
+/// The ViT of a case.
+fn vit(case: &Case, defaults: VitConfig) -> Result<VitConfig> {
     let qkv_bias = if case.setting_or("qkv_bias", true)? {
         QkvBias::QV
     } else {
@@ -29,9 +28,7 @@ fn config(case: &Case) -> Result<SimMimConfig> {
         (false, true) => RelPosBiasKind::PerBlock,
         (false, false) => RelPosBiasKind::None,
         (true, true) => {
-            return Err(super::run::not_built(
-                "a shared beside a bias in each block".to_owned(),
-            ));
+            return Err(not_built("a shared beside a bias in each block".to_owned()));
         }
     };
     let pos_embed = if flag("use_abs_pos_emb", false)? {
@@ -41,62 +38,101 @@ fn config(case: &Case) -> Result<SimMimConfig> {
     };
     // Zero means no layer scale at all.
     let layer_scale = case.setting_or("init_values", 0.1)?;
-    let layer_scale_init = (layer_scale > 0.).then_some(layer_scale);
-    let encoder = vit(case, defaults.encoder.clone())?;
+    Ok(VitConfig {
+        qkv_bias,
+        rel_pos_bias,
+        pos_embed,
+        layer_scale_init: (layer_scale > 0.).then_some(layer_scale),
+        ..mae::vit(case, defaults)?
+    })
+}
+
+/// The Swin of a case.
+fn swin(case: &Case) -> Result<SwinConfig> {
+    if case.setting_or("ape", false)? || case.setting_or("use_abs_pos_emb", false)? {
+        return Err(not_built("Swin with a position table".to_owned()));
+    }
+    let defaults = SwinConfig::default();
+    let qkv_bias = if case.setting_or("qkv_bias", true)? {
+        QkvBias::Full
+    } else {
+        QkvBias::None
+    };
+    Ok(SwinConfig {
+        image_size: case.setting_or("image_size", defaults.image_size)?,
+        patch_size: case.setting_or("patch_size", defaults.patch_size)?,
+        in_channels: case.setting_or("in_channels", defaults.in_channels)?,
+        embed_dim: case.setting_or("embed_dim", defaults.embed_dim)?,
+        depths: case.setting_or("depths", defaults.depths)?,
+        num_heads: case.setting_or("num_heads", defaults.num_heads)?,
+        window_size: case.setting_or("window_size", defaults.window_size)?,
+        mlp_ratio: case.setting_or("mlp_ratio", defaults.mlp_ratio)?,
+        norm_eps: case.setting_or("norm_eps", defaults.norm_eps)?,
+        drop_path_rate: case.setting_or("drop_path_rate", 0.)?,
+        patch_norm: case.setting_or("patch_norm", defaults.patch_norm)?,
+        qkv_bias,
+        mask_token: true,
+    })
+}
+
+fn config(case: &Case) -> Result<SimMimConfig> {
+    let defaults = SimMimConfig::default();
+    let arch: String = case.setting_or("arch", "vit".to_owned())?;
+    let encoder = match (arch.as_str(), defaults.encoder.clone()) {
+        ("vit", EncoderConfig::Vit(defaults)) => vit(case, defaults)?.into(),
+        ("swin", _) => swin(case)?.into(),
+        _ => return Err(not_built(format!("SimMIM with the encoder `{arch}`"))),
+    };
     Ok(SimMimConfig {
         mask_ratio: case.setting_or("mask_ratio", defaults.mask_ratio)?,
         mask_patch_size: case.setting_or("mask_patch_size", defaults.mask_patch_size)?,
-        encoder: VitConfig {
-            qkv_bias,
-            rel_pos_bias,
-            pos_embed,
-            layer_scale_init,
-            ..encoder
-        },
+        encoder,
         ..defaults
     })
 }
 
-/// The mask of the recorded permutation, which must agree with the recorded mask.
+/// The mask of the recorded permutation, which must agree with the recorded mask of the first patches.
 fn mask(case: &Case, config: &SimMimConfig) -> Result<Mask> {
-    let grid = config.encoder.grid()?;
-    let recorded = Mask::from_bits(grid, &case.bits("input.mask", grid)?)?;
-    let Some(permutation) = case.tensor("input.permutation") else {
-        return Ok(recorded);
+    let encoder = &config.encoder;
+    let first = PatchGrid::of_image(encoder.image_size().into(), encoder.patch_size())?;
+    let recorded = case.bits("input.mask", first)?;
+    let grid = config.mask_grid()?;
+    let mask = match case.tensor("input.permutation") {
+        Some(permutation) => {
+            let permutation = permutation.to_dtype(DType::U32)?.flatten_all()?;
+            config
+                .masker()?
+                .from_permutation(grid, &permutation.to_vec1::<u32>()?)?
+        }
+        None => {
+            let scale = grid.scale_to(first)?;
+            let corner = |id: usize| (id / grid.cols * first.cols + id % grid.cols) * scale;
+            let corners = recorded
+                .chunks(first.len())
+                .flat_map(|bits| (0..grid.len()).map(move |id| bits[corner(id)]));
+            Mask::from_bits(grid, &corners.collect::<Vec<_>>())?
+        }
     };
-    let permutation: Vec<u32> = permutation.to_dtype(DType::U32)?.flatten_all()?.to_vec1()?;
-    let (mask_ratio, mask_patch_size) = (config.mask_ratio, config.mask_patch_size);
-    let masker = CellMaskerConfig {
-        mask_ratio,
-        mask_patch_size,
-        patch_size: config.encoder.patch_size,
-        ..Default::default()
-    }
-    .build()?;
-    let mask = masker.from_permutation(grid, &permutation)?;
-    if mask.to_bits() != recorded.to_bits() {
-        return Err(case
-            .bad("the masker gives another `input.mask` for the recorded permutation".to_owned()));
+    if mask.upsample(first)?.to_bits() != recorded {
+        return Err(case.bad(
+            "`input.mask` is not whole cells, or not those of the recorded permutation".to_owned(),
+        ));
     }
     Ok(mask)
 }
 
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
-    let arch: String = case.setting_or("arch", "vit".to_owned())?;
-    if arch != "vit" {
-        return Err(super::run::not_built(format!(
-            "SimMIM with the encoder `{arch}`"
-        )));
-    }
     let config = config(case)?;
-    let (grid, patch) = (config.encoder.grid()?, config.encoder.patch_size);
+    let (grid, stride) = (config.encoder.grid()?, config.mask_stride());
+    let cells = config.mask_grid()?;
     let mut method = config.build(&config.store(device, 0))?;
     method.override_mask(mask(case, &config)?)?;
     let images = case.required("input.images")?.to_device(device)?;
     // Theirs is a feature map without class token.
     let latent: Extract = Box::new(move |recorded: &Recorded| {
         let tokens = recorded.get("latent")?;
-        let patches = tokens.narrow(1, 1, grid.len())?.transpose(1, 2)?;
+        let prefix = tokens.dim(1)?.saturating_sub(grid.len());
+        let patches = tokens.narrow(1, prefix, grid.len())?.transpose(1, 2)?;
         Ok(patches
             .contiguous()?
             .reshape((tokens.dim(0)?, (), grid.rows, grid.cols))?)
@@ -104,8 +140,8 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let image: Extract = Box::new(move |recorded: &Recorded| {
         unpatchify(
             &recorded.get("pred.pixel")?,
-            patch,
-            grid,
+            stride,
+            cells,
             PatchOrder::ChannelsThenPixels,
         )
     });

@@ -37,7 +37,7 @@ struct Step {
     /// The method.
     #[arg(long, default_value = "mae")]
     method: String,
-    /// The encoder's size: vit_tiny, vit_small, vit_base, vit_large, vit_huge.
+    /// The encoder's size, one of those that `mim methods` lists.
     #[arg(long, default_value = "vit_base")]
     arch: String,
     /// Images of a step.

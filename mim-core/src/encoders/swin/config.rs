@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{BlockConfig, QkvBias};
+use crate::nn::{BlockConfig, NormKind, QkvBias};
 use crate::{Error, ImageSize, PatchGrid, Result};
 
 /// Settings of [`super::Swin`]; `Default` is Swin-B as SimMIM pre-trains it.
@@ -247,6 +247,7 @@ impl SwinConfig {
             num_heads: self.num_heads[stage],
             mlp_ratio: self.mlp_ratio,
             qkv_bias: self.qkv_bias,
+            norm: NormKind::LayerNorm,
             norm_eps: self.norm_eps,
             layer_scale_init: None,
             drop_path: self.drop_path_rate * index as f64 / last,
