@@ -71,9 +71,10 @@ fn config(case: &Case) -> Result<BootMaeConfig> {
     // One entry serves both decoders.
     let last = encoder.depth.saturating_sub(1);
     let layers: Vec<usize> = case.setting_or("fea_list", vec![0, last])?;
-    let (Some(&first), Some(&last)) = (layers.first(), layers.last()) else {
+    let Some(&first) = layers.first() else {
         return Err(case.bad("`fea_list` is empty".to_owned()));
     };
+    let last = layers.get(1).copied().unwrap_or(first);
     let patch_norm = match case.setting_or("norm_pix_loss", true)? {
         true => PatchNorm::Channel {
             eps: case.setting_or("pix_norm_eps", 1e-5)?,
