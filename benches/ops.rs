@@ -93,6 +93,25 @@ fn layers(c: &mut Criterion) {
             layer_norm,
         );
 
+        let (weight, bias) = (values(&[dim]), values(&[dim]));
+        let batch_norm: [Op; 2] = [
+            &|t| fused(ops::batch_norm(&t[0], &t[1], &t[2], 1e-5).map(|normed| normed.ys)),
+            &|t| {
+                let rows = t[0].flatten_to(1)?;
+                let centred = rows.broadcast_sub(&rows.mean_keepdim(0)?)?;
+                let deviation = (centred.sqr()?.mean_keepdim(0)? + 1e-5)?.sqrt()?;
+                let ys = centred.broadcast_div(&deviation)?.broadcast_mul(&t[1])?;
+                ys.broadcast_add(&t[2])?.reshape(t[0].shape())
+            },
+        ];
+        compare(
+            c,
+            "batch_norm",
+            size,
+            &[xs.clone(), weight, bias],
+            batch_norm,
+        );
+
         let (weight, bias) = (values(&[4 * dim, dim]), values(&[4 * dim]));
         let linear: [Op; 2] = [&|t| fused(ops::linear(&t[0], &t[1], Some(&t[2]))), &|t| {
             t[0].broadcast_matmul(&t[1].t()?)?.broadcast_add(&t[2])

@@ -94,6 +94,7 @@ pub mod prelude {
         RandomMaskerConfig, WhenStuck,
     };
     pub use mim_methods::{CmaeConfig, Composite, MaeConfig, MaskMode, MethodConfig, SimMimConfig};
+    pub use mim_methods::{Composite, MaeConfig, MaskMode, MethodConfig, SimConfig, SimMimConfig};
     pub use mim_targets::{Needs, PixelTargetConfig, TargetGenerator, TargetRequest};
     pub use rand::{Rng, RngExt};
 }

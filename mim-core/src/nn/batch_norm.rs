@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor, Var};
 
 use crate::params::Params;
-use crate::{Error, Result, StepContext};
+use crate::{Error, Result, StepContext, ops};
 
 /// Share of the newest batch in the running statistics: the default of torch, which all papers keep.
 const MOMENTUM: f64 = 0.1;
@@ -60,32 +60,22 @@ impl BatchNorm {
                 "build the layer for this width",
             ));
         }
-        let rows = xs.reshape(((), dim))?;
-        let normalised = if step.training {
-            let mean = rows.mean_keepdim(0)?;
-            let centred = rows.broadcast_sub(&mean)?;
-            let variance = centred.sqr()?.mean_keepdim(0)?;
-            self.follow(&mean, &variance, rows.dim(0)?, step)?;
-            centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?
-        } else {
-            let deviation = (self.running_var.as_detached_tensor() + self.eps)?.sqrt()?;
-            rows.broadcast_sub(&self.running_mean.as_detached_tensor())?
-                .broadcast_div(&deviation)?
-        };
-        let ys = normalised
+        if step.training {
+            let normed = ops::batch_norm(xs, &self.weight, &self.bias, self.eps)?;
+            self.follow(&normed, xs.elem_count() / dim, step)?;
+            return Ok(normed.ys);
+        }
+        let deviation = (self.running_var.as_detached_tensor() + self.eps)?.sqrt()?;
+        let ys = xs
+            .broadcast_sub(&self.running_mean.as_detached_tensor())?
+            .broadcast_div(&deviation)?
             .broadcast_mul(&self.weight)?
             .broadcast_add(&self.bias)?;
-        Ok(ys.reshape(xs.shape())?)
+        Ok(ys)
     }
 
     /// Moves the buffers towards the statistics of a batch of `rows` rows.
-    fn follow(
-        &self,
-        mean: &Tensor,
-        variance: &Tensor,
-        rows: usize,
-        step: &StepContext,
-    ) -> Result<()> {
+    fn follow(&self, batch: &ops::Normed, rows: usize, step: &StepContext) -> Result<()> {
         if step.comm.world() > 1 {
             return Err(Error::unsupported(
                 "batch normalisation over several processes",
@@ -103,11 +93,11 @@ impl BatchNorm {
         }
         let unbiased = rows as f64 / (rows - 1) as f64;
         for (running, now) in [
-            (&self.running_mean, mean.detach()),
-            (&self.running_var, (variance.detach() * unbiased)?),
+            (&self.running_mean, batch.mean.clone()),
+            (&self.running_var, (&batch.variance * unbiased)?),
         ] {
             let kept = (running.as_detached_tensor() * (1. - MOMENTUM))?;
-            running.set(&(kept + (now.squeeze(0)? * MOMENTUM)?)?)?;
+            running.set(&(kept + (now.to_dtype(DType::F32)? * MOMENTUM)?)?)?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 
 mod adamw;
 mod attention;
+mod batch_norm;
 mod blocks;
 mod ema_update;
 mod gather_rows;
@@ -30,6 +31,7 @@ mod testing;
 
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::{attention, cross_attention};
+pub use batch_norm::{Normed, batch_norm};
 pub use ema_update::ema_update;
 pub use gather_rows::{gather_rows, gather_tokens};
 pub use gelu::gelu;

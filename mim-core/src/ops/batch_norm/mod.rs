@@ -1,0 +1,169 @@
+//! Batch normalisation with the statistics of the batch.
+
+mod cpu;
+mod reference;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+
+use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
+use crate::Result;
+
+/// Normalised values, and the statistics they were normalised with.
+#[derive(Debug, Clone)]
+pub struct Normed {
+    /// The values, in the shape of the input.
+    pub ys: Tensor,
+    /// Mean of each channel, `[dim]`, without gradient.
+    pub mean: Tensor,
+    /// Biased variance of each channel, `[dim]`, without gradient.
+    pub variance: Tensor,
+}
+
+/// `(x - mean) / √(var + eps) * weight + bias`, mean and biased variance over all axes but the last.
+///
+/// `xs` is `[..., dim]`, `weight` and `bias` are `[dim]`. Ioffe and Szegedy (arXiv:1502.03167).
+///
+/// # Errors
+///
+/// [`Error::Shape`](crate::Error::Shape) if the last axis is missing or empty, or weight or bias
+/// do not match it.
+pub fn batch_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Normed> {
+    let width = last_axis("batch_norm", xs)?;
+    expect_shape("batch_norm", "weight", weight, &[width])?;
+    expect_shape("batch_norm", "bias", bias, &[width])?;
+    if !is_f32_on_cpu(&[xs, weight, bias]) || xs.elem_count() == 0 {
+        return reference::batch_norm(xs, weight, bias, eps);
+    }
+    let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernels compute in f32"
+    )]
+    let columns = cpu::columns(&floats(&xs)?, width, eps as f32);
+    let row = |values: &[f32]| Tensor::from_slice(values, width, xs.device());
+    Ok(Normed {
+        mean: row(&columns.mean)?,
+        variance: row(&columns.variance)?,
+        ys: xs.apply_op3(&weight, &bias, BatchNorm { columns })?,
+    })
+}
+
+struct BatchNorm {
+    columns: cpu::Columns,
+}
+
+impl CustomOp3 for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_l: &Layout,
+        weight: &CpuStorage,
+        weight_l: &Layout,
+        bias: &CpuStorage,
+        bias_l: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let affine = (operand(weight, weight_l)?, operand(bias, bias_l)?);
+        let ys = cpu::forward(operand(xs, xs_l)?, &self.columns, affine);
+        Ok((CpuStorage::F32(ys), xs_l.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (values, grad) = (floats(xs)?, floats(&grad)?);
+        let (dw, db) = cpu::backward_affine(&values, &self.columns, &grad);
+        let (width, device) = (dw.len(), xs.device());
+        let mut dx = None;
+        if xs.track_op() {
+            let weight = floats(weight)?;
+            let sums = (dw.as_slice(), db.as_slice());
+            let values = cpu::backward(&values, &self.columns, &weight, &grad, sums);
+            dx = Some(Tensor::from_vec(values, xs.shape(), device)?);
+        }
+        let row = |values, tracked: bool| match tracked {
+            true => Tensor::from_vec(values, width, device).map(Some),
+            false => Ok(None),
+        };
+        Ok((dx, row(dw, weight.track_op())?, row(db, bias.track_op())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{check, check_repeats, random};
+    use candle_core::Device;
+
+    #[test]
+    fn known_values() {
+        let xs = Tensor::new(&[[1f32, 2.], [3., 2.]], &Device::Cpu).unwrap();
+        let weight = Tensor::new(&[2f32, 3.], &Device::Cpu).unwrap();
+        let bias = Tensor::new(&[0.5f32, 0.25], &Device::Cpu).unwrap();
+        let normed = batch_norm(&xs, &weight, &bias, 0.0625).unwrap();
+        assert_eq!(normed.mean.to_vec1::<f32>().unwrap(), [2., 2.]);
+        assert_eq!(normed.variance.to_vec1::<f32>().unwrap(), [1., 0.]);
+        // The first column is ±1 / √1.0625; the second has no variance.
+        let unit = 2. / 1.0625f32.sqrt();
+        let found = normed.ys.to_vec2::<f32>().unwrap().concat();
+        for (y, want) in found.iter().zip([0.5 - unit, 0.25, 0.5 + unit, 0.25]) {
+            assert!((y - want).abs() < 1e-6, "{y} against {want}");
+        }
+    }
+
+    #[test]
+    fn follows_the_reference() {
+        for shape in [&[3, 7][..], &[2, 3, 5], &[40, 5, 33], &[2, 197, 768]] {
+            let width = shape[shape.len() - 1];
+            let inputs = [random(1, shape), random(2, &[width]), random(3, &[width])];
+            check(
+                &inputs,
+                1e-5,
+                |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),
+                |t| Ok(reference::batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),
+            );
+            let [own, theirs] = [batch_norm, reference::batch_norm].map(|norm| {
+                let normed = norm(&inputs[0], &inputs[1], &inputs[2], 1e-5).unwrap();
+                Tensor::cat(&[normed.mean, normed.variance], 0).unwrap()
+            });
+            let off = (own - theirs).unwrap().abs().unwrap().max(0).unwrap();
+            assert!(off.to_scalar::<f32>().unwrap() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn takes_strided_input() {
+        let inputs = [random(1, &[6, 4, 3]), random(2, &[6]), random(3, &[6])];
+        check(
+            &inputs,
+            1e-5,
+            |t| Ok(batch_norm(&t[0].transpose(0, 2)?, &t[1], &t[2], 1e-5)?.ys),
+            |t| Ok(reference::batch_norm(&t[0].transpose(0, 2)?, &t[1], &t[2], 1e-5)?.ys),
+        );
+    }
+
+    #[test]
+    fn refuses_wrong_weights() {
+        let (xs, w) = (random(1, &[2, 4]), random(2, &[3]));
+        let message = batch_norm(&xs, &w, &w, 1e-6).unwrap_err().to_string();
+        assert!(
+            message.contains("batch_norm weight: expected [4], got [3]"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn repeats_bit_for_bit() {
+        let inputs = [random(1, &[5000, 48]), random(2, &[48]), random(3, &[48])];
+        check_repeats(&inputs, |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys));
+    }
+}
