@@ -1,8 +1,7 @@
 //! Features of a teacher as targets.
 
-use candle_core::{D, Tensor};
 use mim_core::nn::ProjectionHead;
-use mim_core::{Encoder, Error, Masking, Norm, Result, Target, Want};
+use mim_core::{Encoder, Error, Masking, Norm, Result, Target, Want, ops};
 use serde::{Deserialize, Serialize};
 
 use crate::{TargetGenerator, TargetRequest};
@@ -92,7 +91,7 @@ impl TargetGenerator for FeatureTarget {
         let mut rows = encoded.patches()?.detach();
         step.trace("patches", || Ok(rows.clone()))?;
         if let Some(eps) = self.config.layer_norm_eps {
-            rows = layer_norm(&rows, eps)?;
+            rows = ops::normalize(&rows, eps)?;
         }
         if self.config.pool {
             rows = rows.mean(1)?;
@@ -107,13 +106,6 @@ impl TargetGenerator for FeatureTarget {
     }
 }
 
-/// `(x - mean) / sqrt(var + eps)` over the last axis, population variance.
-fn layer_norm(xs: &Tensor, eps: f64) -> Result<Tensor> {
-    let centred = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    Ok(centred.broadcast_div(&(variance + eps)?.sqrt()?)?)
-}
-
 impl std::fmt::Debug for FeatureTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FeatureTarget")
@@ -125,7 +117,7 @@ impl std::fmt::Debug for FeatureTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
     use mim_core::encoders::{Vit, VitConfig};
     use mim_core::nn::ProjectionHeadConfig;
     use mim_core::params::{Ema, ParamStore, Start, When};
