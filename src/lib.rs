@@ -93,8 +93,10 @@ pub mod prelude {
         BlockwiseMaskerConfig, CellMaskerConfig, Guide, HiddenCount, MaskRequest, Masker,
         RandomMaskerConfig, WhenStuck,
     };
-    pub use mim_methods::{CmaeConfig, Composite, MaeConfig, MaskMode, MethodConfig, SimMimConfig};
-    pub use mim_methods::{Composite, MaeConfig, MaskMode, MethodConfig, SimConfig, SimMimConfig};
+    pub use mim_methods::{
+        BootMaeConfig, CmaeConfig, Composite, MaeConfig, MaskMode, MethodConfig, SimConfig,
+        SimMimConfig,
+    };
     pub use mim_targets::{Needs, PixelTargetConfig, TargetGenerator, TargetRequest};
     pub use rand::{Rng, RngExt};
 }
