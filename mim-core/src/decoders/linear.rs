@@ -64,3 +64,45 @@ impl Decoder for LinearDecoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, Encoded, Mask, ParamStore, PatchGrid, StepContext, View};
+    use candle_core::{DType, Device, Tensor};
+
+    #[test]
+    fn predicts_hidden_tokens_or_the_cells_of_a_finer_mask() {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let encoded = Encoded {
+            tokens: zeros(&[1, 2, 4]),
+            prefix: 0,
+            layers: vec![],
+            cls_attention: None,
+            grid: PatchGrid::new(1, 2),
+        };
+        let batch = Batch::single(View::new(zeros(&[1, 3, 2, 4]), vec![]).unwrap());
+        let plain = LinearDecoder::new(&ParamStore::cpu(0).root(), 4, 12).unwrap();
+        let pixels = plain.clone().pixels(PatchOrder::ChannelsThenPixels, 3);
+        let decode = |decoder: &LinearDecoder, grid: PatchGrid| {
+            let bits: Vec<u8> = (0..grid.len()).map(|id| u8::from(id == 1)).collect();
+            decoder.decode(&DecodeContext {
+                encoded: &encoded,
+                mask: &Mask::from_bits(grid, &bits).unwrap(),
+                batch: &batch,
+                step: &StepContext::new(0),
+            })
+        };
+        let hidden = decode(&plain, encoded.grid).unwrap();
+        assert_eq!(
+            (hidden.rows, hidden.values.dims()),
+            (Rows::Masked, &[1, 12][..])
+        );
+        let finer = PatchGrid::new(2, 4);
+        let cells = decode(&pixels, finer).unwrap();
+        assert_eq!((cells.rows, cells.grid), (Rows::Patches, finer));
+        assert_eq!(cells.values.dims(), [1, 8, 3]);
+        let error = decode(&plain, finer).unwrap_err().to_string();
+        assert!(error.contains("LinearDecoder::pixels"), "{error}");
+    }
+}
