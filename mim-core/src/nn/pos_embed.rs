@@ -13,7 +13,7 @@ pub enum PosEmbedKind {
     /// Fixed sines and cosines, the column in the first half (MAE).
     #[default]
     Sincos,
-    /// Fixed sines and cosines, the row in the first half (BootMAE, SIM).
+    /// Fixed sines and cosines, the row in the first half (BootMAE, SIM, CMAE).
     SincosRowFirst,
     /// A trained table.
     Learned,

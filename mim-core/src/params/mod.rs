@@ -7,7 +7,7 @@ mod store;
 
 pub use ema::{Ema, Start, When};
 pub use init::{
-    BeitInit, BootMaeInit, Draw, Init, InitScheme, MaeInit, SwinInit, TransformersInit,
+    BeitInit, BootMaeInit, CmaeInit, Draw, Init, InitScheme, MaeInit, SwinInit, TransformersInit,
 };
 pub use path::Params;
 pub use store::{Kind, ParamStore};

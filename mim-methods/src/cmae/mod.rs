@@ -5,14 +5,14 @@
 //! projected, must find what a momentum encoder makes of a second, slightly shifted view of the
 //! same image. Reference: ZhichengHuang/CMAE @ e786a52.
 
-use mim_core::augment::{
-    Augment, ColorJitter, GaussianBlur, Grayscale, PixelShift, RandomResizedCrop, ViewPlan,
-};
+mod views;
+
+use mim_core::augment::ViewPlan;
 use mim_core::decoders::{MaeDecoder, MaeDecoderConfig, PooledDecoder};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::{PosEmbedKind, ProjectionHeadConfig};
 use mim_core::objectives::{InfoNceConfig, RegressionConfig};
-use mim_core::params::{Draw, Ema, InitScheme, MaeInit, ParamStore, Params, Start, When};
+use mim_core::params::{CmaeInit, Ema, InitScheme, ParamStore, Params, Start, When};
 use mim_core::schedule::Schedule;
 use mim_core::{Error, Norm, Result};
 use mim_masking::{CellMaskerConfig, CellRounding};
@@ -118,42 +118,6 @@ impl CmaeConfig {
         }
     }
 
-    fn plan(&self) -> ViewPlan {
-        if let Some(views) = &self.views {
-            return views.clone();
-        }
-        let (height, width) = self.encoder.image_size.into();
-        let window = |max_shift| {
-            Augment::PixelShift(PixelShift {
-                size: (height, width).into(),
-                max_shift,
-            })
-        };
-        let crop = RandomResizedCrop {
-            size: (height + self.shift, width + self.shift).into(),
-            ..RandomResizedCrop::default()
-        };
-        let jitter = ColorJitter {
-            saturation: 0.4,
-            ..ColorJitter::default()
-        };
-        // Parity: the release has the weights of luma the wrong way round.
-        let grey = Grayscale {
-            weights: Some([0.114, 0.587, 0.2989]),
-            ..Grayscale::default()
-        };
-        let second = vec![
-            window(self.shift.saturating_sub(1)),
-            Augment::ColorJitter(jitter),
-            Augment::Grayscale(grey),
-            Augment::GaussianBlur(GaussianBlur::default()),
-        ];
-        ViewPlan {
-            views: vec![vec![window(0)], second],
-            ..ViewPlan::crop_and_flip(crop)
-        }
-    }
-
     fn feature_decoder(&self, params: &Params) -> Result<PooledDecoder> {
         let width = self.encoder.embed_dim;
         let bad = |field: &'static str, value: usize, why: String, fix: String| {
@@ -202,11 +166,10 @@ impl MethodConfig for CmaeConfig {
     }
 
     fn init(&self) -> Box<dyn InitScheme> {
-        let patch_values = self.encoder.patch_values();
         Box::new(CmaeInit {
-            rest: MaeInit { patch_values },
-            projector: self.encoder.embed_dim,
-            predictor: self.projector.out_dim,
+            patch_values: self.encoder.patch_values(),
+            projector_inputs: self.encoder.embed_dim,
+            predictor_inputs: self.projector.out_dim,
         })
     }
 
@@ -236,9 +199,11 @@ impl MethodConfig for CmaeConfig {
             ..InfoNceConfig::default()
         };
         let masker = self.masker().build()?;
+        let plan = views::shifted(image_size.into(), self.shift);
+        let views = self.views.clone().unwrap_or(plan);
         Ok(
             Composite::new("cmae", student, encoder, masker, MaskMode::Drop)
-                .input(image_size, self.norm.clone(), self.plan())
+                .input(image_size, self.norm.clone(), views)
                 .target("pixels", pixels.build()?)
                 .target("features", features)
                 .branch(
@@ -266,36 +231,10 @@ fn weight(field: &'static str, value: f64) -> Result<Schedule> {
     Err(Error::config("cmae", field, value, why, "use 1"))
 }
 
-/// MAE's, but for the affine maps of the heads: uniform within `1 / sqrt(inputs)`, biases too.
-struct CmaeInit {
-    rest: MaeInit,
-    /// Inputs of the projector.
-    projector: usize,
-    /// Inputs of the predictor.
-    predictor: usize,
-}
-
-impl InitScheme for CmaeInit {
-    fn draw(&self, name: &str, shape: &[usize]) -> Draw {
-        let head = name.starts_with("projector.") || name.starts_with("predictor.");
-        let inputs = match (name, shape) {
-            ("projector.fc0.bias", _) => self.projector,
-            ("predictor.fc0.bias", _) => self.predictor,
-            (_, &[_, inputs]) if head => inputs,
-            _ => return self.rest.draw(name, shape),
-        };
-        Draw::Uniform {
-            bound: 1. / (inputs as f32).sqrt(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Tensor};
-    use mim_core::augment::Sample;
-    use mim_core::rng::stream;
-    use mim_core::{Batch, Method, Purpose, StepContext, View};
+    use mim_core::{Batch, Method, StepContext, View};
 
     use super::*;
 
@@ -331,6 +270,8 @@ mod tests {
         for arch in ["vit_tiny", "vit_small", "vit_large"] {
             assert!(CmaeConfig::arch(arch).is_ok());
         }
+        let views = built(&tiny()).unwrap().views(0).views;
+        assert_eq!(views.len(), 2);
     }
 
     #[test]
@@ -343,31 +284,6 @@ mod tests {
         for (seen, wanted) in seen.iter().zip(wanted) {
             assert!((seen - wanted).abs() < 1e-5, "{seen} against {wanted}");
         }
-    }
-
-    #[test]
-    fn both_views_come_from_one_crop_a_few_pixels_apart() {
-        let plan = built(&tiny()).unwrap().views(0);
-        let bytes = (0..64u32 * 64 * 3).map(|v| (v % 251) as u8).collect();
-        let photo = Sample::new(bytes, (64, 64), 3).unwrap();
-        let mut seen = std::collections::BTreeSet::new();
-        for draw in 0..40 {
-            let mut rng = stream(0, Purpose::Augment, [draw, 0]);
-            let views = plan.apply(photo.clone(), &mut rng).unwrap();
-            let [first, second] = &views[..] else {
-                panic!("{} views", views.len())
-            };
-            assert_eq!((first.size(), second.size()), ((32, 32), (32, 32)));
-            let (a, b) = (first.crop(), second.crop());
-            assert_eq!(a.flipped, b.flipped);
-            let down = (b.top - a.top) / a.height * 32.;
-            assert!((down - down.round()).abs() < 1e-3);
-            seen.insert(down.round() as i32);
-        }
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
-        let published = CmaeConfig::default().plan();
-        let text = toml::to_string(&published).unwrap();
-        assert!(text.contains("size = [256, 256]") && text.contains("max_shift = 31"));
     }
 
     #[test]
@@ -402,23 +318,6 @@ mod tests {
         assert_eq!(picture.reconstruction.dims(), [2, 3, 32, 32]);
         let error = method.forward(&batch, &step).unwrap_err().to_string();
         assert!(error.contains("at least 2 views"), "{error}");
-    }
-
-    #[test]
-    fn heads_start_as_the_framework_does() {
-        let init = tiny().init();
-        let bound = |inputs: f32| Draw::Uniform {
-            bound: 1. / inputs.sqrt(),
-        };
-        assert_eq!(init.draw("projector.fc0.weight", &[12, 16]), bound(16.));
-        assert_eq!(init.draw("projector.fc0.bias", &[12]), bound(16.));
-        assert_eq!(init.draw("predictor.fc0.bias", &[6]), bound(8.));
-        assert_eq!(init.draw("predictor.fc1.weight", &[8, 6]), bound(6.));
-        assert_eq!(init.draw("projector.bn0.weight", &[12]), Draw::Const(1.));
-        assert_eq!(
-            init.draw("feature.decoder_embed.weight", &[8, 16]),
-            Draw::xavier(8, 16)
-        );
     }
 
     #[test]
