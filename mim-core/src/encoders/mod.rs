@@ -1,11 +1,13 @@
 //! Encoders.
 
 mod config;
+mod conv_mae;
 mod projected;
 mod swin;
 mod vit;
 
 pub use config::EncoderConfig;
+pub use conv_mae::{ConvMae, ConvMaeConfig};
 pub use projected::{Projected, ProjectorConfig};
 pub use swin::{Swin, SwinConfig};
 pub use vit::{RelPosBiasKind, Vit, VitConfig};

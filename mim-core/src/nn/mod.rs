@@ -3,6 +3,8 @@
 mod attention;
 mod batch_norm;
 mod block;
+mod conv;
+mod conv_block;
 mod cross_attention;
 mod cross_block;
 mod drop_path;
@@ -22,6 +24,8 @@ mod windows;
 pub use attention::{Attention, QkvBias};
 pub use batch_norm::BatchNorm;
 pub use block::{Block, BlockConfig};
+pub use conv::{Conv, DepthwiseConv};
+pub use conv_block::ConvBlock;
 pub use cross_attention::CrossAttention;
 pub use cross_block::{CrossBlock, CrossBlockConfig};
 pub use drop_path::DropPath;

@@ -2,6 +2,7 @@
 
 mod bootmae;
 mod cmae;
+mod convmae;
 mod hf_vit_mae;
 mod mae;
 mod sim;
@@ -30,6 +31,7 @@ const SOURCES: &[Known] = &[
     ("simmim", simmim::rules),
     ("bootmae", bootmae::rules),
     ("cmae", cmae::rules),
+    ("convmae", convmae::rules),
 ];
 
 impl Source {

@@ -1,0 +1,171 @@
+//! Settings of the convolution-transformer encoder.
+
+use serde::{Deserialize, Serialize};
+
+use crate::nn::{BlockConfig, NormKind, QkvBias};
+use crate::{Error, ImageSize, PatchGrid, Result};
+
+/// Settings of [`super::ConvMae`]; `Default` is ConvMAE base.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConvMaeConfig {
+    /// Height and width of the images in pixels; multiples of the whole stride. Default 224.
+    pub image_size: ImageSize,
+    /// Channels of the images. Default 3.
+    pub in_channels: usize,
+    /// Stride of each stage over the one before it. Default 4, 2, 2: a whole stride of 16.
+    pub patch_sizes: [usize; 3],
+    /// Width of each stage; the last one a multiple of `num_heads` and of 4. Default 256, 384, 768.
+    pub embed_dims: [usize; 3],
+    /// Blocks of each stage. Default 2, 2, 11.
+    pub depths: [usize; 3],
+    /// Attention heads of the last stage. Default 12.
+    pub num_heads: usize,
+    /// Hidden width of a block's MLP over the stage's width. Default 4, 4, 4.
+    pub mlp_ratios: [f64; 3],
+    /// Epsilon of the transformer's norms. Default 1e-6.
+    pub norm_eps: f64,
+    /// Epsilon of the norms of convolution blocks and patch embeddings. Default 1e-5.
+    pub conv_norm_eps: f64,
+}
+
+impl Default for ConvMaeConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 224.into(),
+            in_channels: 3,
+            patch_sizes: [4, 2, 2],
+            embed_dims: [256, 384, 768],
+            depths: [2, 2, 11],
+            num_heads: 12,
+            mlp_ratios: [4.; 3],
+            norm_eps: 1e-6,
+            conv_norm_eps: 1e-5,
+        }
+    }
+}
+
+/// Known sizes: (name, widths, depths, heads).
+const ARCHS: &[(&str, [usize; 3], [usize; 3], usize)] = &[
+    ("convmae_tiny", [64, 128, 192], [2, 2, 9], 3),
+    ("convmae_small", [128, 256, 384], [2, 2, 11], 6),
+    ("convmae_base", [256, 384, 768], [2, 2, 11], 12),
+    ("convmae_large", [384, 768, 1024], [2, 2, 23], 16),
+];
+
+impl ConvMaeConfig {
+    /// The size called `arch`: `convmae_tiny`, `convmae_small`, `convmae_base` or `convmae_large`.
+    ///
+    /// Base is ConvMAE's, large DMJD's; tiny and small have the widths of ViTs of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] listing the known sizes.
+    pub fn arch(arch: &str) -> Result<Self> {
+        let found = ARCHS.iter().find(|(name, ..)| *name == arch);
+        let &(_, embed_dims, depths, num_heads) = found.ok_or_else(|| {
+            let known: Vec<_> = ARCHS.iter().map(|(name, ..)| *name).collect();
+            let fix = format!("use one of {}", known.join(", "));
+            Error::config("conv_mae", "arch", arch, "no such size is known", fix)
+        })?;
+        Ok(Self {
+            embed_dims,
+            depths,
+            num_heads,
+            ..Self::default()
+        })
+    }
+
+    /// Pixels of a token's side.
+    pub fn stride(&self) -> usize {
+        self.patch_sizes.iter().product()
+    }
+
+    /// Values of a token's pixels.
+    pub fn patch_values(&self) -> usize {
+        self.stride() * self.stride() * self.in_channels
+    }
+
+    /// Width of the output.
+    pub fn dim(&self) -> usize {
+        self.embed_dims[2]
+    }
+
+    /// The token grid of the output.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the stride.
+    pub fn grid(&self) -> Result<PatchGrid> {
+        PatchGrid::of_image(self.image_size.into(), self.stride())
+    }
+
+    /// Checks ranges and how settings fit each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    pub fn validate(&self) -> Result<()> {
+        self.grid()?;
+        let hidden = |stage: usize| self.mlp_ratios[stage] * self.embed_dims[stage] as f64;
+        let divides = self.num_heads > 0 && self.dim().is_multiple_of(self.num_heads);
+        // (holds, setting, value, why, fix)
+        let rules: [(bool, &'static str, String, &'static str, &'static str); 5] = [
+            (
+                self.in_channels > 0,
+                "in_channels",
+                self.in_channels.to_string(),
+                "images have at least one channel",
+                "use 1 (grey) or 3 (RGB)",
+            ),
+            (
+                self.depths[2] > 0,
+                "depths",
+                format!("{:?}", self.depths),
+                "the last stage has at least one block",
+                "use 2, 2, 11",
+            ),
+            (
+                divides,
+                "num_heads",
+                self.num_heads.to_string(),
+                "the last of embed_dims must be a multiple of it",
+                "change num_heads or embed_dims",
+            ),
+            (
+                self.norm_eps > 0. && self.conv_norm_eps > 0.,
+                "norm_eps, conv_norm_eps",
+                format!("{}, {}", self.norm_eps, self.conv_norm_eps),
+                "both must be positive",
+                "use 1e-6 and 1e-5",
+            ),
+            (
+                (0..3).all(|stage| hidden(stage) >= 1.),
+                "mlp_ratios",
+                format!("{:?}", self.mlp_ratios),
+                "a hidden layer would be empty",
+                "use 4",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, field, value, why, fix)) => {
+                Err(Error::config("conv_mae", field, value, why, fix))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The transformer blocks of the last stage.
+    pub(super) fn block(&self) -> BlockConfig {
+        BlockConfig {
+            dim: self.dim(),
+            num_heads: self.num_heads,
+            mlp_ratio: self.mlp_ratios[2],
+            qkv_bias: QkvBias::Full,
+            norm: NormKind::LayerNorm,
+            norm_eps: self.norm_eps,
+            layer_scale_init: None,
+            drop_path: 0.,
+        }
+    }
+}

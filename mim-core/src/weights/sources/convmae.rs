@@ -1,0 +1,13 @@
+//! Alpha-VL/ConvMAE @ 4c97b4c and mx-mark/DMJD @ 881b21d: 1x1 convolutions where we have matrices, in the first two stages.
+
+use crate::weights::Rule;
+
+pub(super) fn rules() -> Vec<Rule> {
+    let layers = ["conv1", "conv2", "mlp.fc1", "mlp.fc2"];
+    let weights = ["blocks1", "blocks2"]
+        .into_iter()
+        .flat_map(|stage| layers.map(|layer| format!("{stage}.{{i}}.{layer}.weight")));
+    weights
+        .map(|name| Rule::conv1x1(name.clone(), name))
+        .collect()
+}
