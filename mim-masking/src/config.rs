@@ -4,11 +4,12 @@ use mim_core::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockwiseMaskerConfig, CellMaskerConfig, IbotBlockMaskerConfig, Masker, RandomMaskerConfig,
-    RolledBlockMaskerConfig,
+    BlockwiseMaskerConfig, CellMaskerConfig, DisjointMaskerConfig, IbotBlockMaskerConfig, Masker,
+    RandomMaskerConfig, RolledBlockMaskerConfig,
 };
 
-/// A masker by its `type`: `random`, `cell`, `blockwise`, `rolled_block` or `ibot_block`.
+/// A masker by its `type`: `random`, `cell`, `blockwise`, `rolled_block`, `ibot_block` or
+/// `disjoint`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum MaskerConfig {
@@ -22,6 +23,8 @@ pub enum MaskerConfig {
     RolledBlock(RolledBlockMaskerConfig),
     /// [`crate::IbotBlockMasker`].
     IbotBlock(IbotBlockMaskerConfig),
+    /// [`crate::DisjointMasker`].
+    Disjoint(DisjointMaskerConfig),
 }
 
 impl MaskerConfig {
@@ -37,6 +40,7 @@ impl MaskerConfig {
             Self::Blockwise(config) => Box::new(config.build()?),
             Self::RolledBlock(config) => Box::new(config.build()?),
             Self::IbotBlock(config) => Box::new(config.build()?),
+            Self::Disjoint(config) => Box::new(config.build()?),
         })
     }
 }

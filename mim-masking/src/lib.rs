@@ -7,6 +7,7 @@
 //! | [`BlockwiseMasker`] | rectangles up to a count | BEiT, EVA, MaskFeat, data2vec, SIM, CAE |
 //! | [`RolledBlockMasker`] | rectangles and some more patches, rolled order | BootMAE |
 //! | [`IbotBlockMasker`] | rectangles up to a drawn share | iBOT |
+//! | [`DisjointMasker`] | several masks an image that hide nearly all of it | DMJD |
 //! | [`FixedMasker`] | a given mask | parity checks, pictures, tests |
 
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ mod blockwise;
 mod cell;
 mod config;
 mod count;
+mod disjoint;
 mod draws;
 mod fixed;
 #[cfg(test)]
@@ -29,6 +31,7 @@ pub use blockwise::{BlockwiseMasker, BlockwiseMaskerConfig, WhenStuck};
 pub use cell::{CellMasker, CellMaskerConfig, CellRounding};
 pub use config::MaskerConfig;
 pub use count::HiddenCount;
+pub use disjoint::{DisjointDraw, DisjointMasker, DisjointMaskerConfig};
 pub use fixed::FixedMasker;
 pub use ibot_block::{IbotBlockMasker, IbotBlockMaskerConfig, IbotShape, RatioRange};
 pub use masker::{Guide, GuideKind, MaskRequest, Masker};
