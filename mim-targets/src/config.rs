@@ -3,14 +3,16 @@
 use mim_core::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::{PixelTargetConfig, TargetGenerator};
+use crate::{HogTargetConfig, PixelTargetConfig, TargetGenerator};
 
-/// A target generator by its `type`: `pixel`.
+/// A target generator by its `type`: `pixel` or `hog`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum TargetConfig {
     /// [`crate::PixelTarget`].
     Pixel(PixelTargetConfig),
+    /// [`crate::HogTarget`].
+    Hog(HogTargetConfig),
 }
 
 impl TargetConfig {
@@ -22,6 +24,7 @@ impl TargetConfig {
     pub fn build(&self) -> Result<Box<dyn TargetGenerator>> {
         Ok(match self {
             Self::Pixel(config) => Box::new(config.build()?),
+            Self::Hog(config) => Box::new(config.build()?),
         })
     }
 }

@@ -4,17 +4,21 @@
 //! |---|---|---|
 //! | [`PixelTarget`] | pixels of each patch, plain or normalised | MAE, SimMIM, BootMAE, CMAE, ConvMAE, FastMIM, SemMAE, SAIM |
 //! | [`FeatureTarget`] | features of a momentum or frozen teacher | BootMAE, SIM, CMAE |
+//! | [`HogTarget`] | histograms of oriented gradients, in three forms | MaskFeat, FastMIM, DMJD |
+//! | [`FeatureTarget`] | features of a momentum or frozen teacher | BootMAE, SIM |
 
 #![forbid(unsafe_code)]
 
 mod blur;
 mod config;
 mod features;
+mod hog;
 mod pixel;
 mod target_generator;
 
 pub use blur::Blur;
 pub use config::TargetConfig;
 pub use features::{FeatureTarget, FeatureTargetConfig};
+pub use hog::{HogNorm, HogOrder, HogTarget, HogTargetConfig};
 pub use pixel::{PatchNorm, PixelTarget, PixelTargetConfig};
 pub use target_generator::{Needs, TargetGenerator, TargetRequest};

@@ -1,0 +1,311 @@
+//! Histograms of oriented gradients of each patch, in the three forms that papers use.
+
+use candle_core::{DType, Tensor};
+use mim_core::ops::{HogFilter, HogGradient, hog, normalize};
+use mim_core::{Error, Norm, PatchGrid, Result, Target, View};
+use serde::{Deserialize, Serialize};
+
+use crate::{TargetGenerator, TargetRequest};
+
+const NAME: &str = "hog target";
+
+/// What the bins of a cell, for each channel, are normalised by.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum HogNorm {
+    /// Nothing.
+    None,
+    /// Their Euclidean length, at least `eps`: a flat cell gives zeros.
+    L2 {
+        /// Smallest length divided by.
+        eps: f64,
+    },
+    /// Mean and deviation of the bins: DMJD's "instance whitening".
+    LayerNorm {
+        /// Added to the population variance.
+        eps: f64,
+    },
+}
+
+impl Default for HogNorm {
+    fn default() -> Self {
+        Self::L2 { eps: 1e-12 }
+    }
+}
+
+/// The order of the values of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HogOrder {
+    /// (channel, bin, cell row, cell column): MaskFeat, FastMIM.
+    #[default]
+    ChannelsBinsCells,
+    /// (cell row, cell column, bin, channel): DMJD.
+    CellsBinsChannels,
+}
+
+/// Settings of [`HogTarget`]; `Default` is MaskFeat's.
+///
+/// The forms are not interchangeable: they differ in bins, scale and order of the values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HogTargetConfig {
+    /// Which view of the batch. Default 0.
+    pub view: usize,
+    /// Normalisation of the image before its gradient is taken. Default ImageNet's; not used with `bytes`.
+    pub norm: Norm,
+    /// Whether the gradient is taken of the bytes 0 to 255 (DMJD). Default false.
+    pub bytes: bool,
+    /// How the gradient is taken. Default `sobel`.
+    pub gradient: HogGradient,
+    /// Bins of half a turn. Default 9.
+    pub bins: usize,
+    /// Side of a cell in pixels; it divides the patches. Default 8.
+    pub cell: usize,
+    /// Side in pixels of a Gaussian window that weighs the pixels; none for none. Default 16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// Whether a cell's histogram is the mean and not the sum over its pixels. Default false.
+    pub mean: bool,
+    /// Normalisation of the bins of each cell and channel. Default L2.
+    pub cell_norm: HogNorm,
+    /// Order of the values of a token. Default (channel, bin, cell row, cell column).
+    pub order: HogOrder,
+}
+
+impl Default for HogTargetConfig {
+    fn default() -> Self {
+        Self {
+            view: 0,
+            norm: Norm::imagenet(),
+            bytes: false,
+            gradient: HogGradient::Sobel,
+            bins: 9,
+            cell: 8,
+            window: Some(16),
+            mean: false,
+            cell_norm: HogNorm::default(),
+            order: HogOrder::ChannelsBinsCells,
+        }
+    }
+}
+
+impl HogTargetConfig {
+    /// MaskFeat's (Wei et al., CVPR 2022), as mmpretrain @ ee7f2e88 has it.
+    pub fn maskfeat() -> Self {
+        Self::default()
+    }
+
+    /// FastMIM's (Guo et al., arXiv 2212.06593; ggjy/FastMIM.pytorch @ d4eea0d): without a window.
+    pub fn fastmim() -> Self {
+        Self {
+            window: None,
+            ..Self::default()
+        }
+    }
+
+    /// DMJD's (Ma et al., arXiv 2301.00230; mx-mark/DMJD @ 881b21d): central differences of bytes, whitened.
+    pub fn dmjd() -> Self {
+        Self {
+            bytes: true,
+            gradient: HogGradient::Central,
+            window: None,
+            mean: true,
+            cell_norm: HogNorm::LayerNorm { eps: 1e-5 },
+            order: HogOrder::CellsBinsChannels,
+            ..Self::default()
+        }
+    }
+
+    /// Checks the settings and builds the generator.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for a number that has to be positive and is not.
+    pub fn build(&self) -> Result<HogTarget> {
+        let positive = |field: &'static str, holds: bool, value: String| match holds {
+            true => Ok(()),
+            false => Err(Error::config(
+                NAME,
+                field,
+                value,
+                "it must be positive",
+                "leave it out for the paper's value",
+            )),
+        };
+        positive("bins", self.bins > 0, self.bins.to_string())?;
+        positive("cell", self.cell > 0, self.cell.to_string())?;
+        positive("window", self.window != Some(0), "0".to_owned())?;
+        if let HogNorm::L2 { eps } | HogNorm::LayerNorm { eps } = self.cell_norm {
+            positive("cell_norm.eps", eps > 0., eps.to_string())?;
+        }
+        Ok(HogTarget {
+            config: self.clone(),
+        })
+    }
+
+    /// Values of a token of `patch` pixels in an image of `channels` channels.
+    pub fn values(&self, patch: usize, channels: usize) -> usize {
+        (patch / self.cell.max(1)).pow(2) * self.bins * channels
+    }
+}
+
+/// Histograms of oriented gradients `[batch, tokens, cells * bins * channels]` of whole images.
+///
+/// The patch size is the image size over the request's grid.
+#[derive(Debug, Clone)]
+pub struct HogTarget {
+    config: HogTargetConfig,
+}
+
+impl HogTarget {
+    /// The histograms of `images` `[batch, channels, height, width]` (f32: normalised, or bytes as numbers),
+    /// normalised: `[batch, channels, bins, rows, cols]` for cells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the images are no whole number of cells.
+    pub fn histograms(&self, images: &Tensor) -> Result<Tensor> {
+        let HogTargetConfig {
+            gradient,
+            bins,
+            cell,
+            window,
+            ..
+        } = self.config;
+        let filter = HogFilter {
+            gradient,
+            bins,
+            cell,
+            window,
+        };
+        let mut sums = hog(images, filter)?;
+        if self.config.mean {
+            sums = (sums / (cell * cell) as f64)?;
+        }
+        match self.config.cell_norm {
+            HogNorm::None => Ok(sums),
+            HogNorm::L2 { eps } => {
+                let length = sums.sqr()?.sum_keepdim(2)?.sqrt()?;
+                Ok(sums.broadcast_div(&length.maximum(eps)?)?)
+            }
+            HogNorm::LayerNorm { eps } => {
+                let bins_last = sums.permute((0, 1, 3, 4, 2))?.contiguous()?;
+                Ok(normalize(&bins_last, eps)?.permute((0, 1, 4, 2, 3))?)
+            }
+        }
+    }
+
+    /// The target for `images` as [`HogTarget::histograms`] takes them: `[batch, tokens, values]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the cells do not divide the patches of `grid`.
+    pub fn target(&self, images: &Tensor, grid: PatchGrid) -> Result<Tensor> {
+        let histograms = self.histograms(images)?;
+        let (batch, channels, bins, rows, cols) = histograms.dims5()?;
+        let cells = grid.scale_to(PatchGrid::new(rows, cols)).map_err(|_| {
+            Error::shape(
+                "hog target",
+                format!(
+                    "patches of the grid {grid} made of whole {0}x{0} pixel cells",
+                    self.config.cell
+                ),
+                format!("{rows}x{cols} cells"),
+                "choose a cell that divides the patches, or larger patches",
+            )
+        })?;
+        let split = histograms
+            .contiguous()?
+            .reshape(&[batch, channels, bins, grid.rows, cells, grid.cols, cells][..])?;
+        let tokens = match self.config.order {
+            HogOrder::ChannelsBinsCells => split.permute([0, 3, 5, 1, 2, 4, 6])?,
+            HogOrder::CellsBinsChannels => split.permute([0, 3, 5, 4, 6, 2, 1])?,
+        };
+        Ok(tokens.reshape((batch, grid.len(), ()))?)
+    }
+
+    fn images(&self, view: &View) -> Result<Tensor> {
+        if !self.config.bytes {
+            return view.normalized(&self.config.norm);
+        }
+        match view.pixels().dtype() {
+            DType::U8 => Ok(view.pixels().to_dtype(DType::F32)?),
+            _ => Err(Error::unsupported(
+                "a hog target of bytes",
+                "this view holds values that are normalised already",
+                "give the view as u8 pixels",
+            )),
+        }
+    }
+}
+
+impl TargetGenerator for HogTarget {
+    fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
+        let images = self.images(rq.batch.view(self.config.view)?)?;
+        Ok(Target::patches(self.target(&images, rq.grid)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use mim_core::{Batch, StepContext};
+
+    #[test]
+    fn flat_images_give_zeros_and_not_nan() {
+        let images = Tensor::full(7f32, (1, 3, 16, 16), &Device::Cpu).unwrap();
+        for config in [HogTargetConfig::maskfeat(), HogTargetConfig::dmjd()] {
+            let target = config.build().unwrap();
+            let ys = target.target(&images, PatchGrid::new(1, 1)).unwrap();
+            assert_eq!(ys.dims(), [1, 1, config.values(16, 3)]);
+            let ys: Vec<f32> = ys.flatten_all().unwrap().to_vec1().unwrap();
+            assert!(ys.iter().all(|y| *y == 0.));
+        }
+    }
+
+    #[test]
+    fn refuses_patches_smaller_than_a_cell_and_views_without_bytes() {
+        let images = Tensor::zeros((1, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        let target = HogTargetConfig::fastmim().build().unwrap();
+        let error = target.target(&images, PatchGrid::new(4, 4)).unwrap_err();
+        assert!(error.to_string().contains("larger patches"), "{error}");
+        let batch = Batch::single(View::new(images, vec![]).unwrap());
+        let step = StepContext::new(0);
+        let request = TargetRequest {
+            batch: &batch,
+            grid: PatchGrid::new(1, 1),
+            mask: None,
+            student: None,
+            step: &step,
+        };
+        let bytes = HogTargetConfig::dmjd().build().unwrap();
+        assert!(
+            bytes
+                .generate(&request)
+                .unwrap_err()
+                .to_string()
+                .contains("u8")
+        );
+        assert!(target.generate(&request).is_ok());
+    }
+
+    #[test]
+    fn refuses_settings_without_sense() {
+        let refused = |config: HogTargetConfig| config.build().is_err();
+        assert!(refused(HogTargetConfig {
+            bins: 0,
+            ..HogTargetConfig::default()
+        }));
+        assert!(refused(HogTargetConfig {
+            cell: 0,
+            ..HogTargetConfig::default()
+        }));
+        let cell_norm = HogNorm::L2 { eps: 0. };
+        assert!(refused(HogTargetConfig {
+            cell_norm,
+            ..HogTargetConfig::default()
+        }));
+    }
+}
