@@ -1,5 +1,6 @@
 //! Encoders.
 
+mod check;
 mod config;
 mod conv_mae;
 mod projected;

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 pub use config::ConvMaeConfig;
 
+use super::check;
 use crate::nn::{Block, Conv, ConvBlock, LayerNorm, Linear, PosEmbed, PosEmbedKind};
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext, Want, ops};
@@ -119,18 +120,7 @@ impl ConvMae {
     }
 
     fn check(&self, image: &Tensor, masking: Masking<'_>) -> Result<PatchGrid> {
-        let (_, channels, height, width) = image.dims4()?;
-        if channels != self.config.in_channels {
-            return Err(Error::shape(
-                "encoder input",
-                format!(
-                    "{} channels, the encoder's in_channels",
-                    self.config.in_channels
-                ),
-                channels,
-                "convert the images or change in_channels",
-            ));
-        }
+        let size = check::image_size(image, self.config.in_channels)?;
         if matches!(masking, Masking::Replace(_)) {
             return Err(Error::unsupported(
                 "replacing hidden patches in ConvMAE's encoder",
@@ -138,16 +128,9 @@ impl ConvMae {
                 "drop them (MaskMode::Drop)",
             ));
         }
-        let grid = self.grid((height, width))?;
-        match masking.mask() {
-            Some(mask) if mask.grid() != grid => Err(Error::shape(
-                "encoder mask",
-                format!("the grid {grid} of these images"),
-                format!("{}", mask.grid()),
-                "sample the mask on the encoder's grid",
-            )),
-            _ => Ok(grid),
-        }
+        let grid = self.grid(size)?;
+        check::mask_on(grid, masking.mask())?;
+        Ok(grid)
     }
 
     /// The first two stages: the map before the third one, and the windows of both for fusion.

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 pub use config::SwinConfig;
 
 use self::merging::PatchMerging;
+use super::check;
 use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias, Windows};
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
@@ -146,18 +147,7 @@ impl Swin {
     }
 
     fn check(&self, image: &Tensor, masking: Masking<'_>, want: &Want) -> Result<PatchGrid> {
-        let (_, channels, height, width) = image.dims4()?;
-        if channels != self.config.in_channels {
-            return Err(Error::shape(
-                "encoder input",
-                format!(
-                    "{} channels, the encoder's in_channels",
-                    self.config.in_channels
-                ),
-                channels,
-                "convert the images or change in_channels",
-            ));
-        }
+        let size = check::image_size(image, self.config.in_channels)?;
         if matches!(masking, Masking::Drop(_)) {
             return Err(Error::unsupported(
                 "dropping hidden patches in Swin",
@@ -180,7 +170,7 @@ impl Swin {
                 "ask for a block that is there",
             ));
         }
-        self.grid((height, width))
+        self.grid(size)
     }
 }
 

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 pub use config::{RelPosBiasKind, VitConfig};
 
+use super::check;
 use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, PosEmbed, RelPosBias};
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
@@ -128,29 +129,9 @@ impl Vit {
     }
 
     fn check(&self, image: &Tensor, masking: Masking<'_>) -> Result<PatchGrid> {
-        let (_, channels, height, width) = image.dims4()?;
-        if channels != self.config.in_channels {
-            return Err(Error::shape(
-                "encoder input",
-                format!(
-                    "{} channels, the encoder's in_channels",
-                    self.config.in_channels
-                ),
-                channels,
-                "convert the images or change in_channels",
-            ));
-        }
-        let grid = self.grid((height, width))?;
-        if let Some(mask) = masking.mask()
-            && mask.grid() != grid
-        {
-            return Err(Error::shape(
-                "encoder mask",
-                format!("the grid {grid} of these images"),
-                format!("{}", mask.grid()),
-                "sample the mask on the encoder's grid",
-            ));
-        }
+        let size = check::image_size(image, self.config.in_channels)?;
+        let grid = self.grid(size)?;
+        check::mask_on(grid, masking.mask())?;
         if self.config.rel_pos_bias != RelPosBiasKind::None {
             if matches!(masking, Masking::Drop(_)) {
                 return Err(Error::unsupported(
