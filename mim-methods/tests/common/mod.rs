@@ -40,6 +40,13 @@ pub(crate) struct Zero {
     pub(crate) part: Part,
     /// For the reader.
     pub(crate) reason: String,
+    /// Largest magnitude that still is rounding.
+    #[serde(default = "rounding")]
+    pub(crate) rounding: f32,
+}
+
+fn rounding() -> f32 {
+    1e-6
 }
 
 #[derive(Deserialize, Clone, Copy)]
