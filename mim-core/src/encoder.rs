@@ -32,7 +32,7 @@ pub struct Want {
     pub layers: Vec<usize>,
     /// Whether the class token's attention in the last block is wanted.
     pub cls_attention: bool,
-    /// Whether to leave out the final norm.
+    /// Whether to leave out the final norm, and the projection that follows it.
     pub skip_norm: bool,
 }
 

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockwiseMaskerConfig, CellMaskerConfig, DisjointMaskerConfig, IbotBlockMaskerConfig, Masker,
-    RandomMaskerConfig, RolledBlockMaskerConfig,
+    RandomMaskerConfig, RolledBlockMaskerConfig, WeightedMaskerConfig,
 };
 
-/// A masker by its `type`: `random`, `cell`, `blockwise`, `rolled_block`, `ibot_block` or
-/// `disjoint`.
+/// A masker by its `type`: `random`, `cell`, `blockwise`, `rolled_block`, `ibot_block`,
+/// `disjoint` or `weighted`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum MaskerConfig {
@@ -25,6 +25,8 @@ pub enum MaskerConfig {
     IbotBlock(IbotBlockMaskerConfig),
     /// [`crate::DisjointMasker`].
     Disjoint(DisjointMaskerConfig),
+    /// [`crate::WeightedMasker`].
+    Weighted(WeightedMaskerConfig),
 }
 
 impl MaskerConfig {
@@ -41,6 +43,7 @@ impl MaskerConfig {
             Self::RolledBlock(config) => Box::new(config.build()?),
             Self::IbotBlock(config) => Box::new(config.build()?),
             Self::Disjoint(config) => Box::new(config.build()?),
+            Self::Weighted(config) => Box::new(config.build()?),
         })
     }
 }

@@ -8,6 +8,7 @@
 //! | [`RolledBlockMasker`] | rectangles and some more patches, rolled order | BootMAE |
 //! | [`IbotBlockMasker`] | rectangles up to a drawn share | iBOT |
 //! | [`DisjointMasker`] | several masks an image that hide nearly all of it | DMJD |
+//! | [`WeightedMasker`] | draws by a teacher's attention, the first stay | MILAN |
 //! | [`FixedMasker`] | a given mask | parity checks, pictures, tests |
 
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ mod ibot_block;
 mod masker;
 mod random;
 mod rolled;
+mod weighted;
 
 pub use blockwise::{BlockwiseMasker, BlockwiseMaskerConfig, WhenStuck};
 pub use cell::{CellMasker, CellMaskerConfig, CellRounding};
@@ -37,3 +39,4 @@ pub use ibot_block::{IbotBlockMasker, IbotBlockMaskerConfig, IbotShape, RatioRan
 pub use masker::{Guide, GuideKind, MaskRequest, Masker};
 pub use random::{RandomMasker, RandomMaskerConfig};
 pub use rolled::{RolledBlockMasker, RolledBlockMaskerConfig};
+pub use weighted::{WeightedMasker, WeightedMaskerConfig};

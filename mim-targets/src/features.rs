@@ -1,7 +1,8 @@
 //! Features of a teacher as targets.
 
+use candle_core::Tensor;
 use mim_core::nn::ProjectionHead;
-use mim_core::{Encoder, Error, Masking, Norm, Result, Target, Want, ops};
+use mim_core::{Encoder, Error, Masking, Norm, Result, StepContext, Target, Want, ops};
 use serde::{Deserialize, Serialize};
 
 use crate::{TargetGenerator, TargetRequest};
@@ -19,6 +20,11 @@ pub struct FeatureTargetConfig {
     /// Epsilon of a layer norm without weights on each token; none (the default) for no such norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_norm_eps: Option<f64>,
+    /// Whether the teacher's class token is a target too, beside the patches (MILAN). Default false.
+    pub class_token: bool,
+    /// Whether the attention of the teacher's class token in its last block, averaged over the
+    /// heads, is kept to guide a masker (MILAN). Default false.
+    pub attention: bool,
     /// Whether the target is one row an image, the mean over all patch tokens (CMAE). Default false.
     pub pool: bool,
 }
@@ -30,6 +36,8 @@ impl Default for FeatureTargetConfig {
             norm: Norm::imagenet(),
             final_norm: true,
             layer_norm_eps: None,
+            class_token: false,
+            attention: false,
             pool: false,
         }
     }
@@ -38,7 +46,7 @@ impl Default for FeatureTargetConfig {
 /// Features of a teacher on whole images: a momentum teacher (BootMAE, SIM, CMAE) or a frozen network.
 ///
 /// The teacher is any [`Encoder`]; built on [`mim_core::params::ParamStore::teacher`] it follows its
-/// student. Its class token is left out. The teacher's own intermediates are traced as `teacher.*`.
+/// student. The teacher's own intermediates are traced as `teacher.*`.
 pub struct FeatureTarget {
     teacher: Box<dyn Encoder>,
     head: Option<ProjectionHead>,
@@ -84,26 +92,51 @@ impl TargetGenerator for FeatureTarget {
             .normalized(&self.config.norm)?;
         let want = Want {
             skip_norm: !self.config.final_norm,
+            cls_attention: self.config.attention,
             ..Want::default()
         };
         let step = rq.step.scoped("teacher");
         let encoded = self.teacher.encode(&image, Masking::None, &want, &step)?;
         let mut rows = encoded.patches()?.detach();
         step.trace("patches", || Ok(rows.clone()))?;
-        if let Some(eps) = self.config.layer_norm_eps {
-            rows = ops::normalize(&rows, eps)?;
-        }
         if self.config.pool {
-            rows = rows.mean(1)?;
+            rows = self.finish(self.norm(&rows)?.mean(1)?, &step)?;
+            return Ok(Target::image(rows));
         }
-        if let Some(head) = &self.head {
-            rows = head.forward(&rows, &step)?.detach();
+        let mut target = Target::patches(self.finish(self.norm(&rows)?, &step)?);
+        if self.config.class_token {
+            let class = encoded.cls()?.ok_or_else(no_class_token)?.detach();
+            target.image = Some(self.finish(self.norm(&class)?, &step)?);
         }
-        Ok(match self.config.pool {
-            true => Target::image(rows),
-            false => Target::patches(rows),
-        })
+        if let Some(attention) = encoded.cls_attention {
+            target.attention = Some(attention.detach().mean(1)?);
+        }
+        Ok(target)
     }
+}
+
+impl FeatureTarget {
+    fn norm(&self, rows: &Tensor) -> Result<Tensor> {
+        match self.config.layer_norm_eps {
+            Some(eps) => ops::normalize(rows, eps),
+            None => Ok(rows.clone()),
+        }
+    }
+
+    fn finish(&self, rows: Tensor, step: &StepContext) -> Result<Tensor> {
+        match &self.head {
+            Some(head) => Ok(head.forward(&rows, step)?.detach()),
+            None => Ok(rows),
+        }
+    }
+}
+
+fn no_class_token() -> Error {
+    Error::unsupported(
+        "a class token as target",
+        "the teacher has none",
+        "use class_token = false, or a teacher with a class token",
+    )
 }
 
 impl std::fmt::Debug for FeatureTarget {
@@ -117,7 +150,7 @@ impl std::fmt::Debug for FeatureTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{DType, Device};
     use mim_core::encoders::{Vit, VitConfig};
     use mim_core::nn::ProjectionHeadConfig;
     use mim_core::params::{Ema, ParamStore, Start, When};

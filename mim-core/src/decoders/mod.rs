@@ -5,10 +5,12 @@ mod inject;
 mod linear;
 mod mae;
 mod pooled;
+mod prompt;
 mod relative;
 
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use linear::LinearDecoder;
 pub use mae::{MaeDecoder, MaeDecoderConfig};
 pub use pooled::PooledDecoder;
+pub use prompt::{PromptDecoder, PromptOutput};
 pub use relative::{RelativePredictor, RelativePredictorConfig};

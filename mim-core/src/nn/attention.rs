@@ -76,23 +76,22 @@ impl Attention {
             .forward(&ops::attention(&qkv, self.heads, bias, self.scale()?)?)
     }
 
-    /// Attention of token 0 over all tokens, `[rows, heads, tokens]`, for the same input as [`Attention::forward`].
+    /// Attention of the first `queries` tokens over all tokens, `[rows, heads, queries, tokens]`, for
+    /// the same input as [`Attention::forward`].
     ///
     /// # Errors
     ///
     /// If a shape does not fit.
-    pub fn first_token_attention(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let (rows, tokens, dim) = xs.dims3()?;
-        let qkv = self
-            .qkv(xs)?
-            .reshape((rows, tokens, 3, self.heads, dim / self.heads))?;
+    pub fn weights(&self, xs: &Tensor, bias: Option<&Tensor>, queries: usize) -> Result<Tensor> {
+        let (rows, tokens, _) = xs.dims3()?;
+        let qkv = self.qkv(xs)?.reshape((rows, tokens, 3, self.heads, ()))?;
         let part = |which: usize| qkv.narrow(2, which, 1)?.squeeze(2)?.transpose(1, 2);
-        let query = (part(0)?.narrow(2, 0, 1)? * self.scale()?)?;
+        let query = (part(0)?.narrow(2, 0, queries)?.contiguous()? * self.scale()?)?;
         let mut logits = query.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)?;
         if let Some(bias) = bias {
-            logits = logits.broadcast_add(&bias.narrow(2, 0, 1)?)?;
+            logits = logits.broadcast_add(&bias.narrow(2, 0, queries)?)?;
         }
-        ops::softmax(&logits.squeeze(2)?)
+        ops::softmax(&logits)
     }
 
     fn scale(&self) -> Result<f64> {

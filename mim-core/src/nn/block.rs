@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{Attention, DropPath, Mlp, NormKind, QkvBias, TokenNorm};
+use super::{Activation, Attention, DropPath, Mlp, NormKind, QkvBias, TokenNorm};
 use crate::params::Params;
 use crate::{Error, Result, StepContext};
 
@@ -103,6 +103,13 @@ impl Block {
         })
     }
 
+    /// The same with another activation in its MLP.
+    #[must_use]
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.mlp = self.mlp.activation(activation);
+        self
+    }
+
     /// Maps `[rows, tokens, dim]` to the same shape; `bias` is added to the attention logits.
     ///
     /// # Errors
@@ -142,19 +149,21 @@ impl Block {
         Ok((&xs + mlp_path.forward(branch, step)?)?)
     }
 
-    /// Attention of token 0 in this block, `[rows, heads, tokens]`, for the block's input.
+    /// Attention of the first `queries` tokens in this block, `[rows, heads, queries, tokens]`, for
+    /// the block's input.
     ///
     /// # Errors
     ///
     /// If a shape does not fit.
-    pub fn first_token_attention(
+    pub fn attention_weights(
         &self,
         xs: &Tensor,
         bias: Option<&Tensor>,
+        queries: usize,
         step: &StepContext,
     ) -> Result<Tensor> {
         self.attn
-            .first_token_attention(&self.norm1.forward(xs, step)?, bias)
+            .weights(&self.norm1.forward(xs, step)?, bias, queries)
     }
 
     fn scaled(

@@ -60,7 +60,12 @@ impl CrossBlock {
                 norm("norm4", context_dim)?,
             ],
             attn: Attention::new(&params.pp("attn"), dim, num_heads, QkvBias::QV)?,
-            c_attn: CrossAttention::new(&params.pp("c_attn"), (dim, context_dim), num_heads)?,
+            c_attn: CrossAttention::new(
+                &params.pp("c_attn"),
+                (dim, context_dim),
+                num_heads,
+                QkvBias::QV,
+            )?,
             mlp: Mlp::new(&params.pp("mlp"), dim, hidden)?,
         })
     }

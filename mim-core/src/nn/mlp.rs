@@ -2,15 +2,16 @@
 
 use candle_core::Tensor;
 
-use super::Linear;
+use super::{Activation, Linear};
+use crate::Result;
 use crate::params::Params;
-use crate::{Result, ops};
 
-/// `fc2(gelu(fc1(x)))`, exact GELU.
+/// `fc2(gelu(fc1(x)))`, exact GELU unless asked for another one.
 #[derive(Debug, Clone)]
 pub struct Mlp {
     fc1: Linear,
     fc2: Linear,
+    activation: Activation,
 }
 
 impl Mlp {
@@ -24,7 +25,14 @@ impl Mlp {
         Ok(Self {
             fc1,
             fc2: Linear::new(&params.pp("fc2"), hidden, dim)?,
+            activation: Activation::Gelu,
         })
+    }
+
+    /// The same with another activation.
+    #[must_use]
+    pub fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
     }
 
     /// Maps `[..., dim]` to `[..., dim]`.
@@ -33,6 +41,7 @@ impl Mlp {
     ///
     /// If the last axis is not `dim` wide.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&ops::gelu(&self.fc1.forward(xs)?)?)
+        self.fc2
+            .forward(&self.activation.forward(&self.fc1.forward(xs)?)?)
     }
 }

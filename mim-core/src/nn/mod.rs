@@ -1,5 +1,6 @@
 //! Layers that train: each exists once and is shared by all encoders and decoders.
 
+mod activation;
 mod attention;
 mod batch_norm;
 mod block;
@@ -21,6 +22,7 @@ mod relative_grid;
 mod token_norm;
 mod windows;
 
+pub use activation::Activation;
 pub use attention::{Attention, QkvBias};
 pub use batch_norm::BatchNorm;
 pub use block::{Block, BlockConfig};

@@ -12,7 +12,7 @@ use crate::{Mask, PatchGrid, Result};
 #[derive(Debug, Clone)]
 pub struct PatchEmbed {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
     patch_size: usize,
 }
 
@@ -27,7 +27,26 @@ impl PatchEmbed {
         let weight = proj.weight(&[dim, in_channels, patch_size, patch_size], "weight")?;
         Ok(Self {
             weight,
-            bias: proj.weight(&[dim], "bias")?,
+            bias: Some(proj.weight(&[dim], "bias")?),
+            patch_size,
+        })
+    }
+
+    /// The same without `proj.bias` (CLIP).
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn no_bias(
+        params: &Params,
+        patch_size: usize,
+        in_channels: usize,
+        dim: usize,
+    ) -> Result<Self> {
+        let shape = [dim, in_channels, patch_size, patch_size];
+        Ok(Self {
+            weight: params.pp("proj").weight(&shape, "weight")?,
+            bias: None,
             patch_size,
         })
     }
@@ -68,6 +87,6 @@ impl PatchEmbed {
     }
 
     fn embed(&self, patches: &Tensor) -> Result<Tensor> {
-        ops::linear(patches, &self.weight.flatten_from(1)?, Some(&self.bias))
+        ops::linear(patches, &self.weight.flatten_from(1)?, self.bias.as_ref())
     }
 }

@@ -32,7 +32,24 @@ pub enum Rule {
         /// Our name.
         ours: String,
     },
-    /// A tensor we make ourselves (index buffers); the pattern may start with `*.`.
+    /// Their matrix `[in, out]` is ours `[out, in]`.
+    Transpose {
+        /// Their name.
+        theirs: String,
+        /// Our name.
+        ours: String,
+    },
+    /// Ours has more leading axes of length one.
+    Unsqueeze {
+        /// Their name.
+        theirs: String,
+        /// Our name.
+        ours: String,
+        /// How many more.
+        axes: usize,
+    },
+    /// A tensor we make ourselves (index buffers) or leave out; the pattern may start with `*.` or
+    /// end with `.*`.
     Ignore {
         /// Their name.
         theirs: String,
@@ -64,6 +81,23 @@ impl Rule {
         }
     }
 
+    /// A [`Rule::Transpose`].
+    pub fn transpose(theirs: impl Into<String>, ours: impl Into<String>) -> Self {
+        Self::Transpose {
+            theirs: theirs.into(),
+            ours: ours.into(),
+        }
+    }
+
+    /// A [`Rule::Unsqueeze`].
+    pub fn unsqueeze(theirs: impl Into<String>, ours: impl Into<String>, axes: usize) -> Self {
+        Self::Unsqueeze {
+            theirs: theirs.into(),
+            ours: ours.into(),
+            axes,
+        }
+    }
+
     /// A [`Rule::Ignore`].
     pub fn ignore(theirs: impl Into<String>) -> Self {
         Self::Ignore {
@@ -83,6 +117,9 @@ fn is_hole(segment: &str) -> bool {
 fn matches<'a>(pattern: &'a str, name: &'a str) -> Option<Holes<'a>> {
     if let Some(suffix) = pattern.strip_prefix("*.") {
         return (name == suffix || name.ends_with(&format!(".{suffix}"))).then(Vec::new);
+    }
+    if let Some(prefix) = pattern.strip_suffix('*') {
+        return name.starts_with(prefix).then(Vec::new);
     }
     let mut holes = Vec::new();
     let mut segments = name.split('.');
@@ -150,6 +187,12 @@ fn import_one(
                 ));
             }
             Ok(Some((fill(ours, &holes), tensor.reshape((out, inputs))?)))
+        }),
+        Rule::Transpose { theirs, ours } => matches(theirs, name)
+            .map(|holes| Ok(Some((fill(ours, &holes), tensor.t()?.contiguous()?)))),
+        Rule::Unsqueeze { theirs, ours, axes } => matches(theirs, name).map(|holes| {
+            let shape = [&vec![1; *axes], tensor.dims()].concat();
+            Ok(Some((fill(ours, &holes), tensor.reshape(shape)?)))
         }),
         Rule::Stack { theirs, ours } => {
             let (place, holes) = theirs
@@ -223,6 +266,12 @@ fn export_one(rule: &Rule, name: &str, tensor: &Tensor) -> Option<Result<Vec<(St
                 tensor.reshape((out, inputs, 1, 1))?,
             )])
         }),
+        Rule::Transpose { theirs, ours } => matches(ours, name)
+            .map(|holes| Ok(vec![(fill(theirs, &holes), tensor.t()?.contiguous()?)])),
+        Rule::Unsqueeze { theirs, ours, axes } => matches(ours, name).map(|holes| {
+            let shape = tensor.dims().get(*axes..).unwrap_or_default();
+            Ok(vec![(fill(theirs, &holes), tensor.reshape(shape)?)])
+        }),
         Rule::Stack { theirs, ours } => matches(ours, name).map(|holes| {
             let parts = tensor.chunk(theirs.len(), 0)?;
             if parts.len() != theirs.len()
@@ -259,6 +308,9 @@ mod tests {
                 "blocks.{i}.qk.{p}",
             ),
             Rule::conv1x1("head.0.weight", "pred.weight"),
+            Rule::transpose("proj", "proj.weight"),
+            Rule::unsqueeze("cls", "cls_token", 2),
+            Rule::ignore("text.*"),
             Rule::rename("layer.{i}.norm.{p}", "blocks.{i}.norm1.{p}"),
         ]
     }
@@ -279,6 +331,8 @@ mod tests {
             ("layer.7.k.weight", &[2, 3]),
             ("layer.7.norm.bias", &[2]),
             ("head.0.weight", &[4, 2, 1, 1]),
+            ("proj", &[3, 5]),
+            ("cls", &[6]),
         ]);
         let ours = import(&rules(), &theirs).unwrap();
         let shapes: Vec<_> = ours
@@ -290,19 +344,27 @@ mod tests {
             [
                 ("blocks.7.norm1.bias", &[2][..]),
                 ("blocks.7.qk.weight", &[4, 3][..]),
-                ("pred.weight", &[4, 2][..])
+                ("cls_token", &[1, 1, 6][..]),
+                ("pred.weight", &[4, 2][..]),
+                ("proj.weight", &[5, 3][..])
             ]
         );
         let back = export(&rules(), &ours).unwrap();
-        assert_eq!(
-            back.names().collect::<Vec<_>>(),
-            theirs.names().collect::<Vec<_>>()
-        );
+        let all = |map: &WeightMap| -> Vec<(String, Vec<usize>)> {
+            map.iter()
+                .map(|(name, tensor)| (name.to_owned(), tensor.dims().to_vec()))
+                .collect()
+        };
+        assert_eq!(all(&back), all(&theirs));
     }
 
     #[test]
     fn buffers_are_ignored_and_unknown_names_kept() {
-        let ours = import(&rules(), &map(&[("a.b.index", &[1]), ("other", &[1])])).unwrap();
+        let ours = import(
+            &rules(),
+            &map(&[("a.b.index", &[1]), ("text.a.b", &[1]), ("other", &[1])]),
+        )
+        .unwrap();
         assert_eq!(ours.names().collect::<Vec<_>>(), ["other"]);
     }
 

@@ -9,7 +9,7 @@ use mim_core::weights::WeightMap;
 use serde::Deserialize;
 
 use super::compare::{Rule, Worst};
-use super::run::{Run, not_built};
+use super::run::{Run, not_built, rule};
 
 /// `config.optimizer` of a case.
 #[derive(Deserialize)]
@@ -125,7 +125,7 @@ impl Run<'_> {
             let skip = |index| small(index) || ignored.iter().any(|range| range.contains(&index));
             // Statistics are outputs of the forward pass.
             let rule = match buffers.iter().any(|buffer| buffer == name) {
-                true => self.rule((self.tolerance.rtol, self.tolerance.atol), &skip),
+                true => rule((self.tolerance.rtol, self.tolerance.atol), &skip),
                 false => Rule {
                     rtol: 0.,
                     atol: self.tolerance.step_atol,

@@ -13,7 +13,7 @@ use super::compare::{Rule, Worst};
 use super::optimizer::Optimizer;
 use super::report::{Report, Verdict};
 use super::rounding;
-use super::{Case, Tolerance};
+use super::{Case, Tolerance, components};
 use crate::registry;
 
 /// How a recorded output is found among ours.
@@ -83,17 +83,6 @@ impl TraceSink for Recorded {
 
 /// Runs a case of the registry; errors become failures with their reason.
 pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
-    let entry = match (case.kind(), registry::method(case.method())) {
-        ("method", Ok(entry)) => entry,
-        ("method", Err(_)) => {
-            let reason = format!("the method {} is not built yet", case.method());
-            return Report::without_numbers(case.name(), Verdict::Unsupported, reason);
-        }
-        (kind, _) => {
-            let reason = format!("cases of kind `{kind}` are checked by the tests");
-            return Report::without_numbers(case.name(), Verdict::Unsupported, reason);
-        }
-    };
     let mut tolerance = case.tolerance().clone();
     if let Some(rtol) = overrides.rtol {
         (tolerance.rtol, tolerance.grad_rtol) = (rtol, rtol);
@@ -101,21 +90,41 @@ pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     if let Some(atol) = overrides.atol {
         (tolerance.atol, tolerance.grad_atol) = (atol, atol);
     }
-    let compared = entry.parity(case, device).and_then(|setup| {
-        Run {
-            case,
-            setup,
-            tolerance,
-            device,
-        }
-        .all()
-    });
-    match compared {
+    match compared(case, device, tolerance) {
         Ok(report) => report,
         Err(error @ Error::Unsupported { .. }) => {
             Report::without_numbers(case.name(), Verdict::Unsupported, error.to_string())
         }
         Err(error) => Report::without_numbers(case.name(), Verdict::Fail, error.to_string()),
+    }
+}
+
+fn compared(case: &Case, device: &Device, tolerance: Tolerance) -> Result<Report> {
+    match (case.kind(), components::find(case.method())) {
+        ("method", _) => {
+            let entry = registry::method(case.method())
+                .map_err(|_| not_built(format!("the method {}", case.method())))?;
+            let setup = entry.parity(case, device)?;
+            Run {
+                case,
+                setup,
+                tolerance,
+                device,
+            }
+            .all()
+        }
+        ("component", Some(outputs)) => components::run(case, outputs, &tolerance, device),
+        (kind, _) => Err(not_built(format!("a {kind} case of {}", case.method()))),
+    }
+}
+
+/// How recorded values are compared: relative and absolute tolerance, and what is passed over.
+pub(super) fn rule((rtol, atol): (f64, f64), skip: &dyn Fn(usize) -> bool) -> Rule<'_> {
+    Rule {
+        rtol,
+        atol,
+        floor: 1e-6,
+        skip,
     }
 }
 
@@ -167,19 +176,6 @@ impl Run<'_> {
         found.ok_or_else(|| not_built("a method without student".to_owned()))
     }
 
-    pub(super) fn rule<'a>(
-        &self,
-        (rtol, atol): (f64, f64),
-        skip: &'a dyn Fn(usize) -> bool,
-    ) -> Rule<'a> {
-        Rule {
-            rtol,
-            atol,
-            floor: 1e-6,
-            skip,
-        }
-    }
-
     fn forward(&self, recorded: &Recorded, gradients: &Gradients) -> Result<Worst> {
         let mut worst = Worst::default();
         for (name, theirs) in self.case.group("expect.").iter() {
@@ -202,7 +198,7 @@ impl Run<'_> {
             let full = format!("expect.{name}");
             let ignored = self.tolerance.ignored(&full, theirs.elem_count());
             let skip = |index| ignored.iter().any(|range| range.contains(&index));
-            let rule = self.rule((self.tolerance.rtol, self.tolerance.atol), &skip);
+            let rule = rule((self.tolerance.rtol, self.tolerance.atol), &skip);
             worst.tensor(&full, &ours, theirs, &rule)?;
         }
         Ok(worst)
@@ -239,7 +235,7 @@ impl Run<'_> {
             }
             let ignored = self.tolerance.ignored(&full, theirs.elem_count());
             let skip = |index| ignored.iter().any(|range| range.contains(&index));
-            let mut rule = self.rule((self.tolerance.grad_rtol, self.tolerance.grad_atol), &skip);
+            let mut rule = rule((self.tolerance.grad_rtol, self.tolerance.grad_atol), &skip);
             if let Some(floor) = rounding::floor(self.case.method(), name) {
                 rule.floor = floor;
             }

@@ -31,18 +31,17 @@ impl Run<'_> {
     /// Sets the recorded parameters.
     ///
     /// Teachers take from the student what the case keeps only once (a position table), and do
-    /// without parts of theirs that we do not have (a decoder nobody runs).
+    /// without parts of theirs that we do not have (a decoder nobody runs). A frozen network is no
+    /// store of the method: the case's adapter has loaded it.
     pub(super) fn load(&self) -> Result<()> {
         let mut all = self.setup.source.import(&self.case.group("param."))?;
-        for (name, tensor) in self
-            .setup
-            .source
-            .import(&self.case.group("teacher."))?
-            .iter()
-        {
-            all.insert(format!("teacher.{name}"), tensor.clone());
-        }
         let stores = self.stores();
+        if stores.len() > 1 {
+            let teacher = self.setup.source.import(&self.case.group("teacher."))?;
+            for (name, tensor) in teacher.iter() {
+                all.insert(format!("teacher.{name}"), tensor.clone());
+            }
+        }
         let of_teacher = |name: &str| {
             stores
                 .iter()

@@ -2,7 +2,7 @@
 
 use super::{Entry, build, resolve};
 use crate::parity;
-use crate::{BootMaeConfig, CmaeConfig, MaeConfig, SimConfig, SimMimConfig};
+use crate::{BootMaeConfig, CmaeConfig, MaeConfig, MilanConfig, SimConfig, SimMimConfig};
 
 const VITS: &[&str] = &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"];
 
@@ -87,5 +87,17 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<CmaeConfig>,
         build: build::<CmaeConfig>,
         parity: parity::cmae::setup,
+    },
+    Entry {
+        name: "milan",
+        title: "MILAN: Masked Image Pretraining on Language Assisted Representation",
+        paper: "Hou et al., 2022, arXiv 2208.06049",
+        reference: "zejiangh/MILAN @ 7dcfe0f",
+        archs: VITS,
+        status: "exact: forward, losses, gradients, step, CLIP's features and attention",
+        recipes: recipes!("milan_32px", "milan_base"),
+        resolve: resolve::<MilanConfig>,
+        build: build::<MilanConfig>,
+        parity: parity::milan::setup,
     },
 ];

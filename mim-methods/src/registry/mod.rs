@@ -3,7 +3,7 @@
 mod methods;
 
 use candle_core::Device;
-use mim_core::{Error, Method, Result, settings};
+use mim_core::{Error, Method, ParamStore, Result, settings};
 use toml::Table;
 
 pub use methods::METHODS;
@@ -29,7 +29,7 @@ pub struct Entry {
     /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
     pub recipes: &'static [(&'static str, &'static str)],
     resolve: fn(Table) -> Result<Table>,
-    build: fn(Table, &Device, u64) -> Result<Box<dyn Method>>,
+    build: fn(Table, &Device, Option<u64>) -> Result<Box<dyn Method>>,
     parity: fn(&Case, &Device) -> Result<Setup>,
 }
 
@@ -110,7 +110,16 @@ impl Entry {
     ///
     /// If a setting does not hold.
     pub fn build(&self, settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
-        (self.build)(settings, device, seed)
+        (self.build)(settings, device, Some(seed))
+    }
+
+    /// Builds the method from resolved settings, its weights zero and never trained: to be loaded.
+    ///
+    /// # Errors
+    ///
+    /// If a setting does not hold.
+    pub fn build_frozen(&self, settings: Table, device: &Device) -> Result<Box<dyn Method>> {
+        (self.build)(settings, device, None)
     }
 
     /// Prepares a golden case of this method.
@@ -145,9 +154,18 @@ fn to_table<C: MethodConfig>(config: &C) -> Result<Table> {
     })
 }
 
-fn build<C: MethodConfig>(settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
+/// Without a seed the weights are never trained.
+fn build<C: MethodConfig>(
+    settings: Table,
+    device: &Device,
+    seed: Option<u64>,
+) -> Result<Box<dyn Method>> {
     let config: C = settings::read("method", settings)?;
-    Ok(Box::new(config.build(&config.store(device, seed))?))
+    let store = match seed {
+        Some(seed) => config.store(device, seed),
+        None => ParamStore::teacher(device),
+    };
+    Ok(Box::new(config.build(&store)?))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{BlockConfig, NormKind, PosEmbedKind, QkvBias};
+use crate::nn::{Activation, BlockConfig, NormKind, PosEmbedKind, QkvBias};
 use crate::{Error, ImageSize, PatchGrid, Result};
 
 /// Which blocks add a relative position bias to their attention.
@@ -55,6 +55,16 @@ pub struct VitConfig {
     pub final_norm: bool,
     /// Whether hidden patches can be replaced by a trained token. Default false.
     pub mask_token: bool,
+    /// What stands between the maps of a block's MLP. Default `gelu`.
+    pub activation: Activation,
+    /// Whether the patch embedding has a bias. Default true; CLIP's has none.
+    pub patch_bias: bool,
+    /// Whether a norm stands before the first block (CLIP). Default false.
+    pub norm_pre: bool,
+    /// Width to which all tokens are mapped after the final norm, without bias (CLIP); none (the
+    /// default) for no such map.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_dim: Option<usize>,
 }
 
 impl Default for VitConfig {
@@ -76,6 +86,10 @@ impl Default for VitConfig {
             class_token: true,
             final_norm: true,
             mask_token: false,
+            activation: Activation::Gelu,
+            patch_bias: true,
+            norm_pre: false,
+            projection_dim: None,
         }
     }
 }
@@ -87,6 +101,16 @@ const ARCHS: &[(&str, usize, usize, usize, usize)] = &[
     ("vit_base", 16, 768, 12, 12),
     ("vit_large", 16, 1024, 24, 16),
     ("vit_huge", 14, 1280, 32, 16),
+];
+
+/// A size of CLIP: (name, image, patch, dim, depth, projection); heads are 64 wide.
+type ClipArch = (&'static str, usize, usize, usize, usize, usize);
+
+const CLIP_ARCHS: [ClipArch; 4] = [
+    ("clip_vit_base_patch16", 224, 16, 768, 12, 512),
+    ("clip_vit_base_patch32", 224, 32, 768, 12, 512),
+    ("clip_vit_large_patch14", 224, 14, 1024, 24, 768),
+    ("clip_vit_large_patch14_336", 336, 14, 1024, 24, 768),
 ];
 
 impl VitConfig {
@@ -118,6 +142,51 @@ impl VitConfig {
         })
     }
 
+    /// The visual tower of CLIP called `arch`: `clip_vit_base_patch16`, `clip_vit_base_patch32`,
+    /// `clip_vit_large_patch14` or `clip_vit_large_patch14_336` (Radford et al., ICML 2021).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] listing the known sizes.
+    pub fn clip(arch: &str) -> Result<Self> {
+        let found = CLIP_ARCHS.iter().find(|(name, ..)| *name == arch);
+        let size = found.ok_or_else(|| {
+            let known: Vec<_> = CLIP_ARCHS.iter().map(|(name, ..)| *name).collect();
+            let fix = format!("use one of {}", known.join(", "));
+            Error::config("clip", "arch", arch, "no such size is known", fix)
+        })?;
+        Ok(Self::clip_size(size))
+    }
+
+    /// The visual tower of CLIP's ViT-B/16.
+    pub fn clip_base() -> Self {
+        Self::clip_size(&CLIP_ARCHS[0])
+    }
+
+    fn clip_size(
+        &(_, image_size, patch_size, embed_dim, depth, projection_dim): &ClipArch,
+    ) -> Self {
+        Self {
+            image_size: image_size.into(),
+            patch_size,
+            embed_dim,
+            depth,
+            num_heads: embed_dim / 64,
+            norm_eps: 1e-5,
+            pos_embed: PosEmbedKind::Learned,
+            activation: Activation::QuickGelu,
+            patch_bias: false,
+            norm_pre: true,
+            projection_dim: Some(projection_dim),
+            ..Self::default()
+        }
+    }
+
+    /// Width of the tokens that come out.
+    pub fn output_dim(&self) -> usize {
+        self.projection_dim.unwrap_or(self.embed_dim)
+    }
+
     /// The names [`VitConfig::arch`] knows.
     pub fn archs() -> impl Iterator<Item = &'static str> {
         ARCHS.iter().map(|(name, ..)| *name)
@@ -147,7 +216,7 @@ impl VitConfig {
         let hidden = self.mlp_ratio * (self.embed_dim as f64);
         let divides = self.num_heads > 0 && self.embed_dim.is_multiple_of(self.num_heads);
         // (holds, setting, value, why, fix)
-        let rules: [(bool, &'static str, String, &'static str, &'static str); 7] = [
+        let rules: [(bool, &'static str, String, &'static str, &'static str); 8] = [
             (
                 self.in_channels > 0,
                 "in_channels",
@@ -196,6 +265,13 @@ impl VitConfig {
                 self.class_token.to_string(),
                 "the relative position bias has rows for it",
                 "use rel_pos_bias = \"none\"",
+            ),
+            (
+                self.projection_dim.is_none() || self.final_norm,
+                "projection_dim",
+                format!("{:?}", self.projection_dim),
+                "the projection follows the final norm",
+                "set final_norm = true",
             ),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {

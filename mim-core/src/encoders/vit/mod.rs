@@ -7,7 +7,7 @@ use candle_core::Tensor;
 pub use config::{RelPosBiasKind, VitConfig};
 
 use super::check;
-use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, PosEmbed, RelPosBias};
+use crate::nn::{Block, LayerNorm, Linear, MaskToken, PatchEmbed, PosEmbed, RelPosBias};
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
 
@@ -21,11 +21,14 @@ pub struct Vit {
     pos_embed: Option<PosEmbed>,
     shared_bias: Option<RelPosBias>,
     blocks: Vec<(Block, Option<RelPosBias>)>,
+    norm_pre: Option<LayerNorm>,
     norm: Option<LayerNorm>,
+    proj: Option<Linear>,
 }
 
 impl Vit {
-    /// Builds the network under `params`: `cls_token`, `pos_embed`, `patch_embed`, `blocks.N`, `norm`.
+    /// Builds the network under `params`: `cls_token`, `pos_embed`, `patch_embed`, `blocks.N`, `norm`
+    /// and, where the settings ask for them, `mask_token`, `norm_pre`, `proj`.
     ///
     /// # Errors
     ///
@@ -46,10 +49,16 @@ impl Vit {
             let params = params.pp("blocks").pp(index);
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             Ok((
-                Block::new(&params, &config.block(index), number)?,
+                Block::new(&params, &config.block(index), number)?.activation(config.activation),
                 bias(params.pp("attn"), RelPosBiasKind::PerBlock)?,
             ))
         };
+        let norm = |wanted: bool, name: &str| {
+            wanted
+                .then(|| LayerNorm::new(&params.pp(name), dim, config.norm_eps))
+                .transpose()
+        };
+        let patches = (config.patch_size, config.in_channels);
         Ok(Self {
             cls_token: params.weight(&[1, 1, dim], "cls_token")?,
             mask_token: config
@@ -57,17 +66,17 @@ impl Vit {
                 .then(|| MaskToken::new(params, dim))
                 .transpose()?,
             pos_embed: PosEmbed::new(params, "pos_embed", config.pos_embed, dim, (grid, 1))?,
-            patch_embed: PatchEmbed::new(
-                &params.pp("patch_embed"),
-                config.patch_size,
-                config.in_channels,
-                dim,
-            )?,
+            patch_embed: match config.patch_bias {
+                true => PatchEmbed::new(&params.pp("patch_embed"), patches.0, patches.1, dim)?,
+                false => PatchEmbed::no_bias(&params.pp("patch_embed"), patches.0, patches.1, dim)?,
+            },
             shared_bias: bias(params.pp("rel_pos_bias"), RelPosBiasKind::Shared)?,
             blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
-            norm: config
-                .final_norm
-                .then(|| LayerNorm::new(&params.pp("norm"), dim, config.norm_eps))
+            norm_pre: norm(config.norm_pre, "norm_pre")?,
+            norm: norm(config.final_norm, "norm")?,
+            proj: config
+                .projection_dim
+                .map(|outputs| Linear::no_bias(&params.pp("proj"), dim, outputs))
                 .transpose()?,
             config: config.clone(),
         })
@@ -113,7 +122,7 @@ impl Vit {
             Some(table) => (&self.cls_token + table.prefix()?)?,
             None => self.cls_token.clone(),
         };
-        let cls = cls.broadcast_as((patches.dim(0)?, 1, self.dim()))?;
+        let cls = cls.broadcast_as((patches.dim(0)?, 1, self.config.embed_dim))?;
         Ok(Tensor::cat(&[&cls, &patches], 1)?)
     }
 
@@ -159,7 +168,7 @@ impl Vit {
 
 impl Encoder for Vit {
     fn dim(&self) -> usize {
-        self.config.embed_dim
+        self.config.output_dim()
     }
 
     fn trunk(&self) -> &dyn Encoder {
@@ -180,6 +189,10 @@ impl Encoder for Vit {
         let grid = self.check(image, masking)?;
         step.trace("patch_embed", || self.patch_embed.forward(image))?;
         let mut xs = self.with_class_token(self.embed(image, masking, grid)?)?;
+        if let Some(norm) = &self.norm_pre {
+            xs = norm.forward(&xs)?;
+            step.trace("norm_pre", || Ok(xs.clone()))?;
+        }
         let shared = self
             .shared_bias
             .as_ref()
@@ -193,9 +206,15 @@ impl Encoder for Vit {
                 .map(|bias| bias.forward(xs.device()))
                 .transpose()?;
             let bias = own.as_ref().or(shared.as_ref());
-            if want.cls_attention && index + 1 == self.blocks.len() {
+            let last = index + 1 == self.blocks.len();
+            if last {
+                step.trace("attention", || {
+                    block.attention_weights(&xs, bias, xs.dim(1)?, step)
+                })?;
+            }
+            if last && want.cls_attention {
                 self.check_class_token()?;
-                let attention = block.first_token_attention(&xs, bias, step)?;
+                let attention = block.attention_weights(&xs, bias, 1, step)?.squeeze(2)?;
                 cls_attention = Some(attention.narrow(2, 1, attention.dim(2)? - 1)?);
             }
             xs = block.forward(&xs, bias, step)?;
@@ -203,8 +222,9 @@ impl Encoder for Vit {
                 layers.push((index, xs.clone()));
             }
         }
-        let tokens = match &self.norm {
-            Some(norm) if !want.skip_norm => norm.forward(&xs)?,
+        let tokens = match (&self.norm, &self.proj) {
+            (Some(norm), Some(proj)) if !want.skip_norm => proj.forward(&norm.forward(&xs)?)?,
+            (Some(norm), None) if !want.skip_norm => norm.forward(&xs)?,
             _ => xs,
         };
         step.trace("latent", || Ok(tokens.clone()))?;

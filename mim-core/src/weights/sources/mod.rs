@@ -1,8 +1,10 @@
 //! Where weights come from: one list of rules for each project's names.
 
 mod bootmae;
+mod clip;
 mod cmae;
 mod convmae;
+mod dvae;
 mod hf_vit_mae;
 mod mae;
 mod sim;
@@ -32,6 +34,10 @@ const SOURCES: &[Known] = &[
     ("bootmae", bootmae::rules),
     ("cmae", cmae::rules),
     ("convmae", convmae::rules),
+    ("openai_clip", clip::openai),
+    ("hf_clip", clip::transformers),
+    ("dvae", dvae::openai),
+    ("flava_codebook", dvae::flava),
 ];
 
 impl Source {

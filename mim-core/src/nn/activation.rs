@@ -1,0 +1,31 @@
+//! Non-linearities of feed-forward layers.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::{Result, ops};
+
+/// What stands between the two maps of an [`super::Mlp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x Φ(x)`, exact.
+    #[default]
+    Gelu,
+    /// `x σ(1.702 x)`, as OpenAI's CLIP.
+    QuickGelu,
+}
+
+impl Activation {
+    /// Applies it to each value.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn forward(self, xs: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Gelu => ops::gelu(xs),
+            Self::QuickGelu => ops::quick_gelu(xs),
+        }
+    }
+}

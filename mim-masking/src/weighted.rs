@@ -1,0 +1,225 @@
+//! Patches kept with a probability that follows a score.
+
+use mim_core::{Error, Mask, PatchGrid, Result};
+use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
+
+use crate::count::{check_ratio, share};
+use crate::{Guide, GuideKind, MaskRequest, Masker};
+
+const NAME: &str = "weighted masker";
+
+/// Settings of [`WeightedMasker`]; `Default` is MILAN's pre-training recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WeightedMaskerConfig {
+    /// Share of hidden patches, in `[0, 1)`. Default 0.75.
+    pub mask_ratio: f64,
+}
+
+impl Default for WeightedMaskerConfig {
+    fn default() -> Self {
+        Self { mask_ratio: 0.75 }
+    }
+}
+
+impl WeightedMaskerConfig {
+    /// Checks the settings and builds the masker.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if `mask_ratio` is outside `[0, 1)`.
+    pub fn build(&self) -> Result<WeightedMasker> {
+        check_ratio(NAME, "mask_ratio", self.mask_ratio)?;
+        Ok(WeightedMasker {
+            mask_ratio: self.mask_ratio,
+        })
+    }
+}
+
+/// Keeps `floor(tokens * (1 - mask_ratio))` patches of an image, drawn one after the other without
+/// replacement, each with a probability proportional to its score: what a teacher attends to tends
+/// to stay visible. Visible ids stand in the order of the draws.
+///
+/// Semantic-aware sampling of MILAN (Hou et al., arXiv 2208.06049, section 3.3).
+#[derive(Debug, Clone)]
+pub struct WeightedMasker {
+    mask_ratio: f64,
+}
+
+impl WeightedMasker {
+    /// The mask for `scores` `[images * tokens]` and recorded draws of the unit exponential
+    /// distribution, as many: descending order of score over draw.
+    ///
+    /// That is the order of successive draws without replacement (Efraimidis and Spirakis, 2006).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the numbers do not fit the grid or each other, [`Error::Unsupported`] for a
+    /// score that is negative or no number, [`Error::InvalidConfig`] if no patch would stay visible.
+    pub fn from_draws(&self, grid: PatchGrid, scores: &[f32], draws: &[f32]) -> Result<Mask> {
+        let keep = share(grid.len(), 1. - self.mask_ratio);
+        if keep == 0 {
+            return Err(Error::config(
+                NAME,
+                "mask_ratio",
+                self.mask_ratio,
+                format!("it leaves none of the {} patches visible", grid.len()),
+                "lower mask_ratio, or use larger images or smaller patches",
+            ));
+        }
+        if scores.len() != draws.len() || !scores.len().is_multiple_of(grid.len()) {
+            return Err(Error::shape(
+                "scores of patches",
+                format!("{} numbers, whole images of {grid}", draws.len()),
+                scores.len(),
+                "guide the masker by a teacher of the same patch grid",
+            ));
+        }
+        if let Some(bad) = scores.iter().find(|score| !(**score >= 0.)) {
+            return Err(Error::unsupported(
+                format!("drawing patches by a score of {bad}"),
+                "scores are weights, such as an attention after its softmax",
+                "check the weights of the teacher that guides the masker",
+            ));
+        }
+        let ranks = |(scores, draws): (&[f32], &[f32])| -> Vec<u32> {
+            let mut keyed: Vec<(f32, u32)> = scores
+                .iter()
+                .zip(draws)
+                .map(|(score, draw)| score / draw)
+                .zip(0u32..)
+                .collect();
+            keyed.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            keyed.into_iter().map(|(_, id)| id).collect()
+        };
+        let order: Vec<u32> = scores
+            .chunks(grid.len())
+            .zip(draws.chunks(grid.len()))
+            .flat_map(ranks)
+            .collect();
+        Mask::new(grid, order, vec![keep; scores.len() / grid.len()])
+    }
+}
+
+impl Masker for WeightedMasker {
+    fn guide(&self) -> GuideKind {
+        GuideKind::Scores
+    }
+
+    fn sample(&self, rq: &MaskRequest<'_>, rng: &mut dyn Rng) -> Result<Mask> {
+        let Guide::Scores(scores) = rq.guide else {
+            return Err(Error::unsupported(
+                "drawing patches by their scores",
+                "there are no scores",
+                "add a target with attention, such as features of CLIP",
+            ));
+        };
+        let mut draw = || {
+            // Never 0, so that no score is divided by it.
+            let uniform: f32 = rng.random();
+            -(1. - uniform).max(f32::MIN_POSITIVE).ln()
+        };
+        let draws: Vec<f32> = (0..rq.images * rq.grid.len())
+            .map(|_| draw().max(f32::MIN_POSITIVE))
+            .collect();
+        self.from_draws(rq.grid, scores, &draws)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::{Case, request};
+    use mim_core::StepContext;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    fn masker(mask_ratio: f64) -> WeightedMasker {
+        WeightedMaskerConfig { mask_ratio }.build().unwrap()
+    }
+
+    #[test]
+    fn high_scores_over_small_draws_come_first() {
+        let (scores, draws) = ([0.1, 0.4, 0.3, 0.2], [1., 2., 0.5, 0.1]);
+        let mask = masker(0.5)
+            .from_draws(PatchGrid::new(2, 2), &scores, &draws)
+            .unwrap();
+        assert_eq!(
+            (mask.visible(0), mask.hidden(0)),
+            (&[3, 2][..], &[1, 0][..])
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_weight_and_grids_of_another_size() {
+        let grid = PatchGrid::new(1, 2);
+        for bad in [f32::NAN, -0.1] {
+            let error = masker(0.5)
+                .from_draws(grid, &[0.5, bad], &[1., 1.])
+                .unwrap_err();
+            assert!(error.to_string().contains("weights"), "{error}");
+        }
+        assert!(masker(0.5).from_draws(grid, &[0.5], &[1.]).is_err());
+        assert!(masker(0.9).from_draws(grid, &[0.5; 2], &[1.; 2]).is_err());
+        assert!(
+            WeightedMaskerConfig { mask_ratio: 1. }.build().is_err(),
+            "all hidden"
+        );
+        let step = StepContext::new(0);
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        assert!(
+            masker(0.5)
+                .sample(&request(&step, 1, grid), &mut rng)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn recorded_draws_give_the_recorded_order_and_frequencies() {
+        let Some(case) = Case::load("components", "milan_semantic_sampler") else {
+            return;
+        };
+        let ratio = case.json["config"]["mask_ratio"].as_f64().unwrap();
+        let importance = case.floats("input.importance");
+        let (tokens, draws) = (importance.len(), case.floats("input.exp_noise"));
+        let grid = PatchGrid::new(1, tokens);
+        let rows = draws.len() / tokens;
+        let mask = masker(ratio)
+            .from_draws(grid, &importance.repeat(rows), &draws)
+            .unwrap();
+        let order: Vec<u32> = (0..rows)
+            .flat_map(|row| [mask.visible(row), mask.hidden(row)].concat())
+            .collect();
+        assert_eq!(order, case.ids("expect.ids_shuffle_given_noise"));
+
+        // Twice three standard errors: both sides are samples.
+        let images = 20_000;
+        let step = StepContext::new(0);
+        let scores = importance.repeat(images);
+        let rq = MaskRequest {
+            guide: Guide::Scores(&scores),
+            ..request(&step, images, grid)
+        };
+        let mask = masker(ratio)
+            .sample(&rq, &mut ChaCha8Rng::seed_from_u64(1))
+            .unwrap();
+        let (mut kept, mut first) = (vec![0f64; tokens], vec![0f64; tokens]);
+        for row in 0..images {
+            first[mask.visible(row)[0] as usize] += 1.;
+            for &id in mask.visible(row) {
+                kept[id as usize] += 1.;
+            }
+        }
+        for (name, counts) in [("keep_freq", kept), ("first_freq", first)] {
+            for (count, want) in counts.iter().zip(case.values(&format!("expect.{name}"))) {
+                let error = 6. * (want * (1. - want) / images as f64).sqrt();
+                let share = count / images as f64;
+                assert!(
+                    (share - want).abs() <= error + 1e-9,
+                    "{share} against {want}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Frozen networks as teachers: outside weights, a finished run, or random numbers by name.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use mim_core::encoders::{EncoderConfig, VitConfig};
+use mim_core::params::{Init, ParamStore};
+use mim_core::train::Checkpoint;
+use mim_core::weights::{Source, WeightMap};
+use mim_core::{Encoded, Encoder, Error, Masking, Method, PatchGrid, Result, StepContext, Want};
+use serde::{Deserialize, Serialize};
+
+use crate::registry;
+
+const NAME: &str = "target";
+/// The checkpoint that stands for no checkpoint.
+const RANDOM: &str = "random";
+
+/// A frozen network; `Default` is CLIP's ViT-B/16, whose weights must be given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FrozenConfig {
+    /// A weights file, a run folder of `mim pretrain`, or `random`. There is no default.
+    pub checkpoint: String,
+    /// Whose names the weights file has. Default `hf_clip`.
+    pub source: String,
+    /// The network of the weights file; a run folder says it itself. Default CLIP's ViT-B/16.
+    pub encoder: EncoderConfig,
+}
+
+impl Default for FrozenConfig {
+    fn default() -> Self {
+        Self {
+            checkpoint: String::new(),
+            source: "hf_clip".to_owned(),
+            encoder: EncoderConfig::Vit(VitConfig::clip_base()),
+        }
+    }
+}
+
+impl FrozenConfig {
+    /// The network with its weights, none of them trained.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] saying where weights are found if none are named; else if they cannot
+    /// be read or do not fit.
+    pub fn open(&self, device: &Device) -> Result<Box<dyn Encoder>> {
+        let path = Path::new(&self.checkpoint);
+        match self.checkpoint.as_str() {
+            "" => Err(missing()),
+            name if name.starts_with("hf:") => Err(Error::unsupported(
+                format!("target.checkpoint = \"{name}\""),
+                "this build cannot download",
+                "download the file and give its path",
+            )),
+            RANDOM => self.encoder.build(&self.store(device).root()),
+            _ if path.is_dir() => Ok(Box::new(RunEncoder::open(path, device)?)),
+            _ => {
+                let store = self.store(device);
+                let encoder = self.encoder.build(&store.root())?;
+                let weights = Source::named(&self.source)?.import(&WeightMap::read(path)?)?;
+                // What else a file holds (decoders, heads) is of no use to a teacher.
+                let wanted = |name: &str| store.var(name).is_some();
+                let weights: WeightMap = weights
+                    .iter()
+                    .filter(|(name, _)| wanted(name))
+                    .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+                    .collect();
+                store.load(&weights)?;
+                Ok(encoder)
+            }
+        }
+    }
+
+    /// What the teacher is, for logs and tables.
+    pub fn label(&self) -> String {
+        match self.checkpoint.as_str() {
+            RANDOM => "a random encoder".to_owned(),
+            path if Path::new(path).is_dir() => format!("the encoder of the run {path}"),
+            path => path.to_owned(),
+        }
+    }
+
+    fn store(&self, device: &Device) -> ParamStore {
+        let init = Init::Mae.build(self.encoder.patch_values());
+        ParamStore::with_frozen(device, 0, init, |_| true)
+    }
+}
+
+fn missing() -> Error {
+    Error::config(
+        NAME,
+        "checkpoint",
+        "not set",
+        "this target is what a frozen network sees, and its weights come from outside: the paper's are \
+         CLIP ViT-B/16, model.safetensors of openai/clip-vit-base-patch16 on the Hugging Face Hub \
+         (MIT licence)",
+        "set target.checkpoint to that file, to the folder of a finished run whose encoder shall teach, \
+         or to \"random\" for a teacher that knows nothing",
+    )
+}
+
+/// The encoder of a finished run.
+struct RunEncoder(Box<dyn Method>);
+
+impl RunEncoder {
+    fn open(path: &Path, device: &Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let state = checkpoint.state();
+        let mut settings = toml::Table::try_from(&state.config).map_err(|error| {
+            Error::format(
+                path,
+                error.to_string(),
+                "use the version of mim that wrote it",
+            )
+        })?;
+        for own in ["data", "train", "eval"] {
+            settings.remove(own);
+        }
+        let entry = registry::method(&state.method)?;
+        let method = entry.build_frozen(entry.resolve(settings)?, device)?;
+        checkpoint.load_method(method.as_ref())?;
+        if method.encoder().is_none() {
+            return Err(Error::unsupported(
+                format!("a teacher from a run of {}", state.method),
+                "it trains no encoder",
+                "use a run of another method",
+            ));
+        }
+        Ok(Self(method))
+    }
+
+    fn inner(&self) -> Result<&dyn Encoder> {
+        let encoder = self.0.encoder().map(Encoder::trunk);
+        encoder.ok_or_else(|| {
+            Error::unsupported(
+                "a teacher without encoder",
+                "its run trains none",
+                "use another run",
+            )
+        })
+    }
+}
+
+impl Encoder for RunEncoder {
+    fn dim(&self) -> usize {
+        self.inner().map_or(0, |encoder| encoder.dim())
+    }
+
+    fn trunk(&self) -> &dyn Encoder {
+        self
+    }
+
+    fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
+        self.inner()?.grid(image)
+    }
+
+    fn encode(
+        &self,
+        image: &Tensor,
+        masking: Masking<'_>,
+        want: &Want,
+        step: &StepContext,
+    ) -> Result<Encoded> {
+        self.inner()?.encode(image, masking, want, step)
+    }
+}

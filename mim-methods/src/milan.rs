@@ -1,0 +1,183 @@
+//! MILAN: Masked Image Pretraining on Language Assisted Representation (Hou et al., 2022, arXiv 2208.06049).
+//!
+//! As MAE, but the decoder predicts CLIP's features of all tokens, moves mask tokens only, and the
+//! patches that CLIP attends to tend to stay visible. Reference: zejiangh/MILAN @ 7dcfe0f.
+
+use mim_core::augment::ViewPlan;
+use mim_core::decoders::{MaeDecoderConfig, PromptDecoder, PromptOutput};
+use mim_core::encoders::{Vit, VitConfig};
+use mim_core::objectives::{CosineConfig, RegressionConfig};
+use mim_core::params::{Init, InitScheme, ParamStore};
+use mim_core::schedule::Schedule;
+use mim_core::{Encoder, Error, Norm, Result};
+use mim_masking::{Masker, RandomMaskerConfig, WeightedMaskerConfig};
+use mim_targets::{FeatureTarget, FeatureTargetConfig, PatchNorm, PixelTargetConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
+
+/// Settings of MILAN; `Default` is ViT-B/16 as released.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MilanConfig {
+    /// Fraction of patches dropped, in `[0, 1)`. Default 0.75.
+    pub mask_ratio: f64,
+    /// Whether patches are kept by the teacher's attention to them; uniformly if not. Default true.
+    pub semantic: bool,
+    /// How the weights start. Default `mae`.
+    pub init: Init,
+    /// Normalisation of the images. Default ImageNet's.
+    pub norm: Norm,
+    /// Normalisation of the teacher's images; that of the student if not set, as released.
+    // Parity: CLIP was trained with means and deviations of its own; the release does not use them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_norm: Option<Norm>,
+    /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<ViewPlan>,
+    /// The encoder.
+    pub encoder: VitConfig,
+    /// The decoder.
+    pub decoder: MaeDecoderConfig,
+    /// What is predicted. Default features of CLIP.
+    pub target: MilanTarget,
+}
+
+/// What MILAN predicts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum MilanTarget {
+    /// The features of a frozen network, by their angle.
+    Features(FrozenConfig),
+    /// The pixels of hidden patches (an ablation of the paper).
+    Pixels {
+        /// Whether each patch is normalised by its own mean and deviation.
+        norm_pix_loss: bool,
+    },
+}
+
+impl Default for MilanTarget {
+    fn default() -> Self {
+        Self::Features(FrozenConfig::default())
+    }
+}
+
+impl Default for MilanConfig {
+    fn default() -> Self {
+        Self {
+            mask_ratio: 0.75,
+            semantic: true,
+            init: Init::Mae,
+            norm: Norm::imagenet(),
+            target_norm: None,
+            views: None,
+            encoder: VitConfig::default(),
+            decoder: MaeDecoderConfig::default(),
+            target: MilanTarget::default(),
+        }
+    }
+}
+
+impl MilanConfig {
+    fn masker(&self) -> Result<Box<dyn Masker>> {
+        let Self { mask_ratio, .. } = *self;
+        Ok(match (self.semantic, &self.target) {
+            (true, MilanTarget::Features(_)) => {
+                Box::new(WeightedMaskerConfig { mask_ratio }.build()?)
+            }
+            (true, MilanTarget::Pixels { .. }) => {
+                return Err(Error::config(
+                    "milan",
+                    "semantic",
+                    true,
+                    "pixels have no attention to draw patches by",
+                    "set semantic = false, or target.type = \"features\"",
+                ));
+            }
+            (false, _) => Box::new(RandomMaskerConfig { mask_ratio }.build()?),
+        })
+    }
+
+    /// The method with this teacher in place of the one that the settings name.
+    pub(crate) fn compose(
+        &self,
+        student: &ParamStore,
+        teacher: Option<Box<dyn Encoder>>,
+    ) -> Result<Composite> {
+        self.norm.check(self.encoder.in_channels)?;
+        let (params, size) = (student.root(), self.encoder.image_size);
+        let encoder = Vit::new(&params, &self.encoder)?;
+        let views = self
+            .views
+            .clone()
+            .unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
+        let composite = Composite::new("milan", student, encoder, self.masker()?, MaskMode::Drop)
+            .input(size, self.norm.clone(), views);
+        let decoder = |outputs: usize, output| {
+            let widths = (self.encoder.embed_dim, outputs);
+            PromptDecoder::new(&params, &self.decoder, self.encoder.grid()?, widths, output)
+        };
+        let weight = Schedule::constant(1.);
+        Ok(match (&self.target, teacher) {
+            (MilanTarget::Features(_), Some(teacher)) => {
+                let features = FeatureTargetConfig {
+                    norm: self.target_norm.clone().unwrap_or(self.norm.clone()),
+                    class_token: self.encoder.class_token,
+                    attention: self.semantic,
+                    ..FeatureTargetConfig::default()
+                };
+                let decoder = decoder(teacher.dim(), PromptOutput::All)?;
+                let objective = CosineConfig::milan().build()?;
+                composite
+                    .target("features", FeatureTarget::new(teacher, features)?)
+                    .branch(("feature", "features"), decoder, objective, weight)
+            }
+            (MilanTarget::Features(_), None) => {
+                return Err(Error::unsupported(
+                    "features without a network",
+                    "nobody teaches",
+                    "build from the settings",
+                ));
+            }
+            (MilanTarget::Pixels { norm_pix_loss }, _) => {
+                let target = PixelTargetConfig {
+                    norm: self.norm.clone(),
+                    patch_norm: match norm_pix_loss {
+                        true => PatchNorm::default(),
+                        false => PatchNorm::None,
+                    },
+                    ..PixelTargetConfig::default()
+                };
+                let decoder = decoder(self.encoder.patch_values(), PromptOutput::Hidden)?;
+                let objective = RegressionConfig::default().build()?;
+                composite.target("pixels", target.build()?).branch(
+                    ("pixel", "pixels"),
+                    decoder,
+                    objective,
+                    weight,
+                )
+            }
+        })
+    }
+}
+
+impl MethodConfig for MilanConfig {
+    fn arch(arch: &str) -> Result<Self> {
+        Ok(Self {
+            encoder: VitConfig::arch(arch)?,
+            ..Self::default()
+        })
+    }
+
+    fn init(&self) -> Box<dyn InitScheme> {
+        self.init.build(self.encoder.patch_values())
+    }
+
+    fn build(&self, student: &ParamStore) -> Result<Composite> {
+        let teacher = match &self.target {
+            MilanTarget::Features(frozen) => Some(frozen.open(student.device())?),
+            MilanTarget::Pixels { .. } => None,
+        };
+        self.compose(student, teacher)
+    }
+}

@@ -1,0 +1,88 @@
+//! Golden cases of DALL-E's discrete VAE.
+
+use std::sync::Arc;
+
+use candle_core::{D, Device, Tensor};
+use mim_core::params::ParamStore;
+use mim_core::weights::Source;
+use mim_core::{Result, StepContext, ops};
+use mim_targets::dvae::{DvaeConfig, DvaeDecoder, DvaeEncoder};
+use serde::Deserialize;
+
+use super::run::not_built;
+use super::{Case, Recorded};
+
+#[derive(Deserialize)]
+struct Decoder {
+    n_init: usize,
+    n_hid: usize,
+}
+
+fn config(case: &Case) -> Result<DvaeConfig> {
+    let defaults = DvaeConfig::default();
+    let eps: f64 = case.setting_or("logit_laplace_eps", 0.1)?;
+    let groups: usize = case.setting_or("group_count", 4)?;
+    if (eps, groups) != (0.1, 4) {
+        return Err(not_built(format!("a dVAE of {groups} groups, eps {eps}")));
+    }
+    let decoder = case.setting::<Decoder>("decoder")?.unwrap_or(Decoder {
+        n_init: defaults.decoder_n_init,
+        n_hid: defaults.decoder_n_hid,
+    });
+    Ok(DvaeConfig {
+        n_hid: case.setting_or("n_hid", defaults.n_hid)?,
+        n_blk_per_group: case.setting_or("n_blk_per_group", defaults.n_blk_per_group)?,
+        vocab_size: case.setting_or("vocab_size", defaults.vocab_size)?,
+        in_channels: case.setting_or("in_channels", defaults.in_channels)?,
+        decoder_n_hid: decoder.n_hid,
+        decoder_n_init: decoder.n_init,
+    })
+}
+
+/// Channels first, as recorded.
+fn channels_first(xs: &Tensor) -> Result<Tensor> {
+    Ok(xs.permute((0, 3, 1, 2))?.contiguous()?)
+}
+
+pub(super) fn outputs(case: &Case, device: &Device) -> Result<Vec<(String, Tensor)>> {
+    let config = config(case)?;
+    let store = ParamStore::teacher(device);
+    let encoder = DvaeEncoder::new(&store.root().pp("encoder"), &config)?;
+    let decoder = DvaeDecoder::new(&store.root().pp("decoder"), &config)?;
+    store.load(&Source::named("dvae")?.import(&case.group("param."))?)?;
+    let recorded = Arc::new(Recorded::default());
+    let step = StepContext {
+        trace: Some(recorded.clone()),
+        ..StepContext::inference()
+    };
+    let images = case.required("input.image01")?.to_device(device)?;
+    let logits = encoder.logits(&images, &step)?;
+    let tokens = logits.argmax(D::Minus1)?;
+    let probabilities = ops::softmax(&logits)?;
+    let mut outputs = vec![
+        ("mapped", recorded.get("mapped")?),
+        ("logits", channels_first(&logits)?),
+        ("probs", channels_first(&probabilities)?),
+        (
+            "decoder_out",
+            channels_first(&decoder.statistics(&tokens)?)?,
+        ),
+        ("reconstruction01", decoder.images(&tokens)?),
+        ("tokens", tokens),
+    ];
+    let stages = [
+        "stem",
+        "group1_block1",
+        "group1",
+        "group2",
+        "group3",
+        "group4",
+    ];
+    for name in stages {
+        outputs.push((name, channels_first(&recorded.get(name)?)?));
+    }
+    Ok(outputs
+        .into_iter()
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .collect())
+}

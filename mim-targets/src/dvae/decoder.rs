@@ -1,0 +1,147 @@
+//! Tokens to images.
+
+use candle_core::{D, Tensor};
+use mim_core::nn::Conv;
+use mim_core::params::Params;
+use mim_core::{Error, Result};
+
+use super::block::{ResBlock, group, same};
+use super::{DvaeConfig, GROUPS, unmap_pixels};
+
+/// Kernels of a block.
+const SIDES: [usize; 4] = [1, 3, 3, 3];
+
+/// The decoder, for pictures of tokens.
+#[derive(Debug, Clone)]
+pub struct DvaeDecoder {
+    input: Conv,
+    groups: Vec<Vec<ResBlock>>,
+    output: Conv,
+    config: DvaeConfig,
+}
+
+impl DvaeDecoder {
+    /// Parameters `blocks.input`, `blocks.group_G.block_B`, `blocks.output.conv`, counted from 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the settings do not hold.
+    pub fn new(params: &Params, config: &DvaeConfig) -> Result<Self> {
+        config.validate()?;
+        let blocks = params.pp("blocks");
+        let width = |index: usize| config.decoder_n_hid << (GROUPS - 1 - index);
+        let groups = (0..GROUPS).map(|index| {
+            let inputs = match index {
+                0 => config.decoder_n_init,
+                _ => width(index - 1),
+            };
+            let params = blocks.pp(format!("group_{}", index + 1));
+            let (count, gain) = (config.n_blk_per_group, config.post_gain());
+            group(&params, (inputs, width(index)), count, SIDES, gain)
+        });
+        let output = blocks.pp("output").pp("conv");
+        let (vocabulary, init) = (config.vocab_size, config.decoder_n_init);
+        Ok(Self {
+            input: same(&blocks.pp("input"), vocabulary, init, 1)?,
+            groups: groups.collect::<Result<_>>()?,
+            output: same(&output, config.decoder_n_hid, 2 * config.in_channels, 1)?,
+            config: config.clone(),
+        })
+    }
+
+    /// Location and log-scale of each pixel, `[batch, height, width, 2 * channels]`, for tokens
+    /// `[batch, rows, cols]`, u32.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] for another rank or a token outside the vocabulary.
+    pub fn statistics(&self, tokens: &Tensor) -> Result<Tensor> {
+        let bad = |got: String| {
+            let expected = format!("[batch, rows, cols] below {}", self.config.vocab_size);
+            Error::shape("tokens of the dVAE", expected, got, "give its own tokens")
+        };
+        if tokens.rank() != 3 || tokens.elem_count() == 0 {
+            return Err(bad(format!("{:?}", tokens.dims())));
+        }
+        let largest = tokens.flatten_all()?.max(0)?.to_scalar::<u32>()?;
+        if largest as usize >= self.config.vocab_size {
+            return Err(bad(format!("the token {largest}")));
+        }
+        let ids = tokens.unsqueeze(D::Minus1)?;
+        let all = Tensor::arange(
+            0u32,
+            u32::try_from(self.config.vocab_size).unwrap_or(u32::MAX),
+            tokens.device(),
+        )?;
+        let one_hot = ids.broadcast_eq(&all)?.to_dtype(candle_core::DType::F32)?;
+        let mut xs = self.input.forward(&one_hot)?;
+        for (index, group) in self.groups.iter().enumerate() {
+            for block in group {
+                xs = block.forward(&xs)?;
+            }
+            if index + 1 < GROUPS {
+                xs = double(&xs)?;
+            }
+        }
+        self.output.forward(&xs.relu()?)
+    }
+
+    /// The images `[batch, channels, height, width]` in `[0, 1]` that the tokens stand for.
+    ///
+    /// # Errors
+    ///
+    /// As [`DvaeDecoder::statistics`].
+    pub fn images(&self, tokens: &Tensor) -> Result<Tensor> {
+        let location = self
+            .statistics(tokens)?
+            .narrow(3, 0, self.config.in_channels)?;
+        let pixels = ((location.neg()?.exp()? + 1.)?.recip())?;
+        Ok(unmap_pixels(&pixels)?.permute((0, 3, 1, 2))?.contiguous()?)
+    }
+}
+
+/// Each pixel as 2x2 pixels.
+fn double(xs: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = xs.dims4()?;
+    let shape = (batch, height, 2, width, 2, channels);
+    let xs = xs.reshape((batch, height, 1, width, 1, channels))?;
+    Ok(xs
+        .broadcast_as(shape)?
+        .reshape((batch, 2 * height, 2 * width, channels))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use mim_core::ParamStore;
+
+    #[test]
+    fn pixels_are_doubled() {
+        let xs = Tensor::new(&[[[[1f32], [2.]]]], &Device::Cpu).unwrap();
+        let flat: Vec<f32> = double(&xs)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        assert_eq!(flat, [1., 1., 2., 2., 1., 1., 2., 2.]);
+    }
+
+    #[test]
+    fn draws_images_of_the_tokens_size_and_refuses_foreign_tokens() {
+        let config = DvaeConfig {
+            n_blk_per_group: 1,
+            vocab_size: 5,
+            decoder_n_hid: 4,
+            decoder_n_init: 3,
+            ..DvaeConfig::default()
+        };
+        let store = ParamStore::cpu(1);
+        let decoder = DvaeDecoder::new(&store.root(), &config).unwrap();
+        let tokens = Tensor::new(&[[[0u32, 4, 2]]], &Device::Cpu).unwrap();
+        assert_eq!(decoder.images(&tokens).unwrap().dims(), [1, 3, 8, 24]);
+        let error = decoder.images(&(tokens + 1.).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("the token 5"), "{error}");
+    }
+}

@@ -1,0 +1,178 @@
+//! The discrete VAE of DALL-E: a frozen network that turns images into tokens.
+//!
+//! Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021; openai/DALL-E, `dall_e`. Feature maps
+//! stand with their channels last.
+
+mod block;
+mod decoder;
+mod encoder;
+
+use candle_core::{DType, Tensor};
+use mim_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+pub use decoder::DvaeDecoder;
+pub use encoder::DvaeEncoder;
+
+/// Distance of mapped pixels from 0 and 1.
+const LOGIT_LAPLACE_EPS: f64 = 0.1;
+/// Groups of blocks; all but one change the resolution.
+const GROUPS: usize = 4;
+
+/// Settings of [`DvaeEncoder`] and [`DvaeDecoder`]; `Default` is the released network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DvaeConfig {
+    /// Width of the first group; each further group is twice as wide as the one before. Default 256.
+    pub n_hid: usize,
+    /// Blocks of a group. Default 2.
+    pub n_blk_per_group: usize,
+    /// Number of tokens. Default 8192.
+    pub vocab_size: usize,
+    /// Channels of the images. Default 3.
+    pub in_channels: usize,
+    /// Width of the decoder's last group. Default 256.
+    pub decoder_n_hid: usize,
+    /// Width at which the decoder starts. Default 128.
+    pub decoder_n_init: usize,
+}
+
+impl Default for DvaeConfig {
+    fn default() -> Self {
+        Self {
+            n_hid: 256,
+            n_blk_per_group: 2,
+            vocab_size: 8192,
+            in_channels: 3,
+            decoder_n_hid: 256,
+            decoder_n_init: 128,
+        }
+    }
+}
+
+impl DvaeConfig {
+    /// Side in pixels of what a token stands for.
+    pub const STRIDE: usize = 1 << (GROUPS - 1);
+
+    /// Checks that every width is positive and can be cut in four.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("n_blk_per_group", self.n_blk_per_group),
+            ("vocab_size", self.vocab_size),
+            ("in_channels", self.in_channels),
+            ("decoder_n_init", self.decoder_n_init),
+        ];
+        let widths = [("n_hid", self.n_hid), ("decoder_n_hid", self.decoder_n_hid)];
+        let bad = |field: &'static str, value: usize, why: &'static str| {
+            let fix = "leave it out for the released network";
+            Err(Error::config("dvae", field, value, why, fix))
+        };
+        if let Some(&(field, value)) = positive.iter().find(|(_, value)| *value == 0) {
+            return bad(field, value, "there is at least one");
+        }
+        let uneven = |&&(_, width): &&(&str, usize)| width == 0 || !width.is_multiple_of(4);
+        match widths.iter().find(uneven) {
+            Some(&(field, value)) => bad(field, value, "blocks are a fourth as wide inside"),
+            None => Ok(()),
+        }
+    }
+
+    /// Share of a block's own path in its output.
+    fn post_gain(&self) -> f64 {
+        1. / ((GROUPS * self.n_blk_per_group) as f64).powi(2)
+    }
+}
+
+/// Pixels `[0, 1]` as the network wants them, `[0.1, 0.9]`.
+///
+/// # Errors
+///
+/// [`Error::Shape`] unless `images` is `[batch, channels, height, width]`, [`Error::Unsupported`]
+/// unless it is f32.
+pub fn map_pixels(images: &Tensor) -> Result<Tensor> {
+    if images.rank() != 4 {
+        return Err(Error::shape(
+            "images of the dVAE",
+            "[batch, channels, height, width]",
+            images.dims(),
+            "give a batch of images",
+        ));
+    }
+    if images.dtype() != DType::F32 {
+        return Err(Error::unsupported(
+            format!("images of the dVAE in {:?}", images.dtype()),
+            "it works in f32, on pixels between 0 and 1 without normalisation",
+            "convert them (View::unit)",
+        ));
+    }
+    Ok(images.affine(1. - 2. * LOGIT_LAPLACE_EPS, LOGIT_LAPLACE_EPS)?)
+}
+
+/// What [`map_pixels`] did, undone; values outside `[0, 1]` are cut off.
+///
+/// # Errors
+///
+/// Fails only if the device does.
+pub fn unmap_pixels(mapped: &Tensor) -> Result<Tensor> {
+    let scale = 1. / (1. - 2. * LOGIT_LAPLACE_EPS);
+    Ok(mapped
+        .affine(scale, -LOGIT_LAPLACE_EPS * scale)?
+        .clamp(0f32, 1f32)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn mapping_is_undone_and_cut_off() {
+        let images = Tensor::new(&[0f32, 0.25, 1.], &Device::Cpu).unwrap();
+        let images = images.reshape((1, 1, 1, 3)).unwrap();
+        let mapped = map_pixels(&images).unwrap();
+        let flat = |xs: Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (got, want) in flat(mapped.clone()).iter().zip([0.1, 0.3, 0.9]) {
+            assert!((got - want).abs() < 1e-6);
+        }
+        for (got, want) in flat(unmap_pixels(&mapped).unwrap())
+            .iter()
+            .zip([0., 0.25, 1.])
+        {
+            assert!((got - want).abs() < 1e-6);
+        }
+        let outside = Tensor::new(&[0f32, 1.], &Device::Cpu).unwrap();
+        assert_eq!(flat(unmap_pixels(&outside).unwrap()), [0., 1.]);
+    }
+
+    #[test]
+    fn refuses_other_images_and_settings() {
+        let bytes = Tensor::zeros((1, 3, 8, 8), DType::U8, &Device::Cpu).unwrap();
+        let error = map_pixels(&bytes).unwrap_err().to_string();
+        assert!(error.contains("without normalisation"), "{error}");
+        let flat = Tensor::zeros((3, 8, 8), DType::F32, &Device::Cpu).unwrap();
+        assert!(map_pixels(&flat).is_err());
+        for (field, config) in [
+            (
+                "`n_hid` is 6",
+                DvaeConfig {
+                    n_hid: 6,
+                    ..DvaeConfig::default()
+                },
+            ),
+            (
+                "`vocab_size` is 0",
+                DvaeConfig {
+                    vocab_size: 0,
+                    ..DvaeConfig::default()
+                },
+            ),
+        ] {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+}
