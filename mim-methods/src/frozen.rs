@@ -26,6 +26,10 @@ pub struct FrozenConfig {
     pub source: String,
     /// The network of the weights file; a run folder says it itself. Default CLIP's ViT-B/16.
     pub encoder: EncoderConfig,
+    /// A vision model of candle-transformers in place of `encoder`, such as
+    /// `siglip_base_patch16_224`; needs the feature `candle-transformers`. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candle_model: Option<String>,
 }
 
 impl Default for FrozenConfig {
@@ -34,6 +38,7 @@ impl Default for FrozenConfig {
             checkpoint: String::new(),
             source: "hf_clip".to_owned(),
             encoder: EncoderConfig::Vit(VitConfig::clip_base()),
+            candle_model: None,
         }
     }
 }
@@ -47,6 +52,9 @@ impl FrozenConfig {
     /// be read or do not fit.
     pub fn open(&self, device: &Device) -> Result<Box<dyn Encoder>> {
         let path = Path::new(&self.checkpoint);
+        if let (Some(name), false) = (&self.candle_model, self.checkpoint.is_empty()) {
+            return candle_model(name, path, device);
+        }
         match self.checkpoint.as_str() {
             "" => Err(missing()),
             name if name.starts_with("hf:") => Err(Error::unsupported(
@@ -86,6 +94,22 @@ impl FrozenConfig {
         let init = Init::Mae.build(self.encoder.patch_values());
         ParamStore::with_frozen(device, 0, init, |_| true)
     }
+}
+
+#[cfg(feature = "candle-transformers")]
+fn candle_model(name: &str, path: &Path, device: &Device) -> Result<Box<dyn Encoder>> {
+    let weights = WeightMap::read(path)?;
+    let model = mim_targets::candle_models::candle_model(name, &weights, device)?;
+    Ok(Box::new(model))
+}
+
+#[cfg(not(feature = "candle-transformers"))]
+fn candle_model(name: &str, _path: &Path, _device: &Device) -> Result<Box<dyn Encoder>> {
+    Err(Error::unsupported(
+        format!("the teacher {name}"),
+        "this build has no models of candle-transformers",
+        "build with --features candle-transformers",
+    ))
 }
 
 fn missing() -> Error {

@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod blur;
+#[cfg(feature = "candle-transformers")]
+pub mod candle_models;
 mod config;
 pub mod dvae;
 mod features;
