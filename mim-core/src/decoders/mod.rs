@@ -2,12 +2,14 @@
 
 mod image_order;
 mod inject;
+mod light;
 mod linear;
 mod mae;
 mod pooled;
 mod relative;
 
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
+pub use light::{LightDecoder, LightDecoderConfig};
 pub use linear::LinearDecoder;
 pub use mae::{MaeDecoder, MaeDecoderConfig};
 pub use pooled::PooledDecoder;
