@@ -185,6 +185,9 @@ mod tests {
         for config in configs() {
             let (store, encoder) = build(&config);
             let token = store.var("mask_token").unwrap();
+            // Far from zero, where a norm behind the first convolution is steep.
+            let colour = Tensor::new(&[0.7f32, -0.9], &Device::Cpu).unwrap();
+            token.set(&colour.reshape((1, 2, 1, 1)).unwrap()).unwrap();
             let loss = |tokens: Tensor| {
                 let count = tokens.elem_count();
                 let weights = Tensor::arange(0f32, count as f32, &Device::Cpu).unwrap();

@@ -53,6 +53,8 @@ fn rounding() -> f32 {
 pub(crate) enum Part {
     #[serde(rename = "middle third")]
     MiddleThird,
+    #[serde(rename = "first half")]
+    FirstHalf,
     #[serde(rename = "whole")]
     Whole,
 }
@@ -61,6 +63,7 @@ impl Part {
     pub(crate) fn range(self, count: usize) -> std::ops::Range<usize> {
         match self {
             Self::MiddleThird => count / 3..count / 3 * 2,
+            Self::FirstHalf => 0..count / 2,
             Self::Whole => 0..count,
         }
     }

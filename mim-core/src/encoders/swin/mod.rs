@@ -423,7 +423,7 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         let error = swin.grid((16, 40)).unwrap_err().to_string();
-        assert!(error.contains("8x20 of stage 0"), "{error}");
+        assert!(error.contains("4x10 of stage 1"), "{error}");
         let (_, bare) = super::tests::swin(&SwinConfig {
             mask_token: false,
             ..config()

@@ -3,6 +3,7 @@
 mod bootmae;
 mod cmae;
 mod convmae;
+mod fastmim;
 mod hf_vit_mae;
 mod mae;
 mod sim;
@@ -32,6 +33,7 @@ const SOURCES: &[Known] = &[
     ("bootmae", bootmae::rules),
     ("cmae", cmae::rules),
     ("convmae", convmae::rules),
+    ("fastmim", fastmim::rules),
 ];
 
 impl Source {
