@@ -75,7 +75,9 @@ pub mod prelude {
     pub use mim_core::augment::{Augment, HorizontalFlip, Pad, RandomResizedCrop, ViewPlan};
     pub use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
     pub use mim_core::decoders::{LinearDecoder, MaeDecoder, MaeDecoderConfig};
-    pub use mim_core::encoders::{EncoderConfig, Swin, SwinConfig, Vit, VitConfig};
+    pub use mim_core::encoders::{
+        EncoderConfig, PvtV2, PvtV2Config, Swin, SwinConfig, Vit, VitConfig,
+    };
     pub use mim_core::objectives::{
         CosineConfig, CrossEntropyConfig, Regression, RegressionConfig,
     };
@@ -94,8 +96,8 @@ pub mod prelude {
         RandomMaskerConfig, WhenStuck,
     };
     pub use mim_methods::{
-        BootMaeConfig, CmaeConfig, Composite, MaeConfig, MaskMode, MethodConfig, SimConfig,
-        SimMimConfig,
+        BootMaeConfig, CmaeConfig, Composite, FastMimConfig, MaeConfig, MaskMode, MethodConfig,
+        SimConfig, SimMimConfig,
     };
     pub use mim_targets::{Needs, PixelTargetConfig, TargetGenerator, TargetRequest};
     pub use rand::{Rng, RngExt};

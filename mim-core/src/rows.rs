@@ -42,9 +42,10 @@ impl Prediction {
         Ok(self.values.reshape(((), channels))?)
     }
 
-    /// The same prediction of pixels on a `finer` grid, for masks finer than an encoder's output.
+    /// The same prediction on a `finer` grid, for masks finer than an encoder's output.
     ///
-    /// Each patch's values `[patch * patch * channels]`, in `order`, become those of its cells.
+    /// The values of a patch are `channels` numbers at each place of a square, in `order`: pixels, or
+    /// histograms of cells with the bins of all colours as channels. They become those of its cells.
     ///
     /// # Errors
     ///

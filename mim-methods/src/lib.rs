@@ -5,6 +5,7 @@
 mod bootmae;
 mod cmae;
 mod composite;
+mod fastmim;
 mod frozen;
 mod mae;
 mod method_config;
@@ -17,6 +18,7 @@ mod simmim;
 pub use bootmae::BootMaeConfig;
 pub use cmae::CmaeConfig;
 pub use composite::{Composite, MaskMode};
+pub use fastmim::{FastMimConfig, FastMimTarget, ResolutionStage};
 pub use frozen::FrozenConfig;
 pub use mae::MaeConfig;
 pub use method_config::MethodConfig;

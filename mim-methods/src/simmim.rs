@@ -151,6 +151,7 @@ impl MethodConfig for SimMimConfig {
                 let own = match encoder {
                     EncoderConfig::Vit(_) => Init::Beit,
                     EncoderConfig::Swin(_) => Init::Swin,
+                    EncoderConfig::PvtV2(_) => Init::PvtV2,
                 };
                 Box::new(WithHead {
                     encoder: own.build(patch_values),
@@ -163,6 +164,13 @@ impl MethodConfig for SimMimConfig {
     fn build(&self, student: &ParamStore) -> Result<Composite> {
         let (encoder, stride) = (&self.encoder, self.encoder.output_stride());
         let channels = encoder.in_channels();
+        if matches!(encoder, EncoderConfig::PvtV2(_)) {
+            return Err(Error::unsupported(
+                "SimMIM with PVTv2",
+                "its first convolution overlaps, so that no token can be hidden",
+                "use a ViT or Swin, or the method fastmim",
+            ));
+        }
         self.norm.check(channels)?;
         let params = student.root();
         let built = encoder.build(&params)?;
@@ -197,6 +205,7 @@ impl MethodConfig for SimMimConfig {
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
+    use mim_core::encoders::PvtV2Config;
     use mim_core::{Batch, Method, StepContext, View};
 
     fn tiny(mask_patch_size: usize) -> SimMimConfig {
@@ -304,6 +313,13 @@ mod tests {
         }
         .init();
         assert_eq!(zero.draw("decoder_pred.bias", &[192]), Draw::Const(0.));
+    }
+
+    #[test]
+    fn encoders_without_patches_to_hide_are_refused_at_once() {
+        let config = SimMimConfig::with_encoder(PvtV2Config::default().into());
+        let error = config.build(&ParamStore::cpu(0)).unwrap_err().to_string();
+        assert!(error.contains("fastmim"), "{error}");
     }
 
     #[test]

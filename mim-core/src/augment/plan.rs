@@ -76,6 +76,24 @@ impl ViewPlan {
         self
     }
 
+    /// The same plan whose random crops give images of `size`; none if it has no random crop.
+    pub fn with_crop_size(mut self, size: impl Into<Size>) -> Option<Self> {
+        let (size, mut found) = (size.into(), false);
+        for op in self
+            .shared
+            .iter_mut()
+            .chain(self.views.iter_mut().flatten())
+        {
+            match op {
+                Augment::RandomResizedCrop(crop) => crop.size = size,
+                Augment::ClampedCrop(crop) => crop.size = size,
+                _ => continue,
+            }
+            found = true;
+        }
+        found.then_some(self)
+    }
+
     /// Checks the settings of every operation.
     ///
     /// # Errors
@@ -190,6 +208,19 @@ mod tests {
             }
         }
         assert!((30..90).contains(&flips), "{flips}");
+    }
+
+    #[test]
+    fn random_crops_take_another_size_wherever_they_are() {
+        let mut plan = ViewPlan::mae(32);
+        plan.views.push(ViewPlan::mae(16).shared);
+        let plan = plan.with_crop_size((24, 40)).unwrap();
+        let views = plan
+            .apply(photo(), &mut stream(1, Purpose::Augment, [0, 0]))
+            .unwrap();
+        let sizes: Vec<_> = views.iter().map(Sample::size).collect();
+        assert_eq!(sizes, [(24, 40); 2]);
+        assert!(ViewPlan::evaluation(40, 32).with_crop_size(24).is_none());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod image_order;
 mod inject;
+mod light;
 mod linear;
 mod mae;
 mod pooled;
@@ -9,6 +10,7 @@ mod prompt;
 mod relative;
 
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
+pub use light::{LightDecoder, LightDecoderConfig};
 pub use linear::LinearDecoder;
 pub use mae::{MaeDecoder, MaeDecoderConfig};
 pub use pooled::PooledDecoder;

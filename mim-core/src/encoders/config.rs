@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Swin, SwinConfig, Vit, VitConfig};
+use super::{PvtV2, PvtV2Config, Swin, SwinConfig, Vit, VitConfig};
 use crate::params::Params;
 use crate::{Encoder, ImageSize, PatchGrid, Result};
 
@@ -21,6 +21,8 @@ pub enum EncoderConfig {
     Vit(VitConfig),
     /// A Swin transformer.
     Swin(SwinConfig),
+    /// A pyramid vision transformer, second version.
+    PvtV2(PvtV2Config),
 }
 
 impl From<VitConfig> for EncoderConfig {
@@ -35,6 +37,12 @@ impl From<SwinConfig> for EncoderConfig {
     }
 }
 
+impl From<PvtV2Config> for EncoderConfig {
+    fn from(config: PvtV2Config) -> Self {
+        Self::PvtV2(config)
+    }
+}
+
 impl EncoderConfig {
     /// Checks the settings and builds the encoder under `params`.
     ///
@@ -45,6 +53,7 @@ impl EncoderConfig {
         Ok(match self {
             Self::Vit(config) => Box::new(Vit::new(params, config)?),
             Self::Swin(config) => Box::new(Swin::new(params, config)?),
+            Self::PvtV2(config) => Box::new(PvtV2::new(params, config)?),
         })
     }
 
@@ -53,6 +62,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.image_size,
             Self::Swin(config) => config.image_size,
+            Self::PvtV2(config) => config.image_size,
         }
     }
 
@@ -61,6 +71,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.in_channels,
             Self::Swin(config) => config.in_channels,
+            Self::PvtV2(config) => config.in_channels,
         }
     }
 
@@ -69,6 +80,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.patch_size,
             Self::Swin(config) => config.patch_size,
+            Self::PvtV2(config) => config.patch_size,
         }
     }
 
@@ -77,6 +89,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.patch_size,
             Self::Swin(config) => config.output_stride(),
+            Self::PvtV2(config) => config.output_stride(),
         }
     }
 
@@ -85,6 +98,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.embed_dim,
             Self::Swin(config) => config.dim(),
+            Self::PvtV2(config) => config.dim(),
         }
     }
 
@@ -121,6 +135,11 @@ mod tests {
         assert_eq!(
             (vit.dim(), vit.output_stride(), vit.patch_values()),
             (768, 16, 256)
+        );
+        let pvt = read("type = \"pvt_v2\"\nimage_size = 64").unwrap();
+        assert_eq!(
+            (pvt.dim(), pvt.output_stride(), pvt.patch_size()),
+            (512, 32, 4)
         );
         for bad in [
             "type = \"vit\"\nwindow_size = 7",

@@ -8,7 +8,8 @@ use crate::{Mask, PatchGrid, Result};
 
 /// A convolution of `patch_size` pixels and as much stride, applied to single patches.
 ///
-/// Only the patches that are needed are embedded, and images get no gradient.
+/// Only the patches that are needed are embedded. Images get a gradient where they carry one, as
+/// painted ones do ([`crate::encoders::PixelMasked`]); plain ones cost none.
 #[derive(Debug, Clone)]
 pub struct PatchEmbed {
     weight: Tensor,

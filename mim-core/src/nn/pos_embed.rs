@@ -22,11 +22,14 @@ pub enum PosEmbedKind {
 }
 
 /// A table of positions `[1, prefix + tokens, dim]`; the class token's row comes first.
+///
+/// Fixed positions are known for every grid, trained ones only for that of the table.
 #[derive(Debug, Clone)]
 pub struct PosEmbed {
     table: Tensor,
     prefix: usize,
     grid: PatchGrid,
+    kind: PosEmbedKind,
 }
 
 impl PosEmbed {
@@ -46,13 +49,8 @@ impl PosEmbed {
             PosEmbedKind::None => return Ok(None),
             PosEmbedKind::Learned => params.weight(&[1, prefix + grid.len(), dim], name)?,
             PosEmbedKind::Sincos | PosEmbedKind::SincosRowFirst => {
-                let table = sincos_table(
-                    grid,
-                    dim,
-                    prefix,
-                    kind == PosEmbedKind::SincosRowFirst,
-                    params.device(),
-                )?;
+                let row_first = kind == PosEmbedKind::SincosRowFirst;
+                let table = sincos_table(grid, dim, prefix, row_first, params.device())?;
                 params.constant(name, table)?
             }
         };
@@ -60,6 +58,7 @@ impl PosEmbed {
             table,
             prefix,
             grid,
+            kind,
         }))
     }
 
@@ -72,28 +71,33 @@ impl PosEmbed {
         Ok(self.table.narrow(1, 0, self.prefix)?)
     }
 
-    /// The rows of all patches, `[1, tokens, dim]`.
+    /// The rows of all patches, `[1, tokens, dim]`; for another grid than the table's, sines and cosines
+    /// are computed anew.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if `grid` is not the table's.
+    /// [`Error::Shape`] if `grid` is not the table's and positions are trained.
     pub fn patches(&self, grid: PatchGrid) -> Result<Tensor> {
-        if grid != self.grid {
+        if grid == self.grid {
+            return Ok(self.table.narrow(1, self.prefix, grid.len())?);
+        }
+        if self.kind == PosEmbedKind::Learned {
             return Err(Error::shape(
                 "position table",
-                format!("the grid {} it was made for", self.grid),
+                format!("the grid {} it was trained for", self.grid),
                 format!("{grid}"),
-                "give images of the configured image_size",
+                "give images of the configured image_size, or choose fixed positions",
             ));
         }
-        Ok(self.table.narrow(1, self.prefix, grid.len())?)
+        let row_first = self.kind == PosEmbedKind::SincosRowFirst;
+        sincos_table(grid, self.table.dim(2)?, 0, row_first, self.table.device())
     }
 
     /// The rows of a mask's visible, hidden or all listed tokens, `[mask rows, n, dim]`, by ids `[mask rows, n]`.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the mask's grid is not the table's.
+    /// As [`PosEmbed::patches`].
     pub fn select(&self, mask: &Mask, ids: &Tensor) -> Result<Tensor> {
         let rows = self.patches(mask.grid())?.squeeze(0)?;
         let (masks, count) = ids.dims2()?;
@@ -130,18 +134,22 @@ pub fn sincos_table(
         ));
     }
     let quarter = dim / 4;
+    // Half a row for each place along an axis.
+    let halves: Vec<Vec<f32>> = (0..grid.rows.max(grid.cols))
+        .map(|place| {
+            let angle = |k: usize| place as f64 * 10_000f64.powf(-(k as f64) / quarter as f64);
+            let sines = (0..quarter).map(|k| angle(k).sin());
+            let both = sines.chain((0..quarter).map(|k| angle(k).cos()));
+            #[expect(clippy::cast_possible_truncation, reason = "the table is f32")]
+            both.map(|value| value as f32).collect()
+        })
+        .collect();
     let mut table = vec![0f32; prefix * dim];
     table.reserve(grid.len() * dim);
     for token in 0..grid.len() {
         let (row, col) = (token / grid.cols, token % grid.cols);
         for place in if row_first { [row, col] } else { [col, row] } {
-            let angle = |k: usize| place as f64 * 10_000f64.powf(-(k as f64) / quarter as f64);
-            #[expect(clippy::cast_possible_truncation, reason = "the table is f32")]
-            table.extend(
-                (0..quarter)
-                    .map(|k| angle(k).sin() as f32)
-                    .chain((0..quarter).map(|k| angle(k).cos() as f32)),
-            );
+            table.extend_from_slice(&halves[place]);
         }
     }
     Ok(Tensor::from_vec(
@@ -170,6 +178,31 @@ mod tests {
                 [sin, cos, sin, cos]
             ]
         );
+    }
+
+    #[test]
+    fn fixed_positions_fit_every_grid_and_trained_ones_their_own() {
+        let params = crate::ParamStore::cpu(0);
+        let (own, other) = (PatchGrid::new(2, 2), PatchGrid::new(3, 1));
+        let embed = |kind, name: &str| {
+            let embed = PosEmbed::new(&params.root(), name, kind, 4, (own, 1));
+            embed.unwrap().unwrap()
+        };
+        let values = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (kind, row_first) in [
+            (PosEmbedKind::Sincos, false),
+            (PosEmbedKind::SincosRowFirst, true),
+        ] {
+            let fixed = embed(kind, &format!("fixed{row_first}"));
+            for grid in [own, other] {
+                let table = sincos_table(grid, 4, 0, row_first, &Device::Cpu).unwrap();
+                assert_eq!(values(&fixed.patches(grid).unwrap()), values(&table));
+            }
+        }
+        let trained = embed(PosEmbedKind::Learned, "trained");
+        assert_eq!(trained.patches(own).unwrap().dims(), [1, 4, 4]);
+        let error = trained.patches(other).unwrap_err().to_string();
+        assert!(error.contains("2x2") && error.contains("3x1"), "{error}");
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub struct Composite {
     mode: MaskMode,
     mask_stride: Option<usize>,
     input: Input,
-    views: ViewPlan,
+    /// Each with the epoch from which it holds.
+    views: Vec<(usize, ViewPlan)>,
     targets: Vec<(String, Box<dyn TargetGenerator>)>,
     branches: Vec<Branch>,
     emas: Vec<Ema>,
@@ -69,7 +70,7 @@ impl Composite {
                 size: ImageSize::from(224),
                 norm: Norm::imagenet(),
             },
-            views: ViewPlan::default(),
+            views: vec![(0, ViewPlan::default())],
             targets: Vec::new(),
             branches: Vec::new(),
             emas: Vec::new(),
@@ -84,7 +85,16 @@ impl Composite {
             size: size.into(),
             norm,
         };
-        self.views = views.with_channels(self.input.channels());
+        self.views = vec![(0, views.with_channels(self.input.channels()))];
+        self
+    }
+
+    /// Makes other views from `epoch` on, in place of those of [`Composite::input`]; their images may have
+    /// another size (FastMIM-P). Evaluations keep the size of the input.
+    #[must_use]
+    pub fn views_from(mut self, epoch: usize, views: ViewPlan) -> Self {
+        let views = views.with_channels(self.input.channels());
+        self.views.push((epoch, views));
         self
     }
 
@@ -152,8 +162,10 @@ impl Method for Composite {
         &self.name
     }
 
-    fn views(&self, _epoch: usize) -> ViewPlan {
-        self.views.clone()
+    fn views(&self, epoch: usize) -> ViewPlan {
+        let begun = self.views.iter().filter(|(from, _)| *from <= epoch);
+        let now = begun.max_by_key(|(from, _)| *from);
+        now.map(|(_, views)| views.clone()).unwrap_or_default()
     }
 
     fn input(&self) -> &Input {

@@ -10,6 +10,7 @@ pub(crate) mod cmae;
 mod compare;
 mod components;
 mod dvae;
+pub(crate) mod fastmim;
 pub(crate) mod mae;
 pub(crate) mod milan;
 mod optimizer;

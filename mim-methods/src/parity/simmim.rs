@@ -47,8 +47,8 @@ fn vit(case: &Case, defaults: VitConfig) -> Result<VitConfig> {
     })
 }
 
-/// The Swin of a case.
-fn swin(case: &Case) -> Result<SwinConfig> {
+/// The Swin of a case, with a mask token.
+pub(crate) fn swin(case: &Case) -> Result<SwinConfig> {
     if case.setting_or("ape", false)? || case.setting_or("use_abs_pos_emb", false)? {
         return Err(not_built("Swin with a position table".to_owned()));
     }

@@ -2,7 +2,9 @@
 
 use super::{Entry, build, resolve};
 use crate::parity;
-use crate::{BootMaeConfig, CmaeConfig, MaeConfig, MilanConfig, SimConfig, SimMimConfig};
+use crate::{
+    BootMaeConfig, CmaeConfig, FastMimConfig, MaeConfig, MilanConfig, SimConfig, SimMimConfig,
+};
 
 const VITS: &[&str] = &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"];
 
@@ -99,5 +101,37 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<MilanConfig>,
         build: build::<MilanConfig>,
         parity: parity::milan::setup,
+    },
+    Entry {
+        name: "fastmim",
+        title: "FastMIM: Expediting Masked Image Modeling Pre-training for Vision",
+        paper: "Guo et al., 2022, arXiv 2212.06593",
+        reference: "ggjy/FastMIM.pytorch @ d4eea0d",
+        archs: &[
+            "vit_tiny",
+            "vit_small",
+            "vit_base",
+            "vit_large",
+            "swin_tiny",
+            "swin_small",
+            "swin_base",
+            "swin_large",
+            "pvt_v2_b0",
+            "pvt_v2_b1",
+            "pvt_v2_b2",
+            "pvt_v2_b3",
+            "pvt_v2_b4",
+            "pvt_v2_b5",
+        ],
+        status: "exact with ViT, Swin and PVTv2: forward, loss, gradients, step; growing images (FastMIM-P) by the paper's text",
+        recipes: recipes!(
+            "fastmim_32px",
+            "fastmim_base",
+            "fastmim_swin_base",
+            "fastmim_pvtv2_b2"
+        ),
+        resolve: resolve::<FastMimConfig>,
+        build: build::<FastMimConfig>,
+        parity: parity::fastmim::setup,
     },
 ];

@@ -12,6 +12,7 @@ pub struct SwinConfig {
     /// Height and width of the images in pixels. Default 192.
     ///
     /// Every stage's grid must be whole windows: multiples of `patch_size * 2^(stages - 1) * window_size` always fit.
+    /// The network takes other sizes, too, on which its stages are whole windows of the same sides.
     pub image_size: ImageSize,
     /// Side of a patch of the first stage in pixels. Default 4.
     pub patch_size: usize,
@@ -224,7 +225,7 @@ impl SwinConfig {
     }
 
     /// Parity: SimMIM's released encoder does not pad; sizes that leave a part of a window over are refused.
-    fn validate_windows(&self, stage: usize) -> Result<()> {
+    pub(super) fn validate_windows(&self, stage: usize) -> Result<()> {
         let grid = self.stage_grid(stage)?;
         let (side, _) = self.stage_window(stage)?;
         if grid.rows.is_multiple_of(side) && grid.cols.is_multiple_of(side) {

@@ -1,17 +1,21 @@
 //! The Swin transformer: attention within windows, on ever coarser grids.
 
 mod config;
+mod layout;
 mod merging;
+
+use std::borrow::Cow;
 
 use candle_core::Tensor;
 
 pub use config::SwinConfig;
 
+use self::layout::{StageLayout, fitted};
 use self::merging::PatchMerging;
 use super::check;
-use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias, Windows};
+use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{Encoded, Encoder, Error, ImageSize, Masking, PatchGrid, Result, StepContext, Want};
 
 /// A Swin transformer, first version (Liu et al., ICCV 2021), parameters named as in microsoft/SimMIM.
 ///
@@ -27,6 +31,8 @@ pub struct Swin {
     mask_token: Option<MaskToken>,
     stages: Vec<Stage>,
     norm: LayerNorm,
+    /// Of the configured size.
+    layouts: Vec<StageLayout>,
 }
 
 #[derive(Debug, Clone)]
@@ -40,20 +46,20 @@ struct Stage {
 struct WindowBlock {
     block: Block,
     bias: RelPosBias,
-    windows: Windows,
-    shift_mask: Option<Tensor>,
+    shifted: bool,
 }
 
 impl WindowBlock {
-    fn forward(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, layout: &StageLayout, step: &StepContext) -> Result<Tensor> {
+        let (windows, shift_mask) = layout.windows(self.shifted);
         let bias = self.bias.forward(xs.device())?;
-        let bias = match &self.shift_mask {
+        let bias = match shift_mask {
             Some(mask) => bias.broadcast_add(mask)?,
             None => bias,
         };
         self.block.forward_with(xs, step, |attn, ys| {
-            let ys = attn.forward(&self.windows.partition(ys)?, Some(&bias))?;
-            self.windows.reverse(&ys)
+            let ys = attn.forward(&windows.partition(ys)?, Some(&bias))?;
+            windows.reverse(&ys)
         })
     }
 }
@@ -62,23 +68,20 @@ impl Stage {
     /// Stage `stage`, whose first block is number `first` of the network.
     fn new(params: &Params, config: &SwinConfig, stage: usize, first: usize) -> Result<Self> {
         let params = params.pp("layers").pp(stage);
-        let grid = config.stage_grid(stage)?;
-        let (side, shift) = config.stage_window(stage)?;
+        let (side, _) = config.stage_window(stage)?;
         let heads = config.num_heads[stage];
         let block = |index: usize| {
             let params = params.pp("blocks").pp(index);
-            let windows = Windows::new(grid, side, index % 2 * shift)?;
             let number = u32::try_from(first + index).unwrap_or(u32::MAX);
             Ok(WindowBlock {
                 block: Block::new(&params, &config.block(stage, first + index), number)?,
                 bias: RelPosBias::window(&params.pp("attn"), PatchGrid::new(side, side), heads)?,
-                shift_mask: windows.shift_mask(params.device())?,
-                windows,
+                shifted: index % 2 == 1,
             })
         };
         let merging = || {
             let (dim, eps) = (config.stage_dim(stage), config.norm_eps);
-            PatchMerging::new(&params.pp("downsample"), grid, dim, eps)
+            PatchMerging::new(&params.pp("downsample"), dim, eps)
         };
         Ok(Self {
             blocks: (0..config.depths[stage])
@@ -122,6 +125,7 @@ impl Swin {
                 .transpose()?,
             stages,
             norm: LayerNorm::new(&params.pp("norm"), config.dim(), norm_eps)?,
+            layouts: StageLayout::all(config, config.image_size, params.device())?,
             config: config.clone(),
         })
     }
@@ -142,8 +146,19 @@ impl Swin {
         let Some(mask) = masking.mask() else {
             return Ok(tokens);
         };
-        let mask = mask.upsample(self.config.stage_grid(0)?)?;
+        let (_, _, height, width) = image.dims4()?;
+        let mask = mask.upsample(self.patch_embed.grid((height, width))?)?;
         MaskToken::required(self.mask_token.as_ref())?.replace(&tokens, &mask)
+    }
+
+    /// The layouts for images of this size: those of the configured size are at hand.
+    fn layouts(&self, image: &Tensor) -> Result<Cow<'_, [StageLayout]>> {
+        let (_, _, height, width) = image.dims4()?;
+        let size = ImageSize { height, width };
+        if size == self.config.image_size {
+            return Ok(Cow::Borrowed(&self.layouts));
+        }
+        StageLayout::all(&self.config, size, image.device()).map(Cow::Owned)
     }
 
     fn check(&self, image: &Tensor, masking: Masking<'_>, want: &Want) -> Result<PatchGrid> {
@@ -184,17 +199,9 @@ impl Encoder for Swin {
     }
 
     fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
-        let own = self.config.image_size;
-        if image != own.into() {
-            let (height, width) = image;
-            return Err(Error::shape(
-                "images for Swin",
-                format!("{own} pixels, for which its windows were made"),
-                format!("{height}x{width}"),
-                "resize the images or change encoder.image_size",
-            ));
-        }
-        PatchGrid::of_image(image, self.config.output_stride())
+        let (height, width) = image;
+        let config = fitted(&self.config, ImageSize { height, width })?;
+        PatchGrid::of_image(image, config.output_stride())
     }
 
     fn encode(
@@ -205,19 +212,20 @@ impl Encoder for Swin {
         step: &StepContext,
     ) -> Result<Encoded> {
         let grid = self.check(image, masking, want)?;
+        let layouts = self.layouts(image)?;
         let mut xs = self.embed(image, masking, step)?;
         let mut layers = Vec::with_capacity(want.layers.len());
         let mut index = 0;
-        for stage in &self.stages {
+        for (stage, layout) in self.stages.iter().zip(layouts.iter()) {
             for block in &stage.blocks {
-                xs = block.forward(&xs, step)?;
+                xs = block.forward(&xs, layout, step)?;
                 if want.layers.contains(&index) {
                     layers.push((index, xs.clone()));
                 }
                 index += 1;
             }
             if let Some(downsample) = &stage.downsample {
-                xs = downsample.forward(&xs)?;
+                xs = downsample.forward(&xs, &layout.merged)?;
             }
         }
         let tokens = match want.skip_norm {
@@ -238,8 +246,8 @@ impl Encoder for Swin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Mask;
     use crate::params::{ParamStore, SwinInit};
-    use crate::{ImageSize, Mask};
     use candle_core::Device;
 
     fn config() -> SwinConfig {
@@ -337,6 +345,27 @@ mod tests {
     }
 
     #[test]
+    fn at_another_size_it_is_the_network_built_for_that_size() {
+        let square = SwinConfig {
+            image_size: 32.into(),
+            ..config()
+        };
+        let ((first, wide), (second, built)) = (swin(&config()), swin(&square));
+        let names = |store: &ParamStore| store.names();
+        assert_eq!(names(&first), names(&second));
+        let both = Tensor::cat(&[image(2), image(2)], 2).unwrap();
+        let tokens = |swin: &Swin| {
+            let step = StepContext::inference();
+            let encoded = swin.encode(&both, Masking::None, &Want::default(), &step);
+            let encoded = encoded.unwrap();
+            assert_eq!(encoded.grid, PatchGrid::new(8, 8));
+            values(&encoded.tokens)
+        };
+        // The same seed: the weights are the same, and the last stage shifts at the larger size only.
+        assert_eq!(tokens(&wide), tokens(&built));
+    }
+
+    #[test]
     fn one_window_sees_the_whole_image_and_several_do_not() {
         // A change at the bottom right reaches the top left only where one window spans the grid.
         let base = SwinConfig {
@@ -389,11 +418,12 @@ mod tests {
         fails(Masking::None, fifth, "4 blocks");
         let odd = Mask::from_bits(PatchGrid::new(3, 8), &[0u8; 48]).unwrap();
         fails(Masking::Replace(&odd), Want::default(), "3x8");
-        let error = swin.grid((16, 16)).unwrap_err().to_string();
-        assert!(
-            error.contains("16x32") && error.contains("16x16"),
-            "{error}"
-        );
+        let error = swin.grid((8, 16)).unwrap_err().to_string();
+        for part in ["4x4 tokens in stage 1", "16x32", "2x2 at 8x16 pixels"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let error = swin.grid((16, 40)).unwrap_err().to_string();
+        assert!(error.contains("4x10 of stage 1"), "{error}");
         let (_, bare) = super::tests::swin(&SwinConfig {
             mask_token: false,
             ..config()

@@ -5,6 +5,7 @@ mod clip;
 mod cmae;
 mod convmae;
 mod dvae;
+mod fastmim;
 mod hf_vit_mae;
 mod mae;
 mod sim;
@@ -38,6 +39,7 @@ const SOURCES: &[Known] = &[
     ("hf_clip", clip::transformers),
     ("dvae", dvae::openai),
     ("flava_codebook", dvae::flava),
+    ("fastmim", fastmim::rules),
 ];
 
 impl Source {

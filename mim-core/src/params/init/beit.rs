@@ -1,0 +1,40 @@
+//! BEiT's initial values.
+
+use super::{Draw, InitScheme, is_token, vector};
+
+/// BEiT's and SimMIM's for ViT: normals of deviation 0.02 cut at one deviation, the output matrices
+/// of block `l` (from 1) divided by `sqrt(2 l)`, relative position tables zero.
+///
+/// microsoft/unilm `beit/modeling_pretrain.py`; microsoft/SimMIM @ d3e29bc, `models/simmim.py`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BeitInit;
+
+impl InitScheme for BeitInit {
+    fn draw(&self, name: &str, shape: &[usize]) -> Draw {
+        let normal = |scale: f32| Draw::TruncNormal {
+            std: 0.02 / scale,
+            cut: 0.02 / scale,
+        };
+        match shape {
+            _ if is_token(name) => normal(1.),
+            _ if name.ends_with("relative_position_bias_table") => Draw::Const(0.),
+            [] | [_] => vector(name),
+            _ if name.ends_with("attn.proj.weight") || name.ends_with("mlp.fc2.weight") => {
+                normal((2. * block_number(name) as f32).sqrt())
+            }
+            _ => normal(1.),
+        }
+    }
+}
+
+/// The block of `...blocks.N...`, counted from 1.
+fn block_number(name: &str) -> usize {
+    let mut parts = name
+        .split('.')
+        .skip_while(|part| !part.ends_with("blocks"))
+        .skip(1);
+    parts
+        .next()
+        .and_then(|number| number.parse::<usize>().ok())
+        .map_or(1, |number| number + 1)
+}

@@ -1,0 +1,275 @@
+//! FastMIM: Expediting Masked Image Modeling Pre-training for Vision (Guo et al., arXiv 2212.06593).
+//!
+//! Small images, whose hidden pixels are painted over in one trained colour before any encoder sees
+//! them; a light decoder predicts histograms of oriented gradients of the hidden patches. FastMIM-P
+//! lets the images grow in the course of training ([`ResolutionStage`]). Reference:
+//! ggjy/FastMIM.pytorch @ d4eea0d.
+
+mod stages;
+
+use mim_core::augment::ViewPlan;
+use mim_core::decoders::{LightDecoder, LightDecoderConfig};
+use mim_core::encoders::{EncoderConfig, PixelMasked, PvtV2Config, SwinConfig, VitConfig};
+use mim_core::objectives::RegressionConfig;
+use mim_core::ops::PatchOrder;
+use mim_core::params::{Init, InitScheme, ParamStore};
+use mim_core::schedule::Schedule;
+use mim_core::{Error, Norm, Result};
+use mim_masking::{CellMasker, CellMaskerConfig, CellRounding};
+use mim_targets::{HogNorm, HogTargetConfig, PatchNorm, PixelTargetConfig};
+use serde::{Deserialize, Serialize};
+
+pub use self::stages::ResolutionStage;
+use crate::{Composite, MaskMode, MethodConfig};
+
+/// What FastMIM predicts of the hidden patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FastMimTarget {
+    /// Histograms of oriented gradients.
+    #[default]
+    Hog,
+    /// Pixels.
+    Pixel,
+}
+
+/// Settings of FastMIM; `Default` is ViT-B/16 as released.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FastMimConfig {
+    /// Fraction of blocks hidden (what stays visible is rounded down), in `[0, 1)`. Default 0.75.
+    pub mask_ratio: f64,
+    /// Side in pixels of a block that is hidden as a whole: a multiple of the encoder's output
+    /// stride, or a divisor of it. Default 16 for ViT, 32 for Swin and PVTv2.
+    pub block_size: usize,
+    /// What is predicted. Default `hog`.
+    pub target: FastMimTarget,
+    /// Whether the nine bins of each cell and colour are divided by their length; with `target =
+    /// "pixel"` whether a patch's pixels are normalised. Default true.
+    pub norm_pix_loss: bool,
+    /// Side in pixels of a histogram's cell; it divides blocks and tokens. Default 8.
+    pub hog_cell: usize,
+    /// FastMIM-P: the size of the images from some epochs on. Default none: that of the encoder.
+    pub stages: Vec<ResolutionStage>,
+    /// How the weights start. Default `fastmim`.
+    pub init: Init,
+    /// Normalisation of the images. Default ImageNet's.
+    pub norm: Norm,
+    /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<ViewPlan>,
+    /// The encoder; its mask token, where the settings have one, is left out.
+    pub encoder: EncoderConfig,
+    /// The decoder.
+    pub decoder: LightDecoderConfig,
+}
+
+impl Default for FastMimConfig {
+    fn default() -> Self {
+        let encoder = VitConfig {
+            image_size: 128.into(),
+            num_heads: 6,
+            ..VitConfig::default()
+        };
+        Self {
+            mask_ratio: 0.75,
+            block_size: 16,
+            target: FastMimTarget::Hog,
+            norm_pix_loss: true,
+            hog_cell: 8,
+            stages: vec![],
+            init: Init::FastMim,
+            norm: Norm::imagenet(),
+            views: None,
+            encoder: encoder.into(),
+            decoder: LightDecoderConfig::default(),
+        }
+    }
+}
+
+impl FastMimConfig {
+    /// The released settings for encoders of several stages.
+    fn pyramid(encoder: EncoderConfig) -> Self {
+        Self {
+            block_size: 32,
+            encoder,
+            decoder: LightDecoderConfig {
+                depth: 4,
+                norm_eps: 1e-5,
+                ..LightDecoderConfig::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Side in pixels of a cell of the mask's grid: that of the output's tokens, or of smaller blocks.
+    pub(crate) fn mask_stride(&self) -> usize {
+        self.block_size.min(self.encoder.output_stride())
+    }
+
+    pub(crate) fn masker(&self) -> Result<CellMasker> {
+        CellMaskerConfig {
+            mask_ratio: self.mask_ratio,
+            mask_patch_size: self.block_size,
+            patch_size: self.mask_stride(),
+            rounding: CellRounding::VisibleDown,
+        }
+        .build()
+    }
+
+    /// The encoder behind the painted pixels.
+    fn inner(&self) -> EncoderConfig {
+        let mut encoder = self.encoder.clone();
+        match &mut encoder {
+            EncoderConfig::Vit(vit) => vit.mask_token = false,
+            EncoderConfig::Swin(swin) => swin.mask_token = false,
+            EncoderConfig::PvtV2(_) => {}
+        }
+        encoder
+    }
+
+    fn hog(&self) -> HogTargetConfig {
+        HogTargetConfig {
+            norm: self.norm.clone(),
+            cell: self.hog_cell,
+            cell_norm: match self.norm_pix_loss {
+                true => HogNorm::default(),
+                false => HogNorm::None,
+            },
+            ..HogTargetConfig::fastmim()
+        }
+    }
+
+    fn pixels(&self) -> PixelTargetConfig {
+        PixelTargetConfig {
+            norm: self.norm.clone(),
+            patch_norm: match self.norm_pix_loss {
+                true => PatchNorm::default(),
+                false => PatchNorm::None,
+            },
+            ..PixelTargetConfig::default()
+        }
+    }
+
+    /// Checks how blocks, tokens and histograms fit each other.
+    fn check_blocks(&self) -> Result<()> {
+        let (block, stride) = (self.block_size, self.encoder.output_stride());
+        let bad = |field: &'static str, value: usize, why: String, fix: &'static str| {
+            Err(Error::config("fastmim", field, value, why, fix))
+        };
+        if block == 0
+            || stride == 0
+            || !(block.is_multiple_of(stride) || stride.is_multiple_of(block))
+        {
+            let why =
+                format!("a block must be whole tokens of {stride} pixels, or a token whole blocks");
+            return bad(
+                "block_size",
+                block,
+                why,
+                "make it a multiple or a divisor of the encoder's output stride",
+            );
+        }
+        let (cell, part) = (self.hog_cell, self.mask_stride());
+        if self.target == FastMimTarget::Hog && (cell == 0 || !part.is_multiple_of(cell)) {
+            let why = format!("what is compared are parts of {part} pixels, made of whole cells");
+            let fix = "use a divisor, larger blocks or patches, or target = \"pixel\"";
+            return bad("hog_cell", cell, why, fix);
+        }
+        Ok(())
+    }
+}
+
+impl MethodConfig for FastMimConfig {
+    fn arch(arch: &str) -> Result<Self> {
+        if SwinConfig::archs().any(|known| known == arch) {
+            let swin = SwinConfig {
+                image_size: 128.into(),
+                window_size: 4,
+                mask_token: false,
+                ..SwinConfig::arch(arch)?
+            };
+            return Ok(Self::pyramid(swin.into()));
+        }
+        if PvtV2Config::archs().any(|known| known == arch) {
+            return Ok(Self::pyramid(PvtV2Config::arch(arch)?.into()));
+        }
+        let vit = VitConfig::arch(arch)?;
+        let vit = VitConfig {
+            image_size: 128.into(),
+            // Half of what fine-tuning then has.
+            num_heads: match arch {
+                "vit_base" => 6,
+                _ => vit.num_heads,
+            },
+            ..vit
+        };
+        Ok(Self {
+            encoder: vit.into(),
+            ..Self::default()
+        })
+    }
+
+    fn init(&self) -> Box<dyn InitScheme> {
+        self.init.build(self.encoder.patch_values())
+    }
+
+    fn build(&self, student: &ParamStore) -> Result<Composite> {
+        let (inner, stride) = (self.inner(), self.encoder.output_stride());
+        let channels = inner.in_channels();
+        self.norm.check(channels)?;
+        self.check_blocks()?;
+        let root = student.root();
+        // Where the authors' modules are: a ViT's beside the decoder's, others' below a name.
+        let params = match inner {
+            EncoderConfig::Vit(_) => root.clone(),
+            EncoderConfig::Swin(_) | EncoderConfig::PvtV2(_) => root.pp("encoder"),
+        };
+        let encoder = PixelMasked::new(&root, inner.build(&params)?, channels)?;
+        let masker = self.masker()?;
+        self.check_sizes(&encoder, &masker)?;
+        let plan = self.plan(inner.image_size())?;
+        let stages = self.stages.iter().map(|stage| {
+            let plan = self.plan(stage.size)?;
+            Ok((stage.epoch, plan))
+        });
+        let stages = stages.collect::<Result<Vec<_>>>()?;
+        let composite = Composite::new("fastmim", student, encoder, masker, MaskMode::Replace)
+            .input(inner.image_size(), self.norm.clone(), plan)
+            .mask_stride(self.mask_stride());
+        let composite = stages
+            .into_iter()
+            .fold(composite, |composite, (epoch, plan)| {
+                composite.views_from(epoch, plan)
+            });
+        let decoder =
+            |outputs: usize| LightDecoder::new(&root, &self.decoder, inner.dim(), outputs);
+        let (objective, weight) = (RegressionConfig::default().build()?, Schedule::constant(1.));
+        Ok(match self.target {
+            FastMimTarget::Hog => {
+                let hog = self.hog();
+                let decoder = decoder(hog.values(stride, channels))?
+                    .cells(PatchOrder::ChannelsThenPixels, channels * hog.bins);
+                composite.target("hog", hog.build()?).branch(
+                    ("hog", "hog"),
+                    decoder,
+                    objective,
+                    weight,
+                )
+            }
+            FastMimTarget::Pixel => {
+                let decoder = decoder(stride * stride * channels)?
+                    .cells(PatchOrder::PixelsThenChannels, channels);
+                composite.target("pixels", self.pixels().build()?).branch(
+                    ("pixel", "pixels"),
+                    decoder,
+                    objective,
+                    weight,
+                )
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! FastMIM-P: images that grow in the course of training.
+
+use mim_core::augment::ViewPlan;
+use mim_core::encoders::{EncoderConfig, RelPosBiasKind};
+use mim_core::nn::PosEmbedKind;
+use mim_core::{Encoder, Error, ImageSize, PatchGrid, Result};
+use mim_masking::CellMasker;
+use serde::{Deserialize, Serialize};
+
+use super::FastMimConfig;
+
+/// The size of the images from an epoch on.
+///
+/// The authors' code takes such a list, but its encoders refuse any other size than the first. Here
+/// every weight goes on as it is, and what follows the size is made anew: the random crop, the grid of
+/// the mask (blocks keep their side in pixels), fixed positions, and Swin's windows, whose side stays
+/// and whose shifts are those of the new grid. Batch size and learning rate stay, too. Before the
+/// first stage, and in evaluations, images have the encoder's size.
+///
+/// ```toml
+/// stages = [{ epoch = 400, size = 160 }, { epoch = 600, size = 192 }]
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolutionStage {
+    /// First epoch of this size, from 0.
+    pub epoch: usize,
+    /// Height and width in pixels.
+    pub size: ImageSize,
+}
+
+impl FastMimConfig {
+    /// The views of images of `size`: the settings' with their random crops resized, or the default's.
+    pub(super) fn plan(&self, size: ImageSize) -> Result<ViewPlan> {
+        let crop = <(usize, usize)>::from(size);
+        let Some(views) = self.views.clone() else {
+            return Ok(ViewPlan::mae(crop));
+        };
+        if size == self.encoder.image_size() {
+            return Ok(views);
+        }
+        views.with_crop_size(crop).ok_or_else(|| {
+            Error::config(
+                "fastmim",
+                "stages",
+                size,
+                "no operation in `views` is a random crop, whose size could change",
+                "add random_resized_crop to the views, or leave out stages",
+            )
+        })
+    }
+
+    /// Checks that all sizes fit `encoder` and the blocks, and the stages' order.
+    pub(super) fn check_sizes(&self, encoder: &dyn Encoder, masker: &CellMasker) -> Result<()> {
+        let own = [self.encoder.image_size()].into_iter();
+        for size in own.chain(self.stages.iter().map(|stage| stage.size)) {
+            let size = <(usize, usize)>::from(size);
+            encoder.grid(size)?;
+            masker.cells(PatchGrid::of_image(size, self.mask_stride())?)?;
+        }
+        let bad = |value: String, why: &'static str, fix: &'static str| {
+            Err(Error::config("fastmim", "stages", value, why, fix))
+        };
+        let mut pairs = self.stages.windows(2);
+        if let Some(pair) = pairs.find(|pair| pair[0].epoch >= pair[1].epoch) {
+            let value = format!("{} before {}", pair[0].epoch, pair[1].epoch);
+            let why = "each stage begins after the one before it";
+            return bad(value, why, "sort the stages by epoch");
+        }
+        let fixed = match &self.encoder {
+            EncoderConfig::Vit(vit) => {
+                vit.pos_embed != PosEmbedKind::Learned && vit.rel_pos_bias == RelPosBiasKind::None
+            }
+            EncoderConfig::Swin(_) | EncoderConfig::PvtV2(_) => true,
+        };
+        match self.stages.is_empty() || fixed {
+            true => Ok(()),
+            false => bad(
+                format!("{} sizes", self.stages.len()),
+                "trained positions belong to one size of images",
+                "use pos_embed = \"sincos\" and rel_pos_bias = \"none\"",
+            ),
+        }
+    }
+}
