@@ -7,7 +7,10 @@ use mim_core::encoders::{EncoderConfig, VitConfig};
 use mim_core::params::{Init, ParamStore};
 use mim_core::train::Checkpoint;
 use mim_core::weights::{Source, WeightMap};
-use mim_core::{Encoded, Encoder, Error, Masking, Method, PatchGrid, Result, StepContext, Want};
+use mim_core::{
+    Encoded, Encoder, Error, Masking, Method, Norm, PatchGrid, Result, StepContext, Want,
+};
+use mim_targets::FeatureTargetConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::registry;
@@ -30,6 +33,11 @@ pub struct FrozenConfig {
     /// `siglip_base_patch16_224`; needs the feature `candle-transformers`. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candle_model: Option<String>,
+    /// Which view of the batch it sees. Default 0.
+    pub view: usize,
+    /// Normalisation of its images; that of the student if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm: Option<Norm>,
 }
 
 impl Default for FrozenConfig {
@@ -39,6 +47,8 @@ impl Default for FrozenConfig {
             source: "hf_clip".to_owned(),
             encoder: EncoderConfig::Vit(VitConfig::clip_base()),
             candle_model: None,
+            view: 0,
+            norm: None,
         }
     }
 }
@@ -87,6 +97,15 @@ impl FrozenConfig {
             RANDOM => "a random encoder".to_owned(),
             path if Path::new(path).is_dir() => format!("the encoder of the run {path}"),
             path => path.to_owned(),
+        }
+    }
+
+    /// How the teacher sees a batch whose student has the normalisation `norm`.
+    pub(crate) fn features(&self, norm: &Norm) -> FeatureTargetConfig {
+        FeatureTargetConfig {
+            view: self.view,
+            norm: self.norm.clone().unwrap_or_else(|| norm.clone()),
+            ..FeatureTargetConfig::default()
         }
     }
 

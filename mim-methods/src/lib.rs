@@ -5,6 +5,7 @@
 mod bootmae;
 mod cmae;
 mod composite;
+pub mod custom;
 mod fastmim;
 mod frozen;
 mod mae;
@@ -18,6 +19,7 @@ mod simmim;
 pub use bootmae::BootMaeConfig;
 pub use cmae::CmaeConfig;
 pub use composite::{Composite, MaskMode};
+pub use custom::CustomConfig;
 pub use fastmim::{FastMimConfig, FastMimTarget, ResolutionStage};
 pub use frozen::FrozenConfig;
 pub use mae::MaeConfig;

@@ -1,10 +1,11 @@
 //! From settings to methods.
 
 use candle_core::Device;
-use mim_core::Result;
 use mim_core::params::{InitScheme, ParamStore};
+use mim_core::{Error, Result, settings};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use toml::Table;
 
 use crate::Composite;
 
@@ -16,6 +17,21 @@ pub trait MethodConfig: Default + Serialize + DeserializeOwned {
     ///
     /// If the method has no such size; the error lists those it has.
     fn arch(arch: &str) -> Result<Self>;
+
+    /// All settings: the defaults (of `arch`, if set) overlaid with `settings`.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is unknown or of another type.
+    fn resolve(mut settings: Table) -> Result<Table> {
+        let config = match settings.remove("arch") {
+            Some(arch) => Self::arch(arch.as_str().unwrap_or_default())?,
+            None => Self::default(),
+        };
+        let mut resolved = to_table(&config)?;
+        settings::overlay(&mut resolved, settings);
+        to_table(&settings::read::<Self>("method", resolved)?)
+    }
 
     /// How the weights of a store for this method start.
     fn init(&self) -> Box<dyn InitScheme>;
@@ -31,4 +47,21 @@ pub trait MethodConfig: Default + Serialize + DeserializeOwned {
     ///
     /// If a setting does not hold.
     fn build(&self, student: &ParamStore) -> Result<Composite>;
+}
+
+/// Settings as a table.
+///
+/// # Errors
+///
+/// If they cannot be written as TOML.
+pub(crate) fn to_table<C: Serialize>(config: &C) -> Result<Table> {
+    Table::try_from(config).map_err(|error| {
+        Error::config(
+            "method",
+            "settings",
+            error,
+            "they cannot be written as TOML",
+            "report this",
+        )
+    })
 }

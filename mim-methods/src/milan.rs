@@ -28,10 +28,6 @@ pub struct MilanConfig {
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Normalisation of the teacher's images; that of the student if not set, as released.
-    // Parity: CLIP was trained with means and deviations of its own; the release does not use them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target_norm: Option<Norm>,
     /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
@@ -48,6 +44,9 @@ pub struct MilanConfig {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum MilanTarget {
     /// The features of a frozen network, by their angle.
+    ///
+    /// Its images have the student's normalisation, as released; `norm` is for another one.
+    // Parity: CLIP was trained with means and deviations of its own; the release does not use them.
     Features(FrozenConfig),
     /// The pixels of hidden patches (an ablation of the paper).
     Pixels {
@@ -69,7 +68,6 @@ impl Default for MilanConfig {
             semantic: true,
             init: Init::Mae,
             norm: Norm::imagenet(),
-            target_norm: None,
             views: None,
             encoder: VitConfig::default(),
             decoder: MaeDecoderConfig::default(),
@@ -119,12 +117,11 @@ impl MilanConfig {
         };
         let weight = Schedule::constant(1.);
         Ok(match (&self.target, teacher) {
-            (MilanTarget::Features(_), Some(teacher)) => {
+            (MilanTarget::Features(frozen), Some(teacher)) => {
                 let features = FeatureTargetConfig {
-                    norm: self.target_norm.clone().unwrap_or(self.norm.clone()),
                     class_token: self.encoder.class_token,
                     attention: self.semantic,
-                    ..FeatureTargetConfig::default()
+                    ..frozen.features(&self.norm)
                 };
                 let decoder = decoder(teacher.dim(), PromptOutput::All)?;
                 let objective = CosineConfig::milan().build()?;

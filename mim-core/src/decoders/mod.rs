@@ -1,5 +1,6 @@
 //! Decoders.
 
+mod config;
 mod image_order;
 mod inject;
 mod light;
@@ -9,6 +10,7 @@ mod pooled;
 mod prompt;
 mod relative;
 
+pub use config::{DecoderConfig, DecoderShape};
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use light::{LightDecoder, LightDecoderConfig};
 pub use linear::LinearDecoder;

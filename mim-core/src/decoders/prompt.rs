@@ -134,9 +134,15 @@ impl PromptDecoder {
         let mut unknown = self.mask_token.broadcast_as(shape)?;
         if let Some(table) = &self.pos_embed {
             let visible = table.select(cx.mask, &cx.mask.ids_keep(known.device())?)?;
-            let class = table.prefix()?;
-            let class = class.broadcast_as((rows, prefix, class.dim(2)?))?;
-            known = (known + Tensor::cat(&[&class, &visible], 1)?)?;
+            let positions = match prefix {
+                0 => visible,
+                _ => {
+                    let class = table.prefix()?;
+                    let class = class.broadcast_as((rows, prefix, class.dim(2)?))?;
+                    Tensor::cat(&[&class, &visible], 1)?
+                }
+            };
+            known = (known + positions)?;
             unknown = (unknown + table.select(cx.mask, &ids)?)?;
         }
         Ok((known, unknown))

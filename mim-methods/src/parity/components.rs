@@ -5,8 +5,8 @@ use mim_core::Result;
 
 use super::compare::Worst;
 use super::report::Report;
-use super::run::rule;
-use super::{Case, Tolerance, dvae};
+use super::run::{not_built, rule};
+use super::{Case, Setup, Tolerance, dvae};
 
 /// Makes our outputs of a case, named as the recorded ones without `expect.`.
 type Outputs = fn(&Case, &Device) -> Result<Vec<(String, Tensor)>>;
@@ -18,6 +18,11 @@ const COMPONENTS: &[(&str, Outputs)] = &[("dvae", dvae::outputs)];
 pub(super) fn find(name: &str) -> Option<Outputs> {
     let found = COMPONENTS.iter().find(|(known, _)| *known == name);
     found.map(|(_, outputs)| *outputs)
+}
+
+/// The adapter of a method without recorded cases.
+pub(crate) fn none(case: &Case, _device: &Device) -> Result<Setup> {
+    Err(not_built(format!("a case of {}", case.method())))
 }
 
 /// Compares every recorded output.

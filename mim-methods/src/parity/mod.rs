@@ -23,6 +23,7 @@ mod stores;
 
 pub use case::{Case, Tolerance, find};
 pub use compare::Worst;
+pub(crate) use components::none;
 pub use report::{Report, Verdict};
 pub use run::{Extract, Overrides, Recorded, Setup, run};
 

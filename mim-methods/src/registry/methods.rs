@@ -3,7 +3,8 @@
 use super::{Entry, build, resolve};
 use crate::parity;
 use crate::{
-    BootMaeConfig, CmaeConfig, FastMimConfig, MaeConfig, MilanConfig, SimConfig, SimMimConfig,
+    BootMaeConfig, CmaeConfig, CustomConfig, FastMimConfig, MaeConfig, MilanConfig, SimConfig,
+    SimMimConfig,
 };
 
 const VITS: &[&str] = &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"];
@@ -89,6 +90,18 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<CmaeConfig>,
         build: build::<CmaeConfig>,
         parity: parity::cmae::setup,
+    },
+    Entry {
+        name: "custom",
+        title: "Any parts joined by a config",
+        paper: "no paper",
+        reference: "none",
+        archs: &[],
+        status: "its parts are those of the other methods",
+        recipes: recipes!("custom_32px"),
+        resolve: resolve::<CustomConfig>,
+        build: build::<CustomConfig>,
+        parity: parity::none,
     },
     Entry {
         name: "milan",

@@ -132,26 +132,8 @@ impl Entry {
     }
 }
 
-fn resolve<C: MethodConfig>(mut settings: Table) -> Result<Table> {
-    let config = match settings.remove("arch") {
-        Some(arch) => C::arch(arch.as_str().unwrap_or_default())?,
-        None => C::default(),
-    };
-    let mut resolved = to_table(&config)?;
-    settings::overlay(&mut resolved, settings);
-    to_table(&settings::read::<C>("method", resolved)?)
-}
-
-fn to_table<C: MethodConfig>(config: &C) -> Result<Table> {
-    Table::try_from(config).map_err(|error| {
-        Error::config(
-            "method",
-            "settings",
-            error,
-            "they cannot be written as TOML",
-            "report this",
-        )
-    })
+fn resolve<C: MethodConfig>(settings: Table) -> Result<Table> {
+    C::resolve(settings)
 }
 
 /// Without a seed the weights are never trained.
