@@ -109,6 +109,22 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
     }
 }
 
+#[test]
+fn views_are_those_of_each_epoch() {
+    let growing = tiny("fastmim");
+    let mut steady = tiny("fastmim");
+    steady.settings.remove("stages").unwrap();
+    let losses = |tiny: &Tiny| {
+        let dir = tempfile::tempdir().unwrap();
+        trainer(tiny, dir.path(), 0).train(&mut ()).unwrap();
+        let log = EpochLog::new(dir.path()).read().unwrap();
+        [0, 1].map(|epoch| log[epoch].train_loss.to_bits())
+    };
+    let (growing, steady) = (losses(&growing), losses(&steady));
+    assert_eq!(growing[0], steady[0]);
+    assert_ne!(growing[1], steady[1]);
+}
+
 fn tiny(file: &str) -> Tiny {
     let mut all = common::all().into_iter();
     all.find(|tiny| tiny.file == file).unwrap()

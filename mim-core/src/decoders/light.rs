@@ -21,7 +21,7 @@ pub struct LightDecoderConfig {
     pub num_heads: Option<usize>,
     /// Hidden width of a block's MLP over `embed_dim`. Default 4.
     pub mlp_ratio: f64,
-    /// Epsilon of all norms. Default 1e-6; 1e-5 behind Swin and PVTv2.
+    /// Epsilon of all norms. Default 1e-6; the authors' behind Swin and PVTv2 is 1e-5.
     pub norm_eps: f64,
 }
 

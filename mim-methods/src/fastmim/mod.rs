@@ -40,7 +40,7 @@ pub struct FastMimConfig {
     /// Fraction of blocks hidden (what stays visible is rounded down), in `[0, 1)`. Default 0.75.
     pub mask_ratio: f64,
     /// Side in pixels of a block that is hidden as a whole: a multiple of the encoder's output
-    /// stride, or a divisor of it. Default 16 for ViT, 32 for Swin and PVTv2.
+    /// stride, or a divisor of it. Default 16; 32 for the sizes (`arch`) of Swin and PVTv2.
     pub block_size: usize,
     /// What is predicted. Default `hog`.
     pub target: FastMimTarget,
@@ -157,10 +157,7 @@ impl FastMimConfig {
         let bad = |field: &'static str, value: usize, why: String, fix: &'static str| {
             Err(Error::config("fastmim", field, value, why, fix))
         };
-        if block == 0
-            || stride == 0
-            || !(block.is_multiple_of(stride) || stride.is_multiple_of(block))
-        {
+        if block == 0 || !(block.is_multiple_of(stride) || stride.is_multiple_of(block)) {
             let why =
                 format!("a block must be whole tokens of {stride} pixels, or a token whole blocks");
             return bad(
@@ -215,18 +212,17 @@ impl MethodConfig for FastMimConfig {
     }
 
     fn build(&self, student: &ParamStore) -> Result<Composite> {
-        let (inner, stride) = (self.inner(), self.encoder.output_stride());
+        let (root, inner) = (student.root(), self.inner());
         let channels = inner.in_channels();
         self.norm.check(channels)?;
-        self.check_blocks()?;
-        let root = student.root();
         // Where the authors' modules are: a ViT's beside the decoder's, others' below a name.
         let params = match inner {
             EncoderConfig::Vit(_) => root.clone(),
             EncoderConfig::Swin(_) | EncoderConfig::PvtV2(_) => root.pp("encoder"),
         };
         let encoder = PixelMasked::new(&root, inner.build(&params)?, channels)?;
-        let masker = self.masker()?;
+        self.check_blocks()?;
+        let (masker, stride) = (self.masker()?, inner.output_stride());
         self.check_sizes(&encoder, &masker)?;
         let plan = self.plan(inner.image_size())?;
         let stages = self.stages.iter().map(|stage| {

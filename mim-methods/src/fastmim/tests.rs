@@ -59,8 +59,9 @@ fn build(config: &FastMimConfig) -> Composite {
 }
 
 fn batch(side: usize) -> Batch {
-    let bytes: Vec<u8> = (0..2 * 3 * side * side)
+    let bytes: Vec<u8> = (0u32..)
         .map(|i| (i * i % 251) as u8)
+        .take(2 * 3 * side * side)
         .collect();
     let images = Tensor::from_vec(bytes, (2, 3, side, side), &Device::Cpu).unwrap();
     Batch::single(View::new(images, vec![]).unwrap())

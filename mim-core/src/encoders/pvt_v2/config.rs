@@ -59,14 +59,14 @@ impl Default for PvtV2Config {
 const NARROW: [usize; 4] = [32, 64, 160, 256];
 const WIDE: [usize; 4] = [64, 128, 320, 512];
 
-/// The paper's sizes: (name, widths, blocks, MLP ratios).
-const ARCHS: &[(&str, [usize; 4], [usize; 4], [f64; 4])] = &[
-    ("pvt_v2_b0", NARROW, [2, 2, 2, 2], [8., 8., 4., 4.]),
-    ("pvt_v2_b1", WIDE, [2, 2, 2, 2], [8., 8., 4., 4.]),
-    ("pvt_v2_b2", WIDE, [3, 4, 6, 3], [8., 8., 4., 4.]),
-    ("pvt_v2_b3", WIDE, [3, 4, 18, 3], [8., 8., 4., 4.]),
-    ("pvt_v2_b4", WIDE, [3, 8, 27, 3], [8., 8., 4., 4.]),
-    ("pvt_v2_b5", WIDE, [3, 6, 40, 3], [4., 4., 4., 4.]),
+/// The paper's sizes: (name, widths, blocks, MLP ratio of the first two stages).
+const ARCHS: &[(&str, [usize; 4], [usize; 4], f64)] = &[
+    ("pvt_v2_b0", NARROW, [2, 2, 2, 2], 8.),
+    ("pvt_v2_b1", WIDE, [2, 2, 2, 2], 8.),
+    ("pvt_v2_b2", WIDE, [3, 4, 6, 3], 8.),
+    ("pvt_v2_b3", WIDE, [3, 4, 18, 3], 8.),
+    ("pvt_v2_b4", WIDE, [3, 8, 27, 3], 8.),
+    ("pvt_v2_b5", WIDE, [3, 6, 40, 3], 4.),
 ];
 
 impl PvtV2Config {
@@ -77,7 +77,7 @@ impl PvtV2Config {
     /// [`Error::InvalidConfig`] listing the known sizes.
     pub fn arch(arch: &str) -> Result<Self> {
         let found = ARCHS.iter().find(|(name, ..)| *name == arch);
-        let &(_, dims, depths, ratios) = found.ok_or_else(|| {
+        let &(_, dims, depths, first) = found.ok_or_else(|| {
             let known: Vec<_> = Self::archs().collect();
             let fix = format!("use one of {}", known.join(", "));
             Error::config("pvt_v2", "arch", arch, "no such size is known", fix)
@@ -85,7 +85,7 @@ impl PvtV2Config {
         Ok(Self {
             embed_dims: dims.to_vec(),
             depths: depths.to_vec(),
-            mlp_ratios: ratios.to_vec(),
+            mlp_ratios: vec![first, first, 4., 4.],
             ..Self::default()
         })
     }
@@ -159,34 +159,19 @@ impl PvtV2Config {
     ///
     /// [`Error::InvalidConfig`] for the first setting that does not hold.
     pub fn validate(&self) -> Result<()> {
-        self.validate_lengths()?;
-        let stages = || 0..self.stages();
-        let heads_fit = stages().all(|stage| {
-            let heads = self.num_heads[stage];
-            heads > 0 && self.embed_dims[stage].is_multiple_of(heads)
-        });
+        self.validate_lists()?;
+        let mut stages = 0..self.stages();
+        let heads_fit = stages
+            .clone()
+            .all(|stage| self.embed_dims[stage].is_multiple_of(self.num_heads[stage]));
         // (holds, setting, value, why, fix)
-        let rules: [(bool, &'static str, String, &'static str, &'static str); 8] = [
+        let rules: [(bool, &'static str, String, &'static str, &'static str); 5] = [
             (
                 self.in_channels > 0,
                 "in_channels",
                 self.in_channels.to_string(),
                 "images have at least one channel",
                 "use 1 (grey) or 3 (RGB)",
-            ),
-            (
-                self.embed_dims.iter().all(|dim| *dim > 0),
-                "embed_dims",
-                format!("{:?}", self.embed_dims),
-                "tokens have at least one value",
-                "use 64, 128, 320, 512",
-            ),
-            (
-                self.depths.iter().all(|depth| *depth > 0),
-                "depths",
-                format!("{:?}", self.depths),
-                "every stage has at least one block",
-                "use 1 or more",
             ),
             (
                 heads_fit,
@@ -196,18 +181,11 @@ impl PvtV2Config {
                 "change num_heads or embed_dims",
             ),
             (
-                stages().all(|stage| self.hidden(stage) > 0),
+                stages.all(|stage| self.hidden(stage) > 0),
                 "mlp_ratios",
                 format!("{:?}", self.mlp_ratios),
                 "a hidden layer would be empty",
                 "use 8, 8, 4, 4",
-            ),
-            (
-                self.sr_ratios.iter().all(|ratio| *ratio > 0),
-                "sr_ratios",
-                format!("{:?}", self.sr_ratios),
-                "keys are made of at least one token",
-                "use 8, 4, 2, 1",
             ),
             (
                 self.norm_eps > 0. && self.conv_norm_eps > 0.,
@@ -230,35 +208,33 @@ impl PvtV2Config {
         self.grid(self.image_size.into()).map(drop)
     }
 
-    fn validate_lengths(&self) -> Result<()> {
-        let stages = self.stages();
+    /// Checks that each stage has its numbers, and none of those counts is 0.
+    fn validate_lists(&self) -> Result<()> {
+        let (stages, depths) = (self.stages(), &self.depths);
+        let bad = |field: &'static str, value: String, why: String, fix: &'static str| {
+            Err(Error::config("pvt_v2", field, value, why, fix))
+        };
         // Nothing is known with more stages, and a stride must fit a number.
         if !(1..=16).contains(&stages) {
-            let value = format!("{:?}", self.depths);
-            let why = "an encoder has 1 to 16 stages";
-            return Err(Error::config(
-                "pvt_v2",
-                "depths",
-                value,
-                why,
-                "use 3, 4, 6, 3",
-            ));
+            let why = "an encoder has 1 to 16 stages".to_owned();
+            return bad("depths", format!("{depths:?}"), why, "use 3, 4, 6, 3");
         }
-        let lengths = [
-            ("embed_dims", self.embed_dims.len()),
-            ("num_heads", self.num_heads.len()),
-            ("mlp_ratios", self.mlp_ratios.len()),
-            ("sr_ratios", self.sr_ratios.len()),
+        let counts = [
+            ("embed_dims", &self.embed_dims),
+            ("depths", depths),
+            ("num_heads", &self.num_heads),
+            ("sr_ratios", &self.sr_ratios),
         ];
-        match lengths.into_iter().find(|(_, length)| *length != stages) {
-            Some((field, length)) => Err(Error::config(
-                "pvt_v2",
-                field,
-                format!("a list of {length}"),
-                format!("there are {stages} stages in depths"),
-                "give one number for each stage",
-            )),
-            None => Ok(()),
+        let why = format!("there are {stages} stages in depths, and every count is at least 1");
+        let fix = "give one number for each stage";
+        for (field, list) in counts {
+            if list.len() != stages || list.contains(&0) {
+                return bad(field, format!("{list:?}"), why, fix);
+            }
+        }
+        match self.mlp_ratios.len() == stages {
+            true => Ok(()),
+            false => bad("mlp_ratios", format!("{:?}", self.mlp_ratios), why, fix),
         }
     }
 }
@@ -296,10 +272,11 @@ mod tests {
             ("patch_size = 0", &["patch size 0"]),
             ("in_channels = 0", &["`in_channels`"]),
             ("depths = []", &["`depths`", "1 to 16"]),
-            ("depths = [2, 0, 2, 2]", &["`depths`", "one block"]),
+            ("depths = [2, 0, 2, 2]", &["`depths`", "at least 1"]),
             ("embed_dims = [8, 8, 8, 0]", &["`embed_dims`"]),
             ("num_heads = [1, 2, 3, 8]", &["`num_heads`", "multiple"]),
             ("num_heads = [1, 2, 0, 8]", &["`num_heads`"]),
+            ("mlp_ratios = [8.0]", &["`mlp_ratios`", "4 stages"]),
             ("mlp_ratios = [8.0, 8.0, 4.0, 0.0]", &["`mlp_ratios`"]),
             ("norm_eps = 0", &["norm_eps"]),
             ("drop_path_rate = 1", &["`drop_path_rate`"]),

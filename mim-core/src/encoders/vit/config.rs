@@ -23,6 +23,8 @@ pub enum RelPosBiasKind {
 #[serde(default, deny_unknown_fields)]
 pub struct VitConfig {
     /// Height and width of the images in pixels; multiples of `patch_size`. Default 224.
+    ///
+    /// With fixed positions, or none, the network takes other sizes too; methods ask for this one.
     pub image_size: ImageSize,
     /// Side of a patch in pixels. Default 16.
     pub patch_size: usize,
