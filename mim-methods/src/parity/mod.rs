@@ -9,6 +9,7 @@ mod case;
 pub(crate) mod cmae;
 mod compare;
 pub(crate) mod mae;
+pub(crate) mod maskfeat;
 mod optimizer;
 mod report;
 mod rounding;

@@ -2,7 +2,7 @@
 
 use super::{Entry, build, resolve};
 use crate::parity;
-use crate::{BootMaeConfig, CmaeConfig, MaeConfig, SimConfig, SimMimConfig};
+use crate::{BootMaeConfig, CmaeConfig, MaeConfig, MaskFeatConfig, SimConfig, SimMimConfig};
 
 const VITS: &[&str] = &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"];
 
@@ -87,5 +87,17 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<CmaeConfig>,
         build: build::<CmaeConfig>,
         parity: parity::cmae::setup,
+    },
+    Entry {
+        name: "maskfeat",
+        title: "Masked Feature Prediction for Self-Supervised Visual Pre-Training",
+        paper: "Wei et al., CVPR 2022, arXiv 2112.09133",
+        reference: "open-mmlab/mmpretrain @ ee7f2e8",
+        archs: VITS,
+        status: "exact: forward, loss, gradients",
+        recipes: recipes!("maskfeat_32px", "maskfeat_base"),
+        resolve: resolve::<MaskFeatConfig>,
+        build: build::<MaskFeatConfig>,
+        parity: parity::maskfeat::setup,
     },
 ];

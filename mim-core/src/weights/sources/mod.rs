@@ -5,6 +5,8 @@ mod cmae;
 mod convmae;
 mod hf_vit_mae;
 mod mae;
+mod mmengine;
+mod short_vit;
 mod sim;
 mod simmim;
 mod timm;
@@ -32,6 +34,8 @@ const SOURCES: &[Known] = &[
     ("bootmae", bootmae::rules),
     ("cmae", cmae::rules),
     ("convmae", convmae::rules),
+    ("mmengine", mmengine::rules),
+    ("short_vit", short_vit::rules),
 ];
 
 impl Source {
