@@ -5,6 +5,8 @@
 mod bootmae;
 mod cmae;
 mod composite;
+mod convmae;
+mod dmjd;
 mod mae;
 mod maskfeat;
 mod method_config;
@@ -16,6 +18,8 @@ mod simmim;
 pub use bootmae::BootMaeConfig;
 pub use cmae::CmaeConfig;
 pub use composite::{Composite, MaskMode};
+pub use convmae::ConvMaeConfig;
+pub use dmjd::{DmjdConfig, VisibleOrder};
 pub use mae::MaeConfig;
 pub use maskfeat::MaskFeatConfig;
 pub use method_config::MethodConfig;

@@ -232,7 +232,9 @@ mod tests {
             ("`encoder.mask_token` is false", |c| {
                 c.encoder.mask_token = false
             }),
-            ("multiples of the patch size 5", |c| c.encoder.patch_size = 5),
+            ("multiples of the patch size 5", |c| {
+                c.encoder.patch_size = 5
+            }),
         ];
         for (what, spoil) in wrong {
             let mut config = tiny();

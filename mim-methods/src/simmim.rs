@@ -151,6 +151,7 @@ impl MethodConfig for SimMimConfig {
                 let own = match encoder {
                     EncoderConfig::Vit(_) => Init::Beit,
                     EncoderConfig::Swin(_) => Init::Swin,
+                    EncoderConfig::ConvMae(_) => Init::Mae,
                 };
                 Box::new(WithHead {
                     encoder: own.build(patch_values),
@@ -164,6 +165,17 @@ impl MethodConfig for SimMimConfig {
         let (encoder, stride) = (&self.encoder, self.encoder.output_stride());
         let channels = encoder.in_channels();
         self.norm.check(channels)?;
+        if let EncoderConfig::ConvMae(_) = encoder {
+            let why = "hidden patches are replaced by a mask token, which it does not have";
+            let fix = "use vit or swin, or the method convmae";
+            return Err(Error::config(
+                "simmim",
+                "encoder.type",
+                "conv_mae",
+                why,
+                fix,
+            ));
+        }
         let params = student.root();
         let built = encoder.build(&params)?;
         let masker = self.masker()?;

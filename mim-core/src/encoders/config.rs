@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Swin, SwinConfig, Vit, VitConfig};
+use super::{ConvMae, ConvMaeConfig, Swin, SwinConfig, Vit, VitConfig};
 use crate::params::Params;
 use crate::{Encoder, ImageSize, PatchGrid, Result};
 
@@ -21,6 +21,8 @@ pub enum EncoderConfig {
     Vit(VitConfig),
     /// A Swin transformer.
     Swin(SwinConfig),
+    /// ConvMAE's hybrid of masked convolutions and a transformer.
+    ConvMae(ConvMaeConfig),
 }
 
 impl From<VitConfig> for EncoderConfig {
@@ -35,6 +37,12 @@ impl From<SwinConfig> for EncoderConfig {
     }
 }
 
+impl From<ConvMaeConfig> for EncoderConfig {
+    fn from(config: ConvMaeConfig) -> Self {
+        Self::ConvMae(config)
+    }
+}
+
 impl EncoderConfig {
     /// Checks the settings and builds the encoder under `params`.
     ///
@@ -45,6 +53,7 @@ impl EncoderConfig {
         Ok(match self {
             Self::Vit(config) => Box::new(Vit::new(params, config)?),
             Self::Swin(config) => Box::new(Swin::new(params, config)?),
+            Self::ConvMae(config) => Box::new(ConvMae::new(params, config)?),
         })
     }
 
@@ -53,6 +62,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.image_size,
             Self::Swin(config) => config.image_size,
+            Self::ConvMae(config) => config.image_size,
         }
     }
 
@@ -61,6 +71,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.in_channels,
             Self::Swin(config) => config.in_channels,
+            Self::ConvMae(config) => config.in_channels,
         }
     }
 
@@ -69,6 +80,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.patch_size,
             Self::Swin(config) => config.patch_size,
+            Self::ConvMae(config) => config.patch_sizes[0],
         }
     }
 
@@ -77,6 +89,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.patch_size,
             Self::Swin(config) => config.output_stride(),
+            Self::ConvMae(config) => config.stride(),
         }
     }
 
@@ -85,6 +98,7 @@ impl EncoderConfig {
         match self {
             Self::Vit(config) => config.embed_dim,
             Self::Swin(config) => config.dim(),
+            Self::ConvMae(config) => config.dim(),
         }
     }
 
@@ -121,6 +135,11 @@ mod tests {
         assert_eq!(
             (vit.dim(), vit.output_stride(), vit.patch_values()),
             (768, 16, 256)
+        );
+        let hybrid = read("type = \"conv_mae\"\nmlp_ratios = [8.0, 8.0, 4.0]").unwrap();
+        assert_eq!(
+            (hybrid.dim(), hybrid.output_stride(), hybrid.patch_size()),
+            (768, 16, 4)
         );
         for bad in [
             "type = \"vit\"\nwindow_size = 7",

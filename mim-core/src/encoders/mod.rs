@@ -8,7 +8,7 @@ mod swin;
 mod vit;
 
 pub use config::EncoderConfig;
-pub use conv_mae::{ConvMae, ConvMaeConfig};
+pub use conv_mae::{ConvMae, ConvMaeConfig, ConvMaeInit};
 pub use projected::{Projected, ProjectorConfig};
 pub use swin::{Swin, SwinConfig};
 pub use vit::{RelPosBiasKind, Vit, VitConfig};

@@ -8,6 +8,8 @@ pub(crate) mod bootmae;
 mod case;
 pub(crate) mod cmae;
 mod compare;
+pub(crate) mod convmae;
+pub(crate) mod dmjd;
 pub(crate) mod mae;
 pub(crate) mod maskfeat;
 mod optimizer;

@@ -101,14 +101,19 @@ pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     if let Some(atol) = overrides.atol {
         (tolerance.atol, tolerance.grad_atol) = (atol, atol);
     }
-    let compared = entry.parity(case, device).and_then(|setup| {
+    let run = |case: &Case| -> Result<Report> {
         Run {
             case,
-            setup,
-            tolerance,
+            setup: entry.parity(case, device)?,
+            tolerance: tolerance.clone(),
             device,
         }
         .all()
+    };
+    let (first, second) = case.variants();
+    let compared = run(&first).and_then(|report| match second {
+        Some(second) => Ok(report.and(run(&second)?)),
+        None => Ok(report),
     });
     match compared {
         Ok(report) => report,

@@ -3,6 +3,7 @@
 mod bootmae;
 mod cmae;
 mod convmae;
+mod dmjd;
 mod hf_vit_mae;
 mod mae;
 mod mmengine;
@@ -34,6 +35,7 @@ const SOURCES: &[Known] = &[
     ("bootmae", bootmae::rules),
     ("cmae", cmae::rules),
     ("convmae", convmae::rules),
+    ("dmjd", dmjd::rules),
     ("mmengine", mmengine::rules),
     ("short_vit", short_vit::rules),
 ];
