@@ -96,8 +96,8 @@ pub mod prelude {
         RandomMaskerConfig, WhenStuck,
     };
     pub use mim_methods::{
-        BootMaeConfig, CmaeConfig, Composite, FastMimConfig, MaeConfig, MaskMode, MethodConfig,
-        SimConfig, SimMimConfig,
+        BootMaeConfig, CmaeConfig, Composite, ConvMaeConfig, DmjdConfig, FastMimConfig, MaeConfig,
+        MaskFeatConfig, MaskMode, MethodConfig, SimConfig, SimMimConfig,
     };
     pub use mim_targets::{Needs, PixelTargetConfig, TargetGenerator, TargetRequest};
     pub use rand::{Rng, RngExt};

@@ -52,6 +52,12 @@ pub trait Method: Send + Sync {
     /// What is evaluated; none for tokenizers.
     fn encoder(&self) -> Option<&dyn Encoder>;
 
+    /// How many images one image counts for where the learning rate follows the batch (`blr`): more than
+    /// one for methods that learn more from an image (DMJD).
+    fn batch_factor(&self) -> f64 {
+        1.
+    }
+
     /// The loss of one batch.
     ///
     /// # Errors

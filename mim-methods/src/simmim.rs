@@ -147,28 +147,21 @@ impl MethodConfig for SimMimConfig {
         let patch_values = self.encoder.patch_values();
         match (self.init, &self.encoder) {
             (Some(init), _) => init.build(patch_values),
-            (None, encoder) => {
-                let own = match encoder {
-                    EncoderConfig::Vit(_) => Init::Beit,
-                    EncoderConfig::Swin(_) => Init::Swin,
-                    EncoderConfig::PvtV2(_) => Init::PvtV2,
-                };
-                Box::new(WithHead {
-                    encoder: own.build(patch_values),
-                    inputs: encoder.dim(),
-                })
-            }
+            (None, encoder) => Box::new(WithHead {
+                encoder: encoder.init(Init::Beit),
+                inputs: encoder.dim(),
+            }),
         }
     }
 
     fn build(&self, student: &ParamStore) -> Result<Composite> {
         let (encoder, stride) = (&self.encoder, self.encoder.output_stride());
         let channels = encoder.in_channels();
-        if matches!(encoder, EncoderConfig::PvtV2(_)) {
+        if !encoder.can_replace() {
             return Err(Error::unsupported(
-                "SimMIM with PVTv2",
-                "its first convolution overlaps, so that no token can be hidden",
-                "use a ViT or Swin, or the method fastmim",
+                "this encoder in SimMIM",
+                "it has no mask token to stand for hidden patches",
+                "use vit or swin, or the method made for it (fastmim, convmae)",
             ));
         }
         self.norm.check(channels)?;

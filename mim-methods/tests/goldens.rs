@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use mim_core::weights::WeightMap;
 use mim_methods::parity::{self, Overrides, Verdict};
 use mim_methods::registry::METHODS;
 
@@ -23,6 +24,35 @@ fn folders() -> Vec<PathBuf> {
         }
     }
     folders
+}
+
+/// A copy of the committed case of DMJD with one tensor changed.
+fn tampered(name: &str) -> parity::Report {
+    let folder = tempfile::tempdir().unwrap();
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/dmjd/block_hog.json");
+    std::fs::copy(&own, folder.path().join("case.json")).unwrap();
+    let mut tensors = WeightMap::read(own.with_extension("safetensors")).unwrap();
+    let changed = (tensors.get(name).unwrap() * 1.01).unwrap();
+    tensors.insert(name, changed);
+    let path = folder.path().join("case.safetensors");
+    tensors.write(path, None).unwrap();
+    let case = parity::find(folder.path()).unwrap().remove(0);
+    parity::run(&case, &Device::Cpu, Overrides::default())
+}
+
+#[test]
+fn both_orders_of_visible_targets_are_compared() {
+    for name in [
+        "expect.loss_vis",
+        "expect.loss_vis_aligned",
+        "grad.predictor.0.weight",
+        "grad_aligned.predictor.0.weight",
+    ] {
+        let report = tampered(name);
+        let plain = name.replace("_aligned", "");
+        assert_eq!(report.verdict, Verdict::Fail, "{name}: {report}");
+        assert!(report.reason.unwrap().starts_with(&plain), "{name}");
+    }
 }
 
 #[test]

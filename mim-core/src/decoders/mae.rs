@@ -57,6 +57,8 @@ impl MaeDecoder {
     /// Parameters `decoder_embed`, `mask_token`, `decoder_pos_embed`, `decoder_blocks.N`,
     /// `decoder_norm`, `decoder_pred`; `inputs` is the encoder's width, `outputs` the values of a patch.
     ///
+    /// The table of positions has a row for the class token; see [`MaeDecoder::with_prefix`].
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidConfig`] if the settings do not hold.
@@ -64,6 +66,20 @@ impl MaeDecoder {
         params: &Params,
         config: &MaeDecoderConfig,
         grid: PatchGrid,
+        widths: (usize, usize),
+    ) -> Result<Self> {
+        Self::with_prefix(params, config, (grid, 1), widths)
+    }
+
+    /// The same for an encoder with `prefix` class tokens, which have rows in the table of positions.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the settings do not hold.
+    pub fn with_prefix(
+        params: &Params,
+        config: &MaeDecoderConfig,
+        (grid, prefix): (PatchGrid, usize),
         (inputs, outputs): (usize, usize),
     ) -> Result<Self> {
         let dim = config.embed_dim;
@@ -95,7 +111,7 @@ impl MaeDecoder {
                 "decoder_pos_embed",
                 config.pos_embed,
                 dim,
-                (grid, 1),
+                (grid, prefix),
             )?,
             blocks: (0..config.depth)
                 .map(|index| Block::new(&blocks.pp(index), &block, 0))
@@ -120,10 +136,15 @@ impl MaeDecoder {
         let mut xs = Tensor::cat(&[&known, &unknown], 1)?;
         if let Some(table) = &self.pos_embed {
             let patches = table.select(cx.mask, &cx.mask.ids_order(device)?)?;
-            let cls = table
-                .prefix()?
-                .broadcast_as((rows, prefix, patches.dim(2)?))?;
-            xs = (xs + Tensor::cat(&[&cls, &patches], 1)?)?;
+            let positions = match prefix {
+                0 => patches,
+                _ => {
+                    let cls = table.prefix()?;
+                    let cls = cls.broadcast_as((rows, prefix, patches.dim(2)?))?;
+                    Tensor::cat(&[&cls, &patches], 1)?
+                }
+            };
+            xs = (xs + positions)?;
         }
         for block in &self.blocks {
             xs = block.forward(&xs, None, cx.step)?;

@@ -9,6 +9,7 @@ mod mae;
 mod pooled;
 mod prompt;
 mod relative;
+mod visible_mlp;
 
 pub use config::{DecoderConfig, DecoderShape};
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
@@ -18,3 +19,4 @@ pub use mae::{MaeDecoder, MaeDecoderConfig};
 pub use pooled::PooledDecoder;
 pub use prompt::{PromptDecoder, PromptOutput};
 pub use relative::{RelativePredictor, RelativePredictorConfig};
+pub use visible_mlp::{VisibleMlp, VisibleMlpConfig};

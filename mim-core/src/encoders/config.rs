@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PvtV2, PvtV2Config, Swin, SwinConfig, Vit, VitConfig};
-use crate::params::Params;
+use super::{
+    ConvMae, ConvMaeConfig, ConvMaeInit, PvtV2, PvtV2Config, RelPosBiasKind, Swin, SwinConfig, Vit,
+    VitConfig,
+};
+use crate::nn::PosEmbedKind;
+use crate::params::{Init, InitScheme, Params};
 use crate::{Encoder, ImageSize, PatchGrid, Result};
 
 /// Settings of an encoder, told apart by `type`.
@@ -23,6 +27,8 @@ pub enum EncoderConfig {
     Swin(SwinConfig),
     /// A pyramid vision transformer, second version.
     PvtV2(PvtV2Config),
+    /// ConvMAE's hybrid of masked convolutions and a transformer.
+    ConvMae(ConvMaeConfig),
 }
 
 impl From<VitConfig> for EncoderConfig {
@@ -43,6 +49,12 @@ impl From<PvtV2Config> for EncoderConfig {
     }
 }
 
+impl From<ConvMaeConfig> for EncoderConfig {
+    fn from(config: ConvMaeConfig) -> Self {
+        Self::ConvMae(config)
+    }
+}
+
 impl EncoderConfig {
     /// Checks the settings and builds the encoder under `params`.
     ///
@@ -54,7 +66,44 @@ impl EncoderConfig {
             Self::Vit(config) => Box::new(Vit::new(params, config)?),
             Self::Swin(config) => Box::new(Swin::new(params, config)?),
             Self::PvtV2(config) => Box::new(PvtV2::new(params, config)?),
+            Self::ConvMae(config) => Box::new(ConvMae::new(params, config)?),
         })
+    }
+
+    /// Whether a trained token can stand for hidden patches.
+    pub fn can_replace(&self) -> bool {
+        matches!(self, Self::Vit(_) | Self::Swin(_))
+    }
+
+    /// Gives it the token for hidden patches, or takes it away; nothing for encoders that have none.
+    pub fn set_mask_token(&mut self, wanted: bool) {
+        match self {
+            Self::Vit(config) => config.mask_token = wanted,
+            Self::Swin(config) => config.mask_token = wanted,
+            Self::PvtV2(_) | Self::ConvMae(_) => {}
+        }
+    }
+
+    /// Whether its weights, as they are, fit images of other sizes.
+    pub fn any_size(&self) -> bool {
+        match self {
+            Self::Vit(config) => {
+                config.pos_embed != PosEmbedKind::Learned
+                    && config.rel_pos_bias == RelPosBiasKind::None
+            }
+            Self::Swin(_) | Self::PvtV2(_) | Self::ConvMae(_) => true,
+        }
+    }
+
+    /// How its authors start its weights; for a ViT, where methods differ, as `vit` says.
+    pub fn init(&self, vit: Init) -> Box<dyn InitScheme> {
+        let values = self.patch_values();
+        match self {
+            Self::Vit(_) => vit.build(values),
+            Self::Swin(_) => Init::Swin.build(values),
+            Self::PvtV2(_) => Init::PvtV2.build(values),
+            Self::ConvMae(config) => Box::new(ConvMaeInit(config.clone())),
+        }
     }
 
     /// Height and width of the images in pixels.
@@ -63,6 +112,7 @@ impl EncoderConfig {
             Self::Vit(config) => config.image_size,
             Self::Swin(config) => config.image_size,
             Self::PvtV2(config) => config.image_size,
+            Self::ConvMae(config) => config.image_size,
         }
     }
 
@@ -72,6 +122,7 @@ impl EncoderConfig {
             Self::Vit(config) => config.in_channels,
             Self::Swin(config) => config.in_channels,
             Self::PvtV2(config) => config.in_channels,
+            Self::ConvMae(config) => config.in_channels,
         }
     }
 
@@ -81,6 +132,7 @@ impl EncoderConfig {
             Self::Vit(config) => config.patch_size,
             Self::Swin(config) => config.patch_size,
             Self::PvtV2(config) => config.patch_size,
+            Self::ConvMae(config) => config.patch_sizes[0],
         }
     }
 
@@ -90,6 +142,7 @@ impl EncoderConfig {
             Self::Vit(config) => config.patch_size,
             Self::Swin(config) => config.output_stride(),
             Self::PvtV2(config) => config.output_stride(),
+            Self::ConvMae(config) => config.stride(),
         }
     }
 
@@ -99,6 +152,7 @@ impl EncoderConfig {
             Self::Vit(config) => config.embed_dim,
             Self::Swin(config) => config.dim(),
             Self::PvtV2(config) => config.dim(),
+            Self::ConvMae(config) => config.dim(),
         }
     }
 
@@ -140,6 +194,11 @@ mod tests {
         assert_eq!(
             (pvt.dim(), pvt.output_stride(), pvt.patch_size()),
             (512, 32, 4)
+        );
+        let hybrid = read("type = \"conv_mae\"\nmlp_ratios = [8.0, 8.0, 4.0]").unwrap();
+        assert_eq!(
+            (hybrid.dim(), hybrid.output_stride(), hybrid.patch_size()),
+            (768, 16, 4)
         );
         for bad in [
             "type = \"vit\"\nwindow_size = 7",

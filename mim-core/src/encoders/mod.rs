@@ -11,7 +11,7 @@ mod swin;
 mod vit;
 
 pub use config::EncoderConfig;
-pub use conv_mae::{ConvMae, ConvMaeConfig};
+pub use conv_mae::{ConvMae, ConvMaeConfig, ConvMaeInit};
 pub use function::{FnEncoder, FnOutput};
 pub use pixel_masked::PixelMasked;
 pub use projected::{Projected, ProjectorConfig};

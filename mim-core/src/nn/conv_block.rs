@@ -6,9 +6,6 @@ use super::{DepthwiseConv, LayerNorm, Linear, Mlp};
 use crate::Result;
 use crate::params::Params;
 
-/// Side of the depth-wise kernel.
-const KERNEL: usize = 5;
-
 /// `x += conv2(attn(visible * conv1(norm1 x))); x += mlp(norm2 x)` over `[rows, height, width, dim]`.
 ///
 /// `attn` is a 5x5 depth-wise convolution; the others are 1x1, so that nothing of a hidden place
@@ -24,6 +21,9 @@ pub struct ConvBlock {
 }
 
 impl ConvBlock {
+    /// Side of the depth-wise kernel.
+    pub const KERNEL: usize = 5;
+
     /// Parameters `norm1`, `conv1`, `attn`, `conv2`, `norm2`, `mlp`; 1x1 convolutions are matrices.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl ConvBlock {
         Ok(Self {
             norm1: LayerNorm::new(&params.pp("norm1"), dim, norm_eps)?,
             conv1: Linear::new(&params.pp("conv1"), dim, dim)?,
-            attn: DepthwiseConv::new(&params.pp("attn"), dim, KERNEL)?,
+            attn: DepthwiseConv::new(&params.pp("attn"), dim, Self::KERNEL)?,
             conv2: Linear::new(&params.pp("conv2"), dim, dim)?,
             norm2: LayerNorm::new(&params.pp("norm2"), dim, norm_eps)?,
             mlp: Mlp::new(&params.pp("mlp"), dim, hidden)?,

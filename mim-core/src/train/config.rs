@@ -17,7 +17,8 @@ pub struct TrainConfig {
     /// Forward passes an optimizer step. Default 1.
     pub accum_iter: usize,
     /// Learning rate for [`TrainConfig::blr_batch`] images a step; the rate of the run is
-    /// `blr * batch_size * accum_iter / blr_batch`. Set this or `lr`. Default 1.5e-4.
+    /// `blr * batch_size * accum_iter / blr_batch`, times the method's
+    /// [`batch_factor`](crate::Method::batch_factor) (1 for most). Set this or `lr`. Default 1.5e-4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blr: Option<f64>,
     /// Images a step that `blr` is meant for: 256 (MAE) or 512 (SimMIM). Default 256.
@@ -71,16 +72,18 @@ impl TrainConfig {
         self.batch_size * self.accum_iter
     }
 
-    /// The learning rate at the peak of the run.
-    pub fn peak_lr(&self) -> f64 {
-        let scaled = |blr: f64| blr * self.effective_batch() as f64 / self.blr_batch as f64;
+    /// The learning rate at the peak of the run of a method with this
+    /// [`batch_factor`](crate::Method::batch_factor).
+    pub fn peak_lr(&self, batch_factor: f64) -> f64 {
+        let batch = self.effective_batch() as f64 * batch_factor;
+        let scaled = |blr: f64| blr * batch / self.blr_batch as f64;
         self.lr
             .unwrap_or_else(|| scaled(self.blr.unwrap_or(DEFAULT_BLR)))
     }
 
     /// The learning rate of every step.
-    pub fn lr(&self) -> Schedule {
-        self.lr_schedule.scaled(self.peak_lr())
+    pub fn lr(&self, batch_factor: f64) -> Schedule {
+        self.lr_schedule.scaled(self.peak_lr(batch_factor))
     }
 
     /// Checks the settings.
@@ -112,7 +115,7 @@ impl TrainConfig {
                 "remove lr or blr",
             );
         }
-        let peak = self.peak_lr();
+        let peak = self.peak_lr(1.);
         if !peak.is_finite() || peak <= 0. {
             return bad(
                 "lr",
@@ -138,12 +141,19 @@ mod tests {
             accum_iter: 8,
             ..TrainConfig::default()
         };
-        assert!((config.peak_lr() - 2.4e-3).abs() < 1e-12);
+        assert!((config.peak_lr(1.) - 2.4e-3).abs() < 1e-12);
+        // DMJD: 512 images a step that count for 853.
+        let dmjd = TrainConfig {
+            accum_iter: 1,
+            blr: Some(6e-4),
+            ..config.clone()
+        };
+        assert!((dmjd.peak_lr(1. / 0.6) - 2e-3).abs() < 1e-12);
         let absolute = TrainConfig {
             lr: Some(1e-3),
             ..config
         };
-        assert_eq!(absolute.peak_lr(), 1e-3);
+        assert_eq!(absolute.peak_lr(2.), 1e-3);
     }
 
     #[test]

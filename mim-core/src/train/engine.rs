@@ -75,7 +75,7 @@ impl Trainer {
             drop_last: true,
             ..loading
         };
-        let (lr, data) = (config.lr(), (dataset, loading));
+        let (lr, data) = (config.lr(method.batch_factor()), (dataset, loading));
         Ok(Self {
             method,
             data,

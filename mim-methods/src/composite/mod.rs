@@ -34,6 +34,7 @@ pub struct Composite {
     pub masker: Box<dyn Masker>,
     mode: MaskMode,
     mask_stride: Option<usize>,
+    batch_factor: f64,
     input: Input,
     /// Each with the epoch from which it holds.
     views: Vec<(usize, ViewPlan)>,
@@ -66,6 +67,7 @@ impl Composite {
             masker: Box::new(masker),
             mode,
             mask_stride: None,
+            batch_factor: 1.,
             input: Input {
                 size: ImageSize::from(224),
                 norm: Norm::imagenet(),
@@ -106,6 +108,13 @@ impl Composite {
     #[must_use]
     pub fn mask_stride(mut self, pixels: usize) -> Self {
         self.mask_stride = Some(pixels);
+        self
+    }
+
+    /// How many images one image counts for where the learning rate follows the batch. Default 1.
+    #[must_use]
+    pub fn with_batch_factor(mut self, factor: f64) -> Self {
+        self.batch_factor = factor;
         self
     }
 
@@ -181,6 +190,10 @@ impl Method for Composite {
 
     fn encoder(&self) -> Option<&dyn Encoder> {
         Some(self.encoder.as_ref())
+    }
+
+    fn batch_factor(&self) -> f64 {
+        self.batch_factor
     }
 
     fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms> {

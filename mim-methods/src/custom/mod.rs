@@ -102,7 +102,8 @@ impl Default for CustomConfig {
 impl CustomConfig {
     fn masking(&self) -> CustomMasking {
         let inferred = match (&self.encoder, &self.decoder) {
-            (_, DecoderConfig::Mae(_) | DecoderConfig::Prompt(_)) => CustomMasking::Drop,
+            (EncoderConfig::ConvMae(_), _)
+            | (_, DecoderConfig::Mae(_) | DecoderConfig::Prompt(_)) => CustomMasking::Drop,
             (EncoderConfig::PvtV2(_), _) => CustomMasking::Paint,
             _ => CustomMasking::Replace,
         };
@@ -128,12 +129,7 @@ impl CustomConfig {
     /// The encoder's settings, with a mask token where one is needed.
     fn encoder(&self) -> EncoderConfig {
         let mut encoder = self.encoder.clone();
-        let replace = self.masking() == CustomMasking::Replace;
-        match &mut encoder {
-            EncoderConfig::Vit(vit) => vit.mask_token = replace,
-            EncoderConfig::Swin(swin) => swin.mask_token = replace,
-            _ => {}
-        }
+        encoder.set_mask_token(self.masking() == CustomMasking::Replace);
         encoder
     }
 
@@ -220,8 +216,10 @@ impl MethodConfig for CustomConfig {
     }
 
     fn init(&self) -> Box<dyn InitScheme> {
-        let init = self.init.unwrap_or(presets::init(&self.encoder));
-        init.build(self.encoder.patch_values())
+        match self.init {
+            Some(init) => init.build(self.encoder.patch_values()),
+            None => self.encoder.init(Init::Mae),
+        }
     }
 
     fn build(&self, student: &ParamStore) -> Result<Composite> {

@@ -1,7 +1,5 @@
 //! What a composed method's settings leave out.
 
-use mim_core::encoders::EncoderConfig;
-use mim_core::params::Init;
 use mim_core::{Error, Result, settings};
 use toml::{Table, Value};
 
@@ -66,19 +64,11 @@ fn small() -> Result<Table> {
     })
 }
 
-/// How an encoder's weights start if nothing is said.
-pub(super) fn init(encoder: &EncoderConfig) -> Init {
-    match encoder {
-        EncoderConfig::Swin(_) => Init::Swin,
-        EncoderConfig::PvtV2(_) => Init::PvtV2,
-        _ => Init::Mae,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use mim_core::decoders::DecoderConfig;
+    use mim_core::encoders::EncoderConfig;
 
     fn read(text: &str) -> CustomConfig {
         let table = complete(text.parse().unwrap()).unwrap();

@@ -120,11 +120,7 @@ impl FastMimConfig {
     /// The encoder behind the painted pixels.
     fn inner(&self) -> EncoderConfig {
         let mut encoder = self.encoder.clone();
-        match &mut encoder {
-            EncoderConfig::Vit(vit) => vit.mask_token = false,
-            EncoderConfig::Swin(swin) => swin.mask_token = false,
-            EncoderConfig::PvtV2(_) => {}
-        }
+        encoder.set_mask_token(false);
         encoder
     }
 
@@ -218,7 +214,7 @@ impl MethodConfig for FastMimConfig {
         // Where the authors' modules are: a ViT's beside the decoder's, others' below a name.
         let params = match inner {
             EncoderConfig::Vit(_) => root.clone(),
-            EncoderConfig::Swin(_) | EncoderConfig::PvtV2(_) => root.pp("encoder"),
+            _ => root.pp("encoder"),
         };
         let encoder = PixelMasked::new(&root, inner.build(&params)?, channels)?;
         self.check_blocks()?;

@@ -1,8 +1,6 @@
 //! FastMIM-P: images that grow in the course of training.
 
 use mim_core::augment::ViewPlan;
-use mim_core::encoders::{EncoderConfig, RelPosBiasKind};
-use mim_core::nn::PosEmbedKind;
 use mim_core::{Encoder, Error, ImageSize, PatchGrid, Result};
 use mim_masking::CellMasker;
 use serde::{Deserialize, Serialize};
@@ -67,13 +65,7 @@ impl FastMimConfig {
             let why = "each stage begins after the one before it";
             return bad(value, why, "sort the stages by epoch");
         }
-        let fixed = match &self.encoder {
-            EncoderConfig::Vit(vit) => {
-                vit.pos_embed != PosEmbedKind::Learned && vit.rel_pos_bias == RelPosBiasKind::None
-            }
-            EncoderConfig::Swin(_) | EncoderConfig::PvtV2(_) => true,
-        };
-        match self.stages.is_empty() || fixed {
+        match self.stages.is_empty() || self.encoder.any_size() {
             true => Ok(()),
             false => bad(
                 format!("{} sizes", self.stages.len()),

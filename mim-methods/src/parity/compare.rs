@@ -31,6 +31,19 @@ impl Worst {
             .get_or_insert_with(|| (name.to_owned(), why.into()));
     }
 
+    /// The worse of both.
+    pub(super) fn and(self, other: Self) -> Self {
+        let worse = match other.excess > self.excess {
+            true => other.clone(),
+            false => self.clone(),
+        };
+        let errors = [self.error, other.error].into_iter().flatten();
+        Self {
+            error: errors.reduce(f64::max),
+            ..worse
+        }
+    }
+
     /// Compares one tensor.
     pub(super) fn tensor(
         &mut self,

@@ -5,7 +5,7 @@ use mim_core::decoders::MaeDecoderConfig;
 use mim_core::encoders::VitConfig;
 use mim_core::nn::QkvBias;
 use mim_core::weights::Source;
-use mim_core::{Batch, Error, Mask, Method, Result, StepContext, View};
+use mim_core::{Batch, Error, Mask, Method, PatchGrid, Result, StepContext, View};
 use mim_masking::RandomMaskerConfig;
 use serde::Deserialize;
 
@@ -13,12 +13,13 @@ use super::run::Extract;
 use super::{Case, Recorded, Setup};
 use crate::{MaeConfig, MethodConfig};
 
+/// The decoder's settings that all cases with MAE's decoder share.
 #[derive(Deserialize)]
-struct Decoder {
-    embed_dim: usize,
-    depth: usize,
-    num_heads: usize,
-    mlp_ratio: Option<f64>,
+pub(crate) struct Decoder {
+    pub(crate) embed_dim: usize,
+    pub(crate) depth: usize,
+    pub(crate) num_heads: usize,
+    pub(crate) mlp_ratio: Option<f64>,
 }
 
 /// The encoder's settings that all cases with a plain ViT share.
@@ -77,17 +78,13 @@ fn config(case: &Case) -> Result<MaeConfig> {
 }
 
 /// The mask of the case's noise; the recorded mask and ids must agree with it.
-fn mask(case: &Case, config: &MaeConfig) -> Result<Mask> {
-    let grid = config.encoder.grid()?;
+pub(crate) fn mask(case: &Case, grid: PatchGrid, mask_ratio: f64) -> Result<Mask> {
     let Some(noise) = case.tensor("input.noise") else {
         return Mask::from_bits(grid, &case.bits("input.mask", grid)?);
     };
     let noise: Vec<f32> = noise.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    let mask = RandomMaskerConfig {
-        mask_ratio: config.mask_ratio,
-    }
-    .build()?
-    .from_noise(grid, &noise)?;
+    let masker = RandomMaskerConfig { mask_ratio }.build()?;
+    let mask = masker.from_noise(grid, &noise)?;
     let ids = |ids: Result<Tensor>| -> Result<Vec<i64>> {
         Ok(ids?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
     };
@@ -117,7 +114,7 @@ fn disagrees(case: &Case, name: &str) -> Error {
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let config = config(case)?;
     let mut method = config.build(&config.store(device, 0))?;
-    method.override_mask(mask(case, &config)?)?;
+    method.override_mask(mask(case, config.encoder.grid()?, config.mask_ratio)?)?;
     let images = case.required("input.images")?.to_device(device)?;
     let trace =
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };

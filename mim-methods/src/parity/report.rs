@@ -56,6 +56,16 @@ impl Report {
         }
     }
 
+    /// What this report and that of another variant of the case find together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self::of(
+            self.case,
+            self.forward.and(other.forward),
+            self.grad.and(other.grad),
+            self.step.and(other.step),
+        )
+    }
+
     /// The verdict over what was compared.
     pub(super) fn of(case: String, forward: Worst, grad: Worst, step: Worst) -> Self {
         let failure = [&forward, &grad, &step]

@@ -90,7 +90,13 @@ pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     if let Some(atol) = overrides.atol {
         (tolerance.atol, tolerance.grad_atol) = (atol, atol);
     }
-    match compared(case, device, tolerance) {
+    let run = |case: &Case| compared(case, device, tolerance.clone());
+    let (first, second) = case.variants();
+    let compared = run(&first).and_then(|report| match second {
+        Some(second) => Ok(report.and(run(&second)?)),
+        None => Ok(report),
+    });
+    match compared {
         Ok(report) => report,
         Err(error @ Error::Unsupported { .. }) => {
             Report::without_numbers(case.name(), Verdict::Unsupported, error.to_string())

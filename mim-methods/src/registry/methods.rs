@@ -3,9 +3,16 @@
 use super::{Entry, build, resolve};
 use crate::parity;
 use crate::{
-    BootMaeConfig, CmaeConfig, CustomConfig, FastMimConfig, MaeConfig, MilanConfig, SimConfig,
-    SimMimConfig,
+    BootMaeConfig, CmaeConfig, ConvMaeConfig, CustomConfig, DmjdConfig, FastMimConfig, MaeConfig,
+    MaskFeatConfig, MilanConfig, SimConfig, SimMimConfig,
 };
+
+const HYBRIDS: &[&str] = &[
+    "convmae_tiny",
+    "convmae_small",
+    "convmae_base",
+    "convmae_large",
+];
 
 const VITS: &[&str] = &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"];
 
@@ -146,5 +153,41 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<FastMimConfig>,
         build: build::<FastMimConfig>,
         parity: parity::fastmim::setup,
+    },
+    Entry {
+        name: "maskfeat",
+        title: "Masked Feature Prediction for Self-Supervised Visual Pre-Training",
+        paper: "Wei et al., CVPR 2022, arXiv 2112.09133",
+        reference: "open-mmlab/mmpretrain @ ee7f2e8",
+        archs: VITS,
+        status: "exact: forward, loss, gradients",
+        recipes: recipes!("maskfeat_32px", "maskfeat_base"),
+        resolve: resolve::<MaskFeatConfig>,
+        build: build::<MaskFeatConfig>,
+        parity: parity::maskfeat::setup,
+    },
+    Entry {
+        name: "convmae",
+        title: "MCMAE: Masked Convolution Meets Masked Autoencoders",
+        paper: "Gao et al., NeurIPS 2022, arXiv 2205.03892",
+        reference: "Alpha-VL/ConvMAE @ 4c97b4c",
+        archs: HYBRIDS,
+        status: "exact: forward, loss, gradients",
+        recipes: recipes!("convmae_32px", "convmae_base"),
+        resolve: resolve::<ConvMaeConfig>,
+        build: build::<ConvMaeConfig>,
+        parity: parity::convmae::setup,
+    },
+    Entry {
+        name: "dmjd",
+        title: "Disjoint Masking with Joint Distillation for Efficient Masked Image Modeling",
+        paper: "Ma et al., TMM 2023, arXiv 2301.00230",
+        reference: "mx-mark/DMJD @ 881b21d",
+        archs: HYBRIDS,
+        status: "exact in both orders of visible targets: forward, losses, gradients, step",
+        recipes: recipes!("dmjd_32px", "dmjd_base", "dmjd_large"),
+        resolve: resolve::<DmjdConfig>,
+        build: build::<DmjdConfig>,
+        parity: parity::dmjd::setup,
     },
 ];

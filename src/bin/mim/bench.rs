@@ -1,5 +1,7 @@
 //! `mim bench`.
 
+mod op;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -12,7 +14,6 @@ use mim_core::rng::stream;
 use mim_core::train::Stepper;
 use mim_core::{Batch, Crop, Error, Method, Purpose, Result, StepContext, View, settings};
 use rand::RngExt;
-use rand_distr::StandardNormal;
 use serde_json::json;
 use toml::Table;
 
@@ -29,6 +30,8 @@ pub(crate) struct Args {
 enum What {
     /// Time whole pre-training steps: forward, backward, AdamW on all parameters, new masks each step.
     Step(Step),
+    /// Time one operation against candle's own.
+    Op(op::Op),
 }
 
 /// Settings of `mim bench step`.
@@ -65,14 +68,18 @@ struct Step {
 
 impl Args {
     pub(crate) fn threads(&self) -> Option<usize> {
-        let What::Step(step) = &self.what;
-        step.threads
+        match &self.what {
+            What::Step(step) => step.threads,
+            What::Op(op) => op.threads,
+        }
     }
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let What::Step(step) = &args.what;
-    println!("{}", step.time()?);
+    match &args.what {
+        What::Step(step) => println!("{}", step.time()?),
+        What::Op(op) => println!("{}", op.run()?),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -142,7 +149,7 @@ impl Step {
         RunConfig::from_table(table)
     }
 
-    /// Random normalised images of the size the method expects, once for each of its views.
+    /// Random images, as bytes, of the size the method expects, once for each of its views.
     fn images(&self, method: &dyn Method, device: &Device) -> Result<Batch> {
         let input = method.input();
         let shape = (
@@ -152,8 +159,8 @@ impl Step {
             input.size.width,
         );
         let mut rng = stream(0, Purpose::Augment, [0, 0]);
-        let values: Vec<f32> = (0..shape.0 * shape.1 * shape.2 * shape.3)
-            .map(|_| rng.sample(StandardNormal))
+        let values: Vec<u8> = (0..shape.0 * shape.1 * shape.2 * shape.3)
+            .map(|_| rng.random())
             .collect();
         let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
         let whole = Crop::whole((side(input.size.height), side(input.size.width)));

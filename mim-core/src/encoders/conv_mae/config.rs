@@ -54,6 +54,11 @@ const ARCHS: &[(&str, [usize; 3], [usize; 3], usize)] = &[
 ];
 
 impl ConvMaeConfig {
+    /// The names [`ConvMaeConfig::arch`] knows.
+    pub fn archs() -> impl Iterator<Item = &'static str> {
+        ARCHS.iter().map(|(name, ..)| *name)
+    }
+
     /// The size called `arch`: `convmae_tiny`, `convmae_small`, `convmae_base` or `convmae_large`.
     ///
     /// Base is ConvMAE's, large DMJD's; tiny and small have the widths of ViTs of that name.
@@ -89,6 +94,16 @@ impl ConvMaeConfig {
     /// Width of the output.
     pub fn dim(&self) -> usize {
         self.embed_dims[2]
+    }
+
+    /// Hidden width of the MLPs of a stage (0, 1 or 2).
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a layer's width"
+    )]
+    pub fn hidden_dim(&self, stage: usize) -> usize {
+        (self.embed_dims[stage] as f64 * self.mlp_ratios[stage]) as usize
     }
 
     /// The token grid of the output.

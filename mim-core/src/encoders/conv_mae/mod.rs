@@ -1,10 +1,12 @@
 //! The hybrid of masked convolutions and a transformer.
 
 mod config;
+mod init;
 
 use candle_core::Tensor;
 
 pub use config::ConvMaeConfig;
+pub use init::ConvMaeInit;
 
 use super::check;
 use crate::nn::{Block, Conv, ConvBlock, LayerNorm, Linear, PosEmbed, PosEmbedKind};
@@ -73,12 +75,7 @@ impl ConvMae {
         };
         let stage = |stage: usize| -> Result<Vec<ConvBlock>> {
             let params = params.pp(format!("blocks{}", stage + 1));
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a layer's width"
-            )]
-            let hidden = (dims[stage] as f64 * config.mlp_ratios[stage]) as usize;
+            let hidden = config.hidden_dim(stage);
             let block = |index| {
                 ConvBlock::new(&params.pp(index), dims[stage], hidden, config.conv_norm_eps)
             };
@@ -134,8 +131,14 @@ impl ConvMae {
     }
 
     /// The first two stages: the map before the third one, and the windows of both for fusion.
-    fn convolve(&self, image: &Tensor, mask: Option<&Mask>) -> Result<(Tensor, [Tensor; 2])> {
+    fn convolve(
+        &self,
+        image: &Tensor,
+        mask: Option<&Mask>,
+        step: &StepContext,
+    ) -> Result<(Tensor, [Tensor; 2])> {
         let mut xs = self.embeds[0].forward(&image.permute((0, 2, 3, 1))?)?;
+        step.trace("patch_embed1", || Ok(xs.clone()))?;
         if let Some(mask) = mask {
             let copies = mask.copies(xs.dim(0)?)?;
             if copies > 1 {
@@ -151,6 +154,7 @@ impl ConvMae {
             for block in blocks {
                 xs = block.forward(&xs, visible.as_ref())?;
             }
+            step.trace(&format!("stage{}", stage + 1), || Ok(xs.clone()))?;
             fused.push(self.fusion[stage].windows(&xs)?);
             xs = self.embeds[stage + 1].forward(&xs)?;
         }
@@ -195,7 +199,8 @@ impl Encoder for ConvMae {
             ));
         }
         let mask = masking.mask();
-        let (map, fused) = self.convolve(image, mask)?;
+        let (map, fused) = self.convolve(image, mask, step)?;
+        step.trace("patch_embed4", || self.token_embed.forward(&map))?;
         // Tokens [rows, tokens, values] of a map [rows, height, width, values], visible ones only.
         let tokens = |map: &Tensor| -> Result<Tensor> {
             let all = map.flatten(1, 2)?;

@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::{HALF_TURN, HogFilter, HogGradient, edges, gaussian};
+use super::{Edge, HALF_TURN, HogFilter, HogGradient, edges, gaussian};
 use crate::ops::simd::multiversion;
 
 /// The rows above, at and below a place, each with one value more at both ends.
@@ -30,13 +30,14 @@ multiversion! {
 
 multiversion! {
     /// The bins of directions, as whole numbers in f32; then `first` holds the magnitudes.
-    pub(super) fn bins_and_magnitudes(edges: &[(f32, f32)], first: &mut [f32], second: &mut [f32]) {
+    pub(super) fn bins_and_magnitudes(edges: &[Edge], first: &mut [f32], second: &mut [f32]) {
         for (a, b) in first.iter_mut().zip(second) {
             let turn = if *a < 0. { -1. } else { 1. };
             let (rise, run) = (*a * turn, *b * turn);
             let mut bin = 0f32;
-            for &(cos, sin) in edges {
-                bin += if rise * cos >= run * sin { 1. } else { 0. };
+            for edge in edges {
+                let cos = if *a < 0. { edge.cos[1] } else { edge.cos[0] };
+                bin += if rise * cos >= run * edge.sin { 1. } else { 0. };
             }
             let half_turn = *a > 0. && *a < -*b * HALF_TURN;
             *a = (rise * rise + run * run).sqrt();

@@ -44,7 +44,7 @@ pub struct HogFilter {
 /// Dalal and Triggs (CVPR 2005) in the form of MaskFeat (Wei et al., CVPR 2022). Parity: a bin begins
 /// where the first component of a gradient is exactly zero, so the Sobel taps are added one by one in
 /// row-major order, as the reference convolution does (another order moves percents of the pixels),
-/// and an angle that f32 rounds to half a turn is zero, as it is to the reference's arctangent.
+/// and angles that f32 rounds to a quarter or half turn are that, as to the reference's arctangent.
 ///
 /// # Errors
 ///
@@ -122,13 +122,33 @@ fn gaussian(side: usize) -> Vec<f32> {
 /// Directions (a, -b) with `0 < a < HALF_TURN * b` have an angle that f32 rounds to pi.
 const HALF_TURN: f32 = 3.18e-8;
 
-/// (cos, sin) of the angles at which bins 1, 2, ... begin.
+/// The angle at which a bin begins.
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    /// Its cosine, for directions that were not turned and for those that were (first part below zero).
+    cos: [f32; 2],
+    sin: f32,
+}
+
+/// Cosines of the smallest angles that f32 rounds to a quarter turn, from above zero and from below.
+///
+/// Along the upper and lower edge of an image, which is reflected there, the vertical gradient is zero
+/// but for rounding, and an even number of bins has an edge at a quarter turn.
+const QUARTER_TURN: [f32; 2] = [1.589_325_5e-8, 1.033_160_3e-7];
+
+/// The angles at which bins 1, 2, ... begin.
 #[expect(clippy::cast_possible_truncation, reason = "directions are f32")]
-fn edges(bins: usize) -> Vec<(f32, f32)> {
-    let angle = |bin: usize| std::f64::consts::PI * bin as f64 / bins as f64;
-    (1..bins)
-        .map(|bin| (angle(bin).cos() as f32, angle(bin).sin() as f32))
-        .collect()
+fn edges(bins: usize) -> Vec<Edge> {
+    let edge = |bin: usize| {
+        let angle = std::f64::consts::PI * bin as f64 / bins as f64;
+        let cos = match 2 * bin == bins {
+            true => QUARTER_TURN,
+            false => [angle.cos() as f32; 2],
+        };
+        let sin = angle.sin() as f32;
+        Edge { cos, sin }
+    };
+    (1..bins).map(edge).collect()
 }
 
 #[cfg(test)]
@@ -231,6 +251,24 @@ mod tests {
         assert_eq!([of(0., 1.), of(0., -1.), of(0., 0.)], [0., 0., 0.]);
         assert_eq!([of(1e-7, 1.), of(1e-7, -1.), of(2e-8, -1.)], [0., 8., 0.]);
         assert_eq!([of(-1e-9, 1.), of(-1e-9, -1.), of(1., 0.)], [8., 0., 4.]);
+    }
+
+    #[test]
+    fn directions_beside_a_quarter_turn() {
+        let of = |a: f32, b: f32| {
+            let (mut first, mut second) = ([a], [b]);
+            cpu::bins_and_magnitudes(&edges(6), &mut first, &mut second);
+            let tensor = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
+            let plain = reference::bin(&tensor(a), &tensor(b), 6).unwrap();
+            assert_eq!(plain.to_vec1::<f32>().unwrap(), second);
+            second[0]
+        };
+        assert_eq!([of(1., 0.), of(1., 1.5e-8), of(1., 1.7e-8)], [3., 3., 2.]);
+        assert_eq!(
+            [of(-1., 0.), of(-1., -1e-7), of(-1., -1.1e-7)],
+            [3., 3., 2.]
+        );
+        assert_eq!([of(1., -1e-7), of(-1., 1e-7)], [3., 3.]);
     }
 
     #[test]

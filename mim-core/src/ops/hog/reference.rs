@@ -37,8 +37,10 @@ pub(super) fn bin(first: &Tensor, second: &Tensor, bins: usize) -> Result<Tensor
     let turned = |xs: &Tensor| -> Result<Tensor> { Ok(negative.where_cond(&xs.neg()?, xs)?) };
     let (rise, run) = (turned(first)?, turned(second)?);
     let mut bin = rise.zeros_like()?;
-    for (cos, sin) in edges(bins) {
-        let passed = (&rise * f64::from(cos))?.ge(&(&run * f64::from(sin))?)?;
+    for edge in edges(bins) {
+        let [plain, turned] = edge.cos.map(|cos| &rise * f64::from(cos));
+        let reach = negative.where_cond(&turned?, &plain?)?;
+        let passed = reach.ge(&(&run * f64::from(edge.sin))?)?;
         bin = (bin + passed.to_dtype(DType::F32)?)?;
     }
     let half_turn = first

@@ -42,7 +42,7 @@ fn rename(theirs: impl Into<String>, ours: impl Into<String>) -> Rule {
 }
 
 /// An encoder; the momentum one has no `ln1` after its blocks.
-fn encoder(theirs: &str, ours: &str) -> Vec<Rule> {
+pub(super) fn encoder(theirs: &str, ours: &str) -> Vec<Rule> {
     let mut rules: Vec<_> = [
         ("cls_token", "cls_token"),
         ("pos_embed", "pos_embed"),

@@ -1,4 +1,4 @@
-//! Alpha-VL/ConvMAE @ 4c97b4c and mx-mark/DMJD @ 881b21d: 1x1 convolutions where we have matrices, in the first two stages.
+//! Alpha-VL/ConvMAE @ 4c97b4c: 1x1 convolutions where we have matrices, in the first two stages.
 
 use crate::weights::Rule;
 

@@ -4,10 +4,13 @@ mod bootmae;
 mod clip;
 mod cmae;
 mod convmae;
+mod dmjd;
 mod dvae;
 mod fastmim;
 mod hf_vit_mae;
 mod mae;
+mod mmengine;
+mod short_vit;
 mod sim;
 mod simmim;
 mod timm;
@@ -40,6 +43,9 @@ const SOURCES: &[Known] = &[
     ("dvae", dvae::openai),
     ("flava_codebook", dvae::flava),
     ("fastmim", fastmim::rules),
+    ("dmjd", dmjd::rules),
+    ("mmengine", mmengine::rules),
+    ("short_vit", short_vit::rules),
 ];
 
 impl Source {

@@ -174,7 +174,7 @@ fn announce(config: &RunConfig, trainer: &Trainer, images: usize) {
         config.data.source,
         config.train.epochs,
         trainer.iters_per_epoch(),
-        config.train.peak_lr(),
+        config.train.peak_lr(trainer.method().batch_factor()),
         trainer.run().display(),
     );
 }
