@@ -49,8 +49,16 @@ pub trait Method: Send + Sync {
     /// Frozen outside networks (CLIP, dVAE) are not among them.
     fn stores(&self) -> Vec<(&str, &ParamStore)>;
 
-    /// What is evaluated; none for tokenizers.
+    /// What is evaluated unless another one is asked for; none for tokenizers.
     fn encoder(&self) -> Option<&dyn Encoder>;
+
+    /// All that can be evaluated, by name, [`Method::encoder`] first. Default: that one alone, as `student`.
+    fn encoders(&self) -> Vec<(&str, &dyn Encoder)> {
+        self.encoder()
+            .map(|encoder| ("student", encoder))
+            .into_iter()
+            .collect()
+    }
 
     /// The loss of one batch.
     ///

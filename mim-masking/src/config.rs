@@ -4,12 +4,12 @@ use mim_core::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockwiseMaskerConfig, CellMaskerConfig, DisjointMaskerConfig, IbotBlockMaskerConfig, Masker,
-    RandomMaskerConfig, RolledBlockMaskerConfig,
+    AttentionMaskerConfig, BlockwiseMaskerConfig, CellMaskerConfig, DisjointMaskerConfig,
+    IbotBlockMaskerConfig, Masker, RandomMaskerConfig, RolledBlockMaskerConfig,
 };
 
-/// A masker by its `type`: `random`, `cell`, `blockwise`, `rolled_block`, `ibot_block` or
-/// `disjoint`.
+/// A masker by its `type`: `random`, `cell`, `blockwise`, `rolled_block`, `ibot_block`,
+/// `disjoint` or `attention`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum MaskerConfig {
@@ -25,6 +25,8 @@ pub enum MaskerConfig {
     IbotBlock(IbotBlockMaskerConfig),
     /// [`crate::DisjointMasker`].
     Disjoint(DisjointMaskerConfig),
+    /// [`crate::AttentionMasker`].
+    Attention(AttentionMaskerConfig),
 }
 
 impl MaskerConfig {
@@ -41,6 +43,7 @@ impl MaskerConfig {
             Self::RolledBlock(config) => Box::new(config.build()?),
             Self::IbotBlock(config) => Box::new(config.build()?),
             Self::Disjoint(config) => Box::new(config.build()?),
+            Self::Attention(config) => Box::new(config.build()?),
         })
     }
 }
@@ -53,13 +56,14 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
-    fn all() -> [MaskerConfig; 5] {
+    fn all() -> [MaskerConfig; 6] {
         [
             MaskerConfig::Random(RandomMaskerConfig::default()),
             MaskerConfig::Cell(CellMaskerConfig::default()),
             MaskerConfig::Blockwise(BlockwiseMaskerConfig::default()),
             MaskerConfig::RolledBlock(RolledBlockMaskerConfig::default()),
             MaskerConfig::IbotBlock(IbotBlockMaskerConfig::default()),
+            MaskerConfig::Attention(AttentionMaskerConfig::default()),
         ]
     }
 
@@ -72,7 +76,11 @@ mod tests {
             assert_eq!(back, config, "{text}");
             let draw = |config: &MaskerConfig| {
                 let mut rng = ChaCha8Rng::seed_from_u64(3);
-                let rq = request(&step, 4, PatchGrid::new(14, 14));
+                let scores: Vec<f32> = (0..4 * 196).map(|at| (at % 31) as f32).collect();
+                let rq = crate::MaskRequest {
+                    guide: crate::Guide::Scores(&scores),
+                    ..request(&step, 4, PatchGrid::new(14, 14))
+                };
                 config.build().unwrap().sample(&rq, &mut rng).unwrap()
             };
             assert_eq!(draw(&back), draw(&config));

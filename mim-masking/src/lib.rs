@@ -7,11 +7,13 @@
 //! | [`BlockwiseMasker`] | rectangles up to a count | BEiT, EVA, MaskFeat, data2vec, SIM, CAE |
 //! | [`RolledBlockMasker`] | rectangles and some more patches, rolled order | BootMAE |
 //! | [`IbotBlockMasker`] | rectangles up to a drawn share | iBOT |
+//! | [`AttentionMasker`] | what a teacher attends to most, or least | AttMask |
 //! | [`DisjointMasker`] | several masks an image that hide nearly all of it | DMJD |
 //! | [`FixedMasker`] | a given mask | parity checks, pictures, tests |
 
 #![forbid(unsafe_code)]
 
+mod attention_guided;
 mod blocks;
 mod blockwise;
 mod cell;
@@ -27,6 +29,7 @@ mod masker;
 mod random;
 mod rolled;
 
+pub use attention_guided::{AttentionDraws, AttentionMasker, AttentionMaskerConfig, AttentionMode};
 pub use blockwise::{BlockwiseMasker, BlockwiseMaskerConfig, WhenStuck};
 pub use cell::{CellMasker, CellMaskerConfig, CellRounding};
 pub use config::MaskerConfig;

@@ -5,6 +5,7 @@
 mod bootmae;
 mod cmae;
 mod composite;
+mod ibot;
 mod mae;
 mod method_config;
 pub mod parity;
@@ -15,6 +16,7 @@ mod simmim;
 pub use bootmae::BootMaeConfig;
 pub use cmae::CmaeConfig;
 pub use composite::{Composite, MaskMode};
+pub use ibot::{AttMaskConfig, CropsConfig, DistillationConfig, Ibot, IbotConfig, NamingMasker};
 pub use mae::MaeConfig;
 pub use method_config::MethodConfig;
 pub use sim::SimConfig;

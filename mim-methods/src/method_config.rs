@@ -1,15 +1,16 @@
 //! From settings to methods.
 
 use candle_core::Device;
-use mim_core::Result;
 use mim_core::params::{InitScheme, ParamStore};
+use mim_core::{Method, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Composite;
-
 /// Settings of a method, without data and training. `Default` is the paper's base recipe.
 pub trait MethodConfig: Default + Serialize + DeserializeOwned {
+    /// What is built: a [`crate::Composite`] unless the paper needs more.
+    type Method: Method + 'static;
+
     /// The paper's settings for an encoder size such as `vit_small`.
     ///
     /// # Errors
@@ -30,5 +31,5 @@ pub trait MethodConfig: Default + Serialize + DeserializeOwned {
     /// # Errors
     ///
     /// If a setting does not hold.
-    fn build(&self, student: &ParamStore) -> Result<Composite>;
+    fn build(&self, student: &ParamStore) -> Result<Self::Method>;
 }

@@ -82,17 +82,27 @@ impl Attention {
     ///
     /// If a shape does not fit.
     pub fn first_token_attention(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        Ok(self.weights(xs, bias, 1)?.squeeze(2)?)
+    }
+
+    /// Attention of the first `queries` tokens over all, `[rows, heads, queries, tokens]`, for the
+    /// same input as [`Attention::forward`].
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit.
+    pub fn weights(&self, xs: &Tensor, bias: Option<&Tensor>, queries: usize) -> Result<Tensor> {
         let (rows, tokens, dim) = xs.dims3()?;
         let qkv = self
             .qkv(xs)?
             .reshape((rows, tokens, 3, self.heads, dim / self.heads))?;
         let part = |which: usize| qkv.narrow(2, which, 1)?.squeeze(2)?.transpose(1, 2);
-        let query = (part(0)?.narrow(2, 0, 1)? * self.scale()?)?;
+        let query = (part(0)?.narrow(2, 0, queries)?.contiguous()? * self.scale()?)?;
         let mut logits = query.matmul(&part(1)?.transpose(2, 3)?.contiguous()?)?;
         if let Some(bias) = bias {
-            logits = logits.broadcast_add(&bias.narrow(2, 0, 1)?)?;
+            logits = logits.broadcast_add(&bias.narrow(2, 0, queries)?)?;
         }
-        ops::softmax(&logits.squeeze(2)?)
+        ops::softmax(&logits)
     }
 
     fn scale(&self) -> Result<f64> {

@@ -157,6 +157,21 @@ impl Block {
             .first_token_attention(&self.norm1.forward(xs, step)?, bias)
     }
 
+    /// Attention of all tokens in this block, `[rows, heads, tokens, tokens]`, for the block's input.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit.
+    pub fn attention_weights(
+        &self,
+        xs: &Tensor,
+        bias: Option<&Tensor>,
+        step: &StepContext,
+    ) -> Result<Tensor> {
+        let xs = self.norm1.forward(xs, step)?;
+        self.attn.weights(&xs, bias, xs.dim(1)?)
+    }
+
     fn scaled(
         &self,
         branch: Tensor,

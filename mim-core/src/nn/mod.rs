@@ -2,11 +2,13 @@
 
 mod attention;
 mod batch_norm;
+pub(crate) mod bicubic;
 mod block;
 mod conv;
 mod conv_block;
 mod cross_attention;
 mod cross_block;
+mod dino_head;
 mod drop_path;
 mod layer_norm;
 mod linear;
@@ -19,7 +21,7 @@ mod projection_head;
 mod rel_pos_bias;
 mod relative_grid;
 mod token_norm;
-mod windows;
+pub(crate) mod windows;
 
 pub use attention::{Attention, QkvBias};
 pub use batch_norm::BatchNorm;
@@ -28,6 +30,7 @@ pub use conv::{Conv, DepthwiseConv};
 pub use conv_block::ConvBlock;
 pub use cross_attention::CrossAttention;
 pub use cross_block::{CrossBlock, CrossBlockConfig};
+pub use dino_head::{DinoHead, DinoHeadConfig};
 pub use drop_path::DropPath;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;

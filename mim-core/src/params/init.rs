@@ -94,6 +94,8 @@ pub enum Init {
     BootMae,
     /// [`SwinInit`].
     Swin,
+    /// [`IbotInit`].
+    Ibot,
 }
 
 impl Init {
@@ -105,6 +107,7 @@ impl Init {
             Self::Beit => Box::new(BeitInit),
             Self::BootMae => Box::new(BootMaeInit { patch_values }),
             Self::Swin => Box::new(SwinInit { patch_values }),
+            Self::Ibot => Box::new(IbotInit { patch_values }),
         }
     }
 }
@@ -227,6 +230,29 @@ impl InitScheme for SwinInit {
             _ if name.contains("patch_embed.proj.") => Draw::torch(self.patch_values),
             [] | [_] => vector(name),
             _ => Draw::TruncNormal { std: 0.02, cut: 2. },
+        }
+    }
+}
+
+/// iBOT's for ViT and Swin: [`SwinInit`], also for class token and position table, the mask token
+/// zero, and the last layers of the head uniform within `1 / sqrt(inputs)`.
+///
+/// bytedance/ibot @ da316d8, `models/vision_transformer.py`, `models/head.py`.
+#[derive(Debug, Clone, Copy)]
+pub struct IbotInit {
+    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    pub patch_values: usize,
+}
+
+impl InitScheme for IbotInit {
+    fn draw(&self, name: &str, shape: &[usize]) -> Draw {
+        match shape {
+            _ if name.ends_with("mask_token") => Draw::Const(0.),
+            [_, inputs] if name.ends_with("weight_v") => Draw::torch(*inputs),
+            _ => {
+                let patch_values = self.patch_values;
+                SwinInit { patch_values }.draw(name, shape)
+            }
         }
     }
 }
@@ -366,6 +392,16 @@ mod tests {
             ("layers.0.blocks.0.attn.qkv.bias", &[24], Draw::Const(0.)),
         ] {
             assert_eq!(swin.draw(name, shape), draw, "{name}");
+        }
+        let ibot = IbotInit { patch_values: 48 };
+        for (name, shape, draw) in [
+            ("patch_embed.proj.bias", &[8][..], conv),
+            ("mask_token", &[1, 1, 8], Draw::Const(0.)),
+            ("pos_embed", &[1, 5, 8], normal),
+            ("head.mlp.0.weight", &[8, 8], normal),
+            ("head.last_layer.weight_v", &[4, 48], conv),
+        ] {
+            assert_eq!(ibot.draw(name, shape), draw, "{name}");
         }
         let second = 0.02 / 2.;
         assert_eq!(

@@ -7,7 +7,8 @@ mod store;
 
 pub use ema::{Ema, Start, When};
 pub use init::{
-    BeitInit, BootMaeInit, CmaeInit, Draw, Init, InitScheme, MaeInit, SwinInit, TransformersInit,
+    BeitInit, BootMaeInit, CmaeInit, Draw, IbotInit, Init, InitScheme, MaeInit, SwinInit,
+    TransformersInit,
 };
 pub use path::Params;
 pub use store::{Kind, ParamStore};

@@ -1,6 +1,6 @@
 //! Rename rules between our names and those of other projects, usable both ways.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::WeightMap;
 use crate::{Error, Result};
@@ -32,6 +32,21 @@ pub enum Rule {
         /// Our name.
         ours: String,
     },
+    /// Their tensor of shape `[..]` is ours of shape `[1, ..]`.
+    Unsqueeze {
+        /// Their name.
+        theirs: String,
+        /// Our name.
+        ours: String,
+    },
+    /// Their module is a second name of another one, wherever both hold the same tensors (shared
+    /// heads): then it is passed over. It is not written back.
+    Alias {
+        /// The second name, up to the parameter's own.
+        theirs: String,
+        /// The name under which the module is taken.
+        of: String,
+    },
     /// A tensor we make ourselves (index buffers); the pattern may start with `*.`.
     Ignore {
         /// Their name.
@@ -61,6 +76,22 @@ impl Rule {
         Self::Conv1x1 {
             theirs: theirs.into(),
             ours: ours.into(),
+        }
+    }
+
+    /// A [`Rule::Unsqueeze`].
+    pub fn unsqueeze(theirs: impl Into<String>, ours: impl Into<String>) -> Self {
+        Self::Unsqueeze {
+            theirs: theirs.into(),
+            ours: ours.into(),
+        }
+    }
+
+    /// A [`Rule::Alias`].
+    pub fn alias(theirs: impl Into<String>, of: impl Into<String>) -> Self {
+        Self::Alias {
+            theirs: theirs.into(),
+            of: of.into(),
         }
     }
 
@@ -161,8 +192,36 @@ fn import_one(
                 .then(|| stack(theirs, ours, &holes, all, place == 0))
                 .or_else(|| Some(Err(incomplete(&fill(&theirs[0], &holes), name))))
         }
+        Rule::Unsqueeze { theirs, ours } => {
+            matches(theirs, name).map(|holes| Ok(Some((fill(ours, &holes), tensor.unsqueeze(0)?))))
+        }
+        Rule::Alias { theirs, of } => {
+            name.strip_prefix(theirs.as_str())?.strip_prefix('.')?;
+            match same_module(theirs, of, all) {
+                Ok(true) => Some(Ok(None)),
+                Ok(false) => None,
+                Err(error) => Some(Err(error)),
+            }
+        }
         Rule::Ignore { theirs } => matches(theirs, name).map(|_| Ok(None)),
     }
+}
+
+/// Whether all tensors under `theirs` are those under `of`.
+fn same_module(theirs: &str, of: &str, all: &WeightMap) -> Result<bool> {
+    let values = |xs: &Tensor| -> Result<Vec<f64>> {
+        Ok(xs.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+    };
+    for (name, tensor) in all.strip_prefix(&format!("{theirs}.")).iter() {
+        let same = match all.get(&format!("{of}.{name}")) {
+            Some(other) => tensor.dims() == other.dims() && values(tensor)? == values(other)?,
+            None => false,
+        };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn incomplete(missing: &str, present: &str) -> Error {
@@ -242,7 +301,10 @@ fn export_one(rule: &Rule, name: &str, tensor: &Tensor) -> Option<Result<Vec<(St
                 .zip(parts)
                 .collect())
         }),
-        Rule::Ignore { .. } => None,
+        Rule::Unsqueeze { theirs, ours } => {
+            matches(ours, name).map(|holes| Ok(vec![(fill(theirs, &holes), tensor.squeeze(0)?)]))
+        }
+        Rule::Ignore { .. } | Rule::Alias { .. } => None,
     }
 }
 
@@ -304,6 +366,29 @@ mod tests {
     fn buffers_are_ignored_and_unknown_names_kept() {
         let ours = import(&rules(), &map(&[("a.b.index", &[1]), ("other", &[1])])).unwrap();
         assert_eq!(ours.names().collect::<Vec<_>>(), ["other"]);
+    }
+
+    #[test]
+    fn a_second_name_is_passed_over_only_where_its_tensors_are_the_same() {
+        let rules = [
+            Rule::alias("head.b", "head.a"),
+            Rule::unsqueeze("token", "mask_token"),
+        ];
+        let mut theirs = map(&[("head.a.g", &[2]), ("head.b.g", &[2]), ("token", &[1, 3])]);
+        let names = |theirs: &WeightMap| {
+            let ours = import(&rules, theirs).unwrap();
+            ours.names().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&theirs), ["head.a.g", "mask_token"]);
+        let ours = import(&rules, &theirs).unwrap();
+        assert_eq!(ours.get("mask_token").unwrap().dims(), [1, 1, 3]);
+        let back = export(&rules, &ours).unwrap();
+        assert_eq!(back.get("token").unwrap().dims(), [1, 3]);
+        // Equal in one tensor, but not in all.
+        for (name, value) in [("head.a.v", 1f32), ("head.b.v", 2.)] {
+            theirs.insert(name, Tensor::new(&[value], &Device::Cpu).unwrap());
+        }
+        assert_eq!(names(&theirs).len(), 5);
     }
 
     #[test]

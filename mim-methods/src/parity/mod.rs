@@ -8,6 +8,7 @@ pub(crate) mod bootmae;
 mod case;
 pub(crate) mod cmae;
 mod compare;
+pub(crate) mod ibot;
 pub(crate) mod mae;
 mod optimizer;
 mod report;

@@ -2,7 +2,9 @@
 
 use super::{Entry, build, resolve};
 use crate::parity;
-use crate::{BootMaeConfig, CmaeConfig, MaeConfig, SimConfig, SimMimConfig};
+use crate::{
+    AttMaskConfig, BootMaeConfig, CmaeConfig, IbotConfig, MaeConfig, SimConfig, SimMimConfig,
+};
 
 const VITS: &[&str] = &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"];
 
@@ -87,5 +89,38 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<CmaeConfig>,
         build: build::<CmaeConfig>,
         parity: parity::cmae::setup,
+    },
+    Entry {
+        name: "ibot",
+        title: "iBOT: Image BERT Pre-Training with Online Tokenizer",
+        paper: "Zhou et al., ICLR 2022, arXiv 2111.07832",
+        reference: "bytedance/ibot @ da316d8",
+        archs: &[
+            "vit_tiny",
+            "vit_small",
+            "vit_base",
+            "vit_large",
+            "swin_tiny",
+            "swin_small",
+            "swin_base",
+            "swin_large",
+        ],
+        status: "exact with ViT and Swin: forward, losses, centres, gradients, step, teacher",
+        recipes: recipes!("ibot_32px", "ibot_small", "ibot_base", "ibot_swin_tiny"),
+        resolve: resolve::<IbotConfig>,
+        build: build::<IbotConfig>,
+        parity: parity::ibot::setup,
+    },
+    Entry {
+        name: "attmask",
+        title: "What to Hide from Your Students: Attention-Guided Masked Image Modeling",
+        paper: "Kakogeorgiou et al., ECCV 2022, arXiv 2203.12719",
+        reference: "gkakogeorgiou/attmask @ 9f62061",
+        archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+        status: "exact: masks, forward, losses, centres, gradients, step, teacher",
+        recipes: recipes!("attmask_32px", "attmask_small"),
+        resolve: resolve::<AttMaskConfig>,
+        build: build::<AttMaskConfig>,
+        parity: parity::ibot::setup_attmask,
     },
 ];

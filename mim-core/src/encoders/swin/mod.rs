@@ -1,15 +1,19 @@
 //! The Swin transformer: attention within windows, on ever coarser grids.
 
 mod config;
+mod layout;
 mod merging;
+
+use std::borrow::Cow;
 
 use candle_core::Tensor;
 
 pub use config::SwinConfig;
 
+use self::layout::StageLayout;
 use self::merging::PatchMerging;
 use super::check;
-use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias, Windows};
+use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias};
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
 
@@ -26,6 +30,8 @@ pub struct Swin {
     patch_norm: Option<LayerNorm>,
     mask_token: Option<MaskToken>,
     stages: Vec<Stage>,
+    /// One a stage, for images of the configured size.
+    layouts: Vec<StageLayout>,
     norm: LayerNorm,
 }
 
@@ -40,20 +46,20 @@ struct Stage {
 struct WindowBlock {
     block: Block,
     bias: RelPosBias,
-    windows: Windows,
-    shift_mask: Option<Tensor>,
+    odd: bool,
 }
 
 impl WindowBlock {
-    fn forward(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, layout: &StageLayout, step: &StepContext) -> Result<Tensor> {
+        let (windows, shift_mask) = layout.windows(self.odd);
         let bias = self.bias.forward(xs.device())?;
-        let bias = match &self.shift_mask {
+        let bias = match shift_mask {
             Some(mask) => bias.broadcast_add(mask)?,
             None => bias,
         };
         self.block.forward_with(xs, step, |attn, ys| {
-            let ys = attn.forward(&self.windows.partition(ys)?, Some(&bias))?;
-            self.windows.reverse(&ys)
+            let ys = attn.forward(&windows.partition(ys)?, Some(&bias))?;
+            windows.reverse(&ys)
         })
     }
 }
@@ -62,23 +68,20 @@ impl Stage {
     /// Stage `stage`, whose first block is number `first` of the network.
     fn new(params: &Params, config: &SwinConfig, stage: usize, first: usize) -> Result<Self> {
         let params = params.pp("layers").pp(stage);
-        let grid = config.stage_grid(stage)?;
-        let (side, shift) = config.stage_window(stage)?;
+        let (side, _) = config.stage_window(stage)?;
         let heads = config.num_heads[stage];
         let block = |index: usize| {
             let params = params.pp("blocks").pp(index);
-            let windows = Windows::new(grid, side, index % 2 * shift)?;
             let number = u32::try_from(first + index).unwrap_or(u32::MAX);
             Ok(WindowBlock {
                 block: Block::new(&params, &config.block(stage, first + index), number)?,
                 bias: RelPosBias::window(&params.pp("attn"), PatchGrid::new(side, side), heads)?,
-                shift_mask: windows.shift_mask(params.device())?,
-                windows,
+                odd: !index.is_multiple_of(2),
             })
         };
         let merging = || {
             let (dim, eps) = (config.stage_dim(stage), config.norm_eps);
-            PatchMerging::new(&params.pp("downsample"), grid, dim, eps)
+            PatchMerging::new(&params.pp("downsample"), dim, eps)
         };
         Ok(Self {
             blocks: (0..config.depths[stage])
@@ -121,6 +124,7 @@ impl Swin {
                 .then(|| MaskToken::new(params, embed_dim))
                 .transpose()?,
             stages,
+            layouts: StageLayout::all(config, config.image_size.into(), params.device())?,
             norm: LayerNorm::new(&params.pp("norm"), config.dim(), norm_eps)?,
             config: config.clone(),
         })
@@ -142,7 +146,8 @@ impl Swin {
         let Some(mask) = masking.mask() else {
             return Ok(tokens);
         };
-        let mask = mask.upsample(self.config.stage_grid(0)?)?;
+        let (_, _, height, width) = image.dims4()?;
+        let mask = mask.upsample(self.config.grid_of((height, width), 0)?)?;
         MaskToken::required(self.mask_token.as_ref())?.replace(&tokens, &mask)
     }
 
@@ -185,16 +190,16 @@ impl Encoder for Swin {
 
     fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
         let own = self.config.image_size;
-        if image != own.into() {
+        if !self.config.pad && image != own.into() {
             let (height, width) = image;
             return Err(Error::shape(
                 "images for Swin",
                 format!("{own} pixels, for which its windows were made"),
                 format!("{height}x{width}"),
-                "resize the images or change encoder.image_size",
+                "resize the images, change encoder.image_size or set encoder.pad = true",
             ));
         }
-        PatchGrid::of_image(image, self.config.output_stride())
+        self.config.grid_of(image, self.config.stages() - 1)
     }
 
     fn encode(
@@ -208,16 +213,24 @@ impl Encoder for Swin {
         let mut xs = self.embed(image, masking, step)?;
         let mut layers = Vec::with_capacity(want.layers.len());
         let mut index = 0;
-        for stage in &self.stages {
+        let (_, _, height, width) = image.dims4()?;
+        let layouts = match (height, width) == self.config.image_size.into() {
+            true => Cow::Borrowed(&self.layouts),
+            false => {
+                let all = StageLayout::all(&self.config, (height, width), image.device())?;
+                Cow::Owned(all)
+            }
+        };
+        for (stage, layout) in self.stages.iter().zip(layouts.iter()) {
             for block in &stage.blocks {
-                xs = block.forward(&xs, step)?;
+                xs = block.forward(&xs, layout, step)?;
                 if want.layers.contains(&index) {
                     layers.push((index, xs.clone()));
                 }
                 index += 1;
             }
             if let Some(downsample) = &stage.downsample {
-                xs = downsample.forward(&xs)?;
+                xs = downsample.forward(&xs, &layout.merging)?;
             }
         }
         let tokens = match want.skip_norm {
@@ -400,6 +413,45 @@ mod tests {
         });
         let error = encode(&bare, Masking::Replace(&mask), &Want::default()).unwrap_err();
         assert!(error.to_string().contains("mask_token = true"), "{error}");
+    }
+
+    #[test]
+    fn padding_takes_images_of_any_size_and_changes_nothing_where_it_adds_nothing() {
+        let pad = SwinConfig {
+            pad: true,
+            ..config()
+        };
+        let (store, padded) = swin(&pad);
+        let (_, plain) = swin(&config());
+        let tokens = |swin: &Swin| {
+            let encoded = encode(swin, Masking::None, &Want::default()).unwrap();
+            values(&encoded.tokens)
+        };
+        assert_eq!(tokens(&padded), tokens(&plain));
+        // 5x7 patches, then 3x4 tokens; nothing is a multiple of the window of 4.
+        let small = image(2).narrow(2, 0, 10).unwrap().narrow(3, 0, 14).unwrap();
+        let step = StepContext::inference();
+        let encoded = padded
+            .encode(&small, Masking::None, &Want::default(), &step)
+            .unwrap();
+        assert_eq!(encoded.grid, PatchGrid::new(3, 4));
+        assert_eq!(encoded.tokens.dims(), [2, 12, 8]);
+        let loss = encoded.tokens.sqr().unwrap().sum_all().unwrap();
+        let grads = loss.backward().unwrap();
+        for (name, var) in store.trainable() {
+            assert_eq!(grads.get(&var).is_some(), name != "mask_token", "{name}");
+        }
+        let odd = SwinConfig {
+            image_size: 20.into(),
+            ..pad
+        };
+        // 10x10, then 5x5 tokens in windows of 4, made for the image size.
+        let (_, odd) = swin(&odd);
+        let square = Tensor::zeros((1, 1, 20, 20), small.dtype(), &Device::Cpu).unwrap();
+        let encoded = odd
+            .encode(&square, Masking::None, &Want::default(), &step)
+            .unwrap();
+        assert_eq!(encoded.grid, PatchGrid::new(5, 5));
     }
 
     #[test]

@@ -50,13 +50,17 @@ impl Vit {
                 bias(params.pp("attn"), RelPosBiasKind::PerBlock)?,
             ))
         };
+        let pos_embed = PosEmbed::new(params, "pos_embed", config.pos_embed, dim, (grid, 1))?;
         Ok(Self {
             cls_token: params.weight(&[1, 1, dim], "cls_token")?,
             mask_token: config
                 .mask_token
                 .then(|| MaskToken::new(params, dim))
                 .transpose()?,
-            pos_embed: PosEmbed::new(params, "pos_embed", config.pos_embed, dim, (grid, 1))?,
+            pos_embed: match config.any_size {
+                true => pos_embed.map(PosEmbed::for_any_grid),
+                false => pos_embed,
+            },
             patch_embed: PatchEmbed::new(
                 &params.pp("patch_embed"),
                 config.patch_size,
@@ -195,6 +199,7 @@ impl Encoder for Vit {
             let bias = own.as_ref().or(shared.as_ref());
             if want.cls_attention && index + 1 == self.blocks.len() {
                 self.check_class_token()?;
+                step.trace("attention", || block.attention_weights(&xs, bias, step))?;
                 let attention = block.first_token_attention(&xs, bias, step)?;
                 cls_attention = Some(attention.narrow(2, 1, attention.dim(2)? - 1)?);
             }

@@ -4,6 +4,7 @@ mod bootmae;
 mod cmae;
 mod convmae;
 mod hf_vit_mae;
+mod ibot;
 mod mae;
 mod sim;
 mod simmim;
@@ -32,6 +33,7 @@ const SOURCES: &[Known] = &[
     ("bootmae", bootmae::rules),
     ("cmae", cmae::rules),
     ("convmae", convmae::rules),
+    ("ibot", ibot::rules),
 ];
 
 impl Source {
