@@ -285,3 +285,220 @@ where
         Ok(built)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Tensor};
+    use mim_core::optim::{AdamWConfig, Clip};
+    use mim_core::train::Stepper;
+    use mim_core::{Batch, Error, Masking, Method, StepContext, View, Want};
+    use mim_masking::RatioRange;
+
+    fn tiny<M: NamingMasker>() -> DistillationConfig<M> {
+        DistillationConfig {
+            crops: CropsConfig {
+                local: 1,
+                local_size: 8.into(),
+                ..CropsConfig::default()
+            },
+            head: DinoHeadConfig {
+                out_dim: 6,
+                patch_out_dim: 6,
+                hidden_dim: 8,
+                bottleneck_dim: 4,
+                ..DinoHeadConfig::default()
+            },
+            momentum: Schedule::constant(0.75),
+            encoder: vit(VitConfig {
+                image_size: 16.into(),
+                patch_size: 4,
+                embed_dim: 8,
+                depth: 1,
+                num_heads: 2,
+                ..VitConfig::default()
+            })
+            .into(),
+            ..DistillationConfig::default()
+        }
+    }
+
+    /// Two global crops and a local one of two images.
+    fn batch() -> Batch {
+        let view = |side: usize, factor: usize| {
+            let bytes = (0..2 * 3 * side * side).map(|at| ((at * factor) % 251) as u8);
+            let bytes: Vec<u8> = bytes.collect();
+            let pixels = Tensor::from_vec(bytes, (2, 3, side, side), &Device::Cpu).unwrap();
+            View::new(pixels, vec![]).unwrap()
+        };
+        Batch {
+            views: vec![view(16, 7), view(16, 11), view(8, 13)],
+            ..Batch::single(view(16, 7))
+        }
+    }
+
+    fn build<M>(config: &DistillationConfig<M>) -> (ParamStore, Ibot)
+    where
+        M: NamingMasker + Serialize + DeserializeOwned,
+    {
+        let store = config.store(&Device::Cpu, 3);
+        let method = config.build(&store).unwrap();
+        (store, method)
+    }
+
+    fn values(store: &ParamStore, name: &str) -> Vec<f32> {
+        let var = store.var(name).unwrap();
+        var.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn the_default_is_the_released_recipe() {
+        let config = IbotConfig::default();
+        assert_eq!(config, IbotConfig::arch("vit_small").unwrap());
+        let EncoderConfig::Vit(vit) = &config.encoder else {
+            panic!("the default is a ViT");
+        };
+        assert_eq!((vit.embed_dim, vit.depth, vit.num_heads), (384, 12, 6));
+        assert_eq!((vit.norm_eps, vit.drop_path_rate), (1e-6, 0.1));
+        assert_eq!((config.head.out_dim, config.head.hidden_dim), (8192, 2048));
+        assert_eq!(config.plan().unwrap().views.len(), 12);
+        let half = StepContext {
+            epoch: 50,
+            epochs: 100,
+            ..StepContext::new(0)
+        };
+        assert!((config.momentum.at(&half) - 0.998).abs() < 1e-12);
+        let EncoderConfig::Swin(swin) = IbotConfig::arch("swin_small").unwrap().encoder else {
+            panic!("the size is a Swin");
+        };
+        assert!(swin.pad && swin.window_size == 7 && swin.drop_path_rate == 0.2);
+        assert_eq!(swin.stage_window(3).unwrap(), (7, 0));
+        assert_eq!(AttMaskConfig::default().masker.masking_prob, 0.5);
+    }
+
+    #[test]
+    fn the_teacher_starts_from_the_students_patch_layer_and_follows_its_other() {
+        let config = IbotConfig {
+            shared_head: false,
+            ..tiny()
+        };
+        let (student, method) = build(&config);
+        let teacher = method.stores()[1].1.clone();
+        let (own, other) = ("head.last_layer.weight_v", "head.last_layer2.weight_v");
+        assert!(teacher.var(other).is_none() && teacher.var("mask_token").is_none());
+        let start = values(&student, other);
+        assert_eq!(values(&teacher, own), start);
+        assert_ne!(values(&student, own), start);
+        let mut stepper = Stepper::new(&method, AdamWConfig::default(), Clip::None).unwrap();
+        let step = StepContext::new(0);
+        stepper.step(&method, &[batch()], &step, 1e-2).unwrap();
+        let moved = values(&student, own);
+        for ((found, start), moved) in values(&teacher, own).iter().zip(start).zip(moved) {
+            assert!((found - (0.75 * start + 0.25 * moved)).abs() < 1e-6);
+        }
+        assert!(
+            values(&teacher, "center")
+                .iter()
+                .any(|center| *center != 0.)
+        );
+    }
+
+    #[test]
+    fn a_teacher_with_a_layer_more_keeps_it() {
+        let config = IbotConfig {
+            shared_head_teacher: false,
+            ..tiny()
+        };
+        let (student, method) = build(&config);
+        let teacher = method.stores()[1].1.clone();
+        let name = "head.last_layer2.weight_v";
+        let start = values(&student, "head.last_layer.weight_v");
+        assert_eq!(values(&teacher, name), start);
+        method.after_step(&StepContext::new(0)).unwrap();
+        assert_eq!(values(&teacher, name), start);
+    }
+
+    #[test]
+    fn nothing_hidden_costs_nothing_and_still_trains() {
+        let mut config: IbotConfig = tiny();
+        config.masker.start_epoch = 1;
+        let (student, method) = build(&config);
+        let terms = method.forward(&batch(), &StepContext::new(0)).unwrap();
+        let patch: f32 = terms.terms()[1].1.to_scalar().unwrap();
+        assert_eq!(patch, 0.);
+        let grads = terms.total().unwrap().backward().unwrap();
+        let cls = student.var("cls_token").unwrap();
+        assert!(grads.get(&cls).is_some());
+    }
+
+    #[test]
+    fn attention_guides_the_masks_of_global_crops() {
+        let mut config: AttMaskConfig = tiny();
+        config.masker.masking_prob = 1.;
+        config.masker.ratio = RatioRange {
+            mean: 0.5,
+            spread: 0.,
+        };
+        let (_, method) = build(&config);
+        let terms = method.forward(&batch(), &StepContext::new(0)).unwrap();
+        assert!(terms.terms()[1].1.to_scalar::<f32>().unwrap() > 0.);
+        let swin = AttMaskConfig {
+            encoder: swin("swin_tiny").unwrap().into(),
+            ..tiny()
+        };
+        let error = swin.build(&swin.store(&Device::Cpu, 0)).unwrap_err();
+        assert!(error.to_string().contains("use a ViT"), "{error}");
+    }
+
+    #[test]
+    fn both_encoders_can_be_evaluated_and_nothing_is_drawn() {
+        let (student, method) = build(&tiny::<IbotBlockMaskerConfig>());
+        let names: Vec<&str> = method.encoders().iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["teacher", "student"]);
+        let zeros = Tensor::zeros((1, 1, 8), DType::F32, &Device::Cpu).unwrap();
+        student.var("cls_token").unwrap().set(&zeros).unwrap();
+        let image = Tensor::ones((1, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        let tokens = |encoder: &dyn mim_core::Encoder| -> Vec<f32> {
+            let (want, step) = (Want::default(), StepContext::inference());
+            let encoded = encoder.encode(&image, Masking::None, &want, &step).unwrap();
+            encoded.tokens.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (first, chosen) = (method.encoders()[0].1, method.encoder().unwrap());
+        assert_eq!(tokens(first), tokens(chosen));
+        assert_ne!(tokens(chosen), tokens(method.encoders()[1].1));
+        let error = method.reconstruct(&batch(), &StepContext::inference());
+        assert!(matches!(error, Err(Error::Unsupported { .. })));
+    }
+
+    #[test]
+    fn settings_and_batches_that_do_not_fit_are_refused() {
+        type Change = fn(&mut IbotConfig);
+        let changes: [(Change, &str); 4] = [
+            (|config| config.crops.global = 0, "crops.global"),
+            (
+                |config| (config.crops.global, config.crops.local) = (1, 0),
+                "crops.global",
+            ),
+            (
+                |config| (config.shared_head, config.head.patch_out_dim) = (false, 5),
+                "patch_out_dim",
+            ),
+            (|config| config.objective.student_temp = -1., "student_temp"),
+        ];
+        for (change, part) in changes {
+            let mut config = tiny();
+            change(&mut config);
+            let error = config.build(&config.store(&Device::Cpu, 0)).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        let (_, method) = build(&tiny::<IbotBlockMaskerConfig>());
+        let step = StepContext::new(0);
+        let mut swapped = batch();
+        swapped.views.swap(1, 2);
+        let error = method.forward(&swapped, &step).unwrap_err().to_string();
+        assert!(error.contains("global crops"), "{error}");
+        let one = Batch::single(batch().views[0].clone());
+        let error = method.forward(&one, &step).unwrap_err().to_string();
+        assert!(error.contains("at least 2 views"), "{error}");
+    }
+}

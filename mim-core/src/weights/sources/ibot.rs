@@ -23,12 +23,10 @@ pub(super) fn rules() -> Vec<Rule> {
             format!("{head}.last_layer"),
         ));
         rules.extend(encoder(&format!("{theirs}backbone."), ours));
-        if !theirs.is_empty() {
-            let kept = ["head.mlp.{i}.{p}", "head.mlp.{p}", "head.{l}.{p}"];
-            rules.extend(
-                kept.map(|name| Rule::rename(format!("{theirs}{name}"), format!("{ours}{name}"))),
-            );
-        }
+        let kept = ["head.mlp.{i}.{p}", "head.mlp.{p}", "head.{l}.{p}"];
+        rules.extend(
+            kept.map(|name| Rule::rename(format!("{theirs}{name}"), format!("{ours}{name}"))),
+        );
     }
     rules.push(Rule::unsqueeze("masked_embed", "mask_token"));
     rules
