@@ -49,13 +49,21 @@ pub trait Method: Send + Sync {
     /// Frozen outside networks (CLIP, dVAE) are not among them.
     fn stores(&self) -> Vec<(&str, &ParamStore)>;
 
-    /// What is evaluated; none for tokenizers.
+    /// What is evaluated unless another one is asked for; none for tokenizers.
     fn encoder(&self) -> Option<&dyn Encoder>;
 
     /// How many images one image counts for where the learning rate follows the batch (`blr`): more than
     /// one for methods that learn more from an image (DMJD).
     fn batch_factor(&self) -> f64 {
         1.
+    }
+
+    /// All that can be evaluated, by name, [`Method::encoder`] first. Default: that one alone, as `student`.
+    fn encoders(&self) -> Vec<(&str, &dyn Encoder)> {
+        self.encoder()
+            .map(|encoder| ("student", encoder))
+            .into_iter()
+            .collect()
     }
 
     /// The loss of one batch.

@@ -34,6 +34,8 @@ pub struct StepContext {
     pub iters_per_epoch: usize,
     /// Micro-batch within the optimizer step, from 0 (gradient accumulation).
     pub micro: usize,
+    /// Pass of one network within a forward pass, from 0 to 15 (crops of several sizes).
+    pub pass: u8,
     /// Whether this is a training step: batch statistics, stochastic depth.
     pub training: bool,
     /// The group of processes that train together.
@@ -52,6 +54,7 @@ impl StepContext {
             iter: 0,
             iters_per_epoch: 1,
             micro: 0,
+            pass: 0,
             training: true,
             comm: Arc::new(Single),
             trace: None,
@@ -84,7 +87,9 @@ impl StepContext {
     /// The random stream for one use in this step; `lane` tells uses of the same purpose apart
     /// (a layer's index, a view's index).
     pub fn rng(&self, purpose: Purpose, lane: u32) -> ChaCha8Rng {
-        let place = (self.comm.rank() as u64) << 48 | (self.micro as u64) << 32 | u64::from(lane);
+        let (rank, micro, pass) = (self.comm.rank(), self.micro, self.pass);
+        let place =
+            (rank as u64) << 48 | u64::from(pass) << 60 | (micro as u64) << 32 | u64::from(lane);
         stream(self.seed, purpose, [self.global_iter() as u64, place])
     }
 

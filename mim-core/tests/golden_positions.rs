@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::{DType, Device, Tensor};
-use mim_core::PatchGrid;
-use mim_core::nn::{Windows, relative_position_index, sincos_table, window_position_index};
+use mim_core::nn::{
+    PosEmbed, PosEmbedKind, Windows, relative_position_index, sincos_table, window_position_index,
+};
 use mim_core::weights::{WeightMap, resize_pos_embed, resize_rel_pos_bias};
+use mim_core::{ParamStore, PatchGrid};
 
 fn case(stem: &str) -> WeightMap {
     WeightMap::read(format!(
@@ -68,6 +70,29 @@ fn resized_tables_equal_the_recorded_ones() {
         let theirs = case.get(&format!("expect.interp_to_{side}")).unwrap();
         // The case allows 1e-6 + 1e-5 of a value + 1e-6 of the largest; values reach 1.
         assert!(off(&ours, theirs) < 5e-6, "to {side}");
+    }
+}
+
+#[test]
+fn tables_for_other_image_sizes_equal_the_recorded_ones() {
+    let Some(case) = shared("dino_pos_embed_bicubic") else {
+        return;
+    };
+    for (name, from, to) in [("a", 14, 6), ("b", 4, 2), ("c", 5, 8)] {
+        let table = case.get(&format!("input.{name}.pos_embed")).unwrap();
+        let store = ParamStore::cpu(0);
+        let (dim, grid) = (table.dim(2).unwrap(), PatchGrid::new(from, from));
+        let kind = PosEmbedKind::Learned;
+        let ours = PosEmbed::new(&store.root(), "pos_embed", kind, dim, (grid, 1)).unwrap();
+        store.var("pos_embed").unwrap().set(table).unwrap();
+        let ours = ours.unwrap().for_any_grid();
+        let theirs = case.get(&format!("expect.{name}.pos_embed")).unwrap();
+        let (cls, patches) = (theirs.narrow(1, 0, 1), theirs.narrow(1, 1, to * to));
+        assert_eq!(off(&ours.prefix().unwrap(), &cls.unwrap()), 0., "{name}");
+        let rows = ours.patches(PatchGrid::new(to, to)).unwrap();
+        // The case allows 1e-5 and more; the weights are the same but for rounding.
+        let error = off(&rows, &patches.unwrap());
+        assert!(error < 1e-5, "{name}: {error}");
     }
 }
 

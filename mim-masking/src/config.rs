@@ -4,12 +4,13 @@ use mim_core::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockwiseMaskerConfig, CellMaskerConfig, DisjointMaskerConfig, IbotBlockMaskerConfig, Masker,
-    RandomMaskerConfig, RolledBlockMaskerConfig, WeightedMaskerConfig,
+    AttentionMaskerConfig, BlockwiseMaskerConfig, CellMaskerConfig, DisjointMaskerConfig,
+    IbotBlockMaskerConfig, Masker, RandomMaskerConfig, RolledBlockMaskerConfig,
+    WeightedMaskerConfig,
 };
 
 /// A masker by its `type`: `random`, `cell`, `blockwise`, `rolled_block`, `ibot_block`,
-/// `disjoint` or `weighted`.
+/// `disjoint`, `weighted` or `attention`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum MaskerConfig {
@@ -27,6 +28,8 @@ pub enum MaskerConfig {
     Disjoint(DisjointMaskerConfig),
     /// [`crate::WeightedMasker`].
     Weighted(WeightedMaskerConfig),
+    /// [`crate::AttentionMasker`].
+    Attention(AttentionMaskerConfig),
 }
 
 impl MaskerConfig {
@@ -44,6 +47,7 @@ impl MaskerConfig {
             Self::IbotBlock(config) => Box::new(config.build()?),
             Self::Disjoint(config) => Box::new(config.build()?),
             Self::Weighted(config) => Box::new(config.build()?),
+            Self::Attention(config) => Box::new(config.build()?),
         })
     }
 }
@@ -56,13 +60,14 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
-    fn all() -> [MaskerConfig; 5] {
+    fn all() -> [MaskerConfig; 6] {
         [
             MaskerConfig::Random(RandomMaskerConfig::default()),
             MaskerConfig::Cell(CellMaskerConfig::default()),
             MaskerConfig::Blockwise(BlockwiseMaskerConfig::default()),
             MaskerConfig::RolledBlock(RolledBlockMaskerConfig::default()),
             MaskerConfig::IbotBlock(IbotBlockMaskerConfig::default()),
+            MaskerConfig::Attention(AttentionMaskerConfig::default()),
         ]
     }
 
@@ -75,7 +80,11 @@ mod tests {
             assert_eq!(back, config, "{text}");
             let draw = |config: &MaskerConfig| {
                 let mut rng = ChaCha8Rng::seed_from_u64(3);
-                let rq = request(&step, 4, PatchGrid::new(14, 14));
+                let scores: Vec<f32> = (0..4 * 196).map(|at| (at % 31) as f32).collect();
+                let rq = crate::MaskRequest {
+                    guide: crate::Guide::Scores(&scores),
+                    ..request(&step, 4, PatchGrid::new(14, 14))
+                };
                 config.build().unwrap().sample(&rq, &mut rng).unwrap()
             };
             assert_eq!(draw(&back), draw(&config));

@@ -7,12 +7,14 @@
 //! | [`BlockwiseMasker`] | rectangles up to a count | BEiT, EVA, MaskFeat, data2vec, SIM, CAE |
 //! | [`RolledBlockMasker`] | rectangles and some more patches, rolled order | BootMAE |
 //! | [`IbotBlockMasker`] | rectangles up to a drawn share | iBOT |
+//! | [`AttentionMasker`] | what a teacher attends to most, or least | AttMask |
 //! | [`DisjointMasker`] | several masks an image that hide nearly all of it | DMJD |
 //! | [`WeightedMasker`] | draws by a teacher's attention, the first stay | MILAN |
 //! | [`FixedMasker`] | a given mask | parity checks, pictures, tests |
 
 #![forbid(unsafe_code)]
 
+mod attention_guided;
 mod blocks;
 mod blockwise;
 mod cell;
@@ -29,6 +31,7 @@ mod random;
 mod rolled;
 mod weighted;
 
+pub use attention_guided::{AttentionDraws, AttentionMasker, AttentionMaskerConfig, AttentionMode};
 pub use blockwise::{BlockwiseMasker, BlockwiseMaskerConfig, WhenStuck};
 pub use cell::{CellMasker, CellMaskerConfig, CellRounding};
 pub use config::MaskerConfig;

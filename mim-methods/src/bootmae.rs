@@ -171,6 +171,8 @@ impl BootMaeConfig {
 }
 
 impl MethodConfig for BootMaeConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         let found = DECODER_DIMS.iter().find(|(name, _)| *name == arch);
         let &(_, embed_dim) = found.ok_or_else(|| {

@@ -50,6 +50,8 @@ impl Default for ConvMaeConfig {
 }
 
 impl MethodConfig for ConvMaeConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         Ok(Self {
             encoder: HybridConfig::arch(arch)?,

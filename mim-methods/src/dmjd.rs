@@ -169,6 +169,8 @@ impl<O: Objective> Objective for ImageOrder<O> {
 }
 
 impl MethodConfig for DmjdConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         Ok(Self::with_encoder(HybridConfig::arch(arch)?))
     }

@@ -52,6 +52,8 @@ impl Default for MaeConfig {
 }
 
 impl MethodConfig for MaeConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         Ok(Self {
             encoder: VitConfig::arch(arch)?,

@@ -131,6 +131,8 @@ impl InitScheme for MaskFeatInit {
 }
 
 impl MethodConfig for MaskFeatConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         Ok(Self::with_encoder(VitConfig::arch(arch)?))
     }

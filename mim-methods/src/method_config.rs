@@ -2,15 +2,16 @@
 
 use candle_core::Device;
 use mim_core::params::{InitScheme, ParamStore};
-use mim_core::{Error, Result, settings};
+use mim_core::{Error, Method, Result, settings};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::Table;
 
-use crate::Composite;
-
 /// Settings of a method, without data and training. `Default` is the paper's base recipe.
 pub trait MethodConfig: Default + Serialize + DeserializeOwned {
+    /// What is built: a [`crate::Composite`] unless the paper needs more.
+    type Method: Method + 'static;
+
     /// The paper's settings for an encoder size such as `vit_small`.
     ///
     /// # Errors
@@ -46,7 +47,7 @@ pub trait MethodConfig: Default + Serialize + DeserializeOwned {
     /// # Errors
     ///
     /// If a setting does not hold.
-    fn build(&self, student: &ParamStore) -> Result<Composite>;
+    fn build(&self, student: &ParamStore) -> Result<Self::Method>;
 }
 
 /// Settings as a table.

@@ -159,6 +159,8 @@ impl MilanConfig {
 }
 
 impl MethodConfig for MilanConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         Ok(Self {
             encoder: VitConfig::arch(arch)?,

@@ -124,6 +124,8 @@ impl SimConfig {
 }
 
 impl MethodConfig for SimConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         Ok(Self::with_encoder(VitConfig::arch(arch)?))
     }

@@ -135,6 +135,8 @@ impl InitScheme for WithHead {
 }
 
 impl MethodConfig for SimMimConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         let swin = SwinConfig::archs().any(|known| known == arch);
         Ok(Self::with_encoder(match swin {

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::bicubic::taps;
 use crate::params::Params;
 use crate::{Error, Mask, PatchGrid, Result};
 
@@ -30,6 +31,7 @@ pub struct PosEmbed {
     prefix: usize,
     grid: PatchGrid,
     kind: PosEmbedKind,
+    any_grid: bool,
 }
 
 impl PosEmbed {
@@ -59,7 +61,20 @@ impl PosEmbed {
             prefix,
             grid,
             kind,
+            any_grid: false,
         }))
+    }
+
+    /// The same table for images of any size: for another grid its patch rows are resized, with gradient.
+    ///
+    /// Bicubic (a = -0.75), edges repeated, no antialiasing, by a scale of `(to + 0.1) / from` on each
+    /// axis, by which places are taken too. DINO (Caron et al., ICCV 2021), iBOT.
+    #[must_use]
+    pub fn for_any_grid(self) -> Self {
+        Self {
+            any_grid: true,
+            ..self
+        }
     }
 
     /// The rows of the class tokens, `[1, prefix, dim]`.
@@ -76,21 +91,26 @@ impl PosEmbed {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if `grid` is not the table's and positions are trained.
+    /// [`Error::Shape`] if `grid` is not the table's, positions are trained and the table is not for any.
     pub fn patches(&self, grid: PatchGrid) -> Result<Tensor> {
+        let rows = self.table.narrow(1, self.prefix, self.grid.len())?;
         if grid == self.grid {
-            return Ok(self.table.narrow(1, self.prefix, grid.len())?);
+            return Ok(rows);
         }
-        if self.kind == PosEmbedKind::Learned {
+        if self.kind != PosEmbedKind::Learned {
+            let row_first = self.kind == PosEmbedKind::SincosRowFirst;
+            return sincos_table(grid, self.table.dim(2)?, 0, row_first, self.table.device());
+        }
+        if !self.any_grid {
             return Err(Error::shape(
                 "position table",
                 format!("the grid {} it was trained for", self.grid),
                 format!("{grid}"),
-                "give images of the configured image_size, or choose fixed positions",
+                "give images of the configured image_size, choose fixed positions, or allow others (any_size = true)",
             ));
         }
-        let row_first = self.kind == PosEmbedKind::SincosRowFirst;
-        sincos_table(grid, self.table.dim(2)?, 0, row_first, self.table.device())
+        let resize = resize_matrix(self.grid, grid, rows.device())?;
+        Ok(resize.matmul(&rows.squeeze(0)?)?.unsqueeze(0)?)
     }
 
     /// The rows of a mask's visible, hidden or all listed tokens, `[mask rows, n, dim]`, by ids `[mask rows, n]`.
@@ -106,6 +126,26 @@ impl PosEmbed {
             .index_select(&ids.flatten_all()?, 0)?
             .reshape((masks, count, ()))?)
     }
+}
+
+/// What maps the rows of `from` to those of `to` by DINO's rule, `[to, from]`.
+fn resize_matrix(from: PatchGrid, to: PatchGrid, device: &Device) -> Result<Tensor> {
+    // Parity: 0.1 is added against a size rounded down, and the places are taken by that scale, too.
+    let along = |from: usize, to: usize| taps(from, to, from as f64 / (to as f64 + 0.1));
+    let (vertical, horizontal) = (along(from.rows, to.rows), along(from.cols, to.cols));
+    let mut matrix = vec![0f32; to.len() * from.len()];
+    let places = vertical.iter().flat_map(|row| {
+        let cols = horizontal.iter();
+        cols.map(move |col| (row, col))
+    });
+    for (weights, (row, col)) in matrix.chunks_mut(from.len()).zip(places) {
+        for (y, by_row) in row {
+            for (x, by_col) in col {
+                weights[y * from.cols + x] += by_row * by_col;
+            }
+        }
+    }
+    Ok(Tensor::from_vec(matrix, (to.len(), from.len()), device)?)
 }
 
 /// Fixed 2-D sines and cosines `[1, prefix + tokens, dim]`, zero for the prefix.
@@ -203,6 +243,28 @@ mod tests {
         assert_eq!(trained.patches(own).unwrap().dims(), [1, 4, 4]);
         let error = trained.patches(other).unwrap_err().to_string();
         assert!(error.contains("2x2") && error.contains("3x1"), "{error}");
+    }
+
+    #[test]
+    fn other_grids_are_resized_only_where_that_is_allowed_and_with_gradient() {
+        let store = crate::ParamStore::cpu(0);
+        let (grid, kind) = (PatchGrid::new(2, 3), PosEmbedKind::Learned);
+        let table = PosEmbed::new(&store.root(), "pos_embed", kind, 4, (grid, 1));
+        let table = table.unwrap().unwrap();
+        let other = PatchGrid::new(4, 2);
+        let error = table.patches(other).unwrap_err().to_string();
+        assert!(error.contains("any_size = true"), "{error}");
+        let table = table.for_any_grid();
+        assert_eq!(table.patches(grid).unwrap().dims(), [1, 6, 4]);
+        let rows = table.patches(other).unwrap();
+        assert_eq!(rows.dims(), [1, 8, 4]);
+        let grads = rows.sum_all().unwrap().backward().unwrap();
+        let grad = grads.get(&store.var("pos_embed").unwrap()).unwrap();
+        let grad: Vec<Vec<f32>> = grad.squeeze(0).unwrap().to_vec2().unwrap();
+        assert_eq!(grad[0], [0.; 4]);
+        // Each of the 8 rows shares out a weight of one.
+        let sum: f32 = grad.iter().map(|row| row[0]).sum();
+        assert!((sum - 8.).abs() < 1e-5, "{sum}");
     }
 
     #[test]

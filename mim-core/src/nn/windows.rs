@@ -6,11 +6,14 @@ use crate::{Error, PatchGrid, Result, ops};
 
 /// Cuts tokens into windows and puts them back (Swin: Liu et al., ICCV 2021, Sec. 3.2).
 ///
-/// With a shift the grid is first rolled up and left by it, cyclically. Both ways are one gathering
-/// of rows, so that rolling and cutting copy the tokens once.
+/// Where windows do not tile the grid it is padded at its right and bottom with tokens of zeros, which
+/// take part like others and are cut off afterwards. With a shift the grid is then rolled up and left
+/// by it, cyclically. Both ways are one gathering of rows, so that all of this copies the tokens once.
 #[derive(Debug, Clone)]
 pub struct Windows {
     grid: PatchGrid,
+    /// The grid that the windows tile.
+    padded: PatchGrid,
     side: usize,
     shift: usize,
     /// Tokens in the order of the windows; none where that is the order they have.
@@ -42,17 +45,39 @@ impl Windows {
                 "choose a window that divides both sides of the grid",
             ));
         }
+        Self::padded(grid, side, shift)
+    }
+
+    /// The same for any grid, padded to whole windows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the grid is empty or the shift is not below the side.
+    pub fn padded(grid: PatchGrid, side: usize, shift: usize) -> Result<Self> {
+        if shift >= side || grid.len() == 0 {
+            return Err(Error::shape(
+                "windows",
+                format!("windows of {side}x{side} tokens, shifted by less than {side}"),
+                format!("a grid of {grid}, shifted by {shift}"),
+                "choose a larger window or a smaller shift",
+            ));
+        }
+        let whole = |length: usize| length.next_multiple_of(side);
+        let padded = PatchGrid::new(whole(grid.rows), whole(grid.cols));
         let mut windows = Self {
             grid,
+            padded,
             side,
             shift,
             orders: None,
         };
-        if shift > 0 || grid.cols > side {
+        if shift > 0 || padded.cols > side || padded != grid {
             let there = windows.order();
-            let mut back = vec![0u32; there.len()];
+            let mut back = vec![0u32; grid.len()];
             for (place, &token) in (0u32..).zip(&there) {
-                back[token as usize] = place;
+                if let Some(back) = back.get_mut(token as usize) {
+                    *back = place;
+                }
             }
             windows.orders = Some(Orders { there, back });
         }
@@ -62,7 +87,7 @@ impl Windows {
     /// Number of windows.
     #[expect(clippy::len_without_is_empty, reason = "a grid is never empty")]
     pub fn len(&self) -> usize {
-        self.grid.len() / self.area()
+        self.padded.len() / self.area()
     }
 
     /// Tokens of a window.
@@ -72,8 +97,8 @@ impl Windows {
 
     /// Places (row, column) of the rolled grid, window by window and row by row inside each.
     fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let (side, across) = (self.side, self.grid.cols / self.side);
-        (0..self.grid.len()).map(move |place| {
+        let (side, across) = (self.side, self.padded.cols / self.side);
+        (0..self.padded.len()).map(move |place| {
             let (window, inside) = (place / self.area(), place % self.area());
             (
                 window / across * side + inside / side,
@@ -82,10 +107,15 @@ impl Windows {
         })
     }
 
+    /// The token at each place; the number of tokens stands for padding.
     fn order(&self) -> Vec<u32> {
         let token = |(row, col): (usize, usize)| {
             let (row, col) = (row + self.shift, col + self.shift);
-            row % self.grid.rows * self.grid.cols + col % self.grid.cols
+            let (row, col) = (row % self.padded.rows, col % self.padded.cols);
+            match row < self.grid.rows && col < self.grid.cols {
+                true => row * self.grid.cols + col,
+                false => self.grid.len(),
+            }
         };
         #[expect(clippy::cast_possible_truncation, reason = "grids fit u32")]
         self.places().map(|place| token(place) as u32).collect()
@@ -98,10 +128,12 @@ impl Windows {
     /// If the tokens are not those of the grid.
     pub fn partition(&self, xs: &Tensor) -> Result<Tensor> {
         let (rows, _, dim) = xs.dims3()?;
-        let orders = self.orders.as_ref();
-        self.reordered(xs, orders.map(|orders| &orders.there))?
-            .reshape((rows * self.len(), self.area(), dim))
-            .map_err(Into::into)
+        self.check(xs, self.grid.len())?;
+        let xs = match &self.orders {
+            Some(orders) => gather_padded(xs, &orders.there)?,
+            None => xs.clone(),
+        };
+        Ok(xs.reshape((rows * self.len(), self.area(), dim))?)
     }
 
     /// The inverse of [`Windows::partition`].
@@ -111,24 +143,23 @@ impl Windows {
     /// If the tokens are not those of whole images in windows.
     pub fn reverse(&self, xs: &Tensor) -> Result<Tensor> {
         let dim = xs.dim(D::Minus1)?;
-        let orders = self.orders.as_ref();
-        let xs = xs.reshape(((), self.grid.len(), dim))?;
-        self.reordered(&xs, orders.map(|orders| &orders.back))
+        let xs = xs.reshape(((), self.padded.len(), dim))?;
+        match &self.orders {
+            Some(orders) => ops::gather_tokens(&xs, &orders.back),
+            None => Ok(xs),
+        }
     }
 
-    fn reordered(&self, xs: &Tensor, order: Option<&Vec<u32>>) -> Result<Tensor> {
-        if xs.dim(1)? != self.grid.len() {
-            return Err(Error::shape(
-                "windows",
-                format!("[rows, {} tokens, dim]", self.grid.len()),
-                xs.dims(),
-                "give the tokens of the grid the windows were made for",
-            ));
+    fn check(&self, xs: &Tensor, tokens: usize) -> Result<()> {
+        if xs.dim(1)? == tokens {
+            return Ok(());
         }
-        match order {
-            Some(order) => ops::gather_tokens(xs, order),
-            None => Ok(xs.clone()),
-        }
+        Err(Error::shape(
+            "windows",
+            format!("[rows, {tokens} tokens, dim]"),
+            xs.dims(),
+            "give the tokens of the grid the windows were made for",
+        ))
     }
 
     /// What keeps tokens apart that only the roll has brought together, `[windows, 1, area, area]`:
@@ -149,9 +180,9 @@ impl Windows {
         };
         let regions: Vec<usize> = self
             .places()
-            .map(|(row, col)| 3 * region(row, self.grid.rows) + region(col, self.grid.cols))
+            .map(|(row, col)| 3 * region(row, self.padded.rows) + region(col, self.padded.cols))
             .collect();
-        let mut mask = Vec::with_capacity(self.grid.len() * self.area());
+        let mut mask = Vec::with_capacity(self.padded.len() * self.area());
         for window in regions.chunks(self.area()) {
             for query in window {
                 let apart = |key: &usize| if key == query { 0. } else { Self::APART };
@@ -161,6 +192,20 @@ impl Windows {
         let shape = (self.len(), 1, self.area(), self.area());
         Ok(Some(Tensor::from_vec(mask, shape, device)?))
     }
+}
+
+/// The tokens `order` of every row of `[rows, tokens, dim]`; the id `tokens` stands for zeros.
+///
+/// # Errors
+///
+/// As [`ops::gather_tokens`].
+pub(crate) fn gather_padded(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
+    let (rows, tokens, dim) = xs.dims3()?;
+    if order.iter().all(|id| (*id as usize) < tokens) {
+        return ops::gather_tokens(xs, order);
+    }
+    let zeros = Tensor::zeros((rows, 1, dim), xs.dtype(), xs.device())?;
+    ops::gather_tokens(&Tensor::cat(&[xs, &zeros], 1)?, order)
 }
 
 #[cfg(test)]
@@ -222,6 +267,20 @@ mod tests {
     }
 
     #[test]
+    fn what_windows_lack_is_zeros() {
+        let windows = Windows::padded(PatchGrid::new(1, 3), 2, 0).unwrap();
+        let xs = (counting(1, 3) + 1.).unwrap();
+        let cut = windows.partition(&xs).unwrap();
+        assert_eq!(values(&cut), [1., 2., 0., 0., 3., 0., 0., 0.]);
+        assert_eq!(values(&windows.reverse(&cut).unwrap()), [1., 2., 3.]);
+        // Rolled after padding: place (0, 0) is the padded grid's (1, 1).
+        let shifted = Windows::padded(PatchGrid::new(1, 3), 2, 1).unwrap();
+        let cut = shifted.partition(&xs).unwrap();
+        assert_eq!(values(&cut), [0., 0., 2., 3., 0., 0., 0., 1.]);
+        assert!(Windows::padded(PatchGrid::new(1, 3), 2, 2).is_err());
+    }
+
+    #[test]
     fn gradients_go_back_to_their_tokens() {
         let xs = Var::from_tensor(&counting(2, 16)).unwrap();
         let windows = Windows::new(PatchGrid::new(4, 4), 2, 1).unwrap();
@@ -238,6 +297,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn reverse_inverts_padded_partition(
+            rows in 1usize..4, down in 1usize..9, across in 1usize..9, side in 1usize..5, shift in 0usize..4,
+        ) {
+            let grid = PatchGrid::new(down, across);
+            let windows = Windows::padded(grid, side, shift % side).unwrap();
+            let xs = counting(rows, grid.len());
+            let cut = windows.partition(&xs).unwrap();
+            prop_assert_eq!(values(&cut).iter().sum::<f32>(), values(&xs).iter().sum::<f32>());
+            prop_assert_eq!(values(&windows.reverse(&cut).unwrap()), values(&xs));
+        }
+
         #[test]
         fn reverse_inverts_partition(
             rows in 1usize..4, down in 1usize..4, across in 1usize..4, side in 1usize..5, shift in 0usize..4,

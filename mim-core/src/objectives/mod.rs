@@ -8,6 +8,7 @@ mod cross_entropy;
 mod info_nce;
 mod pairing;
 mod regression;
+mod self_distillation;
 mod uni_grad;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ pub use cross_entropy::{CrossEntropy, CrossEntropyConfig};
 pub use info_nce::{InfoNce, InfoNceConfig};
 pub use pairing::Region;
 pub use regression::{Regression, RegressionConfig, RegressionKind, RowNorm, TokenWeights};
+pub use self_distillation::{DistillationLogits, SelfDistillation, SelfDistillationConfig};
 pub use uni_grad::{UniGrad, UniGradConfig};
 
 use crate::{Objective, Result};

@@ -109,6 +109,11 @@ impl AdamW {
         Ok(Self { config, slots })
     }
 
+    /// Sets the weight decay of the steps from now on.
+    pub fn set_weight_decay(&mut self, weight_decay: f64) {
+        self.config.weight_decay = weight_decay;
+    }
+
     /// Names of the parameters without decay, in order.
     pub fn undecayed(&self) -> Vec<&str> {
         self.slots

@@ -70,9 +70,9 @@ impl Gradients {
         }
     }
 
-    /// Drops the gradient of one parameter, so that the optimizer leaves it alone.
-    pub fn withhold(&mut self, name: &str) {
-        for (_, _, sum) in self.entries.iter_mut().filter(|(known, ..)| known == name) {
+    /// Drops the gradients of the parameters whose name passes, so that the optimizer leaves them alone.
+    pub fn withhold(&mut self, passes: impl Fn(&str) -> bool) {
+        for (_, _, sum) in self.entries.iter_mut().filter(|(name, ..)| passes(name)) {
             *sum = None;
         }
     }

@@ -4,8 +4,10 @@ mod adamw;
 mod clip;
 mod gradients;
 mod groups;
+mod hold;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use clip::Clip;
 pub use gradients::Gradients;
 pub use groups::NoDecay;
+pub use hold::Hold;

@@ -57,6 +57,21 @@ impl Ema {
                 ));
             }
         }
+        Self::of_common(student, teacher, momentum, when, start)
+    }
+
+    /// The same where the teacher may have parameters that the student lacks: they stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn of_common(
+        student: &ParamStore,
+        teacher: &ParamStore,
+        momentum: Schedule,
+        when: When,
+        start: Start,
+    ) -> Result<Self> {
         if start == Start::Copy {
             teacher.copy_from(student)?;
         }

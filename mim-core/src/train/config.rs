@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::optim::{AdamWConfig, Clip};
+use crate::optim::{AdamWConfig, Clip, Hold};
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -30,8 +30,13 @@ pub struct TrainConfig {
     pub lr_schedule: Schedule,
     /// The optimizer.
     pub optimizer: AdamWConfig,
+    /// Course of the weight decay. Default: `optimizer.weight_decay` throughout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay_schedule: Option<Schedule>,
     /// Gradient clipping. Default none.
     pub clip: Clip,
+    /// Parameters that do not move in the first epochs. Default none.
+    pub hold: Vec<Hold>,
     /// Everything random follows from it. Default 0.
     pub seed: u64,
     /// Checkpoints kept, the newest ones. Default 2.
@@ -55,7 +60,9 @@ impl Default for TrainConfig {
                 warmup_epochs: 40.,
             },
             optimizer: AdamWConfig::default(),
+            weight_decay_schedule: None,
             clip: Clip::None,
+            hold: vec![],
             seed: 0,
             keep_checkpoints: 2,
             checkpoint_every: 1,
@@ -126,6 +133,9 @@ impl TrainConfig {
         }
         self.optimizer.validate()?;
         self.clip.validate()?;
+        if let Some(schedule) = &self.weight_decay_schedule {
+            schedule.validate()?;
+        }
         self.lr_schedule.validate()
     }
 }

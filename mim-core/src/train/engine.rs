@@ -64,7 +64,8 @@ impl Trainer {
                 "lower batch_size or accum_iter",
             ));
         }
-        let stepper = Stepper::new(method.as_ref(), config.optimizer.clone(), config.clip)?;
+        let stepper = Stepper::new(method.as_ref(), config.optimizer.clone(), config.clip)?
+            .hold(config.hold.clone());
         let device = method
             .stores()
             .first()
@@ -193,6 +194,10 @@ impl Trainer {
             .map(|batch| batch?.to_device(&self.device))
             .collect::<Result<Vec<_>>>()?;
         let step = self.context();
+        if let Some(schedule) = &self.config.weight_decay_schedule {
+            let optimizer = self.stepper.optimizer_mut();
+            optimizer.set_weight_decay(schedule.at(&step));
+        }
         let report = self
             .stepper
             .step(self.method.as_ref(), &micro, &step, self.lr.at(&step))?;

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::StepReport;
-use crate::optim::{AdamW, AdamWConfig, Clip, Gradients};
+use crate::optim::{AdamW, AdamWConfig, Clip, Gradients, Hold};
 use crate::{Batch, Error, LossTerms, Method, Result, StepContext};
 
 /// Runs optimizer steps of one method: forward, backward, clipping, AdamW.
@@ -12,6 +12,7 @@ pub struct Stepper {
     optimizer: AdamW,
     gradients: Gradients,
     clip: Clip,
+    hold: Vec<Hold>,
 }
 
 impl Stepper {
@@ -39,7 +40,14 @@ impl Stepper {
             optimizer,
             gradients: Gradients::new(trainable),
             clip,
+            hold: Vec::new(),
         })
+    }
+
+    /// Leaves some parameters alone for a while.
+    #[must_use]
+    pub fn hold(self, hold: Vec<Hold>) -> Self {
+        Self { hold, ..self }
     }
 
     /// The optimizer.
@@ -91,6 +99,9 @@ impl Stepper {
         }
         report.grad_norm = self.clip.apply(&mut self.gradients)?;
         finite("the gradient norm", report.grad_norm, step)?;
+        for hold in &self.hold {
+            hold.apply(&mut self.gradients, step);
+        }
         self.optimizer.step(&self.gradients, lr)?;
         method.after_step(step)?;
         Ok(report)

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
+use crate::nn::bicubic::taps;
 use crate::{Error, PatchGrid, Result};
 
 /// Resizes a position table `[1, prefix + from, dim]` to `[1, prefix + to, dim]`.
@@ -37,7 +38,8 @@ pub fn resize_pos_embed(
         .narrow(1, prefix, from.len())?
         .flatten_all()?
         .to_vec1()?;
-    let (vertical, horizontal) = (taps(from.rows, to.rows), taps(from.cols, to.cols));
+    let along = |from: usize, to: usize| taps(from, to, from as f64 / to as f64);
+    let (vertical, horizontal) = (along(from.rows, to.rows), along(from.cols, to.cols));
     let mut resized = Vec::with_capacity(to.len() * dim);
     for row in &vertical {
         for col in &horizontal {
@@ -58,31 +60,6 @@ pub fn resize_pos_embed(
         &[&table.narrow(1, 0, prefix)?.to_dtype(DType::F32)?, &patches],
         1,
     )?)
-}
-
-/// For each of `to` places the four source places and their weights.
-fn taps(from: usize, to: usize) -> Vec<[(usize, f32); 4]> {
-    const A: f64 = -0.75;
-    let near = |d: f64| ((A + 2.) * d - (A + 3.)) * d * d + 1.;
-    let far = |d: f64| ((A * d - 5. * A) * d + 8. * A) * d - 4. * A;
-    let place = |index: usize| {
-        let centre = (index as f64 + 0.5) * from as f64 / to as f64 - 0.5;
-        let (first, t) = (centre.floor(), centre - centre.floor());
-        let weights = [far(t + 1.), near(t), near(1. - t), far(2. - t)];
-        let mut tap = 0usize;
-        weights.map(|weight| {
-            tap += 1;
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "clamped to the table"
-            )]
-            let source = (first + tap as f64 - 2.).clamp(0., from as f64 - 1.) as usize;
-            #[expect(clippy::cast_possible_truncation, reason = "the table is f32")]
-            (source, weight as f32)
-        })
-    };
-    (0..to).map(place).collect()
 }
 
 #[cfg(test)]

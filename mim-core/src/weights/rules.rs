@@ -1,6 +1,6 @@
 //! Rename rules between our names and those of other projects, usable both ways.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::WeightMap;
 use crate::{Error, Result};
@@ -47,6 +47,14 @@ pub enum Rule {
         ours: String,
         /// How many more.
         axes: usize,
+    },
+    /// Their module is a second name of another one, wherever both hold the same tensors (shared
+    /// heads): then it is passed over. It is not written back.
+    Alias {
+        /// The second name, up to the parameter's own.
+        theirs: String,
+        /// The name under which the module is taken.
+        of: String,
     },
     /// A tensor we make ourselves (index buffers) or leave out; the pattern may start with `*.` or
     /// end with `.*`.
@@ -95,6 +103,14 @@ impl Rule {
             theirs: theirs.into(),
             ours: ours.into(),
             axes,
+        }
+    }
+
+    /// A [`Rule::Alias`].
+    pub fn alias(theirs: impl Into<String>, of: impl Into<String>) -> Self {
+        Self::Alias {
+            theirs: theirs.into(),
+            of: of.into(),
         }
     }
 
@@ -204,8 +220,33 @@ fn import_one(
                 .then(|| stack(theirs, ours, &holes, all, place == 0))
                 .or_else(|| Some(Err(incomplete(&fill(&theirs[0], &holes), name))))
         }
+        Rule::Alias { theirs, of } => {
+            name.strip_prefix(theirs.as_str())?.strip_prefix('.')?;
+            match same_module(theirs, of, all) {
+                Ok(true) => Some(Ok(None)),
+                Ok(false) => None,
+                Err(error) => Some(Err(error)),
+            }
+        }
         Rule::Ignore { theirs } => matches(theirs, name).map(|_| Ok(None)),
     }
+}
+
+/// Whether all tensors under `theirs` are those under `of`.
+fn same_module(theirs: &str, of: &str, all: &WeightMap) -> Result<bool> {
+    let values = |xs: &Tensor| -> Result<Vec<f64>> {
+        Ok(xs.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+    };
+    for (name, tensor) in all.strip_prefix(&format!("{theirs}.")).iter() {
+        let same = match all.get(&format!("{of}.{name}")) {
+            Some(other) => tensor.dims() == other.dims() && values(tensor)? == values(other)?,
+            None => false,
+        };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn incomplete(missing: &str, present: &str) -> Error {
@@ -291,7 +332,7 @@ fn export_one(rule: &Rule, name: &str, tensor: &Tensor) -> Option<Result<Vec<(St
                 .zip(parts)
                 .collect())
         }),
-        Rule::Ignore { .. } => None,
+        Rule::Ignore { .. } | Rule::Alias { .. } => None,
     }
 }
 
@@ -366,6 +407,29 @@ mod tests {
         )
         .unwrap();
         assert_eq!(ours.names().collect::<Vec<_>>(), ["other"]);
+    }
+
+    #[test]
+    fn a_second_name_is_passed_over_only_where_its_tensors_are_the_same() {
+        let rules = [
+            Rule::alias("head.b", "head.a"),
+            Rule::unsqueeze("token", "mask_token", 1),
+        ];
+        let mut theirs = map(&[("head.a.g", &[2]), ("head.b.g", &[2]), ("token", &[1, 3])]);
+        let names = |theirs: &WeightMap| {
+            let ours = import(&rules, theirs).unwrap();
+            ours.names().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&theirs), ["head.a.g", "mask_token"]);
+        let ours = import(&rules, &theirs).unwrap();
+        assert_eq!(ours.get("mask_token").unwrap().dims(), [1, 1, 3]);
+        let back = export(&rules, &ours).unwrap();
+        assert_eq!(back.get("token").unwrap().dims(), [1, 3]);
+        // Equal in one tensor, but not in all.
+        for (name, value) in [("head.a.v", 1f32), ("head.b.v", 2.)] {
+            theirs.insert(name, Tensor::new(&[value], &Device::Cpu).unwrap());
+        }
+        assert_eq!(names(&theirs).len(), 5);
     }
 
     #[test]

@@ -161,6 +161,8 @@ impl CmaeConfig {
 }
 
 impl MethodConfig for CmaeConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         Ok(Self::with_encoder(VitConfig::arch(arch)?))
     }

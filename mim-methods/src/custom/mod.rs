@@ -199,6 +199,8 @@ impl CustomConfig {
 }
 
 impl MethodConfig for CustomConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         Err(Error::config(
             "custom",

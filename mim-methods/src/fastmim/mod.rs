@@ -174,6 +174,8 @@ impl FastMimConfig {
 }
 
 impl MethodConfig for FastMimConfig {
+    type Method = Composite;
+
     fn arch(arch: &str) -> Result<Self> {
         if SwinConfig::archs().any(|known| known == arch) {
             let swin = SwinConfig {

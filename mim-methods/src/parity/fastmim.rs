@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use mim_core::decoders::LightDecoderConfig;
-use mim_core::encoders::{EncoderConfig, PvtV2Config, VitConfig};
+use mim_core::encoders::{EncoderConfig, PvtV2Config, SwinConfig, VitConfig};
 use mim_core::nn::QkvBias;
 use mim_core::ops::{PatchOrder, unpatchify};
 use mim_core::weights::Source;
@@ -64,7 +64,7 @@ fn encoder(case: &Case) -> Result<EncoderConfig> {
             ..mae::vit(case, defaults)?
         }
         .into(),
-        ("swin", _) => simmim::swin(case)?.into(),
+        ("swin", _) => simmim::swin(case, SwinConfig::default())?.into(),
         ("pvtv2", _) => pvt_v2(case)?.into(),
         _ => return Err(not_built(format!("FastMIM with the encoder `{arch}`"))),
     };

@@ -13,6 +13,7 @@ pub(crate) mod convmae;
 pub(crate) mod dmjd;
 mod dvae;
 pub(crate) mod fastmim;
+pub(crate) mod ibot;
 pub(crate) mod mae;
 pub(crate) mod maskfeat;
 pub(crate) mod milan;

@@ -149,7 +149,7 @@ impl Run<'_> {
                 undecayed.push(name.clone());
             }
             if named.names().any(|name| settings.withheld.contains(name)) {
-                gradients.withhold(&name);
+                gradients.withhold(|known| known == name);
             }
         }
         let no_decay = NoDecay {

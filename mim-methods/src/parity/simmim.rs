@@ -47,12 +47,11 @@ fn vit(case: &Case, defaults: VitConfig) -> Result<VitConfig> {
     })
 }
 
-/// The Swin of a case, with a mask token.
-pub(crate) fn swin(case: &Case) -> Result<SwinConfig> {
+/// The Swin of a case.
+pub(crate) fn swin(case: &Case, defaults: SwinConfig) -> Result<SwinConfig> {
     if case.setting_or("ape", false)? || case.setting_or("use_abs_pos_emb", false)? {
         return Err(not_built("Swin with a position table".to_owned()));
     }
-    let defaults = SwinConfig::default();
     let qkv_bias = if case.setting_or("qkv_bias", true)? {
         QkvBias::Full
     } else {
@@ -72,6 +71,7 @@ pub(crate) fn swin(case: &Case) -> Result<SwinConfig> {
         patch_norm: case.setting_or("patch_norm", defaults.patch_norm)?,
         qkv_bias,
         mask_token: true,
+        ..defaults
     })
 }
 
@@ -80,7 +80,7 @@ fn config(case: &Case) -> Result<SimMimConfig> {
     let arch: String = case.setting_or("arch", "vit".to_owned())?;
     let encoder = match (arch.as_str(), defaults.encoder.clone()) {
         ("vit", EncoderConfig::Vit(defaults)) => vit(case, defaults)?.into(),
-        ("swin", _) => swin(case)?.into(),
+        ("swin", _) => swin(case, SwinConfig::default())?.into(),
         _ => return Err(not_built(format!("SimMIM with the encoder `{arch}`"))),
     };
     Ok(SimMimConfig {

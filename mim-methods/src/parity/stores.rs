@@ -32,7 +32,7 @@ impl Run<'_> {
     ///
     /// Teachers take from the student what the case keeps only once (a position table), and do
     /// without parts of theirs that we do not have (a decoder nobody runs). A frozen network is no
-    /// store of the method: the case's adapter has loaded it.
+    /// store of the method: the case's adapter has loaded it. Buffers may stand among the inputs (centres).
     pub(super) fn load(&self) -> Result<()> {
         let mut all = self.setup.source.import(&self.case.group("param."))?;
         let stores = self.stores();
@@ -58,9 +58,13 @@ impl Run<'_> {
                 continue;
             }
             let mut own = all.strip_prefix(prefix);
-            for (name, _) in store.names() {
-                if let (None, Some(shared)) = (own.get(&name), student.get(&name)) {
-                    own.insert(name, shared.clone());
+            for (name, kind) in store.names() {
+                let other = student.get(&name).or_else(|| match kind {
+                    Kind::Buffer => self.case.tensor(&format!("input.{name}")),
+                    _ => None,
+                });
+                if let (None, Some(other)) = (own.get(&name), other) {
+                    own.insert(name, other.clone());
                 }
             }
             store.load_allowing(&own, |name| student.get(name).is_some())?;

@@ -33,6 +33,9 @@ struct Settings {
     /// A run folder, or one of its checkpoints.
     #[arg(long)]
     checkpoint: PathBuf,
+    /// Which encoder, where a method has several: teacher (the default there) or student.
+    #[arg(long, value_name = "NAME")]
+    encoder: Option<String>,
     /// Labelled images: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH; those of the run by default.
     #[arg(long)]
     data: Option<DataSource>,
@@ -68,7 +71,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         linear_top1,
         knn_top1,
         knn_top5,
-    } = Probes::new(&model.config, train, test, &device).encoder(model.method.as_ref())?;
+    } = Probes::new(&model.config, train, test, &device)
+        .encoder(model.method.as_ref(), settings.encoder.as_deref())?;
     match args.protocol {
         Protocol::Linear(_) => println!("linear_top1 {linear_top1:.2}"),
         Protocol::Knn(_) => println!("knn_top1 {knn_top1:.2}\nknn_top5 {knn_top5:.2}"),

@@ -11,9 +11,14 @@ use crate::{Error, ImageSize, PatchGrid, Result};
 pub struct SwinConfig {
     /// Height and width of the images in pixels. Default 192.
     ///
-    /// Every stage's grid must be whole windows: multiples of `patch_size * 2^(stages - 1) * window_size` always fit.
+    /// Without `pad` every stage's grid must be whole windows: multiples of
+    /// `patch_size * 2^(stages - 1) * window_size` always fit.
     /// The network takes other sizes, too, on which its stages are whole windows of the same sides.
     pub image_size: ImageSize,
+    /// Whether grids are padded with zeros to whole windows and even sides, so that images of any
+    /// size fit whose sides are multiples of `patch_size`; windows stay as `image_size` makes them.
+    /// Default false.
+    pub pad: bool,
     /// Side of a patch of the first stage in pixels. Default 4.
     pub patch_size: usize,
     /// Channels of the images: 3 for RGB, 1 for grey. Default 3.
@@ -44,6 +49,7 @@ impl Default for SwinConfig {
     fn default() -> Self {
         Self {
             image_size: 192.into(),
+            pad: false,
             patch_size: 4,
             in_channels: 3,
             embed_dim: 128,
@@ -127,9 +133,24 @@ impl SwinConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a side is not a multiple of the stage's stride.
+    /// As [`SwinConfig::grid_of`].
     pub fn stage_grid(&self, stage: usize) -> Result<PatchGrid> {
-        PatchGrid::of_image(self.image_size.into(), self.patch_size << stage)
+        self.grid_of(self.image_size.into(), stage)
+    }
+
+    /// The token grid of stage `stage`, from 0, for images of (height, width) pixels.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the stage's stride, or with `pad` of
+    /// the patches'.
+    pub fn grid_of(&self, image: (usize, usize), stage: usize) -> Result<PatchGrid> {
+        if !self.pad {
+            return PatchGrid::of_image(image, self.patch_size << stage);
+        }
+        let first = PatchGrid::of_image(image, self.patch_size)?;
+        let merged = |length: usize| length.div_ceil(1 << stage);
+        Ok(PatchGrid::new(merged(first.rows), merged(first.cols)))
     }
 
     /// Side of the windows of stage `stage`, and the shift of its odd blocks.
@@ -138,8 +159,9 @@ impl SwinConfig {
     ///
     /// As [`SwinConfig::stage_grid`].
     pub fn stage_window(&self, stage: usize) -> Result<(usize, usize)> {
-        let grid = self.stage_grid(stage)?;
-        let least = grid.rows.min(grid.cols);
+        let grid = self.stage_grid(0)?;
+        // Parity: where a grid is padded, the windows are those of sides rounded down.
+        let least = (grid.rows.min(grid.cols) >> stage).max(1);
         Ok(match least <= self.window_size {
             true => (least, 0),
             false => (self.window_size, self.window_size / 2),
@@ -228,6 +250,9 @@ impl SwinConfig {
     pub(super) fn validate_windows(&self, stage: usize) -> Result<()> {
         let grid = self.stage_grid(stage)?;
         let (side, _) = self.stage_window(stage)?;
+        if self.pad {
+            return Ok(());
+        }
         if grid.rows.is_multiple_of(side) && grid.cols.is_multiple_of(side) {
             return Ok(());
         }
@@ -235,8 +260,9 @@ impl SwinConfig {
             "the grid {grid} of stage {stage} is no whole number of windows of {side}x{side}"
         );
         let fitting = self.output_stride() * self.window_size;
-        let fix =
-            format!("use sides that are multiples of {fitting} pixels, or another window_size");
+        let fix = format!(
+            "use sides that are multiples of {fitting} pixels, another window_size, or pad = true"
+        );
         bad("image_size", self.image_size, why, fix)
     }
 

@@ -1,58 +1,74 @@
-//! What of a Swin transformer follows the size of the images: windows, shift masks, merged tokens.
+//! What a stage of Swin does to one grid of tokens.
 
 use candle_core::{Device, Tensor};
 
-use super::SwinConfig;
-use super::merging::merged_tokens;
+use super::{SwinConfig, merging};
 use crate::nn::Windows;
-use crate::{Error, ImageSize, Result};
+use crate::{Error, ImageSize, PatchGrid, Result};
 
-/// One stage at one size; parameters are not among it.
+/// Windows and merging of one stage on one grid.
 #[derive(Debug, Clone)]
 pub(super) struct StageLayout {
-    windows: [Windows; 2],
+    plain: Windows,
+    shifted: Windows,
     shift_mask: Option<Tensor>,
-    pub(super) merged: Vec<u32>,
+    /// The tokens of each token of the next stage, as [`merging::order`] lists them.
+    pub(super) merging: Vec<u32>,
 }
 
 impl StageLayout {
-    /// All stages for images of `size`, on the network of `config`.
+    /// For images of (height, width) pixels: one layout a stage. Padded windows stay as the configured
+    /// size makes them, others are those of the new grids.
     ///
     /// # Errors
     ///
     /// As [`fitted`].
-    pub(super) fn all(config: &SwinConfig, size: ImageSize, device: &Device) -> Result<Vec<Self>> {
-        let config = fitted(config, size)?;
-        let stage = |stage: usize| {
-            let grid = config.stage_grid(stage)?;
-            let (side, shift) = config.stage_window(stage)?;
-            let windows = [
-                Windows::new(grid, side, 0)?,
-                Windows::new(grid, side, shift)?,
-            ];
-            Ok(Self {
-                shift_mask: windows[1].shift_mask(device)?,
-                merged: merged_tokens(grid),
-                windows,
-            })
-        };
-        (0..config.stages()).map(stage).collect()
+    pub(super) fn all(
+        config: &SwinConfig,
+        image: (usize, usize),
+        device: &Device,
+    ) -> Result<Vec<Self>> {
+        let config = fitted(config, image)?;
+        (0..config.stages())
+            .map(|stage| Self::new(&config, stage, config.grid_of(image, stage)?, device))
+            .collect()
     }
 
-    /// The windows of a block, and what is added to its logits; every other block is `shifted`.
-    pub(super) fn windows(&self, shifted: bool) -> (&Windows, Option<&Tensor>) {
-        let mask = self.shift_mask.as_ref().filter(|_| shifted);
-        (&self.windows[usize::from(shifted)], mask)
+    fn new(config: &SwinConfig, stage: usize, grid: PatchGrid, device: &Device) -> Result<Self> {
+        let (side, shift) = config.stage_window(stage)?;
+        let windows = |shift: usize| match config.pad {
+            true => Windows::padded(grid, side, shift),
+            false => Windows::new(grid, side, shift),
+        };
+        let shifted = windows(shift)?;
+        Ok(Self {
+            plain: windows(0)?,
+            shift_mask: shifted.shift_mask(device)?,
+            shifted,
+            merging: merging::order(grid),
+        })
+    }
+
+    /// The windows of an even or an odd block, and what keeps rolled tokens apart.
+    pub(super) fn windows(&self, odd: bool) -> (&Windows, Option<&Tensor>) {
+        match odd {
+            true => (&self.shifted, self.shift_mask.as_ref()),
+            false => (&self.plain, None),
+        }
     }
 }
 
-/// `config` for images of another size, on which all of its stages are whole windows of the sides that
-/// its relative position tables were made for.
+/// `config` for images of another size. Without padding all stages must be whole windows there, of the
+/// sides that the relative position tables were made for.
 ///
 /// # Errors
 ///
 /// [`Error::InvalidConfig`] or [`Error::Shape`] naming the first stage that does not fit.
-pub(super) fn fitted(config: &SwinConfig, size: ImageSize) -> Result<SwinConfig> {
+pub(super) fn fitted(config: &SwinConfig, (height, width): (usize, usize)) -> Result<SwinConfig> {
+    let size = ImageSize { height, width };
+    if config.pad || size == config.image_size {
+        return Ok(config.clone());
+    }
     let other = SwinConfig {
         image_size: size,
         ..config.clone()
@@ -66,7 +82,7 @@ pub(super) fn fitted(config: &SwinConfig, size: ImageSize) -> Result<SwinConfig>
                 "images for Swin",
                 format!("windows of {own}x{own} tokens in stage {stage}, as at {at} pixels"),
                 format!("{side}x{side} at {size} pixels"),
-                "give larger images or change encoder.image_size",
+                "give larger images, change encoder.image_size or set encoder.pad = true",
             ));
         }
     }

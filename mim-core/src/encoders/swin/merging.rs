@@ -2,9 +2,10 @@
 
 use candle_core::Tensor;
 
+use crate::nn::windows::gather_padded;
 use crate::nn::{LayerNorm, Linear};
 use crate::params::Params;
-use crate::{PatchGrid, Result, ops};
+use crate::{PatchGrid, Result};
 
 /// Joins each 2x2 tokens, normalises them and halves their width (Swin: Liu et al., ICCV 2021, Sec. 3.1).
 #[derive(Debug, Clone)]
@@ -22,21 +23,40 @@ impl PatchMerging {
         })
     }
 
-    /// `[rows, tokens, dim]` to `[rows, tokens / 4, 2 dim]`, by the [`merged_tokens`] of their grid.
-    pub(super) fn forward(&self, xs: &Tensor, merged: &[u32]) -> Result<Tensor> {
-        let (rows, tokens, dim) = xs.dims3()?;
-        let four = ops::gather_tokens(xs, merged)?.reshape((rows, tokens / 4, 4 * dim))?;
+    /// `[rows, tokens, dim]` to `[rows, order.len() / 4, 2 dim]`, by the [`order`] of the tokens' grid.
+    pub(super) fn forward(&self, xs: &Tensor, order: &[u32]) -> Result<Tensor> {
+        let (rows, _, dim) = xs.dims3()?;
+        let four = gather_padded(xs, order)?.reshape((rows, order.len() / 4, 4 * dim))?;
         self.reduction.forward(&self.norm.forward(&four)?)
     }
 }
 
-/// The four tokens of each new one on an even `grid`: rows first, then columns.
-pub(super) fn merged_tokens(grid: PatchGrid) -> Vec<u32> {
-    let mut order = Vec::with_capacity(grid.len());
-    for (row, col) in (0..grid.rows / 2).flat_map(|r| (0..grid.cols / 2).map(move |c| (r, c))) {
-        let token = |down: usize, right: usize| (2 * row + down) * grid.cols + 2 * col + right;
-        #[expect(clippy::cast_possible_truncation, reason = "grids fit u32")]
-        order.extend([(0, 0), (1, 0), (0, 1), (1, 1)].map(|(d, r)| token(d, r) as u32));
+/// The four tokens of each new one: rows first, then columns. A side that is odd is padded by one,
+/// for which the number of tokens stands.
+pub(super) fn order(grid: PatchGrid) -> Vec<u32> {
+    let (rows, cols) = (grid.rows.div_ceil(2), grid.cols.div_ceil(2));
+    let mut order = Vec::with_capacity(4 * rows * cols);
+    for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+        for (down, right) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+            let (row, col) = (2 * row + down, 2 * col + right);
+            let token = match row < grid.rows && col < grid.cols {
+                true => row * grid.cols + col,
+                false => grid.len(),
+            };
+            #[expect(clippy::cast_possible_truncation, reason = "grids fit u32")]
+            order.push(token as u32);
+        }
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_sides_are_padded() {
+        assert_eq!(order(PatchGrid::new(2, 2)), [0, 2, 1, 3]);
+        assert_eq!(order(PatchGrid::new(1, 3)), [0, 3, 1, 3, 2, 3, 3, 3]);
+    }
 }

@@ -15,7 +15,7 @@ use self::merging::PatchMerging;
 use super::check;
 use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, ImageSize, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
 
 /// A Swin transformer, first version (Liu et al., ICCV 2021), parameters named as in microsoft/SimMIM.
 ///
@@ -30,9 +30,9 @@ pub struct Swin {
     patch_norm: Option<LayerNorm>,
     mask_token: Option<MaskToken>,
     stages: Vec<Stage>,
-    norm: LayerNorm,
-    /// Of the configured size.
+    /// One a stage, for images of the configured size.
     layouts: Vec<StageLayout>,
+    norm: LayerNorm,
 }
 
 #[derive(Debug, Clone)]
@@ -46,12 +46,12 @@ struct Stage {
 struct WindowBlock {
     block: Block,
     bias: RelPosBias,
-    shifted: bool,
+    odd: bool,
 }
 
 impl WindowBlock {
     fn forward(&self, xs: &Tensor, layout: &StageLayout, step: &StepContext) -> Result<Tensor> {
-        let (windows, shift_mask) = layout.windows(self.shifted);
+        let (windows, shift_mask) = layout.windows(self.odd);
         let bias = self.bias.forward(xs.device())?;
         let bias = match shift_mask {
             Some(mask) => bias.broadcast_add(mask)?,
@@ -76,7 +76,7 @@ impl Stage {
             Ok(WindowBlock {
                 block: Block::new(&params, &config.block(stage, first + index), number)?,
                 bias: RelPosBias::window(&params.pp("attn"), PatchGrid::new(side, side), heads)?,
-                shifted: index % 2 == 1,
+                odd: !index.is_multiple_of(2),
             })
         };
         let merging = || {
@@ -124,8 +124,8 @@ impl Swin {
                 .then(|| MaskToken::new(params, embed_dim))
                 .transpose()?,
             stages,
+            layouts: StageLayout::all(config, config.image_size.into(), params.device())?,
             norm: LayerNorm::new(&params.pp("norm"), config.dim(), norm_eps)?,
-            layouts: StageLayout::all(config, config.image_size, params.device())?,
             config: config.clone(),
         })
     }
@@ -147,18 +147,17 @@ impl Swin {
             return Ok(tokens);
         };
         let (_, _, height, width) = image.dims4()?;
-        let mask = mask.upsample(self.patch_embed.grid((height, width))?)?;
+        let mask = mask.upsample(self.config.grid_of((height, width), 0)?)?;
         MaskToken::required(self.mask_token.as_ref())?.replace(&tokens, &mask)
     }
 
     /// The layouts for images of this size: those of the configured size are at hand.
     fn layouts(&self, image: &Tensor) -> Result<Cow<'_, [StageLayout]>> {
         let (_, _, height, width) = image.dims4()?;
-        let size = ImageSize { height, width };
-        if size == self.config.image_size {
+        if (height, width) == self.config.image_size.into() {
             return Ok(Cow::Borrowed(&self.layouts));
         }
-        StageLayout::all(&self.config, size, image.device()).map(Cow::Owned)
+        StageLayout::all(&self.config, (height, width), image.device()).map(Cow::Owned)
     }
 
     fn check(&self, image: &Tensor, masking: Masking<'_>, want: &Want) -> Result<PatchGrid> {
@@ -199,9 +198,8 @@ impl Encoder for Swin {
     }
 
     fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
-        let (height, width) = image;
-        let config = fitted(&self.config, ImageSize { height, width })?;
-        PatchGrid::of_image(image, config.output_stride())
+        let config = fitted(&self.config, image)?;
+        config.grid_of(image, config.stages() - 1)
     }
 
     fn encode(
@@ -225,7 +223,7 @@ impl Encoder for Swin {
                 index += 1;
             }
             if let Some(downsample) = &stage.downsample {
-                xs = downsample.forward(&xs, &layout.merged)?;
+                xs = downsample.forward(&xs, &layout.merging)?;
             }
         }
         let tokens = match want.skip_norm {
@@ -246,8 +244,8 @@ impl Encoder for Swin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Mask;
     use crate::params::{ParamStore, SwinInit};
+    use crate::{ImageSize, Mask};
     use candle_core::Device;
 
     fn config() -> SwinConfig {
@@ -430,6 +428,45 @@ mod tests {
         });
         let error = encode(&bare, Masking::Replace(&mask), &Want::default()).unwrap_err();
         assert!(error.to_string().contains("mask_token = true"), "{error}");
+    }
+
+    #[test]
+    fn padding_takes_images_of_any_size_and_changes_nothing_where_it_adds_nothing() {
+        let pad = SwinConfig {
+            pad: true,
+            ..config()
+        };
+        let (store, padded) = swin(&pad);
+        let (_, plain) = swin(&config());
+        let tokens = |swin: &Swin| {
+            let encoded = encode(swin, Masking::None, &Want::default()).unwrap();
+            values(&encoded.tokens)
+        };
+        assert_eq!(tokens(&padded), tokens(&plain));
+        // 5x7 patches, then 3x4 tokens; nothing is a multiple of the window of 4.
+        let small = image(2).narrow(2, 0, 10).unwrap().narrow(3, 0, 14).unwrap();
+        let step = StepContext::inference();
+        let encoded = padded
+            .encode(&small, Masking::None, &Want::default(), &step)
+            .unwrap();
+        assert_eq!(encoded.grid, PatchGrid::new(3, 4));
+        assert_eq!(encoded.tokens.dims(), [2, 12, 8]);
+        let loss = encoded.tokens.sqr().unwrap().sum_all().unwrap();
+        let grads = loss.backward().unwrap();
+        for (name, var) in store.trainable() {
+            assert_eq!(grads.get(&var).is_some(), name != "mask_token", "{name}");
+        }
+        let odd = SwinConfig {
+            image_size: 20.into(),
+            ..pad
+        };
+        // 10x10, then 5x5 tokens in windows of 4, made for the image size.
+        let (_, odd) = swin(&odd);
+        let square = Tensor::zeros((1, 1, 20, 20), small.dtype(), &Device::Cpu).unwrap();
+        let encoded = odd
+            .encode(&square, Masking::None, &Want::default(), &step)
+            .unwrap();
+        assert_eq!(encoded.grid, PatchGrid::new(5, 5));
     }
 
     #[test]

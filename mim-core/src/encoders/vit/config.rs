@@ -26,6 +26,9 @@ pub struct VitConfig {
     ///
     /// With fixed positions, or none, the network takes other sizes too; methods ask for this one.
     pub image_size: ImageSize,
+    /// Whether images of other sizes are taken too, their positions resized from those of
+    /// `image_size` (DINO's rule). Default false.
+    pub any_size: bool,
     /// Side of a patch in pixels. Default 16.
     pub patch_size: usize,
     /// Channels of the images: 3 for RGB, 1 for grey. Default 3.
@@ -73,6 +76,7 @@ impl Default for VitConfig {
     fn default() -> Self {
         Self {
             image_size: 224.into(),
+            any_size: false,
             patch_size: 16,
             in_channels: 3,
             embed_dim: 768,

@@ -59,13 +59,17 @@ impl Vit {
                 .transpose()
         };
         let patches = (config.patch_size, config.in_channels);
+        let pos_embed = PosEmbed::new(params, "pos_embed", config.pos_embed, dim, (grid, 1))?;
         Ok(Self {
             cls_token: params.weight(&[1, 1, dim], "cls_token")?,
             mask_token: config
                 .mask_token
                 .then(|| MaskToken::new(params, dim))
                 .transpose()?,
-            pos_embed: PosEmbed::new(params, "pos_embed", config.pos_embed, dim, (grid, 1))?,
+            pos_embed: match config.any_size {
+                true => pos_embed.map(PosEmbed::for_any_grid),
+                false => pos_embed,
+            },
             patch_embed: match config.patch_bias {
                 true => PatchEmbed::new(&params.pp("patch_embed"), patches.0, patches.1, dim)?,
                 false => PatchEmbed::no_bias(&params.pp("patch_embed"), patches.0, patches.1, dim)?,

@@ -4,6 +4,7 @@ mod beit;
 mod bootmae;
 mod cmae;
 mod fastmim;
+mod ibot;
 mod mae;
 mod pvt_v2;
 mod swin;
@@ -17,6 +18,7 @@ pub use beit::BeitInit;
 pub use bootmae::BootMaeInit;
 pub use cmae::CmaeInit;
 pub use fastmim::FastMimInit;
+pub use ibot::IbotInit;
 pub use mae::MaeInit;
 pub use pvt_v2::PvtV2Init;
 pub use swin::SwinInit;
@@ -112,6 +114,8 @@ pub enum Init {
     BootMae,
     /// [`SwinInit`].
     Swin,
+    /// [`IbotInit`].
+    Ibot,
     /// [`PvtV2Init`].
     PvtV2,
     /// [`FastMimInit`].
@@ -128,6 +132,7 @@ impl Init {
             Self::Beit => Box::new(BeitInit),
             Self::BootMae => Box::new(BootMaeInit { patch_values }),
             Self::Swin => Box::new(SwinInit { patch_values }),
+            Self::Ibot => Box::new(IbotInit { patch_values }),
             Self::PvtV2 => Box::new(PvtV2Init),
             Self::FastMim => Box::new(FastMimInit { patch_values }),
         }

@@ -8,6 +8,7 @@ mod dmjd;
 mod dvae;
 mod fastmim;
 mod hf_vit_mae;
+mod ibot;
 mod mae;
 mod mmengine;
 mod short_vit;
@@ -46,6 +47,7 @@ const SOURCES: &[Known] = &[
     ("dmjd", dmjd::rules),
     ("mmengine", mmengine::rules),
     ("short_vit", short_vit::rules),
+    ("ibot", ibot::rules),
 ];
 
 impl Source {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use mim::RunConfig;
 use mim_core::data::{Dataset, Split};
-use mim_core::{Encoder, Error, Input, Method, Result};
+use mim_core::{Error, Input, Method, Result};
 use mim_eval::{ProbeResult, extract, probe, raw_pixels};
 
 /// The probes of a run: pretrained encoder, the same encoder at its initial weights, raw pixels.
@@ -39,15 +39,24 @@ impl<'a> Probes<'a> {
         }
     }
 
-    /// Probes the features of a method's encoder.
-    pub(crate) fn encoder(&self, method: &dyn Method) -> Result<ProbeResult> {
-        let encoder: &dyn Encoder = method.encoder().ok_or_else(|| {
-            Error::unsupported(
+    /// Probes the features of a method's encoder: the one called `name`, or the method's first choice.
+    pub(crate) fn encoder(&self, method: &dyn Method, name: Option<&str>) -> Result<ProbeResult> {
+        let encoders = method.encoders();
+        let found = match name {
+            Some(name) => encoders.iter().find(|(known, _)| *known == name),
+            None => encoders.first(),
+        };
+        let Some((_, encoder)) = found else {
+            let known: Vec<_> = encoders.iter().map(|(known, _)| *known).collect();
+            return Err(Error::unsupported(
                 format!("probing {}", method.name()),
-                "it has no encoder",
-                "probe a method that has one",
-            )
-        })?;
+                match known.as_slice() {
+                    [] => "it has no encoder".to_owned(),
+                    known => format!("its encoders are: {}", known.join(", ")),
+                },
+                "probe an encoder that is there",
+            ));
+        };
         let Input { size, norm } = method.input();
         let features = |data: &Arc<dyn Dataset>| {
             extract(
@@ -107,8 +116,8 @@ pub(crate) fn all(
     let probes = Probes::new(config, train, test, device);
     let random = config.build(device)?;
     Ok(Some(Rows {
-        pretrained: probes.encoder(method)?,
-        random: probes.encoder(random.as_ref())?,
+        pretrained: probes.encoder(method, None)?,
+        random: probes.encoder(random.as_ref(), None)?,
         raw: probes.raw(method)?,
     }))
 }

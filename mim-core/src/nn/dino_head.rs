@@ -1,0 +1,241 @@
+//! The head of self-distillation.
+
+use candle_core::{D, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::Linear;
+use crate::params::Params;
+use crate::{Error, Result, ops};
+
+/// Least squared length of a vector in the divisor: lengths below 1e-12 are taken for it.
+const LEAST_SQUARE: f64 = 1e-24;
+
+/// Settings of [`DinoHead`]; `Default` is iBOT's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DinoHeadConfig {
+    /// Logits of class tokens. Default 8192.
+    pub out_dim: usize,
+    /// Logits of patches, where they have a last layer of their own. Default 8192.
+    pub patch_out_dim: usize,
+    /// Affine maps before the last layer. Default 3.
+    pub num_layers: usize,
+    /// Width between these maps. Default 2048.
+    pub hidden_dim: usize,
+    /// Width before the last layer. Default 256.
+    pub bottleneck_dim: usize,
+}
+
+impl Default for DinoHeadConfig {
+    fn default() -> Self {
+        Self {
+            out_dim: 8192,
+            patch_out_dim: 8192,
+            num_layers: 3,
+            hidden_dim: 2048,
+            bottleneck_dim: 256,
+        }
+    }
+}
+
+impl DinoHeadConfig {
+    /// Checks the settings and builds a head for rows of `inputs` values under `params`.
+    ///
+    /// Parameters `mlp.0`, `mlp.2`, ... (only `mlp` for one layer), `last_layer.weight_g`,
+    /// `last_layer.weight_v` and, unless `shared`, the same of `last_layer2`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for a width of zero, [`Error::Shape`] if a name is taken by another shape.
+    pub fn build(&self, params: &Params, inputs: usize, shared: bool) -> Result<DinoHead> {
+        for (field, value) in [
+            ("out_dim", self.out_dim),
+            ("patch_out_dim", self.patch_out_dim),
+            ("num_layers", self.num_layers),
+            ("hidden_dim", self.hidden_dim),
+            ("bottleneck_dim", self.bottleneck_dim),
+        ] {
+            if value == 0 {
+                let why = "it must be positive";
+                return Err(Error::config("head", field, 0, why, "leave it out"));
+            }
+        }
+        let (mlp, last) = (params.pp("mlp"), self.num_layers - 1);
+        let layer = |index: usize| {
+            let inputs = if index == 0 { inputs } else { self.hidden_dim };
+            let params = match last {
+                0 => mlp.clone(),
+                _ => mlp.pp(2 * index),
+            };
+            let outputs = match index == last {
+                true => self.bottleneck_dim,
+                false => self.hidden_dim,
+            };
+            Linear::new(&params, inputs, outputs)
+        };
+        let normed = |name: &str, outputs: usize| {
+            WeightNormed::new(&params.pp(name), self.bottleneck_dim, outputs)
+        };
+        Ok(DinoHead {
+            mlp: (0..self.num_layers).map(layer).collect::<Result<_>>()?,
+            last_layer: normed("last_layer", self.out_dim)?,
+            last_layer2: match shared {
+                true => None,
+                false => Some(normed("last_layer2", self.patch_out_dim)?),
+            },
+        })
+    }
+
+    /// Logits of patches: [`DinoHeadConfig::out_dim`] where they share the last layer.
+    pub fn patch_dim(&self, shared: bool) -> usize {
+        match shared {
+            true => self.out_dim,
+            false => self.patch_out_dim,
+        }
+    }
+}
+
+/// A perceptron with exact GELU, vectors of length one, and a weight-normalised last layer: one for
+/// class tokens and one for patches, or the same for both (DINO, Caron et al., ICCV 2021; iBOT, Zhou
+/// et al., ICLR 2022).
+#[derive(Debug, Clone)]
+pub struct DinoHead {
+    mlp: Vec<Linear>,
+    last_layer: WeightNormed,
+    last_layer2: Option<WeightNormed>,
+}
+
+impl DinoHead {
+    /// What the last layer takes, `[..., inputs]` to `[..., bottleneck_dim]`, of length one.
+    ///
+    /// # Errors
+    ///
+    /// If the last axis is not `inputs` wide.
+    pub fn bottleneck(&self, xs: &Tensor) -> Result<Tensor> {
+        let mut ys = xs.clone();
+        for (index, layer) in self.mlp.iter().enumerate() {
+            ys = match index {
+                0 => layer.forward(&ys)?,
+                _ => layer.forward(&ops::gelu(&ys)?)?,
+            };
+        }
+        let squares = ys.sqr()?.sum_keepdim(D::Minus1)?;
+        Ok(ys.broadcast_div(&squares.maximum(LEAST_SQUARE)?.sqrt()?)?)
+    }
+
+    /// Logits of class tokens and of patches, both given as [`DinoHead::bottleneck`] rows.
+    ///
+    /// # Errors
+    ///
+    /// If the last axis is not `bottleneck_dim` wide.
+    pub fn logits(
+        &self,
+        cls: &Tensor,
+        patches: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let weight = self.last_layer.weight()?;
+        let patches = match (patches, &self.last_layer2) {
+            (Some(xs), None) => Some(ops::linear(xs, &weight, None)?),
+            (Some(xs), Some(own)) => Some(ops::linear(xs, &own.weight()?, None)?),
+            (None, _) => None,
+        };
+        Ok((ops::linear(cls, &weight, None)?, patches))
+    }
+}
+
+/// A matrix whose rows are `g v / |v|` (Salimans and Kingma, NeurIPS 2016).
+#[derive(Debug, Clone)]
+struct WeightNormed {
+    g: Tensor,
+    v: Tensor,
+}
+
+impl WeightNormed {
+    /// Parameters `weight_g` `[outputs, 1]`, which starts at one, and `weight_v` `[outputs, inputs]`.
+    fn new(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
+        Ok(Self {
+            g: params.filled(&[outputs, 1], "weight_g", 1.)?,
+            v: params.weight(&[outputs, inputs], "weight_v")?,
+        })
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        let length = self.v.sqr()?.sum_keepdim(1)?.sqrt()?;
+        Ok(self.v.broadcast_mul(&(&self.g / length)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParamStore;
+    use candle_core::Device;
+
+    fn config() -> DinoHeadConfig {
+        DinoHeadConfig {
+            out_dim: 3,
+            patch_out_dim: 5,
+            num_layers: 2,
+            hidden_dim: 6,
+            bottleneck_dim: 4,
+        }
+    }
+
+    fn rows() -> Tensor {
+        Tensor::new(&[[1f32, -2.], [0.5, 3.], [2., 0.1]], &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn gradients_arrive_everywhere() {
+        for shared in [false, true] {
+            let store = ParamStore::cpu(0);
+            let head = config().build(&store.root(), 2, shared).unwrap();
+            let xs = head.bottleneck(&rows()).unwrap();
+            let (cls, patches) = head.logits(&xs, Some(&xs)).unwrap();
+            let patches = patches.unwrap();
+            assert_eq!(cls.dims(), [3, 3]);
+            assert_eq!(patches.dims(), [3, config().patch_dim(shared)]);
+            let loss = (cls.exp().unwrap().sum_all().unwrap()
+                + patches.exp().unwrap().sum_all().unwrap())
+            .unwrap();
+            let grads = loss.backward().unwrap();
+            assert_eq!(store.trainable().len(), if shared { 6 } else { 8 });
+            for (name, var) in store.trainable() {
+                let grad = grads.get(&var).unwrap().abs().unwrap();
+                let largest: f32 = grad.max_all().unwrap().to_scalar().unwrap();
+                assert!(largest > 1e-5, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn logits_are_cosines_times_g() {
+        let store = ParamStore::cpu(0);
+        let head = config().build(&store.root(), 2, true).unwrap();
+        let double = Tensor::full(2f32, (3, 1), &Device::Cpu).unwrap();
+        let xs = head.bottleneck(&rows()).unwrap();
+        let plain: Vec<Vec<f32>> = head.logits(&xs, None).unwrap().0.to_vec2().unwrap();
+        assert!(plain.iter().flatten().all(|cosine| cosine.abs() <= 1.));
+        store
+            .var("last_layer.weight_g")
+            .unwrap()
+            .set(&double)
+            .unwrap();
+        let doubled: Vec<Vec<f32>> = head.logits(&xs, None).unwrap().0.to_vec2().unwrap();
+        for (one, two) in plain.iter().flatten().zip(doubled.iter().flatten()) {
+            assert!((2. * one - two).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn one_layer_has_no_number_and_empty_ones_are_refused() {
+        let store = ParamStore::cpu(0);
+        let mut one = config();
+        one.num_layers = 1;
+        one.build(&store.root(), 2, true).unwrap();
+        assert!(store.var("mlp.weight").is_some());
+        one.num_layers = 0;
+        let error = one.build(&ParamStore::cpu(0).root(), 2, true).unwrap_err();
+        assert!(error.to_string().contains("`num_layers`"), "{error}");
+    }
+}

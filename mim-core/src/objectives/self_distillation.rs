@@ -1,0 +1,405 @@
+//! Agreement of a student with its momentum teacher, across crops and on hidden patches.
+
+use candle_core::{D, Tensor, Var};
+use candle_nn::ops::log_softmax;
+use serde::{Deserialize, Serialize};
+
+use crate::comm::Reduce;
+use crate::params::Params;
+use crate::schedule::{Per, Point, Schedule};
+use crate::{Error, LossTerms, Mask, Result, StepContext, ops};
+
+const NAME: &str = "self_distillation objective";
+
+/// Settings of [`SelfDistillation`]; `Default` is iBOT's recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelfDistillationConfig {
+    /// What the student's logits are divided by. Default 0.1.
+    pub student_temp: f64,
+    /// What the teacher's logits of class tokens are divided by. Default: from 0.04 to 0.07 in 30 epochs.
+    pub teacher_temp: Schedule,
+    /// What the teacher's logits of patches are divided by. Default: from 0.04 to 0.07 in 30 epochs.
+    pub teacher_patch_temp: Schedule,
+    /// Share of the centres that each step keeps. Default 0.9.
+    pub center_momentum: f64,
+    /// Weight of the loss on class tokens. Default 1.
+    pub cls_weight: f64,
+    /// Weight of the loss on hidden patches. Default 1.
+    pub patch_weight: f64,
+}
+
+impl Default for SelfDistillationConfig {
+    fn default() -> Self {
+        Self {
+            student_temp: 0.1,
+            teacher_temp: Self::temperature((0.04, 0.07), 0, 30),
+            teacher_patch_temp: Self::temperature((0.04, 0.07), 0, 30),
+            center_momentum: 0.9,
+            cls_weight: 1.,
+            patch_weight: 1.,
+        }
+    }
+}
+
+impl SelfDistillationConfig {
+    /// DINO's temperatures: `first` until epoch `start`, then a table of `epochs` values in a line
+    /// from `first` to `last`, both included, then `last`.
+    pub fn temperature((first, last): (f64, f64), start: usize, epochs: usize) -> Schedule {
+        let mut points = vec![
+            (0, first),
+            (start, first),
+            (start + epochs.max(2) - 1, last),
+        ];
+        match epochs {
+            // An empty table: it jumps at `start`.
+            0 if start == 0 => points = vec![(0, last)],
+            0 => points = vec![(0, first), (start - 1, first), (start, last)],
+            _ => {}
+        }
+        points.dedup_by_key(|(epoch, _)| *epoch);
+        let point = |(epoch, value): (usize, f64)| Point {
+            epoch: epoch as f64,
+            value,
+        };
+        Schedule::Piecewise {
+            points: points.into_iter().map(point).collect(),
+            per: Per::Epoch,
+        }
+    }
+
+    /// Checks the settings and builds the objective for so many logits of class tokens and of patches.
+    ///
+    /// Buffers `center` `[1, out_dim]` and `center2` `[1, 1, patch_dim]` under `params`, zero at first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a temperature is not positive, a weight negative or the momentum
+    /// not in `[0, 1]`.
+    pub fn build(
+        &self,
+        params: &Params,
+        (out_dim, patch_dim): (usize, usize),
+    ) -> Result<SelfDistillation> {
+        let bad = |field: &'static str, value: f64, why: &'static str| {
+            Error::config(NAME, field, value, why, "leave it out, or correct it")
+        };
+        if self.student_temp.is_nan() || self.student_temp <= 0. {
+            return Err(bad(
+                "student_temp",
+                self.student_temp,
+                "it must be positive",
+            ));
+        }
+        if !(0. ..=1.).contains(&self.center_momentum) {
+            let why = "it must be in [0, 1]";
+            return Err(bad("center_momentum", self.center_momentum, why));
+        }
+        for (field, weight) in [
+            ("cls_weight", self.cls_weight),
+            ("patch_weight", self.patch_weight),
+        ] {
+            if !weight.is_finite() || weight < 0. {
+                return Err(bad(field, weight, "it must be finite and not negative"));
+            }
+        }
+        self.teacher_temp.validate()?;
+        self.teacher_patch_temp.validate()?;
+        let zeros =
+            |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, params.device());
+        Ok(SelfDistillation {
+            config: self.clone(),
+            center: params.buffer("center", zeros(&[1, out_dim])?)?,
+            center2: params.buffer("center2", zeros(&[1, 1, patch_dim])?)?,
+        })
+    }
+}
+
+/// The logits of one step; crops are stacked crop by crop, global ones first.
+#[derive(Debug, Clone)]
+pub struct DistillationLogits {
+    /// Number of global crops.
+    pub globals: usize,
+    /// The teacher's, of the class tokens of all global crops, `[globals * images, out_dim]`.
+    pub teacher_cls: Tensor,
+    /// The student's, of the class tokens of all crops, `[crops * images, out_dim]`.
+    pub student_cls: Tensor,
+    /// The teacher's and the student's of the hidden patches, `[hidden, patch_dim]` each, in the
+    /// mask's order; none if nothing is hidden.
+    pub hidden: Option<(Tensor, Tensor)>,
+    /// Mean of the teacher's over all patches of all global crops, `[1, patch_dim]`.
+    pub patch_mean: Tensor,
+}
+
+/// Cross-entropy of a student's softmax with a teacher's, whose logits are centred and sharpened.
+///
+/// With `P = softmax((z_t - c) / t)`: `cls` is the mean over all pairs of a global crop the teacher
+/// sees and another crop the student sees, `patch` the mean over global crops of each one's mean over
+/// its hidden patches, 0 where none is hidden. Afterwards the centres move towards the mean logits of
+/// the teacher, over all processes. DINO (Caron et al., ICCV 2021), iBOT (Zhou et al., ICLR 2022), eq. 1 to 3.
+#[derive(Debug, Clone)]
+pub struct SelfDistillation {
+    config: SelfDistillationConfig,
+    center: Var,
+    center2: Var,
+}
+
+impl SelfDistillation {
+    /// Terms `cls` and `patch` for `logits` and the mask of the global crops, one row each.
+    ///
+    /// In training it moves the centres, traced as `center` and `center2`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the logits do not fit each other.
+    pub fn loss(
+        &self,
+        logits: &DistillationLogits,
+        mask: &Mask,
+        step: &StepContext,
+    ) -> Result<LossTerms> {
+        let (cls, patch) = (self.cls(logits, step)?, self.patch(logits, mask, step)?);
+        step.trace("loss.cls", || Ok(cls.clone()))?;
+        step.trace("loss.patch", || Ok(patch.clone()))?;
+        let mut terms = LossTerms::default();
+        terms.push("cls", cls, self.config.cls_weight)?;
+        terms.push("patch", patch, self.config.patch_weight)?;
+        if step.training {
+            let mean = logits.teacher_cls.detach().mean_keepdim(0)?;
+            self.follow("center", &self.center, &mean, step)?;
+            self.follow("center2", &self.center2, &logits.patch_mean.detach(), step)?;
+        }
+        Ok(terms)
+    }
+
+    fn cls(&self, logits: &DistillationLogits, step: &StepContext) -> Result<Tensor> {
+        let (globals, (rows, dim)) = (logits.globals, logits.teacher_cls.dims2()?);
+        let all = logits.student_cls.dim(0)?;
+        let images = rows / globals.max(1);
+        let locals = (all / images.max(1)).saturating_sub(globals);
+        let pairs = globals * (globals + locals).saturating_sub(1);
+        if images * globals != rows || images * (globals + locals) != all || pairs == 0 {
+            return Err(Error::shape(
+                "crops of self-distillation",
+                "at least two of each image, a global one among them",
+                format!("{globals} global ones, {rows} rows of the teacher, {all} of the student"),
+                "let the method's own view plan make the batch",
+            ));
+        }
+        let center = self.center.as_detached_tensor();
+        let targets = self.probabilities(
+            &logits.teacher_cls,
+            &center,
+            &self.config.teacher_temp,
+            step,
+        )?;
+        let targets = targets.reshape((globals, images, dim))?;
+        let logs = self
+            .logs(&logits.student_cls)?
+            .reshape((globals + locals, images, dim))?;
+        // Of all global crops but the student's own.
+        let sum = targets.sum_keepdim(0)?;
+        let others = sum.broadcast_sub(&targets)?;
+        let mut total = (others * logs.narrow(0, 0, globals)?)?.sum_all()?;
+        if locals > 0 {
+            let logs = logs.narrow(0, globals, locals)?.sum_keepdim(0)?;
+            total = (total + (sum * logs)?.sum_all()?)?;
+        }
+        Ok((total / -((pairs * images) as f64))?)
+    }
+
+    fn patch(
+        &self,
+        logits: &DistillationLogits,
+        mask: &Mask,
+        step: &StepContext,
+    ) -> Result<Tensor> {
+        let Some((teacher, student)) = &logits.hidden else {
+            return Ok(Tensor::new(0f32, logits.student_cls.device())?);
+        };
+        let (rows, total) = (mask.rows(), mask.hidden_total());
+        if teacher.dims() != student.dims() || teacher.dim(0)? != total {
+            return Err(Error::shape(
+                "logits of hidden patches",
+                format!("[{total}, patch_dim] from both networks"),
+                (teacher.dims(), student.dims()),
+                "give the hidden rows of the mask",
+            ));
+        }
+        let center = self.center2.as_detached_tensor().flatten_to(1)?;
+        let targets =
+            self.probabilities(teacher, &center, &self.config.teacher_patch_temp, step)?;
+        let losses = (targets * self.logs(student)?)?.sum(D::Minus1)?;
+        #[expect(clippy::cast_possible_truncation, reason = "the loss is f32")]
+        let shares: Vec<f32> = (0..rows)
+            .map(|row| mask.hidden(row).len())
+            .flat_map(|count| std::iter::repeat_n(-1. / (count * rows) as f64, count))
+            .map(|share| share as f32)
+            .collect();
+        Ok((losses * Tensor::new(shares, student.device())?)?.sum_all()?)
+    }
+
+    fn probabilities(
+        &self,
+        logits: &Tensor,
+        center: &Tensor,
+        temperature: &Schedule,
+        step: &StepContext,
+    ) -> Result<Tensor> {
+        let centred = logits.detach().broadcast_sub(center)?;
+        ops::softmax(&(centred / temperature.at(step))?)
+    }
+
+    fn logs(&self, logits: &Tensor) -> Result<Tensor> {
+        let logits = (logits / self.config.student_temp)?;
+        Ok(log_softmax(&logits, D::Minus1)?)
+    }
+
+    /// Moves a centre towards the mean logits over all processes.
+    fn follow(&self, name: &str, center: &Var, mean: &Tensor, step: &StepContext) -> Result<()> {
+        let kept = self.config.center_momentum;
+        let mean = step.comm.all_reduce(mean, Reduce::Mean)?;
+        let mean = mean.reshape(center.shape())?;
+        let moved = ((center.as_detached_tensor() * kept)? + (mean * (1. - kept))?)?;
+        center.set(&moved)?;
+        step.trace(name, || Ok(center.as_detached_tensor().copy()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objectives::testing::noise;
+    use crate::{ParamStore, PatchGrid};
+
+    fn epochs(schedule: &Schedule, epochs: usize) -> Vec<f64> {
+        let at = |epoch| {
+            schedule.at(&StepContext {
+                epoch,
+                epochs,
+                ..StepContext::new(0)
+            })
+        };
+        (0..epochs).map(at).collect()
+    }
+
+    #[test]
+    fn temperatures_are_tables_with_both_ends() {
+        let close = |schedule: &Schedule, wanted: &[f64]| {
+            for (got, want) in epochs(schedule, wanted.len()).into_iter().zip(wanted) {
+                assert!((got - want).abs() < 1e-12, "{schedule:?}: {got}, {want}");
+            }
+        };
+        let table = |start, epochs| SelfDistillationConfig::temperature((1., 3.), start, epochs);
+        close(&table(0, 3), &[1., 2., 3., 3.]);
+        close(&table(2, 3), &[1., 1., 1., 2., 3., 3.]);
+        close(&table(0, 1), &[1., 3., 3.]);
+        close(&table(2, 1), &[1., 1., 1., 3.]);
+        close(&table(0, 0), &[3., 3.]);
+        close(&table(2, 0), &[1., 1., 3., 3.]);
+        close(&table(1, 0), &[1., 3., 3.]);
+        for start in 0..3 {
+            for epochs in 0..4 {
+                table(start, epochs).validate().unwrap();
+            }
+        }
+    }
+
+    fn logits(globals: usize, locals: usize, hidden: Option<usize>) -> DistillationLogits {
+        DistillationLogits {
+            globals,
+            teacher_cls: noise(&[2 * globals, 4], 1),
+            student_cls: noise(&[2 * (globals + locals), 4], 2),
+            hidden: hidden.map(|count| (noise(&[count, 4], 3), noise(&[count, 4], 4))),
+            patch_mean: noise(&[1, 4], 5),
+        }
+    }
+
+    fn objective() -> (ParamStore, SelfDistillation) {
+        let store = ParamStore::cpu(0);
+        let config = SelfDistillationConfig::default();
+        let objective = config.build(&store.root(), (4, 4)).unwrap();
+        (store, objective)
+    }
+
+    fn mask(bits: &[u8]) -> Mask {
+        Mask::from_bits(PatchGrid::new(1, 2), bits).unwrap()
+    }
+
+    #[test]
+    fn centres_follow_the_teacher_in_training_only() {
+        let (store, objective) = objective();
+        let value = |name: &str| -> Vec<f32> {
+            let var = store.var(name).unwrap();
+            var.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let logits = logits(2, 1, None);
+        let mask = mask(&[0; 8]);
+        let terms = objective
+            .loss(&logits, &mask, &StepContext::inference())
+            .unwrap();
+        assert_eq!(terms.terms()[1].1.to_scalar::<f32>().unwrap(), 0.);
+        assert_eq!(value("center"), [0.; 4]);
+        objective
+            .loss(&logits, &mask, &StepContext::new(0))
+            .unwrap();
+        let mean: Vec<f32> = logits.patch_mean.flatten_all().unwrap().to_vec1().unwrap();
+        for (center, mean) in value("center2").into_iter().zip(mean) {
+            assert!((center - 0.1 * mean).abs() < 1e-7);
+        }
+        assert_eq!(store.var("center2").unwrap().dims(), [1, 1, 4]);
+    }
+
+    #[test]
+    fn images_count_alike_whatever_is_hidden_of_them() {
+        // One row of two hidden patches and one of one, of four rows: shares 1/8, 1/8 and 1/4.
+        let (_, objective) = objective();
+        let logits = logits(2, 0, Some(3));
+        let mask = mask(&[1, 1, 0, 0, 0, 1, 0, 0]);
+        let step = StepContext::inference();
+        let patch = |logits: &DistillationLogits, mask: &Mask| -> f32 {
+            let terms = objective.loss(logits, mask, &step).unwrap();
+            terms.terms()[1].1.to_scalar().unwrap()
+        };
+        let alone = |at: usize| {
+            let (teacher, student) = logits.hidden.as_ref().unwrap();
+            let row = |xs: &Tensor| xs.narrow(0, at, 1).unwrap();
+            let one = DistillationLogits {
+                hidden: Some((row(teacher), row(student))),
+                ..logits.clone()
+            };
+            // A fourth of the one hidden patch of four rows.
+            4. * patch(&one, &self::mask(&[1, 0, 0, 0, 0, 0, 0, 0]))
+        };
+        let wanted = alone(0) / 8. + alone(1) / 8. + alone(2) / 4.;
+        assert!((patch(&logits, &mask) - wanted).abs() < 1e-6);
+    }
+
+    #[test]
+    fn refuses_what_makes_no_pairs_and_settings_without_sense() {
+        let (_, objective) = objective();
+        let step = StepContext::inference();
+        let one = logits(1, 0, None);
+        let error = objective.loss(&one, &mask(&[0; 4]), &step).unwrap_err();
+        assert!(error.to_string().contains("at least two"), "{error}");
+        assert!(
+            objective
+                .loss(&logits(1, 1, None), &mask(&[0; 4]), &step)
+                .is_ok()
+        );
+        let wrong = logits(2, 0, Some(2));
+        assert!(
+            objective
+                .loss(&wrong, &mask(&[1, 0, 0, 0, 0, 0, 0, 0]), &step)
+                .is_err()
+        );
+        let config = SelfDistillationConfig {
+            student_temp: 0.,
+            ..SelfDistillationConfig::default()
+        };
+        let error = config
+            .build(&ParamStore::cpu(0).root(), (4, 4))
+            .unwrap_err();
+        assert!(error.to_string().contains("student_temp"), "{error}");
+    }
+}

@@ -1,0 +1,266 @@
+//! The training step of iBOT and AttMask.
+
+use candle_core::{DType, Tensor};
+use mim_core::augment::ViewPlan;
+use mim_core::objectives::{DistillationLogits, SelfDistillation};
+use mim_core::params::{Ema, ParamStore, When};
+use mim_core::{
+    Batch, Encoded, Encoder, Error, Input, LossTerms, Mask, Masking, Method, Purpose, Result,
+    StepContext, Want, ops,
+};
+use mim_masking::{FixedMasker, Guide, GuideKind, MaskRequest, Masker};
+
+use super::tower::{Tower, image_rows, patch_rows};
+
+/// Self-distillation with masks: iBOT, and with masks guided by attention AttMask.
+///
+/// One training step: the teacher sees the global crops as they are, the student the same with
+/// hidden patches, and the local crops. Class tokens agree across crops, hidden patches with the
+/// teacher's at their place. Crops of one size are one batch, crop by crop.
+pub struct Ibot {
+    pub(super) name: &'static str,
+    pub(super) stores: [(&'static str, ParamStore); 2],
+    pub(super) input: Input,
+    pub(super) views: ViewPlan,
+    /// Views that the teacher sees too; they come first.
+    pub(super) globals: usize,
+    /// Draws the masks of global crops.
+    pub masker: Box<dyn Masker>,
+    pub(super) student: Tower,
+    pub(super) teacher: Tower,
+    pub(super) objective: SelfDistillation,
+    pub(super) ema: Ema,
+}
+
+/// What the teacher makes of the global crops: rows before its last layer.
+struct Taught {
+    cls: Tensor,
+    patches: Tensor,
+    encoded: Encoded,
+}
+
+impl Ibot {
+    /// The normalised images of some views of one size, stacked.
+    fn stacked(&self, batch: &Batch, views: std::ops::Range<usize>) -> Result<Tensor> {
+        let images = views
+            .map(|index| {
+                let view = batch.view(index)?;
+                Ok((view.normalized(&self.input.norm)?, view.size()))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if let [(_, first), .., (_, last)] = images.as_slice()
+            && first != last
+        {
+            return Err(Error::shape(
+                "global crops",
+                format!("{}x{} pixels, as the first one", first.0, first.1),
+                format!("{}x{}", last.0, last.1),
+                "give all global crops the encoder's image size",
+            ));
+        }
+        let images: Vec<_> = images.into_iter().map(|(image, _)| image).collect();
+        Ok(Tensor::cat(&images, 0)?)
+    }
+
+    /// Local crops in runs of one size.
+    fn local_runs(&self, batch: &Batch) -> Vec<std::ops::Range<usize>> {
+        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+        for index in self.globals..batch.views.len() {
+            let size = |at: usize| batch.views[at].size();
+            match runs.last_mut() {
+                Some(run) if size(run.start) == size(index) => run.end = index + 1,
+                _ => runs.push(index..index + 1),
+            }
+        }
+        runs
+    }
+
+    fn teach(&self, images: &Tensor, step: &StepContext) -> Result<Taught> {
+        let want = Want {
+            cls_attention: self.masker.guide() == GuideKind::Scores,
+            ..Want::default()
+        };
+        let tower = &self.teacher;
+        let step = step.scoped("teacher");
+        let encoded = tower.encoder.encode(images, Masking::None, &want, &step)?;
+        Ok(Taught {
+            cls: tower.head.bottleneck(&image_rows(&encoded)?)?,
+            patches: tower.head.bottleneck(&patch_rows(&encoded)?)?,
+            encoded,
+        })
+    }
+
+    fn mask(&self, taught: &Taught, step: &StepContext) -> Result<Mask> {
+        let encoded = &taught.encoded;
+        let mut scores = Vec::new();
+        if let Some(attention) = &encoded.cls_attention {
+            let attention = attention.to_dtype(DType::F32)?.mean(1)?;
+            step.trace("cls_attention", || Ok(attention.clone()))?;
+            scores = attention.flatten_all()?.to_vec1::<f32>()?;
+        }
+        let request = MaskRequest {
+            images: encoded.tokens.dim(0)?,
+            grid: encoded.grid,
+            guide: match self.masker.guide() {
+                GuideKind::Scores => Guide::Scores(&scores),
+                _ => Guide::None,
+            },
+            step,
+        };
+        let mask = self
+            .masker
+            .sample(&request, &mut step.rng(Purpose::Mask, 0))?;
+        step.trace("mask", || mask.bits(encoded.tokens.device()))?;
+        Ok(mask)
+    }
+
+    /// The teacher's logits: of class tokens, of hidden patches, and their mean over all patches.
+    fn targets(
+        &self,
+        taught: &Taught,
+        hidden: Option<&Tensor>,
+        step: &StepContext,
+    ) -> Result<(Tensor, Option<Tensor>, Tensor)> {
+        let head = &self.teacher.head;
+        step.trace("teacher_patch", || {
+            let (_, all) = head.logits(&taught.cls, Some(&taught.patches))?;
+            all.ok_or_else(no_patches)
+        })?;
+        // The last layer is linear: the mean of all logits is that of their mean input.
+        let mean = taught.patches.mean_keepdim(0)?;
+        let rows = match hidden {
+            Some(ids) => Tensor::cat(&[&mean, &taught.patches.index_select(ids, 0)?], 0)?,
+            None => mean,
+        };
+        let (cls, rows) = head.logits(&taught.cls, Some(&rows))?;
+        let rows = rows.ok_or_else(no_patches)?;
+        step.trace("teacher_cls", || Ok(cls.clone()))?;
+        let count = rows.dim(0)? - 1;
+        let hidden = (count > 0).then(|| rows.narrow(0, 1, count)).transpose()?;
+        Ok((cls, hidden, rows.narrow(0, 0, 1)?))
+    }
+
+    /// The student's logits of the class tokens of all crops and of hidden patches.
+    fn predictions(
+        &self,
+        (images, mask): (&Tensor, &Mask),
+        batch: &Batch,
+        hidden: Option<&Tensor>,
+        step: &StepContext,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (tower, want) = (&self.student, Want::default());
+        let masking = Masking::Replace(mask);
+        let encoded = tower.encoder.encode(images, masking, &want, step)?;
+        let mut cls = vec![image_rows(&encoded)?];
+        for (pass, run) in (1u8..).zip(self.local_runs(batch)) {
+            // Stochastic depth draws anew in each pass.
+            let step = StepContext {
+                pass,
+                ..step.scoped("local")
+            };
+            let images = self.stacked(batch, run)?;
+            let local = tower.encoder.encode(&images, Masking::None, &want, &step)?;
+            cls.push(image_rows(&local)?);
+        }
+        let cls = tower.head.bottleneck(&Tensor::cat(&cls, 0)?)?;
+        let patches = patch_rows(&encoded)?;
+        let rows = hidden.map(|ids| tower.head.bottleneck(&ops::gather_rows(&patches, ids)?));
+        let (cls, rows) = tower.head.logits(&cls, rows.transpose()?.as_ref())?;
+        step.trace("student_patch", || {
+            let all = tower.head.bottleneck(&patches)?;
+            let (_, all) = tower.head.logits(&all.narrow(0, 0, 1)?, Some(&all))?;
+            all.ok_or_else(no_patches)
+        })?;
+        let (total, global) = (cls.dim(0)?, images.dim(0)?);
+        step.trace("student_cls", || Ok(cls.narrow(0, 0, global)?))?;
+        if total > global {
+            step.trace("student_local_cls", || {
+                Ok(cls.narrow(0, global, total - global)?)
+            })?;
+        }
+        Ok((cls, rows))
+    }
+}
+
+/// A head gives logits of the patches it is given.
+fn no_patches() -> Error {
+    Error::unsupported(
+        "a head without patch logits",
+        "it was given patches",
+        "report this",
+    )
+}
+
+impl Method for Ibot {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn views(&self, _epoch: usize) -> ViewPlan {
+        self.views.clone()
+    }
+
+    fn input(&self) -> &Input {
+        &self.input
+    }
+
+    fn stores(&self) -> Vec<(&str, &ParamStore)> {
+        let stores = self.stores.iter();
+        stores.map(|(name, store)| (*name, store)).collect()
+    }
+
+    /// The teacher's, as the authors evaluate it.
+    fn encoder(&self) -> Option<&dyn Encoder> {
+        Some(self.teacher.encoder.as_ref())
+    }
+
+    fn encoders(&self) -> Vec<(&str, &dyn Encoder)> {
+        vec![
+            ("teacher", self.teacher.encoder.as_ref()),
+            ("student", self.student.encoder.as_ref()),
+        ]
+    }
+
+    fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms> {
+        let images = self.stacked(batch, 0..self.globals)?;
+        let taught = self.teach(&images, step)?;
+        let mask = self.mask(&taught, step)?;
+        let hidden = match mask.hidden_total() {
+            0 => None,
+            _ => Some(mask.flat(true, images.dim(0)?, images.device())?),
+        };
+        let hidden = hidden.as_ref();
+        let (teacher_cls, teacher, patch_mean) = self.targets(&taught, hidden, step)?;
+        let (student_cls, student) = self.predictions((&images, &mask), batch, hidden, step)?;
+        let logits = DistillationLogits {
+            globals: self.globals,
+            teacher_cls,
+            student_cls,
+            hidden: teacher.zip(student),
+            patch_mean,
+        };
+        let terms = self.objective.loss(&logits, &mask, step)?;
+        step.trace("loss", || terms.total())?;
+        Ok(terms)
+    }
+
+    fn after_step(&self, step: &StepContext) -> Result<()> {
+        self.ema.update(When::AfterStep, step)
+    }
+
+    fn override_mask(&mut self, mask: Mask) -> Result<()> {
+        self.masker = Box::new(FixedMasker::new(mask));
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Ibot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ibot")
+            .field("name", &self.name)
+            .field("input", &self.input)
+            .field("globals", &self.globals)
+            .field("objective", &self.objective)
+            .finish_non_exhaustive()
+    }
+}
