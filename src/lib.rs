@@ -44,9 +44,12 @@
 
 #![forbid(unsafe_code)]
 
+mod first_losses;
 mod pretrained;
 pub mod run_config;
 
+#[doc(inline)]
+pub use first_losses::first_losses;
 #[doc(inline)]
 pub use mim_core as core;
 #[doc(inline)]
@@ -70,7 +73,7 @@ pub use rand;
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::{Pretrained, RunConfig};
+    pub use crate::{Pretrained, RunConfig, first_losses};
     pub use candle_core::{DType, Device, Tensor};
     pub use mim_core::augment::{Augment, HorizontalFlip, Pad, RandomResizedCrop, ViewPlan};
     pub use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
@@ -99,7 +102,10 @@ pub mod prelude {
         BootMaeConfig, CmaeConfig, Composite, ConvMaeConfig, DmjdConfig, FastMimConfig, MaeConfig,
         MaskFeatConfig, MaskMode, MethodConfig, SimConfig, SimMimConfig,
     };
-    pub use mim_targets::{Needs, PixelTargetConfig, TargetGenerator, TargetRequest};
+    pub use mim_targets::{
+        FeatureTarget, FeatureTargetConfig, Needs, PixelTargetConfig, TargetGenerator,
+        TargetRequest,
+    };
     pub use rand::{Rng, RngExt};
 }
 

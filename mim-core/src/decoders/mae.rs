@@ -39,6 +39,18 @@ impl Default for MaeDecoderConfig {
     }
 }
 
+impl MaeDecoderConfig {
+    /// A small size for images of 32 pixels, as recipes that end in `_32px` have it.
+    pub fn small() -> Self {
+        Self {
+            embed_dim: 64,
+            depth: 2,
+            num_heads: 4,
+            ..Self::default()
+        }
+    }
+}
+
 /// Predicts hidden patches from the visible ones (He et al., CVPR 2022, section 3).
 ///
 /// Works in the mask's order, each token with the position of its patch: attention does not care

@@ -90,15 +90,13 @@ impl Entry {
         if let Some(arch) = settings.get("arch").and_then(|arch| arch.as_str())
             && !self.archs.contains(&arch)
         {
-            let (arch, known) = (arch.to_owned(), self.archs.join(", "));
+            let arch = arch.to_owned();
             let why = format!("{} has no such size", self.name);
-            return Err(Error::config(
-                self.name,
-                "arch",
-                arch,
-                why,
-                format!("use one of {known}"),
-            ));
+            let fix = match self.archs {
+                [] => "set the sizes of its encoder, such as encoder.embed_dim".to_owned(),
+                known => format!("use one of {}", known.join(", ")),
+            };
+            return Err(Error::config(self.name, "arch", arch, why, fix));
         }
         settings.remove("method");
         (self.resolve)(settings)

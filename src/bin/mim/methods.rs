@@ -11,7 +11,11 @@ pub(crate) fn run() -> Result<ExitCode> {
         println!("  {}", entry.title);
         println!("  {}", entry.paper);
         println!("  reference  {}", entry.reference);
-        println!("  sizes      {}", entry.archs.join(", "));
+        let sizes = match entry.archs {
+            [] => "those of its encoder".to_owned(),
+            archs => archs.join(", "),
+        };
+        println!("  sizes      {sizes}");
         let recipes: Vec<_> = entry.recipes.iter().map(|(name, _)| *name).collect();
         println!("  recipes    {}", recipes.join(", "));
         println!("  status     {}", entry.status);

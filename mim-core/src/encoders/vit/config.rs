@@ -148,6 +148,18 @@ impl VitConfig {
         })
     }
 
+    /// A small size for images of 32 pixels, as recipes that end in `_32px` have it.
+    pub fn small() -> Self {
+        Self {
+            image_size: 32.into(),
+            patch_size: 4,
+            embed_dim: 128,
+            depth: 4,
+            num_heads: 4,
+            ..Self::default()
+        }
+    }
+
     /// The visual tower of CLIP called `arch`: `clip_vit_base_patch16`, `clip_vit_base_patch32`,
     /// `clip_vit_large_patch14` or `clip_vit_large_patch14_336` (Radford et al., ICML 2021).
     ///
