@@ -10,8 +10,10 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
+use mim_core::augment::Sample;
 use mim_core::optim::Gradients;
-use mim_core::{Batch, Crop, Method, StepContext, View};
+use mim_core::rng::stream;
+use mim_core::{Batch, Crop, Method, Purpose, StepContext, View};
 
 fn images(method: &dyn Method) -> Batch {
     let input = method.input();
@@ -20,8 +22,12 @@ fn images(method: &dyn Method) -> Batch {
     let bytes: Vec<u8> = (0..count)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
+    let photo = Sample::new(vec![9; shape.2 * shape.3 * 3], (shape.2, shape.3), 3).unwrap();
+    let mut rng = stream(0, Purpose::Augment, [0, 0]);
+    let sizes = method.views(0).apply(photo, &mut rng).unwrap();
     let view = |index: u32| {
-        let size = (shape.2 as u32, shape.3 as u32);
+        let (height, width) = sizes[index as usize].size();
+        let size = (height as u32, width as u32);
         let crop = |image: u32| Crop {
             top: (image + index) as f32,
             flipped: image == index,
@@ -29,10 +35,12 @@ fn images(method: &dyn Method) -> Batch {
         };
         let pixels = Tensor::from_vec(bytes.clone(), shape, &Device::Cpu).unwrap();
         let pixels = pixels.flip(&[2 + index as usize % 2]).unwrap();
+        let pixels = pixels.narrow(2, 0, height).unwrap();
+        let pixels = pixels.narrow(3, 0, width).unwrap();
         View::new(pixels, (0..shape.0 as u32).map(crop).collect()).unwrap()
     };
     Batch {
-        views: (0..method.views(0).views.len() as u32).map(view).collect(),
+        views: (0..sizes.len() as u32).map(view).collect(),
         ..Batch::single(view(0))
     }
 }

@@ -7,6 +7,7 @@
 //! attends to. References: bytedance/ibot @ da316d8, gkakogeorgiou/attmask @ 9f62061.
 
 mod crops;
+mod masker;
 mod method;
 mod tower;
 
@@ -23,6 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use crops::CropsConfig;
+pub use masker::NamingMasker;
 pub use method::Ibot;
 
 use self::tower::Tower;
@@ -33,35 +35,6 @@ pub type IbotConfig = DistillationConfig<IbotBlockMaskerConfig>;
 
 /// Settings of AttMask.
 pub type AttMaskConfig = DistillationConfig<AttentionMaskerConfig>;
-
-/// Settings of a masker that names a method.
-pub trait NamingMasker: Default + Clone + PartialEq + std::fmt::Debug {
-    /// The method's name in the registry.
-    const METHOD: &'static str;
-
-    /// Checks the settings and builds the masker.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidConfig`] naming the setting.
-    fn masker(&self) -> Result<Box<dyn Masker>>;
-}
-
-impl NamingMasker for IbotBlockMaskerConfig {
-    const METHOD: &'static str = "ibot";
-
-    fn masker(&self) -> Result<Box<dyn Masker>> {
-        Ok(Box::new(self.build()?))
-    }
-}
-
-impl NamingMasker for AttentionMaskerConfig {
-    const METHOD: &'static str = "attmask";
-
-    fn masker(&self) -> Result<Box<dyn Masker>> {
-        Ok(Box::new(self.build()?))
-    }
-}
 
 /// Settings of iBOT ([`IbotConfig`]) and AttMask ([`AttMaskConfig`]); `Default` is ViT-S/16 as in
 /// the recipes they release.

@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use clap::Subcommand;
 use cpu_time::ProcessTime;
 use mim::RunConfig;
+use mim_core::augment::Sample;
 use mim_core::rng::stream;
 use mim_core::train::Stepper;
 use mim_core::{Batch, Crop, Error, Method, Purpose, Result, StepContext, View, settings};
@@ -149,27 +150,25 @@ impl Step {
         RunConfig::from_table(table)
     }
 
-    /// Random images, as bytes, of the size the method expects, once for each of its views.
+    /// Random images, as bytes, as large as each of the method's views.
     fn images(&self, method: &dyn Method, device: &Device) -> Result<Batch> {
-        let input = method.input();
-        let shape = (
-            self.batch,
-            input.channels(),
-            input.size.height,
-            input.size.width,
-        );
+        let (input, plan) = (method.input(), method.views(0));
         let mut rng = stream(0, Purpose::Augment, [0, 0]);
-        let values: Vec<u8> = (0..shape.0 * shape.1 * shape.2 * shape.3)
-            .map(|_| rng.random())
-            .collect();
+        let (height, width) = input.size.into();
+        let photo = Sample::new(vec![128; height * width * 3], (height, width), 3)?;
         let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
-        let whole = Crop::whole((side(input.size.height), side(input.size.width)));
-        let view = View::new(
-            Tensor::from_vec(values, shape, device)?,
-            vec![whole; self.batch],
-        )?;
+        let whole = Crop::whole((side(height), side(width)));
+        let mut views = Vec::new();
+        for sample in plan.apply(photo, &mut rng)? {
+            let (height, width) = sample.size();
+            let shape = (self.batch, input.channels(), height, width);
+            let count = shape.0 * shape.1 * height * width;
+            let values: Vec<u8> = (0..count).map(|_| rng.random()).collect();
+            let pixels = Tensor::from_vec(values, shape, device)?;
+            views.push(View::new(pixels, vec![whole; self.batch])?);
+        }
         Ok(Batch {
-            views: vec![view; method.views(0).views.len()],
+            views,
             labels: None,
             extras: BTreeMap::new(),
         })
