@@ -223,19 +223,12 @@ impl MethodConfig for FastMimConfig {
         let (masker, stride) = (self.masker()?, inner.output_stride());
         self.check_sizes(&encoder, &masker)?;
         let plan = self.plan(inner.image_size())?;
-        let stages = self.stages.iter().map(|stage| {
-            let plan = self.plan(stage.size)?;
-            Ok((stage.epoch, plan))
-        });
-        let stages = stages.collect::<Result<Vec<_>>>()?;
-        let composite = Composite::new("fastmim", student, encoder, masker, MaskMode::Replace)
+        let mut composite = Composite::new("fastmim", student, encoder, masker, MaskMode::Replace)
             .input(inner.image_size(), self.norm.clone(), plan)
             .mask_stride(self.mask_stride());
-        let composite = stages
-            .into_iter()
-            .fold(composite, |composite, (epoch, plan)| {
-                composite.views_from(epoch, plan)
-            });
+        for stage in &self.stages {
+            composite = composite.views_from(stage.epoch, self.plan(stage.size)?);
+        }
         let decoder =
             |outputs: usize| LightDecoder::new(&root, &self.decoder, inner.dim(), outputs);
         let (objective, weight) = (RegressionConfig::default().build()?, Schedule::constant(1.));
