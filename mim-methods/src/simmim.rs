@@ -209,6 +209,7 @@ impl MethodConfig for SimMimConfig {
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
+    use mim_core::encoders::ConvMaeConfig;
     use mim_core::{Batch, Method, StepContext, View};
 
     fn tiny(mask_patch_size: usize) -> SimMimConfig {
@@ -238,6 +239,14 @@ mod tests {
             .collect();
         let images = Tensor::from_vec(bytes, (2, 3, 32, 32), &Device::Cpu).unwrap();
         Batch::single(View::new(images, vec![]).unwrap())
+    }
+
+    #[test]
+    fn refuses_an_encoder_without_a_mask_token() {
+        let config = SimMimConfig::with_encoder(ConvMaeConfig::default().into());
+        let built = config.build(&ParamStore::new(&Device::Cpu, 0, config.init()));
+        let error = built.unwrap_err().to_string();
+        assert!(error.contains("`encoder.type` is conv_mae"), "{error}");
     }
 
     #[test]
