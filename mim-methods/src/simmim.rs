@@ -200,7 +200,7 @@ impl MethodConfig for SimMimConfig {
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
-    use mim_core::encoders::PvtV2Config;
+    use mim_core::encoders::{ConvMaeConfig, PvtV2Config};
     use mim_core::{Batch, Method, StepContext, View};
 
     fn tiny(mask_patch_size: usize) -> SimMimConfig {
@@ -311,10 +311,19 @@ mod tests {
     }
 
     #[test]
-    fn encoders_without_patches_to_hide_are_refused_at_once() {
-        let config = SimMimConfig::with_encoder(PvtV2Config::default().into());
-        let error = config.build(&ParamStore::cpu(0)).unwrap_err().to_string();
-        assert!(error.contains("fastmim"), "{error}");
+    fn encoders_without_a_mask_token_are_refused() {
+        let others = [
+            EncoderConfig::from(ConvMaeConfig::default()),
+            PvtV2Config::default().into(),
+        ];
+        for encoder in others {
+            let config = SimMimConfig::with_encoder(encoder);
+            let error = config.build(&ParamStore::cpu(0)).unwrap_err().to_string();
+            assert!(
+                error.contains("no mask token") && error.contains("fastmim"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

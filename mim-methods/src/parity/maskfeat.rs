@@ -40,7 +40,7 @@ fn config(case: &Case) -> Result<MaskFeatConfig> {
     let window = hog.gaussian_window;
     if let Some(std) = hog.gaussian_std
         && window > 0
-        && std != window as f64 / 2.
+        && std != (window / 2) as f64
     {
         let what = format!("a window of {window} pixels and deviation {std}");
         return Err(not_built(what));

@@ -31,8 +31,8 @@ pub struct HogFilter {
     pub bins: usize,
     /// Side of a cell in pixels.
     pub cell: usize,
-    /// Side in pixels of a Gaussian window, of deviation `side / 2` and sum 1, that is laid over the
-    /// image tile by tile and weighs the magnitudes.
+    /// Side in pixels of a Gaussian window, of sum 1 and a deviation of half its side rounded down (at
+    /// least 1), that is laid over the image tile by tile and weighs the magnitudes.
     pub window: Option<usize>,
 }
 
@@ -109,7 +109,7 @@ fn check(images: &Tensor, filter: HogFilter) -> Result<()> {
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
 fn gaussian(side: usize) -> Vec<f32> {
     let middle = (side as f64 - 1.) / 2.;
-    let deviation = side as f64 / 2.;
+    let deviation = (side / 2).max(1) as f64;
     let line = (0..side).map(|i| (-0.5 * ((i as f64 - middle) / deviation).powi(2)).exp());
     let line: Vec<f64> = line.collect();
     let total: f64 = line.iter().sum::<f64>().powi(2);
@@ -276,6 +276,10 @@ mod tests {
         let window = gaussian(16);
         assert!((window.iter().sum::<f32>() - 1.).abs() < 1e-6);
         assert!(window[7 * 16 + 7] > window[0]);
+        // Two and three pixels have the same deviation, 1.
+        let (two, three) = (gaussian(2), gaussian(3));
+        assert!((two[0] - 0.25).abs() < 1e-6);
+        assert!((three[1] / three[4] - (-0.5f32).exp()).abs() < 1e-6);
     }
 
     #[test]

@@ -113,3 +113,25 @@ fn random(seed: u64, shape: &[usize]) -> Result<Tensor> {
     let values: Vec<f32> = (0..count).map(|_| rng.sample(StandardNormal)).collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_are_timed() {
+        let op = Op {
+            op: Kind::Depthwise,
+            batch: 2,
+            rounds: 2,
+            threads: None,
+            json: true,
+        };
+        let found = op.depthwise((6, 4)).unwrap();
+        let number = |key: &str| found[key].as_f64().unwrap();
+        let (mim, candle) = (number("mim_s_median"), number("candle_s_median"));
+        assert!(mim > 0. && candle > 0.);
+        assert_eq!(number("ratio"), candle / mim);
+        assert_eq!((number("side"), number("channels")), (6., 4.));
+    }
+}
