@@ -1,6 +1,6 @@
 //! The decoder trait: tokens to predictions.
 
-use crate::{Batch, Encoded, Mask, Prediction, Result, StepContext};
+use crate::{Batch, Encoded, Error, Mask, Prediction, Result, StepContext};
 
 /// What a decoder sees.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,42 @@ pub struct DecodeContext<'a> {
     pub batch: &'a Batch,
     /// Where training stands.
     pub step: &'a StepContext,
+}
+
+impl DecodeContext<'_> {
+    /// Refuses an encoder that dropped patches: `decoder` reads the tokens of hidden ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if there is not a token for every patch.
+    pub fn needs_all(&self, decoder: &'static str) -> Result<()> {
+        let Encoded { prefix, grid, .. } = self.encoded;
+        if self.encoded.tokens.dim(1)? == prefix + grid.len() {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!("{decoder} behind an encoder that drops patches"),
+            "it reads the tokens of hidden ones, too",
+            "replace hidden patches (MaskMode::Replace) or paint them over, or use MAE's decoder",
+        ))
+    }
+
+    /// Refuses an encoder that saw hidden patches: `decoder` has tokens of its own for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if there is not a token for every visible patch alone.
+    pub fn needs_visible(&self, decoder: &'static str) -> Result<()> {
+        let patches = self.encoded.tokens.dim(1)? - self.encoded.prefix;
+        if self.mask.constant_keep() == Some(patches) {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!("{decoder} behind an encoder that saw the hidden patches"),
+            "it predicts them from the visible ones",
+            "drop them (MaskMode::Drop), or use a linear or light decoder",
+        ))
+    }
 }
 
 /// Predicts something for some tokens, and says for which ([`Prediction::rows`]).

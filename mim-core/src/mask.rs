@@ -163,15 +163,24 @@ impl Mask {
         self.rows() * self.width - self.keep.iter().sum::<usize>()
     }
 
-    fn ids(&self, hidden: bool, device: &Device) -> Result<Tensor> {
-        let Some(keep) = self.constant_keep() else {
-            return Err(Error::shape(
+    /// The number of visible tokens in every row.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if it differs between rows.
+    pub fn exact_keep(&self) -> Result<usize> {
+        self.constant_keep().ok_or_else(|| {
+            Error::shape(
                 "mask ids",
                 "the same number of visible tokens in every row",
                 format!("{:?}", self.keep),
                 "use a masker with an exact count for encoders that drop tokens",
-            ));
-        };
+            )
+        })
+    }
+
+    fn ids(&self, hidden: bool, device: &Device) -> Result<Tensor> {
+        let keep = self.exact_keep()?;
         let count = if hidden { self.width - keep } else { keep };
         let ids: Vec<u32> = (0..self.rows())
             .flat_map(|row| self.part(row, hidden))

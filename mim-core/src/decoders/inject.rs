@@ -160,13 +160,6 @@ impl InjectDecoder {
         let known = self.embed.forward(&encoded.tokens)?;
         let ids = mask.ids_masked(known.device())?;
         let (rows, hidden) = ids.dims2()?;
-        if known.dim(1)? + hidden != encoded.prefix + mask.width() {
-            return Err(Error::unsupported(
-                "injecting into a decoder",
-                "the encoder saw the hidden patches too",
-                "drop them (MaskMode::Drop)",
-            ));
-        }
         let shape = (rows, hidden, self.mask_token.dim(2)?);
         let mut unknown = self.mask_token.broadcast_as(shape)?;
         if let Some(table) = &self.pos_embed {
@@ -198,6 +191,7 @@ impl Decoder for InjectDecoder {
         } = *cx;
         let injected = encoded.layer(self.layer[0])?;
         step.trace("injected", || Ok(injected.clone()))?;
+        cx.needs_visible("an injecting decoder")?;
         let mut xs = self.input(encoded, mask)?;
         let (prefix, width) = (encoded.prefix, mask.width());
         step.trace("decoder_in", || {

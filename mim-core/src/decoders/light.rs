@@ -125,6 +125,7 @@ impl Decoder for LightDecoder {
     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
         let (encoded, finer) = (cx.encoded, cx.mask.grid());
         let grid = encoded.grid;
+        cx.needs_all("a light decoder")?;
         let tokens = self.tokens(&encoded.tokens, cx.step)?;
         let patches = tokens.narrow(1, encoded.prefix, grid.len())?;
         let whole = Prediction {

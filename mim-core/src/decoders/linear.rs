@@ -37,6 +37,7 @@ impl LinearDecoder {
 
 impl Decoder for LinearDecoder {
     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
+        cx.needs_all("a linear decoder")?;
         let tokens = cx.encoded.patches()?;
         let (grid, finer) = (cx.encoded.grid, cx.mask.grid());
         if grid == finer && cx.step.trace.is_none() {

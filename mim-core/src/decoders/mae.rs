@@ -138,6 +138,7 @@ impl MaeDecoder {
     /// All tokens after the blocks, before the norm, `[rows, prefix + width, dim]`: class token,
     /// visible and hidden patches in the mask's order.
     pub(super) fn tokens(&self, cx: &DecodeContext<'_>) -> Result<Tensor> {
+        cx.needs_visible("MAE's decoder")?;
         let device = cx.encoded.tokens.device();
         let known = self.embed.forward(&cx.encoded.tokens)?;
         let (rows, prefix) = (known.dim(0)?, cx.encoded.prefix);

@@ -120,16 +120,10 @@ impl PromptDecoder {
 
     /// The encoder's tokens with their positions (class token first), and the mask tokens with theirs.
     fn input(&self, cx: &DecodeContext<'_>) -> Result<(Tensor, Tensor)> {
+        cx.needs_visible("a prompting decoder")?;
         let mut known = self.embed.forward(&cx.encoded.tokens)?;
         let (ids, prefix) = (cx.mask.ids_masked(known.device())?, cx.encoded.prefix);
         let (rows, hidden) = ids.dims2()?;
-        if known.dim(1)? + hidden != prefix + cx.mask.width() {
-            return Err(Error::unsupported(
-                "prompting a decoder",
-                "the encoder saw the hidden patches too",
-                "drop them (MaskMode::Drop)",
-            ));
-        }
         let shape = (rows, hidden, self.mask_token.dim(2)?);
         let mut unknown = self.mask_token.broadcast_as(shape)?;
         if let Some(table) = &self.pos_embed {

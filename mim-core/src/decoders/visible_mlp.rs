@@ -90,13 +90,7 @@ impl VisibleMlp {
 impl Decoder for VisibleMlp {
     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
         let visible = cx.encoded.patches()?;
-        if Some(visible.dim(1)?) != cx.mask.constant_keep() {
-            return Err(Error::unsupported(
-                "predicting the visible patches",
-                "the encoder saw the hidden ones too",
-                "drop them (MaskMode::Drop)",
-            ));
-        }
+        cx.needs_visible("a decoder of visible patches")?;
         Ok(Prediction {
             values: self.predict(&visible)?,
             rows: Rows::Visible,

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::{Error, Mask, PatchGrid, Result};
+use crate::{Error, Masking, PatchGrid, Result};
 
 /// Height and width of `image` `[batch, channels, height, width]`.
 ///
@@ -22,19 +22,21 @@ pub(super) fn image_size(image: &Tensor, in_channels: usize) -> Result<(usize, u
     ))
 }
 
-/// Checks that a mask, if there is one, is on the encoder's own `grid`.
+/// Checks that a mask, if there is one, is on the encoder's own `grid`, and that as many tokens stay in
+/// every row if the others are dropped.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if it is on another.
-pub(super) fn mask_on(grid: PatchGrid, mask: Option<&Mask>) -> Result<()> {
-    match mask {
+/// [`Error::Shape`] if it is not.
+pub(super) fn mask_on(grid: PatchGrid, masking: Masking<'_>) -> Result<()> {
+    match masking.mask() {
         Some(mask) if mask.grid() != grid => Err(Error::shape(
             "encoder mask",
             format!("the grid {grid} of these images"),
             format!("{}", mask.grid()),
             "sample the mask on the encoder's grid",
         )),
+        Some(mask) if matches!(masking, Masking::Drop(_)) => mask.exact_keep().map(|_| ()),
         _ => Ok(()),
     }
 }

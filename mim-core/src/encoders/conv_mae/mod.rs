@@ -126,7 +126,7 @@ impl ConvMae {
             ));
         }
         let grid = self.grid(size)?;
-        check::mask_on(grid, masking.mask())?;
+        check::mask_on(grid, masking)?;
         Ok(grid)
     }
 

@@ -144,7 +144,7 @@ impl Vit {
     fn check(&self, image: &Tensor, masking: Masking<'_>) -> Result<PatchGrid> {
         let size = check::image_size(image, self.config.in_channels)?;
         let grid = self.grid(size)?;
-        check::mask_on(grid, masking.mask())?;
+        check::mask_on(grid, masking)?;
         if self.config.rel_pos_bias != RelPosBiasKind::None {
             if matches!(masking, Masking::Drop(_)) {
                 return Err(Error::unsupported(
