@@ -86,7 +86,8 @@ fn losses_and_centres_equal_the_recorded_ones() {
             globals,
             teacher_cls: input("teacher_cls"),
             student_cls: Tensor::cat(&[input("student_cls"), locals], 0).unwrap(),
-            hidden: Some((hidden("teacher_patch"), hidden("student_patch"))),
+            teacher_patch: hidden("teacher_patch"),
+            student_patch: hidden("student_patch"),
             patch_mean: input("teacher_patch")
                 .flatten(0, 1)
                 .unwrap()
