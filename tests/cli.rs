@@ -145,6 +145,11 @@ fn used_again(run: &Path, dir: &Path, summary: &serde_json::Value) {
         )
     );
     assert!(succeeds(mim(&["eval", "knn", "--checkpoint", checkpoint])).starts_with("knn_top1 "));
+    let of = ["eval", "knn", "--checkpoint", checkpoint, "--encoder"];
+    fails(
+        mim(&[&of[..], &["teacher"]].concat()),
+        &["its encoders are: student"],
+    );
     let picture = dir.join("picture.png");
     succeeds(mim(&[
         "visualize",

@@ -33,73 +33,88 @@ fn close(ours: &Tensor, theirs: &Tensor, name: &str) {
     }
 }
 
-#[test]
-fn losses_and_centres_equal_the_recorded_ones() {
-    let Ok(json) = std::fs::read_to_string(format!("{CASE}.json")) else {
-        eprintln!("skipped: {CASE} is not there");
-        return;
-    };
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let (config, case) = (
-        &json["config"],
-        WeightMap::read(format!("{CASE}.safetensors")).unwrap(),
-    );
-    let ends = (
-        number(config, "warmup_teacher_temp"),
-        number(config, "teacher_temp"),
-    );
-    let warmup = count(&config["warmup_teacher_temp_epochs"]);
-    let temperature = SelfDistillationConfig::temperature(ends, 0, warmup);
-    let (globals, images) = (count(&config["global_crops"]), count(&config["images"]));
-    let out_dim = count(&config["out_dim"]);
-    let grid = PatchGrid::new(
-        count(&config["token_grid"][0]),
-        count(&config["token_grid"][1]),
-    );
-    let store = ParamStore::cpu(0);
-    let objective = SelfDistillationConfig {
-        student_temp: number(config, "student_temp"),
-        teacher_temp: temperature.clone(),
-        teacher_patch_temp: temperature,
-        center_momentum: number(config, "center_momentum"),
-        cls_weight: number(config, "lambda1"),
-        patch_weight: number(config, "lambda2"),
-    };
-    let objective = objective.build(&store.root(), (out_dim, out_dim)).unwrap();
-    for (call, epoch) in config["epoch_of_call"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .enumerate()
-    {
-        let input = |name: &str| case.get(&format!("input.{call}.{name}")).unwrap().clone();
+/// The case: its settings and tensors.
+struct Case {
+    config: serde_json::Value,
+    tensors: WeightMap,
+}
+
+impl Case {
+    fn read() -> Option<Self> {
+        let Ok(json) = std::fs::read_to_string(format!("{CASE}.json")) else {
+            eprintln!("skipped: {CASE} is not there");
+            return None;
+        };
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        Some(Self {
+            config: json["config"].clone(),
+            tensors: WeightMap::read(format!("{CASE}.safetensors")).unwrap(),
+        })
+    }
+
+    fn settings(&self) -> SelfDistillationConfig {
+        let number = |key: &str| number(&self.config, key);
+        let warmup = count(&self.config["warmup_teacher_temp_epochs"]);
+        let ends = (number("warmup_teacher_temp"), number("teacher_temp"));
+        let temperature = SelfDistillationConfig::temperature(ends, 0, warmup);
+        SelfDistillationConfig {
+            student_temp: number("student_temp"),
+            teacher_temp: temperature.clone(),
+            teacher_patch_temp: temperature,
+            center_momentum: number("center_momentum"),
+            cls_weight: number("lambda1"),
+            patch_weight: number("lambda2"),
+        }
+    }
+
+    /// The mask and the logits of one call.
+    fn inputs(&self, call: usize) -> (Mask, DistillationLogits) {
+        let side = |axis: usize| count(&self.config["token_grid"][axis]);
+        let (globals, images) = (
+            count(&self.config["global_crops"]),
+            count(&self.config["images"]),
+        );
+        let input = |name: &str| {
+            let name = format!("input.{call}.{name}");
+            self.tensors.get(&name).unwrap().clone()
+        };
         let bits = Tensor::cat(&[input("mask_0"), input("mask_1")], 0).unwrap();
         let bits = bits.to_dtype(DType::U8).unwrap().flatten_all().unwrap();
+        let grid = PatchGrid::new(side(0), side(1));
         let mask = Mask::from_bits(grid, &bits.to_vec1::<u8>().unwrap()).unwrap();
         let ids = mask.flat(true, globals * images, &Device::Cpu).unwrap();
-        let hidden = |name: &str| {
-            let rows = input(name).flatten(0, 1).unwrap();
-            rows.index_select(&ids, 0).unwrap()
-        };
-        let locals = input("student_local_cls");
+        let rows = |name: &str| input(name).flatten(0, 1).unwrap();
+        let hidden = |name: &str| rows(name).index_select(&ids, 0).unwrap();
+        let student = [input("student_cls"), input("student_local_cls")];
         let logits = DistillationLogits {
             globals,
             teacher_cls: input("teacher_cls"),
-            student_cls: Tensor::cat(&[input("student_cls"), locals], 0).unwrap(),
-            hidden: Some((hidden("teacher_patch"), hidden("student_patch"))),
-            patch_mean: input("teacher_patch")
-                .flatten(0, 1)
-                .unwrap()
-                .mean_keepdim(0)
-                .unwrap(),
+            student_cls: Tensor::cat(&student, 0).unwrap(),
+            teacher_patch: hidden("teacher_patch"),
+            student_patch: hidden("student_patch"),
+            patch_mean: rows("teacher_patch").mean_keepdim(0).unwrap(),
         };
+        (mask, logits)
+    }
+}
+
+#[test]
+fn losses_and_centres_equal_the_recorded_ones() {
+    let Some(case) = Case::read() else { return };
+    let out_dim = count(&case.config["out_dim"]);
+    let store = ParamStore::cpu(0);
+    let objective = case.settings().build(&store.root(), (out_dim, out_dim));
+    let objective = objective.unwrap();
+    let epochs = case.config["epoch_of_call"].as_array().unwrap();
+    for (call, epoch) in epochs.iter().enumerate() {
+        let (mask, logits) = case.inputs(call);
         let step = StepContext {
             epoch: count(epoch),
-            epochs: count(&config["epochs"]),
+            epochs: count(&case.config["epochs"]),
             ..StepContext::new(0)
         };
         let terms = objective.loss(&logits, &mask, &step).unwrap();
-        let theirs = |name: &str| case.get(&format!("expect.{call}.{name}")).unwrap();
+        let theirs = |name: &str| case.tensors.get(&format!("expect.{call}.{name}")).unwrap();
         for (name, value, weight) in terms.terms() {
             let name = format!("loss_{name}");
             close(&(value * *weight).unwrap(), theirs(&name), &name);

@@ -13,18 +13,44 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use mim_core::data::{DataSource, Dataset, LoaderConfig, Split};
+use mim_core::optim::Hold;
 use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
+
+use mim_core::{Method, Per, Schedule};
 
 use common::Tiny;
 
-fn trainer(tiny: &Tiny, run: &Path, workers: usize) -> Trainer {
-    let train = TrainConfig {
+fn config() -> TrainConfig {
+    TrainConfig {
         epochs: 2,
         batch_size: 250,
         accum_iter: 2,
         lr: Some(1e-3),
         ..TrainConfig::default()
+    }
+}
+
+fn trainer(tiny: &Tiny, run: &Path, workers: usize) -> Trainer {
+    let train = TrainConfig {
+        weight_decay_schedule: Some(Schedule::Linear {
+            start: 0.04,
+            end: 0.4,
+            per: Per::Iter,
+        }),
+        hold: vec![hold()],
+        ..config()
     };
+    trainer_with(tiny, run, workers, train)
+}
+
+fn hold() -> Hold {
+    Hold {
+        contains: "last_layer".to_owned(),
+        until_epoch: 1,
+    }
+}
+
+fn trainer_with(tiny: &Tiny, run: &Path, workers: usize, train: TrainConfig) -> Trainer {
     let data: Arc<dyn Dataset> = DataSource::Embedded.open(Split::Train).unwrap();
     let loading = LoaderConfig {
         workers,
@@ -128,6 +154,45 @@ fn views_are_those_of_each_epoch() {
 fn tiny(file: &str) -> Tiny {
     let mut all = common::all().into_iter();
     all.find(|tiny| tiny.file == file).unwrap()
+}
+
+#[test]
+fn held_parameters_stay_until_their_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let ibot = tiny("ibot");
+    let value = |method: &dyn Method, name: &str| -> Vec<f32> {
+        let var = method.stores()[0].1.var(name).unwrap();
+        var.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let mut trainer = trainer(&ibot, dir.path(), 0);
+    let (held, free) = ("head.last_layer.weight_v", "head.mlp.0.weight");
+    let start = ibot.build(5);
+    trainer.train(&mut StopAfter(2)).unwrap();
+    let now = trainer.method();
+    assert_eq!(value(now, held), value(start.as_ref(), held));
+    assert_ne!(value(now, free), value(start.as_ref(), free));
+    trainer.train(&mut StopAfter(1)).unwrap();
+    assert_ne!(value(trainer.method(), held), value(start.as_ref(), held));
+}
+
+#[test]
+fn the_weight_decay_follows_its_course() {
+    let dir = tempfile::tempdir().unwrap();
+    let constant = |value| Some(Schedule::constant(value));
+    let run = |name: &str, weight_decay: f64, schedule: Option<Schedule>| {
+        let run = dir.path().join(name);
+        let mut train = TrainConfig {
+            weight_decay_schedule: schedule,
+            ..config()
+        };
+        train.optimizer.weight_decay = weight_decay;
+        let mut trainer = trainer_with(&tiny("mae"), &run, 0, train);
+        trainer.train(&mut StopAfter(1)).unwrap();
+        fs::read(run.join("checkpoints/step-1/student.safetensors")).unwrap()
+    };
+    let scheduled = run("scheduled", 0.05, constant(0.3));
+    assert_eq!(scheduled, run("set", 0.3, None));
+    assert_ne!(scheduled, run("default", 0.05, None));
 }
 
 #[test]

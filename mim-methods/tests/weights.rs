@@ -149,6 +149,47 @@ fn cmaes_encoder_loads_with_and_without_its_prefix() {
 }
 
 #[test]
+fn ibots_checkpoint_loads_whole_and_cut_to_its_backbone() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/ibot/vit_shared_head.json");
+    let case = mim_methods::parity::Case::read(&path).unwrap();
+    let method = registry::method("ibot").unwrap();
+    let setup = method.parity(&case, &Device::Cpu).unwrap();
+    let student = respelt(&case.group("param."), |name| {
+        format!("student.module.{name}")
+    });
+    let teacher = respelt(&case.group("teacher."), |name| format!("teacher.{name}"));
+    let mut whole: WeightMap = student
+        .iter()
+        .chain(teacher.iter())
+        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+        .collect();
+    for name in ["center", "center2"] {
+        let tensor = case.required(&format!("input.{name}")).unwrap();
+        whole.insert(format!("ibot_loss.{name}"), tensor.clone());
+    }
+    let ours = setup.source.import(&whole).unwrap();
+    let student: WeightMap = ours
+        .iter()
+        .filter(|(name, _)| !name.starts_with("teacher."))
+        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+        .collect();
+    let stores = setup.method.stores();
+    assert!(stores[0].1.load(&student).unwrap().is_complete());
+    let teacher = stores[1].1.load(&ours.strip_prefix("teacher.")).unwrap();
+    assert!(teacher.is_complete() && teacher.loaded.iter().any(|name| name == "center2"));
+    let backbone = case.group("param.backbone.");
+    let cut = setup.source.import(&backbone).unwrap();
+    assert_eq!(cut.len(), backbone.len());
+    for (name, tensor) in cut.iter() {
+        let values = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let loaded = stores[0].1.var(name).unwrap();
+        assert_eq!(loaded.dims(), tensor.dims(), "{name}");
+        assert_eq!(values(&loaded), values(tensor), "{name}");
+    }
+}
+
+#[test]
 fn recipes_leave_undecayed_what_the_authors_do() {
     for tiny in common::all() {
         let Some(golden) = &tiny.golden else { continue };

@@ -128,16 +128,11 @@ impl DinoHead {
     /// # Errors
     ///
     /// If the last axis is not `bottleneck_dim` wide.
-    pub fn logits(
-        &self,
-        cls: &Tensor,
-        patches: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    pub fn logits(&self, cls: &Tensor, patches: &Tensor) -> Result<(Tensor, Tensor)> {
         let weight = self.last_layer.weight()?;
-        let patches = match (patches, &self.last_layer2) {
-            (Some(xs), None) => Some(ops::linear(xs, &weight, None)?),
-            (Some(xs), Some(own)) => Some(ops::linear(xs, &own.weight()?, None)?),
-            (None, _) => None,
+        let patches = match &self.last_layer2 {
+            Some(own) => ops::linear(patches, &own.weight()?, None)?,
+            None => ops::linear(patches, &weight, None)?,
         };
         Ok((ops::linear(cls, &weight, None)?, patches))
     }
@@ -191,8 +186,7 @@ mod tests {
             let store = ParamStore::cpu(0);
             let head = config().build(&store.root(), 2, shared).unwrap();
             let xs = head.bottleneck(&rows()).unwrap();
-            let (cls, patches) = head.logits(&xs, Some(&xs)).unwrap();
-            let patches = patches.unwrap();
+            let (cls, patches) = head.logits(&xs, &xs).unwrap();
             assert_eq!(cls.dims(), [3, 3]);
             assert_eq!(patches.dims(), [3, config().patch_dim(shared)]);
             let loss = (cls.exp().unwrap().sum_all().unwrap()
@@ -214,14 +208,14 @@ mod tests {
         let head = config().build(&store.root(), 2, true).unwrap();
         let double = Tensor::full(2f32, (3, 1), &Device::Cpu).unwrap();
         let xs = head.bottleneck(&rows()).unwrap();
-        let plain: Vec<Vec<f32>> = head.logits(&xs, None).unwrap().0.to_vec2().unwrap();
+        let plain: Vec<Vec<f32>> = head.logits(&xs, &xs).unwrap().0.to_vec2().unwrap();
         assert!(plain.iter().flatten().all(|cosine| cosine.abs() <= 1.));
         store
             .var("last_layer.weight_g")
             .unwrap()
             .set(&double)
             .unwrap();
-        let doubled: Vec<Vec<f32>> = head.logits(&xs, None).unwrap().0.to_vec2().unwrap();
+        let doubled: Vec<Vec<f32>> = head.logits(&xs, &xs).unwrap().0.to_vec2().unwrap();
         for (one, two) in plain.iter().flatten().zip(doubled.iter().flatten()) {
             assert!((2. * one - two).abs() < 1e-6);
         }

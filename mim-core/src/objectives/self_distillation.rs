@@ -124,9 +124,11 @@ pub struct DistillationLogits {
     pub teacher_cls: Tensor,
     /// The student's, of the class tokens of all crops, `[crops * images, out_dim]`.
     pub student_cls: Tensor,
-    /// The teacher's and the student's of the hidden patches, `[hidden, patch_dim]` each, in the
-    /// mask's order; none if nothing is hidden.
-    pub hidden: Option<(Tensor, Tensor)>,
+    /// The teacher's of the hidden patches in the mask's order, `[hidden, patch_dim]`; where nothing is
+    /// hidden one row of any patch, which does not count.
+    pub teacher_patch: Tensor,
+    /// The student's of the same patches.
+    pub student_patch: Tensor,
     /// Mean of the teacher's over all patches of all global crops, `[1, patch_dim]`.
     pub patch_mean: Tensor,
 }
@@ -214,10 +216,8 @@ impl SelfDistillation {
         mask: &Mask,
         step: &StepContext,
     ) -> Result<Tensor> {
-        let Some((teacher, student)) = &logits.hidden else {
-            return Ok(Tensor::new(0f32, logits.student_cls.device())?);
-        };
-        let (rows, total) = (mask.rows(), mask.hidden_total());
+        let (teacher, student) = (&logits.teacher_patch, &logits.student_patch);
+        let (rows, total) = (mask.rows(), mask.hidden_total().max(1));
         if teacher.dims() != student.dims() || teacher.dim(0)? != total {
             return Err(Error::shape(
                 "logits of hidden patches",
@@ -231,11 +231,13 @@ impl SelfDistillation {
             self.probabilities(teacher, &center, &self.config.teacher_patch_temp, step)?;
         let losses = (targets * self.logs(student)?)?.sum(D::Minus1)?;
         #[expect(clippy::cast_possible_truncation, reason = "the loss is f32")]
-        let shares: Vec<f32> = (0..rows)
+        let mut shares: Vec<f32> = (0..rows)
             .map(|row| mask.hidden(row).len())
             .flat_map(|count| std::iter::repeat_n(-1. / (count * rows) as f64, count))
             .map(|share| share as f32)
             .collect();
+        // A row that costs nothing: the gradient of what only patches move is zero then, not missing.
+        shares.resize(total, 0.);
         Ok((losses * Tensor::new(shares, student.device())?)?.sum_all()?)
     }
 
@@ -305,12 +307,13 @@ mod tests {
         }
     }
 
-    fn logits(globals: usize, locals: usize, hidden: Option<usize>) -> DistillationLogits {
+    fn logits(globals: usize, locals: usize, hidden: usize) -> DistillationLogits {
         DistillationLogits {
             globals,
             teacher_cls: noise(&[2 * globals, 4], 1),
             student_cls: noise(&[2 * (globals + locals), 4], 2),
-            hidden: hidden.map(|count| (noise(&[count, 4], 3), noise(&[count, 4], 4))),
+            teacher_patch: noise(&[hidden, 4], 3),
+            student_patch: noise(&[hidden, 4], 4),
             patch_mean: noise(&[1, 4], 5),
         }
     }
@@ -333,7 +336,7 @@ mod tests {
             let var = store.var(name).unwrap();
             var.flatten_all().unwrap().to_vec1().unwrap()
         };
-        let logits = logits(2, 1, None);
+        let logits = logits(2, 1, 1);
         let mask = mask(&[0; 8]);
         let terms = objective
             .loss(&logits, &mask, &StepContext::inference())
@@ -354,7 +357,7 @@ mod tests {
     fn images_count_alike_whatever_is_hidden_of_them() {
         // One row of two hidden patches and one of one, of four rows: shares 1/8, 1/8 and 1/4.
         let (_, objective) = objective();
-        let logits = logits(2, 0, Some(3));
+        let logits = logits(2, 0, 3);
         let mask = mask(&[1, 1, 0, 0, 0, 1, 0, 0]);
         let step = StepContext::inference();
         let patch = |logits: &DistillationLogits, mask: &Mask| -> f32 {
@@ -362,10 +365,10 @@ mod tests {
             terms.terms()[1].1.to_scalar().unwrap()
         };
         let alone = |at: usize| {
-            let (teacher, student) = logits.hidden.as_ref().unwrap();
             let row = |xs: &Tensor| xs.narrow(0, at, 1).unwrap();
             let one = DistillationLogits {
-                hidden: Some((row(teacher), row(student))),
+                teacher_patch: row(&logits.teacher_patch),
+                student_patch: row(&logits.student_patch),
                 ..logits.clone()
             };
             // A fourth of the one hidden patch of four rows.
@@ -379,15 +382,15 @@ mod tests {
     fn refuses_what_makes_no_pairs_and_settings_without_sense() {
         let (_, objective) = objective();
         let step = StepContext::inference();
-        let one = logits(1, 0, None);
+        let one = logits(1, 0, 1);
         let error = objective.loss(&one, &mask(&[0; 4]), &step).unwrap_err();
         assert!(error.to_string().contains("at least two"), "{error}");
         assert!(
             objective
-                .loss(&logits(1, 1, None), &mask(&[0; 4]), &step)
+                .loss(&logits(1, 1, 1), &mask(&[0; 4]), &step)
                 .is_ok()
         );
-        let wrong = logits(2, 0, Some(2));
+        let wrong = logits(2, 0, 2);
         assert!(
             objective
                 .loss(&wrong, &mask(&[1, 0, 0, 0, 0, 0, 0, 0]), &step)

@@ -118,25 +118,19 @@ impl Ibot {
     fn targets(
         &self,
         taught: &Taught,
-        hidden: Option<&Tensor>,
+        hidden: &Tensor,
         step: &StepContext,
-    ) -> Result<(Tensor, Option<Tensor>, Tensor)> {
+    ) -> Result<(Tensor, Tensor, Tensor)> {
         let head = &self.teacher.head;
         step.trace("teacher_patch", || {
-            let (_, all) = head.logits(&taught.cls, Some(&taught.patches))?;
-            all.ok_or_else(no_patches)
+            Ok(head.logits(&taught.cls, &taught.patches)?.1)
         })?;
         // The last layer is linear: the mean of all logits is that of their mean input.
         let mean = taught.patches.mean_keepdim(0)?;
-        let rows = match hidden {
-            Some(ids) => Tensor::cat(&[&mean, &taught.patches.index_select(ids, 0)?], 0)?,
-            None => mean,
-        };
-        let (cls, rows) = head.logits(&taught.cls, Some(&rows))?;
-        let rows = rows.ok_or_else(no_patches)?;
+        let rows = Tensor::cat(&[&mean, &taught.patches.index_select(hidden, 0)?], 0)?;
+        let (cls, rows) = head.logits(&taught.cls, &rows)?;
         step.trace("teacher_cls", || Ok(cls.clone()))?;
-        let count = rows.dim(0)? - 1;
-        let hidden = (count > 0).then(|| rows.narrow(0, 1, count)).transpose()?;
+        let hidden = rows.narrow(0, 1, rows.dim(0)? - 1)?;
         Ok((cls, hidden, rows.narrow(0, 0, 1)?))
     }
 
@@ -145,9 +139,9 @@ impl Ibot {
         &self,
         (images, mask): (&Tensor, &Mask),
         batch: &Batch,
-        hidden: Option<&Tensor>,
+        hidden: &Tensor,
         step: &StepContext,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    ) -> Result<(Tensor, Tensor)> {
         let (tower, want) = (&self.student, Want::default());
         let masking = Masking::Replace(mask);
         let encoded = tower.encoder.encode(images, masking, &want, step)?;
@@ -164,31 +158,21 @@ impl Ibot {
         }
         let cls = tower.head.bottleneck(&Tensor::cat(&cls, 0)?)?;
         let patches = patch_rows(&encoded)?;
-        let rows = hidden.map(|ids| tower.head.bottleneck(&ops::gather_rows(&patches, ids)?));
-        let (cls, rows) = tower.head.logits(&cls, rows.transpose()?.as_ref())?;
+        let rows = ops::gather_rows(&patches, hidden)?;
+        let (cls_logits, rows) = tower.head.logits(&cls, &tower.head.bottleneck(&rows)?)?;
         step.trace("student_patch", || {
             let all = tower.head.bottleneck(&patches)?;
-            let (_, all) = tower.head.logits(&all.narrow(0, 0, 1)?, Some(&all))?;
-            all.ok_or_else(no_patches)
+            Ok(tower.head.logits(&cls, &all)?.1)
         })?;
-        let (total, global) = (cls.dim(0)?, images.dim(0)?);
-        step.trace("student_cls", || Ok(cls.narrow(0, 0, global)?))?;
+        let (total, global) = (cls_logits.dim(0)?, images.dim(0)?);
+        step.trace("student_cls", || Ok(cls_logits.narrow(0, 0, global)?))?;
         if total > global {
             step.trace("student_local_cls", || {
-                Ok(cls.narrow(0, global, total - global)?)
+                Ok(cls_logits.narrow(0, global, total - global)?)
             })?;
         }
-        Ok((cls, rows))
+        Ok((cls_logits, rows))
     }
-}
-
-/// A head gives logits of the patches it is given.
-fn no_patches() -> Error {
-    Error::unsupported(
-        "a head without patch logits",
-        "it was given patches",
-        "report this",
-    )
 }
 
 impl Method for Ibot {
@@ -226,17 +210,19 @@ impl Method for Ibot {
         let taught = self.teach(&images, step)?;
         let mask = self.mask(&taught, step)?;
         let hidden = match mask.hidden_total() {
-            0 => None,
-            _ => Some(mask.flat(true, images.dim(0)?, images.device())?),
+            // Any patch, which will not count.
+            0 => Tensor::zeros(1, DType::U32, images.device())?,
+            _ => mask.flat(true, images.dim(0)?, images.device())?,
         };
-        let hidden = hidden.as_ref();
-        let (teacher_cls, teacher, patch_mean) = self.targets(&taught, hidden, step)?;
-        let (student_cls, student) = self.predictions((&images, &mask), batch, hidden, step)?;
+        let (teacher_cls, teacher_patch, patch_mean) = self.targets(&taught, &hidden, step)?;
+        let (student_cls, student_patch) =
+            self.predictions((&images, &mask), batch, &hidden, step)?;
         let logits = DistillationLogits {
             globals: self.globals,
             teacher_cls,
             student_cls,
-            hidden: teacher.zip(student),
+            teacher_patch,
+            student_patch,
             patch_mean,
         };
         let terms = self.objective.loss(&logits, &mask, step)?;

@@ -291,7 +291,7 @@ mod tests {
     /// Two global crops and a local one of two images.
     fn batch() -> Batch {
         let view = |side: usize, factor: usize| {
-            let bytes = (0..2 * 3 * side * side).map(|at| ((at * factor) % 251) as u8);
+            let bytes = (0..2 * 3 * side * side).map(|at| (at * factor % 251).to_le_bytes()[0]);
             let bytes: Vec<u8> = bytes.collect();
             let pixels = Tensor::from_vec(bytes, (2, 3, side, side), &Device::Cpu).unwrap();
             View::new(pixels, vec![]).unwrap()
@@ -384,16 +384,21 @@ mod tests {
     }
 
     #[test]
-    fn nothing_hidden_costs_nothing_and_still_trains() {
+    fn where_nothing_is_hidden_the_gradient_is_zero_and_not_missing() {
         let mut config: IbotConfig = tiny();
         config.masker.start_epoch = 1;
+        config.shared_head = false;
         let (student, method) = build(&config);
         let terms = method.forward(&batch(), &StepContext::new(0)).unwrap();
         let patch: f32 = terms.terms()[1].1.to_scalar().unwrap();
         assert_eq!(patch, 0.);
         let grads = terms.total().unwrap().backward().unwrap();
-        let cls = student.var("cls_token").unwrap();
-        assert!(grads.get(&cls).is_some());
+        for (name, var) in student.trainable() {
+            let grad = grads.get(&var).unwrap().abs().unwrap();
+            let largest: f32 = grad.max_all().unwrap().to_scalar().unwrap();
+            let patches_only = name == "mask_token" || name.contains("last_layer2");
+            assert_eq!(largest == 0., patches_only, "{name}: {largest}");
+        }
     }
 
     #[test]
