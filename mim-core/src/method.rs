@@ -66,6 +66,11 @@ pub trait Method: Send + Sync {
             .collect()
     }
 
+    /// What a reader of its results should know, a line each: which network taught, for instance.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The loss of one batch.
     ///
     /// # Errors

@@ -91,12 +91,14 @@ impl FrozenConfig {
         }
     }
 
-    /// What the teacher is, for logs and tables.
-    pub fn label(&self) -> String {
+    /// Who teaches, for reports of a run.
+    pub(crate) fn note(&self) -> String {
         match self.checkpoint.as_str() {
-            RANDOM => "a random encoder".to_owned(),
-            path if Path::new(path).is_dir() => format!("the encoder of the run {path}"),
-            path => path.to_owned(),
+            RANDOM => "the target is what a random encoder sees".to_owned(),
+            path if Path::new(path).is_dir() => {
+                format!("the target is what the encoder of the run {path} sees")
+            }
+            path => format!("the target is what the network in {path} sees"),
         }
     }
 

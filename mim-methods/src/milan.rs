@@ -128,6 +128,7 @@ impl MilanConfig {
                 composite
                     .target("features", FeatureTarget::new(teacher, features)?)
                     .branch(("feature", "features"), decoder, objective, weight)
+                    .note(frozen.note())
             }
             (MilanTarget::Features(_), None) => {
                 return Err(Error::unsupported(

@@ -41,6 +41,7 @@ pub struct Composite {
     targets: Vec<(String, Box<dyn TargetGenerator>)>,
     branches: Vec<Branch>,
     emas: Vec<Ema>,
+    notes: Vec<String>,
 }
 
 struct Branch {
@@ -76,6 +77,7 @@ impl Composite {
             targets: Vec::new(),
             branches: Vec::new(),
             emas: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -157,6 +159,13 @@ impl Composite {
         self
     }
 
+    /// Adds a line that reports of a run repeat ([`Method::notes`]).
+    #[must_use]
+    pub fn note(mut self, text: impl Into<String>) -> Self {
+        self.notes.push(text.into());
+        self
+    }
+
     /// Adds a momentum teacher: its store is saved, and `ema` keeps it up to date.
     #[must_use]
     pub fn teacher(mut self, name: impl Into<String>, store: &ParamStore, ema: Ema) -> Self {
@@ -194,6 +203,10 @@ impl Method for Composite {
 
     fn batch_factor(&self) -> f64 {
         self.batch_factor
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms> {

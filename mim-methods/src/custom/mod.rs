@@ -194,7 +194,10 @@ impl CustomConfig {
         if let Some((store, ema)) = target.teacher {
             composite = composite.teacher("teacher", &store, ema);
         }
-        Ok(composite)
+        Ok(match target.note {
+            Some(note) => composite.note(note),
+            None => composite,
+        })
     }
 }
 

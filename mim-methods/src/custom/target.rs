@@ -110,6 +110,8 @@ pub(super) struct Built {
     /// If they are cells: their order and their channels.
     pub(super) cells: Option<(PatchOrder, usize)>,
     pub(super) teacher: Option<(ParamStore, Ema)>,
+    /// Who teaches, if it is no part of the method.
+    pub(super) note: Option<String>,
 }
 
 impl CustomTarget {
@@ -142,6 +144,7 @@ impl CustomTarget {
             values,
             cells: None,
             teacher: None,
+            note: None,
         };
         Ok(match self {
             Self::Pixel(config) => {
@@ -176,7 +179,11 @@ impl CustomTarget {
                     attention,
                     ..frozen.features(norm)
                 };
-                plain(Box::new(FeatureTarget::new(teacher, features)?), values)
+                let generator = Box::new(FeatureTarget::new(teacher, features)?);
+                Built {
+                    note: Some(frozen.note()),
+                    ..plain(generator, values)
+                }
             }
             Self::Momentum(config) => {
                 let store = ParamStore::teacher(student.device());
@@ -197,7 +204,11 @@ impl CustomTarget {
             }
             Self::Tokens(config) => {
                 let target = config.build(student.device())?;
-                plain(Box::new(target), config.network.vocab_size)
+                let note = format!("tokens by the discrete VAE `{}`", config.checkpoint);
+                Built {
+                    note: Some(note),
+                    ..plain(Box::new(target), config.network.vocab_size)
+                }
             }
         })
     }

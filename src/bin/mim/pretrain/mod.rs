@@ -98,6 +98,7 @@ fn finish(
         &EpochLog::new(run).read()?,
         probes,
         start.elapsed().as_secs_f64(),
+        trainer.method().notes(),
     );
     summary.write(&run.join("summary.json"))?;
     Ok(summary)

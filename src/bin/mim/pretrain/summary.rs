@@ -16,10 +16,16 @@ pub(super) struct Summary {
     images_per_s: f64,
     final_loss: f64,
     seconds: f64,
+    notes: Vec<String>,
 }
 
 impl Summary {
-    pub(super) fn new(log: &[EpochRecord], rows: Option<Rows>, seconds: f64) -> Self {
+    pub(super) fn new(
+        log: &[EpochRecord],
+        rows: Option<Rows>,
+        seconds: f64,
+        notes: Vec<String>,
+    ) -> Self {
         let mean = |pick: fn(&EpochRecord) -> f64| {
             log.iter().map(pick).sum::<f64>() / log.len().max(1) as f64
         };
@@ -29,6 +35,7 @@ impl Summary {
             images_per_s: mean(|record| record.images_per_s),
             final_loss,
             seconds,
+            notes,
         }
     }
 
@@ -37,6 +44,7 @@ impl Summary {
             "images_per_s": self.images_per_s,
             "final_loss": self.final_loss,
             "seconds": self.seconds,
+            "notes": self.notes,
         });
         if let Some(rows) = &self.rows {
             for (prefix, row) in [
@@ -58,6 +66,9 @@ impl Summary {
             "final loss {:.4}, {:.0} images/s, {:.0} s in all",
             self.final_loss, self.images_per_s, self.seconds
         );
+        for note in &self.notes {
+            println!("{note}");
+        }
         let Some(rows) = &self.rows else { return };
         println!("{:24} {:>8} {:>8}", "top-1 in percent", "linear", "k-NN");
         let names = ["pretrained encoder", "random encoder", "raw pixels"];
