@@ -73,7 +73,7 @@ impl MaskFeatConfig {
             norm: self.norm.clone(),
             bins: self.bins,
             cell: self.cell,
-            window: (self.window > 0).then_some(self.window),
+            window: self.window,
             ..HogTargetConfig::maskfeat()
         }
     }

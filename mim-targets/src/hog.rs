@@ -62,9 +62,8 @@ pub struct HogTargetConfig {
     pub bins: usize,
     /// Side of a cell in pixels; it divides the patches. Default 8.
     pub cell: usize,
-    /// Side in pixels of a Gaussian window that weighs the pixels; none for none. Default 16.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub window: Option<usize>,
+    /// Side in pixels of a Gaussian window that weighs the pixels; 0 for none. Default 16.
+    pub window: usize,
     /// Whether a cell's histogram is the mean and not the sum over its pixels. Default false.
     pub mean: bool,
     /// Normalisation of the bins of each cell and channel. Default L2.
@@ -82,7 +81,7 @@ impl Default for HogTargetConfig {
             gradient: HogGradient::Sobel,
             bins: 9,
             cell: 8,
-            window: Some(16),
+            window: 16,
             mean: false,
             cell_norm: HogNorm::default(),
             order: HogOrder::ChannelsBinsCells,
@@ -99,7 +98,7 @@ impl HogTargetConfig {
     /// FastMIM's (Guo et al., arXiv 2212.06593; ggjy/FastMIM.pytorch @ d4eea0d): without a window.
     pub fn fastmim() -> Self {
         Self {
-            window: None,
+            window: 0,
             ..Self::default()
         }
     }
@@ -109,7 +108,7 @@ impl HogTargetConfig {
         Self {
             bytes: true,
             gradient: HogGradient::Central,
-            window: None,
+            window: 0,
             mean: true,
             cell_norm: HogNorm::LayerNorm { eps: 1e-5 },
             order: HogOrder::CellsBinsChannels,
@@ -135,7 +134,6 @@ impl HogTargetConfig {
         };
         positive("bins", self.bins > 0, self.bins.to_string())?;
         positive("cell", self.cell > 0, self.cell.to_string())?;
-        positive("window", self.window != Some(0), "0".to_owned())?;
         if let HogNorm::L2 { eps } | HogNorm::LayerNorm { eps } = self.cell_norm {
             positive("cell_norm.eps", eps > 0., eps.to_string())?;
         }
@@ -177,7 +175,7 @@ impl HogTarget {
             gradient,
             bins,
             cell,
-            window,
+            window: (window > 0).then_some(window),
         };
         let mut sums = hog(images, filter)?;
         if self.config.mean {
