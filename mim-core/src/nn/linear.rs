@@ -38,6 +38,18 @@ impl Linear {
         })
     }
 
+    /// The map and a GELU behind it, `[..., inputs]` to `[..., outputs]`.
+    ///
+    /// # Errors
+    ///
+    /// If the last axis is not `inputs` wide.
+    pub fn forward_gelu(&self, xs: &Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => ops::linear_gelu(xs, &self.weight, bias),
+            None => ops::gelu(&self.forward(xs)?),
+        }
+    }
+
     /// Maps `[..., inputs]` to `[..., outputs]`.
     ///
     /// # Errors

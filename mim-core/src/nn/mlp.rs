@@ -41,7 +41,10 @@ impl Mlp {
     ///
     /// If the last axis is not `dim` wide.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.fc2
-            .forward(&self.activation.forward(&self.fc1.forward(xs)?)?)
+        let hidden = match self.activation {
+            Activation::Gelu => self.fc1.forward_gelu(xs)?,
+            other => other.forward(&self.fc1.forward(xs)?)?,
+        };
+        self.fc2.forward(&hidden)
     }
 }

@@ -8,7 +8,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::Result;
 
 /// Values in [-2, 2), the same for the same seed and shape.
-pub(super) fn random(seed: u64, shape: &[usize]) -> Tensor {
+pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let count = shape.iter().product();
     let values: Vec<f32> = (0..count).map(|_| rng.random_range(-2f32..2.)).collect();

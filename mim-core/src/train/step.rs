@@ -95,7 +95,7 @@ impl Stepper {
             report.add(&terms, &total, share)?;
             finite("the loss", report.loss, &step)?;
             let scaled = if share == 1. { total } else { (total * share)? };
-            self.gradients.add(scaled.backward()?)?;
+            self.gradients.backward(&scaled)?;
         }
         report.grad_norm = self.clip.apply(&mut self.gradients)?;
         finite("the gradient norm", report.grad_norm, step)?;

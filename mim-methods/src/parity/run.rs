@@ -160,7 +160,7 @@ impl Run<'_> {
             .forward(&self.setup.batch, &step)?
             .total()?;
         let mut gradients = Gradients::new(self.student()?.trainable());
-        gradients.add(loss.backward()?)?;
+        gradients.backward(&loss)?;
         let buffers = self.buffers()?;
         let forward = self.forward(&recorded, &gradients)?;
         let grad = self.gradients(&gradients)?;

@@ -1,5 +1,7 @@
 //! `mim bench`.
 
+mod data;
+mod method;
 mod op;
 
 use std::collections::BTreeMap;
@@ -33,6 +35,10 @@ enum What {
     Step(Step),
     /// Time one operation against candle's own.
     Op(op::Op),
+    /// Say where the time of whole steps goes: operation, shape, time, GFLOP/s.
+    Method(Step),
+    /// Time reading and augmenting of images on one thread: images for each second of its time.
+    Data(data::Data),
 }
 
 /// Settings of `mim bench step`.
@@ -70,8 +76,9 @@ struct Step {
 impl Args {
     pub(crate) fn threads(&self) -> Option<usize> {
         match &self.what {
-            What::Step(step) => step.threads,
+            What::Step(step) | What::Method(step) => step.threads,
             What::Op(op) => op.threads,
+            What::Data(_) => Some(1),
         }
     }
 }
@@ -80,12 +87,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Step(step) => println!("{}", step.time()?),
         What::Op(op) => println!("{}", op.run()?),
+        What::Method(step) => println!("{}", method::table(step)?),
+        What::Data(data) => println!("{}", data.time()?),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Step {
-    fn time(&self) -> Result<serde_json::Value> {
+    /// The method with its optimizer, and a batch for it.
+    fn prepare(&self, device: &Device) -> Result<(Box<dyn Method>, Stepper, Batch)> {
         if self.precision != "f32" {
             let (why, fix) = ("steps run in f32 so far", "use --precision f32");
             return Err(Error::config(
@@ -96,23 +106,33 @@ impl Step {
                 fix,
             ));
         }
-        let device = device::open(&self.device)?;
         let config = self.config()?;
-        let method = config.build(&device)?;
-        let mut stepper = Stepper::new(
+        let method = config.build(device)?;
+        let stepper = Stepper::new(
             method.as_ref(),
             config.train.optimizer.clone(),
             config.train.clip,
         )?;
-        let batch = [self.images(method.as_ref(), &device)?];
-        let total = usize::from(self.warmup + self.steps);
+        let batch = self.images(method.as_ref(), device)?;
+        Ok((method, stepper, batch))
+    }
+
+    /// The place of step `iter` of the benchmark.
+    fn place(&self, iter: usize) -> StepContext {
+        StepContext {
+            iter,
+            iters_per_epoch: usize::from(self.warmup + self.steps),
+            ..StepContext::new(0)
+        }
+    }
+
+    fn time(&self) -> Result<serde_json::Value> {
+        let device = device::open(&self.device)?;
+        let (method, mut stepper, batch) = self.prepare(&device)?;
+        let batch = [batch];
         let (mut wall, mut cpu, mut losses) = (Vec::new(), Vec::new(), Vec::new());
-        for iter in 0..total {
-            let place = StepContext {
-                iter,
-                iters_per_epoch: total,
-                ..StepContext::new(config.train.seed)
-            };
+        for iter in 0..usize::from(self.warmup + self.steps) {
+            let place = self.place(iter);
             device.synchronize()?;
             let (start, busy) = (Instant::now(), ProcessTime::now());
             let report = stepper.step(method.as_ref(), &batch, &place, 1.5e-4)?;

@@ -38,6 +38,8 @@ pub(crate) fn open(name: &str) -> Result<Device> {
 
 /// The variable that candle and rayon size their pools by.
 const THREADS: &str = "RAYON_NUM_THREADS";
+/// How often a waiting thread of candle's own pool looks for work before it sleeps.
+const SPINS: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
 
 /// Starts the program again with the wanted number of threads in its environment, if it is not there yet.
 ///
@@ -48,7 +50,7 @@ pub(crate) fn pin_threads(wanted: Option<usize>) {
         .and_then(|number| number.parse::<usize>().ok());
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = wanted.or(now).unwrap_or(available).max(1);
-    if now == Some(wanted) {
+    if now == Some(wanted) && std::env::var_os(SPINS).is_some() {
         return;
     }
     let Ok(program) = std::env::current_exe() else {
@@ -58,6 +60,11 @@ pub(crate) fn pin_threads(wanted: Option<usize>) {
     again
         .args(std::env::args_os().skip(1))
         .env(THREADS, wanted.to_string());
+    // By default they wait by spinning, and take the cores from the threads that compute: a small step
+    // then needs a quarter more time.
+    if std::env::var_os(SPINS).is_none() {
+        again.env(SPINS, "0");
+    }
     restart(again);
 }
 

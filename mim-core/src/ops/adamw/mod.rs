@@ -6,6 +6,7 @@ mod reference;
 use candle_core::Tensor;
 
 use super::host::{change, check_in_place, floats, is_f32_on_cpu};
+use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
 /// Numbers of one step of AdamW; they may differ between parameters.
@@ -67,6 +68,7 @@ pub fn adamw_step(
     exp_avg_sq: &Tensor,
     step: &AdamWStep,
 ) -> Result<()> {
+    let _timer = timer("adamw", Pass::Update, &[], 0.);
     step.check()?;
     let targets = [param, exp_avg, exp_avg_sq];
     check_in_place("adamw_step", &targets, &[grad])?;

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use super::cpu::{Inputs, Sizes};
 use super::{Attention, reference};
 use crate::ops::host::{floats, is_f32_on_cpu, operand};
+use crate::ops::profile::{Pass, timer};
 use crate::{Error, Result};
 
 /// `softmax(scale q kᵀ) v` for each head, where the keys and values belong to other tokens.
@@ -71,6 +72,8 @@ impl CustomOp2 for Cross {
         kv: &CpuStorage,
         kv_l: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let flop = self.0.flop(Pass::Forward);
+        let _timer = timer("cross_attention", Pass::Forward, q_l.dims(), flop);
         let inputs = Inputs::Apart(operand(q, q_l)?, operand(kv, kv_l)?);
         self.0.forward(inputs, None)
     }
@@ -82,6 +85,8 @@ impl CustomOp2 for Cross {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let flop = self.0.flop(Pass::Backward);
+        let _timer = timer("cross_attention", Pass::Backward, q.dims(), flop);
         let inputs = (floats(q)?, floats(kv)?);
         let inputs = Inputs::Apart(&inputs.0, &inputs.1);
         let ([dq, dkv], _) = self.0.backward(inputs, grad, false)?;

@@ -10,6 +10,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, bail}
 
 use self::cpu::{Bias, Inputs, Sizes};
 use super::host::{floats, is_f32_on_cpu, operand};
+use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
 pub use self::cross::cross_attention;
@@ -114,6 +115,19 @@ impl Attention {
         }
     }
 
+    /// Floating-point operations of the products of a pass: two forward, four backward.
+    fn flop(&self, pass: Pass) -> f64 {
+        let Sizes {
+            batch,
+            queries,
+            keys,
+            heads,
+            head_dim,
+        } = self.sizes;
+        let product = 2. * (batch * queries * keys * heads * head_dim) as f64;
+        product * if pass == Pass::Backward { 4. } else { 2. }
+    }
+
     fn forward(
         &self,
         inputs: Inputs<'_>,
@@ -169,6 +183,12 @@ impl CustomOp1 for Attention {
     }
 
     fn cpu_fwd(&self, qkv: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer(
+            "attention",
+            Pass::Forward,
+            l.dims(),
+            self.flop(Pass::Forward),
+        );
         self.forward(Inputs::Packed(operand(qkv, l)?), None)
     }
 
@@ -178,6 +198,12 @@ impl CustomOp1 for Attention {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<Option<Tensor>> {
+        let _timer = timer(
+            "attention",
+            Pass::Backward,
+            qkv.dims(),
+            self.flop(Pass::Backward),
+        );
         Ok(Some(self.backward_packed(qkv, grad, false)?.0))
     }
 }
@@ -194,6 +220,12 @@ impl CustomOp2 for Attention {
         bias: &CpuStorage,
         bias_l: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer(
+            "attention",
+            Pass::Forward,
+            qkv_l.dims(),
+            self.flop(Pass::Forward),
+        );
         let (images, heads, _, _) = bias_l.shape().dims4()?;
         let values = operand(bias, bias_l)?;
         let bias = Bias {
@@ -211,6 +243,12 @@ impl CustomOp2 for Attention {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let _timer = timer(
+            "attention",
+            Pass::Backward,
+            qkv.dims(),
+            self.flop(Pass::Backward),
+        );
         let (dx, scores) = self.backward_packed(qkv, grad, bias.track_op())?;
         let dx = qkv.track_op().then_some(dx);
         if !bias.track_op() {

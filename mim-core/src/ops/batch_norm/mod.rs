@@ -6,6 +6,7 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
+use super::profile::{Pass, timer};
 use crate::Result;
 
 /// Normalised values, and the statistics they were normalised with.
@@ -66,6 +67,7 @@ impl CustomOp3 for BatchNorm {
         bias: &CpuStorage,
         bias_l: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer("batch_norm", Pass::Forward, xs_l.dims(), 0.);
         let affine = (operand(weight, weight_l)?, operand(bias, bias_l)?);
         let ys = cpu::forward(operand(xs, xs_l)?, &self.columns, affine);
         Ok((CpuStorage::F32(ys), xs_l.shape().clone()))
@@ -79,6 +81,7 @@ impl CustomOp3 for BatchNorm {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _timer = timer("batch_norm", Pass::Backward, xs.dims(), 0.);
         let grad = grad.contiguous()?;
         let (values, grad) = (floats(xs)?, floats(&grad)?);
         let (dw, db) = cpu::backward_affine(&values, &self.columns, &grad);

@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Geometry;
 use super::host::{expect_shape, floats, is_f32_on_cpu, operand};
+use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
 /// Each channel convolved with a kernel of its own: stride 1, zeros around, the size stays.
@@ -83,6 +84,7 @@ impl CustomOp3 for DepthwiseConv {
         bias: &CpuStorage,
         bias_l: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer("depthwise_conv", Pass::Forward, xs_l.dims(), 0.);
         let geometry = self.geometry(xs_l.dims())?;
         let ys = cpu::forward(
             operand(xs, xs_l)?,
@@ -101,6 +103,7 @@ impl CustomOp3 for DepthwiseConv {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _timer = timer("depthwise_conv", Pass::Backward, xs.dims(), 0.);
         let geometry = self.geometry(xs.dims())?;
         let grad = grad.contiguous()?;
         let (values, weights, grad) = (floats(xs)?, floats(taps)?, floats(&grad)?);

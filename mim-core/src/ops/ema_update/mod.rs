@@ -6,6 +6,7 @@ mod reference;
 use candle_core::Tensor;
 
 use super::host::{change, check_in_place, floats, is_f32_on_cpu};
+use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
 /// `teacher ← momentum * teacher + (1 - momentum) * student`, tensors of one shape.
@@ -24,6 +25,7 @@ pub fn ema_update(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<(
             "choose a value in [0, 1]",
         ));
     }
+    let _timer = timer("ema_update", Pass::Update, &[], 0.);
     check_in_place("ema_update", &[teacher], &[student])?;
     if !is_f32_on_cpu(&[teacher, student]) {
         return reference::ema_update(teacher, student, momentum);

@@ -6,6 +6,7 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 
 use super::host::{floats, is_f32_on_cpu, last_axis, operand};
+use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
 /// Rows `ids` of `xs`: `[rows, dim]` and `[total]` u32 give `[total, dim]`.
@@ -91,6 +92,7 @@ impl CustomOp2 for GatherRows {
         ids: &CpuStorage,
         ids_l: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer("gather_rows", Pass::Forward, xs_l.dims(), 0.);
         let (_, width) = xs_l.shape().dims2()?;
         let total = ids_l.shape().elem_count();
         let ids = &ids.as_slice::<u32>()?[ids_l.start_offset()..][..total];
@@ -105,6 +107,7 @@ impl CustomOp2 for GatherRows {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let _timer = timer("gather_rows", Pass::Backward, xs.dims(), 0.);
         let (rows, width) = xs.dims2()?;
         let grad = grad.contiguous()?;
         let dx = cpu::backward(&floats(&grad)?, &ids.to_vec1::<u32>()?, rows, width);

@@ -66,7 +66,7 @@ multiversion! {
 }
 
 /// `x Φ(x)`.
-pub(super) fn forward(xs: &[f32]) -> Vec<f32> {
+pub(in crate::ops) fn forward(xs: &[f32]) -> Vec<f32> {
     let mut ys = vec![0f32; xs.len()];
     let task = rows_per_task(1);
     ys.par_chunks_mut(task)
@@ -76,7 +76,7 @@ pub(super) fn forward(xs: &[f32]) -> Vec<f32> {
 }
 
 /// `grad (Φ(x) + x Φ'(x))`.
-pub(super) fn backward(xs: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(in crate::ops) fn backward(xs: &[f32], grad: &[f32]) -> Vec<f32> {
     let mut dx = vec![0f32; xs.len()];
     let task = rows_per_task(1);
     dx.par_chunks_mut(task)

@@ -1,11 +1,12 @@
 //! The Gaussian error linear unit, exact form.
 
-mod cpu;
+pub(super) mod cpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::host::{floats, is_f32_on_cpu, operand};
+use super::profile::{Pass, timer};
 use crate::Result;
 
 /// `x Φ(x)` with the normal distribution's Φ, any shape.
@@ -31,11 +32,13 @@ impl CustomOp1 for Gelu {
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer("gelu", Pass::Forward, l.dims(), 0.);
         let ys = cpu::forward(operand(xs, l)?);
         Ok((CpuStorage::F32(ys), l.shape().clone()))
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let _timer = timer("gelu", Pass::Backward, xs.dims(), 0.);
         let grad = grad.contiguous()?;
         let dx = cpu::backward(&floats(xs)?, &floats(&grad)?);
         Ok(Some(Tensor::from_vec(dx, xs.shape(), xs.device())?))

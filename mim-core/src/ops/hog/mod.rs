@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::host::{floats, is_f32_on_cpu};
+use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
 /// How the gradient of an image is taken.
@@ -51,6 +52,7 @@ pub struct HogFilter {
 /// [`Error::Shape`] if the images are no whole number of cells and windows, or narrower than two pixels;
 /// [`Error::InvalidConfig`] for no bins or an empty cell.
 pub fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
+    let _timer = timer("hog", Pass::Forward, images.dims(), 0.);
     check(images, filter)?;
     let images = images.detach();
     if !is_f32_on_cpu(&[&images]) {

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor, bail};
 
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
+use super::profile::{Pass, timer};
 use crate::Result;
 
 /// `(x - mean) / √(var + eps) * weight + bias` over the last axis.
@@ -86,10 +87,12 @@ impl CustomOp1 for LayerNorm {
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer("layer_norm", Pass::Forward, l.dims(), 0.);
         Ok(self.forward(operand(xs, l)?, l, None))
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let _timer = timer("layer_norm", Pass::Backward, xs.dims(), 0.);
         let grad = grad.contiguous()?;
         let width = xs.dim(D::Minus1)?;
         let dx = cpu::backward(&floats(xs)?, self.found()?, None, &floats(&grad)?, width);
@@ -111,6 +114,7 @@ impl CustomOp3 for LayerNorm {
         bias: &CpuStorage,
         bias_l: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer("layer_norm", Pass::Forward, xs_l.dims(), 0.);
         let affine = (operand(weight, weight_l)?, operand(bias, bias_l)?);
         Ok(self.forward(operand(xs, xs_l)?, xs_l, Some(affine)))
     }
@@ -123,6 +127,7 @@ impl CustomOp3 for LayerNorm {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _timer = timer("layer_norm", Pass::Backward, xs.dims(), 0.);
         let grad = grad.contiguous()?;
         let (values, scale, grad) = (floats(xs)?, floats(weight)?, floats(&grad)?);
         let (width, found, device) = (scale.len(), self.found()?, xs.device());

@@ -55,6 +55,19 @@ pub(super) fn backward_weight(grad: &[f32], xs: &[f32], sizes: Sizes) -> Result<
     )
 }
 
+/// `sum` and the gradient of `weight`, added up.
+pub(super) fn add_backward_weight(
+    mut sum: Vec<f32>,
+    grad: &[f32],
+    xs: &[f32],
+    sizes: Sizes,
+) -> Result<Vec<f32>> {
+    let grad = Matrix::dense(grad, sizes.rows, sizes.outputs)?;
+    let xs = Matrix::dense(xs, sizes.rows, sizes.inputs)?;
+    multiply_into(&mut sum, 1.0, grad.transposed(), xs)?;
+    Ok(sum)
+}
+
 multiversion! {
     fn add_rows(rows: &[f32], sums: &mut [f32]) {
         for row in rows.chunks_exact(sums.len()) {

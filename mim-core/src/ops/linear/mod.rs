@@ -7,6 +7,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Sizes;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
+use super::profile::{Pass, Timer, timer};
+use super::sink::hand_over;
 use crate::{Error, Result};
 
 /// `xs weightᵀ + bias`.
@@ -46,7 +48,8 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     })
 }
 
-struct Linear;
+/// The layer as an operation; others build on its parts.
+pub(super) struct Linear;
 
 impl Linear {
     fn sizes(xs: &[usize], weight: &[usize]) -> Sizes {
@@ -58,11 +61,26 @@ impl Linear {
         }
     }
 
-    fn forward(
+    /// The clock of a pass; a backward pass has a product for each gradient of input and weight.
+    pub(super) fn timer(
+        op: &'static str,
+        xs: &[usize],
+        weight: &[usize],
+        products: usize,
+    ) -> Timer {
+        let sizes = Self::sizes(xs, weight);
+        let flop = 2. * (sizes.rows * sizes.inputs * sizes.outputs) as f64;
+        match products {
+            0 => timer(op, Pass::Forward, xs, flop),
+            _ => timer(op, Pass::Backward, xs, products as f64 * flop),
+        }
+    }
+
+    pub(super) fn forward(
         xs: (&CpuStorage, &Layout),
         weight: (&CpuStorage, &Layout),
         bias: Option<&[f32]>,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
+    ) -> candle_core::Result<(Vec<f32>, Shape)> {
         let sizes = Self::sizes(xs.1.dims(), weight.1.dims());
         let ys = cpu::forward(
             operand(xs.0, xs.1)?,
@@ -74,7 +92,7 @@ impl Linear {
         if let Some(last) = dims.last_mut() {
             *last = sizes.outputs;
         }
-        Ok((CpuStorage::F32(ys), dims.into()))
+        Ok((ys, dims.into()))
     }
 
     /// Gradients of input and weight, each if it is asked for.
@@ -90,10 +108,33 @@ impl Linear {
             grads.0 = Some(Tensor::from_vec(dx, xs.shape(), xs.device())?);
         }
         if weight.track_op() {
-            let dw = cpu::backward_weight(grad, &floats(xs)?, sizes)?;
-            grads.1 = Some(Tensor::from_vec(dw, weight.shape(), xs.device())?);
+            let xs = floats(xs)?;
+            let collected = hand_over(weight, |sum| match sum {
+                Some(sum) => cpu::add_backward_weight(sum, grad, &xs, sizes),
+                None => cpu::backward_weight(grad, &xs, sizes),
+            })?;
+            if !collected {
+                let dw = cpu::backward_weight(grad, &xs, sizes)?;
+                grads.1 = Some(Tensor::from_vec(dw, weight.shape(), weight.device())?);
+            }
         }
         Ok(grads)
+    }
+}
+
+impl Linear {
+    /// Gradients of input, weight and bias, each if it is asked for.
+    pub(super) fn backward_all(
+        (xs, weight, bias): (&Tensor, &Tensor, &Tensor),
+        grad: &[f32],
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = Self::backward(xs, weight, grad)?;
+        if !bias.track_op() {
+            return Ok((dx, dw, None));
+        }
+        let db = cpu::backward_bias(grad, Self::sizes(xs.dims(), weight.dims()));
+        let db = Tensor::from_vec(db, bias.shape(), xs.device())?;
+        Ok((dx, dw, Some(db)))
     }
 }
 
@@ -109,7 +150,9 @@ impl CustomOp2 for Linear {
         weight: &CpuStorage,
         weight_l: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Self::forward((xs, xs_l), (weight, weight_l), None)
+        let _timer = Self::timer("linear", xs_l.dims(), weight_l.dims(), 0);
+        let (ys, shape) = Self::forward((xs, xs_l), (weight, weight_l), None)?;
+        Ok((CpuStorage::F32(ys), shape))
     }
 
     fn bwd(
@@ -119,6 +162,8 @@ impl CustomOp2 for Linear {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let products = usize::from(xs.track_op()) + usize::from(weight.track_op());
+        let _timer = Self::timer("linear", xs.dims(), weight.dims(), products.max(1));
         let grad = grad.contiguous()?;
         Self::backward(xs, weight, &floats(&grad)?)
     }
@@ -138,8 +183,10 @@ impl CustomOp3 for Linear {
         bias: &CpuStorage,
         bias_l: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = Self::timer("linear", xs_l.dims(), weight_l.dims(), 0);
         let bias = operand(bias, bias_l)?;
-        Self::forward((xs, xs_l), (weight, weight_l), Some(bias))
+        let (ys, shape) = Self::forward((xs, xs_l), (weight, weight_l), Some(bias))?;
+        Ok((CpuStorage::F32(ys), shape))
     }
 
     fn bwd(
@@ -150,18 +197,10 @@ impl CustomOp3 for Linear {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let products = usize::from(xs.track_op()) + usize::from(weight.track_op());
+        let _timer = Self::timer("linear", xs.dims(), weight.dims(), products.max(1));
         let grad = grad.contiguous()?;
-        let grad = floats(&grad)?;
-        let (dx, dw) = Self::backward(xs, weight, &grad)?;
-        if !bias.track_op() {
-            return Ok((dx, dw, None));
-        }
-        let db = cpu::backward_bias(&grad, Self::sizes(xs.dims(), weight.dims()));
-        Ok((
-            dx,
-            dw,
-            Some(Tensor::from_vec(db, bias.shape(), xs.device())?),
-        ))
+        Self::backward_all((xs, weight, bias), &floats(&grad)?)
     }
 }
 

@@ -8,6 +8,7 @@ pub(super) use cpu::{backward_rows, forward_rows};
 pub(super) use reference::softmax as reference_softmax;
 
 use super::host::{floats, is_f32_on_cpu, last_axis, operand};
+use super::profile::{Pass, timer};
 use crate::Result;
 
 /// `e^x / Σ e^x` over the last axis of `[..., dim]`.
@@ -33,12 +34,14 @@ impl CustomOp1 for Softmax {
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer("softmax", Pass::Forward, l.dims(), 0.);
         let width = l.dims().last().copied().unwrap_or(1);
         let ys = cpu::forward(operand(xs, l)?, width);
         Ok((CpuStorage::F32(ys), l.shape().clone()))
     }
 
     fn bwd(&self, xs: &Tensor, ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let _timer = timer("softmax", Pass::Backward, xs.dims(), 0.);
         let grad = grad.contiguous()?;
         let dx = cpu::backward(
             &floats(ys)?,

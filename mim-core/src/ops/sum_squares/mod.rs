@@ -6,6 +6,7 @@ mod reference;
 use candle_core::Tensor;
 
 use super::host::{floats, is_f32_on_cpu};
+use super::profile::{Pass, timer};
 use crate::Result;
 
 /// `Σ x²` over all values, any shape, without a gradient.
@@ -17,6 +18,7 @@ use crate::Result;
 ///
 /// Fails only if the device does.
 pub fn sum_squares(xs: &Tensor) -> Result<f64> {
+    let _timer = timer("sum_squares", Pass::Update, &[], 0.);
     if is_f32_on_cpu(&[xs]) {
         let xs = xs.contiguous()?;
         return Ok(cpu::sum_squares(&floats(&xs)?));

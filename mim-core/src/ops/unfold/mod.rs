@@ -6,6 +6,7 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::host::{floats, is_f32_on_cpu, operand};
+use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
 /// The windows of a convolution.
@@ -67,6 +68,7 @@ impl CustomOp1 for Unfold {
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let _timer = timer("unfold", Pass::Forward, l.dims(), 0.);
         let ys = cpu::forward(operand(xs, l)?, self.0);
         let ((rows, cols), width) = (self.0.output, self.0.values());
         Ok((
@@ -76,6 +78,7 @@ impl CustomOp1 for Unfold {
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let _timer = timer("unfold", Pass::Backward, xs.dims(), 0.);
         let grad = grad.contiguous()?;
         let dx = cpu::backward(&floats(&grad)?, self.0);
         Ok(Some(Tensor::from_vec(dx, xs.shape(), xs.device())?))

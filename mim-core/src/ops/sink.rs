@@ -1,0 +1,108 @@
+//! Gradients of weights written straight into buffers of their own.
+//!
+//! candle's backward pass adds every gradient to zeros in its store. For weights that is three more
+//! passes over all parameters a step; ops that compute such a gradient hand it over here instead and
+//! give candle none, which it takes for "nothing to add".
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use candle_core::{Result, Tensor, TensorId};
+
+/// Gradients by weight; none for a weight that has had none yet.
+type Buffers = HashMap<TensorId, Option<Vec<f32>>>;
+
+thread_local! {
+    /// The weights of the backward pass that runs on this thread.
+    static ACTIVE: RefCell<Option<Buffers>> = const { RefCell::new(None) };
+}
+
+/// Puts back what was active before, whatever happens in between.
+struct Scope(Option<Buffers>);
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        ACTIVE.set(self.0.take());
+    }
+}
+
+/// Runs a backward pass; gives the gradients of those of `weights` that ops handed over.
+pub(crate) fn collecting<R>(
+    weights: impl Iterator<Item = TensorId>,
+    backward: impl FnOnce() -> R,
+) -> (R, HashMap<TensorId, Vec<f32>>) {
+    let own = weights.map(|id| (id, None)).collect();
+    let scope = Scope(ACTIVE.replace(Some(own)));
+    let result = backward();
+    let found = ACTIVE.take().unwrap_or_default();
+    drop(scope);
+    let found = found.into_iter();
+    let written = found.filter_map(|(id, buffer)| Some((id, buffer?)));
+    (result, written.collect())
+}
+
+/// Hands over a part of the gradient of `weight`: `write` gets the sum of the parts so far, if there is
+/// one. Gives false, and does nothing, where no one collects it.
+pub(super) fn hand_over(
+    weight: &Tensor,
+    write: impl FnOnce(Option<Vec<f32>>) -> Result<Vec<f32>>,
+) -> Result<bool> {
+    let id = weight.id();
+    // Taken out while it is written: threads that help may run other work of this one.
+    let sum = ACTIVE.with_borrow_mut(|active| Some(active.as_mut()?.get_mut(&id)?.take()));
+    let Some(sum) = sum else {
+        return Ok(false);
+    };
+    let sum = write(sum)?;
+    ACTIVE.with_borrow_mut(|active| {
+        if let Some(active) = active {
+            active.insert(id, Some(sum));
+        }
+    });
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    fn var() -> Var {
+        Var::new(&[1f32, 2.], &Device::Cpu).unwrap()
+    }
+
+    fn add(weight: &Var, part: [f32; 2]) -> bool {
+        let write = |sum: Option<Vec<f32>>| {
+            let sum = sum.unwrap_or(vec![0.; 2]);
+            Ok(sum.iter().zip(part).map(|(a, b)| a + b).collect())
+        };
+        hand_over(weight, write).unwrap()
+    }
+
+    #[test]
+    fn parts_add_up_and_only_for_those_who_ask() {
+        let (asked, other) = (var(), var());
+        assert!(!add(&asked, [1., 1.]));
+        let (taken, found) = collecting([asked.id()].into_iter(), || {
+            [
+                add(&asked, [1., 2.]),
+                add(&asked, [3., 4.]),
+                add(&other, [1., 1.]),
+            ]
+        });
+        assert_eq!(taken, [true, true, false]);
+        assert_eq!(found.get(&asked.id()).unwrap(), &[4., 6.]);
+        assert_eq!(found.len(), 1);
+        assert!(!add(&asked, [1., 1.]));
+    }
+
+    #[test]
+    fn a_panic_inside_leaves_nothing_behind() {
+        let weight = var();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            collecting([weight.id()].into_iter(), || -> () { panic!("inside") })
+        }));
+        assert!(result.is_err());
+        assert!(!add(&weight, [1., 1.]));
+    }
+}
