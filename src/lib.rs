@@ -94,8 +94,8 @@ pub mod prelude {
         RandomMaskerConfig, WhenStuck,
     };
     pub use mim_methods::{
-        BootMaeConfig, CmaeConfig, Composite, MaeConfig, MaskMode, MethodConfig, SimConfig,
-        SimMimConfig,
+        AttMaskConfig, BootMaeConfig, CmaeConfig, Composite, IbotConfig, MaeConfig, MaskMode,
+        MethodConfig, SimConfig, SimMimConfig,
     };
     pub use mim_targets::{Needs, PixelTargetConfig, TargetGenerator, TargetRequest};
     pub use rand::{Rng, RngExt};
