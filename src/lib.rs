@@ -105,6 +105,8 @@ pub mod prelude {
     pub use mim_targets::{
         FeatureTarget, FeatureTargetConfig, Needs, PixelTargetConfig, TargetGenerator,
         TargetRequest,
+        AttMaskConfig, BootMaeConfig, CmaeConfig, Composite, IbotConfig, MaeConfig, MaskMode,
+        MethodConfig, SimConfig, SimMimConfig,
     };
     pub use rand::{Rng, RngExt};
 }
