@@ -99,14 +99,13 @@ pub mod prelude {
         RandomMaskerConfig, WhenStuck,
     };
     pub use mim_methods::{
-        BootMaeConfig, CmaeConfig, Composite, ConvMaeConfig, DmjdConfig, FastMimConfig, MaeConfig,
-        MaskFeatConfig, MaskMode, MethodConfig, SimConfig, SimMimConfig,
+        AttMaskConfig, BootMaeConfig, CmaeConfig, Composite, ConvMaeConfig, CustomConfig,
+        DmjdConfig, FastMimConfig, IbotConfig, MaeConfig, MaskFeatConfig, MaskMode, MethodConfig,
+        MilanConfig, SimConfig, SimMimConfig,
     };
     pub use mim_targets::{
-        FeatureTarget, FeatureTargetConfig, Needs, PixelTargetConfig, TargetGenerator,
-        TargetRequest,
-        AttMaskConfig, BootMaeConfig, CmaeConfig, Composite, IbotConfig, MaeConfig, MaskMode,
-        MethodConfig, SimConfig, SimMimConfig,
+        FeatureTarget, FeatureTargetConfig, HogTargetConfig, Needs, PixelTargetConfig,
+        TargetGenerator, TargetRequest,
     };
     pub use rand::{Rng, RngExt};
 }
