@@ -76,7 +76,7 @@ impl WeightedMasker {
                 "guide the masker by a teacher of the same patch grid",
             ));
         }
-        if let Some(bad) = scores.iter().find(|score| !(**score >= 0.)) {
+        if let Some(bad) = scores.iter().find(|score| score.is_nan() || **score < 0.) {
             return Err(Error::unsupported(
                 format!("drawing patches by a score of {bad}"),
                 "scores are weights, such as an attention after its softmax",

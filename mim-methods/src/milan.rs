@@ -47,7 +47,7 @@ pub enum MilanTarget {
     ///
     /// Its images have the student's normalisation, as released; `norm` is for another one.
     // Parity: CLIP was trained with means and deviations of its own; the release does not use them.
-    Features(FrozenConfig),
+    Features(Box<FrozenConfig>),
     /// The pixels of hidden patches (an ablation of the paper).
     Pixels {
         /// Whether each patch is normalised by its own mean and deviation.
@@ -57,7 +57,7 @@ pub enum MilanTarget {
 
 impl Default for MilanTarget {
     fn default() -> Self {
-        Self::Features(FrozenConfig::default())
+        Self::Features(Box::default())
     }
 }
 

@@ -26,7 +26,7 @@ pub enum CustomTarget {
     /// Histograms of oriented gradients; the image's normalisation is the method's.
     Hog(HogTargetConfig),
     /// Features of a frozen network, whose attention can guide the masker.
-    Features(FrozenConfig),
+    Features(Box<FrozenConfig>),
     /// Features of a momentum copy of the encoder, whose attention can guide the masker.
     Momentum(MomentumConfig),
     /// Tokens of DALL-E's discrete VAE.
@@ -114,6 +114,60 @@ pub(super) struct Built {
     pub(super) note: Option<String>,
 }
 
+impl Built {
+    fn new(generator: Box<dyn TargetGenerator>, values: usize) -> Self {
+        Self {
+            generator,
+            values,
+            cells: None,
+            teacher: None,
+            note: None,
+        }
+    }
+}
+
+fn features(
+    frozen: &FrozenConfig,
+    student: &ParamStore,
+    norm: &Norm,
+    attention: bool,
+) -> Result<Built> {
+    let teacher = frozen.open(student.device())?;
+    let values = teacher.dim();
+    let config = FeatureTargetConfig {
+        attention,
+        ..frozen.features(norm)
+    };
+    let generator = Box::new(FeatureTarget::new(teacher, config)?);
+    Ok(Built {
+        note: Some(frozen.note()),
+        ..Built::new(generator, values)
+    })
+}
+
+fn momentum(
+    config: &MomentumConfig,
+    (student, encoder): (&ParamStore, &EncoderConfig),
+    norm: &Norm,
+    attention: bool,
+) -> Result<Built> {
+    let store = ParamStore::teacher(student.device());
+    let copy = encoder.build(&store.root())?;
+    let momentum = Schedule::constant(config.momentum);
+    let ema = Ema::new(student, &store, momentum, When::AfterStep, Start::Copy)?;
+    let features = FeatureTargetConfig {
+        norm: norm.clone(),
+        layer_norm_eps: Some(config.layer_norm_eps),
+        attention,
+        ..FeatureTargetConfig::default()
+    };
+    let generator = Box::new(FeatureTarget::new(copy, features)?);
+    Ok(Built {
+        teacher: Some((store, ema)),
+        ..Built::new(generator, encoder.dim())
+    })
+}
+
 impl CustomTarget {
     /// The loss that suits the target.
     pub(super) fn objective(&self) -> ObjectiveConfig {
@@ -139,13 +193,6 @@ impl CustomTarget {
         attention: bool,
     ) -> Result<Built> {
         let (stride, channels) = (encoder.output_stride(), encoder.in_channels());
-        let plain = |generator: Box<dyn TargetGenerator>, values: usize| Built {
-            generator,
-            values,
-            cells: None,
-            teacher: None,
-            note: None,
-        };
         Ok(match self {
             Self::Pixel(config) => {
                 let target = PixelTargetConfig {
@@ -154,7 +201,7 @@ impl CustomTarget {
                 };
                 Built {
                     cells: Some((config.order, channels)),
-                    ..plain(Box::new(target.build()?), stride * stride * channels)
+                    ..Built::new(Box::new(target.build()?), stride * stride * channels)
                 }
             }
             Self::Hog(config) => {
@@ -169,45 +216,17 @@ impl CustomTarget {
                 let values = config.values(stride, channels);
                 Built {
                     cells: Some((order, channels * config.bins)),
-                    ..plain(Box::new(target.build()?), values)
+                    ..Built::new(Box::new(target.build()?), values)
                 }
             }
-            Self::Features(frozen) => {
-                let teacher = frozen.open(student.device())?;
-                let values = teacher.dim();
-                let features = FeatureTargetConfig {
-                    attention,
-                    ..frozen.features(norm)
-                };
-                let generator = Box::new(FeatureTarget::new(teacher, features)?);
-                Built {
-                    note: Some(frozen.note()),
-                    ..plain(generator, values)
-                }
-            }
-            Self::Momentum(config) => {
-                let store = ParamStore::teacher(student.device());
-                let copy = encoder.build(&store.root())?;
-                let momentum = Schedule::constant(config.momentum);
-                let ema = Ema::new(student, &store, momentum, When::AfterStep, Start::Copy)?;
-                let features = FeatureTargetConfig {
-                    norm: norm.clone(),
-                    layer_norm_eps: Some(config.layer_norm_eps),
-                    attention,
-                    ..FeatureTargetConfig::default()
-                };
-                let generator = Box::new(FeatureTarget::new(copy, features)?);
-                Built {
-                    teacher: Some((store, ema)),
-                    ..plain(generator, encoder.dim())
-                }
-            }
+            Self::Features(frozen) => features(frozen, student, norm, attention)?,
+            Self::Momentum(config) => momentum(config, (student, encoder), norm, attention)?,
             Self::Tokens(config) => {
                 let target = config.build(student.device())?;
                 let note = format!("tokens by the discrete VAE `{}`", config.checkpoint);
                 Built {
                     note: Some(note),
-                    ..plain(Box::new(target), config.network.vocab_size)
+                    ..Built::new(Box::new(target), config.network.vocab_size)
                 }
             }
         })

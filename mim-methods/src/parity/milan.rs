@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::mae::vit;
 use super::run::{Extract, not_built};
 use super::{Case, Recorded, Setup};
-use crate::{FrozenConfig, MethodConfig, MilanConfig, MilanTarget};
+use crate::{MethodConfig, MilanConfig, MilanTarget};
 
 #[derive(Deserialize)]
 struct Decoder {
@@ -71,7 +71,7 @@ fn config(case: &Case) -> Result<MilanConfig> {
         .setting("decoder")?
         .ok_or_else(|| no_setting("decoder"))?;
     let target = match case.setting_or("use_clip", true)? {
-        true => MilanTarget::Features(FrozenConfig::default()),
+        true => MilanTarget::Features(Box::default()),
         false => MilanTarget::Pixels {
             norm_pix_loss: case.setting_or("norm_pix_loss", true)?,
         },

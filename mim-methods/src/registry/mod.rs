@@ -11,6 +11,9 @@ pub use methods::METHODS;
 use crate::MethodConfig;
 use crate::parity::{Case, Setup};
 
+/// Makes a method from settings; without a seed its weights are never trained.
+type Build = fn(Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
+
 /// A method of the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
@@ -29,7 +32,7 @@ pub struct Entry {
     /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
     pub recipes: &'static [(&'static str, &'static str)],
     resolve: fn(Table) -> Result<Table>,
-    build: fn(Table, &Device, Option<u64>) -> Result<Box<dyn Method>>,
+    build: Build,
     parity: fn(&Case, &Device) -> Result<Setup>,
 }
 

@@ -234,7 +234,7 @@ impl VitConfig {
         let hidden = self.mlp_ratio * (self.embed_dim as f64);
         let divides = self.num_heads > 0 && self.embed_dim.is_multiple_of(self.num_heads);
         // (holds, setting, value, why, fix)
-        let rules: [(bool, &'static str, String, &'static str, &'static str); 8] = [
+        let rules: [(bool, &'static str, String, &'static str, &'static str); 7] = [
             (
                 self.in_channels > 0,
                 "in_channels",
@@ -284,17 +284,23 @@ impl VitConfig {
                 "the relative position bias has rows for it",
                 "use rel_pos_bias = \"none\"",
             ),
-            (
-                self.projection_dim.is_none() || self.final_norm,
-                "projection_dim",
-                format!("{:?}", self.projection_dim),
-                "the projection follows the final norm",
-                "set final_norm = true",
-            ),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {
             Some((_, field, value, why, fix)) => Err(Error::config("vit", field, value, why, fix)),
-            None => Ok(()),
+            None => self.validate_projection(),
+        }
+    }
+
+    fn validate_projection(&self) -> Result<()> {
+        match self.projection_dim {
+            Some(dim) if !self.final_norm || dim == 0 => Err(Error::config(
+                "vit",
+                "projection_dim",
+                dim,
+                "a projection has outputs and follows the final norm",
+                "set final_norm = true, or leave the projection out",
+            )),
+            _ => Ok(()),
         }
     }
 
