@@ -1,5 +1,6 @@
 //! The plain vision transformer, in every variant the methods use.
 
+mod clip;
 mod config;
 
 use candle_core::Tensor;
