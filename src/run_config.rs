@@ -15,7 +15,7 @@ use toml::{Table, Value};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// `embedded`, a path, or `idx:`, `folder:`, `cifar:` and a path. Default `embedded`.
+    /// `embedded`, a path, `idx:`, `folder:`, `cifar:` or `parquet:` and a path, or `hf:owner/name`. Default `embedded`.
     pub source: DataSource,
     /// Threads that decode and augment; 0 does it between steps. Default 1.
     pub workers: usize,

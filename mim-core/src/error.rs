@@ -66,6 +66,16 @@ pub enum Error {
         /// What to do about it.
         fix: Text,
     },
+    /// A file of the Hugging Face Hub cannot be had.
+    #[error("{file}: {what}; {fix}")]
+    Hub {
+        /// The repository and file, as `hf:owner/name/file`.
+        file: String,
+        /// Why not.
+        what: Text,
+        /// What to do about it.
+        fix: Text,
+    },
     /// Weights do not fit the model: every name is listed in the report.
     #[error("the weights do not fit the model:\n{0}\n{1}")]
     Weights(Box<crate::weights::LoadReport>, Text),
@@ -146,6 +156,15 @@ impl Error {
     pub fn format(path: impl Into<PathBuf>, what: impl Into<Text>, fix: impl Into<Text>) -> Self {
         Self::Format {
             path: path.into(),
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+
+    /// An [`Error::Hub`] from its parts.
+    pub fn hub(file: impl std::fmt::Display, what: impl Into<Text>, fix: impl Into<Text>) -> Self {
+        Self::Hub {
+            file: file.to_string(),
             what: what.into(),
             fix: fix.into(),
         }

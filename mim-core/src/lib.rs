@@ -12,6 +12,7 @@ mod encoder;
 pub mod encoders;
 mod error;
 mod grid;
+pub mod hub;
 mod image_size;
 mod loss_terms;
 mod mask;

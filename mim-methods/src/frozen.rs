@@ -23,7 +23,8 @@ const RANDOM: &str = "random";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FrozenConfig {
-    /// A weights file, a run folder of `mim pretrain`, or `random`. There is no default.
+    /// A weights file, perhaps on the Hugging Face Hub (`hf:owner/name[@revision][/file]`), a run folder of
+    /// `mim pretrain`, or `random`. There is no default.
     pub checkpoint: String,
     /// Whose names the weights file has. Default `hf_clip`.
     pub source: String,
@@ -67,11 +68,6 @@ impl FrozenConfig {
         }
         match self.checkpoint.as_str() {
             "" => Err(missing()),
-            name if name.starts_with("hf:") => Err(Error::unsupported(
-                format!("target.checkpoint = \"{name}\""),
-                "this build cannot download",
-                "download the file and give its path",
-            )),
             RANDOM => self.encoder.build(&self.store(device).root()),
             _ if path.is_dir() => Ok(Box::new(RunEncoder::open(path, device)?)),
             _ => {
@@ -141,8 +137,8 @@ fn missing() -> Error {
         "this target is what a frozen network sees, and its weights come from outside: the paper's are \
          CLIP ViT-B/16, model.safetensors of openai/clip-vit-base-patch16 on the Hugging Face Hub \
          (MIT licence)",
-        "set target.checkpoint to that file, to the folder of a finished run whose encoder shall teach, \
-         or to \"random\" for a teacher that knows nothing",
+        "set target.checkpoint to \"hf:openai/clip-vit-base-patch16\", to the path of that file, to the folder \
+         of a finished run whose encoder shall teach, or to \"random\" for a teacher that knows nothing",
     )
 }
 

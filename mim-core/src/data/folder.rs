@@ -231,11 +231,16 @@ fn keep_images(files: Vec<PathBuf>, images: &mut Vec<PathBuf>, others: &mut usiz
 /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it cannot be decoded or a JPEG is cut short.
 pub fn decode(path: &Path) -> Result<Sample> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    decode_bytes(&bytes, path)
+}
+
+/// Reads the bytes of an image file, see [`decode`]; `path` names them in errors.
+pub(super) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Sample> {
     let broken = |what: String| Error::format(path, what, "remove the file or save it again");
-    if is_cut_jpeg(&bytes) {
+    if is_cut_jpeg(bytes) {
         return Err(broken("the JPEG is cut short".into()));
     }
-    let image = ImageReader::new(Cursor::new(&bytes))
+    let image = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(Error::io("read", path))?
         .decode()

@@ -21,6 +21,8 @@ mod folder;
 mod idx;
 mod loader;
 mod memory;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod queue;
 mod sampler;
 mod source;
@@ -33,6 +35,8 @@ use serde::{Deserialize, Serialize};
 pub use folder::{FolderDataset, decode};
 pub use loader::{Batches, Loader, LoaderConfig};
 pub use memory::MemoryDataset;
+#[cfg(feature = "parquet")]
+pub use parquet::ParquetDataset;
 pub use sampler::{EpochSampler, Order};
 pub use source::DataSource;
 

@@ -7,10 +7,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "parquet")]
+use super::ParquetDataset;
 use super::{Dataset, FolderDataset, Split, cifar, embedded, idx};
+use crate::hub::{HubPath, RepoKind};
 use crate::{Error, Result};
 
-/// Where images come from; written `embedded`, `PATH`, `idx:PATH`, `folder:PATH` or `cifar:PATH`.
+/// Where images come from; written `embedded`, `PATH`, `idx:PATH`, `folder:PATH`, `cifar:PATH`, `parquet:PATH` or
+/// `hf:owner/name[@revision][/folder]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DataSource {
@@ -25,6 +29,10 @@ pub enum DataSource {
     Folder(PathBuf),
     /// A folder of CIFAR-10 or CIFAR-100 in its binary version.
     Cifar(PathBuf),
+    /// A parquet file or a folder of them, see `ParquetDataset`; needs the feature `parquet`.
+    Parquet(PathBuf),
+    /// A data set of parquet files on the Hugging Face Hub; needs the features `hub` and `parquet`.
+    Hub(HubPath),
 }
 
 impl DataSource {
@@ -33,7 +41,8 @@ impl DataSource {
     /// # Errors
     ///
     /// [`Error::Format`] if the path is no folder, holds no data of its kind or not this split;
-    /// [`Error::Io`] if it cannot be read.
+    /// [`Error::Io`] if it cannot be read; [`Error::Hub`] if it cannot be downloaded; [`Error::Unsupported`] if
+    /// this build lacks the feature for it.
     pub fn open(&self, split: Split) -> Result<Arc<dyn Dataset>> {
         Ok(match self {
             Self::Embedded => Arc::new(embedded::open(split)?),
@@ -41,6 +50,18 @@ impl DataSource {
             Self::Idx(path) => Arc::new(idx::open(folder(path)?, split)?),
             Self::Folder(path) => Arc::new(FolderDataset::open(folder(path)?, split)?),
             Self::Cifar(path) => Arc::new(cifar::open(folder(path)?, split)?),
+            #[cfg(feature = "parquet")]
+            Self::Parquet(path) => Arc::new(ParquetDataset::open(existing(path)?, split)?),
+            #[cfg(feature = "parquet")]
+            Self::Hub(path) => Arc::new(ParquetDataset::open_hub(path, split)?),
+            #[cfg(not(feature = "parquet"))]
+            Self::Parquet(_) | Self::Hub(_) => {
+                return Err(Error::unsupported(
+                    format!("the data source {self}"),
+                    "this build cannot read parquet files",
+                    "build with --features parquet",
+                ));
+            }
         })
     }
 
@@ -50,22 +71,43 @@ impl DataSource {
             Self::Idx(path.into())
         } else if cifar::recognises(path) {
             Self::Cifar(path.into())
+        } else if holds_parquet(path) {
+            Self::Parquet(path.into())
         } else {
             Self::Folder(path.into())
         })
     }
 }
 
+const FIX: &str =
+    "give the path of a folder of images, IDX files, CIFAR records or parquet files, or `embedded`";
+
+/// `path`, if it is there.
+fn existing(path: &Path) -> Result<&Path> {
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(Error::format(path, "does not exist", FIX))
+    }
+}
+
 /// `path`, if it is a folder.
 fn folder(path: &Path) -> Result<&Path> {
-    let fix = "give the path of a folder of images, IDX files or CIFAR records, or `embedded`";
-    if path.is_dir() {
+    if existing(path)?.is_dir() {
         Ok(path)
-    } else if path.exists() {
-        Err(Error::format(path, "is not a folder", fix))
     } else {
-        Err(Error::format(path, "does not exist", fix))
+        Err(Error::format(path, "is not a folder", FIX))
     }
+}
+
+/// Whether parquet files lie in a folder or in `data` in it, as in downloaded data sets.
+fn holds_parquet(path: &Path) -> bool {
+    [path.to_owned(), path.join("data")].iter().any(|folder| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .any(|path| path.extension().is_some_and(|kind| kind == "parquet"))
+    })
 }
 
 impl FromStr for DataSource {
@@ -73,7 +115,8 @@ impl FromStr for DataSource {
 
     fn from_str(text: &str) -> Result<Self> {
         let (kind, path) = match text.split_once(':') {
-            Some((kind @ ("idx" | "folder" | "cifar"), path)) => (kind, path),
+            Some(("hf", _)) => return HubPath::parse(text, RepoKind::Dataset).map(Self::Hub),
+            Some((kind @ ("idx" | "folder" | "cifar" | "parquet"), path)) => (kind, path),
             _ => ("", text),
         };
         if path.trim().is_empty() {
@@ -82,13 +125,14 @@ impl FromStr for DataSource {
                 "source",
                 format!("{text:?}"),
                 "the path is missing",
-                "write embedded, PATH, idx:PATH, folder:PATH or cifar:PATH",
+                "write embedded, PATH, idx:PATH, folder:PATH, cifar:PATH, parquet:PATH or hf:owner/name",
             ));
         }
         Ok(match kind {
             "idx" => Self::Idx(path.into()),
             "folder" => Self::Folder(path.into()),
             "cifar" => Self::Cifar(path.into()),
+            "parquet" => Self::Parquet(path.into()),
             _ if path == "embedded" => Self::Embedded,
             _ => Self::Detect(path.into()),
         })
@@ -103,6 +147,8 @@ impl fmt::Display for DataSource {
             Self::Idx(path) => write!(f, "idx:{}", path.display()),
             Self::Folder(path) => write!(f, "folder:{}", path.display()),
             Self::Cifar(path) => write!(f, "cifar:{}", path.display()),
+            Self::Parquet(path) => write!(f, "parquet:{}", path.display()),
+            Self::Hub(path) => path.fmt(f),
         }
     }
 }
@@ -135,6 +181,8 @@ mod tests {
             "cifar:/x y",
             "./embedded",
             "C:\\x",
+            "parquet:a.parquet",
+            "hf:uoft-cs/cifar10@refs/convert/parquet/plain_text",
         ] {
             let source: DataSource = text.parse().unwrap();
             assert_eq!(source.to_string(), text);
@@ -147,6 +195,7 @@ mod tests {
         );
         assert!("".parse::<DataSource>().is_err());
         assert!("folder:".parse::<DataSource>().is_err());
+        assert!("hf:mnist".parse::<DataSource>().is_err());
     }
 
     #[test]
@@ -156,6 +205,12 @@ mod tests {
         assert_eq!(
             DataSource::detect(path).unwrap(),
             DataSource::Folder(path.into())
+        );
+        std::fs::create_dir(path.join("data")).unwrap();
+        std::fs::write(path.join("data/train-00000-of-00001.parquet"), "").unwrap();
+        assert_eq!(
+            DataSource::detect(path).unwrap(),
+            DataSource::Parquet(path.into())
         );
         std::fs::write(path.join("test.bin"), "").unwrap();
         assert_eq!(

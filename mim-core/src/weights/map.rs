@@ -15,13 +15,15 @@ use crate::{Error, Result};
 pub struct WeightMap(BTreeMap<String, Tensor>);
 
 impl WeightMap {
-    /// Reads a `.safetensors` file, or `model.safetensors` in a folder.
+    /// Reads a `.safetensors` file, `model.safetensors` in a folder, or `hf:owner/name[@revision][/file]` of the
+    /// Hugging Face Hub (see [`locate`](super::locate)).
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is cut short, damaged or of another kind.
+    /// [`Error::Hub`] if it cannot be downloaded, [`Error::Io`] if it cannot be read, [`Error::Format`] if it is cut short, damaged or of another kind.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
+        let path = super::locate(path)?;
+        let path = path.as_path();
         if path.is_dir() {
             return Self::read(path.join("model.safetensors"));
         }

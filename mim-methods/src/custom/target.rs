@@ -56,7 +56,8 @@ impl Default for MomentumConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokensConfig {
-    /// A weights file of the encoder, or `random`. There is no default.
+    /// A weights file of the encoder, perhaps on the Hugging Face Hub (`hf:owner/name[@revision][/file]`), or
+    /// `random`. There is no default.
     pub checkpoint: String,
     /// Whose names the file has: `dvae` or `flava_codebook`. Default `flava_codebook`.
     pub source: String,
@@ -87,8 +88,8 @@ impl TokensConfig {
                 "not set",
                 "tokens come from a discrete VAE trained elsewhere: facebook/flava-image-codebook on the \
                  Hugging Face Hub (BSD-3 licence) has the encoder of DALL-E",
-                "set target.checkpoint to its weights as .safetensors, or to \"random\" for tokens \
-                 without meaning",
+                "set target.checkpoint to its weights as .safetensors or hf:owner/name, or to \"random\" \
+                 for tokens without meaning",
             ));
         }
         let init = mim_core::params::Init::Mae.build(3);

@@ -1,0 +1,45 @@
+//! Parquet files of data sets on the Hub.
+
+use std::path::PathBuf;
+
+use super::super::Split;
+use super::split;
+use crate::hub::{Hub, HubPath, Listing};
+use crate::{Error, Result};
+
+/// The branch into which the Hub itself converts data sets of other kinds.
+const CONVERTED: &str = "refs/convert/parquet";
+
+/// The files of a split, on this machine.
+pub(super) fn fetch(path: &HubPath, split: Split) -> Result<Vec<PathBuf>> {
+    let hub = Hub::from_env()?;
+    let has_images =
+        |listing: &Listing| listing.files.iter().any(|file| file.ends_with(".parquet"));
+    let listing = match hub.list(path) {
+        Ok(listing) if has_images(&listing) => listing,
+        other if path.revision() == "main" => {
+            match (hub.list(&path.with_revision(CONVERTED)), other) {
+                (Ok(converted), _) => converted,
+                (Err(_), other) => other?,
+            }
+        }
+        other => other?,
+    };
+    let inside = path.file().unwrap_or_default();
+    let names =
+        split::select(&listing.files, inside, split).map_err(|(what, fix)| {
+            match listing.is_cached {
+                false => Error::hub(path, what, fix),
+                true => Error::hub(
+                    path,
+                    format!("{what} in the cache"),
+                    "go online once to download it",
+                ),
+            }
+        })?;
+    let commit = path.with_revision(listing.commit);
+    names
+        .into_iter()
+        .map(|name| hub.file(&commit.with_file(name)))
+        .collect()
+}

@@ -1,0 +1,216 @@
+//! Which files of a data set are which split.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::super::Split;
+use crate::{Error, Result, Text};
+
+const TRAIN: [&str; 2] = ["train", "training"];
+const VALIDATION: [&str; 4] = ["validation", "valid", "val", "dev"];
+const TEST: [&str; 4] = ["test", "testing", "eval", "evaluation"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Train,
+    Validation,
+    Test,
+}
+
+/// Parquet files below a folder, as paths inside it.
+pub(super) fn files(root: &Path) -> Result<Vec<String>> {
+    let mut files = vec![];
+    walk(root, "", 0, &mut files)?;
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn walk(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = entry.path();
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() && depth < 8 {
+            walk(&path, &format!("{inside}{name}/"), depth + 1, files)?;
+        } else if name.ends_with(".parquet") {
+            files.push(format!("{inside}{name}"));
+        }
+    }
+    Ok(())
+}
+
+/// The files of a split among those in `inside` (a folder or a file; all if empty), in order.
+///
+/// # Errors
+///
+/// What is wrong, and what to do.
+pub(super) fn select(
+    files: &[String],
+    inside: &str,
+    split: Split,
+) -> Result<Vec<String>, (String, Text)> {
+    let within = |file: &&String| {
+        let rest = file.strip_prefix(inside);
+        rest.is_some_and(|rest| inside.is_empty() || rest.is_empty() || rest.starts_with('/'))
+    };
+    let files: Vec<&String> = files
+        .iter()
+        .filter(|file| file.ends_with(".parquet"))
+        .filter(within)
+        .collect();
+    if files.is_empty() {
+        return Err((
+            "holds no parquet files".to_owned(),
+            "name a data set of parquet files; other kinds are read as folder:, idx: or cifar:"
+                .into(),
+        ));
+    }
+    let parts: Vec<(Option<Part>, &String)> = files
+        .into_iter()
+        .map(|file| {
+            (
+                part(file[inside.len()..].trim_start_matches('/')).or_else(|| part(file)),
+                file,
+            )
+        })
+        .collect();
+    let has = |part| parts.iter().any(|(found, _)| *found == part);
+    let wanted = match split {
+        Split::Train if has(Some(Part::Train)) => Some(Part::Train),
+        Split::Train => None,
+        Split::Test if has(Some(Part::Validation)) => Some(Part::Validation),
+        Split::Test => Some(Part::Test),
+    };
+    let chosen = parts.iter().filter(|(found, _)| *found == wanted);
+    let chosen: Vec<String> = chosen.map(|(_, file)| (*file).clone()).collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = parts
+            .iter()
+            .take(8)
+            .map(|(_, file)| file.as_str())
+            .collect();
+        return Err((
+            format!("no {split} split among its files ({})", names.join(", ")),
+            "files of a split have train, validation or test in their path".into(),
+        ));
+    }
+    one_set(&chosen)?;
+    whole(&chosen)?;
+    Ok(chosen)
+}
+
+/// The last word of a path that names a part.
+fn part(path: &str) -> Option<Part> {
+    let words = path.split(|c: char| !c.is_alphanumeric());
+    words.rev().find_map(word)
+}
+
+fn word(word: &str) -> Option<Part> {
+    let word = word.to_lowercase();
+    let is_one_of = |words: &[&str]| words.contains(&word.as_str());
+    if is_one_of(&TRAIN) {
+        Some(Part::Train)
+    } else if is_one_of(&VALIDATION) {
+        Some(Part::Validation)
+    } else if is_one_of(&TEST) {
+        Some(Part::Test)
+    } else {
+        None
+    }
+}
+
+/// Refuses files of several data sets, which stand in folders of their own.
+fn one_set(files: &[String]) -> Result<(), (String, Text)> {
+    let set = |file: &String| {
+        let (folder, _) = file.rsplit_once('/').unwrap_or(("", file));
+        let names = folder.split('/').filter(|name| part(name).is_none());
+        names.collect::<Vec<_>>().join("/")
+    };
+    let sets: BTreeSet<String> = files.iter().map(set).collect();
+    if sets.len() < 2 {
+        return Ok(());
+    }
+    let names: Vec<String> = sets.into_iter().take(20).collect();
+    Err((
+        format!("holds several data sets: {}", names.join(", ")),
+        format!(
+            "name one of these folders, as {}",
+            names.last().map_or("", String::as_str)
+        )
+        .into(),
+    ))
+}
+
+/// Refuses a part of the files `..-00000-of-00005.parquet`.
+fn whole(files: &[String]) -> Result<(), (String, Text)> {
+    let promised = |file: &String| {
+        let (_, rest) = file.rsplit_once("-of-")?;
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        rest[..digits].parse::<usize>().ok()
+    };
+    match files.iter().filter_map(promised).max() {
+        Some(promised) if promised > files.len() => Err((
+            format!("only {} of {promised} files are there", files.len()),
+            "download the others".into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(files: &[&str], inside: &str, split: Split) -> Result<Vec<String>, (String, Text)> {
+        let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
+        select(&files, inside, split)
+    }
+
+    #[test]
+    fn splits_are_told_by_words_in_paths() {
+        let hub = [
+            "README.md",
+            "data/test-00000-of-00001.parquet",
+            "data/train-00000-of-00002.parquet",
+            "data/train-00001-of-00002.parquet",
+            "data/validation-00000-of-00001.parquet",
+        ];
+        assert_eq!(chosen(&hub, "", Split::Train).unwrap(), hub[2..4]);
+        assert_eq!(chosen(&hub, "", Split::Test).unwrap(), hub[4..]);
+        let converted = [
+            "default/test/0000.parquet",
+            "default/partial-train/0000.parquet",
+        ];
+        assert_eq!(
+            chosen(&converted, "default", Split::Train).unwrap(),
+            converted[1..]
+        );
+        assert_eq!(chosen(&converted, "", Split::Test).unwrap(), converted[..1]);
+        let plain = ["a.parquet", "b.parquet"];
+        assert_eq!(chosen(&plain, "", Split::Train).unwrap(), plain);
+        assert_eq!(
+            chosen(&plain, "b.parquet", Split::Train).unwrap(),
+            plain[1..]
+        );
+        let (what, _) = chosen(&plain, "", Split::Test).unwrap_err();
+        assert!(
+            what.contains("no test split") && what.contains("a.parquet"),
+            "{what}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_one_whole_data_set_is_refused() {
+        let sets = ["cat/train-0.parquet", "cats/train-0.parquet"];
+        let (what, _) = chosen(&sets, "", Split::Train).unwrap_err();
+        assert!(what.contains("cat, cats"), "{what}");
+        assert_eq!(chosen(&sets, "cat", Split::Train).unwrap(), sets[..1]);
+        let (what, _) = chosen(&["train-00001-of-00003.parquet"], "", Split::Train).unwrap_err();
+        assert!(what.contains("1 of 3"), "{what}");
+        let (what, _) = chosen(&["a.jpg"], "", Split::Train).unwrap_err();
+        assert!(what.contains("no parquet files"), "{what}");
+    }
+}

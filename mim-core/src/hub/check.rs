@@ -1,0 +1,126 @@
+//! Whether a file is what it should be.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use safetensors::tensor::Metadata as Header;
+use sha2::{Digest, Sha256};
+
+use super::http::Metadata;
+
+/// The format's own limit.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// What is wrong with a download of `name`.
+pub(super) fn download(path: &Path, name: &str, metadata: &Metadata) -> Result<(), String> {
+    let length = length(path)?;
+    if length != metadata.size {
+        return Err(format!(
+            "the download has {length} bytes, the Hub promised {}",
+            metadata.size
+        ));
+    }
+    // Of files that git itself keeps the Hub gives git's hash, of large ones that of their bytes.
+    if metadata.etag.len() == 64 {
+        let found = sha256(path)?;
+        if found != metadata.etag {
+            return Err(format!(
+                "the download's SHA-256 is {found}, the Hub promised {}",
+                metadata.etag
+            ));
+        }
+    }
+    readable(path, name)
+}
+
+/// What is wrong with the header of a `.safetensors` file; other kinds are not looked into.
+pub(super) fn readable(path: &Path, name: &str) -> Result<(), String> {
+    if !name.ends_with(".safetensors") {
+        return Ok(());
+    }
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    let mut start = [0; 8];
+    let broken = |error: &dyn std::fmt::Display| format!("it has no safetensors header ({error})");
+    file.read_exact(&mut start)
+        .map_err(|error| broken(&error))?;
+    let header = u64::from_le_bytes(start);
+    if header > LONGEST_HEADER {
+        return Err(broken(&"it starts with something else"));
+    }
+    let mut json = Vec::new();
+    file.take(header)
+        .read_to_end(&mut json)
+        .map_err(|error| broken(&error))?;
+    let parsed: Header = serde_json::from_slice(&json).map_err(|error| broken(&error))?;
+    let (promised, found) = (8 + header + parsed.data_len() as u64, length(path)?);
+    if promised == found {
+        return Ok(());
+    }
+    Err(format!(
+        "it has {found} bytes, its header promises {promised}"
+    ))
+}
+
+fn length(path: &Path) -> Result<u64, String> {
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    Ok(metadata.len())
+}
+
+fn sha256(path: &Path) -> Result<String, String> {
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut piece).map_err(|error| error.to_string())? {
+            0 => break,
+            bytes => hash.update(&piece[..bytes]),
+        }
+    }
+    let hash = hash.finalize();
+    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_and_lengths_are_compared() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc").unwrap();
+        // FIPS 180-2, appendix B.1.
+        let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let metadata = |etag: &str, size| Metadata {
+            commit: String::new(),
+            etag: etag.to_owned(),
+            size,
+        };
+        assert_eq!(download(file.path(), "x.bin", &metadata(known, 3)), Ok(()));
+        let wrong = download(file.path(), "x.bin", &metadata(known, 4)).unwrap_err();
+        assert!(wrong.contains("3 bytes") && wrong.contains('4'), "{wrong}");
+        let wrong = download(file.path(), "x.bin", &metadata(&known.replace('b', "c"), 3));
+        assert!(wrong.unwrap_err().contains("SHA-256"));
+        let git = metadata("0123456789abcdef0123456789abcdef01234567", 3);
+        assert_eq!(download(file.path(), "x.bin", &git), Ok(()));
+        let wrong = download(file.path(), "x.safetensors", &git).unwrap_err();
+        assert!(wrong.contains("safetensors header"), "{wrong}");
+    }
+
+    #[test]
+    fn headers_must_fit_the_length() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let json = br#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#;
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json);
+        bytes.extend([1, 2]);
+        std::fs::write(file.path(), &bytes).unwrap();
+        assert_eq!(readable(file.path(), "a.safetensors"), Ok(()));
+        bytes.pop();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let wrong = readable(file.path(), "a.safetensors").unwrap_err();
+        assert!(wrong.contains("promises"), "{wrong}");
+        std::fs::write(file.path(), br#"{"error": "no"}"#).unwrap();
+        assert!(readable(file.path(), "a.safetensors").is_err());
+    }
+}

@@ -1,0 +1,153 @@
+//! One file, downloaded in as many pieces as it takes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use super::check;
+use super::http::{Failure, Http, Metadata};
+use super::refusal::{Patience, explain};
+use super::{HubPath, HubSettings, Observer, Transfer};
+use crate::{Error, Result};
+
+/// Attempts without any progress.
+pub(super) const ATTEMPTS: u32 = 5;
+/// Bytes that count as progress.
+const PROGRESS: u64 = 1 << 20;
+
+/// A download to be made.
+pub(super) struct Download<'a> {
+    pub(super) http: &'a Http,
+    pub(super) settings: &'a HubSettings,
+    pub(super) observer: Option<&'a Observer>,
+    pub(super) path: &'a HubPath,
+    pub(super) url: String,
+    pub(super) metadata: &'a Metadata,
+}
+
+/// Why a piece was the last one.
+enum Stop {
+    /// The next attempt may go on from here.
+    Failure(Failure),
+    /// None will.
+    Error(Error),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl Download<'_> {
+    /// Fills `part`, going on with what it holds, and checks it; a bad file is removed.
+    pub(super) fn run(&self, part: &Path) -> Result<()> {
+        let name = self.path.to_string();
+        let mut patience = Patience::new(ATTEMPTS, self.settings.first_wait);
+        let mut reached = 0;
+        while let Err(stop) = self.piece(part, &name) {
+            let failure = match stop {
+                Stop::Failure(failure) => failure,
+                Stop::Error(error) => return Err(error),
+            };
+            let length = fs::metadata(part).map_or(0, |metadata| metadata.len());
+            if length >= reached + PROGRESS {
+                reached = length;
+                patience.renew();
+            }
+            if !patience.again(&failure, self.path) {
+                return Err(explain(self.path, &failure, self.settings));
+            }
+        }
+        let file = self.path.file().unwrap_or_default();
+        check::download(part, file, self.metadata).map_err(|what| self.bad(part, &what))?;
+        self.tell(&name, self.metadata.size);
+        Ok(())
+    }
+
+    /// One request: appends what comes.
+    fn piece(&self, part: &Path, name: &str) -> Result<(), Stop> {
+        let size = self.metadata.size;
+        let failed = |action| move |error| Stop::Error(Error::io(action, part)(error));
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(part)
+            .map_err(failed("create"))?;
+        let mut have = file.metadata().map_err(failed("read"))?.len();
+        if have > size {
+            have = empty(&file).map_err(failed("write"))?;
+        }
+        self.tell(name, have.min(size.saturating_sub(1)));
+        if have == size {
+            return Ok(());
+        }
+        let mut stream = match self.http.get(&self.url, have) {
+            // The server knows of another length: what is there is of another file.
+            Err(Failure::Refused(refused)) if refused.status == 416 => {
+                empty(&file).map_err(failed("write"))?;
+                let what = "it cannot go on with what is there of the file".to_owned();
+                return Err(Failure::Broken(what).into());
+            }
+            answer => answer?,
+        };
+        if let Some(found) = stream.size.filter(|found| *found != size) {
+            let what = format!("the download has {found} bytes, the Hub promised {size}");
+            return Err(Stop::Error(self.bad(part, &what)));
+        }
+        if stream.start != have {
+            have = empty(&file).map_err(failed("write"))?;
+            if stream.start != have {
+                let what = format!("bytes from {} on in place of all", stream.start);
+                return Err(Failure::Broken(what).into());
+            }
+        }
+        let mut piece = vec![0; 1 << 18];
+        loop {
+            let bytes = stream
+                .bytes
+                .read(&mut piece)
+                .map_err(|error| Failure::Broken(error.to_string()))?;
+            if bytes == 0 {
+                break;
+            }
+            file.write_all(&piece[..bytes]).map_err(failed("write"))?;
+            have += bytes as u64;
+            if have > size {
+                let what = format!("the download has more than the {size} bytes promised");
+                return Err(Stop::Error(self.bad(part, &what)));
+            }
+            self.tell(name, have.min(size.saturating_sub(1)));
+        }
+        if have < size {
+            let what = format!("the answer ended after {have} of {size} bytes");
+            return Err(Failure::Broken(what).into());
+        }
+        file.sync_all().map_err(failed("write"))
+    }
+
+    /// Removes a file that is not what was asked for.
+    fn bad(&self, part: &Path, what: &str) -> Error {
+        let removed = match fs::remove_file(part) {
+            Ok(()) => "it was removed".to_owned(),
+            Err(error) => format!("removing {} failed: {error}", part.display()),
+        };
+        Error::hub(
+            self.path,
+            format!("{what}; {removed}"),
+            "try again; if it stays so, a proxy, a mirror (HF_ENDPOINT) or the disk alters it",
+        )
+    }
+
+    fn tell(&self, file: &str, done: u64) {
+        if let Some(observer) = self.observer {
+            let size = self.metadata.size;
+            observer(&Transfer { file, done, size });
+        }
+    }
+}
+
+fn empty(file: &File) -> std::io::Result<u64> {
+    file.set_len(0)?;
+    Ok(0)
+}

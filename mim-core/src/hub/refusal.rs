@@ -1,0 +1,133 @@
+//! What failures mean and what to do about them.
+
+use std::time::Duration;
+
+use super::http::{Failure, Refused};
+use super::{HubPath, HubSettings, RepoKind};
+use crate::{Error, Text};
+
+/// Longest wait that a busy Hub may ask for before it becomes an error.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// Attempts and the waits between them.
+#[derive(Debug)]
+pub(super) struct Patience {
+    attempts: u32,
+    left: u32,
+    first_wait: Duration,
+    wait: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(attempts: u32, first_wait: Duration) -> Self {
+        Self {
+            attempts,
+            left: attempts,
+            first_wait,
+            wait: first_wait,
+        }
+    }
+
+    /// Waits if `failure` may pass and an attempt is left; says so.
+    pub(super) fn again(&mut self, failure: &Failure, path: &HubPath) -> bool {
+        self.left = self.left.saturating_sub(1);
+        let asked = match failure {
+            Failure::Refused(refused) => refused.wait,
+            Failure::Broken(_) => None,
+        };
+        let wait = asked.unwrap_or(self.wait);
+        if self.left == 0 || !failure.may_pass() || wait > LONGEST_WAIT {
+            return false;
+        }
+        let seconds = wait.as_secs_f64();
+        tracing::warn!("{path}: {}; again in {seconds:.0} s", brief(failure));
+        std::thread::sleep(wait);
+        self.wait *= 2;
+        true
+    }
+
+    /// Begins anew after something was achieved.
+    pub(super) fn renew(&mut self) {
+        (self.left, self.wait) = (self.attempts, self.first_wait);
+    }
+}
+
+/// A failure in a few words.
+pub(super) fn brief(failure: &Failure) -> String {
+    match failure {
+        Failure::Broken(what) => what.clone(),
+        Failure::Refused(Refused {
+            status, message, ..
+        }) if message.is_empty() => {
+            format!("the Hub answers {status}")
+        }
+        Failure::Refused(Refused {
+            status, message, ..
+        }) => format!("the Hub answers {status}: {message}"),
+    }
+}
+
+/// The error that a failure becomes.
+pub(super) fn explain(path: &HubPath, failure: &Failure, settings: &HubSettings) -> Error {
+    let (HubSettings { endpoint, .. }, repository) = (settings, path.repository());
+    let revision = path.revision();
+    let (what, fix): (String, Text) = match failure {
+        Failure::Broken(what) => (
+            format!("{endpoint} cannot be reached or breaks off ({what})"),
+            "check the network, HF_ENDPOINT and HTTPS_PROXY; without network copy the cache of another machine \
+             and set HF_HUB_CACHE"
+                .into(),
+        ),
+        Failure::Refused(refused) => {
+            let (code, said) = (refused.code.as_str(), brief(failure));
+            match refused.status {
+                401 if settings.token.is_none() => (
+                    format!("{said}; it does not exist, or is private or gated"),
+                    format!(
+                        "check the name, or set HF_TOKEN to a token that may read it ({endpoint}/settings/tokens)"
+                    )
+                    .into(),
+                ),
+                401 => (
+                    format!("{said}; the token is not valid"),
+                    format!("set HF_TOKEN to a valid one ({endpoint}/settings/tokens), or unset it").into(),
+                ),
+                403 if code == "GatedRepo" => (
+                    format!("{said}; its owners want their terms accepted"),
+                    format!("accept them at {}, and set HF_TOKEN", page(endpoint, path)).into(),
+                ),
+                403 => (said, "set HF_TOKEN to a token that may read it".into()),
+                404 if code == "RevisionNotFound" => (
+                    format!("{repository} has no branch, tag or commit {revision}"),
+                    format!("see {}", page(endpoint, path)).into(),
+                ),
+                404 if code == "EntryNotFound" => (
+                    format!("{repository} has no such file at revision {revision}"),
+                    format!("see {}/tree/{revision}", page(endpoint, path)).into(),
+                ),
+                404 => (
+                    format!("{said}; there is no such repository, or it is private"),
+                    "check the name, or set HF_TOKEN".into(),
+                ),
+                429 => (
+                    match refused.wait {
+                        Some(wait) => format!("{said}; it asks to wait {} s", wait.as_secs()),
+                        None => said,
+                    },
+                    "try again later; requests with HF_TOKEN have a higher limit".into(),
+                ),
+                _ => (said, "try again later".into()),
+            }
+        }
+    };
+    Error::hub(path, what, fix)
+}
+
+/// The page of a repository.
+fn page(endpoint: &str, path: &HubPath) -> String {
+    let kind = match path.kind() {
+        RepoKind::Model => "",
+        RepoKind::Dataset => "datasets/",
+    };
+    format!("{endpoint}/{kind}{}", path.repository())
+}
