@@ -39,7 +39,8 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the program; `cuda`, `cudnn`, `nccl`, `mkl`, `accelerate` and `metal` are
+//! `cli` (default) builds the program; `hub` (default) downloads weights from the Hugging Face Hub; `parquet` reads
+//! images in parquet files, with `hub` data sets of the Hub; `candle-transformers` has vision models as teachers; `cuda`, `cudnn`, `nccl`, `mkl`, `accelerate` and `metal` are
 //! candle's own and passed on to it.
 
 #![forbid(unsafe_code)]

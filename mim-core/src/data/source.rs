@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "parquet")]
 use super::ParquetDataset;
 use super::{Dataset, FolderDataset, Split, cifar, embedded, idx};
+#[cfg(all(feature = "hub", feature = "parquet"))]
+use crate::hub::Hub;
 use crate::hub::{HubPath, RepoKind};
 use crate::{Error, Result};
 
@@ -52,8 +54,10 @@ impl DataSource {
             Self::Cifar(path) => Arc::new(cifar::open(folder(path)?, split)?),
             #[cfg(feature = "parquet")]
             Self::Parquet(path) => Arc::new(ParquetDataset::open(existing(path)?, split)?),
-            #[cfg(feature = "parquet")]
-            Self::Hub(path) => Arc::new(ParquetDataset::open_hub(path, split)?),
+            #[cfg(all(feature = "hub", feature = "parquet"))]
+            Self::Hub(path) => Arc::new(ParquetDataset::open_hub(&Hub::from_env()?, path, split)?),
+            #[cfg(all(not(feature = "hub"), feature = "parquet"))]
+            Self::Hub(path) => return Err(crate::hub::missing(path)),
             #[cfg(not(feature = "parquet"))]
             Self::Parquet(_) | Self::Hub(_) => {
                 return Err(Error::unsupported(

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 
 const AGENT: &str = concat!("mim/", env!("CARGO_PKG_VERSION"));
 const REDIRECTS: usize = 10;
-/// A request that lasts longer is broken off, and the download goes on with another: this ends dead connections.
-const LONGEST: Duration = Duration::from_secs(120);
+/// A connection that is silent for longer is dead; a download goes on with another.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// Longest text that is taken as an answer.
 const TEXT: u64 = 64 << 20;
 
@@ -120,8 +120,7 @@ impl Http {
             .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
             .timeout_resolve(Some(Duration::from_secs(10)))
             .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_recv_response(Some(Duration::from_secs(30)))
-            .timeout_recv_body(Some(LONGEST))
+            .timeout_per_read(Some(LONGEST_SILENCE))
             .tls_config(TlsConfig::builder().root_certs(roots).build());
         // Proxies know nothing of this machine's own servers.
         let origin = origin(&settings.endpoint).to_owned();

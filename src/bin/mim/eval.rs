@@ -36,7 +36,7 @@ struct Settings {
     /// Which encoder, where a method has several: teacher (the default there) or student.
     #[arg(long, value_name = "NAME")]
     encoder: Option<String>,
-    /// Labelled images: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH; those of the run by default.
+    /// Labelled images, as in `mim pretrain`; those of the run by default.
     #[arg(long)]
     data: Option<DataSource>,
     /// Where to run.

@@ -10,7 +10,8 @@ use mim_core::weights::WeightMap;
 /// Settings of `mim info`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A .safetensors file, a checkpoint, a run folder, or a folder with model.safetensors.
+    /// A .safetensors file, a checkpoint, a run folder, a folder with model.safetensors, or
+    /// hf:owner/name[@revision][/file] of the Hugging Face Hub.
     path: PathBuf,
 }
 

@@ -5,6 +5,8 @@
 
 mod bench;
 mod device;
+#[cfg(feature = "hub")]
+mod download;
 mod eval;
 mod folder;
 mod info;
@@ -65,6 +67,8 @@ const STACK: usize = 256 << 20;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start();
+    #[cfg(feature = "hub")]
+    download::show();
     device::pin_threads(cli.threads());
     let work = std::thread::Builder::new()
         .name("mim".to_owned())

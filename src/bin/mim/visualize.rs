@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// A run folder, or one of its checkpoints.
     #[arg(long)]
     checkpoint: PathBuf,
-    /// Images: a folder, embedded, idx:PATH, folder:PATH or cifar:PATH; test images of the run by default.
+    /// Images, as in `mim pretrain`; test images of the run by default.
     #[arg(long)]
     images: Option<DataSource>,
     /// The picture to write.

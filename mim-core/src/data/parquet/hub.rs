@@ -11,8 +11,7 @@ use crate::{Error, Result};
 const CONVERTED: &str = "refs/convert/parquet";
 
 /// The files of a split, on this machine.
-pub(super) fn fetch(path: &HubPath, split: Split) -> Result<Vec<PathBuf>> {
-    let hub = Hub::from_env()?;
+pub(super) fn fetch(hub: &Hub, path: &HubPath, split: Split) -> Result<Vec<PathBuf>> {
     let has_images =
         |listing: &Listing| listing.files.iter().any(|file| file.ends_with(".parquet"));
     let listing = match hub.list(path) {

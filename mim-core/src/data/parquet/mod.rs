@@ -18,7 +18,6 @@ use self::shard::Shard;
 use super::folder::decode_bytes;
 use super::{Dataset, Split};
 use crate::augment::Sample;
-use crate::hub::HubPath;
 use crate::{Error, Result};
 
 /// Bytes of images kept in memory.
@@ -82,12 +81,14 @@ impl ParquetDataset {
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`] if they cannot be had, else as [`Self::open`]; [`Error::Unsupported`] without the feature `hub`.
-    pub fn open_hub(path: &HubPath, split: Split) -> Result<Self> {
-        #[cfg(feature = "hub")]
-        return Self::of_files(&hub::fetch(path, split)?, &[]);
-        #[cfg(not(feature = "hub"))]
-        return Err(crate::hub::missing(path));
+    /// [`Error::Hub`] if they cannot be had, else as [`Self::open`].
+    #[cfg(feature = "hub")]
+    pub fn open_hub(
+        hub: &crate::hub::Hub,
+        path: &crate::hub::HubPath,
+        split: Split,
+    ) -> Result<Self> {
+        Self::of_files(&hub::fetch(hub, path, split)?, &[])
     }
 
     /// Names of the classes, by label; empty if the files do not say them.
@@ -239,5 +240,25 @@ impl Dataset for ParquetDataset {
         let first = self.groups.iter().find(|other| other.shard == group.shard);
         let row = row + group.first - first.map_or(0, |first| first.first);
         format!("{}#{row}", self.shards[group.shard].path().display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_groups_that_do_not_fit_into_memory_are_read_one_by_one() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet/data");
+        for split in [Split::Train, Split::Test] {
+            let dataset = ParquetDataset::open(&folder, split).unwrap();
+            let frugal = ParquetDataset {
+                memory: GroupMemory::new(0),
+                ..ParquetDataset::open(&folder, split).unwrap()
+            };
+            for index in 0..dataset.len() {
+                assert_eq!(frugal.read(index).unwrap(), dataset.read(index).unwrap());
+            }
+        }
     }
 }

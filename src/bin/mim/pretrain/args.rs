@@ -19,7 +19,8 @@ pub(crate) struct Args {
     /// The method; its recipe for 32-pixel images is used unless --config is given [default: mae].
     #[arg(long)]
     method: Option<String>,
-    /// Images: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH.
+    /// Images: embedded, PATH, idx:PATH, folder:PATH, cifar:PATH, parquet:PATH, or hf:owner/name of the
+    /// Hugging Face Hub (the last two with --features parquet).
     #[arg(long)]
     data: Option<DataSource>,
     /// Passes over the data.

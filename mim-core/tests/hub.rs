@@ -1,0 +1,527 @@
+//! The client of the Hub against a Hub on this machine.
+
+#![cfg(feature = "hub")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod mock_hub;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mim_core::hub::{Hub, HubPath, HubSettings, Transfer};
+use mim_core::weights::WeightMap;
+use mock_hub::{COMMIT, MockHub, Reply, Repository, Request};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+const MODEL: &str = "model.safetensors";
+const SMALL: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
+/// A weights file with one tensor of `length` bytes.
+fn weights(length: usize) -> Vec<u8> {
+    let header =
+        format!(r#"{{"a":{{"dtype":"U8","shape":[{length}],"data_offsets":[0,{length}]}}}}"#);
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.into_bytes());
+    bytes.extend((0..=250).cycle().take(length));
+    bytes
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn model() -> Repository {
+    let bytes = weights(100_000);
+    let etag = sha256(&bytes);
+    Repository::default().with(MODEL, bytes, &etag)
+}
+
+fn settings(endpoint: &str, cache: &TempDir) -> HubSettings {
+    let mut settings = HubSettings::new(endpoint, cache.path());
+    settings.first_wait = Duration::from_millis(1);
+    settings
+}
+
+fn client(hub: &MockHub, cache: &TempDir) -> Hub {
+    Hub::new(settings(&hub.endpoint, cache)).unwrap()
+}
+
+fn offline(cache: &TempDir) -> Hub {
+    let mut settings = settings("http://127.0.0.1:9", cache);
+    settings.offline = true;
+    Hub::new(settings).unwrap()
+}
+
+fn path(text: &str) -> HubPath {
+    text.parse().unwrap()
+}
+
+/// The error of a download, which must leave nothing behind that could be taken for the file.
+fn fails(hub: &Hub, cache: &TempDir, text: &str) -> String {
+    let error = hub.weights(&path(text)).unwrap_err().to_string();
+    let repository = cache.path().join("models--o--n");
+    assert!(!repository.join("snapshots").exists(), "{error}");
+    for blob in fs::read_dir(repository.join("blobs")).into_iter().flatten() {
+        let name = blob.unwrap().file_name().into_string().unwrap();
+        assert!(name.ends_with(".incomplete"), "{name} is left");
+    }
+    error
+}
+
+#[test]
+fn a_file_comes_once_and_then_from_the_cache() {
+    let (hub, cache) = (MockHub::of(model()), tempfile::tempdir().unwrap());
+    let client = client(&hub, &cache);
+    let found = client.weights(&path("hf:o/n")).unwrap();
+    assert_eq!(fs::read(&found).unwrap(), weights(100_000));
+    assert_eq!(WeightMap::read(&found).unwrap().len(), 1);
+    let head = format!("HEAD /o/n/resolve/main/{MODEL}");
+    let get = format!("GET /o/n/resolve/{COMMIT}/{MODEL}");
+    assert_eq!(hub.requests(), [head.clone(), get]);
+    // Of a branch is asked whether it has moved, of a commit nothing.
+    assert_eq!(
+        client.weights(&path("hf:o/n/model.safetensors")).unwrap(),
+        found
+    );
+    assert_eq!(hub.requests(), [head]);
+    let fixed = path("hf:o/n").with_revision(COMMIT);
+    assert_eq!(client.weights(&fixed).unwrap(), found);
+    assert_eq!(offline(&cache).weights(&path("hf:o/n")).unwrap(), found);
+    assert!(hub.requests().is_empty());
+}
+
+#[test]
+fn the_cache_is_laid_out_as_pythons() {
+    let (hub, cache) = (MockHub::of(model()), tempfile::tempdir().unwrap());
+    let found = client(&hub, &cache)
+        .weights(&path("hf:o/n@refs/pr/1"))
+        .unwrap();
+    let repository = cache.path().join("models--o--n");
+    let etag = sha256(&weights(100_000));
+    assert_eq!(found, repository.join("snapshots").join(COMMIT).join(MODEL));
+    assert_eq!(
+        fs::read_to_string(repository.join("refs/refs/pr/1")).unwrap(),
+        COMMIT
+    );
+    assert!(repository.join("blobs").join(&etag).is_file());
+    assert!(
+        cache
+            .path()
+            .join(format!(".locks/models--o--n/{etag}.lock"))
+            .exists()
+    );
+    #[cfg(unix)]
+    assert_eq!(
+        fs::read_link(&found).unwrap(),
+        Path::new("../../blobs").join(etag)
+    );
+    let names = |folder: &Path| fs::read_dir(folder).unwrap().count();
+    assert_eq!(
+        (names(&repository), names(&repository.join("blobs"))),
+        (3, 1)
+    );
+}
+
+#[test]
+fn a_cache_that_python_wrote_is_read() {
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--o--n");
+    for folder in ["blobs", "refs", &format!("snapshots/{COMMIT}")] {
+        fs::create_dir_all(repository.join(folder)).unwrap();
+    }
+    fs::write(repository.join("blobs/abc"), weights(10)).unwrap();
+    fs::write(repository.join("refs/main"), COMMIT).unwrap();
+    let link = repository.join(format!("snapshots/{COMMIT}/{MODEL}"));
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("../../blobs/abc", &link).unwrap();
+    #[cfg(not(unix))]
+    fs::copy(repository.join("blobs/abc"), &link).unwrap();
+    let found = offline(&cache).weights(&path("hf:o/n")).unwrap();
+    assert_eq!(fs::read(found).unwrap(), weights(10));
+    // Nobody answers at this address either: a commit needs no one.
+    let hub = Hub::new(settings("http://127.0.0.1:9", &cache)).unwrap();
+    assert!(hub.weights(&path("hf:o/n").with_revision(COMMIT)).is_ok());
+}
+
+#[test]
+fn offline_without_the_file_says_where_it_was_looked_for() {
+    let cache = tempfile::tempdir().unwrap();
+    let error = fails(&offline(&cache), &cache, "hf:o/n");
+    for part in ["hf:o/n", "HF_HUB_OFFLINE", "models--o--n"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_an_error_only_without_the_file() {
+    let cache = tempfile::tempdir().unwrap();
+    let dead = Hub::new(settings("http://127.0.0.1:9", &cache)).unwrap();
+    let error = fails(&dead, &cache, "hf:o/n");
+    assert!(
+        error.contains("http://127.0.0.1:9") && error.contains("HF_ENDPOINT"),
+        "{error}"
+    );
+    let hub = MockHub::of(model());
+    let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
+    assert_eq!(dead.weights(&path("hf:o/n")).unwrap(), found);
+    assert_eq!(dead.list(&path("hf:o/n")).unwrap().files, [MODEL]);
+}
+
+#[test]
+fn redirects_are_followed_and_the_token_stays_with_the_hub() {
+    let (repository, cache) = (model(), tempfile::tempdir().unwrap());
+    let port = Arc::new(AtomicUsize::new(0));
+    let own = port.clone();
+    // The repository was renamed, and its large files lie elsewhere: the same server under another name.
+    let hub = MockHub::start(move |request| match request.path.strip_prefix("/storage") {
+        Some(rest) if request.host.starts_with("localhost") => repository.answer(&Request {
+            path: rest.to_owned(),
+            ..request.clone()
+        }),
+        None if request.path.starts_with("/o/n/") => {
+            Reply::new(307, "").with("Location", request.path.replacen("/o/n/", "/new/name/", 1))
+        }
+        _ => {
+            let to = format!(
+                "http://localhost:{}/storage{}",
+                own.load(Ordering::SeqCst),
+                request.path
+            );
+            let bytes = weights(100_000);
+            Reply::new(302, "")
+                .with("Location", to)
+                .with("X-Repo-Commit", COMMIT)
+                .with("X-Linked-ETag", format!("\"{}\"", sha256(&bytes)))
+                .with("X-Linked-Size", bytes.len())
+        }
+    });
+    port.store(hub.port.into(), Ordering::SeqCst);
+    let mut settings = settings(&hub.endpoint, &cache);
+    settings.token = Some("secret".to_owned());
+    let found = Hub::new(settings)
+        .unwrap()
+        .weights(&path("hf:o/n"))
+        .unwrap();
+    assert_eq!(fs::read(found).unwrap(), weights(100_000));
+    let requests = hub.take();
+    let seen: Vec<(&str, bool, bool)> = requests
+        .iter()
+        .map(|request| {
+            let at_hub = request.host.starts_with("127.");
+            (
+                request.method.as_str(),
+                at_hub,
+                request.token.as_deref() == Some("secret"),
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("HEAD", true, true),
+            ("HEAD", true, true),
+            ("GET", true, true),
+            ("GET", true, true),
+            ("GET", false, false),
+        ]
+    );
+}
+
+#[test]
+fn who_may_not_read_is_told_what_to_set() {
+    let private = |request: &Request| match request.token.as_deref() {
+        Some("good") => model().answer(request),
+        _ => Reply::new(401, "").with("X-Error-Message", "Invalid username or password."),
+    };
+    let (hub, cache) = (MockHub::start(private), tempfile::tempdir().unwrap());
+    let error = fails(&client(&hub, &cache), &cache, "hf:o/n");
+    for part in ["401", "Invalid username", "HF_TOKEN", "settings/tokens"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(hub.requests().len(), 1, "a refusal is final");
+    let with = |token: &str| {
+        let mut settings = settings(&hub.endpoint, &cache);
+        settings.token = Some(token.to_owned());
+        Hub::new(settings).unwrap()
+    };
+    let error = fails(&with("bad"), &cache, "hf:o/n");
+    assert!(error.contains("not valid"), "{error}");
+    assert!(with("good").weights(&path("hf:o/n")).is_ok());
+}
+
+#[test]
+fn gated_repositories_are_told_by_their_page() {
+    let gated = |_: &Request| Reply::new(403, "").with("X-Error-Code", "GatedRepo");
+    let (hub, cache) = (MockHub::start(gated), tempfile::tempdir().unwrap());
+    let error = fails(&client(&hub, &cache), &cache, "hf:o/n");
+    assert!(error.contains(&format!("{}/o/n", hub.endpoint)), "{error}");
+}
+
+#[test]
+fn a_refusal_after_good_metadata_is_no_file() {
+    let repository = model();
+    let hub = MockHub::start(move |request| match request.method.as_str() {
+        "HEAD" => repository.answer(request),
+        _ => Reply::new(403, r#"{"error":"Access to this resource is disabled."}"#),
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let client = client(&hub, &cache);
+    for _ in 0..2 {
+        let error = fails(&client, &cache, "hf:o/n");
+        assert!(
+            error.contains("403") && error.contains("is disabled"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn missing_files_are_answered_with_those_that_are_there() {
+    let repository = Repository::default().with("README.md", "text", SMALL).with(
+        "original/weights.pth",
+        "bytes",
+        SMALL,
+    );
+    let (hub, cache) = (MockHub::of(repository), tempfile::tempdir().unwrap());
+    let client = client(&hub, &cache);
+    let error = fails(&client, &cache, "hf:o/n");
+    for part in [
+        "model.safetensors, ",
+        "original/weights.pth, README.md",
+        "hf:owner/name/FILE",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let error = fails(&client, &cache, "hf:o/n/weights.pth");
+    assert!(error.contains("no weights.pth at revision main"), "{error}");
+    let found = client
+        .weights(&path("hf:o/n/original/weights.pth"))
+        .unwrap();
+    assert_eq!(fs::read(found).unwrap(), b"bytes");
+}
+
+#[test]
+fn without_a_name_the_usual_files_are_tried_in_order() {
+    let index =
+        r#"{"weight_map":{"a":"x-1.safetensors","b":"x-2.safetensors","c":"x-1.safetensors"}}"#;
+    let sharded = Repository::default()
+        .with("model.safetensors.index.json", index, SMALL)
+        .with("x-1.safetensors", weights(1), &SMALL.replace('8', "1"))
+        .with("x-2.safetensors", weights(2), &SMALL.replace('8', "2"))
+        .with("pytorch_model.bin", "zip", &SMALL.replace('8', "3"));
+    let (hub, cache) = (MockHub::of(sharded.clone()), tempfile::tempdir().unwrap());
+    let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
+    assert!(found.ends_with("model.safetensors.index.json"));
+    for (name, length) in [("x-1.safetensors", 1), ("x-2.safetensors", 2)] {
+        assert_eq!(
+            fs::read(found.with_file_name(name)).unwrap(),
+            weights(length)
+        );
+    }
+    assert!(offline(&cache).weights(&path("hf:o/n")).is_ok());
+    let mut old = sharded;
+    old.0.remove("model.safetensors.index.json");
+    let (hub, cache) = (MockHub::of(old), tempfile::tempdir().unwrap());
+    let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
+    assert!(found.ends_with("pytorch_model.bin"));
+}
+
+#[test]
+fn a_busy_hub_is_asked_again_when_it_says() {
+    let (repository, asked) = (model(), AtomicUsize::new(0));
+    let hub = MockHub::start(move |request| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 | 2 => Reply::new(429, "").with("Retry-After", 0),
+        4 => Reply::new(503, ""),
+        _ => repository.answer(request),
+    });
+    let cache = tempfile::tempdir().unwrap();
+    assert!(client(&hub, &cache).weights(&path("hf:o/n")).is_ok());
+    assert_eq!(hub.requests().len(), 4);
+
+    let hub = MockHub::start(|_| Reply::new(429, "").with("Retry-After", 100_000));
+    let cache = tempfile::tempdir().unwrap();
+    let error = fails(&client(&hub, &cache), &cache, "hf:o/n");
+    assert!(
+        error.contains("429") && error.contains("100000 s"),
+        "{error}"
+    );
+    assert_eq!(hub.requests().len(), 1);
+
+    let hub = MockHub::start(|_| Reply::new(500, ""));
+    let error = fails(&client(&hub, &cache), &cache, "hf:o/n");
+    assert!(error.contains("500"), "{error}");
+    assert_eq!(hub.requests().len(), 5);
+}
+
+#[test]
+fn broken_downloads_go_on_where_they_ended() {
+    let (repository, cuts) = (model(), AtomicUsize::new(0));
+    let hub = MockHub::start(move |request| {
+        let mut reply = repository.answer(request);
+        if request.method == "GET" && cuts.fetch_add(1, Ordering::SeqCst) < 2 {
+            reply.cut = Some(reply.body.len() / 2);
+        }
+        reply
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
+    let whole = weights(100_000);
+    assert_eq!(fs::read(found).unwrap(), whole);
+    let starts: Vec<_> = hub
+        .take()
+        .into_iter()
+        .filter(|r| r.method == "GET")
+        .map(|r| r.start)
+        .collect();
+    let half = whole.len() / 2;
+    assert_eq!(
+        starts,
+        [None, Some(half), Some(half + (whole.len() - half) / 2)]
+    );
+}
+
+#[test]
+fn a_later_process_goes_on_too() {
+    let (hub, cache) = (MockHub::of(model()), tempfile::tempdir().unwrap());
+    let blobs = cache.path().join("models--o--n/blobs");
+    let whole = weights(100_000);
+    fs::create_dir_all(&blobs).unwrap();
+    let part = blobs.join(format!("{}.incomplete", sha256(&whole)));
+    fs::write(&part, &whole[..777]).unwrap();
+    let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
+    assert_eq!(fs::read(found).unwrap(), whole);
+    assert_eq!(hub.take()[1].start, Some(777));
+    assert!(!part.exists());
+}
+
+#[test]
+fn a_server_without_ranges_starts_anew() {
+    let repository = model();
+    let hub = MockHub::start(move |request| {
+        repository.answer(&Request {
+            start: None,
+            ..request.clone()
+        })
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let blobs = cache.path().join("models--o--n/blobs");
+    let whole = weights(100_000);
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(
+        blobs.join(format!("{}.incomplete", sha256(&whole))),
+        "other",
+    )
+    .unwrap();
+    let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
+    assert_eq!(fs::read(found).unwrap(), whole);
+}
+
+#[test]
+fn files_of_a_wrong_length_or_content_are_removed() {
+    let repository = model();
+    let (mut short, mut other) = (repository.clone(), repository.clone());
+    short.0.get_mut(MODEL).unwrap().0.truncate(100);
+    other.0.get_mut(MODEL).unwrap().0[99_999] ^= 1;
+    for (wrong, part) in [(short, "has 100 bytes"), (other, "SHA-256")] {
+        let right = repository.clone();
+        let hub = MockHub::start(move |request| match request.method.as_str() {
+            "HEAD" => right.answer(request),
+            _ => wrong.answer(request),
+        });
+        let cache = tempfile::tempdir().unwrap();
+        let error = fails(&client(&hub, &cache), &cache, "hf:o/n");
+        assert!(
+            error.contains(part) && error.contains("it was removed"),
+            "{error}"
+        );
+        assert_eq!(
+            fs::read_dir(cache.path().join("models--o--n/blobs"))
+                .unwrap()
+                .count(),
+            0
+        );
+        assert_eq!(hub.requests().len(), 2);
+    }
+}
+
+#[test]
+fn weights_without_a_header_are_removed() {
+    // Small files have no SHA-256, so only their own format tells.
+    let repository = Repository::default().with(MODEL, "<html>please log in</html>", SMALL);
+    let (hub, cache) = (MockHub::of(repository), tempfile::tempdir().unwrap());
+    let error = fails(&client(&hub, &cache), &cache, "hf:o/n");
+    assert!(error.contains("safetensors header"), "{error}");
+}
+
+#[test]
+fn what_another_program_spoilt_is_downloaded_again() {
+    let (hub, cache) = (MockHub::of(model()), tempfile::tempdir().unwrap());
+    let client = client(&hub, &cache);
+    let found = client.weights(&path("hf:o/n")).unwrap();
+    let blob = cache
+        .path()
+        .join("models--o--n/blobs")
+        .join(sha256(&weights(100_000)));
+    for revision in ["main", COMMIT] {
+        fs::write(&blob, r#"{"error":"Access denied"}"#).unwrap();
+        let error = offline(&cache)
+            .weights(&path("hf:o/n"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("damaged"), "{error}");
+        assert_eq!(
+            client
+                .weights(&path("hf:o/n").with_revision(revision))
+                .unwrap(),
+            found
+        );
+        assert_eq!(fs::read(&found).unwrap(), weights(100_000));
+    }
+}
+
+#[test]
+fn who_comes_second_waits_for_the_first() {
+    let repository = model();
+    let hub = MockHub::start(move |request| {
+        if request.method == "GET" {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        repository.answer(request)
+    });
+    let cache = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
+                assert_eq!(fs::read(found).unwrap(), weights(100_000));
+            });
+        }
+    });
+    let gets = hub
+        .take()
+        .into_iter()
+        .filter(|request| request.method == "GET");
+    assert_eq!(gets.count(), 1);
+}
+
+#[test]
+fn observers_see_a_download_grow_to_its_end() {
+    let (hub, cache) = (MockHub::of(model()), tempfile::tempdir().unwrap());
+    let seen = Arc::new(Mutex::new(vec![]));
+    let note = seen.clone();
+    let client = client(&hub, &cache).observed(Arc::new(move |transfer: &Transfer<'_>| {
+        assert_eq!(transfer.file, "hf:o/n/model.safetensors");
+        note.lock().unwrap().push((transfer.done, transfer.size));
+    }));
+    client.weights(&path("hf:o/n")).unwrap();
+    let size = weights(100_000).len() as u64;
+    let seen = seen.lock().unwrap();
+    assert!(seen.is_sorted() && seen.iter().all(|(_, whole)| *whole == size));
+    assert_eq!((seen[0].0, seen[seen.len() - 1].0), (0, size));
+    assert_eq!(seen.iter().filter(|(done, _)| *done == size).count(), 1);
+}

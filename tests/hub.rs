@@ -1,0 +1,98 @@
+//! The program and a Hub on this machine.
+
+#![cfg(all(feature = "cli", feature = "hub"))]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../mim-core/tests/mock_hub/mod.rs"]
+mod mock_hub;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use mim::prelude::*;
+use mock_hub::{MockHub, Repository};
+
+const HASH: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
+fn weights() -> Vec<u8> {
+    let file = tempfile::NamedTempFile::with_suffix(".safetensors").unwrap();
+    let mut weights = WeightMap::default();
+    let tensor = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    weights.insert("patch_embed.proj.weight", tensor);
+    weights.write(file.path(), None).unwrap();
+    std::fs::read(file.path()).unwrap()
+}
+
+fn mim(hub: &MockHub, home: &Path, args: &[&str]) -> (Output, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_mim"))
+        .args(args)
+        .env("HF_ENDPOINT", &hub.endpoint)
+        .env("HF_HOME", home)
+        .env("HF_TOKEN", "secret")
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HF_HUB_OFFLINE")
+        .env_remove("HF_HUB_DISABLE_IMPLICIT_TOKEN")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, error)
+}
+
+#[test]
+fn info_shows_weights_of_the_hub() {
+    let hub = MockHub::of(Repository::default().with("model.safetensors", weights(), HASH));
+    let home = tempfile::tempdir().unwrap();
+    let (output, error) = mim(&hub, home.path(), &["info", "hf:o/n"]);
+    assert!(output.status.success(), "{error}");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        shown.contains("patch_embed.proj.weight") && shown.contains("[2, 3]"),
+        "{shown}"
+    );
+    assert!(
+        error.contains("downloading hf:o/n/model.safetensors"),
+        "{error}"
+    );
+    assert!(home.path().join("hub/models--o--n/refs/main").exists());
+    assert!(
+        hub.take()
+            .iter()
+            .all(|request| request.token.as_deref() == Some("secret"))
+    );
+    let (_, error) = mim(&hub, home.path(), &["info", "hf:o/n"]);
+    assert_eq!(error, "", "nothing is downloaded twice");
+}
+
+#[test]
+fn teachers_and_their_weights_come_from_the_hub() {
+    let hub = MockHub::of(Repository::default().with("model.safetensors", weights(), HASH));
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let run = run.to_str().unwrap();
+    let teacher = [
+        "pretrain",
+        "--method",
+        "milan",
+        "--output-dir",
+        run,
+        "--set",
+    ];
+    for (checkpoint, expected) in [
+        // It arrives, and is not CLIP.
+        ("target.checkpoint=hf:o/n", "the weights do not fit"),
+        (
+            "target.checkpoint=hf:o/n/other.safetensors",
+            "its files are model.safetensors",
+        ),
+        ("target.checkpoint=hf:o", "hf:owner/name"),
+    ] {
+        let mut args = teacher.to_vec();
+        args.push(checkpoint);
+        let (output, error) = mim(&hub, home.path(), &args);
+        assert!(
+            !output.status.success() && error.contains(expected),
+            "{error}"
+        );
+    }
+    assert!(home.path().join("hub/models--o--n/snapshots").exists());
+}
