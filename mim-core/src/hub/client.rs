@@ -145,6 +145,12 @@ impl Hub {
         }
     }
 
+    /// Notes in the cache that the revision of `path` stands for `commit`, whose files are there.
+    #[cfg(feature = "parquet")]
+    pub(crate) fn remember(&self, path: &HubPath, commit: &str) -> Result<()> {
+        Cache::of(path, &self.settings).remember(path.revision(), commit)
+    }
+
     /// The first of `names` that the repository has.
     fn first(&self, path: &HubPath, names: &[&str]) -> Result<PathBuf> {
         let cache = Cache::of(path, &self.settings);

@@ -14,15 +14,14 @@ const CONVERTED: &str = "refs/convert/parquet";
 pub(super) fn fetch(hub: &Hub, path: &HubPath, split: Split) -> Result<Vec<PathBuf>> {
     let has_images =
         |listing: &Listing| listing.files.iter().any(|file| file.ends_with(".parquet"));
-    let listing = match hub.list(path) {
-        Ok(listing) if has_images(&listing) => listing,
-        other if path.revision() == "main" => {
-            match (hub.list(&path.with_revision(CONVERTED)), other) {
-                (Ok(converted), _) => converted,
-                (Err(_), other) => other?,
-            }
-        }
-        other => other?,
+    let converted = path.with_revision(CONVERTED);
+    let (asked, listing) = match hub.list(path) {
+        Ok(listing) if has_images(&listing) => (path, listing),
+        other if path.revision() == "main" => match (hub.list(&converted), other) {
+            (Ok(listing), _) => (&converted, listing),
+            (Err(_), other) => (path, other?),
+        },
+        other => (path, other?),
     };
     let inside = path.file().unwrap_or_default();
     let names =
@@ -36,9 +35,12 @@ pub(super) fn fetch(hub: &Hub, path: &HubPath, split: Split) -> Result<Vec<PathB
                 ),
             }
         })?;
-    let commit = path.with_revision(listing.commit);
-    names
+    // All files are those of one commit; what its branch stood for is noted once they are there.
+    let commit = path.with_revision(listing.commit.as_str());
+    let files = names
         .into_iter()
         .map(|name| hub.file(&commit.with_file(name)))
-        .collect()
+        .collect::<Result<_>>()?;
+    hub.remember(asked, &listing.commit)?;
+    Ok(files)
 }
