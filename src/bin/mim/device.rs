@@ -38,10 +38,18 @@ pub(crate) fn open(name: &str) -> Result<Device> {
 
 /// The variable that candle and rayon size their pools by.
 const THREADS: &str = "RAYON_NUM_THREADS";
-/// How often a waiting thread of candle's own pool looks for work before it sleeps.
-const SPINS: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
+/// What else libraries read from the environment when the program starts, unless the user set it.
+const DEFAULTS: [(&str, &str); 2] = [
+    // How often a waiting thread of candle's own pool looks for work before it sleeps. By default they
+    // spin and take the cores from the threads that compute: a small step then needs a quarter more time.
+    ("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0"),
+    // Freed memory stays with the program. Each step needs the same again, and the system clears every
+    // page that it hands out: a third of the time of a step.
+    ("MIMALLOC_PURGE_DELAY", "-1"),
+];
 
-/// Starts the program again with the wanted number of threads in its environment, if it is not there yet.
+/// Starts the program again with the wanted number of threads and [`DEFAULTS`] in its environment, if they
+/// are not there yet.
 ///
 /// candle reads the number once, from the environment only, and counts physical cores without it.
 pub(crate) fn pin_threads(wanted: Option<usize>) {
@@ -50,7 +58,11 @@ pub(crate) fn pin_threads(wanted: Option<usize>) {
         .and_then(|number| number.parse::<usize>().ok());
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = wanted.or(now).unwrap_or(available).max(1);
-    if now == Some(wanted) && std::env::var_os(SPINS).is_some() {
+    let mut missing = DEFAULTS
+        .into_iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none())
+        .peekable();
+    if now == Some(wanted) && missing.peek().is_none() {
         return;
     }
     let Ok(program) = std::env::current_exe() else {
@@ -59,12 +71,8 @@ pub(crate) fn pin_threads(wanted: Option<usize>) {
     let mut again = Command::new(program);
     again
         .args(std::env::args_os().skip(1))
-        .env(THREADS, wanted.to_string());
-    // By default they wait by spinning, and take the cores from the threads that compute: a small step
-    // then needs a quarter more time.
-    if std::env::var_os(SPINS).is_none() {
-        again.env(SPINS, "0");
-    }
+        .env(THREADS, wanted.to_string())
+        .envs(missing);
     restart(again);
 }
 
