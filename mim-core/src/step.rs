@@ -38,6 +38,8 @@ pub struct StepContext {
     pub pass: u8,
     /// Whether this is a training step: batch statistics, stochastic depth.
     pub training: bool,
+    /// Whether transformer blocks keep only their input and compute the rest again in the backward pass.
+    pub recompute: bool,
     /// The group of processes that train together.
     pub comm: Arc<dyn Communicator>,
     /// Where named intermediates go; none in ordinary training.
@@ -56,6 +58,7 @@ impl StepContext {
             micro: 0,
             pass: 0,
             training: true,
+            recompute: false,
             comm: Arc::new(Single),
             trace: None,
         }
@@ -66,6 +69,14 @@ impl StepContext {
         Self {
             training: false,
             ..Self::new(0)
+        }
+    }
+
+    /// The same step without [`StepContext::recompute`].
+    pub(crate) fn keeping(&self) -> Self {
+        Self {
+            recompute: false,
+            ..self.clone()
         }
     }
 

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::Linear;
+use super::{LayerNorm, Linear};
 use crate::params::Params;
 use crate::{Result, ops};
 
@@ -94,20 +94,40 @@ impl Attention {
         ops::softmax(&logits)
     }
 
+    /// `xs + forward(norm(xs))`, as one operation where there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Attention::forward`].
+    pub(super) fn forward_residual(&self, norm: &LayerNorm, xs: &Tensor) -> Result<Tensor> {
+        let (Some(proj), Some(bias)) = (self.proj.affine(), self.qkv_bias()?) else {
+            return Ok((xs + self.forward(&norm.forward(xs)?, None)?)?);
+        };
+        let qkv = ops::Affine {
+            weight: &self.qkv,
+            bias: &bias,
+        };
+        let heads = (self.heads, self.scale()?);
+        ops::residual_attention(xs, norm.affine(), norm.eps(), [qkv, proj], heads)
+    }
+
     fn scale(&self) -> Result<f64> {
         let dim = self.qkv.dim(D::Minus1)?;
         Ok(((dim / self.heads) as f64).powf(-0.5))
     }
 
     fn qkv(&self, xs: &Tensor) -> Result<Tensor> {
-        let bias = match &self.bias {
+        ops::linear(xs, &self.qkv, self.qkv_bias()?.as_ref())
+    }
+
+    fn qkv_bias(&self) -> Result<Option<Tensor>> {
+        Ok(match &self.bias {
             Bias::Full(bias) => Some(bias.clone()),
             Bias::QV(q, v) => {
                 let zero = Tensor::zeros(q.dims(), DType::F32, q.device())?;
                 Some(Tensor::cat(&[q, &zero, v], 0)?)
             }
             Bias::None => None,
-        };
-        ops::linear(xs, &self.qkv, bias.as_ref())
+        })
     }
 }

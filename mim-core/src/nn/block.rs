@@ -2,9 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::{Activation, Attention, DropPath, Mlp, NormKind, QkvBias, TokenNorm};
+use super::{Activation, Attention, DropPath, LayerNorm, Mlp, NormKind, QkvBias, TokenNorm};
 use crate::params::Params;
-use crate::{Error, Result, StepContext};
+use crate::{Error, Result, StepContext, ops};
 
 /// What a [`Block`] is made of.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -121,7 +121,17 @@ impl Block {
         bias: Option<&Tensor>,
         step: &StepContext,
     ) -> Result<Tensor> {
-        self.forward_with(xs, step, |attn, ys| attn.forward(ys, bias))
+        // Batch norms would take the batch into their running statistics twice.
+        let norms = [&self.norm1, &self.norm2];
+        if step.recompute && norms.iter().all(|norm| matches!(norm, TokenNorm::Layer(_))) {
+            let (block, bias, step) = (self.clone(), bias.cloned(), step.keeping());
+            return ops::recompute(xs, move |xs| block.forward(xs, bias.as_ref(), &step));
+        }
+        let xs = match (bias, self.plain(0, step)) {
+            (None, Some(norm)) => self.attn.forward_residual(norm, xs)?,
+            _ => self.attended(xs, step, |attn, ys| attn.forward(ys, bias))?,
+        };
+        self.fed(&xs, step)
     }
 
     /// [`Block::forward`] with attention of one's own: `attend` maps `norm1(x)` `[rows, tokens, dim]`
@@ -136,17 +146,40 @@ impl Block {
         step: &StepContext,
         attend: impl FnOnce(&Attention, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let [attn_path, mlp_path] = &self.drop_path;
-        let branch = self.scaled(
-            attend(&self.attn, &self.norm1.forward(xs, step)?)?,
-            |(first, _)| first,
-        )?;
-        let xs = (xs + attn_path.forward(branch, step)?)?;
-        let branch = self.scaled(
-            self.mlp.forward(&self.norm2.forward(&xs, step)?)?,
-            |(_, second)| second,
-        )?;
-        Ok((&xs + mlp_path.forward(branch, step)?)?)
+        self.fed(&self.attended(xs, step, attend)?, step)
+    }
+
+    /// The norm of the first or second half, if nothing but it and the half's layers acts on the branch.
+    fn plain(&self, half: usize, step: &StepContext) -> Option<&LayerNorm> {
+        let norm = [&self.norm1, &self.norm2][half];
+        match norm {
+            TokenNorm::Layer(norm) if self.gamma.is_none() && !self.drop_path[half].acts(step) => {
+                Some(norm)
+            }
+            _ => None,
+        }
+    }
+
+    /// The first half, with attention computed by `attend`.
+    fn attended(
+        &self,
+        xs: &Tensor,
+        step: &StepContext,
+        attend: impl FnOnce(&Attention, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let branch = attend(&self.attn, &self.norm1.forward(xs, step)?)?;
+        let branch = self.scaled(branch, |(first, _)| first)?;
+        Ok((xs + self.drop_path[0].forward(branch, step)?)?)
+    }
+
+    /// The second half.
+    fn fed(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
+        if let Some(norm) = self.plain(1, step) {
+            return self.mlp.forward_residual(norm, xs);
+        }
+        let branch = self.mlp.forward(&self.norm2.forward(xs, step)?)?;
+        let branch = self.scaled(branch, |(_, second)| second)?;
+        Ok((xs + self.drop_path[1].forward(branch, step)?)?)
     }
 
     /// Attention of the first `queries` tokens in this block, `[rows, heads, queries, tokens]`, for

@@ -18,13 +18,18 @@ impl DropPath {
         Self { rate, lane }
     }
 
+    /// Whether it may drop anything in this step.
+    pub(super) fn acts(&self, step: &StepContext) -> bool {
+        self.rate != 0. && step.training
+    }
+
     /// Drops in training, passes on otherwise; `xs` `[rows, tokens, dim]`.
     ///
     /// # Errors
     ///
     /// Fails only if the device does.
     pub fn forward(&self, xs: Tensor, step: &StepContext) -> Result<Tensor> {
-        if self.rate == 0. || !step.training {
+        if !self.acts(step) {
             return Ok(xs);
         }
         let mut rng = step.rng(Purpose::DropPath, self.lane);

@@ -49,4 +49,15 @@ impl LayerNorm {
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         ops::layer_norm(xs, &self.weight, &self.bias, self.eps)
     }
+
+    pub(super) fn affine(&self) -> ops::Affine<'_> {
+        ops::Affine {
+            weight: &self.weight,
+            bias: &self.bias,
+        }
+    }
+
+    pub(super) fn eps(&self) -> f64 {
+        self.eps
+    }
 }

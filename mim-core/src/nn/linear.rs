@@ -58,4 +58,10 @@ impl Linear {
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         ops::linear(xs, &self.weight, self.bias.as_ref())
     }
+
+    /// Weight and bias, if it has one.
+    pub(super) fn affine(&self) -> Option<ops::Affine<'_>> {
+        let (weight, bias) = (&self.weight, self.bias.as_ref()?);
+        Some(ops::Affine { weight, bias })
+    }
 }

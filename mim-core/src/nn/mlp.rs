@@ -2,9 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::{Activation, Linear};
-use crate::Result;
+use super::{Activation, LayerNorm, Linear};
 use crate::params::Params;
+use crate::{Result, ops};
 
 /// `fc2(gelu(fc1(x)))`, exact GELU unless asked for another one.
 #[derive(Debug, Clone)]
@@ -46,5 +46,19 @@ impl Mlp {
             other => other.forward(&self.fc1.forward(xs)?)?,
         };
         self.fc2.forward(&hidden)
+    }
+
+    /// `xs + forward(norm(xs))`, as one operation where there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mlp::forward`].
+    pub(super) fn forward_residual(&self, norm: &LayerNorm, xs: &Tensor) -> Result<Tensor> {
+        match (self.activation, self.fc1.affine(), self.fc2.affine()) {
+            (Activation::Gelu, Some(fc1), Some(fc2)) => {
+                ops::residual_mlp(xs, norm.affine(), norm.eps(), [fc1, fc2])
+            }
+            _ => Ok((xs + self.forward(&norm.forward(xs)?)?)?),
+        }
     }
 }

@@ -47,7 +47,34 @@ pub(super) fn hand_over(
     weight: &Tensor,
     write: impl FnOnce(Option<Vec<f32>>) -> Result<Vec<f32>>,
 ) -> Result<bool> {
-    let id = weight.id();
+    hand_over_to(weight.id(), write)
+}
+
+/// Hands over a part of the gradient of the weight `id` that is there as a tensor; does nothing where no one
+/// collects it.
+pub(super) fn hand_over_tensor(id: TensorId, part: &Tensor) -> Result<()> {
+    hand_over_to(id, |sum| {
+        let part = part.flatten_all()?.to_vec1::<f32>()?;
+        Ok(match sum {
+            Some(mut sum) => {
+                sum.iter_mut().zip(&part).for_each(|(sum, x)| *sum += x);
+                sum
+            }
+            None => part,
+        })
+    })
+    .map(drop)
+}
+
+/// Whether anyone collects gradients on this thread.
+pub(super) fn active() -> bool {
+    ACTIVE.with_borrow(Option::is_some)
+}
+
+fn hand_over_to(
+    id: TensorId,
+    write: impl FnOnce(Option<Vec<f32>>) -> Result<Vec<f32>>,
+) -> Result<bool> {
     // Taken out while it is written: threads that help may run other work of this one.
     let sum = ACTIVE.with_borrow_mut(|active| Some(active.as_mut()?.get_mut(&id)?.take()));
     let Some(sum) = sum else {

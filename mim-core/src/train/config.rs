@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ops::Precision;
 use crate::optim::{AdamWConfig, Clip, Hold};
 use crate::schedule::Schedule;
 use crate::{Error, Result};
@@ -37,6 +38,12 @@ pub struct TrainConfig {
     pub clip: Clip,
     /// Parameters that do not move in the first epochs. Default none.
     pub hold: Vec<Hold>,
+    /// Type of the operands of matrix products: `"f32"` (default) or `"bf16"`, see
+    /// [`Precision`]. Parameters, their moments and all other arithmetic stay f32.
+    pub precision: Precision,
+    /// Whether transformer blocks keep only their input and compute the rest again in the backward pass: less
+    /// memory for about a third more time, and the same gradients. Default false.
+    pub recompute: bool,
     /// Everything random follows from it. Default 0.
     pub seed: u64,
     /// Checkpoints kept, the newest ones. Default 2.
@@ -63,6 +70,8 @@ impl Default for TrainConfig {
             weight_decay_schedule: None,
             clip: Clip::None,
             hold: vec![],
+            precision: Precision::F32,
+            recompute: false,
             seed: 0,
             keep_checkpoints: 2,
             checkpoint_every: 1,

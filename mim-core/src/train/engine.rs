@@ -64,12 +64,15 @@ impl Trainer {
                 "lower batch_size or accum_iter",
             ));
         }
-        let stepper = Stepper::new(method.as_ref(), config.optimizer.clone(), config.clip)?
-            .hold(config.hold.clone());
         let device = method
             .stores()
             .first()
             .map_or(Device::Cpu, |(_, student)| student.device().clone());
+        config.precision.check(&device)?;
+        let stepper = Stepper::new(method.as_ref(), config.optimizer.clone(), config.clip)?
+            .hold(config.hold.clone())
+            .precision(config.precision)
+            .recompute(config.recompute);
         let state = TrainState::new(method.name(), config.seed, resolved);
         let loading = LoaderConfig {
             batch_size: config.batch_size,

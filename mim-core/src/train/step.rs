@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::StepReport;
+use crate::ops::{Precision, with_precision};
 use crate::optim::{AdamW, AdamWConfig, Clip, Gradients, Hold};
 use crate::{Batch, Error, LossTerms, Method, Result, StepContext};
 
@@ -13,6 +14,8 @@ pub struct Stepper {
     gradients: Gradients,
     clip: Clip,
     hold: Vec<Hold>,
+    precision: Precision,
+    recompute: bool,
 }
 
 impl Stepper {
@@ -41,6 +44,8 @@ impl Stepper {
             gradients: Gradients::new(trainable),
             clip,
             hold: Vec::new(),
+            precision: Precision::F32,
+            recompute: false,
         })
     }
 
@@ -48,6 +53,19 @@ impl Stepper {
     #[must_use]
     pub fn hold(self, hold: Vec<Hold>) -> Self {
         Self { hold, ..self }
+    }
+
+    /// Computes matrix products of forward and backward passes in this precision.
+    #[must_use]
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// Whether transformer blocks keep only their input and compute the rest again in the backward pass: less
+    /// memory for about a third more time.
+    #[must_use]
+    pub fn recompute(self, recompute: bool) -> Self {
+        Self { recompute, ..self }
     }
 
     /// The optimizer.
@@ -88,14 +106,17 @@ impl Stepper {
         for (micro, batch) in batches.iter().enumerate() {
             let step = StepContext {
                 micro,
+                recompute: self.recompute,
                 ..step.clone()
             };
-            let terms = method.forward(batch, &step)?;
-            let total = terms.total()?;
-            report.add(&terms, &total, share)?;
-            finite("the loss", report.loss, &step)?;
-            let scaled = if share == 1. { total } else { (total * share)? };
-            self.gradients.backward(&scaled)?;
+            with_precision(self.precision, || {
+                let terms = method.forward(batch, &step)?;
+                let total = terms.total()?;
+                report.add(&terms, &total, share)?;
+                finite("the loss", report.loss, &step)?;
+                let scaled = if share == 1. { total } else { (total * share)? };
+                self.gradients.backward(&scaled)
+            })?;
         }
         report.grad_norm = self.clip.apply(&mut self.gradients)?;
         finite("the gradient norm", report.grad_norm, step)?;

@@ -13,9 +13,10 @@ use clap::Subcommand;
 use cpu_time::ProcessTime;
 use mim::RunConfig;
 use mim_core::augment::Sample;
+use mim_core::ops::Precision;
 use mim_core::rng::stream;
 use mim_core::train::Stepper;
-use mim_core::{Batch, Crop, Error, Method, Purpose, Result, StepContext, View, settings};
+use mim_core::{Batch, Crop, Method, Purpose, Result, StepContext, View, settings};
 use rand::RngExt;
 use serde_json::json;
 use toml::Table;
@@ -56,9 +57,9 @@ struct Step {
     /// Threads; all cores by default.
     #[arg(long)]
     threads: Option<usize>,
-    /// Type of the computation: only f32 so far.
+    /// Type of matrix products: f32 or bf16.
     #[arg(long, default_value = "f32")]
-    precision: String,
+    precision: Precision,
     /// Timed steps.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
@@ -96,23 +97,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 impl Step {
     /// The method with its optimizer, and a batch for it.
     fn prepare(&self, device: &Device) -> Result<(Box<dyn Method>, Stepper, Batch)> {
-        if self.precision != "f32" {
-            let (why, fix) = ("steps run in f32 so far", "use --precision f32");
-            return Err(Error::config(
-                "command line",
-                "--precision",
-                &self.precision,
-                why,
-                fix,
-            ));
-        }
+        self.precision.check(device)?;
         let config = self.config()?;
         let method = config.build(device)?;
         let stepper = Stepper::new(
             method.as_ref(),
             config.train.optimizer.clone(),
             config.train.clip,
-        )?;
+        )?
+        .precision(self.precision)
+        .recompute(config.train.recompute);
         let batch = self.images(method.as_ref(), device)?;
         Ok((method, stepper, batch))
     }
@@ -153,7 +147,7 @@ impl Step {
         Ok(json!({
             "framework": concat!("mim ", env!("CARGO_PKG_VERSION")),
             "method": self.method, "arch": self.arch, "batch": self.batch, "threads": threads(),
-            "device": self.device, "bf16": false, "compile": false, "parameters": parameters, "steps": self.steps,
+            "device": self.device, "bf16": self.precision == Precision::Bf16, "compile": false, "parameters": parameters, "steps": self.steps,
             "wall_s_median": wall_median, "wall_s_min": wall_min, "cpu_s_median": cpu_median, "cpu_s_min": cpu_min,
             "images_per_s": self.batch as f64 / wall_median, "peak_mib": peak_mib(),
             "first_loss": losses.first(), "last_loss": losses.last(),

@@ -15,7 +15,7 @@ use self::merging::PatchMerging;
 use super::check;
 use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want, ops};
 
 /// A Swin transformer, first version (Liu et al., ICCV 2021), parameters named as in microsoft/SimMIM.
 ///
@@ -51,6 +51,10 @@ struct WindowBlock {
 
 impl WindowBlock {
     fn forward(&self, xs: &Tensor, layout: &StageLayout, step: &StepContext) -> Result<Tensor> {
+        if step.recompute {
+            let (block, layout, step) = (self.clone(), layout.clone(), step.keeping());
+            return ops::recompute(xs, move |xs| block.forward(xs, &layout, &step));
+        }
         let (windows, shift_mask) = layout.windows(self.odd);
         let bias = self.bias.forward(xs.device())?;
         let bias = match shift_mask {

@@ -5,7 +5,8 @@
 use candle_core::Result;
 use rayon::prelude::*;
 
-use crate::ops::matmul::{Destination, Matrix, multiply};
+use crate::ops::matmul::{Destination, Init, Matrix, multiply};
+use crate::ops::precision::Precision;
 use crate::ops::simd::multiversion;
 use crate::ops::softmax::{backward_rows, forward_rows};
 
@@ -23,7 +24,7 @@ pub(super) struct Sizes {
 
 /// What is added to the scores: `[images, heads, tokens, tokens]`, both counts used cyclically.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bias<'a> {
+pub(in crate::ops) struct Bias<'a> {
     pub(super) values: &'a [f32],
     pub(super) images: usize,
     pub(super) heads: usize,
@@ -31,7 +32,7 @@ pub(super) struct Bias<'a> {
 
 /// Queries, keys and values: in one array or in two.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Inputs<'a> {
+pub(in crate::ops) enum Inputs<'a> {
     /// `[batch, tokens, 3, heads, head_dim]`.
     Packed(&'a [f32]),
     /// `[batch, queries, heads, head_dim]` and `[batch, keys, 2, heads, head_dim]`.
@@ -71,26 +72,22 @@ impl Sizes {
         self.place(self.queries, 0, 1)
     }
 
-    fn square(self, values: &[f32]) -> Result<Matrix<'_>> {
-        Matrix::dense(values, self.queries, self.keys)
+    /// Heads of all images.
+    fn tasks(self) -> usize {
+        self.batch * self.heads
     }
 
-    /// Calls `f` for every head of every image, with its chunk of `squares` or with scratch.
-    fn each_head(
-        self,
-        squares: &mut [f32],
-        f: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
-    ) -> Result<()> {
-        if squares.is_empty() {
-            (0..self.batch * self.heads)
-                .into_par_iter()
-                .try_for_each_init(|| vec![0f32; self.scores()], |own, task| f(task, own))
-        } else {
-            squares
-                .par_chunks_mut(self.scores())
-                .enumerate()
-                .try_for_each(|(task, own)| f(task, own))
+    /// Where the scores of a head go.
+    fn square_of(self, values: &mut [f32]) -> Destination<'static> {
+        Destination {
+            start: values.as_mut_ptr(),
+            row_stride: self.keys,
+            init: Init::Zero,
         }
+    }
+
+    fn square(self, values: &[f32]) -> Result<Matrix<'_>> {
+        Matrix::dense(values, self.queries, self.keys)
     }
 }
 
@@ -152,11 +149,11 @@ struct Interleaved {
 unsafe impl Sync for Interleaved {}
 
 impl Interleaved {
-    fn head(&self, task: usize) -> Destination {
+    fn head(&self, task: usize) -> Destination<'static> {
         Destination {
             start: self.start.wrapping_add(self.place.offset(task)),
             row_stride: self.place.row_stride,
-            accumulate: false,
+            init: Init::Zero,
         }
     }
 }
@@ -169,96 +166,129 @@ multiversion! {
     }
 }
 
-/// The attended values `[batch, queries, dim]`, and the weights `[batch, heads, queries, keys]`
-/// if they are to be kept.
-pub(super) fn forward(
-    inputs: Inputs<'_>,
-    bias: Option<Bias<'_>>,
-    scale: f32,
-    sizes: Sizes,
-    keep: bool,
-) -> Result<(Vec<f32>, Vec<f32>)> {
-    let tasks = sizes.batch * sizes.heads;
-    let mut out = vec![0f32; sizes.batch * sizes.queries * sizes.dim()];
-    let mut weights = vec![0f32; if keep { tasks * sizes.scores() } else { 0 }];
-    let to = Interleaved {
-        start: out.as_mut_ptr(),
-        place: sizes.attended(),
-    };
-    sizes.each_head(&mut weights, |task, weights| {
+/// One call of attention.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct Call<'a> {
+    pub(super) inputs: Inputs<'a>,
+    pub(super) bias: Option<Bias<'a>>,
+    pub(super) scale: f32,
+    pub(super) sizes: Sizes,
+    /// Of the caller's thread.
+    pub(super) precision: Precision,
+}
+
+impl Call<'_> {
+    /// The weights of one head of one image, `[queries, keys]`.
+    fn weights(&self, task: usize, weights: &mut [f32]) -> Result<()> {
+        let Self { inputs, sizes, .. } = *self;
         let query = inputs.head(Part::Query, sizes, task)?;
         let key = inputs.head(Part::Key, sizes, task)?;
-        let own = Destination {
-            start: weights.as_mut_ptr(),
-            row_stride: sizes.keys,
-            accumulate: false,
-        };
+        let own = sizes.square_of(weights);
         // SAFETY: `weights` holds queries x keys values and is this task's alone.
-        unsafe { multiply(own, scale, query, key.transposed())? };
-        if let Some(bias) = bias {
+        unsafe { multiply(own, self.scale, query, key.transposed(), self.precision)? };
+        if let Some(bias) = self.bias {
             let (image, head) = (task / sizes.heads, task % sizes.heads);
             let chunk = image % bias.images * bias.heads + head % bias.heads;
             add(weights, &bias.values[chunk * sizes.scores()..]);
         }
         forward_rows(weights, sizes.keys);
-        let value = inputs.head(Part::Value, sizes, task)?;
-        // SAFETY: `out` holds every head's columns, and these are this task's alone.
-        unsafe { multiply(to.head(task), 1.0, sizes.square(weights)?, value) }
-    })?;
-    Ok((out, weights))
-}
+        Ok(())
+    }
 
-/// The gradient of each array of the inputs, and of the scores `[batch, heads, queries, keys]` if
-/// they are to be kept.
-pub(super) fn backward(
-    inputs: Inputs<'_>,
-    weights: &[f32],
-    grad: &[f32],
-    scale: f32,
-    sizes: Sizes,
-    keep: bool,
-) -> Result<([Vec<f32>; 2], Vec<f32>)> {
-    let mut outs = inputs.arrays().map(|xs| vec![0f32; xs.len()]);
-    let mut scores = vec![0f32; if keep { weights.len() } else { 0 }];
-    let [to_query, to_key, to_value] = [Part::Query, Part::Key, Part::Value].map(|part| {
-        let (array, place) = inputs.locate(part, sizes);
-        let start = outs[array].as_mut_ptr();
-        Interleaved { start, place }
-    });
-    sizes.each_head(&mut scores, |task, scores| {
-        let part = |part| inputs.head(part, sizes, task);
-        let grad = sizes.attended().head(grad, task)?;
-        let weights = &weights[task * sizes.scores()..(task + 1) * sizes.scores()];
-        let own = Destination {
-            start: scores.as_mut_ptr(),
-            row_stride: sizes.keys,
-            accumulate: false,
+    /// The attended values `[batch, queries, dim]`.
+    pub(in crate::ops) fn forward(&self) -> Result<Vec<f32>> {
+        let sizes = self.sizes;
+        let mut out = vec![0f32; sizes.batch * sizes.queries * sizes.dim()];
+        let to = Interleaved {
+            start: out.as_mut_ptr(),
+            place: sizes.attended(),
         };
-        // SAFETY: `scores` holds queries x keys values, `outs` every head's columns of each part;
-        // both are this task's alone.
-        unsafe {
-            multiply(
-                to_value.head(task),
-                1.0,
-                sizes.square(weights)?.transposed(),
-                grad,
+        (0..sizes.tasks()).into_par_iter().try_for_each_init(
+            || vec![0f32; sizes.scores()],
+            |weights, task| {
+                self.weights(task, weights)?;
+                let value = self.inputs.head(Part::Value, sizes, task)?;
+                let weights = sizes.square(weights)?;
+                // SAFETY: `out` holds every head's columns, and these are this task's alone.
+                unsafe { multiply(to.head(task), 1.0, weights, value, self.precision) }
+            },
+        )?;
+        Ok(out)
+    }
+
+    /// The gradient of each array of the inputs, and of the scores `[batch, heads, queries, keys]` if they
+    /// are to be kept.
+    ///
+    /// The weights are computed again: kept, they would need more memory than all else of a long image.
+    pub(in crate::ops) fn backward(
+        &self,
+        grad: &[f32],
+        keep: bool,
+    ) -> Result<([Vec<f32>; 2], Vec<f32>)> {
+        let sizes = self.sizes;
+        let mut outs = self.inputs.arrays().map(|xs| vec![0f32; xs.len()]);
+        let [query, key, value] = [Part::Query, Part::Key, Part::Value].map(|part| {
+            let (array, place) = self.inputs.locate(part, sizes);
+            let start = outs[array].as_mut_ptr();
+            Interleaved { start, place }
+        });
+        let head = |task: usize, weights: &mut [f32], scores: &mut [f32]| {
+            let to = [query.head(task), key.head(task), value.head(task)];
+            self.backward_head(task, grad, to, [weights, scores])
+        };
+        let scratch = || vec![0f32; sizes.scores()];
+        let mut kept = vec![
+            0f32;
+            if keep {
+                sizes.tasks() * sizes.scores()
+            } else {
+                0
+            }
+        ];
+        if keep {
+            kept.par_chunks_mut(sizes.scores())
+                .enumerate()
+                .try_for_each_init(scratch, |weights, (task, scores)| {
+                    head(task, weights, scores)
+                })?;
+        } else {
+            (0..sizes.tasks()).into_par_iter().try_for_each_init(
+                || (scratch(), scratch()),
+                |(weights, scores), task| head(task, weights, scores),
             )?;
-            multiply(own, 1.0, grad, part(Part::Value)?.transposed())?;
+        }
+        Ok((outs, kept))
+    }
+
+    /// The gradients of one head of one image: of queries, keys and values into `to`, and of the scores.
+    fn backward_head(
+        &self,
+        task: usize,
+        grad: &[f32],
+        to: [Destination<'_>; 3],
+        [weights, scores]: [&mut [f32]; 2],
+    ) -> Result<()> {
+        let (sizes, precision) = (self.sizes, self.precision);
+        let part = |part| self.inputs.head(part, sizes, task);
+        let grad = sizes.attended().head(grad, task)?;
+        self.weights(task, weights)?;
+        let own = sizes.square_of(scores);
+        // SAFETY: `scores` holds queries x keys values, and each destination a head's rows; all are this
+        // task's alone.
+        unsafe {
+            let turned = sizes.square(weights)?.transposed();
+            multiply(to[2], 1.0, turned, grad, precision)?;
+            multiply(own, 1.0, grad, part(Part::Value)?.transposed(), precision)?;
         }
         backward_rows(weights, scores, sizes.keys);
         let scores = sizes.square(scores)?;
         // SAFETY: as above.
         unsafe {
-            multiply(to_query.head(task), scale, scores, part(Part::Key)?)?;
-            multiply(
-                to_key.head(task),
-                scale,
-                scores.transposed(),
-                part(Part::Query)?,
-            )
+            multiply(to[0], self.scale, scores, part(Part::Key)?, precision)?;
+            let query = part(Part::Query)?;
+            multiply(to[1], self.scale, scores.transposed(), query, precision)
         }
-    })?;
-    Ok((outs, scores))
+    }
 }
 
 /// Adds up the gradients of the scores that share a bias, images first, in their order.

@@ -12,8 +12,7 @@ use crate::{Error, Result};
 ///
 /// `q` is `[batch, queries, dim]`, `kv` is `[batch, keys, 2 * dim]`, its last axis packed as
 /// (2, heads, dim / heads); the result is `[batch, queries, dim]`. Vaswani et al. (NeurIPS 2017),
-/// Sec. 3.2. The f32 kernel keeps the weights for the backward pass, and keeps nothing if no
-/// argument tracks gradients.
+/// Sec. 3.2. The f32 kernel keeps no weights: the backward pass computes them again.
 ///
 /// # Errors
 ///
@@ -27,7 +26,8 @@ pub fn cross_attention(q: &Tensor, kv: &Tensor, heads: usize, scale: f64) -> Res
         clippy::cast_possible_truncation,
         reason = "the kernels compute in f32"
     )]
-    let op = Cross(Attention::new(sizes, scale as f32, &[q, kv]));
+    let scale = scale as f32;
+    let op = Cross(Attention { sizes, scale });
     Ok(q.contiguous()?.apply_op2(&kv.contiguous()?, op)?)
 }
 
@@ -89,7 +89,8 @@ impl CustomOp2 for Cross {
         let _timer = timer("cross_attention", Pass::Backward, q.dims(), flop);
         let inputs = (floats(q)?, floats(kv)?);
         let inputs = Inputs::Apart(&inputs.0, &inputs.1);
-        let ([dq, dkv], _) = self.0.backward(inputs, grad, false)?;
+        let call = self.0.call(inputs, None);
+        let ([dq, dkv], _) = call.backward(&floats(&grad.contiguous()?)?, false)?;
         let gradient = |dx: Vec<f32>, xs: &Tensor| match xs.track_op() {
             true => Tensor::from_vec(dx, xs.shape(), xs.device()).map(Some),
             false => Ok(None),

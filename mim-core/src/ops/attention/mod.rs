@@ -4,15 +4,15 @@ mod cpu;
 mod cross;
 mod reference;
 
-use std::sync::OnceLock;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor, bail};
-
-use self::cpu::{Bias, Inputs, Sizes};
+use self::cpu::{Bias, Call, Sizes};
 use super::host::{floats, is_f32_on_cpu, operand};
+use super::precision::precision;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
+pub(super) use self::cpu::Inputs;
 pub use self::cross::cross_attention;
 
 /// `softmax(scale q kᵀ + bias) v` for each head.
@@ -21,15 +21,14 @@ pub use self::cross::cross_attention;
 /// `bias` is `[n, 1 or heads, tokens, tokens]` with an `n` that divides `batch`, used cyclically
 /// (row `r` uses bias `r % n`: the windows of each image), and may hold -inf to hide keys; the
 /// result is `[batch, tokens, dim]`. `scale` is usually `(dim / heads)^-0.5`. Vaswani et al.
-/// (NeurIPS 2017), Sec. 3.2. The f32 kernel keeps the weights for the backward pass, and keeps nothing if
-/// no argument tracks gradients.
+/// (NeurIPS 2017), Sec. 3.2. The f32 kernel keeps no weights: the backward pass computes them again.
 ///
 /// # Errors
 ///
 /// [`Error::Shape`] if the last axis does not divide into three parts of `heads` equal heads, or
 /// the bias does not fit.
 pub fn attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>, scale: f64) -> Result<Tensor> {
-    let sizes = sizes(qkv, heads)?;
+    let sizes = sizes(qkv.dims(), heads)?;
     if let Some(bias) = bias {
         check_bias(bias, sizes)?;
     }
@@ -42,7 +41,8 @@ pub fn attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>, scale: f64) 
         clippy::cast_possible_truncation,
         reason = "the kernels compute in f32"
     )]
-    let op = Attention::new(sizes, scale as f32, &operands);
+    let scale = scale as f32;
+    let op = Attention { sizes, scale };
     let qkv = qkv.contiguous()?;
     Ok(match bias {
         Some(bias) => qkv.apply_op2(&bias.contiguous()?, op)?,
@@ -50,8 +50,8 @@ pub fn attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>, scale: f64) 
     })
 }
 
-fn sizes(qkv: &Tensor, heads: usize) -> Result<Sizes> {
-    match *qkv.dims() {
+fn sizes(qkv: &[usize], heads: usize) -> Result<Sizes> {
+    match *qkv {
         [batch, tokens, packed]
             if heads > 0 && batch > 0 && tokens > 0 && packed > 0 && packed % (3 * heads) == 0 =>
         {
@@ -66,7 +66,7 @@ fn sizes(qkv: &Tensor, heads: usize) -> Result<Sizes> {
         _ => Err(Error::shape(
             "attention qkv",
             format!("[batch, tokens, 3 * {heads} heads * head_dim], none of them 0"),
-            qkv.dims(),
+            qkv,
             "pack queries, keys and values in the last axis, with a multiple of `heads` values each",
         )),
     }
@@ -97,26 +97,35 @@ fn check_bias(bias: &Tensor, sizes: Sizes) -> Result<()> {
     }
 }
 
-struct Attention {
+pub(super) struct Attention {
     sizes: Sizes,
     scale: f32,
-    keep: bool,
-    weights: OnceLock<Vec<f32>>,
 }
 
 impl Attention {
-    /// An op that keeps its weights if one of the operands will want a gradient.
-    fn new(sizes: Sizes, scale: f32, operands: &[&Tensor]) -> Self {
-        Self {
-            sizes,
-            scale,
-            keep: operands.iter().any(|t| t.track_op()),
-            weights: OnceLock::new(),
+    /// Attention over packed inputs of this shape.
+    pub(super) fn of(qkv: [usize; 3], heads: usize, scale: f64) -> Result<Self> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the kernels compute in f32"
+        )]
+        let scale = scale as f32;
+        let sizes = sizes(&qkv, heads)?;
+        Ok(Self { sizes, scale })
+    }
+
+    pub(super) fn call<'a>(&self, inputs: Inputs<'a>, bias: Option<Bias<'a>>) -> Call<'a> {
+        Call {
+            inputs,
+            bias,
+            scale: self.scale,
+            sizes: self.sizes,
+            precision: precision(),
         }
     }
 
-    /// Floating-point operations of the products of a pass: two forward, four backward.
-    fn flop(&self, pass: Pass) -> f64 {
+    /// Floating-point operations of the products of a pass: two forward, five backward.
+    pub(super) fn flop(&self, pass: Pass) -> f64 {
         let Sizes {
             batch,
             queries,
@@ -125,7 +134,7 @@ impl Attention {
             head_dim,
         } = self.sizes;
         let product = 2. * (batch * queries * keys * heads * head_dim) as f64;
-        product * if pass == Pass::Backward { 4. } else { 2. }
+        product * if pass == Pass::Backward { 5. } else { 2. }
     }
 
     fn forward(
@@ -133,9 +142,7 @@ impl Attention {
         inputs: Inputs<'_>,
         bias: Option<Bias<'_>>,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (ys, weights) = cpu::forward(inputs, bias, self.scale, self.sizes, self.keep)?;
-        // A value serves one call, so nothing is there yet.
-        let _ = self.weights.set(weights);
+        let ys = self.call(inputs, bias).forward()?;
         let Sizes {
             batch,
             queries,
@@ -149,31 +156,29 @@ impl Attention {
         ))
     }
 
-    /// Gradients of the arrays of the inputs and, if asked for, of all scores.
+    /// Gradients of the packed input and, if asked for, of all scores.
     fn backward(
         &self,
-        inputs: Inputs<'_>,
-        grad: &Tensor,
-        keep: bool,
-    ) -> candle_core::Result<([Vec<f32>; 2], Vec<f32>)> {
-        let weights = match self.weights.get() {
-            Some(weights) if self.keep => weights,
-            _ => bail!("attention: backward without a forward that tracks gradients"),
-        };
-        let grad = grad.contiguous()?;
-        let grad = floats(&grad)?;
-        cpu::backward(inputs, weights, &grad, self.scale, self.sizes, keep)
-    }
-
-    /// [`Attention::backward`] for the packed input.
-    fn backward_packed(
-        &self,
         qkv: &Tensor,
+        bias: Option<Bias<'_>>,
         grad: &Tensor,
         keep: bool,
     ) -> candle_core::Result<(Tensor, Vec<f32>)> {
-        let ([dx, _], scores) = self.backward(Inputs::Packed(&floats(qkv)?), grad, keep)?;
+        let values = floats(qkv)?;
+        let call = self.call(Inputs::Packed(&values), bias);
+        let ([dx, _], scores) = call.backward(&floats(&grad.contiguous()?)?, keep)?;
         Ok((Tensor::from_vec(dx, qkv.shape(), qkv.device())?, scores))
+    }
+}
+
+impl<'a> Bias<'a> {
+    fn new(values: &'a [f32], shape: &Shape) -> candle_core::Result<Self> {
+        let (images, heads, _, _) = shape.dims4()?;
+        Ok(Self {
+            values,
+            images,
+            heads,
+        })
     }
 }
 
@@ -204,7 +209,7 @@ impl CustomOp1 for Attention {
             qkv.dims(),
             self.flop(Pass::Backward),
         );
-        Ok(Some(self.backward_packed(qkv, grad, false)?.0))
+        Ok(Some(self.backward(qkv, None, grad, false)?.0))
     }
 }
 
@@ -226,13 +231,7 @@ impl CustomOp2 for Attention {
             qkv_l.dims(),
             self.flop(Pass::Forward),
         );
-        let (images, heads, _, _) = bias_l.shape().dims4()?;
-        let values = operand(bias, bias_l)?;
-        let bias = Bias {
-            values,
-            images,
-            heads,
-        };
+        let bias = Bias::new(operand(bias, bias_l)?, bias_l.shape())?;
         self.forward(Inputs::Packed(operand(qkv, qkv_l)?), Some(bias))
     }
 
@@ -249,7 +248,9 @@ impl CustomOp2 for Attention {
             qkv.dims(),
             self.flop(Pass::Backward),
         );
-        let (dx, scores) = self.backward_packed(qkv, grad, bias.track_op())?;
+        let values = floats(bias)?;
+        let added = Some(Bias::new(&values, bias.shape())?);
+        let (dx, scores) = self.backward(qkv, added, grad, bias.track_op())?;
         let dx = qkv.track_op().then_some(dx);
         if !bias.track_op() {
             return Ok((dx, None));

@@ -12,13 +12,13 @@ use crate::ops::simd::{multiversion, sum, sum2};
 
 /// What the backward pass needs of a row: its mean and the reciprocal of its deviation.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Moments {
+pub(in crate::ops) struct Moments {
     mean: f32,
     scale: f32,
 }
 
 /// Weight and bias, `width` values each.
-pub(super) type Affine<'a> = Option<(&'a [f32], &'a [f32])>;
+pub(in crate::ops) type Affine<'a> = Option<(&'a [f32], &'a [f32])>;
 
 #[inline(always)]
 fn moments(xs: &[f32], eps: f32) -> Moments {
@@ -97,7 +97,7 @@ multiversion! {
 }
 
 /// Normalised rows and their moments.
-pub(super) fn forward(
+pub(in crate::ops) fn forward(
     xs: &[f32],
     width: usize,
     affine: Affine<'_>,
@@ -114,7 +114,7 @@ pub(super) fn forward(
 }
 
 /// The gradient of the rows; `weight` is the affine weight, if there is one.
-pub(super) fn backward(
+pub(in crate::ops) fn backward(
     xs: &[f32],
     found: &[Moments],
     weight: Option<&[f32]>,
@@ -138,7 +138,7 @@ pub(super) fn backward(
 }
 
 /// The gradients of weight and bias.
-pub(super) fn backward_affine(
+pub(in crate::ops) fn backward_affine(
     xs: &[f32],
     found: &[Moments],
     grad: &[f32],

@@ -1,6 +1,6 @@
 //! Layer normalisation over the last axis.
 
-mod cpu;
+pub(super) mod cpu;
 mod reference;
 
 use std::sync::OnceLock;
@@ -10,6 +10,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor, ba
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
+
+pub(super) use self::cpu::Moments;
 
 /// `(x - mean) / √(var + eps) * weight + bias` over the last axis.
 ///

@@ -9,7 +9,7 @@ use candle_core::Result;
 use rayon::prelude::*;
 
 use crate::ops::blocks::{add_partials, rows_per_partial, rows_per_task};
-use crate::ops::matmul::{Matrix, multiply_into, product};
+use crate::ops::matmul::{Matrix, add_product, product};
 use crate::ops::simd::multiversion;
 
 /// Sizes of a linear layer's operands: `xs` is `[rows, inputs]`, `weight` is `[outputs, inputs]`.
@@ -29,21 +29,46 @@ pub(super) fn forward(
 ) -> Result<Vec<f32>> {
     let xs = Matrix::dense(xs, sizes.rows, sizes.inputs)?;
     let weight = Matrix::dense(weight, sizes.outputs, sizes.inputs)?.transposed();
-    let Some(bias) = bias else {
-        return product(xs, weight);
-    };
-    let mut ys = vec![0f32; sizes.rows * sizes.outputs];
-    ys.par_chunks_mut(rows_per_task(sizes.outputs) * sizes.outputs)
-        .flat_map_iter(|rows| rows.chunks_exact_mut(sizes.outputs))
-        .for_each(|row| row.copy_from_slice(bias));
-    multiply_into(&mut ys, 1.0, xs, weight)?;
+    product(xs, weight, bias)
+}
+
+/// `xs weightᵀ + bias + more`, `[rows, outputs]`.
+pub(super) fn forward_added(
+    xs: &[f32],
+    weight: &[f32],
+    (bias, more): (&[f32], &[f32]),
+    sizes: Sizes,
+) -> Result<Vec<f32>> {
+    let xs = Matrix::dense(xs, sizes.rows, sizes.inputs)?;
+    let weight = Matrix::dense(weight, sizes.outputs, sizes.inputs)?.transposed();
+    let mut ys = vec![0f32; more.len()];
+    let rows = rows_per_task(sizes.outputs) * sizes.outputs;
+    ys.par_chunks_mut(rows)
+        .zip(more.par_chunks(rows))
+        .for_each(|(ys, more)| start_rows(ys, more, bias));
+    add_product(&mut ys, xs, weight)?;
     Ok(ys)
+}
+
+multiversion! {
+    fn start_rows(ys: &mut [f32], more: &[f32], bias: &[f32]) {
+        let rows = ys.chunks_exact_mut(bias.len()).zip(more.chunks_exact(bias.len()));
+        for (ys, more) in rows {
+            for ((y, x), b) in ys.iter_mut().zip(more).zip(bias) {
+                *y = x + b;
+            }
+        }
+    }
 }
 
 /// The gradient of `xs`: `grad weight`.
 pub(super) fn backward_input(grad: &[f32], weight: &[f32], sizes: Sizes) -> Result<Vec<f32>> {
     let grad = Matrix::dense(grad, sizes.rows, sizes.outputs)?;
-    product(grad, Matrix::dense(weight, sizes.outputs, sizes.inputs)?)
+    product(
+        grad,
+        Matrix::dense(weight, sizes.outputs, sizes.inputs)?,
+        None,
+    )
 }
 
 /// The gradient of `weight`: `gradᵀ xs`.
@@ -52,6 +77,7 @@ pub(super) fn backward_weight(grad: &[f32], xs: &[f32], sizes: Sizes) -> Result<
     product(
         grad.transposed(),
         Matrix::dense(xs, sizes.rows, sizes.inputs)?,
+        None,
     )
 }
 
@@ -64,7 +90,7 @@ pub(super) fn add_backward_weight(
 ) -> Result<Vec<f32>> {
     let grad = Matrix::dense(grad, sizes.rows, sizes.outputs)?;
     let xs = Matrix::dense(xs, sizes.rows, sizes.inputs)?;
-    multiply_into(&mut sum, 1.0, grad.transposed(), xs)?;
+    add_product(&mut sum, grad.transposed(), xs)?;
     Ok(sum)
 }
 

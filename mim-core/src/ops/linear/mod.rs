@@ -101,40 +101,92 @@ impl Linear {
         weight: &Tensor,
         grad: &[f32],
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let sizes = Self::sizes(xs.dims(), weight.dims());
         let mut grads = (None, None);
         if xs.track_op() {
-            let dx = cpu::backward_input(grad, &floats(weight)?, sizes)?;
+            let dx = Self::input_gradient(weight, grad)?;
             grads.0 = Some(Tensor::from_vec(dx, xs.shape(), xs.device())?);
         }
-        if weight.track_op() {
-            let xs = floats(xs)?;
-            let collected = hand_over(weight, |sum| match sum {
-                Some(sum) => cpu::add_backward_weight(sum, grad, &xs, sizes),
-                None => cpu::backward_weight(grad, &xs, sizes),
-            })?;
-            if !collected {
-                let dw = cpu::backward_weight(grad, &xs, sizes)?;
-                grads.1 = Some(Tensor::from_vec(dw, weight.shape(), weight.device())?);
-            }
-        }
+        grads.1 = Self::weight_gradient(weight, &floats(xs)?, grad)?;
         Ok(grads)
     }
-}
 
-impl Linear {
+    /// `xs weightᵀ + bias` for rows of the width of the weight.
+    pub(super) fn values(
+        xs: &[f32],
+        weight: &Tensor,
+        bias: &[f32],
+    ) -> candle_core::Result<Vec<f32>> {
+        let sizes = Self::sizes(&[xs.len()], weight.dims());
+        cpu::forward(xs, &floats(weight)?, Some(bias), sizes)
+    }
+
+    /// [`Linear::values`] with `more` added.
+    pub(super) fn values_added(
+        xs: &[f32],
+        weight: &Tensor,
+        bias: &[f32],
+        more: &[f32],
+    ) -> candle_core::Result<Vec<f32>> {
+        let sizes = Self::sizes(&[xs.len()], weight.dims());
+        cpu::forward_added(xs, &floats(weight)?, (bias, more), sizes)
+    }
+
+    /// The gradient of the input: `grad weight`.
+    pub(super) fn input_gradient(weight: &Tensor, grad: &[f32]) -> candle_core::Result<Vec<f32>> {
+        cpu::backward_input(grad, &floats(weight)?, Self::sizes_of(grad, weight))
+    }
+
+    /// The gradient of the weight, unless it tracks none or has been handed over.
+    pub(super) fn weight_gradient(
+        weight: &Tensor,
+        xs: &[f32],
+        grad: &[f32],
+    ) -> candle_core::Result<Option<Tensor>> {
+        if !weight.track_op() {
+            return Ok(None);
+        }
+        let sizes = Self::sizes_of(grad, weight);
+        let collected = hand_over(weight, |sum| match sum {
+            Some(sum) => cpu::add_backward_weight(sum, grad, xs, sizes),
+            None => cpu::backward_weight(grad, xs, sizes),
+        })?;
+        if collected {
+            return Ok(None);
+        }
+        let dw = cpu::backward_weight(grad, xs, sizes)?;
+        Tensor::from_vec(dw, weight.shape(), weight.device()).map(Some)
+    }
+
+    /// The gradient of the bias, unless it tracks none.
+    pub(super) fn bias_gradient(
+        bias: &Tensor,
+        weight: &Tensor,
+        grad: &[f32],
+    ) -> candle_core::Result<Option<Tensor>> {
+        if !bias.track_op() {
+            return Ok(None);
+        }
+        let db = cpu::backward_bias(grad, Self::sizes_of(grad, weight));
+        Tensor::from_vec(db, bias.shape(), bias.device()).map(Some)
+    }
+
+    /// Sizes by the gradient of the result.
+    fn sizes_of(grad: &[f32], weight: &Tensor) -> Sizes {
+        let outputs = weight.dims().first().copied().unwrap_or(1);
+        Sizes {
+            rows: grad.len() / outputs,
+            inputs: weight.dims().last().copied().unwrap_or(1),
+            outputs,
+        }
+    }
+
     /// Gradients of input, weight and bias, each if it is asked for.
     pub(super) fn backward_all(
         (xs, weight, bias): (&Tensor, &Tensor, &Tensor),
         grad: &[f32],
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = Self::backward(xs, weight, grad)?;
-        if !bias.track_op() {
-            return Ok((dx, dw, None));
-        }
-        let db = cpu::backward_bias(grad, Self::sizes(xs.dims(), weight.dims()));
-        let db = Tensor::from_vec(db, bias.shape(), xs.device())?;
-        Ok((dx, dw, Some(db)))
+        Ok((dx, dw, Self::bias_gradient(bias, weight, grad)?))
     }
 }
 

@@ -1,120 +1,184 @@
-//! The calls into `gemm`.
+//! Products of any size: in blocks of our own where the machine allows it, else by `gemm`.
 
 #![expect(
     unsafe_code,
-    reason = "gemm takes raw pointers; views are checked here"
+    reason = "kernels take raw pointers; views are checked here"
 )]
 
 use candle_core::{Result, bail};
 use gemm::Parallelism;
 
-use super::Matrix;
+use super::{Matrix, blocked};
+use crate::ops::precision::{Precision, precision};
+
+/// What a product is added to.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) enum Init<'a> {
+    /// Nothing: what was there is replaced.
+    Zero,
+    /// What is there.
+    Sum,
+    /// These values in every row, one for each column.
+    Row(&'a [f32]),
+}
 
 /// Where a product goes: row-major, rows `row_stride` values apart.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Destination {
+pub(in crate::ops) struct Destination<'a> {
     pub(in crate::ops) start: *mut f32,
     pub(in crate::ops) row_stride: usize,
-    /// Adds to what is there instead of replacing it.
-    pub(in crate::ops) accumulate: bool,
+    pub(in crate::ops) init: Init<'a>,
 }
 
-fn check(lhs: Matrix, rhs: Matrix) -> Result<()> {
+fn check(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Init<'_>) -> Result<()> {
+    let (rows, cols) = (lhs.rows, rhs.cols);
     if lhs.cols != rhs.rows {
-        bail!(
-            "cannot multiply {} x {} by {} x {}",
-            lhs.rows,
-            lhs.cols,
-            rhs.rows,
-            rhs.cols
-        );
+        let (inner, other) = (lhs.cols, rhs.rows);
+        bail!("cannot multiply {rows} x {inner} by {other} x {cols}");
     }
-    Ok(())
-}
-
-fn all_threads() -> Parallelism {
-    match rayon::current_num_threads() {
-        1 => Parallelism::None,
-        threads => Parallelism::Rayon(threads),
+    match init {
+        Init::Row(values) if values.len() != cols => {
+            bail!("{} values do not start rows of {cols}", values.len())
+        }
+        _ => Ok(()),
     }
 }
 
-/// `lhs * rhs`, on all threads.
-pub(in crate::ops) fn product(lhs: Matrix, rhs: Matrix) -> Result<Vec<f32>> {
-    check(lhs, rhs)?;
+/// `lhs * rhs`, with `row` added to every row if there is one, on all threads.
+pub(in crate::ops) fn product(
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    row: Option<&[f32]>,
+) -> Result<Vec<f32>> {
+    let init = row.map_or(Init::Zero, Init::Row);
+    check(lhs, rhs, init)?;
     let len = lhs.rows * rhs.cols;
-    if lhs.cols == 0 {
-        return Ok(vec![0.0; len]);
-    }
     let mut out = Vec::<f32>::with_capacity(len);
     let to = Destination {
         start: out.as_mut_ptr(),
         row_stride: rhs.cols,
-        accumulate: false,
+        init,
     };
-    // SAFETY: the vector has room for `len` values and nobody else sees it; a product that does
-    // not accumulate only writes, and writes every value.
+    // SAFETY: the vector has room for `len` values and nobody else sees it; a product that adds to nothing
+    // there only writes, and writes every value.
     unsafe {
-        multiply_raw(to, 1.0, lhs, rhs, all_threads());
+        run(to, 1.0, lhs, rhs, precision(), true);
         out.set_len(len);
     }
     Ok(out)
 }
 
-/// `out += scale * lhs * rhs` with dense `out`, on all threads.
-pub(in crate::ops) fn multiply_into(
-    out: &mut [f32],
-    scale: f32,
-    lhs: Matrix,
-    rhs: Matrix,
-) -> Result<()> {
-    check(lhs, rhs)?;
+/// `out += lhs * rhs` with dense `out`, on all threads.
+pub(in crate::ops) fn add_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) -> Result<()> {
+    check(lhs, rhs, Init::Sum)?;
     if out.len() != lhs.rows * rhs.cols {
-        bail!(
-            "a product of {} x {} values does not fit {}",
-            lhs.rows,
-            rhs.cols,
-            out.len()
-        );
+        let (rows, cols, len) = (lhs.rows, rhs.cols, out.len());
+        bail!("a product of {rows} x {cols} values does not fit {len}");
     }
     let to = Destination {
         start: out.as_mut_ptr(),
         row_stride: rhs.cols,
-        accumulate: true,
+        init: Init::Sum,
     };
     // SAFETY: `out` is ours alone and has exactly the size of the product.
-    unsafe { multiply_raw(to, scale, lhs, rhs, all_threads()) };
+    unsafe { run(to, 1.0, lhs, rhs, precision(), true) };
     Ok(())
 }
 
-/// `to = scale * lhs * rhs` on the calling thread, for use inside parallel loops.
+/// `to = scale * lhs * rhs`, added to what `to` starts from, on the calling thread, for use inside parallel
+/// loops, whose threads do not know the caller's precision.
 ///
 /// # Safety
 ///
-/// `to` must have room for `lhs.rows` rows of `rhs.cols` values that no other thread touches, and
-/// hold initialised values if it accumulates.
+/// `to` must have room for `lhs.rows` rows of `rhs.cols` values that no other thread touches, and hold
+/// initialised values if they are added to.
 pub(in crate::ops) unsafe fn multiply(
-    to: Destination,
+    to: Destination<'_>,
     scale: f32,
-    lhs: Matrix,
-    rhs: Matrix,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    precision: Precision,
 ) -> Result<()> {
-    check(lhs, rhs)?;
+    check(lhs, rhs, to.init)?;
     // SAFETY: the caller vouches for `to`.
-    unsafe { multiply_raw(to, scale, lhs, rhs, Parallelism::None) };
+    unsafe { run(to, scale, lhs, rhs, precision, false) };
     Ok(())
 }
 
 /// # Safety
 ///
-/// As [`multiply`], and the inner sizes must agree.
-unsafe fn multiply_raw(
-    to: Destination,
+/// As [`multiply`], and the sizes must agree.
+unsafe fn run(
+    to: Destination<'_>,
     scale: f32,
-    lhs: Matrix,
-    rhs: Matrix,
-    parallelism: Parallelism,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    precision: Precision,
+    parallel: bool,
 ) {
+    if lhs.rows == 0 || rhs.cols == 0 {
+        return;
+    }
+    // SAFETY: the caller vouches for `to`; what the machine has was asked for.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if lhs.cols > 0 && blocked::available(precision) {
+            return blocked::multiply(to, scale, [lhs, rhs], precision, parallel);
+        }
+        match precision {
+            Precision::F32 => portable(to, scale, lhs, rhs, parallel),
+            Precision::Bf16 => {
+                let [left, right] = [lhs, rhs].map(|matrix| rounded(matrix.values));
+                let [lhs, rhs] = [lhs.over(&left), rhs.over(&right)];
+                portable(to, scale, lhs, rhs, parallel);
+            }
+        }
+    }
+}
+
+/// The values rounded to bfloat16, ties to even.
+fn rounded(values: &[f32]) -> Vec<f32> {
+    let round = |x: &f32| {
+        let bits = x.to_bits();
+        let up = 0x7fff + (bits >> 16 & 1);
+        match x.is_nan() {
+            true => *x,
+            false => f32::from_bits((bits + up) & 0xffff_0000),
+        }
+    };
+    values.iter().map(round).collect()
+}
+
+/// The product by `gemm`, which has code for every machine.
+///
+/// # Safety
+///
+/// As [`run`].
+unsafe fn portable(
+    to: Destination<'_>,
+    scale: f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    parallel: bool,
+) {
+    let start = |row: usize| to.start.wrapping_add(row * to.row_stride);
+    for row in 0..lhs.rows {
+        // SAFETY: the caller vouches for the room.
+        unsafe {
+            match to.init {
+                Init::Row(values) => start(row).copy_from_nonoverlapping(values.as_ptr(), rhs.cols),
+                Init::Zero if lhs.cols == 0 => start(row).write_bytes(0, rhs.cols),
+                Init::Zero | Init::Sum => break,
+            }
+        }
+    }
+    if lhs.cols == 0 {
+        return;
+    }
+    let threads = match rayon::current_num_threads() {
+        threads if parallel && threads > 1 => Parallelism::Rayon(threads),
+        _ => Parallelism::None,
+    };
     // Slices hold at most isize::MAX bytes, so strides inside them fit.
     let signed = usize::cast_signed;
     // SAFETY: `Matrix` keeps its views inside their slices; the caller vouches for `to`.
@@ -126,7 +190,7 @@ unsafe fn multiply_raw(
             to.start,
             1,
             signed(to.row_stride),
-            to.accumulate,
+            !matches!(to.init, Init::Zero),
             lhs.values.as_ptr(),
             signed(lhs.col_stride),
             signed(lhs.row_stride),
@@ -138,7 +202,7 @@ unsafe fn multiply_raw(
             false,
             false,
             false,
-            parallelism,
+            threads,
         );
     }
 }

@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Threads; all cores by default.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+    /// Type of matrix products: f32 or bf16.
+    #[arg(long)]
+    precision: Option<String>,
     /// Everything random follows from it.
     #[arg(long)]
     seed: Option<i64>,
@@ -103,6 +106,11 @@ impl Args {
         put("data", "workers", self.workers.map(Value::from));
         put("train", "epochs", self.epochs.map(Value::from));
         put("train", "batch_size", self.batch_size.map(Value::from));
+        put(
+            "train",
+            "precision",
+            self.precision.clone().map(Value::from),
+        );
         put("train", "seed", self.seed.map(Value::from));
         put("train", "lr", self.lr.map(Value::from));
         put("train", "blr", self.blr.map(Value::from));

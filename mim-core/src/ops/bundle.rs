@@ -1,0 +1,91 @@
+//! Any number of tensors as one operand of an operation; candle's operations take three at most.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+
+/// The gradients of the tensors of a bundle, from the operation that takes it to the links that give them on.
+type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
+
+/// Tensors that stand behind one operand, [`Bundle::token`].
+///
+/// The operation reads the tensors from here and returns a gradient for the token, whatever it is; those of
+/// the tensors it leaves with [`Bundle::set`], and candle's backward pass finds them there.
+pub(super) struct Bundle<const N: usize> {
+    pub(super) tensors: [Tensor; N],
+    gradients: Gradients,
+}
+
+impl<const N: usize> Bundle<N> {
+    /// The bundle and its token, which tracks gradients if one of the tensors does. `N` must be even.
+    pub(super) fn new(tensors: [Tensor; N]) -> Result<(Self, Tensor)> {
+        const { assert!(N.is_multiple_of(2), "a link takes two tensors") };
+        let gradients = Gradients::new(Mutex::new(vec![None; N]));
+        let mut token = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
+        for (first, pair) in tensors.as_chunks::<2>().0.iter().enumerate() {
+            let link = Link {
+                first: 2 * first,
+                gradients: gradients.clone(),
+            };
+            token = token.apply_op3(&pair[0], &pair[1], link)?;
+        }
+        Ok((Self { tensors, gradients }, token))
+    }
+
+    /// Leaves the gradient of a tensor; none for one that has had its gradient already, or needs none.
+    pub(super) fn set(&self, index: usize, gradient: Option<Tensor>) {
+        locked(&self.gradients)[index] = gradient;
+    }
+}
+
+fn locked(gradients: &Gradients) -> std::sync::MutexGuard<'_, Vec<Option<Tensor>>> {
+    // Nothing that holds the lock can panic.
+    gradients.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Two tensors of a bundle, behind the links before them.
+struct Link {
+    first: usize,
+    gradients: Gradients,
+}
+
+impl CustomOp3 for Link {
+    fn name(&self) -> &'static str {
+        "bundle"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.]), 1.into()))
+    }
+
+    fn bwd(
+        &self,
+        before: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let mut gradients = locked(&self.gradients);
+        let Some([first, second]) = gradients
+            .get_mut(self.first..)
+            .and_then(<[_]>::first_chunk_mut)
+        else {
+            bail!("a bundle has fewer tensors than links");
+        };
+        // The links before this one must be asked as well.
+        Ok((
+            before.track_op().then(|| grad.clone()),
+            first.take(),
+            second.take(),
+        ))
+    }
+}

@@ -1,0 +1,151 @@
+//! Layers whose insides are computed twice instead of kept (gradient checkpointing).
+
+use std::fmt;
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, Var, bail};
+
+use super::host::{is_f32_on_cpu, operand};
+use super::sink;
+use crate::Result;
+
+/// `layer(xs)`, of which only `xs` is kept for the backward pass, which runs the layer once more.
+///
+/// `layer` must give the same result each time, and everything in it that trains must be a parameter of the
+/// [`Gradients`](crate::optim::Gradients) whose backward pass runs: candle's own cannot be told of parameters
+/// that no operand leads to, and is refused. Where nothing leads to `xs` either, or it is not f32 on the
+/// CPU, the layer runs as it is. Chen et al. (arXiv:1604.06174).
+///
+/// # Errors
+///
+/// What `layer` returns.
+pub fn recompute(
+    xs: &Tensor,
+    layer: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
+) -> Result<Tensor> {
+    if !xs.track_op() || !is_f32_on_cpu(&[xs]) {
+        return layer(xs);
+    }
+    let ys = layer(&xs.detach())?.detach().contiguous()?;
+    let layer = Box::new(layer);
+    Ok(xs.contiguous()?.apply_op2(&ys, Recompute { layer })?)
+}
+
+struct Recompute {
+    layer: Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>,
+}
+
+impl fmt::Debug for Recompute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recompute")
+    }
+}
+
+impl CustomOp2 for Recompute {
+    fn name(&self) -> &'static str {
+        "recompute"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        ys: &CpuStorage,
+        ys_l: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let ys = operand(ys, ys_l)?.to_vec();
+        Ok((CpuStorage::F32(ys), ys_l.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        if !sink::active() {
+            bail!("a recomputed layer needs the backward pass of mim_core::optim::Gradients");
+        }
+        let inner = Var::from_tensor(&xs.detach())?;
+        let ys = (self.layer)(&inner).map_err(candle_core::Error::wrap)?;
+        let mut found = (ys * grad)?.sum_all()?.backward()?;
+        let dx = found.remove(&inner);
+        for id in found.get_ids().copied().collect::<Vec<_>>() {
+            if let Some(part) = found.get_id(id) {
+                sink::hand_over_tensor(id, part)?;
+            }
+        }
+        Ok((dx, None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::random;
+    use crate::ops::{gelu, linear};
+    use crate::optim::Gradients;
+
+    fn layer(weight: &Var, bias: &Var) -> impl Fn(&Tensor) -> Result<Tensor> + use<> {
+        let (weight, bias) = (weight.as_tensor().clone(), bias.as_tensor().clone());
+        move |xs| {
+            let scaled = gelu(&linear(xs, &weight, None)?)?.broadcast_mul(&bias)?;
+            Ok((scaled + xs)?)
+        }
+    }
+
+    #[test]
+    fn gradients_are_the_same_with_and_without() {
+        let var = |seed, shape: &[usize]| Var::from_tensor(&random(seed, shape)).unwrap();
+        // The first two layers share their parameters.
+        let vars = [
+            var(1, &[5, 4]),
+            var(2, &[4, 4]),
+            var(3, &[4]),
+            var(4, &[4, 4]),
+            var(5, &[4]),
+        ];
+        let names = ["x", "w1", "b1", "w2", "b2"].map(str::to_owned);
+        let gradients = |again: bool| -> Vec<Vec<Vec<f32>>> {
+            let mut ys = vars[0].as_tensor().clone();
+            for pair in [1, 1, 3] {
+                let layer = layer(&vars[pair], &vars[pair + 1]);
+                ys = if again {
+                    recompute(&ys, layer)
+                } else {
+                    layer(&ys)
+                }
+                .unwrap();
+            }
+            let trained = names.iter().cloned().zip(vars.iter().cloned()).collect();
+            let mut sums = Gradients::new(trained);
+            sums.backward(&ys.sqr().unwrap().sum_all().unwrap())
+                .unwrap();
+            let values = |t: &Tensor| t.reshape(((), t.dims()[t.rank() - 1])).unwrap().to_vec2();
+            sums.iter()
+                .map(|(_, _, sum)| values(sum.unwrap()).unwrap())
+                .collect()
+        };
+        assert_eq!(gradients(true), gradients(false));
+    }
+
+    #[test]
+    fn a_backward_pass_that_would_lose_gradients_is_refused() {
+        let (weight, bias) = (random(1, &[4, 4]), random(2, &[4]));
+        let [weight, bias] = [weight, bias].map(|t| Var::from_tensor(&t).unwrap());
+        let xs = Var::from_tensor(&random(3, &[2, 4])).unwrap();
+        let ys = recompute(&xs, layer(&weight, &bias)).unwrap();
+        let error = ys.sum_all().unwrap().backward().unwrap_err();
+        assert!(error.to_string().contains("optim::Gradients"));
+        // Nothing tracks the input: the parameters still get theirs.
+        let ys = recompute(&xs.detach(), layer(&weight, &bias)).unwrap();
+        assert!(
+            ys.sum_all()
+                .unwrap()
+                .backward()
+                .unwrap()
+                .get(&weight)
+                .is_some()
+        );
+    }
+}
