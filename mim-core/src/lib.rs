@@ -31,6 +31,7 @@ mod step;
 pub mod train;
 mod view;
 pub mod weights;
+mod wide;
 
 pub use batch::Batch;
 pub use decoder::{DecodeContext, Decoder};

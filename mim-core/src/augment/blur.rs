@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ImageOp, Sample, check_probability, check_range, happens, uniform};
 use crate::Result;
+use crate::wide::widest;
 
 /// Box blurs that stand for one Gaussian.
 const PASSES: usize = 3;
@@ -88,45 +89,66 @@ impl Window {
     }
 }
 
-/// Blurs [`PASSES`] times along the outer axis of `[lines, line]` bytes.
-fn blur_lines(pixels: &mut Vec<u8>, line: usize, window: &Window) {
-    let lines = pixels.len() / line;
-    let mut target = vec![0; pixels.len()];
-    let mut sums = vec![0u32; line];
-    for _ in 0..PASSES {
-        let at = |index: usize| {
-            let index = index.saturating_sub(window.reach + 1).min(lines - 1);
-            &pixels[index * line..][..line]
-        };
-        // `at(i + reach + 1)` is line i, so that lines before the first need no negative index.
-        sums.fill(0);
-        for index in 1..=2 * window.reach + 1 {
-            for (sum, value) in sums.iter_mut().zip(at(index)) {
-                *sum += u32::from(*value);
+widest! {
+    /// Blurs [`PASSES`] times along the outer axis of `[lines, line]` bytes.
+    fn blur_lines<'a>(pixels: &'a mut Vec<u8>, line: usize, window: &'a Window) {
+        let lines = pixels.len() / line;
+        let mut target = vec![0; pixels.len()];
+        let mut sums = vec![0u32; line];
+        for _ in 0..PASSES {
+            let at = |index: usize| {
+                let index = index.saturating_sub(window.reach + 1).min(lines - 1);
+                &pixels[index * line..][..line]
+            };
+            // `at(i + reach + 1)` is line i, so that lines before the first need no negative index.
+            sums.fill(0);
+            for index in 1..=2 * window.reach + 1 {
+                for (sum, value) in sums.iter_mut().zip(at(index)) {
+                    *sum += u32::from(*value);
+                }
             }
-        }
-        for (index, row) in target.chunks_exact_mut(line).enumerate() {
-            let ends = at(index).iter().zip(at(index + 2 * window.reach + 2));
-            let leaving = at(index + 1);
-            for (((value, sum), (before, after)), leaving) in
-                row.iter_mut().zip(&mut sums).zip(ends).zip(leaving)
-            {
-                let (before, after) = (u32::from(*before), u32::from(*after));
-                let weighted = *sum * window.full + (before + after) * window.end;
-                *value = ((weighted + (1 << 23)) >> 24) as u8;
-                *sum = *sum + after - u32::from(*leaving);
+            for (index, row) in target.chunks_exact_mut(line).enumerate() {
+                let (before, after) = (at(index), at(index + 2 * window.reach + 2));
+                let places = before.iter().zip(after).zip(at(index + 1));
+                for ((value, sum), ((before, after), leaving)) in
+                    row.iter_mut().zip(&mut sums).zip(places)
+                {
+                    let (before, after) = (u32::from(*before), u32::from(*after));
+                    let weighted = *sum * window.full + (before + after) * window.end;
+                    *value = ((weighted + (1 << 23)) >> 24) as u8;
+                    *sum = *sum + after - u32::from(*leaving);
+                }
             }
+            std::mem::swap(pixels, &mut target);
         }
-        std::mem::swap(pixels, &mut target);
     }
 }
 
 /// `[height, width, channels]` as `[width, height, channels]`.
-fn transposed(pixels: &[u8], (height, width): (usize, usize), channels: usize) -> Vec<u8> {
-    let mut target = Vec::with_capacity(pixels.len());
-    for col in 0..width {
-        for row in 0..height {
-            target.extend_from_slice(&pixels[(row * width + col) * channels..][..channels]);
+fn transposed(pixels: &[u8], size: (usize, usize), channels: usize) -> Vec<u8> {
+    match channels {
+        3 => transposed_chunks::<3>(pixels, size),
+        _ => transposed_chunks::<1>(pixels, size),
+    }
+}
+
+fn transposed_chunks<const CHANNELS: usize>(
+    pixels: &[u8],
+    (height, width): (usize, usize),
+) -> Vec<u8> {
+    /// Rows whose cache lines stay at hand while all columns are passed.
+    const ROWS: usize = 16;
+    let mut target = vec![0; pixels.len()];
+    let (pixels, lines) = (
+        pixels.as_chunks::<CHANNELS>().0,
+        target.as_chunks_mut::<CHANNELS>().0,
+    );
+    for top in (0..height).step_by(ROWS) {
+        let rows = top..(top + ROWS).min(height);
+        for (col, line) in lines.chunks_exact_mut(height).enumerate() {
+            for (row, place) in rows.clone().zip(&mut line[rows.clone()]) {
+                *place = pixels[row * width + col];
+            }
         }
     }
     target
@@ -142,6 +164,14 @@ mod tests {
             let plain = Sample::new(vec![255; 5 * 3 * 3], (5, 3), 3).unwrap();
             assert_eq!(gaussian_blur(plain.clone(), radius), plain, "{radius}");
         }
+    }
+
+    #[test]
+    fn transposing_twice_gives_the_image_back() {
+        let bytes: Vec<u8> = (0..19 * 35 * 3).map(|at| (at % 253) as u8).collect();
+        let turned = transposed(&bytes, (19, 35), 3);
+        assert_eq!(turned[3..6], bytes[35 * 3..][..3]);
+        assert_eq!(transposed(&turned, (35, 19), 3), bytes);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{ImageOp, Sample, check_probability, happens};
+use crate::wide::{LANES, PixelMap, channels, map_pixels, widest};
 use crate::{Error, Result};
 
 /// Greys the image, keeping its channels.
@@ -82,14 +83,45 @@ pub fn weighted_grayscale(mut sample: Sample, weights: [f64; 3]) -> Sample {
 /// Sets every channel to the luma of ITU-R 601.
 pub fn grayscale(mut sample: Sample) -> Sample {
     if sample.channels == 3 {
-        for pixel in sample.pixels.as_chunks_mut::<3>().0 {
-            *pixel = [luma(*pixel); 3];
-        }
+        to_luma(&mut sample.pixels);
     }
     sample
 }
 
+struct Luma;
+
+impl PixelMap for Luma {
+    #[inline(always)]
+    fn map(&self, pixel: [u8; 3]) -> [u8; 3] {
+        [luma(pixel); 3]
+    }
+}
+
+widest! {
+    fn to_luma<'a>(pixels: &'a mut [u8]) {
+        map_pixels(pixels, &Luma);
+    }
+}
+
+widest! {
+    /// The sum of the lumas of RGB pixels.
+    pub(super) fn luma_sum<'a>(pixels: &'a [u8]) -> u64 {
+        let (blocks, rest) = pixels.as_chunks::<3>().0.as_chunks::<LANES>();
+        let mut sum: u64 = rest.iter().map(|pixel| u64::from(luma(*pixel))).sum();
+        for block in blocks {
+            let [red, green, blue] = channels(block);
+            let mut part = 0;
+            for lane in 0..LANES {
+                part += u32::from(luma([red[lane], green[lane], blue[lane]]));
+            }
+            sum += u64::from(part);
+        }
+        sum
+    }
+}
+
 /// Luma of ITU-R 601 with weights in 1/65536, rounded, as Pillow's mode `L`.
+#[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the weights sum to 65536, so the result is at most 255"
@@ -188,6 +220,14 @@ pub fn solarize(mut sample: Sample, threshold: u8) -> Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_of_lumas_take_every_pixel() {
+        let bytes: Vec<u8> = (0..=255).rev().cycle().take(3 * 150).collect();
+        let pixels = bytes.as_chunks::<3>().0;
+        let sum: u64 = pixels.iter().map(|pixel| u64::from(luma(*pixel))).sum();
+        assert_eq!(luma_sum(&bytes), sum);
+    }
 
     #[test]
     fn channels_go_to_grey_and_back() {

@@ -37,11 +37,9 @@ impl ImageOp for HorizontalFlip {
 fn flipped(mut sample: Sample) -> Sample {
     let (width, channels) = (sample.width, sample.channels);
     for row in sample.pixels.chunks_exact_mut(width * channels) {
-        for col in 0..width / 2 {
-            let mirror = (width - 1 - col) * channels;
-            for channel in 0..channels {
-                row.swap(col * channels + channel, mirror + channel);
-            }
+        match channels {
+            3 => row.as_chunks_mut::<3>().0.reverse(),
+            _ => row.reverse(),
         }
     }
     let crop = &mut sample.crop;

@@ -3,8 +3,9 @@
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::color::luma;
+use super::color::{luma, luma_sum};
 use super::{ImageOp, Sample, check_probability, happens, offset, uniform};
+use crate::wide::{PixelMap, map_pixels, whole_f32, whole_f64, widest};
 use crate::{Error, Result};
 
 /// Changes brightness, contrast, saturation and hue by random amounts, in random order.
@@ -86,58 +87,91 @@ impl ImageOp for ColorJitter {
     }
 }
 
-/// `from + factor * (to - from)`, cut to a byte towards 0 as Pillow does.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "float casts saturate, which is the clamping wanted"
-)]
+/// `from + factor * (to - from)`, clamped to a byte and cut towards 0 as Pillow does.
+#[inline(always)]
 fn blend(from: u8, to: u8, factor: f32) -> u8 {
-    (f32::from(from) + factor * (f32::from(to) - f32::from(from))) as u8
+    let (from, to) = (f32::from(from), f32::from(to));
+    whole_f32((from + factor * (to - from)).clamp(0., 255.))
 }
 
-/// Blends every value with `base`.
-#[expect(clippy::cast_possible_truncation, reason = "Pillow blends in f32")]
-fn blend_with(mut sample: Sample, base: u8, factor: f64) -> Sample {
-    let table: [u8; 256] = std::array::from_fn(|value| blend(base, value as u8, factor as f32));
-    for value in &mut sample.pixels {
-        *value = table[usize::from(*value)];
+widest! {
+    /// Blends every value with `base`.
+    fn blend_with<'a>(pixels: &'a mut [u8], base: u8, factor: f32) {
+        for value in pixels {
+            *value = blend(base, *value, factor);
+        }
     }
-    sample
 }
 
 /// Scales every value by `factor`: 0 is black, 1 the image.
-pub fn adjust_brightness(sample: Sample, factor: f64) -> Sample {
-    blend_with(sample, 0, factor)
+#[expect(clippy::cast_possible_truncation, reason = "Pillow blends in f32")]
+pub fn adjust_brightness(mut sample: Sample, factor: f64) -> Sample {
+    blend_with(&mut sample.pixels, 0, factor as f32);
+    sample
 }
 
 /// Spreads values around the image's mean luma by `factor`: 0 is plain grey, 1 the image.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the mean of bytes is a byte"
+    reason = "the mean of bytes is a byte, and Pillow blends in f32"
 )]
-pub fn adjust_contrast(sample: Sample, factor: f64) -> Sample {
+pub fn adjust_contrast(mut sample: Sample, factor: f64) -> Sample {
     let pixels = (sample.height * sample.width) as u64;
     let sum: u64 = if sample.channels == 3 {
-        let pixels = sample.pixels.as_chunks::<3>().0;
-        pixels.iter().map(|pixel| u64::from(luma(*pixel))).sum()
+        luma_sum(&sample.pixels)
     } else {
         sample.pixels.iter().map(|grey| u64::from(*grey)).sum()
     };
     let mean = (2 * sum + pixels) / (2 * pixels);
-    blend_with(sample, mean as u8, factor)
+    blend_with(&mut sample.pixels, mean as u8, factor as f32);
+    sample
+}
+
+struct Saturation(f32);
+
+impl PixelMap for Saturation {
+    #[inline(always)]
+    fn map(&self, pixel: [u8; 3]) -> [u8; 3] {
+        let (grey, [red, green, blue]) = (luma(pixel), pixel);
+        let Self(factor) = *self;
+        [
+            blend(grey, red, factor),
+            blend(grey, green, factor),
+            blend(grey, blue, factor),
+        ]
+    }
+}
+
+widest! {
+    fn saturate<'a>(pixels: &'a mut [u8], factor: f32) {
+        map_pixels(pixels, &Saturation(factor));
+    }
 }
 
 /// Moves colours away from their luma by `factor`: 0 is grey, 1 the image. Grey images stay as they are.
 #[expect(clippy::cast_possible_truncation, reason = "Pillow blends in f32")]
 pub fn adjust_saturation(mut sample: Sample, factor: f64) -> Sample {
     if sample.channels == 3 {
-        for pixel in sample.pixels.as_chunks_mut::<3>().0 {
-            let grey = luma(*pixel);
-            *pixel = pixel.map(|value| blend(grey, value, factor as f32));
-        }
+        saturate(&mut sample.pixels, factor as f32);
     }
     sample
+}
+
+/// A turn of the hue by some 256th of the circle.
+struct Turn(u8);
+
+impl PixelMap for Turn {
+    #[inline(always)]
+    fn map(&self, pixel: [u8; 3]) -> [u8; 3] {
+        let [hue, saturation, value] = hsv(pixel);
+        rgb([hue.wrapping_add(self.0), saturation, value])
+    }
+}
+
+widest! {
+    fn turn_hue<'a>(pixels: &'a mut [u8], steps: u8) {
+        map_pixels(pixels, &Turn(steps));
+    }
 }
 
 /// Turns the hue by `turn` in `[-0.5, 0.5]` of a circle of 256 steps, cut towards 0. Grey images stay as they are.
@@ -150,29 +184,22 @@ pub fn adjust_saturation(mut sample: Sample, factor: f64) -> Sample {
 )]
 pub fn adjust_hue(mut sample: Sample, turn: f64) -> Sample {
     if sample.channels == 3 {
-        let steps = (turn * 255.) as i32 as u8;
-        for pixel in sample.pixels.as_chunks_mut::<3>().0 {
-            let [hue, saturation, value] = hsv(*pixel);
-            *pixel = rgb([hue.wrapping_add(steps), saturation, value]);
-        }
+        turn_hue(&mut sample.pixels, (turn * 255.) as i32 as u8);
     }
     sample
 }
 
-/// Hue (a turn is 255), saturation and value as bytes, both fractions cut.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "fractions of 255 fit a byte"
-)]
+/// Hue (a turn is 255), saturation and value as bytes, both fractions cut; all in the precision of
+/// Pillow's, whose rounding shows in the bytes.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "Pillow rounds to f32")]
 fn hsv([red, green, blue]: [u8; 3]) -> [u8; 3] {
     let value = red.max(green).max(blue);
     let least = red.min(green).min(blue);
-    if value == least {
-        return [0, 0, value];
-    }
-    let spread = f32::from(value - least);
-    let [r, g, b] = [red, green, blue].map(|channel| f32::from(value - channel) / spread);
+    let spread = f32::from(value) - f32::from(least);
+    // Greys divide 0 by 1.
+    let share = |channel: u8| (f32::from(value) - f32::from(channel)) / spread.max(1.);
+    let (r, g, b) = (share(red), share(green), share(blue));
     let sixth = if red == value {
         b - g
     } else if green == value {
@@ -180,39 +207,44 @@ fn hsv([red, green, blue]: [u8; 3]) -> [u8; 3] {
     } else {
         (4. + f64::from(g) - f64::from(r)) as f32
     };
-    let hue = ((f64::from(sixth) / 6. + 1.) % 1.) as f32;
-    let saturation = spread / f32::from(value);
+    let hue = f64::from(sixth) / 6. + 1.;
+    let hue = if hue >= 1. { hue - 1. } else { hue } as f32;
+    let saturation = spread / f32::from(value.max(1));
     [
-        (f64::from(hue) * 255.) as u8,
-        (f64::from(saturation) * 255.) as u8,
+        whole_f64(f64::from(hue) * 255.),
+        whole_f64(f64::from(saturation) * 255.),
         value,
     ]
 }
 
 /// The inverse of [`hsv`], rounded.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the products are at most `value`"
-)]
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "Pillow rounds to f32")]
 fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
-    if saturation == 0 {
-        return [value; 3];
-    }
     let sixths = f64::from(hue) * 6. / 255.;
-    let sector = sixths.floor();
-    let fraction = f64::from((sixths - sector) as f32);
+    let fraction = f64::from((sixths - sixths.floor()) as f32);
     let saturation = f64::from((f64::from(saturation) / 255.) as f32);
-    let shade = |share: f64| (f64::from(value) * (1. - saturation * share)).round() as u8;
-    let (low, falling, rising) = (shade(1.), shade(fraction), shade(1. - fraction));
-    match sector as u8 % 6 {
-        0 => [value, rising, low],
-        1 => [falling, value, low],
-        2 => [low, value, rising],
-        3 => [low, falling, value],
-        4 => [rising, low, value],
-        _ => [value, low, falling],
-    }
+    let full = f64::from(value);
+    let low = whole_f64(full * (1. - saturation) + 0.5);
+    let falling = whole_f64(full * (1. - saturation * fraction) + 0.5);
+    let rising = whole_f64(full * (1. - saturation * (1. - fraction)) + 0.5);
+    // Selects rather than a `match`, whose branches cannot be vectorised; 6 is 0 again.
+    let sector = whole_f64(sixths);
+    let sector = if sector == 6 { 0 } else { sector };
+    let shade = |peaks: [u8; 2], falls: u8, rises: u8| {
+        let slope = if sector == falls { falling } else { low };
+        let slope = if sector == rises { rising } else { slope };
+        if sector == peaks[0] || sector == peaks[1] {
+            value
+        } else {
+            slope
+        }
+    };
+    [
+        shade([5, 0], 1, 4),
+        shade([1, 2], 3, 0),
+        shade([3, 4], 5, 2),
+    ]
 }
 
 #[cfg(test)]
@@ -235,6 +267,73 @@ mod tests {
     fn a_third_of_a_turn_moves_pure_red_to_green() {
         let red = Sample::new(vec![255, 0, 0], (1, 1), 3).unwrap();
         assert_eq!(adjust_hue(red, 1. / 3.).pixels(), [0, 255, 0]);
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "casts are what Pillow does"
+    )]
+    /// Pillow's conversion, turn and conversion back, branch by branch.
+    fn pillows_turn([red, green, blue]: [u8; 3], steps: u8) -> [u8; 3] {
+        let (value, least) = (red.max(green).max(blue), red.min(green).min(blue));
+        if value == least {
+            return [value; 3];
+        }
+        let spread = f32::from(value - least);
+        let [r, g, b] = [red, green, blue].map(|channel| f32::from(value - channel) / spread);
+        let sixth = if red == value {
+            b - g
+        } else if green == value {
+            (2. + f64::from(r) - f64::from(b)) as f32
+        } else {
+            (4. + f64::from(g) - f64::from(r)) as f32
+        };
+        let hue = ((f64::from(sixth) / 6. + 1.) % 1.) as f32;
+        let hue = ((f64::from(hue) * 255.) as u8).wrapping_add(steps);
+        let saturation = (f64::from(spread / f32::from(value)) * 255.) as u8;
+        let sixths = f64::from(hue) * 6. / 255.;
+        let fraction = f64::from((sixths - sixths.floor()) as f32);
+        let saturation = f64::from((f64::from(saturation) / 255.) as f32);
+        let shade = |share: f64| (f64::from(value) * (1. - saturation * share)).round() as u8;
+        let (low, falling, rising) = (shade(1.), shade(fraction), shade(1. - fraction));
+        match sixths.floor() as u8 % 6 {
+            0 => [value, rising, low],
+            1 => [falling, value, low],
+            2 => [low, value, rising],
+            3 => [low, falling, value],
+            4 => [rising, low, value],
+            _ => [value, low, falling],
+        }
+    }
+
+    #[test]
+    fn hues_are_pillows_over_the_colour_cube() {
+        let every = |step: usize| (0..=255u8).step_by(step);
+        let cube: Vec<u8> = every(1)
+            .flat_map(|red| {
+                every(3).flat_map(move |green| every(5).map(move |blue| [red, green, blue]))
+            })
+            .flatten()
+            .collect();
+        for steps in [0, 1, 85, 254] {
+            let mut turned = cube.clone();
+            turn_hue(&mut turned, steps);
+            let expected = cube
+                .as_chunks()
+                .0
+                .iter()
+                .flat_map(|pixel| pillows_turn(*pixel, steps));
+            assert!(turned.into_iter().eq(expected), "{steps}");
+        }
+    }
+
+    #[test]
+    fn blends_saturate_at_both_ends() {
+        assert_eq!(blend(0, 200, 1.5), 255);
+        assert_eq!(blend(100, 10, 1.5), 0);
+        assert_eq!(blend(100, 255, 0.), 100);
+        assert_eq!(blend(0, 255, 0.999), 254);
     }
 
     #[test]

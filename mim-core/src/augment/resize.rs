@@ -113,9 +113,10 @@ fn convolved<P: PixelTrait + InnerPixel<Component = u8>>(
     resizer.resize_typed(&source, &mut narrowed, &options)?;
     let narrowed = TypedImageRef::new(cols, box_height, narrowed.pixels())?;
     let source = TypedCroppedImage::from_ref(&narrowed, 0, 0, cols, box_height)?;
-    let mut target = TypedImage::<P>::new(cols, rows);
+    let mut pixels = vec![0; rows as usize * cols as usize * sample.channels];
+    let mut target = TypedImage::<P>::from_buffer(cols, rows, &mut pixels)?;
     resizer.resize_typed(&source, &mut target, &options)?;
-    Ok(P::components(target.pixels()).to_vec())
+    Ok(pixels)
 }
 
 impl Interpolation {

@@ -1,5 +1,6 @@
 //! One decoded image on its way through the augmentations.
 
+use crate::wide::{LANES, channels, widest};
 use crate::{Crop, Error, Result};
 
 /// Bytes of one image, interleaved `[height, width, channels]`, and where they lie in the source image.
@@ -82,10 +83,9 @@ impl Sample {
             planes.extend_from_slice(&self.pixels);
             return;
         }
-        let pixels = self.pixels.as_chunks::<3>().0;
-        for channel in 0..3 {
-            planes.extend(pixels.iter().map(|pixel| pixel[channel]));
-        }
+        let first = planes.len();
+        planes.resize(first + self.pixels.len(), 0);
+        take_apart(&self.pixels, &mut planes[first..]);
     }
 
     /// Replaces the bytes by those of the box `(top, left, height, width)` in pixels of this image, of a new size.
@@ -102,6 +102,25 @@ impl Sample {
         self.crop.height = box_height * vertical;
         self.crop.width = box_width * horizontal;
         (self.pixels, self.height, self.width) = (pixels, height, width);
+    }
+}
+
+widest! {
+    /// `[pixels, 3]` as `[3, pixels]`.
+    fn take_apart<'a>(pixels: &'a [u8], planes: &'a mut [u8]) {
+        let (blocks, rest) = pixels.as_chunks::<3>().0.as_chunks::<LANES>();
+        let plane = pixels.len() / 3;
+        for (index, block) in blocks.iter().enumerate() {
+            for (channel, values) in channels(block).iter().enumerate() {
+                let place = channel * plane + index * LANES;
+                planes[place..][..LANES].copy_from_slice(values);
+            }
+        }
+        for (index, pixel) in (blocks.len() * LANES..).zip(rest) {
+            for channel in 0..3 {
+                planes[channel * plane + index] = pixel[channel];
+            }
+        }
     }
 }
 
@@ -128,6 +147,12 @@ mod tests {
         let sample = Sample::new(vec![1, 2, 3, 4, 5, 6], (1, 2), 3).unwrap();
         sample.append_planes(&mut planes);
         assert_eq!(planes, [1, 4, 2, 5, 3, 6]);
+        let bytes: Vec<u8> = (0..=255).cycle().take(3 * 130).collect();
+        let sample = Sample::new(bytes.clone(), (13, 10), 3).unwrap();
+        sample.append_planes(&mut planes);
+        for (at, value) in planes[6..].iter().enumerate() {
+            assert_eq!(*value, bytes[at % 130 * 3 + at / 130], "{at}");
+        }
     }
 
     #[test]
