@@ -11,6 +11,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::augment::Sample;
+use mim_core::ops::{Precision, with_precision};
 use mim_core::optim::Gradients;
 use mim_core::rng::stream;
 use mim_core::{Batch, Crop, Method, Purpose, StepContext, View};
@@ -46,15 +47,42 @@ fn images(method: &dyn Method) -> Batch {
 }
 
 fn gradients(method: &dyn Method) -> Gradients {
-    let step = StepContext::new(3);
+    gradients_of(method, &StepContext::new(3)).1
+}
+
+/// Loss and gradients of a step.
+fn gradients_of(method: &dyn Method, step: &StepContext) -> (f32, Gradients) {
     let loss = method
-        .forward(&images(method), &step)
+        .forward(&images(method), step)
         .unwrap()
         .total()
         .unwrap();
     let mut gradients = Gradients::new(method.stores()[0].1.trainable());
-    gradients.add(loss.backward().unwrap()).unwrap();
-    gradients
+    gradients.backward(&loss).unwrap();
+    (loss.to_scalar().unwrap(), gradients)
+}
+
+/// The largest difference of the gradients of a parameter, against the largest of them; parameters that the
+/// loss hardly feels count as feeling it a thousandth as much as the others.
+fn difference(got: &Gradients, wanted: &Gradients) -> (f64, String) {
+    let values = |gradient: Option<&Tensor>| -> Vec<f64> {
+        let gradient = gradient.unwrap().to_dtype(DType::F64).unwrap();
+        gradient.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let largest = |values: &[f64]| values.iter().fold(0f64, |max, v| max.max(v.abs()));
+    let floor = 1e-3
+        * wanted
+            .iter()
+            .fold(0., |max, (_, _, all)| largest(&values(all)).max(max));
+    let pairs = got.iter().zip(wanted.iter()).map(|(got, wanted)| {
+        let (mine, other) = (values(got.2), values(wanted.2));
+        let apart: Vec<f64> = mine.iter().zip(&other).map(|(a, b)| a - b).collect();
+        (
+            largest(&apart) / largest(&other).max(floor),
+            got.0.to_owned(),
+        )
+    });
+    pairs.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
 }
 
 #[test]
@@ -134,5 +162,40 @@ fn the_same_step_twice_gives_the_same_bits() {
             values.map(f32::to_bits).collect::<Vec<_>>()
         };
         assert_eq!(bits(), bits(), "{}", tiny.file);
+    }
+}
+
+#[test]
+fn blocks_that_are_computed_again_give_the_same_gradients() {
+    for tiny in common::all() {
+        let method = tiny.build(1);
+        let kept = StepContext::new(3);
+        let again = StepContext {
+            recompute: true,
+            ..kept.clone()
+        };
+        // Sums of the same parts in another order.
+        let (loss, wanted) = gradients_of(method.as_ref(), &kept);
+        let (same, got) = gradients_of(tiny.build(1).as_ref(), &again);
+        assert_eq!(loss, same, "{}", tiny.file);
+        let (error, name) = difference(&got, &wanted);
+        assert!(error < 1e-3, "{} {name}: {error}", tiny.file);
+    }
+}
+
+#[test]
+fn bf16_products_give_nearly_the_same_loss() {
+    for tiny in common::all() {
+        let step = StepContext::new(3);
+        let (loss, _) = gradients_of(tiny.build(1).as_ref(), &step);
+        let (near, gradients) = with_precision(Precision::Bf16, || {
+            gradients_of(tiny.build(1).as_ref(), &step)
+        });
+        assert!(
+            (near - loss).abs() <= 2e-2 * loss.abs(),
+            "{}: {near}, {loss}",
+            tiny.file
+        );
+        assert!(gradients.norm().unwrap().is_finite(), "{}", tiny.file);
     }
 }

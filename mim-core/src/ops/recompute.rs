@@ -30,8 +30,10 @@ pub fn recompute(
     Ok(xs.contiguous()?.apply_op2(&ys, Recompute { layer })?)
 }
 
+type Layer = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
+
 struct Recompute {
-    layer: Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>,
+    layer: Box<Layer>,
 }
 
 impl fmt::Debug for Recompute {

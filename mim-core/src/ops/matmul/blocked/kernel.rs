@@ -133,10 +133,10 @@ impl Kernel for Bf16 {
         /// Takes the lower and the upper half in turns.
         const TURNS: [u16; 32] = {
             let mut turns = [0; 32];
-            let mut lane = 0;
+            let mut lane = 0u16;
             while lane < 16 {
-                turns[2 * lane] = lane as u16;
-                turns[2 * lane + 1] = lane as u16 + 16;
+                turns[2 * lane as usize] = lane;
+                turns[2 * lane as usize + 1] = lane + 16;
                 lane += 1;
             }
             turns
