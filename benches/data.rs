@@ -8,8 +8,9 @@
     reason = "a benchmark has no caller to return an error to"
 )]
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -23,9 +24,6 @@ use mim_core::augment::{
 use mim_core::data::decode;
 use mim_core::rng::stream;
 use mim_core::{Norm, Purpose, View};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PHOTO: (usize, usize) = (375, 500);
 const VIEW: (usize, usize) = (224, 224);
@@ -164,16 +162,9 @@ fn plans(c: &mut Criterion) {
     }
 }
 
-fn brief() -> Criterion {
-    Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-}
-
 criterion_group! {
     name = benches;
-    config = brief();
+    config = common::brief().sample_size(20);
     targets = files, augmentations, tensors, plans
 }
 criterion_main!(benches);

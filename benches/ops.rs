@@ -2,23 +2,21 @@
 //!
 //! `cargo bench --bench ops`; a name filters, e.g. `-- attention`. Ids give op, version and shape:
 //! `vitb` is 8 images of 197 tokens of a ViT-B/16, `tiny` is 64 images of 17 tokens of a 192-wide
-//! ViT on 32 px.
+//! ViT on 32 px. Operations on images stand in `image_ops`.
 
 #![expect(
     clippy::expect_used,
     reason = "a benchmark has no caller to return an error to"
 )]
 
+mod common;
+
 use std::hint::black_box;
-use std::time::Duration;
 
-use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
+use common::{Op, brief, compare, fused, time, values};
 use criterion::{Criterion, criterion_group, criterion_main};
-use mim_core::ops::{self, AdamWStep, PatchOrder};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use mim_core::ops::{self, AdamWStep};
 
 /// Sizes of a transformer's activations.
 struct Size {
@@ -46,55 +44,24 @@ const SIZES: [Size; 2] = [
     },
 ];
 
-type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
-
-/// Values in [-1, 1] that look random; the same every time.
-fn values(shape: &[usize]) -> Var {
-    let count: usize = shape.iter().product();
-    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 12.9898).sin()).collect();
-    Var::from_vec(values, shape, &Device::Cpu).expect("shape and count agree")
-}
-
-fn fused<T>(result: mim_core::Result<T>) -> Result<T> {
-    result.map_err(candle_core::Error::wrap)
-}
-
-fn forward_backward(op: Op, inputs: &[Tensor]) -> Result<GradStore> {
-    op(inputs)?.sum_all()?.backward()
-}
-
-/// Times forward and backward of both versions, in group `ops/<op>`.
-fn compare(c: &mut Criterion, op: &str, size: &Size, inputs: &[Var], versions: [Op; 2]) {
-    let inputs: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
-    let mut group = c.benchmark_group(format!("ops/{op}"));
-    for (version, run) in ["fused", "plain"].iter().zip(versions) {
-        group.bench_function(format!("{version}/{}", size.name), |b| {
-            b.iter(|| forward_backward(run, &inputs).expect("shapes fit"));
-        });
-    }
-}
-
-fn layers(c: &mut Criterion) {
+fn norms(c: &mut Criterion) {
     for size in &SIZES {
-        let Size {
-            batch, tokens, dim, ..
-        } = *size;
-        let xs = values(&[batch, tokens, dim]);
+        let Size { dim, name, .. } = *size;
+        let xs = values(&[size.batch, size.tokens, dim]);
         let (weight, bias) = (values(&[dim]), values(&[dim]));
-        let layer_norm: [Op; 2] = [
+        let inputs = [xs, weight, bias];
+        let versions: [Op; 2] = [
             &|t| fused(ops::layer_norm(&t[0], &t[1], &t[2], 1e-6)),
             &|t| candle_nn::ops::layer_norm_slow(&t[0], &t[1], &t[2], 1e-6),
         ];
-        compare(
-            c,
-            "layer_norm",
-            size,
-            &[xs.clone(), weight, bias],
-            layer_norm,
-        );
-
-        let (weight, bias) = (values(&[dim]), values(&[dim]));
-        let batch_norm: [Op; 2] = [
+        compare(c, "layer_norm", name, &inputs, versions);
+        let versions: [Op; 2] = [&|t| fused(ops::normalize(&t[0], 1e-6)), &|t| {
+            let centred = t[0].broadcast_sub(&t[0].mean_keepdim(D::Minus1)?)?;
+            let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+            centred.broadcast_div(&(variance + 1e-6)?.sqrt()?)
+        }];
+        compare(c, "normalize", name, &inputs[..1], versions);
+        let versions: [Op; 2] = [
             &|t| fused(ops::batch_norm(&t[0], &t[1], &t[2], 1e-5).map(|normed| normed.ys)),
             &|t| {
                 let rows = t[0].flatten_to(1)?;
@@ -104,93 +71,124 @@ fn layers(c: &mut Criterion) {
                 ys.broadcast_add(&t[2])?.reshape(t[0].shape())
             },
         ];
-        compare(
-            c,
-            "batch_norm",
-            size,
-            &[xs.clone(), weight, bias],
-            batch_norm,
-        );
-
-        let (weight, bias) = (values(&[4 * dim, dim]), values(&[4 * dim]));
-        let linear: [Op; 2] = [&|t| fused(ops::linear(&t[0], &t[1], Some(&t[2]))), &|t| {
-            t[0].broadcast_matmul(&t[1].t()?)?.broadcast_add(&t[2])
-        }];
-        compare(c, "linear", size, &[xs.clone(), weight, bias], linear);
-
-        let wide = values(&[batch, tokens, 4 * dim]);
-        let gelu: [Op; 2] = [&|t| fused(ops::gelu(&t[0])), &|t| t[0].gelu_erf()];
-        compare(c, "gelu", size, &[wide], gelu);
-
-        let rows = batch * tokens;
-        let ids: Vec<u32> = (0u32..).step_by(4).take(rows / 4).collect();
-        let ids = Tensor::new(ids, &Device::Cpu).expect("ids are plain numbers");
-        let gather: [Op; 2] = [
-            &|t| fused(ops::gather_rows(&t[0].flatten(0, 1)?, &ids)),
-            &|t| t[0].flatten(0, 1)?.index_select(&ids, 0),
-        ];
-        compare(c, "gather_rows", size, &[xs], gather);
+        compare(c, "batch_norm", name, &inputs, versions);
     }
 }
 
-/// Attention as usually written: transposed copies of queries, keys and values.
-fn plain_attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (batch, tokens, packed) = qkv.dims3()?;
-    let width = packed / 3 / heads;
-    let qkv = qkv.reshape((batch, tokens, 3, heads, width))?;
-    let qkv = qkv.permute((2, 0, 3, 1, 4))?.contiguous()?;
-    let scale = (width as f64).powf(-0.5);
-    let scores = (qkv.get(0)? * scale)?.matmul(&qkv.get(1)?.transpose(D::Minus2, D::Minus1)?)?;
+fn layers(c: &mut Criterion) {
+    for size in &SIZES {
+        let Size { dim, name, .. } = *size;
+        let inputs = [
+            values(&[size.batch, size.tokens, dim]),
+            values(&[4 * dim, dim]),
+            values(&[4 * dim]),
+        ];
+        let plain = |t: &[Tensor]| t[0].broadcast_matmul(&t[1].t()?)?.broadcast_add(&t[2]);
+        let versions: [Op; 2] = [&|t| fused(ops::linear(&t[0], &t[1], Some(&t[2]))), &plain];
+        compare(c, "linear", name, &inputs, versions);
+        let versions: [Op; 2] = [&|t| fused(ops::linear_gelu(&t[0], &t[1], &t[2])), &|t| {
+            plain(t)?.gelu_erf()
+        }];
+        compare(c, "linear_gelu", name, &inputs, versions);
+
+        let wide = [values(&[size.batch, size.tokens, 4 * dim])];
+        let versions: [Op; 2] = [&|t| fused(ops::gelu(&t[0])), &|t| t[0].gelu_erf()];
+        compare(c, "gelu", name, &wide, versions);
+        let versions: [Op; 2] = [&|t| fused(ops::quick_gelu(&t[0])), &|t| {
+            &t[0] / ((&t[0] * -1.702)?.exp()? + 1.)?
+        }];
+        compare(c, "quick_gelu", name, &wide, versions);
+    }
+}
+
+/// A quarter of all tokens, whichever image they belong to, and of each image.
+fn tokens(c: &mut Criterion) {
+    for size in &SIZES {
+        let Size { tokens, name, .. } = *size;
+        let inputs = [values(&[size.batch, tokens, size.dim])];
+        let ids = |count: usize| (0u32..).step_by(4).take(count / 4).collect::<Vec<_>>();
+        let tensor = |ids: Vec<u32>| Tensor::new(ids, &Device::Cpu).expect("plain numbers");
+        let rows = tensor(ids(size.batch * tokens));
+        let versions: [Op; 2] = [
+            &|t| fused(ops::gather_rows(&t[0].flatten(0, 1)?, &rows)),
+            &|t| t[0].flatten(0, 1)?.index_select(&rows, 0),
+        ];
+        compare(c, "gather_rows", name, &inputs, versions);
+        let (order, places) = (ids(tokens), tensor(ids(tokens)));
+        let versions: [Op; 2] = [&|t| fused(ops::gather_tokens(&t[0], &order)), &|t| {
+            t[0].index_select(&places, 1)
+        }];
+        compare(c, "gather_tokens", name, &inputs, versions);
+    }
+}
+
+/// Attention of `[batch, tokens, dim]` queries as usually written, keys and values packed as
+/// `[batch, tokens, 2 * dim]`: transposed copies of all of them.
+fn attend(q: &Tensor, kv: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (batch, queries, dim) = q.dims3()?;
+    let (width, keys) = (dim / heads, kv.dim(1)?);
+    let q = q.reshape((batch, queries, heads, width))?.transpose(1, 2)?;
+    let kv = kv.reshape((batch, keys, 2, heads, width))?;
+    let kv = kv.permute((2, 0, 3, 1, 4))?.contiguous()?;
+    let scores = (q.contiguous()? * (width as f64).powf(-0.5))?.matmul(&kv.get(0)?.t()?)?;
     let scores = match bias {
         Some(bias) => scores.broadcast_add(bias)?,
         None => scores,
     };
-    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
-    let ys = weights.matmul(&qkv.get(2)?)?;
-    ys.transpose(1, 2)?.reshape((batch, tokens, packed / 3))
+    let ys = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&kv.get(1)?)?;
+    ys.transpose(1, 2)?.reshape((batch, queries, dim))
+}
+
+fn plain_attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
+    let dim = qkv.dim(2)? / 3;
+    attend(
+        &qkv.narrow(2, 0, dim)?,
+        &qkv.narrow(2, dim, 2 * dim)?,
+        heads,
+        bias,
+    )
 }
 
 fn attention(c: &mut Criterion) {
     for size in &SIZES {
         let Size {
+            name,
             batch,
             tokens,
             dim,
             heads,
-            ..
         } = *size;
         let scale = ((dim / heads) as f64).powf(-0.5);
-        let qkv = values(&[batch, tokens, 3 * dim]);
+        let inputs = [
+            values(&[batch, tokens, 3 * dim]),
+            values(&[1, heads, tokens, tokens]),
+        ];
         let versions: [Op; 2] = [
             &|t| fused(ops::attention(&t[0], heads, None, scale)),
             &|t| plain_attention(&t[0], heads, None),
         ];
-        compare(c, "attention", size, std::slice::from_ref(&qkv), versions);
+        compare(c, "attention", name, &inputs[..1], versions);
         let versions: [Op; 2] = [
             &|t| fused(ops::attention(&t[0], heads, Some(&t[1]), scale)),
             &|t| plain_attention(&t[0], heads, Some(&t[1])),
         ];
-        let bias = values(&[1, heads, tokens, tokens]);
-        compare(c, "attention_bias", size, &[qkv, bias], versions);
+        compare(c, "attention_bias", name, &inputs, versions);
+
+        let inputs = [
+            values(&[batch, tokens, dim]),
+            values(&[batch, tokens, 2 * dim]),
+        ];
+        let versions: [Op; 2] = [
+            &|t| fused(ops::cross_attention(&t[0], &t[1], heads, scale)),
+            &|t| attend(&t[0], &t[1], heads, None),
+        ];
+        compare(c, "cross_attention", name, &inputs, versions);
 
         let scores = values(&[batch, heads, tokens, tokens]);
-        let softmax: [Op; 2] = [&|t| fused(ops::softmax(&t[0])), &|t| {
+        let versions: [Op; 2] = [&|t| fused(ops::softmax(&t[0])), &|t| {
             candle_nn::ops::softmax(&t[0], D::Minus1)
         }];
-        compare(c, "softmax", size, &[scores], softmax);
-    }
-}
-
-fn patches(c: &mut Criterion) {
-    let images = values(&[8, 3, 224, 224]);
-    let mut group = c.benchmark_group("ops/patchify");
-    for (name, order) in [
-        ("pixels_then_channels", PatchOrder::PixelsThenChannels),
-        ("channels_then_pixels", PatchOrder::ChannelsThenPixels),
-    ] {
-        group.bench_function(name, |b| {
-            b.iter(|| fused(ops::patchify(&images, 16, order)).expect("sides divide"))
-        });
+        compare(c, "softmax", name, &[scores], versions);
     }
 }
 
@@ -216,7 +214,7 @@ fn parameters(c: &mut Criterion) {
     };
     let mut group = c.benchmark_group("ops/parameters");
     let mut time = |id: &str, run: &dyn Fn() -> Result<()>| {
-        group.bench_function(id, |b| b.iter(|| run().expect("shapes fit")));
+        time(&mut group, &format!("{id}/3072x768"), || Ok(run()?));
     };
     time("adamw/fused", &|| {
         fused(ops::adamw_step(&param, &grad, &exp_avg, &exp_avg_sq, &step))
@@ -246,16 +244,9 @@ fn parameters(c: &mut Criterion) {
     });
 }
 
-fn brief() -> Criterion {
-    Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-}
-
 criterion_group! {
     name = benches;
     config = brief();
-    targets = layers, attention, patches, parameters
+    targets = norms, layers, tokens, attention, parameters
 }
 criterion_main!(benches);
