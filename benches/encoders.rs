@@ -1,0 +1,165 @@
+//! Every encoder: the pass that training runs, under a mask and with its gradients, and the one of features.
+//!
+//! `cargo bench --bench encoders`; a name filters, e.g. `-- swin`. Ids give what happens to hidden patches
+//! (`drop`, `replace`, or `features` for whole images without gradients) and the images, whose number is the
+//! throughput. Widths and image sizes are the papers' small ones, with one or two blocks a stage.
+//! `drop` beside `replace` is what MAE saves; encoders are not to be compared with each other.
+
+#![expect(
+    clippy::expect_used,
+    reason = "a benchmark has no caller to return an error to"
+)]
+
+mod common;
+
+use common::{SIDE, backward, brief, mask, time, values};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use mim_core::encoders::{
+    ConvMaeConfig, EncoderConfig, PixelMasked, PvtV2, PvtV2Config, SwinConfig, VitConfig,
+};
+use mim_core::optim::Gradients;
+use mim_core::{Encoder, Mask, Masking, ParamStore, StepContext, Want};
+
+/// What an encoder does with hidden patches.
+#[derive(Clone, Copy)]
+enum Way {
+    Drop,
+    Replace,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Replace => "replace",
+        }
+    }
+
+    fn masking(self, mask: &Mask) -> Masking<'_> {
+        match self {
+            Self::Drop => Masking::Drop(mask),
+            Self::Replace => Masking::Replace(mask),
+        }
+    }
+}
+
+/// An encoder and the pictures it gets.
+struct Subject<'a> {
+    name: &'a str,
+    encoder: &'a dyn Encoder,
+    store: &'a ParamStore,
+    images: usize,
+    side: usize,
+}
+
+impl Subject<'_> {
+    /// Times training, in each of the ways, and features.
+    fn run(&self, c: &mut Criterion, ways: &[Way]) {
+        let Self {
+            name,
+            encoder,
+            store,
+            images,
+            side,
+        } = *self;
+        let pictures = values(&[images, 3, side, side]).as_detached_tensor();
+        let grid = encoder.grid((side, side)).expect("the side fits");
+        let (mask, want) = (mask(images, grid), Want::default());
+        let mut gradients = Gradients::new(store.trainable());
+        let mut group = c.benchmark_group(format!("encoders/{name}"));
+        group.throughput(Throughput::Elements(images as u64));
+        for way in ways {
+            let id = format!("{}/{images}x{side}px", way.name());
+            let (masking, step) = (way.masking(&mask), StepContext::new(0));
+            time(&mut group, &id, || {
+                let encoded = encoder.encode(&pictures, masking, &want, &step)?;
+                backward(&encoded.tokens, &mut gradients)
+            });
+        }
+        let step = StepContext::inference();
+        time(&mut group, &format!("features/{images}x{side}px"), || {
+            encoder.encode(&pictures, Masking::None, &want, &step)
+        });
+    }
+}
+
+/// Builds the encoder of `config` and runs it on images of its own size.
+fn run(
+    c: &mut Criterion,
+    name: &str,
+    config: impl Into<EncoderConfig>,
+    images: usize,
+    ways: &[Way],
+) {
+    let (config, store) = (config.into(), ParamStore::cpu(0));
+    let encoder = config.build(&store.root()).expect("settings hold");
+    let subject = Subject {
+        name,
+        encoder: &encoder,
+        store: &store,
+        images,
+        side: config.image_size().height,
+    };
+    subject.run(c, ways);
+}
+
+fn vit(c: &mut Criterion) {
+    let small = VitConfig {
+        depth: 2,
+        mask_token: true,
+        ..VitConfig::arch("vit_small").expect("a known size")
+    };
+    run(c, "vit", small, 4, &[Way::Drop, Way::Replace]);
+    let tiny = VitConfig {
+        mask_token: true,
+        ..VitConfig::small()
+    };
+    run(c, "vit", tiny, 32, &[Way::Drop, Way::Replace]);
+}
+
+fn swin(c: &mut Criterion) {
+    let config = SwinConfig {
+        embed_dim: 96,
+        depths: vec![2; 4],
+        num_heads: vec![3, 6, 12, 24],
+        ..SwinConfig::default()
+    };
+    run(c, "swin", config, 2, &[Way::Replace]);
+}
+
+fn conv_mae(c: &mut Criterion) {
+    let config = ConvMaeConfig {
+        image_size: SIDE.into(),
+        embed_dims: [128, 192, 384],
+        depths: [1, 1, 2],
+        num_heads: 6,
+        ..ConvMaeConfig::default()
+    };
+    run(c, "conv_mae", config, 2, &[Way::Drop]);
+}
+
+/// Behind painted pixels, the way FastMIM hides patches from it.
+fn pvt_v2(c: &mut Criterion) {
+    let config = PvtV2Config {
+        depths: vec![1; 4],
+        ..PvtV2Config::default()
+    };
+    let (store, channels) = (ParamStore::cpu(0), config.in_channels);
+    let inner = PvtV2::new(&store.root(), &config).expect("settings hold");
+    let encoder = PixelMasked::new(&store.root(), inner, channels).expect("a name not taken");
+    let subject = Subject {
+        name: "pvt_v2",
+        encoder: &encoder,
+        store: &store,
+        images: 4,
+        side: config.image_size.height,
+    };
+    subject.run(c, &[Way::Replace]);
+}
+
+criterion_group! {
+    name = benches;
+    config = brief();
+    targets = vit, swin, conv_mae, pvt_v2
+}
+criterion_main!(benches);

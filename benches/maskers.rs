@@ -1,0 +1,115 @@
+//! Every masker with its paper's settings, and what a mask becomes on its way to the encoder.
+//!
+//! `cargo bench --bench maskers`; a name filters, e.g. `-- blockwise`. Each call masks 256 images of 14 x 14
+//! patches; the throughput is in images. No masker is the oracle of another: what counts is that all of
+//! them together cost little beside a training step.
+
+#![expect(
+    clippy::expect_used,
+    reason = "a benchmark has no caller to return an error to"
+)]
+
+mod common;
+
+use candle_core::Device;
+use common::{GRID, brief, mask, time};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use mim_core::rng::stream;
+use mim_core::{Mask, PatchGrid, Purpose, StepContext};
+use mim_masking::{
+    AttentionMaskerConfig, BlockwiseMaskerConfig, CellMaskerConfig, DisjointMaskerConfig, Guide,
+    GuideKind, IbotBlockMaskerConfig, MaskRequest, MaskerConfig, RandomMaskerConfig,
+    RolledBlockMaskerConfig, WeightedMaskerConfig, WhenStuck,
+};
+
+const IMAGES: usize = 256;
+
+fn all() -> [(&'static str, MaskerConfig); 10] {
+    let blockwise = |when_stuck| {
+        MaskerConfig::Blockwise(BlockwiseMaskerConfig {
+            when_stuck,
+            ..BlockwiseMaskerConfig::default()
+        })
+    };
+    [
+        (
+            "random",
+            MaskerConfig::Random(RandomMaskerConfig::default()),
+        ),
+        ("cell", MaskerConfig::Cell(CellMaskerConfig::default())),
+        ("blockwise_stop", blockwise(WhenStuck::Stop)),
+        ("blockwise_top_up", blockwise(WhenStuck::TopUp)),
+        ("blockwise_retry", blockwise(WhenStuck::Retry)),
+        (
+            "rolled_block",
+            MaskerConfig::RolledBlock(RolledBlockMaskerConfig::default()),
+        ),
+        (
+            "ibot_block",
+            MaskerConfig::IbotBlock(IbotBlockMaskerConfig::default()),
+        ),
+        (
+            "disjoint",
+            MaskerConfig::Disjoint(DisjointMaskerConfig::default()),
+        ),
+        (
+            "weighted",
+            MaskerConfig::Weighted(WeightedMaskerConfig::default()),
+        ),
+        (
+            "attention",
+            MaskerConfig::Attention(AttentionMaskerConfig::default()),
+        ),
+    ]
+}
+
+fn maskers(c: &mut Criterion) {
+    let step = StepContext::new(0);
+    let scores: Vec<f32> = (0..IMAGES * GRID.len())
+        .map(|i| (i as f32 * 12.9898).sin().abs())
+        .collect();
+    let mut group = c.benchmark_group("maskers");
+    group.throughput(Throughput::Elements(IMAGES as u64));
+    for (name, config) in all() {
+        let masker = config.build().expect("the papers' settings hold");
+        let request = MaskRequest {
+            images: IMAGES,
+            grid: GRID,
+            guide: match masker.guide() {
+                GuideKind::Scores => Guide::Scores(&scores),
+                _ => Guide::None,
+            },
+            step: &step,
+        };
+        let mut rng = stream(0, Purpose::Mask, [0, 0]);
+        time(&mut group, &format!("{name}/256x14x14"), || {
+            masker.sample(&request, &mut rng)
+        });
+    }
+}
+
+fn masks(c: &mut Criterion) {
+    let (mask, cpu) = (mask(IMAGES, GRID), Device::Cpu);
+    let bits = mask.to_bits();
+    let pixels = PatchGrid::new(56, 56);
+    let mut group = c.benchmark_group("maskers/mask");
+    group.throughput(Throughput::Elements(IMAGES as u64));
+    time(&mut group, "from_bits/256x14x14", || {
+        Mask::from_bits(GRID, &bits)
+    });
+    time(&mut group, "ids_keep/256x14x14", || mask.ids_keep(&cpu));
+    time(&mut group, "ids_restore/256x14x14", || {
+        mask.ids_restore(&cpu)
+    });
+    time(&mut group, "flat/256x14x14", || {
+        mask.flat(true, IMAGES, &cpu)
+    });
+    time(&mut group, "upsample/256x56x56", || mask.upsample(pixels));
+}
+
+criterion_group! {
+    name = benches;
+    config = brief();
+    targets = maskers, masks
+}
+criterion_main!(benches);
