@@ -332,6 +332,25 @@ fn without_a_name_the_usual_files_are_tried_in_order() {
 }
 
 #[test]
+fn an_index_cannot_name_files_outside_its_repository() {
+    let index = r#"{"weight_map":{"a":"../../x"}}"#;
+    let repository = Repository::default()
+        .with("model.safetensors.index.json", index, SMALL)
+        .with("../../x", "bytes", SMALL);
+    let (hub, cache) = (MockHub::of(repository), tempfile::tempdir().unwrap());
+    let error = client(&hub, &cache).weights(&path("hf:o/n")).unwrap_err();
+    assert!(
+        error.to_string().contains("no path inside a repository"),
+        "{error}"
+    );
+    assert!(
+        hub.requests()
+            .iter()
+            .all(|request| !request.ends_with("/x"))
+    );
+}
+
+#[test]
 fn a_busy_hub_is_asked_again_when_it_says() {
     let (repository, asked) = (model(), AtomicUsize::new(0));
     let hub = MockHub::start(move |request| match asked.fetch_add(1, Ordering::SeqCst) {

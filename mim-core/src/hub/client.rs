@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::cache::Cache;
 use super::download::{ATTEMPTS, Download};
 use super::http::{Failure, Http, Metadata};
+use super::path::{is_commit, is_plain};
 use super::refusal::{Patience, brief, explain};
 use super::{HubPath, HubSettings, Observer, RepoKind, check, progress};
 use crate::{Error, Result};
@@ -153,6 +154,11 @@ impl Hub {
 
     /// The first of `names` that the repository has.
     fn first(&self, path: &HubPath, names: &[&str]) -> Result<PathBuf> {
+        // Names also come from lists and indices that somebody uploaded.
+        if let Some(name) = names.iter().find(|name| !name.split('/').all(is_plain)) {
+            let what = format!("{name:?} is no path inside a repository");
+            return Err(Error::hub(path, what, "name another file"));
+        }
         let cache = Cache::of(path, &self.settings);
         let revision = path.revision();
         let cached = names
@@ -268,6 +274,9 @@ impl Hub {
             .map(|file| file.rfilename)
             .collect();
         files.sort_unstable();
+        if !is_commit(&info.sha) {
+            return Err(Failure::Broken(format!("{:?} is no commit", info.sha)));
+        }
         Ok(Listing {
             commit: info.sha,
             files,
@@ -362,18 +371,7 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
             "name the weights file itself",
         )
     })?;
-    let files: BTreeSet<String> = parsed.weight_map.into_values().collect();
-    match files
-        .iter()
-        .find(|file| !file.split('/').all(super::path::is_plain))
-    {
-        None => Ok(files),
-        Some(file) => Err(Error::format(
-            index,
-            format!("it lists the file {file:?}, which is no path inside a repository"),
-            "name the weights file itself",
-        )),
-    }
+    Ok(parsed.weight_map.into_values().collect())
 }
 
 /// `text` for an address: everything but letters, digits, `-_.~` and what `keep` holds becomes `%XX`.
@@ -411,20 +409,5 @@ mod tests {
             hub.url(&path, path.revision()),
             "http://hub/datasets/o/n/resolve/refs%2Fpr%2F1/a%20b/c.bin"
         );
-    }
-
-    #[test]
-    fn an_index_cannot_name_files_elsewhere() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let index = |shard: &str| {
-            std::fs::write(
-                file.path(),
-                format!("{{\"weight_map\":{{\"a\":\"{shard}\"}}}}"),
-            )
-            .unwrap();
-            shards(file.path())
-        };
-        assert_eq!(index("x-1.safetensors").unwrap().len(), 1);
-        assert!(index("../x").is_err());
     }
 }
