@@ -45,9 +45,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod export;
 mod first_losses;
+pub mod init;
 mod pretrained;
 pub mod run_config;
+pub mod zoo;
 
 #[doc(inline)]
 pub use first_losses::first_losses;

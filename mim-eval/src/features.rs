@@ -109,22 +109,64 @@ pub fn extract(
     config: &EvalConfig,
 ) -> Result<Features> {
     let plan = config.view_plan(image_size, norm.mean.len());
-    let (encoder, step) = (encoder.trunk(), StepContext::inference());
     collect(dataset, plan, config, |batch| {
-        let images = batch.view(0)?.to_device(device)?.normalized(norm)?;
-        let encoded = encoder.encode(&images, Masking::None, &Want::default(), &step)?;
-        let pooled = match config.pooling {
-            Pooling::Mean => encoded.patches()?.mean(1)?,
-            Pooling::Cls => encoded.cls()?.ok_or_else(|| {
-                Error::unsupported(
-                    "pooling = \"cls\"",
-                    "the encoder has no class token",
-                    "use pooling = \"mean\"",
-                )
-            })?,
-        };
-        Ok(pooled.detach())
+        pooled(encoder, batch, norm, device, config)
     })
+}
+
+/// What [`extract`] computes, for images with or without labels: features `[images, dim]`, and the labels if there are any.
+///
+/// # Errors
+///
+/// As [`extract`], but for missing labels.
+pub fn features(
+    encoder: &dyn Encoder,
+    dataset: Arc<dyn Dataset>,
+    image_size: ImageSize,
+    norm: &Norm,
+    device: &Device,
+    config: &EvalConfig,
+) -> Result<(Tensor, Option<Vec<u32>>)> {
+    config.check()?;
+    let plan = config.view_plan(image_size, norm.mean.len());
+    let loader = Loader::new(dataset, plan, config.loader(), 0)?;
+    let (mut rows, mut labels) = (vec![], Some(vec![]));
+    for batch in loader.sequential()? {
+        let batch = batch?;
+        rows.push(pooled(encoder, &batch, norm, device, config)?.to_device(&Device::Cpu)?);
+        labels = match (labels, &batch.labels) {
+            (Some(mut all), Some(more)) => {
+                all.extend(more.to_vec1::<u32>()?);
+                Some(all)
+            }
+            _ => None,
+        };
+    }
+    Ok((Tensor::cat(&rows, 0)?, labels))
+}
+
+/// The features of a batch, `[batch, dim]`.
+fn pooled(
+    encoder: &dyn Encoder,
+    batch: &Batch,
+    norm: &Norm,
+    device: &Device,
+    config: &EvalConfig,
+) -> Result<Tensor> {
+    let (encoder, step) = (encoder.trunk(), StepContext::inference());
+    let images = batch.view(0)?.to_device(device)?.normalized(norm)?;
+    let encoded = encoder.encode(&images, Masking::None, &Want::default(), &step)?;
+    let pooled = match config.pooling {
+        Pooling::Mean => encoded.patches()?.mean(1)?,
+        Pooling::Cls => encoded.cls()?.ok_or_else(|| {
+            Error::unsupported(
+                "pooling = \"cls\"",
+                "the encoder has no class token",
+                "use pooling = \"mean\"",
+            )
+        })?,
+    };
+    Ok(pooled.detach())
 }
 
 /// The first view of each image as bytes / 255 in the data set's own channels, flattened: the baseline every

@@ -30,7 +30,7 @@ mod picture;
 mod probe;
 
 pub use config::{EvalConfig, Pooling};
-pub use features::{Features, extract, raw_pixels};
+pub use features::{Features, extract, features, raw_pixels};
 pub use knn::{KnnAccuracy, KnnConfig};
 pub use linear::{LinearConfig, LinearProbe};
 pub use logistic::{Logistic, LogisticRegression};

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
+use candle_core::Tensor;
 
+use super::WeightFile;
 use crate::{Error, Result};
 
 /// Named tensors on the CPU, in the order of their names.
@@ -15,54 +14,14 @@ use crate::{Error, Result};
 pub struct WeightMap(BTreeMap<String, Tensor>);
 
 impl WeightMap {
-    /// Reads a `.safetensors` file, `model.safetensors` in a folder, or `hf:owner/name[@revision][/file]` of the
-    /// Hugging Face Hub (see [`locate`](super::locate)).
+    /// Reads a file of weights: `.safetensors`, a checkpoint of PyTorch, `.npz`, an index of several files,
+    /// a folder with one of them, or `hf:owner/name[@revision][/file]`. [`WeightFile`] says more of what was found.
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`] if it cannot be downloaded, [`Error::Io`] if it cannot be read, [`Error::Format`] if it is cut short, damaged or of another kind.
+    /// As [`WeightFile::open`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = super::locate(path)?;
-        let path = path.as_path();
-        if path.is_dir() {
-            return Self::read(path.join("model.safetensors"));
-        }
-        if path
-            .extension()
-            .is_none_or(|extension| extension != "safetensors")
-        {
-            return Err(Error::format(
-                path,
-                "this is not a .safetensors file",
-                RESAVE,
-            ));
-        }
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| {
-            let what = match promised_length(&bytes) {
-                Some(length) => format!(
-                    "the file has {} bytes, its header promises {length}; {error}",
-                    bytes.len()
-                ),
-                None => format!("the safetensors header cannot be read ({error})"),
-            };
-            Error::format(
-                path,
-                what,
-                "it is damaged or cut short: copy or download it again",
-            )
-        })?;
-        let tensors = file.iter().map(|(name, view)| {
-            let tensor = tensor_of(&view).map_err(|error| {
-                Error::format(
-                    path,
-                    format!("tensor `{name}`: {error}"),
-                    "save it as f32, f16, bf16 or integers",
-                )
-            })?;
-            Ok((name.to_owned(), tensor))
-        });
-        tensors.collect::<Result<BTreeMap<_, _>>>().map(Self)
+        Ok(WeightFile::open(path, None)?.weights)
     }
 
     /// Writes a `.safetensors` file; equal tensors and metadata give equal bytes.
@@ -124,39 +83,16 @@ impl WeightMap {
     }
 }
 
-const RESAVE: &str = "save the weights as .safetensors (in Python: \
-    safetensors.torch.save_file(torch.load(path, map_location='cpu')['model'], 'model.safetensors'))";
-
 impl FromIterator<(String, Tensor)> for WeightMap {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(pairs: I) -> Self {
         Self(pairs.into_iter().collect())
     }
 }
 
-/// Bytes that a file with this header should have; none if the header itself is damaged.
-fn promised_length(bytes: &[u8]) -> Option<u64> {
-    let header = 8 + u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
-    let json = bytes.get(8..usize::try_from(header).ok()?)?;
-    let entries: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).ok()?;
-    let ends = entries
-        .values()
-        .filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64());
-    Some(header + ends.max().unwrap_or(0))
-}
-
-fn tensor_of(view: &TensorView<'_>) -> Result<Tensor> {
-    use safetensors::Dtype;
-    let shape = view.shape();
-    // candle has no such integers: they only occur in index buffers and small masks.
-    Ok(match view.dtype() {
-        Dtype::BOOL | Dtype::I8 => Tensor::from_slice(view.data(), shape, &Device::Cpu)?,
-        _ => candle_core::safetensors::Load::load(view, &Device::Cpu)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     fn sample() -> WeightMap {
         let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
@@ -206,13 +142,5 @@ mod tests {
                 .to_string()
                 .contains("header")
         );
-    }
-
-    #[test]
-    fn other_formats_are_refused_with_what_to_do() {
-        let error = WeightMap::read("mae_pretrain_vit_base.pth")
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("save_file"), "{error}");
     }
 }

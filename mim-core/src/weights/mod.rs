@@ -1,16 +1,27 @@
 //! Foreign weights: reading, renaming, reporting.
 
 mod adapt;
+mod detect;
+mod file;
+mod fit;
 mod locate;
 mod map;
+mod patch_embed;
+mod pattern;
 mod rel_pos_bias;
 mod report;
 mod rules;
+mod shards;
 mod sources;
 
 pub use adapt::resize_pos_embed;
+pub use detect::{Guess, describe, is_encoder, look};
+pub use file::{WeightFile, WeightFormat};
+pub use fit::{Fitted, fit};
 pub use locate::locate;
 pub use map::WeightMap;
+pub use patch_embed::{resize_patch_embed, with_channels};
+pub use pattern::Pattern;
 pub use rel_pos_bias::resize_rel_pos_bias;
 pub use report::LoadReport;
 pub use rules::Rule;

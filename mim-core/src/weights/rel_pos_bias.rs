@@ -140,7 +140,7 @@ fn curvatures(knots: &[f64]) -> Vec<Vec<f64>> {
 }
 
 /// Turns the left half of `[n, 2 n]` into the unit matrix (Gauss-Jordan, largest pivot first).
-fn eliminate(system: &mut [Vec<f64>]) {
+pub(super) fn eliminate(system: &mut [Vec<f64>]) {
     let count = system.len();
     for column in 0..count {
         let size = |row: &usize| system[*row][column].abs();

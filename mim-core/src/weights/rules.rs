@@ -123,14 +123,14 @@ impl Rule {
 }
 
 /// The values of a pattern's holes.
-type Holes<'a> = Vec<(&'a str, &'a str)>;
+pub(super) type Holes<'a> = Vec<(&'a str, &'a str)>;
 
 fn is_hole(segment: &str) -> bool {
     segment.starts_with('{') && segment.ends_with('}')
 }
 
 /// Matches `name` against `pattern`.
-fn matches<'a>(pattern: &'a str, name: &'a str) -> Option<Holes<'a>> {
+pub(super) fn matches<'a>(pattern: &'a str, name: &'a str) -> Option<Holes<'a>> {
     if let Some(suffix) = pattern.strip_prefix("*.") {
         return (name == suffix || name.ends_with(&format!(".{suffix}"))).then(Vec::new);
     }
@@ -151,7 +151,7 @@ fn matches<'a>(pattern: &'a str, name: &'a str) -> Option<Holes<'a>> {
 }
 
 /// `pattern` with its holes filled.
-fn fill(pattern: &str, holes: &Holes<'_>) -> String {
+pub(super) fn fill(pattern: &str, holes: &Holes<'_>) -> String {
     let value = |segment| {
         holes
             .iter()

@@ -45,8 +45,9 @@ pub(crate) fn prepare(path: &Path, contents: Contents) -> Result<()> {
 }
 
 /// What a run leaves in its folder, besides event files.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "config.toml",
+    "init.txt",
     "log.jsonl",
     "summary.json",
     "loss.svg",

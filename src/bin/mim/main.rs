@@ -4,10 +4,13 @@
 #![expect(clippy::print_stdout, reason = "results go to standard output")]
 
 mod bench;
+mod convert;
 mod device;
 #[cfg(feature = "hub")]
 mod download;
 mod eval;
+mod export;
+mod features;
 mod folder;
 mod info;
 mod logging;
@@ -18,6 +21,7 @@ mod plot;
 mod pretrain;
 mod progress;
 mod visualize;
+mod zoo;
 
 use std::process::ExitCode;
 
@@ -55,6 +59,14 @@ enum Command {
     Methods,
     /// Say what a weights file or checkpoint holds.
     Info(info::Args),
+    /// Write the features of images into a file.
+    Features(features::Args),
+    /// Write a trained model as timm or transformers load it.
+    Export(export::Args),
+    /// List published weights that fit, where they live and under which licence.
+    Zoo,
+    /// Give weights the names of another project.
+    Convert(convert::Args),
     /// Compare methods with numbers recorded from the authors' code.
     Parity(parity::Args),
     /// Measure speed.
@@ -88,6 +100,10 @@ fn run(cli: Cli) -> ExitCode {
         Command::Visualize(args) => visualize::run(&args),
         Command::Methods => methods::run(),
         Command::Info(args) => info::run(&args),
+        Command::Features(args) => features::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Zoo => zoo::run(),
+        Command::Convert(args) => convert::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
@@ -100,6 +116,7 @@ impl Cli {
         match &self.command {
             Command::Pretrain(args) => args.threads,
             Command::Eval(args) => args.threads(),
+            Command::Features(args) => args.threads,
             Command::Bench(args) => args.threads(),
             _ => None,
         }

@@ -39,6 +39,17 @@ pub(super) fn rules() -> Vec<Rule> {
     rules
 }
 
+/// `ViTModel` and what is built around it (DINO's and MSN's weights there): heads are passed over.
+pub(super) fn plain() -> Vec<Rule> {
+    let mut rules = vec![
+        Rule::ignore("pooler.dense.{p}"),
+        Rule::ignore("vit.pooler.dense.{p}"),
+        Rule::ignore("classifier.{p}"),
+    ];
+    rules.extend(self::rules());
+    rules
+}
+
 /// A block in the spelling of transformers 4's files.
 fn transformers4(theirs: &str, ours: &str) -> Vec<Rule> {
     let qkv = ["query", "key", "value"];

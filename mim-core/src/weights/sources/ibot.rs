@@ -33,7 +33,7 @@ pub(super) fn rules() -> Vec<Rule> {
 }
 
 /// A ViT or a Swin.
-fn encoder(theirs: &str, ours: &str) -> Vec<Rule> {
+pub(super) fn encoder(theirs: &str, ours: &str) -> Vec<Rule> {
     let mut rules = vec![Rule::unsqueeze(
         format!("{theirs}masked_embed"),
         format!("{ours}mask_token"),

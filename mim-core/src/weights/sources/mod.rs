@@ -1,9 +1,11 @@
 //! Where weights come from: one list of rules for each project's names.
 
+mod beit;
 mod bootmae;
 mod clip;
 mod cmae;
 mod convmae;
+mod dino;
 mod dmjd;
 mod dvae;
 mod fastmim;
@@ -14,6 +16,9 @@ mod mmengine;
 mod short_vit;
 mod sim;
 mod simmim;
+mod swin;
+#[cfg(test)]
+mod tests;
 mod timm;
 
 use super::{Rule, WeightMap, rules};
@@ -27,7 +32,7 @@ pub struct Source {
 }
 
 /// A source's name, and what makes its rules.
-type Known = (&'static str, fn() -> Vec<Rule>);
+pub(super) type Known = (&'static str, fn() -> Vec<Rule>);
 
 /// All sources.
 const SOURCES: &[Known] = &[
@@ -48,7 +53,23 @@ const SOURCES: &[Known] = &[
     ("mmengine", mmengine::rules),
     ("short_vit", short_vit::rules),
     ("ibot", ibot::rules),
+    ("milan", mae::rules),
+    ("hf_vit", hf_vit_mae::plain),
+    ("beit", beit::authors),
+    ("hf_beit", beit::transformers),
+    ("hf_data2vec", beit::data2vec),
+    ("hf_swin", swin::transformers),
+    ("timm_swin", swin::timm),
+    ("dino", dino::dino),
+    ("dinov2", dino::dinov2),
+    ("hf_dinov2", dino::transformers),
+    ("moco_v3", dino::moco_v3),
 ];
+
+/// All sources.
+pub(super) fn all() -> impl Iterator<Item = Known> {
+    SOURCES.iter().copied()
+}
 
 impl Source {
     /// The source called `name`.
@@ -81,6 +102,11 @@ impl Source {
     /// This source's name.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Its rules.
+    pub(super) fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// Translates weights (or gradients) to our names; unknown names are kept, to be reported.

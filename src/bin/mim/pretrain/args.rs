@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use mim::init::InitFrom;
 use mim::{RunConfig, run_config};
 use mim_core::data::DataSource;
+use mim_core::weights::Pattern;
 use mim_core::{Result, settings};
 use mim_methods::registry;
 use toml::{Table, Value};
@@ -42,6 +44,19 @@ pub(crate) struct Args {
     /// settings, or from this checkpoint.
     #[arg(long, value_name = "auto|PATH")]
     pub(super) resume: Option<String>,
+    /// Start from these weights: a run, a checkpoint of one, or a file (.safetensors, .pth, ...); the whole model if
+    /// they hold it, else the encoder. A run that is gone on with has its own.
+    #[arg(long, value_name = "PATH")]
+    init: Option<PathBuf>,
+    /// Whose names the weights of --init have, such as timm or hf_vit_mae [default: mae, mim's own].
+    #[arg(long, value_name = "NAME", requires = "init")]
+    init_source: Option<String>,
+    /// The key of the weights in a checkpoint of PyTorch; found if not given.
+    #[arg(long, value_name = "KEY", requires = "init")]
+    init_key: Option<String>,
+    /// Parameters that --init may leave at their initial values, `*` for any characters; repeatable.
+    #[arg(long, value_name = "PATTERN", requires = "init")]
+    allow_missing: Vec<Pattern>,
     /// Replace what an earlier run left in the run folder.
     #[arg(long, conflicts_with = "resume")]
     pub(super) overwrite: bool,
@@ -81,6 +96,16 @@ impl Args {
         }
         let method = self.method.as_deref().unwrap_or(registry::METHODS[0].name);
         Ok(registry::method(method)?.recipes[0].0.to_owned())
+    }
+
+    /// The weights to start from.
+    pub(super) fn init(&self) -> Option<InitFrom> {
+        Some(InitFrom {
+            path: self.init.clone()?,
+            source: self.init_source.clone(),
+            key: self.init_key.clone(),
+            allow_missing: self.allow_missing.clone(),
+        })
     }
 
     /// All settings.

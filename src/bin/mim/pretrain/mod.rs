@@ -21,6 +21,9 @@ use crate::folder::{self, Contents};
 use crate::progress::Progress;
 use crate::{device, plot};
 
+/// What a run started from, if not from random weights.
+const INIT: &str = "init.txt";
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.config()?;
     if args.print_config {
@@ -37,6 +40,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let train = config.data.source.open(Split::Train)?;
     let loading = config.data.loading(config.train.batch_size);
     let method = config.build(&device)?;
+    let started = match (&checkpoint, args.init()) {
+        (None, Some(init)) => Some(init.apply(&config, method.as_ref())?.to_string()),
+        _ => None,
+    };
     let mut trainer = Trainer::new(
         method,
         (train.clone(), loading),
@@ -55,6 +62,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     folder::write(&run.join("config.toml"), &config.to_toml()?)?;
+    if let Some(started) = &started {
+        eprintln!("{started}");
+        folder::write(&run.join(INIT), &format!("{started}\n"))?;
+    }
     announce(&config, &trainer, train.len());
     let mut progress = Progress::new(config.train.epochs);
     let outcome = trainer.train(&mut progress)?;
@@ -94,11 +105,15 @@ fn finish(
         done => done?,
     }
     let probes = probe::all(config, trainer.method(), device)?;
+    let mut notes = trainer.method().notes();
+    if let Ok(started) = std::fs::read_to_string(run.join(INIT)) {
+        notes.extend(started.lines().next().map(str::to_owned));
+    }
     let summary = Summary::new(
         &EpochLog::new(run).read()?,
         probes,
         start.elapsed().as_secs_f64(),
-        trainer.method().notes(),
+        notes,
     );
     summary.write(&run.join("summary.json"))?;
     Ok(summary)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use mim::RunConfig;
 use mim_core::data::{Dataset, Split};
-use mim_core::{Error, Input, Method, Result};
+use mim_core::{Encoder, Error, Input, Method, Result};
 use mim_eval::{ProbeResult, extract, probe, raw_pixels};
 
 /// The probes of a run: pretrained encoder, the same encoder at its initial weights, raw pixels.
@@ -41,22 +41,7 @@ impl<'a> Probes<'a> {
 
     /// Probes the features of a method's encoder: the one called `name`, or the method's first choice.
     pub(crate) fn encoder(&self, method: &dyn Method, name: Option<&str>) -> Result<ProbeResult> {
-        let encoders = method.encoders();
-        let found = match name {
-            Some(name) => encoders.iter().find(|(known, _)| *known == name),
-            None => encoders.first(),
-        };
-        let Some((_, encoder)) = found else {
-            let known: Vec<_> = encoders.iter().map(|(known, _)| *known).collect();
-            return Err(Error::unsupported(
-                format!("probing {}", method.name()),
-                match known.as_slice() {
-                    [] => "it has no encoder".to_owned(),
-                    known => format!("its encoders are: {}", known.join(", ")),
-                },
-                "probe an encoder that is there",
-            ));
-        };
+        let encoder = choose(method, name)?;
         let Input { size, norm } = method.input();
         let features = |data: &Arc<dyn Dataset>| {
             extract(
@@ -88,6 +73,26 @@ impl<'a> Probes<'a> {
         };
         probe(&features(&self.train)?, &features(&self.test)?, eval)
     }
+}
+
+/// A method's encoder: the one called `name`, or the method's first choice.
+pub(crate) fn choose<'a>(method: &'a dyn Method, name: Option<&str>) -> Result<&'a dyn Encoder> {
+    let encoders = method.encoders();
+    let found = match name {
+        Some(name) => encoders.iter().find(|(known, _)| *known == name),
+        None => encoders.first(),
+    };
+    found.map(|(_, encoder)| *encoder).ok_or_else(|| {
+        let known: Vec<_> = encoders.iter().map(|(known, _)| *known).collect();
+        Error::unsupported(
+            format!("probing {}", method.name()),
+            match known.as_slice() {
+                [] => "it has no encoder".to_owned(),
+                known => format!("its encoders are: {}", known.join(", ")),
+            },
+            "probe an encoder that is there",
+        )
+    })
 }
 
 /// All three rows; none where the data has no labels or no test images.

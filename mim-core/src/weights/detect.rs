@@ -1,0 +1,267 @@
+//! Whose names a file has, and what network it looks like.
+
+use std::collections::BTreeSet;
+
+use super::WeightMap;
+use super::rules::{Rule, fill, matches};
+use super::sources::{Source, all};
+use crate::Result;
+
+/// Our names, for telling whether a rule leads to one of them.
+const OURS: &[&str] = &[
+    "cls_token",
+    "mask_token",
+    "pos_embed",
+    "patch_embed.proj.{p}",
+    "patch_embed.norm.{p}",
+    "norm.{p}",
+    "norm_pre.{p}",
+    "proj.weight",
+    "rel_pos_bias.relative_position_bias_table",
+    "decoder_pos_embed",
+    "decoder_embed.{p}",
+    "decoder_norm.{p}",
+    "decoder_pred.{p}",
+    "feature.mask_token",
+    "feature.decoder_embed.{p}",
+    "feature.decoder_norm.{p}",
+    "feature.decoder_pred.{p}",
+    "encoder.blocks.input.{p}",
+    "encoder.blocks.{g}.{b}.id_path.{p}",
+    "encoder.blocks.{g}.{b}.res_path.{c}.{p}",
+    "encoder.blocks.output.conv.{p}",
+];
+
+/// Where blocks are, and what one holds.
+const BLOCKS: &[&str] = &[
+    "blocks.{i}.",
+    "layers.{s}.blocks.{i}.",
+    "decoder_blocks.{i}.",
+    "feature.decoder_blocks.{i}.",
+];
+const IN_BLOCK: &[&str] = &[
+    "norm1.{p}",
+    "norm2.{p}",
+    "attn.qkv.{p}",
+    "attn.proj.{p}",
+    "attn.q_bias",
+    "attn.v_bias",
+    "attn.relative_position_bias_table",
+    "mlp.fc1.{p}",
+    "mlp.fc2.{p}",
+    "gamma_1",
+    "gamma_2",
+    // Convolutions of ConvMAE, cross-attention of BootMAE.
+    "conv1.{p}",
+    "conv2.{p}",
+    "c_attn.{m}.{p}",
+];
+
+/// How well a source explains the names of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guess {
+    /// The source's name.
+    pub source: &'static str,
+    /// Names that become names of ours.
+    pub known: usize,
+    /// Names that it passes over on purpose.
+    pub ignored: usize,
+    /// Names that are neither.
+    pub unknown: Vec<String>,
+}
+
+impl Guess {
+    /// Every source that explains as many names of `weights` as the best one; none if nothing is explained.
+    pub fn best(weights: &WeightMap) -> Vec<Self> {
+        let names: Vec<&str> = weights.names().collect();
+        let guesses = all().map(|(source, rules)| Self::of(source, &rules(), &names));
+        let guesses: Vec<_> = guesses.filter(|guess| guess.known > 0).collect();
+        let least = guesses.iter().map(|guess| guess.unknown.len()).min();
+        guesses
+            .into_iter()
+            .filter(|guess| Some(guess.unknown.len()) == least)
+            .collect()
+    }
+
+    /// How well the source called `name` explains `weights`.
+    ///
+    /// # Errors
+    ///
+    /// If no such source is known.
+    pub fn of_source(name: &str, weights: &WeightMap) -> Result<Self> {
+        let source = Source::named(name)?;
+        let names: Vec<&str> = weights.names().collect();
+        Ok(Self::of(source.name(), source.rules(), &names))
+    }
+
+    fn of(source: &'static str, rules: &[Rule], names: &[&str]) -> Self {
+        let mut guess = Self {
+            source,
+            known: 0,
+            ignored: 0,
+            unknown: Vec::new(),
+        };
+        let translated: Vec<_> = names
+            .iter()
+            .map(|name| rules.iter().find_map(|rule| translate(rule, name)))
+            .map(|found| found.unwrap_or(Translated::Kept))
+            .collect();
+        let ours = |name: &str, translated: &Translated| match translated {
+            Translated::Ours(ours) => ours.clone(),
+            _ => name.to_owned(),
+        };
+        let all: Vec<String> = names
+            .iter()
+            .zip(&translated)
+            .map(|(name, to)| ours(name, to))
+            .collect();
+        let last = all.iter().filter_map(|name| stage(name)).max();
+        for ((name, translated), ours) in names.iter().zip(&translated).zip(&all) {
+            match translated {
+                Translated::Ignored => guess.ignored += 1,
+                _ if is_ours(ours, last) => guess.known += 1,
+                _ => guess.unknown.push((*name).to_owned()),
+            }
+        }
+        guess
+    }
+
+    /// Whether every name is explained.
+    pub fn is_complete(&self) -> bool {
+        self.unknown.is_empty()
+    }
+}
+
+enum Translated {
+    Ours(String),
+    Ignored,
+    Kept,
+}
+
+fn translate(rule: &Rule, name: &str) -> Option<Translated> {
+    match rule {
+        Rule::Rename { theirs, ours }
+        | Rule::Conv1x1 { theirs, ours }
+        | Rule::Transpose { theirs, ours }
+        | Rule::Unsqueeze { theirs, ours, .. } => {
+            Some(Translated::Ours(fill(ours, &matches(theirs, name)?)))
+        }
+        Rule::Stack { theirs, ours } => {
+            let holes = theirs.iter().find_map(|theirs| matches(theirs, name))?;
+            Some(Translated::Ours(fill(ours, &holes)))
+        }
+        Rule::Ignore { theirs } => matches(theirs, name).map(|_| Translated::Ignored),
+        Rule::Alias { theirs, .. } => {
+            let rest = name.strip_prefix(theirs.as_str())?;
+            rest.starts_with('.').then_some(Translated::Ignored)
+        }
+    }
+}
+
+/// The number of a Swin's stage.
+fn stage(name: &str) -> Option<usize> {
+    name.strip_prefix("layers.")?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// Whether a name is ours; `last` is the last stage of a Swin, which merges no patches.
+fn is_ours(name: &str, last: Option<usize>) -> bool {
+    let name = name.strip_prefix("teacher.").unwrap_or(name);
+    if matches("layers.{s}.downsample.{m}.{p}", name).is_some() {
+        return stage(name) < last;
+    }
+    // ConvMAE numbers its stages: blocks1, blocks2, blocks3, and patch_embed1 to 4.
+    let plain = name.replacen(
+        |c: char| c.is_ascii_digit(),
+        "",
+        usize::from(numbered(name)),
+    );
+    OURS.iter()
+        .any(|pattern| matches(pattern, &plain).is_some())
+        || BLOCKS.iter().any(|blocks| {
+            IN_BLOCK
+                .iter()
+                .any(|rest| matches(&format!("{blocks}{rest}"), &plain).is_some())
+        })
+}
+
+fn numbered(name: &str) -> bool {
+    let first = name.split('.').next().unwrap_or_default();
+    ["blocks", "patch_embed"]
+        .iter()
+        .any(|stem| first.strip_prefix(stem).is_some_and(|rest| rest.len() == 1))
+}
+
+/// Whether a name of `weights`, in our names, belongs to the encoder: not to a decoder, a head or a teacher.
+pub fn is_encoder(weights: &WeightMap, name: &str) -> bool {
+    let first = name.split('.').next().unwrap_or_default();
+    let stem = first.trim_end_matches(|c: char| c.is_ascii_digit());
+    match stem {
+        // Where a decoder has a width of its own, the token is the decoder's.
+        "mask_token" => weights.get("decoder_embed.weight").is_none(),
+        "cls_token" | "pos_embed" | "patch_embed" | "norm" | "norm_pre" | "proj" => true,
+        "blocks" | "layers" | "rel_pos_bias" => true,
+        _ => false,
+    }
+}
+
+/// One line about the network that weights in our names belong to; none if it is not recognised.
+pub fn describe(ours: &WeightMap) -> Option<String> {
+    let dims = |name: &str| ours.get(name).map(|tensor| tensor.dims().to_vec());
+    let count = |prefix: &str| {
+        let numbers = ours
+            .names()
+            .filter_map(|name| name.strip_prefix(prefix)?.split('.').next());
+        numbers.collect::<BTreeSet<_>>().len()
+    };
+    let patch = dims("patch_embed.proj.weight")?;
+    let &[dim, channels, height, _] = patch.as_slice() else {
+        return None;
+    };
+    let mut line = match (count("layers."), count("blocks.")) {
+        (0, 0) => return None,
+        (0, depth) => format!("ViT: width {dim}, depth {depth}, patches of {height} pixels"),
+        (stages, _) => {
+            let depths =
+                (0..stages).map(|stage| count(&format!("layers.{stage}.blocks.")).to_string());
+            let depths = depths.collect::<Vec<_>>().join(", ");
+            format!("Swin: width {dim}, depths {depths}, patches of {height} pixels")
+        }
+    };
+    line += &format!(", {channels} channels");
+    if let Some(&[_, rows, _]) = dims("pos_embed").as_deref() {
+        let side = (rows - 1).isqrt();
+        match side * side + 1 == rows {
+            true => {
+                line += &format!(
+                    ", positions of {side}x{side} patches (images of {} pixels)",
+                    side * height
+                )
+            }
+            false => line += &format!(", {rows} positions"),
+        }
+    }
+    if let Some(&[width, _]) = dims("decoder_embed.weight").as_deref() {
+        line += &format!(
+            "; decoder: width {width}, depth {}",
+            count("decoder_blocks.")
+        );
+    }
+    if let Some(outputs) = dims("decoder_pred.weight").and_then(|dims| dims.first().copied()) {
+        line += &format!("; head of {outputs} outputs");
+    }
+    Some(line)
+}
+
+/// The best guess and the network, for `weights` as they are in a file.
+pub fn look(weights: &WeightMap) -> (Vec<Guess>, Option<String>) {
+    let guesses = Guess::best(weights);
+    let ours = guesses.first().and_then(|guess| {
+        let source = Source::named(guess.source).ok()?;
+        source.import(weights).ok()
+    });
+    (guesses, ours.as_ref().and_then(describe))
+}

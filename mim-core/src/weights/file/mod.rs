@@ -1,0 +1,241 @@
+//! Files of weights: what kind they are, and where in them the weights are.
+
+mod elements;
+mod nested;
+mod numpy;
+mod pickle;
+mod safetensors;
+#[cfg(test)]
+mod tests;
+mod torch;
+
+use std::fmt::{Display, Formatter};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use zip::ZipArchive;
+
+use super::WeightMap;
+use crate::{Error, Result};
+
+/// How a file keeps its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WeightFormat {
+    /// `.safetensors`.
+    Safetensors,
+    /// What `torch.save` writes since PyTorch 1.6: `.pth`, `.pt`, `.bin`, `.pth.tar`.
+    Torch,
+    /// numpy's `.npz`.
+    Npz,
+}
+
+/// The weights of a file, and how they were found.
+#[derive(Debug, Clone)]
+pub struct WeightFile {
+    /// The tensors under the names they have in the file.
+    pub weights: WeightMap,
+    /// The file read; of a folder, the one in it.
+    pub path: PathBuf,
+    /// How it keeps them.
+    pub format: WeightFormat,
+    /// The key of the checkpoint under which they were; none if at its top.
+    pub key: Option<String>,
+    /// Other keys with weights.
+    pub other_keys: Vec<String>,
+    /// Entries beside the weights that are no tensors, or none that can be read, and why.
+    pub skipped: Vec<String>,
+}
+
+/// What a folder of weights may hold, in the order in which it is looked for.
+const IN_FOLDER: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+impl WeightFile {
+    /// Reads a `.safetensors` file, a checkpoint of PyTorch, an `.npz` archive, an index of several files,
+    /// a folder with one of them, or `hf:owner/name[@revision][/file]` of the Hugging Face Hub (see
+    /// [`locate`](super::locate)). Content decides, not the name.
+    ///
+    /// Checkpoints are often dicts around the weights: `key` names the entry (several joined by dots; `.`
+    /// for all, their keys joined by dots). Without it the usual ones are tried, two levels deep. Nothing in a
+    /// pickle is run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hub`] if it cannot be downloaded; [`Error::Io`] if it cannot be read; [`Error::Format`] if it is damaged, holds no weights, or is of a kind
+    /// that must be saved anew in Python: then with the lines that do it.
+    pub fn open(path: impl AsRef<Path>, key: Option<&str>) -> Result<Self> {
+        let path = super::locate(path)?;
+        let path = path.as_path();
+        if path.is_dir() {
+            return Self::open(in_folder(path)?, key);
+        }
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            let weights =
+                safetensors::read_sharded(path, |shard| Ok(Self::open(shard, key)?.weights))?;
+            return Self::plain(weights, path, WeightFormat::Safetensors);
+        }
+        let start = start(path)?;
+        if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
+            return Self::open_zip(path, key);
+        }
+        let pickled =
+            start.first() == Some(&0x80) && start.get(1).is_some_and(|version| *version <= 5);
+        if pickled && start.get(8) != Some(&b'{') {
+            return Err(bare_pickle(path, &start));
+        }
+        if start.get(8) != Some(&b'{') && path.extension().is_none_or(|name| name != "safetensors")
+        {
+            return Err(Error::format(
+                path,
+                "this is neither a .safetensors file, nor a zip archive of PyTorch or numpy",
+                "give a file of weights; a download may have left an error page in its place",
+            ));
+        }
+        if let Some(key) = key {
+            return Err(Error::format(
+                path,
+                format!("a .safetensors file has no key `{key}`"),
+                "leave the key out",
+            ));
+        }
+        Self::plain(safetensors::read(path)?, path, WeightFormat::Safetensors)
+    }
+
+    fn plain(weights: WeightMap, path: &Path, format: WeightFormat) -> Result<Self> {
+        Ok(Self {
+            weights,
+            path: path.to_owned(),
+            format,
+            key: None,
+            other_keys: Vec::new(),
+            skipped: Vec::new(),
+        })
+    }
+
+    fn open_zip(path: &Path, key: Option<&str>) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
+            torch::damaged(path, format!("the zip archive cannot be read ({error})"))
+        })?;
+        if numpy::is_npz(&archive) {
+            let (weights, skipped) = numpy::read(&mut archive, path)?;
+            let file = Self::plain(weights, path, WeightFormat::Npz)?;
+            return Ok(Self { skipped, ..file });
+        }
+        let (tree, root) = torch::tree(&mut archive, path)?;
+        let found = nested::find(&tree, key).map_err(|what| {
+            let load = "torch.load(path, map_location='cpu', weights_only=False)";
+            let fix = match what.contains("whole module") {
+                true => resave(
+                    path,
+                    &format!("{load}.state_dict()  # needs the class's code"),
+                ),
+                false => "name the key of the weights, or save them alone".to_owned(),
+            };
+            Error::format(path, what, fix)
+        })?;
+        Ok(Self {
+            weights: torch::load(&mut archive, &root, found.tensors, path)?,
+            path: path.to_owned(),
+            format: WeightFormat::Torch,
+            key: found.key,
+            other_keys: found.others,
+            skipped: found.skipped,
+        })
+    }
+}
+
+impl Display for WeightFile {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let format = match self.format {
+            WeightFormat::Safetensors => "safetensors",
+            WeightFormat::Torch => "a checkpoint of PyTorch",
+            WeightFormat::Npz => "numpy",
+        };
+        write!(
+            f,
+            "{}: {format}, {} tensors",
+            self.path.display(),
+            self.weights.len()
+        )?;
+        if let Some(key) = &self.key {
+            write!(f, ", under the key `{key}`")?;
+        }
+        if !self.other_keys.is_empty() {
+            write!(f, " (others with weights: {})", self.other_keys.join(", "))?;
+        }
+        for line in &self.skipped {
+            write!(f, "\n  passed over: {line}")?;
+        }
+        Ok(())
+    }
+}
+
+fn in_folder(folder: &Path) -> Result<PathBuf> {
+    let found = IN_FOLDER
+        .iter()
+        .map(|name| folder.join(name))
+        .find(|path| path.exists());
+    found.ok_or_else(|| {
+        Error::format(
+            folder,
+            format!("the folder holds no weights ({})", IN_FOLDER.join(", ")),
+            "give the file itself",
+        )
+    })
+}
+
+/// The first bytes of a file.
+fn start(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut start = Vec::new();
+    file.take(32)
+        .read_to_end(&mut start)
+        .map_err(Error::io("read", path))?;
+    Ok(start)
+}
+
+fn bare_pickle(path: &Path, start: &[u8]) -> Error {
+    // What PyTorch before 1.6 wrote first.
+    const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+    match start.get(2..).is_some_and(|rest| rest.starts_with(MAGIC)) {
+        true => Error::format(
+            path,
+            "this is a file of PyTorch before version 1.6 (not a zip archive)",
+            resave(
+                path,
+                "torch.load(path, map_location='cpu', weights_only=False)",
+            ),
+        ),
+        false => Error::format(
+            path,
+            "this is a pickle that torch.save did not write",
+            resave(
+                path,
+                "...  # a dict of tensors by name, made by the code that wrote the file",
+            ),
+        ),
+    }
+}
+
+/// Python lines that save weights as `.safetensors`.
+fn resave(path: &Path, load: &str) -> String {
+    format!(
+        "save the weights anew in Python, if you trust the file (this runs what it says):\n\
+         \x20   import torch\n\
+         \x20   from safetensors.torch import save_file\n\
+         \x20   path = {path:?}\n\
+         \x20   weights = {load}\n\
+         \x20   weights = weights.get('model', weights.get('state_dict', weights))\n\
+         \x20   save_file({{k: v.clone().contiguous() for k, v in weights.items() if hasattr(v, 'clone')}}, 'model.safetensors')",
+    )
+}

@@ -1,0 +1,196 @@
+//! numpy's `.npz` archives.
+
+use std::io::Read;
+use std::path::Path;
+
+use candle_core::Tensor;
+use flate2::CrcReader;
+use flate2::read::DeflateDecoder;
+use zip::CompressionMethod;
+
+use super::elements::Elements;
+use super::torch::{Archive, damaged};
+use crate::Result;
+use crate::weights::WeightMap;
+
+/// The header of one array.
+#[derive(Debug, PartialEq)]
+struct Header {
+    elements: Elements,
+    fortran_order: bool,
+    shape: Vec<usize>,
+}
+
+/// Whether the archive holds arrays.
+pub(super) fn is_npz(archive: &Archive) -> bool {
+    archive
+        .file_names()
+        .any(|name| name.is_ok_and(|name| name.ends_with(".npy")))
+}
+
+/// Reads all arrays; those whose values are no plain numbers are listed beside them.
+///
+/// # Errors
+///
+/// [`crate::Error::Format`] naming the array that is damaged.
+pub(super) fn read(archive: &mut Archive, path: &Path) -> Result<(WeightMap, Vec<String>)> {
+    let (mut weights, mut skipped) = (WeightMap::default(), Vec::new());
+    for index in 0..archive.len() {
+        let mut file = archive
+            .by_index_raw(index)
+            .map_err(|error| damaged(path, error.to_string()))?;
+        let name = file.name().map(std::borrow::Cow::into_owned);
+        let name = name.map_err(|error| damaged(path, error.to_string()))?;
+        let Some(name) = name.strip_suffix(".npy") else {
+            continue;
+        };
+        let sum = file.crc32();
+        let array = match file.compression() {
+            CompressionMethod::Stored => array(&mut file, sum),
+            CompressionMethod::DEFLATE => array(&mut DeflateDecoder::new(&mut file), sum),
+            other => Err(format!("its compression ({other:?}) is not known")),
+        };
+        match array.map_err(|what| damaged(path, format!("array `{name}`: {what}")))? {
+            Ok(tensor) => weights.insert(name, tensor),
+            Err(why) => skipped.push(format!("{name}: {why}")),
+        }
+    }
+    Ok((weights, skipped))
+}
+
+/// One array and the check of its sum; the inner error names a type that is no plain number.
+fn array(reader: &mut dyn Read, sum: u32) -> Result<Result<Tensor, String>, String> {
+    let mut reader = CrcReader::new(reader);
+    let mut start = [0u8; 8];
+    let fill = |reader: &mut dyn Read, bytes: &mut [u8]| {
+        reader.read_exact(bytes).map_err(|error| error.to_string())
+    };
+    fill(&mut reader, &mut start)?;
+    if !start.starts_with(b"\x93NUMPY") {
+        return Err("it is no .npy file".to_owned());
+    }
+    let mut length = vec![0; if start[6] == 1 { 2 } else { 4 }];
+    fill(&mut reader, &mut length)?;
+    length.resize(8, 0);
+    let length = length
+        .iter()
+        .rev()
+        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let mut text = Vec::new();
+    let read = reader.by_ref().take(length).read_to_end(&mut text);
+    read.map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let header = match header(&text).ok_or_else(|| format!("its header is damaged: {text}"))? {
+        Ok(header) => header,
+        Err(kind) => return Ok(Err(format!("its type is {kind}"))),
+    };
+    let sizes = header.shape.iter();
+    let count = sizes
+        .clone()
+        .try_fold(1usize, |count, size| count.checked_mul((*size).max(1)));
+    let count = match header.shape.contains(&0) {
+        true => count.map(|_| 0),
+        false => count,
+    };
+    let bytes = count.and_then(|count| count.checked_mul(header.elements.width()));
+    let bytes = bytes.ok_or("its shape is too large")?;
+    let mut values = Vec::new();
+    // One more byte shows whether there is more than the shape says.
+    let read = reader
+        .by_ref()
+        .take(bytes as u64 + 1)
+        .read_to_end(&mut values);
+    read.map_err(|error| error.to_string())?;
+    if values.len() != bytes {
+        return Err(format!(
+            "its shape {:?} asks for {bytes} bytes, it has {}{}",
+            header.shape,
+            values.len().min(bytes),
+            if values.len() > bytes {
+                " and more"
+            } else {
+                ""
+            }
+        ));
+    }
+    if reader.crc().sum() != sum {
+        return Err("its checksum is wrong".to_owned());
+    }
+    header.tensor(&values).map(Ok)
+}
+
+impl Header {
+    fn tensor(&self, bytes: &[u8]) -> Result<Tensor, String> {
+        if !self.fortran_order {
+            return self.elements.tensor(bytes, &self.shape);
+        }
+        let reversed: Vec<usize> = self.shape.iter().rev().copied().collect();
+        let axes: Vec<usize> = (0..self.shape.len()).rev().collect();
+        let tensor = self.elements.tensor(bytes, &reversed)?;
+        let tensor = tensor.permute(axes).and_then(|tensor| tensor.contiguous());
+        tensor.map_err(|error| error.to_string())
+    }
+}
+
+/// Reads the Python dict of a header: none if it is damaged, an error naming a type that is no number.
+fn header(text: &str) -> Option<Result<Header, String>> {
+    let value = |key: &str| {
+        let (_, rest) = text.split_once(&format!("'{key}':"))?;
+        Some(rest.trim_start())
+    };
+    let descr = value("descr")?;
+    let Some(descr) = descr.strip_prefix('\'') else {
+        return Some(Err("a record".to_owned()));
+    };
+    let (descr, _) = descr.split_once('\'')?;
+    let Some(elements) = Elements::of_numpy(descr) else {
+        return Some(Err(descr.to_owned()));
+    };
+    let (shape, _) = value("shape")?.strip_prefix('(')?.split_once(')')?;
+    let sizes = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|size| !size.is_empty());
+    let shape: Vec<usize> = sizes.map(|size| size.parse().ok()).collect::<Option<_>>()?;
+    (shape.len() <= 16).then_some(Ok(Header {
+        elements,
+        fortran_order: value("fortran_order")?.starts_with("True"),
+        shape,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_all_kinds() {
+        let read = |text: &str| header(text);
+        let plain = read("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }   \n");
+        let expected = Header {
+            elements: Elements::F32,
+            fortran_order: false,
+            shape: vec![3, 4],
+        };
+        assert_eq!(plain, Some(Ok(expected)));
+        let scalar = read("{'descr': '|b1', 'fortran_order': True, 'shape': (), }")
+            .unwrap()
+            .unwrap();
+        assert_eq!((scalar.shape.len(), scalar.fortran_order), (0, true));
+        assert_eq!(
+            read("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"),
+            Some(Err("|O".to_owned()))
+        );
+        assert!(matches!(
+            read("{'descr': [('a', '<f4')], 'shape': (1,), }"),
+            Some(Err(_))
+        ));
+        for damaged in [
+            "",
+            "{'descr': '<f4'",
+            "{'descr': '<f4', 'shape': (-1,), 'fortran_order': False}",
+        ] {
+            assert_eq!(read(damaged), None, "{damaged}");
+        }
+    }
+}

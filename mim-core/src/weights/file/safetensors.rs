@@ -1,0 +1,124 @@
+//! `.safetensors` files, one or several with an index.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde::Deserialize;
+
+use super::elements::Elements;
+use crate::weights::WeightMap;
+use crate::{Error, Result};
+
+/// Reads one file.
+///
+/// # Errors
+///
+/// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is cut short or damaged.
+pub(super) fn read(path: &Path) -> Result<WeightMap> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
+        let what = match promised_length(&bytes) {
+            Some(length) => format!(
+                "the file has {} bytes, its header promises {length}; {error}",
+                bytes.len()
+            ),
+            None => format!("the safetensors header cannot be read ({error})"),
+        };
+        super::torch::damaged(path, what)
+    })?;
+    let tensors = file.iter().map(|(name, view)| {
+        let tensor = tensor_of(&view).map_err(|error| {
+            Error::format(
+                path,
+                format!("tensor `{name}`: {error}"),
+                "save it as f32, f16, bf16 or integers",
+            )
+        })?;
+        Ok((name.to_owned(), tensor))
+    });
+    tensors.collect()
+}
+
+/// The part of an index file that matters: which tensor is in which file.
+#[derive(Debug, Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Reads the files that an index names; `one` reads each of them.
+///
+/// # Errors
+///
+/// [`Error::Format`] if the index is damaged, names a file outside its folder, or a tensor that is not there.
+pub(super) fn read_sharded(
+    path: &Path,
+    one: impl Fn(&Path) -> Result<WeightMap>,
+) -> Result<WeightMap> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let index: Index = serde_json::from_str(&text).map_err(|error| {
+        Error::format(
+            path,
+            error.to_string(),
+            "give the index file that lies beside the shards",
+        )
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut weights = WeightMap::default();
+    for file in index.weight_map.values().collect::<BTreeSet<_>>() {
+        if file.contains(['/', '\\']) || file.starts_with('.') {
+            return Err(Error::format(
+                path,
+                format!("it names the file `{file}`, which is not beside it"),
+                "use an index whose files lie in its own folder",
+            ));
+        }
+        for (name, tensor) in one(&folder.join(file))?.iter() {
+            weights.insert(name, tensor.clone());
+        }
+    }
+    let missing: Vec<_> = index
+        .weight_map
+        .keys()
+        .filter(|name| weights.get(name).is_none())
+        .collect();
+    match missing.first() {
+        None => Ok(weights),
+        Some(first) => Err(Error::format(
+            path,
+            format!(
+                "{} tensors of the index are in none of its files, `{first}` for instance",
+                missing.len()
+            ),
+            "copy all files of one version of the model",
+        )),
+    }
+}
+
+/// Bytes that a file with this header should have; none if the header itself is damaged.
+fn promised_length(bytes: &[u8]) -> Option<u64> {
+    let header = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?).checked_add(8)?;
+    let json = bytes.get(8..usize::try_from(header).ok()?)?;
+    let entries: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).ok()?;
+    let ends = entries
+        .values()
+        .filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64());
+    header.checked_add(ends.max().unwrap_or(0))
+}
+
+fn tensor_of(view: &TensorView<'_>) -> Result<Tensor, String> {
+    use safetensors::Dtype;
+    let elements = match view.dtype() {
+        Dtype::BOOL => Elements::Bool,
+        Dtype::I8 => Elements::I8,
+        Dtype::I16 => Elements::I16,
+        Dtype::I32 => Elements::I32,
+        _ => {
+            let tensor = candle_core::safetensors::Load::load(view, &Device::Cpu);
+            return tensor.map_err(|error| error.to_string());
+        }
+    };
+    elements.tensor(view.data(), view.shape())
+}

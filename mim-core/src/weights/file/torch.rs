@@ -1,0 +1,261 @@
+//! PyTorch's files: zip archives of a pickle and one entry for each storage.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use candle_core::Tensor;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::elements::Elements;
+use super::pickle::{Id, Node, Tree};
+use super::resave;
+use crate::weights::WeightMap;
+use crate::{Error, Result};
+
+/// A zip archive on disk.
+pub(super) type Archive = ZipArchive<BufReader<File>>;
+
+/// A tensor of a pickle, its values still in the archive.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Stored {
+    /// The entry with the values.
+    key: String,
+    elements: Elements,
+    /// In elements.
+    offset: usize,
+    shape: Vec<usize>,
+    /// In elements.
+    strides: Vec<usize>,
+}
+
+/// The tree of the archive's pickle, and the folder in which its entries lie.
+///
+/// # Errors
+///
+/// [`Error::Format`] saying what to do with archives that hold a program.
+pub(super) fn tree(archive: &mut Archive, path: &Path) -> Result<(Tree, String)> {
+    let names: Vec<String> = archive
+        .file_names()
+        .filter_map(|name| Some(name.ok()?.into_owned()))
+        .collect();
+    let root = names
+        .iter()
+        .filter_map(|name| name.strip_suffix("data.pkl"))
+        .find(|root| root.is_empty() || root.ends_with('/'));
+    let Some(root) = root.map(str::to_owned) else {
+        return Err(Error::format(
+            path,
+            "this zip archive holds no weights (neither data.pkl, as PyTorch writes, nor .npy files)",
+            "give the file that torch.save or numpy.savez wrote, not an archive around it",
+        ));
+    };
+    let program = |name: &String| {
+        name.strip_prefix(root.as_str())
+            .is_some_and(|rest| rest == "constants.pkl" || rest.starts_with("code/"))
+    };
+    if names.iter().any(program) {
+        return Err(Error::format(
+            path,
+            "this is a TorchScript program, not a file of weights",
+            resave(
+                path,
+                "torch.jit.load(path, map_location='cpu').state_dict()",
+            ),
+        ));
+    }
+    let order = format!("{root}byteorder");
+    if names.contains(&order) && entry(archive, &order, path)?.starts_with(b"big") {
+        return Err(Error::format(
+            path,
+            "the numbers have the other byte order (big-endian)",
+            resave(path, "torch.load(path, map_location='cpu')"),
+        ));
+    }
+    let bytes = entry(archive, &format!("{root}data.pkl"), path)?;
+    let tree = Tree::read(&bytes).map_err(|what| damaged(path, what))?;
+    Ok((tree, root))
+}
+
+/// All bytes of an entry; the archive's checksum is checked.
+fn entry(archive: &mut Archive, name: &str, path: &Path) -> Result<Vec<u8>> {
+    let what = |error: &dyn std::fmt::Display| damaged(path, format!("entry `{name}`: {error}"));
+    let mut file = archive.by_name(name).map_err(|error| what(&error))?;
+    if file.compression() != CompressionMethod::Stored {
+        return Err(what(&"it is compressed, which PyTorch does not do"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| what(&error))?;
+    Ok(bytes)
+}
+
+pub(super) fn damaged(path: &Path, what: impl Into<crate::Text>) -> Error {
+    Error::format(
+        path,
+        what,
+        "it is damaged or cut short: copy or download it again",
+    )
+}
+
+/// The tensor at `id`: none if it is something else, an error if it is one that cannot be read.
+pub(super) fn stored(tree: &Tree, id: Id) -> Option<Result<Stored, String>> {
+    let mut id = id;
+    // A parameter is a call around the call that makes a tensor.
+    for _ in 0..4 {
+        let Node::Made { by, with } = tree.get(id) else {
+            return None;
+        };
+        let (by, with) = (tree.global(*by)?, tree.sequence(*with)?);
+        match by {
+            "torch._utils._rebuild_tensor_v2" => return Some(rebuilt(tree, with, None)),
+            "torch._utils._rebuild_tensor_v3" => {
+                let dtype = with.get(6).and_then(|dtype| tree.global(*dtype));
+                return Some(rebuilt(tree, with, Some(dtype.unwrap_or("no dtype"))));
+            }
+            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
+                id = *with.first()?;
+            }
+            "torch._tensor._rebuild_from_type_v2" => {
+                // The function and its arguments, for a subclass of tensor.
+                let (function, args) =
+                    (tree.global(*with.first()?)?, tree.sequence(*with.get(2)?)?);
+                return (function == "torch._utils._rebuild_tensor_v2")
+                    .then(|| rebuilt(tree, args, None));
+            }
+            other if other.starts_with("torch.") && other.contains("._rebuild_") => {
+                return Some(Err(format!("{other} is not a dense tensor")));
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn rebuilt(tree: &Tree, args: &[Id], dtype: Option<&str>) -> Result<Stored, String> {
+    let parts = || -> Option<(Stored, &str)> {
+        let &[storage, offset, shape, strides, ..] = args else {
+            return None;
+        };
+        let Node::Persistent(storage) = tree.get(storage) else {
+            return None;
+        };
+        let &[_, class, key, ..] = tree.sequence(*storage)? else {
+            return None;
+        };
+        let counts = |id: Id| -> Option<Vec<usize>> {
+            tree.sequence(id)?
+                .iter()
+                .map(|id| tree.count(*id))
+                .collect()
+        };
+        let class = dtype.map_or_else(|| tree.global(class), Some)?;
+        let stored = Stored {
+            key: tree.text(key)?.to_owned(),
+            elements: Elements::F32,
+            offset: tree.count(offset)?,
+            shape: counts(shape)?,
+            strides: counts(strides)?,
+        };
+        Some((stored, class))
+    };
+    let (stored, class) = parts().ok_or("its description is damaged")?;
+    let elements = Elements::of_torch(class).ok_or_else(|| format!("{class} cannot be read"))?;
+    if stored.shape.len() != stored.strides.len() || stored.shape.len() > 16 {
+        return Err("its shape and strides do not fit".to_owned());
+    }
+    Ok(Stored { elements, ..stored })
+}
+
+/// Reads the values of `tensors`, each entry once.
+///
+/// # Errors
+///
+/// [`Error::Format`] for an entry that is missing or too short.
+pub(super) fn load(
+    archive: &mut Archive,
+    root: &str,
+    tensors: Vec<(String, Stored)>,
+    path: &Path,
+) -> Result<WeightMap> {
+    let mut by_entry: BTreeMap<String, Vec<(String, Stored)>> = BTreeMap::new();
+    for (name, stored) in tensors {
+        by_entry
+            .entry(stored.key.clone())
+            .or_default()
+            .push((name, stored));
+    }
+    let mut weights = WeightMap::default();
+    for (key, tensors) in by_entry {
+        let bytes = entry(archive, &format!("{root}data/{key}"), path)?;
+        for (name, stored) in tensors {
+            let tensor = stored
+                .tensor(&bytes)
+                .map_err(|what| damaged(path, format!("tensor `{name}`: {what}")))?;
+            weights.insert(name, tensor);
+        }
+    }
+    Ok(weights)
+}
+
+impl Stored {
+    fn tensor(&self, storage: &[u8]) -> Result<Tensor, String> {
+        let (width, shape) = (self.elements.width(), &self.shape);
+        let fits = |size: &usize, length: usize| length.checked_mul((*size).max(1));
+        let volume = shape
+            .iter()
+            .try_fold(1usize, |length, size| fits(size, length));
+        let volume = volume.ok_or("its shape is too large")?;
+        let count = if shape.contains(&0) { 0 } else { volume };
+        let held = storage.len() / width;
+        if count > held {
+            return Err(format!("it has {count} values, its storage {held}"));
+        }
+        if count == 0 {
+            return self.elements.tensor(&[], shape);
+        }
+        let last = shape
+            .iter()
+            .zip(&self.strides)
+            .try_fold(self.offset, |last, (size, stride)| {
+                last.checked_add((size - 1).checked_mul(*stride)?)
+            });
+        if last.is_none_or(|last| last >= held) {
+            return Err(format!("it reaches beyond its storage of {held} values"));
+        }
+        if self.strides == contiguous(shape) {
+            let bytes = storage.get(self.offset * width..(self.offset + count) * width);
+            return self.elements.tensor(bytes.unwrap_or_default(), shape);
+        }
+        let mut bytes = Vec::with_capacity(count * width);
+        let mut place = vec![0; shape.len()];
+        for _ in 0..count {
+            let steps = place.iter().zip(&self.strides);
+            let at = self.offset + steps.map(|(index, stride)| index * stride).sum::<usize>();
+            bytes.extend_from_slice(&storage[at * width..(at + 1) * width]);
+            for (index, size) in place.iter_mut().zip(shape).rev() {
+                *index += 1;
+                if *index < *size {
+                    break;
+                }
+                *index = 0;
+            }
+        }
+        self.elements.tensor(&bytes, shape)
+    }
+}
+
+/// The strides of values that follow each other.
+fn contiguous(shape: &[usize]) -> Vec<usize> {
+    let mut strides: Vec<usize> = shape
+        .iter()
+        .rev()
+        .scan(1, |step, size| {
+            let stride = *step;
+            *step *= size;
+            Some(stride)
+        })
+        .collect();
+    strides.reverse();
+    strides
+}

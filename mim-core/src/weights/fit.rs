@@ -1,0 +1,243 @@
+//! Fitting weights to a model of another image size, patch size or number of channels.
+
+use candle_core::Tensor;
+
+use super::{WeightMap, resize_patch_embed, resize_pos_embed, resize_rel_pos_bias, with_channels};
+use crate::params::{Kind, ParamStore};
+use crate::{PatchGrid, Result};
+
+/// Weights that fit a store as far as they can, and what was changed for it.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// The weights.
+    pub weights: WeightMap,
+    /// A line for each tensor changed.
+    pub changes: Vec<String>,
+}
+
+/// Resizes what belongs to a grid, window, patch or number of channels, where (and only where) that of `store` differs.
+///
+/// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones computed anew, relative position
+/// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`]. `weights` are
+/// in our names, and made for square images; `grid` is the token grid of `store`'s encoder, square if not given.
+/// What does not fit even so is left as it is, to be reported when loaded.
+///
+/// # Errors
+///
+/// Fails only if the device does.
+pub fn fit(weights: &WeightMap, store: &ParamStore, grid: Option<PatchGrid>) -> Result<Fitted> {
+    let mut fitted = Fitted {
+        weights: WeightMap::default(),
+        changes: Vec::new(),
+    };
+    let kinds = store.names();
+    for (name, tensor) in weights.iter() {
+        let wanted = store.var(name).map(|var| var.as_detached_tensor());
+        let other = wanted.filter(|wanted| wanted.dims() != tensor.dims());
+        let changed = match other {
+            None => None,
+            Some(wanted) if name.ends_with("pos_embed") => {
+                let frozen = kinds
+                    .iter()
+                    .any(|(known, kind)| known == name && *kind == Kind::Frozen);
+                positions(tensor, &wanted, grid, frozen)?
+            }
+            Some(wanted) if name.ends_with("relative_position_bias_table") => {
+                relative(tensor, &wanted, grid)?
+            }
+            Some(wanted) if name.ends_with("patch_embed.proj.weight") => patches(tensor, &wanted)?,
+            Some(_) => None,
+        };
+        match changed {
+            None => fitted.weights.insert(name, tensor.clone()),
+            Some((how, changed)) => {
+                let (from, to) = (tensor.dims(), changed.dims());
+                fitted
+                    .changes
+                    .push(format!("{name}: {how}, {from:?} to {to:?}"));
+                fitted.weights.insert(name, changed);
+            }
+        }
+    }
+    Ok(fitted)
+}
+
+type Changed = Option<(&'static str, Tensor)>;
+
+fn square(tokens: usize) -> Option<PatchGrid> {
+    let side = tokens.isqrt();
+    (side > 0 && side * side == tokens).then(|| PatchGrid::new(side, side))
+}
+
+/// `grid` if it has `tokens`, else the square of as many.
+fn grid_of(tokens: usize, grid: Option<PatchGrid>) -> Option<PatchGrid> {
+    grid.filter(|grid| grid.len() == tokens)
+        .or_else(|| square(tokens))
+}
+
+fn positions(
+    table: &Tensor,
+    wanted: &Tensor,
+    grid: Option<PatchGrid>,
+    fixed: bool,
+) -> Result<Changed> {
+    let (&[1, rows, dim], &[1, to_rows, to_dim]) = (table.dims(), wanted.dims()) else {
+        return Ok(None);
+    };
+    if dim != to_dim {
+        return Ok(None);
+    }
+    let grids = [1, 0].into_iter().find_map(|prefix| {
+        let from = square(rows.checked_sub(prefix)?)?;
+        Some((prefix, from, grid_of(to_rows.checked_sub(prefix)?, grid)?))
+    });
+    let Some((prefix, from, to)) = grids else {
+        return Ok(None);
+    };
+    Ok(Some(match fixed {
+        true => ("fixed positions computed anew", wanted.clone()),
+        false => (
+            "positions resized",
+            resize_pos_embed(table, from, to, prefix)?,
+        ),
+    }))
+}
+
+fn relative(table: &Tensor, wanted: &Tensor, grid: Option<PatchGrid>) -> Result<Changed> {
+    let (&[rows, heads], &[to_rows, to_heads]) = (table.dims(), wanted.dims()) else {
+        return Ok(None);
+    };
+    // Distances in a square are an odd square; the class token has three more rows.
+    let window = |rows: usize| {
+        let extra = if rows.is_multiple_of(2) { 3 } else { 0 };
+        let sides = square(rows.checked_sub(extra)?)?.rows;
+        (!sides.is_multiple_of(2)).then(|| (sides.div_ceil(2), extra))
+    };
+    let distances = |grid: PatchGrid| (2 * grid.rows - 1) * (2 * grid.cols - 1) + 3;
+    let Some((side, extra)) = window(rows) else {
+        return Ok(None);
+    };
+    let to = match (grid, window(to_rows)) {
+        (Some(grid), _) if extra == 3 && distances(grid) == to_rows => grid,
+        (_, Some((side, same))) if same == extra => PatchGrid::new(side, side),
+        _ => return Ok(None),
+    };
+    if heads != to_heads {
+        return Ok(None);
+    }
+    let resized = resize_rel_pos_bias(table, PatchGrid::new(side, side), to, extra)?;
+    Ok(Some(("relative positions resized", resized)))
+}
+
+fn patches(weight: &Tensor, wanted: &Tensor) -> Result<Changed> {
+    let (&[dim, _, height, width], &[to_dim, channels, to, to_width]) =
+        (weight.dims(), wanted.dims())
+    else {
+        return Ok(None);
+    };
+    if dim != to_dim || height != width || to != to_width || height == 0 || to == 0 {
+        return Ok(None);
+    }
+    let changed = resize_patch_embed(&with_channels(weight, channels)?, to)?;
+    Ok(Some(("kernels fitted", changed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoders::{RelPosBiasKind, Swin, SwinConfig, Vit, VitConfig};
+    use crate::nn::PosEmbedKind;
+
+    fn vit(image: usize, patch: usize, channels: usize, pos_embed: PosEmbedKind) -> ParamStore {
+        let store = ParamStore::cpu(image as u64);
+        let config = VitConfig {
+            image_size: image.into(),
+            patch_size: patch,
+            in_channels: channels,
+            embed_dim: 8,
+            depth: 1,
+            num_heads: 2,
+            pos_embed,
+            rel_pos_bias: RelPosBiasKind::PerBlock,
+            ..VitConfig::default()
+        };
+        Vit::new(&store.root(), &config).unwrap();
+        store
+    }
+
+    fn of(store: &ParamStore) -> WeightMap {
+        let vars = store.vars().into_iter();
+        vars.map(|(name, var)| (name, var.as_detached_tensor()))
+            .collect()
+    }
+
+    #[test]
+    fn weights_of_another_size_fit_after_and_those_of_the_same_are_untouched() {
+        let (from, to) = (
+            vit(16, 4, 3, PosEmbedKind::Learned),
+            vit(32, 8, 1, PosEmbedKind::Learned),
+        );
+        let weights = of(&from);
+        assert!(fit(&weights, &from, None).unwrap().changes.is_empty());
+        let fitted = fit(&weights, &to, None).unwrap();
+        // The grids are the same: only the patches differ.
+        assert_eq!(fitted.changes.len(), 1, "{:?}", fitted.changes);
+        assert!(to.load(&weights).is_err());
+        assert!(to.load(&fitted.weights).unwrap().is_complete());
+
+        let wide = vit(24, 4, 3, PosEmbedKind::Learned);
+        let fitted = fit(&weights, &wide, Some(PatchGrid::new(6, 6))).unwrap();
+        assert_eq!(fitted.changes.len(), 2, "{:?}", fitted.changes);
+        wide.load(&fitted.weights).unwrap();
+    }
+
+    #[test]
+    fn fixed_positions_stay_those_of_the_model() {
+        let (from, to) = (
+            vit(16, 4, 3, PosEmbedKind::Sincos),
+            vit(24, 4, 3, PosEmbedKind::Sincos),
+        );
+        let own: Vec<f32> = to
+            .var("pos_embed")
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        to.load(&fit(&of(&from), &to, None).unwrap().weights)
+            .unwrap();
+        let after: Vec<f32> = to
+            .var("pos_embed")
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        assert_eq!(own, after);
+    }
+
+    #[test]
+    fn windows_of_swin_are_resized_and_other_widths_are_left_for_the_report() {
+        let swin = |window: usize, dim: usize| {
+            let store = ParamStore::cpu(window as u64);
+            let config = SwinConfig {
+                image_size: (window * 8).into(),
+                embed_dim: dim,
+                depths: vec![1, 1],
+                num_heads: vec![1, 2],
+                window_size: window,
+                ..SwinConfig::default()
+            };
+            Swin::new(&store.root(), &config).unwrap();
+            store
+        };
+        let (from, to) = (swin(2, 4), swin(3, 4));
+        let fitted = fit(&of(&from), &to, None).unwrap();
+        assert_eq!(fitted.changes.len(), 2, "{:?}", fitted.changes);
+        to.load(&fitted.weights).unwrap();
+        let other = swin(3, 8);
+        let fitted = fit(&of(&from), &other, None).unwrap();
+        let error = other.load(&fitted.weights).unwrap_err().to_string();
+        assert!(error.contains("another shape"), "{error}");
+    }
+}

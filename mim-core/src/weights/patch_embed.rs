@@ -1,0 +1,195 @@
+//! Fitting a patch embedding to other patches and channels.
+
+use candle_core::{DType, Tensor};
+
+use super::rel_pos_bias::eliminate;
+use crate::nn::bicubic::taps;
+use crate::{Error, Result};
+
+/// Resizes kernels `[dim, channels, from, from]` to patches of `to` pixels.
+///
+/// The new kernel `w'` is the one with `B x . w' = x . w` for all patches `x`, where `B` resizes a patch
+/// bicubically (a = -0.75, no antialiasing): exactly if patches grow, in the sense of least squares and least norm
+/// if they shrink. `w' = pinv(B^T) w`; FlexiViT (Beyer et al., CVPR 2023), Sec. 3.4.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the kernels are not square, or a size is zero.
+pub fn resize_patch_embed(weight: &Tensor, to: usize) -> Result<Tensor> {
+    let (dim, channels, from, width) = weight.dims4()?;
+    if from != width || from == 0 || to == 0 {
+        return Err(Error::shape(
+            "patch embedding",
+            "square kernels of one pixel or more, before and after",
+            (weight.dims(), to),
+            "give the weights of a ViT and its new patch size",
+        ));
+    }
+    if from == to {
+        return Ok(weight.clone());
+    }
+    let along = axis(from, to);
+    let values: Vec<f32> = weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let mut resized = Vec::with_capacity(dim * channels * to * to);
+    for kernel in values.chunks_exact(from * from) {
+        // Rows first, then columns.
+        let mut rows = vec![0f64; to * from];
+        for (y, weights) in along.iter().enumerate() {
+            for (source, weight) in weights.iter().enumerate() {
+                for x in 0..from {
+                    rows[y * from + x] += weight * f64::from(kernel[source * from + x]);
+                }
+            }
+        }
+        for y in 0..to {
+            for weights in &along {
+                let row = rows[y * from..][..from].iter().zip(weights);
+                #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+                resized.push(row.map(|(value, weight)| value * weight).sum::<f64>() as f32);
+            }
+        }
+    }
+    Ok(Tensor::from_vec(
+        resized,
+        (dim, channels, to, to),
+        weight.device(),
+    )?)
+}
+
+/// `pinv(B^T)` `[to, from]` of one axis; of both it is their Kronecker product, as `B` is.
+fn axis(from: usize, to: usize) -> Vec<Vec<f64>> {
+    let mut resize = vec![vec![0f64; from]; to];
+    for (row, taps) in resize
+        .iter_mut()
+        .zip(taps(from, to, from as f64 / to as f64))
+    {
+        for (source, weight) in taps {
+            row[source] += f64::from(weight);
+        }
+    }
+    let columns: Vec<Vec<f64>> = (0..from)
+        .map(|x| resize.iter().map(|row| row[x]).collect())
+        .collect();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    // The smaller Gram matrix is the one that can be inverted: B^T B if patches grow, B B^T if they shrink.
+    let short = if to > from { &columns } else { &resize };
+    let size = short.len();
+    let mut system: Vec<Vec<f64>> = (0..size)
+        .map(|i| {
+            let gram = (0..size).map(|j| dot(&short[i], &short[j]));
+            gram.chain((0..size).map(|j| f64::from(u8::from(i == j))))
+                .collect()
+        })
+        .collect();
+    eliminate(&mut system);
+    let inverse: Vec<&[f64]> = system.iter().map(|row| &row[size..]).collect();
+    (0..to)
+        .map(|y| {
+            (0..from)
+                .map(|x| match to > from {
+                    true => dot(&resize[y], inverse[x]),
+                    false => dot(inverse[y], &columns[x]),
+                })
+                .collect()
+        })
+        .collect()
+}
+
+/// The kernels `[dim, from, height, width]` for images of `to` channels.
+///
+/// For one channel they are added up, so that a grey image gives what its RGB copy gave; for more, they are
+/// repeated in turn and scaled by `from / to`. timm's rule for three channels.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if a number of channels is zero.
+pub fn with_channels(weight: &Tensor, to: usize) -> Result<Tensor> {
+    let (_, from, _, _) = weight.dims4()?;
+    if from == 0 || to == 0 {
+        return Err(Error::shape(
+            "patch embedding",
+            "one channel or more, before and after",
+            [from, to],
+            "give images with channels",
+        ));
+    }
+    if from == to {
+        return Ok(weight.clone());
+    }
+    if to == 1 {
+        return Ok(weight.sum_keepdim(1)?);
+    }
+    let repeated = Tensor::cat(&vec![weight; to.div_ceil(from)], 1)?;
+    Ok((repeated.narrow(1, 0, to)?.contiguous()? * (from as f64 / to as f64))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    /// A patch resized by the same rule.
+    fn grown(patch: &[f64], from: usize, to: usize) -> Vec<f64> {
+        let taps = taps(from, to, from as f64 / to as f64);
+        let mut resized = Vec::new();
+        for rows in &taps {
+            for cols in &taps {
+                let mut sum = 0.;
+                for (y, a) in rows {
+                    for (x, b) in cols {
+                        sum += f64::from(*a) * f64::from(*b) * patch[y * from + x];
+                    }
+                }
+                resized.push(sum);
+            }
+        }
+        resized
+    }
+
+    fn values(count: usize, seed: usize) -> Vec<f32> {
+        (0..count)
+            .map(|i| ((i * 37 + seed * 11) % 19) as f32 / 9. - 1.)
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn grown_patches_give_the_tokens_they_gave_before(from in 1usize..9, more in 1usize..9, seed in 0usize..50) {
+            let to = from + more;
+            let kernel = values(from * from, seed);
+            let weight = Tensor::from_vec(kernel.clone(), (1, 1, from, from), &Device::Cpu).unwrap();
+            let resized = resize_patch_embed(&weight, to).unwrap();
+            let resized: Vec<f32> = resized.flatten_all().unwrap().to_vec1().unwrap();
+            let patch: Vec<f64> = values(from * from, seed + 1).into_iter().map(f64::from).collect();
+            let dot = |a: &[f64], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * f64::from(*b)).sum::<f64>();
+            let (before, after) = (dot(&patch, &kernel), dot(&grown(&patch, from, to), &resized));
+            prop_assert!((before - after).abs() < 1e-4, "{before} {after}");
+        }
+    }
+
+    #[test]
+    fn shrunk_kernels_have_the_shape_and_a_constant_patch_keeps_its_token() {
+        let weight = Tensor::from_vec(values(2 * 3 * 64, 1), (2, 3, 8, 8), &Device::Cpu).unwrap();
+        let resized = resize_patch_embed(&weight, 4).unwrap();
+        assert_eq!(resized.dims(), [2, 3, 4, 4]);
+        // There and back again changes nothing.
+        let small = Tensor::from_vec(values(16, 2), (1, 1, 4, 4), &Device::Cpu).unwrap();
+        let back = resize_patch_embed(&resize_patch_embed(&small, 8).unwrap(), 8).unwrap();
+        assert_eq!(back.dims(), [1, 1, 8, 8]);
+        assert!(resize_patch_embed(&weight, 0).is_err());
+    }
+
+    #[test]
+    fn a_grey_image_gives_what_its_rgb_copy_gave() {
+        let weight = Tensor::from_vec(values(12, 3), (1, 3, 2, 2), &Device::Cpu).unwrap();
+        let sum = |weight: &Tensor| weight.sum_all().unwrap().to_scalar::<f32>().unwrap();
+        for channels in [1, 3, 6] {
+            let changed = with_channels(&weight, channels).unwrap();
+            assert_eq!(changed.dims(), [1, channels, 2, 2]);
+            assert!((sum(&changed) - sum(&weight)).abs() < 1e-5, "{channels}");
+        }
+        assert!(with_channels(&weight, 0).is_err());
+    }
+}

@@ -1,0 +1,29 @@
+//! `mim export`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use candle_core::Device;
+use mim::Pretrained;
+use mim::export::{ExportFormat, export};
+use mim_core::Result;
+
+/// Settings of `mim export`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A run folder, or one of its checkpoints.
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// For whom: timm (the encoder), hf (transformers; MAE with its decoder) or mae (everything, mim's own names).
+    #[arg(long, default_value = "timm")]
+    format: ExportFormat,
+    /// The folder that gets model.safetensors and config.json.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let model = Pretrained::open(&args.checkpoint, &Device::Cpu)?;
+    println!("{}", export(&model, args.format, &args.output)?);
+    Ok(ExitCode::SUCCESS)
+}

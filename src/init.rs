@@ -1,0 +1,260 @@
+//! Starting a run from weights: of a run, or of a file.
+
+use std::collections::BTreeSet;
+use std::fmt::{Display, Formatter};
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use mim_core::encoders::EncoderConfig;
+use mim_core::params::ParamStore;
+use mim_core::train::Checkpoint;
+use mim_core::weights::{Guess, LoadReport, Pattern, Source, WeightFile, WeightMap, fit};
+use mim_core::{Error, Method, Result};
+
+use crate::RunConfig;
+
+/// Weights to start from.
+#[derive(Debug, Clone)]
+pub struct InitFrom {
+    /// A run folder, a checkpoint of a run, or a file or folder of weights.
+    pub path: PathBuf,
+    /// Whose names a file has; ours (`mae`) if none is given.
+    pub source: Option<String>,
+    /// The key of the weights in a checkpoint of PyTorch; found if none is given.
+    pub key: Option<String>,
+    /// Parameters that may be missing: they keep their initial values.
+    pub allow_missing: Vec<Pattern>,
+}
+
+/// What a run started from.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// Where the weights were, and what was found there.
+    pub from: String,
+    /// Whether only the encoder was set.
+    pub encoder_only: bool,
+    /// What was set and what kept its initial value.
+    pub report: LoadReport,
+    /// Tensors that were fitted to another size.
+    pub changes: Vec<String>,
+    /// Tensors of the file that are no part of the encoder.
+    pub left_out: Vec<String>,
+}
+
+/// The weights of a file in our names, and a line about where they were.
+///
+/// # Errors
+///
+/// If the file cannot be read, or the source is not known.
+pub fn read_weights(
+    path: &Path,
+    source: Option<&str>,
+    key: Option<&str>,
+) -> Result<(WeightMap, String)> {
+    let run = path.join("state.json").exists() || path.join("checkpoints").exists();
+    if run {
+        let checkpoint = Checkpoint::open(path)?;
+        let line = format!("{} (step {})", path.display(), checkpoint.state().step);
+        return Ok((checkpoint.weights("student")?, line));
+    }
+    let source = Source::named(source.unwrap_or("mae"))?;
+    let file = WeightFile::open(path, key)?;
+    Ok((
+        source.import(&file.weights)?,
+        format!("{file}, names of {}", source.name()),
+    ))
+}
+
+impl InitFrom {
+    /// Sets the weights of `method`, made from `config`, before training: all of its student if the file has
+    /// them all, else its encoder. Momentum teachers start as copies, as they always do.
+    ///
+    /// Sizes that differ in image, window, patch or channels are fitted ([`fit`]).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] listing everything missing, unexpected or mis-shaped; nothing is set then.
+    pub fn apply(&self, config: &RunConfig, method: &dyn Method) -> Result<Started> {
+        let stores = method.stores();
+        let Some(&(_, student)) = stores.first() else {
+            return Err(Error::unsupported(
+                format!("starting {} from weights", method.name()),
+                "it has no weights",
+                "leave --init out",
+            ));
+        };
+        let (weights, from) =
+            read_weights(&self.path, self.source.as_deref(), self.key.as_deref())?;
+        let encoder = encoder_of(config, student);
+        let grid = encoder
+            .as_ref()
+            .and_then(|(encoder, _)| encoder.grid().ok());
+        let fitted = fit(&weights, student, grid)?;
+        let weights = fitted.weights;
+        let missing = |name: &str| weights.get(name).is_none();
+        let whole = student
+            .vars()
+            .iter()
+            .all(|(name, _)| !missing(name) || self.allows(name));
+        let part = match encoder {
+            Some((_, names)) if !whole => Some(names),
+            _ => None,
+        };
+        let wanted = |name: &str| part.as_ref().is_none_or(|part| part.contains(name));
+        let (kept, left_out): (Vec<_>, Vec<_>) = weights.iter().partition(|(name, _)| wanted(name));
+        let kept: WeightMap = kept
+            .into_iter()
+            .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+            .collect();
+        // Parameters alone may be missing: nothing may be left over.
+        let optional =
+            |name: &str| student.var(name).is_some() && (!wanted(name) || self.allows(name));
+        let report = student
+            .load_allowing(&kept, optional)
+            .map_err(|error| self.explain(error))?;
+        for (_, teacher) in &stores[1..] {
+            teacher.copy_from(student)?;
+        }
+        Ok(Started {
+            from,
+            encoder_only: part.is_some(),
+            report,
+            changes: fitted.changes,
+            left_out: left_out
+                .into_iter()
+                .map(|(name, _)| name.to_owned())
+                .collect(),
+        })
+    }
+
+    fn allows(&self, name: &str) -> bool {
+        self.allow_missing
+            .iter()
+            .any(|pattern| pattern.matches(name))
+    }
+
+    /// Adds to an error whose names the file seems to have.
+    fn explain(&self, error: Error) -> Error {
+        let Error::Weights(report, fix) = error else {
+            return error;
+        };
+        let guess = |file: WeightFile| Guess::best(&file.weights).into_iter().next();
+        let guess = WeightFile::open(&self.path, self.key.as_deref())
+            .ok()
+            .and_then(guess);
+        match guess {
+            Some(guess) if self.source.as_deref().unwrap_or("mae") != guess.source => {
+                let hint = format!(
+                    "its names look like those of {0}: try --init-source {0}, or allow what may be missing (--allow-missing PATTERN)",
+                    guess.source
+                );
+                Error::Weights(report, hint.into())
+            }
+            _ => Error::Weights(
+                report,
+                format!("{fix}; --allow-missing PATTERN lets parameters keep their initial values")
+                    .into(),
+            ),
+        }
+    }
+}
+
+impl Display for Started {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let part = if self.encoder_only {
+            "the encoder"
+        } else {
+            "the whole model"
+        };
+        write!(
+            f,
+            "{part} starts from {}: {} tensors set",
+            self.from,
+            self.report.loaded.len()
+        )?;
+        if !self.report.missing.is_empty() {
+            let first = self
+                .report
+                .missing
+                .iter()
+                .take(3)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(", ");
+            write!(
+                f,
+                ", {} keep their initial values ({first}, ...)",
+                self.report.missing.len()
+            )?;
+        }
+        if !self.left_out.is_empty() {
+            write!(f, ", {} of the file are not used", self.left_out.len())?;
+        }
+        for change in &self.changes {
+            write!(f, "\n  {change}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The encoder of a run's settings, and the names of its parameters; none if the method keeps it elsewhere.
+///
+/// An encoder without `type` is of the kind whose parameters the student has.
+pub fn encoder_of(
+    config: &RunConfig,
+    student: &ParamStore,
+) -> Option<(EncoderConfig, BTreeSet<String>)> {
+    let table = config.model.get("encoder")?.as_table()?;
+    let kinds = match table.contains_key("type") {
+        true => vec![None],
+        false => vec![Some("vit"), Some("swin"), Some("pvt_v2"), Some("conv_mae")],
+    };
+    kinds.into_iter().find_map(|kind| {
+        let mut table = table.clone();
+        if let Some(kind) = kind {
+            table.insert("type".to_owned(), kind.into());
+        }
+        let encoder: EncoderConfig = table.try_into().ok()?;
+        let own = ParamStore::teacher(&Device::Cpu);
+        encoder.build(&own.root()).ok()?;
+        let fits =
+            |name: &str, dims: &[usize]| student.var(name).is_some_and(|var| var.dims() == dims);
+        let vars = own.vars();
+        let all = vars.iter().all(|(name, var)| fits(name, var.dims()));
+        all.then(|| (encoder, vars.into_iter().map(|(name, _)| name).collect()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_config::read_file;
+    use mim_methods::registry;
+
+    /// The settings of a small recipe, with the smallest teachers.
+    fn recipe(name: &str) -> RunConfig {
+        let mut table = read_file(name).unwrap();
+        if let Some(target) = table.get_mut("target").and_then(toml::Value::as_table_mut)
+            && target.contains_key("checkpoint")
+        {
+            target.insert("checkpoint".to_owned(), "random".into());
+        }
+        RunConfig::from_table(table).unwrap()
+    }
+
+    #[test]
+    fn the_encoder_of_every_method_is_found() {
+        for entry in registry::METHODS {
+            let config = recipe(entry.recipes[0].0);
+            let Ok(method) = config.build(&Device::Cpu) else {
+                continue;
+            };
+            let found = encoder_of(&config, method.stores()[0].1);
+            assert!(
+                found.is_some_and(|(_, names)| names.len() > 10),
+                "{}",
+                entry.name
+            );
+        }
+    }
+}
