@@ -134,9 +134,10 @@ def of_transformers():
     mae = tf.ViTMAEForPreTraining(tf.ViTMAEConfig(**size, **decoder, mask_ratio=0.0))
     randomise(mae)  # the position tables too: a fresh model of transformers 5 has zeros there
     in_order = torch.arange(16).float().expand(2, 16)
-    out = mae(x, noise=in_order)
     latent = mae.vit(x, noise=in_order).last_hidden_state
-    keep("hf_vit_mae", mae, {"image": x, "latent": latent, "pred": out.logits})
+    mae.config.mask_ratio = 0.5
+    out = mae(x, noise=torch.rand(2, 16, generator=torch.Generator().manual_seed(2)))
+    keep("hf_vit_mae", mae, {"image": x, "latent": latent, "pred": out.logits, "mask": out.mask.to(torch.uint8)})
 
     beit = dict(size, use_mask_token=True, layer_scale_init_value=0.1, use_auxiliary_head=False, vocab_size=11)
     shared = tf.BeitForMaskedImageModeling(tf.BeitConfig(**beit, use_shared_relative_position_bias=True))
@@ -178,8 +179,15 @@ def of_transformers():
         "mask": hidden.to(torch.uint8),
     })
 
+    codebook = tf.FlavaImageCodebook(tf.FlavaImageCodebookConfig(num_groups=4, num_blocks_per_group=1, hidden_size=4, vocab_size=11))
+    randomise(codebook)
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    keep("flava_codebook", codebook, {"image": pixels, "logits": codebook(0.8 * pixels + 0.1).permute(0, 2, 3, 1)})
+
 
 def of_timm():
+    from timm.models.beit import Beit
+    from timm.models.eva import Eva
     from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer
 
@@ -190,6 +198,13 @@ def of_timm():
     randomise(vit)
     x = image(16)
     keep("timm_vit", vit, {"image": x, "latent": vit.forward_features(x)}, save(vit))
+    size = dict(img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=3, global_pool="token")
+    beit = Beit(**size, init_values=0.1, use_abs_pos_emb=False, use_shared_rel_pos_bias=True)
+    randomise(beit)
+    keep("timm_beit", beit, {"image": x, "latent": beit.forward_features(x)}, save(beit))
+    eva = Eva(**size, use_rot_pos_emb=False)
+    randomise(eva)
+    keep("timm_eva", eva, {"image": x, "latent": eva.forward_features(x)}, save(eva))
     swin = SwinTransformer(img_size=32, patch_size=4, embed_dim=8, depths=(1, 2), num_heads=(1, 2), window_size=4, mlp_ratio=2.0, num_classes=3)
     randomise(swin)
     x = image(32)

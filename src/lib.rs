@@ -45,6 +45,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backbone;
 pub mod export;
 mod first_losses;
 pub mod init;

@@ -8,10 +8,11 @@ use serde::Deserialize;
 
 use super::cache::Cache;
 use super::download::{ATTEMPTS, Download};
-use super::http::{Failure, Http, Metadata};
-use super::path::{is_commit, is_plain};
+use super::failure::Failure;
+use super::http::{Http, Metadata};
+use super::path::is_plain;
 use super::refusal::{Patience, brief, explain};
-use super::{HubPath, HubSettings, Observer, RepoKind, check, progress};
+use super::{HubPath, HubSettings, Observer, address, check, progress};
 use crate::{Error, Result};
 
 /// Where weights are if no file is named: the first that exists.
@@ -24,20 +25,9 @@ const WEIGHTS: [&str; 4] = [
 
 /// A way to the Hub.
 pub struct Hub {
-    settings: HubSettings,
-    http: Http,
-    observer: Option<Observer>,
-}
-
-/// The files of a repository at a revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
-    /// The commit that the revision stands for.
-    pub commit: String,
-    /// Paths inside the repository, sorted.
-    pub files: Vec<String>,
-    /// Whether they are only what the cache holds.
-    pub is_cached: bool,
+    pub(super) settings: HubSettings,
+    pub(super) http: Http,
+    pub(super) observer: Option<Observer>,
 }
 
 impl Hub {
@@ -115,37 +105,6 @@ impl Hub {
         Ok(found)
     }
 
-    /// The files of a repository: from the Hub, or those in the cache where it cannot be asked.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Hub`] if neither answers.
-    pub fn list(&self, path: &HubPath) -> Result<Listing> {
-        let cached = || {
-            let cache = Cache::of(path, &self.settings);
-            let commit = cache.commit(path.revision())?;
-            let files = cache.files(&commit);
-            (!files.is_empty()).then_some(Listing {
-                commit,
-                files,
-                is_cached: true,
-            })
-        };
-        if self.settings.offline {
-            return cached().ok_or_else(|| self.offline(path));
-        }
-        match self.patiently(path, cached().is_some(), || self.siblings(path)) {
-            Ok(listing) => Ok(listing),
-            Err(failure) => match cached() {
-                Some(listing) if failure.may_pass() => {
-                    tracing::warn!("{path}: {}; using what is cached", brief(&failure));
-                    Ok(listing)
-                }
-                _ => Err(explain(path, &failure, &self.settings)),
-            },
-        }
-    }
-
     /// Notes in the cache that the revision of `path` stands for `commit`, whose files are there.
     #[cfg(feature = "parquet")]
     pub(crate) fn remember(&self, path: &HubPath, commit: &str) -> Result<()> {
@@ -180,7 +139,7 @@ impl Hub {
         }
         for name in names {
             let path = path.with_file(*name);
-            let url = self.url(&path, revision);
+            let url = address::of(&self.settings, &path, revision);
             let answer = self.patiently(&path, cached.is_some(), || self.http.metadata(&url));
             match (answer, &cached) {
                 (Ok(metadata), _) => return self.provide(&cache, &path, &metadata),
@@ -196,7 +155,7 @@ impl Hub {
     }
 
     /// Repeats what fails in passing; only once is asked where the cache has an answer too.
-    fn patiently<T>(
+    pub(super) fn patiently<T>(
         &self,
         path: &HubPath,
         is_cached: bool,
@@ -232,7 +191,7 @@ impl Hub {
                     settings: &self.settings,
                     observer: self.observer.as_ref(),
                     path,
-                    url: self.url(path, commit),
+                    url: address::of(&self.settings, path, commit),
                     metadata,
                 };
                 download.run(&part)?;
@@ -244,99 +203,7 @@ impl Hub {
         Ok(found)
     }
 
-    /// What the Hub says of a repository.
-    fn siblings(&self, path: &HubPath) -> Result<Listing, Failure> {
-        #[derive(Deserialize)]
-        struct Info {
-            sha: String,
-            #[serde(default)]
-            siblings: Vec<Sibling>,
-        }
-        #[derive(Deserialize)]
-        struct Sibling {
-            rfilename: String,
-        }
-        let kind = match path.kind() {
-            RepoKind::Model => "models",
-            RepoKind::Dataset => "datasets",
-        };
-        let text = self.http.text(&format!(
-            "{}/api/{kind}/{}/revision/{}",
-            self.settings.endpoint,
-            path.repository(),
-            escaped(path.revision(), ""),
-        ))?;
-        let info: Info = serde_json::from_str(&text)
-            .map_err(|error| Failure::Broken(format!("its list of files is no list: {error}")))?;
-        let mut files: Vec<String> = info
-            .siblings
-            .into_iter()
-            .map(|file| file.rfilename)
-            .collect();
-        files.sort_unstable();
-        if !is_commit(&info.sha) {
-            return Err(Failure::Broken(format!("{:?} is no commit", info.sha)));
-        }
-        Ok(Listing {
-            commit: info.sha,
-            files,
-            is_cached: false,
-        })
-    }
-
-    fn url(&self, path: &HubPath, revision: &str) -> String {
-        let kind = match path.kind() {
-            RepoKind::Model => "",
-            RepoKind::Dataset => "datasets/",
-        };
-        format!(
-            "{}/{kind}{}/resolve/{}/{}",
-            self.settings.endpoint,
-            path.repository(),
-            escaped(revision, ""),
-            escaped(path.file().unwrap_or_default(), "/"),
-        )
-    }
-
-    /// None of `names` is there: what is.
-    fn absent(&self, path: &HubPath, names: &[&str]) -> Error {
-        let what = format!(
-            "there is no {} at revision {}",
-            names.join(", "),
-            path.revision()
-        );
-        let listing = match self.siblings(path) {
-            Ok(listing) => listing,
-            Err(failure @ Failure::Refused(_)) => return explain(path, &failure, &self.settings),
-            Err(Failure::Broken(_)) => {
-                return Error::hub(
-                    path,
-                    what,
-                    "name a file of the repository: hf:owner/name/FILE",
-                );
-            }
-        };
-        let shown = 20;
-        let mut files = listing.files;
-        // What may be weights comes first.
-        let kinds = [".safetensors", ".bin", ".pth", ".pt", ".npz", ".parquet"];
-        files.sort_by_key(|file| !kinds.iter().any(|kind| file.ends_with(kind)));
-        let more = match files.len().saturating_sub(shown) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        files.truncate(shown);
-        Error::hub(
-            path,
-            what,
-            format!(
-                "its files are {}{more}: name one as hf:owner/name/FILE",
-                files.join(", ")
-            ),
-        )
-    }
-
-    fn offline(&self, path: &HubPath) -> Error {
+    pub(super) fn offline(&self, path: &HubPath) -> Error {
         let cache = Cache::of(path, &self.settings);
         Error::hub(
             path,
@@ -374,40 +241,11 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
     Ok(parsed.weight_map.into_values().collect())
 }
 
-/// `text` for an address: everything but letters, digits, `-_.~` and what `keep` holds becomes `%XX`.
-fn escaped(text: &str, keep: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        let is_plain = byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-        if is_plain || keep.as_bytes().contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
-
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hub")
             .field("settings", &self.settings)
             .field("observed", &self.observer.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_those_of_the_hub() {
-        let hub = Hub::new(HubSettings::new("http://hub/", "/cache")).unwrap();
-        let path = HubPath::parse("hf:o/n@refs/pr/1/a b/c.bin", RepoKind::Dataset).unwrap();
-        assert_eq!(
-            hub.url(&path, path.revision()),
-            "http://hub/datasets/o/n/resolve/refs%2Fpr%2F1/a%20b/c.bin"
-        );
     }
 }

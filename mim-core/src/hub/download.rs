@@ -5,7 +5,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use super::check;
-use super::http::{Failure, Http, Metadata};
+use super::failure::Failure;
+use super::http::{Http, Metadata};
 use super::refusal::{Patience, explain};
 use super::{HubPath, HubSettings, Observer, Transfer};
 use crate::{Error, Result};

@@ -9,6 +9,7 @@ use ureq::typestate::WithoutBody;
 use ureq::{Agent, Body, RequestBuilder};
 
 use super::HubSettings;
+use super::failure::{Failure, Refused};
 use super::path::is_commit;
 use crate::{Error, Result};
 
@@ -18,45 +19,6 @@ const REDIRECTS: usize = 10;
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// Longest text that is taken as an answer.
 const TEXT: u64 = 64 << 20;
-
-/// Why an attempt failed.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The Hub says no.
-    Refused(Refused),
-    /// No answer came, or it ended early.
-    Broken(String),
-}
-
-/// An answer that is no success.
-#[derive(Debug, Default)]
-pub(super) struct Refused {
-    pub(super) status: u16,
-    /// The Hub's own word for it, such as `EntryNotFound`.
-    pub(super) code: String,
-    /// What the Hub says to people.
-    pub(super) message: String,
-    /// How long it asks to wait.
-    pub(super) wait: Option<Duration>,
-}
-
-impl Failure {
-    /// Whether another attempt may succeed.
-    pub(super) fn may_pass(&self) -> bool {
-        match self {
-            Self::Broken(_) => true,
-            Self::Refused(refused) => {
-                matches!(refused.status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
-            }
-        }
-    }
-
-    /// Whether the Hub knows the repository and the revision, but no such file.
-    pub(super) fn is_absence(&self) -> bool {
-        matches!(self, Self::Refused(refused)
-            if refused.status == 404 && matches!(refused.code.as_str(), "EntryNotFound" | ""))
-    }
-}
 
 /// What the Hub says of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]

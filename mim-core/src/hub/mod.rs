@@ -24,6 +24,8 @@
 mod path;
 
 #[cfg(feature = "hub")]
+mod address;
+#[cfg(feature = "hub")]
 mod cache;
 #[cfg(feature = "hub")]
 mod check;
@@ -32,7 +34,11 @@ mod client;
 #[cfg(feature = "hub")]
 mod download;
 #[cfg(feature = "hub")]
+mod failure;
+#[cfg(feature = "hub")]
 mod http;
+#[cfg(feature = "hub")]
+mod listing;
 #[cfg(feature = "hub")]
 mod progress;
 #[cfg(feature = "hub")]
@@ -45,7 +51,9 @@ pub use path::{HubPath, RepoKind};
 pub(crate) use path::SCHEME;
 
 #[cfg(feature = "hub")]
-pub use client::{Hub, Listing};
+pub use client::Hub;
+#[cfg(feature = "hub")]
+pub use listing::Listing;
 #[cfg(feature = "hub")]
 pub use progress::{Observer, Transfer, observe};
 #[cfg(feature = "hub")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::http::{Failure, Refused};
+use super::failure::{Failure, Refused};
 use super::{HubPath, HubSettings, RepoKind};
 use crate::{Error, Text};
 

@@ -95,7 +95,8 @@ fn positions(
         return Ok(None);
     };
     Ok(Some(match fixed {
-        true => ("fixed positions computed anew", wanted.clone()),
+        // A copy, since a parameter cannot be set to itself.
+        true => ("fixed positions computed anew", wanted.copy()?),
         false => (
             "positions resized",
             resize_pos_embed(table, from, to, prefix)?,

@@ -4,19 +4,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::Tensor;
-use mim::Pretrained;
+use mim::backbone::Backbone;
 use mim_core::data::{DataSource, Split};
 use mim_core::weights::WeightMap;
-use mim_core::{Error, Input, Result};
+use mim_core::{Error, Result};
 use mim_eval::{Pooling, features};
 
 use crate::device;
-use crate::pretrain::probe;
+use crate::eval::pooling;
 
 /// Settings of `mim features`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A run folder, or one of its checkpoints.
+    /// A run folder, one of its checkpoints, or zoo:NAME[=PATH] for published weights (`mim zoo`).
     #[arg(long)]
     checkpoint: PathBuf,
     /// Images, with or without labels: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH; those of the run by default.
@@ -50,14 +50,6 @@ fn split(name: &str) -> std::result::Result<Split, String> {
     }
 }
 
-fn pooling(name: &str) -> std::result::Result<Pooling, String> {
-    match name {
-        "mean" => Ok(Pooling::Mean),
-        "cls" => Ok(Pooling::Cls),
-        _ => Err("use mean or cls".to_owned()),
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let kind = args
         .output
@@ -71,15 +63,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ));
     }
     let device = device::open(&args.device)?;
-    let mut model = Pretrained::open(&args.checkpoint, &device)?;
+    let mut model = Backbone::open(&args.checkpoint, &device)?;
     if let Some(pooling) = args.pooling {
-        model.config.eval.pooling = pooling;
+        model.eval.pooling = pooling;
     }
-    let source = args.data.as_ref().unwrap_or(&model.config.data.source);
-    let data = source.open(args.split)?;
-    let encoder = probe::choose(model.method.as_ref(), args.encoder.as_deref())?;
-    let Input { size, norm } = model.method.input();
-    let (rows, labels) = features(encoder, data, *size, norm, &device, &model.config.eval)?;
+    let data = args.data.as_ref().unwrap_or(&model.data).open(args.split)?;
+    let encoder = model.encoder(args.encoder.as_deref())?;
+    let input = &model.input;
+    let (rows, labels) = features(encoder, data, input.size, &input.norm, &device, &model.eval)?;
     let shape = rows.dims().to_vec();
     match kind {
         Some("npy") => rows.write_npy(&args.output)?,

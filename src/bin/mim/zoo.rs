@@ -2,24 +2,39 @@
 
 use std::process::ExitCode;
 
-use mim::zoo::ZOO;
+use mim::zoo::{Home, ZOO};
 use mim_core::Result;
 
 pub(crate) fn run() -> Result<ExitCode> {
     for entry in ZOO {
-        println!("{}", entry.name);
-        println!("  weights    {}", entry.home);
+        println!("{}", entry.path());
+        match entry.home {
+            Home::Hub(repository) => println!("  weights    hf:{repository}"),
+            Home::Page(address) => {
+                println!("  weights    {address} (not on the Hub: give their PATH)")
+            }
+        }
         println!("  model      {}, {}", entry.method, entry.arch);
+        println!("  names      {}", entry.source);
         println!("  licence    {}", entry.licence);
-        let norm = entry.normalisation();
-        println!("  images     mean {:?}, std {:?}", norm.mean, norm.std);
+        let norm = entry.images.norm();
+        let order = if norm.reverse_channels {
+            ", blue first"
+        } else {
+            ""
+        };
+        println!(
+            "  images     mean {:?}, std {:?}{order}",
+            norm.mean, norm.std
+        );
+        match entry.norm_pix_loss {
+            Some(true) => println!("  target     pixels, normalised in each patch"),
+            Some(false) => println!("  target     pixels"),
+            None => {}
+        }
         if !entry.numbers.is_empty() {
             println!("  ImageNet   {}", entry.numbers);
         }
-        println!(
-            "  load       mim pretrain --init PATH --init-source {}",
-            entry.source
-        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -67,6 +67,14 @@ impl Elements {
         }
     }
 
+    /// Bytes of a value once read.
+    pub(super) fn loaded_width(self) -> usize {
+        match self {
+            Self::I32 | Self::I16 | Self::I8 | Self::U16 => 8,
+            other => other.width(),
+        }
+    }
+
     /// The tensor of `bytes`; small integers, which candle computes little with, become i64.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Files of weights: what kind they are, and where in them the weights are.
 
+mod budget;
 mod elements;
 mod nested;
 mod numpy;
@@ -15,6 +16,8 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
+
+use budget::Budget;
 
 use super::WeightMap;
 use crate::{Error, Result};
@@ -65,6 +68,9 @@ impl WeightFile {
     /// for all, their keys joined by dots). Without it the usual ones are tried, two levels deep. Nothing in a
     /// pickle is run.
     ///
+    /// Hostile files get an error too: values take at most 16 times the size of their file and 64 MiB (where tensors
+    /// share values, or zeros were compressed), what a pickle says at most 4 million entries of some dozen bytes.
+    ///
     /// # Errors
     ///
     /// [`Error::Hub`] if it cannot be downloaded; [`Error::Io`] if it cannot be read; [`Error::Format`] if it is damaged, holds no weights, or is of a kind
@@ -80,9 +86,13 @@ impl WeightFile {
             .is_some_and(|extension| extension == "json")
         {
             let weights =
-                safetensors::read_sharded(path, |shard| Ok(Self::open(shard, key)?.weights))?;
+                safetensors::read_sharded(path, |shard| Ok(Self::open_one(shard, key)?.weights))?;
             return Self::plain(weights, path, WeightFormat::Safetensors);
         }
+        Self::open_one(path, key)
+    }
+
+    fn open_one(path: &Path, key: Option<&str>) -> Result<Self> {
         let start = start(path)?;
         if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
             return Self::open_zip(path, key);
@@ -126,12 +136,13 @@ impl WeightFile {
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
             torch::damaged(path, format!("the zip archive cannot be read ({error})"))
         })?;
+        let mut budget = Budget::of(path)?;
         if numpy::is_npz(&archive) {
-            let (weights, skipped) = numpy::read(&mut archive, path)?;
+            let (weights, skipped) = numpy::read(&mut archive, path, &mut budget)?;
             let file = Self::plain(weights, path, WeightFormat::Npz)?;
             return Ok(Self { skipped, ..file });
         }
-        let (tree, root) = torch::tree(&mut archive, path)?;
+        let (tree, root) = torch::tree(&mut archive, path, &mut budget)?;
         let found = nested::find(&tree, key).map_err(|what| {
             let load = "torch.load(path, map_location='cpu', weights_only=False)";
             let fix = match what.contains("whole module") {
@@ -144,7 +155,7 @@ impl WeightFile {
             Error::format(path, what, fix)
         })?;
         Ok(Self {
-            weights: torch::load(&mut archive, &root, found.tensors, path)?,
+            weights: torch::load(&mut archive, &root, found.tensors, (path, &mut budget))?,
             path: path.to_owned(),
             format: WeightFormat::Torch,
             key: found.key,

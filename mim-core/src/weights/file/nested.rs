@@ -16,6 +16,8 @@ const KEYS: [&str; 6] = [
 pub(super) const ALL: &str = ".";
 /// More entries than any checkpoint has: a pickle can name one dict many times over.
 const MOST: usize = 1_000_000;
+/// A longer name than any tensor has: dicts in each other repeat it.
+const LONGEST: usize = 4096;
 
 /// The weights in a pickle.
 #[derive(Debug, Default)]
@@ -133,10 +135,15 @@ fn collect(
     deeper: usize,
     found: &mut Found,
 ) -> Result<(), String> {
+    if let Node::Dict(pairs) = tree.get(id) {
+        found.seen = found.seen.saturating_add(pairs.len());
+    }
+    if found.seen > MOST {
+        return Err(format!("it has more than {MOST} entries"));
+    }
     for (name, id) in tree.entries(id).unwrap_or_default() {
-        found.seen += 1;
-        if found.seen > MOST {
-            return Err(format!("it has more than {MOST} entries"));
+        if prefix.len() + name.len() > LONGEST {
+            return Err(format!("a name has more than {LONGEST} bytes"));
         }
         let name = format!("{prefix}{name}");
         match stored(tree, id) {
@@ -173,7 +180,10 @@ fn contents(tree: &Tree, id: Id) -> String {
     };
     let shown = entries.iter().take(12);
     let mut shown: Vec<_> = shown
-        .map(|(name, id)| format!("`{name}` ({})", kind(tree, *id)))
+        .map(|(name, id)| {
+            let name: String = name.chars().take(80).collect();
+            format!("`{name}` ({})", kind(tree, *id))
+        })
         .collect();
     if entries.len() > shown.len() {
         shown.push("...".to_owned());

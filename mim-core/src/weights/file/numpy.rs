@@ -8,10 +8,14 @@ use flate2::CrcReader;
 use flate2::read::DeflateDecoder;
 use zip::CompressionMethod;
 
+use super::budget::Budget;
 use super::elements::Elements;
 use super::torch::{Archive, damaged};
 use crate::Result;
 use crate::weights::WeightMap;
+
+/// A longer header than any array has.
+const LONGEST_HEADER: u64 = 1 << 16;
 
 /// The header of one array.
 #[derive(Debug, PartialEq)]
@@ -33,7 +37,11 @@ pub(super) fn is_npz(archive: &Archive) -> bool {
 /// # Errors
 ///
 /// [`crate::Error::Format`] naming the array that is damaged.
-pub(super) fn read(archive: &mut Archive, path: &Path) -> Result<(WeightMap, Vec<String>)> {
+pub(super) fn read(
+    archive: &mut Archive,
+    path: &Path,
+    budget: &mut Budget,
+) -> Result<(WeightMap, Vec<String>)> {
     let (mut weights, mut skipped) = (WeightMap::default(), Vec::new());
     for index in 0..archive.len() {
         let mut file = archive
@@ -46,8 +54,8 @@ pub(super) fn read(archive: &mut Archive, path: &Path) -> Result<(WeightMap, Vec
         };
         let sum = file.crc32();
         let array = match file.compression() {
-            CompressionMethod::Stored => array(&mut file, sum),
-            CompressionMethod::DEFLATE => array(&mut DeflateDecoder::new(&mut file), sum),
+            CompressionMethod::Stored => array(&mut file, sum, budget),
+            CompressionMethod::DEFLATE => array(&mut DeflateDecoder::new(&mut file), sum, budget),
             other => Err(format!("its compression ({other:?}) is not known")),
         };
         match array.map_err(|what| damaged(path, format!("array `{name}`: {what}")))? {
@@ -59,41 +67,19 @@ pub(super) fn read(archive: &mut Archive, path: &Path) -> Result<(WeightMap, Vec
 }
 
 /// One array and the check of its sum; the inner error names a type that is no plain number.
-fn array(reader: &mut dyn Read, sum: u32) -> Result<Result<Tensor, String>, String> {
+fn array(
+    reader: &mut dyn Read,
+    sum: u32,
+    budget: &mut Budget,
+) -> Result<Result<Tensor, String>, String> {
     let mut reader = CrcReader::new(reader);
-    let mut start = [0u8; 8];
-    let fill = |reader: &mut dyn Read, bytes: &mut [u8]| {
-        reader.read_exact(bytes).map_err(|error| error.to_string())
-    };
-    fill(&mut reader, &mut start)?;
-    if !start.starts_with(b"\x93NUMPY") {
-        return Err("it is no .npy file".to_owned());
-    }
-    let mut length = vec![0; if start[6] == 1 { 2 } else { 4 }];
-    fill(&mut reader, &mut length)?;
-    length.resize(8, 0);
-    let length = length
-        .iter()
-        .rev()
-        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-    let mut text = Vec::new();
-    let read = reader.by_ref().take(length).read_to_end(&mut text);
-    read.map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&text).into_owned();
+    let text = header_text(&mut reader)?;
     let header = match header(&text).ok_or_else(|| format!("its header is damaged: {text}"))? {
         Ok(header) => header,
         Err(kind) => return Ok(Err(format!("its type is {kind}"))),
     };
-    let sizes = header.shape.iter();
-    let count = sizes
-        .clone()
-        .try_fold(1usize, |count, size| count.checked_mul((*size).max(1)));
-    let count = match header.shape.contains(&0) {
-        true => count.map(|_| 0),
-        false => count,
-    };
-    let bytes = count.and_then(|count| count.checked_mul(header.elements.width()));
-    let bytes = bytes.ok_or("its shape is too large")?;
+    let bytes = header.bytes().ok_or("its shape is too large")?;
+    budget.values(bytes / header.elements.width(), header.elements)?;
     let mut values = Vec::new();
     // One more byte shows whether there is more than the shape says.
     let read = reader
@@ -102,15 +88,15 @@ fn array(reader: &mut dyn Read, sum: u32) -> Result<Result<Tensor, String>, Stri
         .read_to_end(&mut values);
     read.map_err(|error| error.to_string())?;
     if values.len() != bytes {
+        let more = if values.len() > bytes {
+            " and more"
+        } else {
+            ""
+        };
         return Err(format!(
-            "its shape {:?} asks for {bytes} bytes, it has {}{}",
+            "its shape {:?} asks for {bytes} bytes, it has {}{more}",
             header.shape,
             values.len().min(bytes),
-            if values.len() > bytes {
-                " and more"
-            } else {
-                ""
-            }
         ));
     }
     if reader.crc().sum() != sum {
@@ -119,7 +105,40 @@ fn array(reader: &mut dyn Read, sum: u32) -> Result<Result<Tensor, String>, Stri
     header.tensor(&values).map(Ok)
 }
 
+/// The Python dict that describes an array.
+fn header_text(reader: &mut dyn Read) -> Result<String, String> {
+    let fill = |reader: &mut dyn Read, bytes: &mut [u8]| {
+        reader.read_exact(bytes).map_err(|error| error.to_string())
+    };
+    let mut start = [0u8; 8];
+    fill(reader, &mut start)?;
+    if !start.starts_with(b"\x93NUMPY") {
+        return Err("it is no .npy file".to_owned());
+    }
+    let mut length = vec![0; if start[6] == 1 { 2 } else { 4 }];
+    fill(reader, &mut length)?;
+    let length = length
+        .iter()
+        .rev()
+        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    if length > LONGEST_HEADER {
+        return Err(format!("its header has {length} bytes"));
+    }
+    let mut text = Vec::new();
+    let read = reader.take(length).read_to_end(&mut text);
+    read.map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 impl Header {
+    /// Bytes of all values; none if their number does not fit.
+    fn bytes(&self) -> Option<usize> {
+        let volume = |count: usize, size: &usize| count.checked_mul((*size).max(1));
+        let count = self.shape.iter().try_fold(1, volume)?;
+        let count = if self.shape.contains(&0) { 0 } else { count };
+        count.checked_mul(self.elements.width())
+    }
+
     fn tensor(&self, bytes: &[u8]) -> Result<Tensor, String> {
         if !self.fortran_order {
             return self.elements.tensor(bytes, &self.shape);

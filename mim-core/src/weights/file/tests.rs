@@ -195,7 +195,13 @@ fn shards_and_every_type_of_safetensors() {
         ("{", "EOF"),
         (
             r#"{"weight_map": {"a": "../a.safetensors"}}"#,
-            "not beside it",
+            "no file of weights beside it",
+        ),
+        (r#"{"weight_map": {"a": ".."}}"#, "beside it"),
+        (r#"{"weight_map": {"a": "/etc/passwd"}}"#, "beside it"),
+        (
+            r#"{"weight_map": {"a": "model.safetensors.index.json"}}"#,
+            "beside it",
         ),
         (
             r#"{"weight_map": {"c": "one.safetensors"}}"#,

@@ -8,11 +8,16 @@ use std::path::Path;
 use candle_core::Tensor;
 use zip::{CompressionMethod, ZipArchive};
 
+use super::budget::Budget;
 use super::elements::Elements;
 use super::pickle::{Id, Node, Tree};
 use super::resave;
 use crate::weights::WeightMap;
 use crate::{Error, Result};
+
+/// More axes, and longer keys of storages, than any tensor has.
+const MOST_AXES: usize = 16;
+const LONGEST_KEY: usize = 64;
 
 /// A zip archive on disk.
 pub(super) type Archive = ZipArchive<BufReader<File>>;
@@ -35,7 +40,11 @@ pub(super) struct Stored {
 /// # Errors
 ///
 /// [`Error::Format`] saying what to do with archives that hold a program.
-pub(super) fn tree(archive: &mut Archive, path: &Path) -> Result<(Tree, String)> {
+pub(super) fn tree(
+    archive: &mut Archive,
+    path: &Path,
+    budget: &mut Budget,
+) -> Result<(Tree, String)> {
     let names: Vec<String> = archive
         .file_names()
         .filter_map(|name| Some(name.ok()?.into_owned()))
@@ -66,25 +75,26 @@ pub(super) fn tree(archive: &mut Archive, path: &Path) -> Result<(Tree, String)>
         ));
     }
     let order = format!("{root}byteorder");
-    if names.contains(&order) && entry(archive, &order, path)?.starts_with(b"big") {
+    if names.contains(&order) && entry(archive, &order, path, budget)?.starts_with(b"big") {
         return Err(Error::format(
             path,
             "the numbers have the other byte order (big-endian)",
             resave(path, "torch.load(path, map_location='cpu')"),
         ));
     }
-    let bytes = entry(archive, &format!("{root}data.pkl"), path)?;
+    let bytes = entry(archive, &format!("{root}data.pkl"), path, budget)?;
     let tree = Tree::read(&bytes).map_err(|what| damaged(path, what))?;
     Ok((tree, root))
 }
 
 /// All bytes of an entry; the archive's checksum is checked.
-fn entry(archive: &mut Archive, name: &str, path: &Path) -> Result<Vec<u8>> {
+fn entry(archive: &mut Archive, name: &str, path: &Path, budget: &mut Budget) -> Result<Vec<u8>> {
     let what = |error: &dyn std::fmt::Display| damaged(path, format!("entry `{name}`: {error}"));
     let mut file = archive.by_name(name).map_err(|error| what(&error))?;
     if file.compression() != CompressionMethod::Stored {
         return Err(what(&"it is compressed, which PyTorch does not do"));
     }
+    budget.entry(file.size()).map_err(|error| what(&error))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|error| what(&error))?;
     Ok(bytes)
@@ -144,14 +154,15 @@ fn rebuilt(tree: &Tree, args: &[Id], dtype: Option<&str>) -> Result<Stored, Stri
             return None;
         };
         let counts = |id: Id| -> Option<Vec<usize>> {
-            tree.sequence(id)?
-                .iter()
-                .map(|id| tree.count(*id))
-                .collect()
+            let counts = tree.sequence(id).filter(|ids| ids.len() <= MOST_AXES)?;
+            counts.iter().map(|id| tree.count(*id)).collect()
         };
         let class = dtype.map_or_else(|| tree.global(class), Some)?;
         let stored = Stored {
-            key: tree.text(key)?.to_owned(),
+            key: tree
+                .text(key)
+                .filter(|key| key.len() <= LONGEST_KEY)?
+                .to_owned(),
             elements: Elements::F32,
             offset: tree.count(offset)?,
             shape: counts(shape)?,
@@ -161,7 +172,7 @@ fn rebuilt(tree: &Tree, args: &[Id], dtype: Option<&str>) -> Result<Stored, Stri
     };
     let (stored, class) = parts().ok_or("its description is damaged")?;
     let elements = Elements::of_torch(class).ok_or_else(|| format!("{class} cannot be read"))?;
-    if stored.shape.len() != stored.strides.len() || stored.shape.len() > 16 {
+    if stored.shape.len() != stored.strides.len() {
         return Err("its shape and strides do not fit".to_owned());
     }
     Ok(Stored { elements, ..stored })
@@ -176,7 +187,7 @@ pub(super) fn load(
     archive: &mut Archive,
     root: &str,
     tensors: Vec<(String, Stored)>,
-    path: &Path,
+    (path, budget): (&Path, &mut Budget),
 ) -> Result<WeightMap> {
     let mut by_entry: BTreeMap<String, Vec<(String, Stored)>> = BTreeMap::new();
     for (name, stored) in tensors {
@@ -187,10 +198,10 @@ pub(super) fn load(
     }
     let mut weights = WeightMap::default();
     for (key, tensors) in by_entry {
-        let bytes = entry(archive, &format!("{root}data/{key}"), path)?;
+        let bytes = entry(archive, &format!("{root}data/{key}"), path, budget)?;
         for (name, stored) in tensors {
             let tensor = stored
-                .tensor(&bytes)
+                .tensor(&bytes, budget)
                 .map_err(|what| damaged(path, format!("tensor `{name}`: {what}")))?;
             weights.insert(name, tensor);
         }
@@ -199,7 +210,7 @@ pub(super) fn load(
 }
 
 impl Stored {
-    fn tensor(&self, storage: &[u8]) -> Result<Tensor, String> {
+    fn tensor(&self, storage: &[u8], budget: &mut Budget) -> Result<Tensor, String> {
         let (width, shape) = (self.elements.width(), &self.shape);
         let fits = |size: &usize, length: usize| length.checked_mul((*size).max(1));
         let volume = shape
@@ -211,6 +222,7 @@ impl Stored {
         if count > held {
             return Err(format!("it has {count} values, its storage {held}"));
         }
+        budget.values(count, self.elements)?;
         if count == 0 {
             return self.elements.tensor(&[], shape);
         }

@@ -1,4 +1,4 @@
-//! BEiT, as its authors (microsoft/unilm @ 768a3c8) and transformers name it, and data2vec's vision model.
+//! BEiT, as its authors (microsoft/unilm @ 768a3c8) and transformers name it, and data2vec's vision model; EVA in timm.
 
 use crate::weights::Rule;
 
@@ -8,6 +8,13 @@ pub(super) fn authors() -> Vec<Rule> {
         Rule::ignore("*.relative_position_index"),
         Rule::rename("lm_head.{p}", "decoder_pred.{p}"),
     ]
+}
+
+/// timm's names of BEiT, and of EVA, which is built alike: the authors' and a classifier.
+pub(super) fn timm() -> Vec<Rule> {
+    let mut rules = vec![Rule::ignore("head.{p}")];
+    rules.extend(authors());
+    rules
 }
 
 /// The names of transformers' `BeitForMaskedImageModeling` and `BeitModel`; the second has no `beit.` in front.
@@ -25,6 +32,8 @@ fn family(model: &str) -> Vec<Rule> {
         Rule::ignore("*.relative_position_index"),
         Rule::ignore("classifier.{p}"),
         Rule::rename("lm_head.{p}", "decoder_pred.{p}"),
+        // Beside the model, not in it, where tokens are predicted.
+        Rule::rename("layernorm.{p}", "norm.{p}"),
     ];
     for prefix in [model, ""] {
         let rename = |theirs: &str, ours: &str| Rule::rename(format!("{prefix}{theirs}"), ours);

@@ -8,8 +8,25 @@
 use crate::weights::Rule;
 
 pub(super) fn rules() -> Vec<Rule> {
+    let mut rules = encoder(["vit.", ""]);
+    rules.extend([
+        Rule::rename("decoder.mask_token", "mask_token"),
+        Rule::rename("decoder.decoder_pos_embed", "decoder_pos_embed"),
+        Rule::rename("decoder.decoder_embed.{p}", "decoder_embed.{p}"),
+        Rule::rename("decoder.decoder_norm.{p}", "decoder_norm.{p}"),
+        Rule::rename("decoder.decoder_pred.{p}", "decoder_pred.{p}"),
+    ]);
+    for layers in ["decoder.decoder_layers", "decoder.decoder_encoder.layer"] {
+        rules.extend(transformers4(layers, "decoder_blocks"));
+        rules.extend(transformers5(layers, "decoder_blocks"));
+    }
+    rules
+}
+
+/// An encoder under any of these prefixes; the first is written.
+fn encoder(prefixes: [&str; 2]) -> Vec<Rule> {
     let mut rules = Vec::new();
-    for prefix in ["vit.", ""] {
+    for prefix in prefixes {
         rules.extend([
             Rule::rename(format!("{prefix}embeddings.cls_token"), "cls_token"),
             Rule::rename(
@@ -25,17 +42,6 @@ pub(super) fn rules() -> Vec<Rule> {
         rules.extend(transformers4(&format!("{prefix}encoder.layer"), "blocks"));
         rules.extend(transformers5(&format!("{prefix}layers"), "blocks"));
     }
-    rules.extend([
-        Rule::rename("decoder.mask_token", "mask_token"),
-        Rule::rename("decoder.decoder_pos_embed", "decoder_pos_embed"),
-        Rule::rename("decoder.decoder_embed.{p}", "decoder_embed.{p}"),
-        Rule::rename("decoder.decoder_norm.{p}", "decoder_norm.{p}"),
-        Rule::rename("decoder.decoder_pred.{p}", "decoder_pred.{p}"),
-    ]);
-    for layers in ["decoder.decoder_layers", "decoder.decoder_encoder.layer"] {
-        rules.extend(transformers4(layers, "decoder_blocks"));
-        rules.extend(transformers5(layers, "decoder_blocks"));
-    }
     rules
 }
 
@@ -46,7 +52,7 @@ pub(super) fn plain() -> Vec<Rule> {
         Rule::ignore("vit.pooler.dense.{p}"),
         Rule::ignore("classifier.{p}"),
     ];
-    rules.extend(self::rules());
+    rules.extend(encoder(["", "vit."]));
     rules
 }
 

@@ -57,6 +57,7 @@ const SOURCES: &[Known] = &[
     ("hf_vit", hf_vit_mae::plain),
     ("beit", beit::authors),
     ("hf_beit", beit::transformers),
+    ("timm_beit", beit::timm),
     ("hf_data2vec", beit::data2vec),
     ("hf_swin", swin::transformers),
     ("timm_swin", swin::timm),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mim::init::InitFrom;
-use mim::{RunConfig, run_config};
+use mim::{RunConfig, run_config, zoo};
 use mim_core::data::DataSource;
 use mim_core::weights::Pattern;
 use mim_core::{Result, settings};
@@ -44,8 +44,8 @@ pub(crate) struct Args {
     /// settings, or from this checkpoint.
     #[arg(long, value_name = "auto|PATH")]
     pub(super) resume: Option<String>,
-    /// Start from these weights: a run, a checkpoint of one, or a file (.safetensors, .pth, ...); the whole model if
-    /// they hold it, else the encoder. A run that is gone on with has its own.
+    /// Start from these weights: a run, a checkpoint of one, a file (.safetensors, .pth, ...), hf:owner/name or
+    /// zoo:NAME[=PATH]; the whole model if they hold it, else the encoder. A run that is gone on with has its own.
     #[arg(long, value_name = "PATH")]
     init: Option<PathBuf>,
     /// Whose names the weights of --init have, such as timm or hf_vit_mae [default: mae, mim's own].
@@ -99,13 +99,24 @@ impl Args {
     }
 
     /// The weights to start from.
-    pub(super) fn init(&self) -> Option<InitFrom> {
-        Some(InitFrom {
-            path: self.init.clone()?,
-            source: self.init_source.clone(),
+    ///
+    /// # Errors
+    ///
+    /// If no published weights have this name, or they must be downloaded by hand.
+    pub(super) fn init(&self) -> Result<Option<InitFrom>> {
+        let Some(path) = &self.init else {
+            return Ok(None);
+        };
+        let (path, source) = match zoo::find(path)? {
+            Some((entry, path)) => (path, Some(entry.source.to_owned())),
+            None => (path.clone(), None),
+        };
+        Ok(Some(InitFrom {
+            path,
+            source: self.init_source.clone().or(source),
             key: self.init_key.clone(),
             allow_missing: self.allow_missing.clone(),
-        })
+        }))
     }
 
     /// All settings.

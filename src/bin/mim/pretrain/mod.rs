@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let train = config.data.source.open(Split::Train)?;
     let loading = config.data.loading(config.train.batch_size);
     let method = config.build(&device)?;
-    let started = match (&checkpoint, args.init()) {
+    let started = match (&checkpoint, args.init()?) {
         (None, Some(init)) => Some(init.apply(&config, method.as_ref())?.to_string()),
         _ => None,
     };

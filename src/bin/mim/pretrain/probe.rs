@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use mim::RunConfig;
+use mim::backbone::choose;
 use mim_core::data::{Dataset, Split};
-use mim_core::{Encoder, Error, Input, Method, Result};
-use mim_eval::{ProbeResult, extract, probe, raw_pixels};
+use mim_core::{Encoder, Input, Method, Result};
+use mim_eval::{EvalConfig, ProbeResult, extract, probe, raw_pixels};
 
 /// The probes of a run: pretrained encoder, the same encoder at its initial weights, raw pixels.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +19,7 @@ pub(crate) struct Rows {
 
 /// What probes need to know.
 pub(crate) struct Probes<'a> {
-    config: &'a RunConfig,
+    config: &'a EvalConfig,
     train: Arc<dyn Dataset>,
     test: Arc<dyn Dataset>,
     device: &'a Device,
@@ -26,7 +27,7 @@ pub(crate) struct Probes<'a> {
 
 impl<'a> Probes<'a> {
     pub(crate) fn new(
-        config: &'a RunConfig,
+        config: &'a EvalConfig,
         train: Arc<dyn Dataset>,
         test: Arc<dyn Dataset>,
         device: &'a Device,
@@ -39,30 +40,24 @@ impl<'a> Probes<'a> {
         }
     }
 
-    /// Probes the features of a method's encoder: the one called `name`, or the method's first choice.
-    pub(crate) fn encoder(&self, method: &dyn Method, name: Option<&str>) -> Result<ProbeResult> {
-        let encoder = choose(method, name)?;
-        let Input { size, norm } = method.input();
+    /// Probes the features of an encoder that takes `input`.
+    pub(crate) fn encoder(&self, encoder: &dyn Encoder, input: &Input) -> Result<ProbeResult> {
         let features = |data: &Arc<dyn Dataset>| {
             extract(
                 encoder.trunk(),
                 data.clone(),
-                *size,
-                norm,
+                input.size,
+                &input.norm,
                 self.device,
-                &self.config.eval,
+                self.config,
             )
         };
-        probe(
-            &features(&self.train)?,
-            &features(&self.test)?,
-            &self.config.eval,
-        )
+        probe(&features(&self.train)?, &features(&self.test)?, self.config)
     }
 
     /// Probes the pixels of the same views, in the channels of the data.
     fn raw(&self, method: &dyn Method) -> Result<ProbeResult> {
-        let eval = &self.config.eval;
+        let eval = self.config;
         let features = |data: &Arc<dyn Dataset>| {
             let channels = data.read(0)?.channels();
             raw_pixels(
@@ -73,26 +68,6 @@ impl<'a> Probes<'a> {
         };
         probe(&features(&self.train)?, &features(&self.test)?, eval)
     }
-}
-
-/// A method's encoder: the one called `name`, or the method's first choice.
-pub(crate) fn choose<'a>(method: &'a dyn Method, name: Option<&str>) -> Result<&'a dyn Encoder> {
-    let encoders = method.encoders();
-    let found = match name {
-        Some(name) => encoders.iter().find(|(known, _)| *known == name),
-        None => encoders.first(),
-    };
-    found.map(|(_, encoder)| *encoder).ok_or_else(|| {
-        let known: Vec<_> = encoders.iter().map(|(known, _)| *known).collect();
-        Error::unsupported(
-            format!("probing {}", method.name()),
-            match known.as_slice() {
-                [] => "it has no encoder".to_owned(),
-                known => format!("its encoders are: {}", known.join(", ")),
-            },
-            "probe an encoder that is there",
-        )
-    })
 }
 
 /// All three rows; none where the data has no labels or no test images.
@@ -118,11 +93,12 @@ pub(crate) fn all(
         eprintln!("no probes: {} has no encoder", method.name());
         return Ok(None);
     }
-    let probes = Probes::new(config, train, test, device);
+    let probes = Probes::new(&config.eval, train, test, device);
+    let encoder = |method: &dyn Method| probes.encoder(choose(method, None)?, method.input());
     let random = config.build(device)?;
     Ok(Some(Rows {
-        pretrained: probes.encoder(method, None)?,
-        random: probes.encoder(random.as_ref(), None)?,
+        pretrained: encoder(method)?,
+        random: encoder(random.as_ref())?,
         raw: probes.raw(method)?,
     }))
 }

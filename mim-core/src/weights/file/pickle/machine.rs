@@ -1,128 +1,17 @@
-//! A reader of pickles that builds a tree and runs nothing.
-//!
-//! All opcodes of protocols 0 to 5 that make data are understood. Calls are kept as they are
-//! written ([`Node::Made`]): the caller knows the few that stand for tensors. Nodes live in one list and name
-//! each other by place, so that neither depth nor cycles can exhaust the stack.
+//! The operations of a pickle, one after the other.
 
 use std::collections::HashMap;
 
-/// The place of a node in its [`Tree`].
-pub(super) type Id = usize;
+use super::{Id, Node};
 
-/// A value of a pickle.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Node {
-    /// A whole number that fits.
-    Int(i64),
-    /// Text.
-    Text(String),
-    /// A tuple or list.
-    Sequence(Vec<Id>),
-    /// A dict, an `OrderedDict` or a `defaultdict`.
-    Dict(Vec<(Id, Id)>),
-    /// A class or function, as `module.name`.
-    Global(String),
-    /// An object: what makes it, with which arguments.
-    Made { by: Id, with: Id },
-    /// What the file around the pickle holds (a storage).
-    Persistent(Id),
-    /// None, true and false, fractions, bytes, huge numbers, sets: of no use here.
-    Other,
-}
-
-/// A pickle's values.
-#[derive(Debug)]
-pub(super) struct Tree {
-    nodes: Vec<Node>,
-    /// The value of the whole pickle.
-    pub(super) root: Id,
-}
-
-impl Tree {
-    /// Reads the first pickle in `bytes`.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it, and at which byte.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
-        let mut machine = Machine {
-            bytes,
-            at: 0,
-            nodes: Vec::new(),
-            stack: Vec::new(),
-            marks: Vec::new(),
-            memo: HashMap::new(),
-        };
-        let done = machine.run();
-        let root =
-            done.map_err(|what| format!("the pickle is damaged at byte {}: {what}", machine.at))?;
-        Ok(Self {
-            nodes: machine.nodes,
-            root,
-        })
-    }
-
-    /// The value at `id`.
-    pub(super) fn get(&self, id: Id) -> &Node {
-        self.nodes.get(id).unwrap_or(&Node::Other)
-    }
-
-    /// The text at `id`.
-    pub(super) fn text(&self, id: Id) -> Option<&str> {
-        match self.get(id) {
-            Node::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The class or function at `id`.
-    pub(super) fn global(&self, id: Id) -> Option<&str> {
-        match self.get(id) {
-            Node::Global(name) => Some(name),
-            _ => None,
-        }
-    }
-
-    /// The entries of the tuple or list at `id`.
-    pub(super) fn sequence(&self, id: Id) -> Option<&[Id]> {
-        match self.get(id) {
-            Node::Sequence(items) => Some(items),
-            _ => None,
-        }
-    }
-
-    /// The number at `id`, if it is not negative.
-    pub(super) fn count(&self, id: Id) -> Option<usize> {
-        match self.get(id) {
-            Node::Int(value) => usize::try_from(*value).ok(),
-            _ => None,
-        }
-    }
-
-    /// The entries of the dict at `id` whose keys are text; of a key that occurs twice, the last one.
-    pub(super) fn entries(&self, id: Id) -> Option<Vec<(&str, Id)>> {
-        let Node::Dict(pairs) = self.get(id) else {
-            return None;
-        };
-        let mut entries: Vec<(&str, Id)> = Vec::with_capacity(pairs.len());
-        let mut places: HashMap<&str, usize> = HashMap::new();
-        for (key, value) in pairs {
-            let Some(key) = self.text(*key) else { continue };
-            match places.get(key) {
-                Some(&place) => entries[place].1 = *value,
-                None => {
-                    places.insert(key, entries.len());
-                    entries.push((key, *value));
-                }
-            }
-        }
-        Some(entries)
-    }
-}
+/// More values than any checkpoint has: each operation of one byte can make one.
+pub(super) const MOST: usize = 4_000_000;
+/// Longer names than any class has: an operation of one byte can copy one.
+const LONGEST: usize = 256;
 
 type Outcome<T> = Result<T, String>;
 
-struct Machine<'a> {
+pub(super) struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     nodes: Vec<Node>,
@@ -132,8 +21,34 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    fn run(&mut self) -> Outcome<Id> {
+    /// The values of the first pickle in `bytes`, and the place of the one that it stands for.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and at which byte.
+    pub(super) fn run(bytes: &[u8]) -> Outcome<(Vec<Node>, Id)> {
+        let mut machine = Machine {
+            bytes,
+            at: 0,
+            nodes: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        };
+        match machine.operate() {
+            Ok(root) => Ok((machine.nodes, root)),
+            Err(what) => Err(format!(
+                "the pickle is damaged at byte {}: {what}",
+                machine.at
+            )),
+        }
+    }
+
+    fn operate(&mut self) -> Outcome<Id> {
         loop {
+            if self.nodes.len() > MOST {
+                return Err(format!("it has more than {MOST} values"));
+            }
             let code = self.take(1)?[0];
             if code == b'.' {
                 return self.pop();
@@ -372,16 +287,16 @@ impl Machine<'_> {
             }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.push(Node::Global(format!("{module}.{name}")));
+                self.push(global(&module, &name));
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let text = |id: Id| match &self.nodes[id] {
-                    Node::Text(text) => text.clone(),
-                    _ => "?".to_owned(),
+                    Node::Text(text) => text,
+                    _ => "?",
                 };
-                let global = format!("{}.{}", text(module), text(name));
-                self.push(Node::Global(global));
+                let global = global(text(module), text(name));
+                self.push(global);
             }
             b'P' => {
                 let line = self.line()?;
@@ -409,7 +324,7 @@ impl Machine<'_> {
             b'i' => {
                 let class = (self.line()?, self.line()?);
                 let items = self.marked()?;
-                self.push(Node::Global(format!("{}.{}", class.0, class.1)));
+                self.push(global(&class.0, &class.1));
                 let by = self.pop()?;
                 self.push(Node::Sequence(items));
                 let with = self.pop()?;
@@ -442,6 +357,13 @@ impl Machine<'_> {
     }
 }
 
+fn global(module: &str, name: &str) -> Node {
+    match module.len() + name.len() > LONGEST {
+        true => Node::Other,
+        false => Node::Global(format!("{module}.{name}")),
+    }
+}
+
 fn whole(text: &str) -> Node {
     // In protocol 0 the truth values are `01` and `00`.
     text.trim().parse().map_or(Node::Other, Node::Int)
@@ -451,82 +373,5 @@ fn pairs(items: &[Id]) -> Outcome<Vec<(Id, Id)>> {
     match items.len() % 2 {
         0 => Ok(items.chunks(2).map(|pair| (pair[0], pair[1])).collect()),
         _ => Err("a key has no value".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn dicts_numbers_and_text_of_all_protocols() {
-        // {'a': -2, 'b': (1, 'x')} in protocols 0, 2 and 4.
-        let cases: [&[u8]; 3] = [
-            b"(dp0\nVa\np1\nI-2\nsVb\np2\n(I1\nVx\np3\ntp4\ns.",
-            b"\x80\x02}q\x00(X\x01\x00\x00\x00aJ\xfe\xff\xff\xffX\x01\x00\x00\x00bK\x01X\x01\x00\x00\x00x\x86u.",
-            b"\x80\x04\x95\x18\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x01a\x94J\xfe\xff\xff\xff\x8c\x01b\x94K\x01\x8c\x01x\x94\x86\x94u.",
-        ];
-        for bytes in cases {
-            let tree = Tree::read(bytes).unwrap();
-            let entries = tree.entries(tree.root).unwrap();
-            assert_eq!(entries.len(), 2);
-            assert_eq!(
-                (entries[0].0, tree.get(entries[0].1)),
-                ("a", &Node::Int(-2))
-            );
-            let pair = tree.sequence(entries[1].1).unwrap();
-            assert_eq!(
-                (tree.count(pair[0]), tree.text(pair[1])),
-                (Some(1), Some("x"))
-            );
-        }
-    }
-
-    #[test]
-    fn huge_numbers_and_deep_nests_are_no_problem() {
-        // 2**70, and 300000 tuples in each other.
-        let tree = Tree::read(b"\x80\x02\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00\x40.").unwrap();
-        assert_eq!(tree.get(tree.root), &Node::Other);
-        let tree = Tree::read(b"\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x80.").unwrap();
-        assert_eq!(tree.get(tree.root), &Node::Int(i64::MIN));
-        let mut deep = vec![b')'];
-        deep.resize(300_000, 0x85);
-        deep.push(b'.');
-        Tree::read(&deep).unwrap();
-    }
-
-    #[test]
-    fn damage_is_named_with_its_place() {
-        for (bytes, part) in [
-            (&b""[..], "cut short"),
-            (b"\x80\x02", "cut short"),
-            (b"X\xff\xff\xff\xffab", "cut short"),
-            (b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffab", "cut short"),
-            (b".", "a value is missing"),
-            (b"t.", "a mark is missing"),
-            (b"}(K\x01u.", "no value"),
-            (b"h\x07.", "not there"),
-            (b"\xff.", "no operation 0xff"),
-        ] {
-            let error = Tree::read(bytes).unwrap_err();
-            assert!(error.contains(part) && error.contains("at byte"), "{error}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_end_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Tree::read(&bytes);
-        }
-
-        /// Bytes that are mostly operations get further than any bytes.
-        #[test]
-        fn any_operations_end_without_panic(
-            codes in proptest::collection::vec(
-                proptest::sample::select(&b"(.012)]}tldaesuqhrjQRb\x81\x85\x86\x87\x90\x91\x93\x94K\x01J"[..]), 0..300),
-        ) {
-            let _ = Tree::read(&codes);
-        }
     }
 }

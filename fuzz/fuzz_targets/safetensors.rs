@@ -1,0 +1,7 @@
+//! Files of safetensors.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| mim_fuzz::weights("model.safetensors", bytes));

@@ -1,0 +1,7 @@
+//! Settings as checkpoints and exports carry them (`config.json`).
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| mim_fuzz::settings(bytes));

@@ -1,0 +1,65 @@
+//! Addresses of the Hub.
+
+use super::{HubPath, HubSettings, RepoKind};
+
+/// Where the file that `path` names lies at `revision`.
+pub(super) fn of(settings: &HubSettings, path: &HubPath, revision: &str) -> String {
+    let kind = match path.kind() {
+        RepoKind::Model => "",
+        RepoKind::Dataset => "datasets/",
+    };
+    format!(
+        "{}/{kind}{}/resolve/{}/{}",
+        settings.endpoint,
+        path.repository(),
+        escaped(revision, ""),
+        escaped(path.file().unwrap_or_default(), "/"),
+    )
+}
+
+/// Where the Hub says what files a repository has.
+pub(super) fn of_list(settings: &HubSettings, path: &HubPath) -> String {
+    let kind = match path.kind() {
+        RepoKind::Model => "models",
+        RepoKind::Dataset => "datasets",
+    };
+    format!(
+        "{}/api/{kind}/{}/revision/{}",
+        settings.endpoint,
+        path.repository(),
+        escaped(path.revision(), ""),
+    )
+}
+
+/// `text` for an address: everything but letters, digits, `-_.~` and what `keep` holds becomes `%XX`.
+fn escaped(text: &str, keep: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        let is_plain = byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        if is_plain || keep.as_bytes().contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_hub() {
+        let settings = HubSettings::new("http://hub/", "/cache");
+        let path = HubPath::parse("hf:o/n@refs/pr/1/a b/c.bin", RepoKind::Dataset).unwrap();
+        assert_eq!(
+            of(&settings, &path, path.revision()),
+            "http://hub/datasets/o/n/resolve/refs%2Fpr%2F1/a%20b/c.bin"
+        );
+        assert_eq!(
+            of_list(&settings, &path),
+            "http://hub/api/datasets/o/n/revision/refs%2Fpr%2F1"
+        );
+    }
+}

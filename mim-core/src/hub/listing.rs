@@ -1,0 +1,123 @@
+//! What files a repository has.
+
+use serde::Deserialize;
+
+use super::cache::Cache;
+use super::failure::Failure;
+use super::path::is_commit;
+use super::refusal::{brief, explain};
+use super::{Hub, HubPath, address};
+use crate::{Error, Result};
+
+/// The files of a repository at a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The commit that the revision stands for.
+    pub commit: String,
+    /// Paths inside the repository, sorted.
+    pub files: Vec<String>,
+    /// Whether they are only what the cache holds.
+    pub is_cached: bool,
+}
+
+impl Hub {
+    /// The files of a repository: from the Hub, or those in the cache where it cannot be asked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hub`] if neither answers.
+    pub fn list(&self, path: &HubPath) -> Result<Listing> {
+        let cached = || {
+            let cache = Cache::of(path, &self.settings);
+            let commit = cache.commit(path.revision())?;
+            let files = cache.files(&commit);
+            (!files.is_empty()).then_some(Listing {
+                commit,
+                files,
+                is_cached: true,
+            })
+        };
+        if self.settings.offline {
+            return cached().ok_or_else(|| self.offline(path));
+        }
+        match self.patiently(path, cached().is_some(), || self.siblings(path)) {
+            Ok(listing) => Ok(listing),
+            Err(failure) => match cached() {
+                Some(listing) if failure.may_pass() => {
+                    tracing::warn!("{path}: {}; using what is cached", brief(&failure));
+                    Ok(listing)
+                }
+                _ => Err(explain(path, &failure, &self.settings)),
+            },
+        }
+    }
+
+    /// What the Hub says of a repository.
+    fn siblings(&self, path: &HubPath) -> Result<Listing, Failure> {
+        #[derive(Deserialize)]
+        struct Info {
+            sha: String,
+            #[serde(default)]
+            siblings: Vec<Sibling>,
+        }
+        #[derive(Deserialize)]
+        struct Sibling {
+            rfilename: String,
+        }
+        let text = self.http.text(&address::of_list(&self.settings, path))?;
+        let info: Info = serde_json::from_str(&text)
+            .map_err(|error| Failure::Broken(format!("its list of files is no list: {error}")))?;
+        let mut files: Vec<String> = info
+            .siblings
+            .into_iter()
+            .map(|file| file.rfilename)
+            .collect();
+        files.sort_unstable();
+        if !is_commit(&info.sha) {
+            return Err(Failure::Broken(format!("{:?} is no commit", info.sha)));
+        }
+        Ok(Listing {
+            commit: info.sha,
+            files,
+            is_cached: false,
+        })
+    }
+
+    /// None of `names` is there: what is.
+    pub(super) fn absent(&self, path: &HubPath, names: &[&str]) -> Error {
+        let what = format!(
+            "there is no {} at revision {}",
+            names.join(", "),
+            path.revision()
+        );
+        let listing = match self.siblings(path) {
+            Ok(listing) => listing,
+            Err(failure @ Failure::Refused(_)) => return explain(path, &failure, &self.settings),
+            Err(Failure::Broken(_)) => {
+                return Error::hub(
+                    path,
+                    what,
+                    "name a file of the repository: hf:owner/name/FILE",
+                );
+            }
+        };
+        let shown = 20;
+        let mut files = listing.files;
+        // What may be weights comes first.
+        let kinds = [".safetensors", ".bin", ".pth", ".pt", ".npz", ".parquet"];
+        files.sort_by_key(|file| !kinds.iter().any(|kind| file.ends_with(kind)));
+        let more = match files.len().saturating_sub(shown) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        files.truncate(shown);
+        Error::hub(
+            path,
+            what,
+            format!(
+                "its files are {}{more}: name one as hf:owner/name/FILE",
+                files.join(", ")
+            ),
+        )
+    }
+}

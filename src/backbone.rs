@@ -1,0 +1,132 @@
+//! Trained encoders: of a run, or published.
+
+use std::path::Path;
+
+use candle_core::Device;
+use mim_core::data::DataSource;
+use mim_core::weights::{LoadReport, Source, WeightFile, WeightMap, fit};
+use mim_core::{Encoder, Error, Input, Method, ParamStore, Result};
+use mim_eval::EvalConfig;
+
+use crate::{Pretrained, zoo};
+
+/// Images of a forward pass of a published encoder: they are large.
+const BATCH: usize = 32;
+
+/// A trained encoder and how it is fed.
+pub struct Backbone {
+    trunk: Trunk,
+    /// Images it takes.
+    pub input: Input,
+    /// Images it was trained on, or `embedded`.
+    pub data: DataSource,
+    /// How it is evaluated.
+    pub eval: EvalConfig,
+}
+
+enum Trunk {
+    Method(Box<dyn Method>),
+    Encoder(Box<dyn Encoder>),
+}
+
+impl Backbone {
+    /// Opens a run folder, one of its checkpoints, or `zoo:NAME[=PATH]` (see [`zoo`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Pretrained::open`]; [`Error::Weights`] listing what published weights lack.
+    pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let path = path.as_ref();
+        if let Some((entry, path)) = zoo::find(path)? {
+            return Self::published(entry, &path, device);
+        }
+        let Pretrained { config, method, .. } = Pretrained::open(path, device)?;
+        Ok(Self {
+            input: method.input().clone(),
+            data: config.data.source,
+            eval: config.eval,
+            trunk: Trunk::Method(method),
+        })
+    }
+
+    fn published(entry: &zoo::Published, path: &Path, device: &Device) -> Result<Self> {
+        let config = entry.encoder()?;
+        let store = ParamStore::teacher(device);
+        let encoder = config.build(&store.root())?;
+        let file = WeightFile::open(path, None)?;
+        let weights = Source::named(entry.source)?.import(&file.weights)?;
+        load_part(&store, &fit(&weights, &store, config.grid().ok())?.weights)?;
+        Ok(Self {
+            trunk: Trunk::Encoder(encoder),
+            input: Input {
+                size: entry.image_size().into(),
+                norm: entry.images.norm(),
+            },
+            data: DataSource::Embedded,
+            eval: EvalConfig {
+                batch_size: BATCH,
+                ..EvalConfig::default()
+            },
+        })
+    }
+
+    /// The encoder called `name`, or the first choice.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] listing the encoders that are there.
+    pub fn encoder(&self, name: Option<&str>) -> Result<&dyn Encoder> {
+        match (&self.trunk, name) {
+            (Trunk::Method(method), name) => choose(method.as_ref(), name),
+            (Trunk::Encoder(encoder), None) => Ok(encoder.as_ref()),
+            (Trunk::Encoder(_), Some(name)) => Err(Error::unsupported(
+                format!("the encoder `{name}` of published weights"),
+                "they are those of one encoder",
+                "leave --encoder out",
+            )),
+        }
+    }
+}
+
+impl std::fmt::Debug for Backbone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backbone")
+            .field("input", &self.input)
+            .field("data", &self.data)
+            .field("eval", &self.eval)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A method's encoder: the one called `name`, or the method's first choice.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] listing the encoders that are there.
+pub fn choose<'a>(method: &'a dyn Method, name: Option<&str>) -> Result<&'a dyn Encoder> {
+    let encoders = method.encoders();
+    let found = match name {
+        Some(name) => encoders.iter().find(|(known, _)| *known == name),
+        None => encoders.first(),
+    };
+    found.map(|(_, encoder)| *encoder).ok_or_else(|| {
+        let known: Vec<_> = encoders.iter().map(|(known, _)| *known).collect();
+        Error::unsupported(
+            format!("probing {}", method.name()),
+            match known.as_slice() {
+                [] => "it has no encoder".to_owned(),
+                known => format!("its encoders are: {}", known.join(", ")),
+            },
+            "probe an encoder that is there",
+        )
+    })
+}
+
+/// Loads strictly what `store` has and passes over what else there is (decoders, heads, teachers).
+fn load_part(store: &ParamStore, weights: &WeightMap) -> Result<LoadReport> {
+    let own = weights
+        .iter()
+        .filter(|(name, _)| store.var(name).is_some())
+        .map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+    store.load(&own.collect())
+}

@@ -1,0 +1,210 @@
+//! Published weights that fit the encoders here, where they live, and under which licence.
+//!
+//! `zoo:NAME` stands for them wherever weights are asked for. Those outside the Hugging Face Hub must be downloaded
+//! by hand, from where the table says: then it is `zoo:NAME=PATH`.
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use mim_core::decoders::MaeDecoderConfig;
+use mim_core::encoders::{ConvMaeConfig, EncoderConfig, RelPosBiasKind, SwinConfig, VitConfig};
+use mim_core::nn::{PosEmbedKind, QkvBias};
+use mim_core::{Error, Norm, Result};
+
+pub use table::ZOO;
+
+/// Published weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    /// A short name.
+    pub name: &'static str,
+    /// The method that made them.
+    pub method: &'static str,
+    /// The encoder's size.
+    pub arch: &'static str,
+    /// Where they are.
+    pub home: Home,
+    /// Whose names they have ([`mim_core::weights::Source`]).
+    pub source: &'static str,
+    /// The licence, as their home states it.
+    pub licence: &'static str,
+    /// How images were normalised.
+    pub images: Images,
+    /// Whether the pixels of each patch were normalised as targets; none if the targets were no pixels.
+    pub norm_pix_loss: Option<bool>,
+    /// Top-1 accuracy on ImageNet-1K as published, and where; empty if none is known for this file.
+    pub numbers: &'static str,
+}
+
+/// Where weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// A repository on the Hugging Face Hub.
+    Hub(&'static str),
+    /// A file, or a page that links to it.
+    Page(&'static str),
+}
+
+/// How images are normalised, after they are divided by 255.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Images {
+    /// By the mean and deviation of ImageNet.
+    Imagenet,
+    /// The same, the channels in the order blue, green, red.
+    ReversedImagenet,
+    /// To -1 and 1.
+    Half,
+    /// By the mean and deviation of CLIP's images.
+    Clip,
+}
+
+impl Images {
+    /// The normalisation itself.
+    pub fn norm(self) -> Norm {
+        match self {
+            Self::Imagenet => Norm::imagenet(),
+            Self::ReversedImagenet => Norm {
+                reverse_channels: true,
+                ..Norm::imagenet()
+            },
+            Self::Half => Norm::inception(),
+            Self::Clip => Norm::clip(),
+        }
+    }
+}
+
+/// What starts the name of published weights.
+const SCHEME: &str = "zoo:";
+
+/// The weights that `zoo:NAME` or `zoo:NAME=PATH` stands for, and their path; none if `path` is another one.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] listing the known names, or saying where weights outside the Hub are.
+pub fn find(path: &Path) -> Result<Option<(&'static Published, PathBuf)>> {
+    let Some(text) = path.to_str().and_then(|path| path.strip_prefix(SCHEME)) else {
+        return Ok(None);
+    };
+    let (name, given) = match text.split_once('=') {
+        Some((name, path)) => (name, Some(PathBuf::from(path))),
+        None => (text, None),
+    };
+    let entry = ZOO.iter().find(|entry| entry.name == name);
+    let entry = entry.ok_or_else(|| {
+        let known: Vec<_> = ZOO.iter().map(|entry| entry.name).collect();
+        let fix = format!("use one of {} (mim zoo says more)", known.join(", "));
+        Error::config("zoo", "name", name, "no such weights are known", fix)
+    })?;
+    let path = match (given, entry.home) {
+        (Some(path), _) => path,
+        (None, Home::Hub(repository)) => PathBuf::from(format!("hf:{repository}")),
+        (None, Home::Page(address)) => {
+            let fix = format!("download them and write {SCHEME}{name}=PATH");
+            return Err(Error::config(
+                "zoo",
+                "name",
+                name,
+                format!("these weights are not on the Hugging Face Hub but at {address}"),
+                fix,
+            ));
+        }
+    };
+    Ok(Some((entry, path)))
+}
+
+impl Published {
+    /// The encoder that the weights fit.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the table is wrong.
+    pub fn encoder(&self) -> Result<EncoderConfig> {
+        match self.method {
+            "clip" => return Ok(VitConfig::clip(self.arch)?.into()),
+            "dmjd" => return Ok(ConvMaeConfig::arch(self.arch)?.into()),
+            _ if self.arch.starts_with("swin") => return Ok(SwinConfig::arch(self.arch)?.into()),
+            _ => {}
+        }
+        let vit = VitConfig::arch(self.arch)?;
+        // transformers' config.json; the authors' code has 1e-6.
+        let norm_eps = match self.source {
+            "hf_vit_mae" | "hf_beit" => 1e-12,
+            _ => vit.norm_eps,
+        };
+        let vit = VitConfig { norm_eps, ..vit };
+        let vit = match self.method {
+            "dino" | "ibot" => VitConfig {
+                pos_embed: PosEmbedKind::Learned,
+                ..vit
+            },
+            "dinov2" => VitConfig {
+                image_size: 518.into(),
+                any_size: true,
+                patch_size: 14,
+                pos_embed: PosEmbedKind::Learned,
+                layer_scale_init: Some(1.),
+                mask_token: true,
+                ..vit
+            },
+            "beit" | "data2vec" | "simmim" => VitConfig {
+                qkv_bias: QkvBias::QV,
+                layer_scale_init: Some(0.1),
+                pos_embed: PosEmbedKind::None,
+                rel_pos_bias: RelPosBiasKind::Shared,
+                mask_token: true,
+                ..vit
+            },
+            "bootmae" => VitConfig {
+                qkv_bias: QkvBias::QV,
+                pos_embed: PosEmbedKind::SincosRowFirst,
+                ..vit
+            },
+            "cmae" => VitConfig {
+                pos_embed: PosEmbedKind::SincosRowFirst,
+                ..vit
+            },
+            // Its blocks are followed by a projector in place of a norm.
+            "sim" => VitConfig {
+                pos_embed: PosEmbedKind::SincosRowFirst,
+                final_norm: false,
+                ..vit
+            },
+            // Six heads in pre-training, twelve afterwards, with the same weights.
+            "fastmim" => VitConfig {
+                image_size: 128.into(),
+                num_heads: 6,
+                ..vit
+            },
+            _ => vit,
+        };
+        Ok(vit.into())
+    }
+
+    /// Side of the images in pixels.
+    pub fn image_size(&self) -> usize {
+        match (self.method, self.arch) {
+            ("fastmim", _) => 128,
+            (_, arch) if arch.starts_with("swin") => 192,
+            _ => 224,
+        }
+    }
+
+    /// The decoder in the same file, if it is MAE's.
+    pub fn decoder(&self) -> Option<MaeDecoderConfig> {
+        (self.source == "hf_vit_mae").then(|| MaeDecoderConfig {
+            norm_eps: 1e-12,
+            ..MaeDecoderConfig::default()
+        })
+    }
+
+    /// What these weights are called on the command line.
+    pub fn path(&self) -> String {
+        match self.home {
+            Home::Hub(_) => format!("{SCHEME}{}", self.name),
+            Home::Page(_) => format!("{SCHEME}{}=PATH", self.name),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The table.
+
+use super::Home::{self, Hub, Page};
+use super::Images::{self, Clip, Half, Imagenet, ReversedImagenet};
+use super::Published;
+
+const NON_COMMERCIAL: &str = "CC-BY-NC-4.0";
+const MAE_CARD: &str = "apache-2.0 (its card; the authors' repository: CC-BY-NC-4.0)";
+const APACHE: &str = "apache-2.0";
+const MIT: &str = "MIT";
+const UNKNOWN: &str = "not recorded here: see where they are";
+
+/// Targets that are pixels normalised in each patch, plain pixels, or something else.
+const PATCHES: Option<bool> = Some(true);
+const PIXELS: Option<bool> = Some(false);
+const OTHER: Option<bool> = None;
+
+/// A row, in the order of the fields.
+const fn row(
+    [name, method, arch]: [&'static str; 3],
+    (home, source): (Home, &'static str),
+    licence: &'static str,
+    (images, norm_pix_loss): (Images, Option<bool>),
+    numbers: &'static str,
+) -> Published {
+    Published {
+        name,
+        method,
+        arch,
+        home,
+        source,
+        licence,
+        images,
+        norm_pix_loss,
+        numbers,
+    }
+}
+
+/// A file of the MAE authors.
+macro_rules! mae_file {
+    ($name:literal) => {
+        Page(concat!(
+            "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_",
+            $name,
+            ".pth"
+        ))
+    };
+}
+
+const MAE_B: &str = "83.66 fine-tuned (MAE, FINETUNE.md)";
+const MAE_L: &str = "85.95 fine-tuned (MAE, FINETUNE.md)";
+const MAE_H: &str = "86.93 fine-tuned (MAE, FINETUNE.md)";
+
+const MAE: (Images, Option<bool>) = (Imagenet, PATCHES);
+const FEATURES: (Images, Option<bool>) = (Imagenet, OTHER);
+
+const SIMMIM: Home = Page("https://github.com/microsoft/SimMIM");
+const BEIT: Home = Page("https://github.com/microsoft/unilm/tree/master/beit");
+const IBOT: Home = Page("https://github.com/bytedance/ibot");
+const BOOTMAE: Home = Page("https://github.com/LightDXY/BootMAE");
+
+/// All published weights known here.
+#[rustfmt::skip]
+pub const ZOO: &[Published] = &[
+    row(["mae_base", "mae", "vit_base"], (mae_file!("base"), "mae"), NON_COMMERCIAL, MAE, MAE_B),
+    row(["mae_large", "mae", "vit_large"], (mae_file!("large"), "mae"), NON_COMMERCIAL, MAE, MAE_L),
+    row(["mae_huge", "mae", "vit_huge"], (mae_file!("huge"), "mae"), NON_COMMERCIAL, MAE, MAE_H),
+    row(["mae_base_timm", "mae", "vit_base"], (Hub("timm/vit_base_patch16_224.mae"), "timm"), NON_COMMERCIAL, MAE, MAE_B),
+    row(["mae_large_timm", "mae", "vit_large"], (Hub("timm/vit_large_patch16_224.mae"), "timm"), NON_COMMERCIAL, MAE, MAE_L),
+    row(["mae_huge_timm", "mae", "vit_huge"], (Hub("timm/vit_huge_patch14_224.mae"), "timm"), NON_COMMERCIAL, MAE, MAE_H),
+    row(["mae_base_hf", "mae", "vit_base"], (Hub("facebook/vit-mae-base"), "hf_vit_mae"), MAE_CARD, MAE, ""),
+    row(["mae_large_hf", "mae", "vit_large"], (Hub("facebook/vit-mae-large"), "hf_vit_mae"), MAE_CARD, MAE, ""),
+    row(["mae_huge_hf", "mae", "vit_huge"], (Hub("facebook/vit-mae-huge"), "hf_vit_mae"), MAE_CARD, MAE, ""),
+    row(["simmim_swin_base", "simmim", "swin_base"], (Hub("microsoft/swin-base-simmim-window6-192"), "hf_swin"), UNKNOWN, (Imagenet, PIXELS), ""),
+    row(["simmim_swin_large", "simmim", "swin_large"], (Hub("microsoft/swin-large-simmim-window12-192"), "hf_swin"), UNKNOWN, (Imagenet, PIXELS), "85.4 fine-tuned, 800 epochs (SimMIM, README)"),
+    row(["simmim_base", "simmim", "vit_base"], (SIMMIM, "simmim"), UNKNOWN, (Imagenet, PIXELS), "83.8 fine-tuned, 800 epochs (SimMIM, README)"),
+    row(["beit_base", "beit", "vit_base"], (Hub("microsoft/beit-base-patch16-224-pt22k"), "hf_beit"), UNKNOWN, (Half, OTHER), "83.7 fine-tuned (BEiT, README)"),
+    row(["beit_base_authors", "beit", "vit_base"], (BEIT, "beit"), UNKNOWN, (Half, OTHER), "83.7 fine-tuned (BEiT, README)"),
+    row(["beit_large_authors", "beit", "vit_large"], (BEIT, "beit"), UNKNOWN, (Half, OTHER), "86.0 fine-tuned (BEiT, README)"),
+    row(["data2vec_base", "data2vec", "vit_base"], (Page("https://github.com/facebookresearch/data2vec_vision"), "beit"), UNKNOWN, FEATURES, "84.2 fine-tuned, 800 epochs (data2vec, README)"),
+    row(["bootmae_base", "bootmae", "vit_base"], (BOOTMAE, "bootmae"), UNKNOWN, (Half, OTHER), "84.2 fine-tuned, 66.1 linear, 800 epochs (BootMAE, README)"),
+    row(["bootmae_large", "bootmae", "vit_large"], (BOOTMAE, "bootmae"), UNKNOWN, (Half, OTHER), "85.9 fine-tuned, 77.1 linear, 800 epochs (BootMAE, README)"),
+    row(["sim_base", "sim", "vit_base"], (Page("https://github.com/OpenGVLab/Siamese-Image-Modeling"), "sim"), UNKNOWN, FEATURES, "84.1 fine-tuned, 78.0 linear, 1600 epochs (SIM, README)"),
+    row(["cmae_base", "cmae", "vit_base"], (Page("https://cmae.s3.us-west-1.amazonaws.com/weight/cmae_vit-base-p16_32xb128-coslr-1600e_in1k.pth"), "cmae"), UNKNOWN, (ReversedImagenet, PATCHES), "84.7 fine-tuned, 1600 epochs (CMAE, README)"),
+    row(["milan_base", "milan", "vit_base"], (Page("https://github.com/zejiangh/MILAN"), "milan"), UNKNOWN, FEATURES, "85.4 fine-tuned, 400 epochs (MILAN, abstract)"),
+    row(["fastmim_base", "fastmim", "vit_base"], (Page("https://github.com/ggjy/FastMIM.pytorch"), "fastmim"), UNKNOWN, FEATURES, "83.8 fine-tuned (FastMIM)"),
+    row(["dmjd_base", "dmjd", "convmae_base"], (Page("https://github.com/mx-mark/DMJD"), "dmjd"), UNKNOWN, FEATURES, "85.2 fine-tuned, 76.7 linear (DMJD, README)"),
+    row(["dmjd_large", "dmjd", "convmae_large"], (Page("https://github.com/mx-mark/DMJD"), "dmjd"), UNKNOWN, FEATURES, "86.3 fine-tuned, 79.7 linear (DMJD, README)"),
+    row(["ibot_small", "ibot", "vit_small"], (IBOT, "ibot"), APACHE, FEATURES, "75.2 k-NN, 77.9 linear, 82.3 fine-tuned (iBOT, README)"),
+    row(["ibot_base", "ibot", "vit_base"], (IBOT, "ibot"), APACHE, FEATURES, "77.1 k-NN, 79.5 linear, 84.0 fine-tuned (iBOT, README)"),
+    row(["ibot_large", "ibot", "vit_large"], (IBOT, "ibot"), APACHE, FEATURES, "78.0 k-NN, 81.0 linear, 84.8 fine-tuned (iBOT, README)"),
+    row(["dino_small", "dino", "vit_small"], (Hub("timm/vit_small_patch16_224.dino"), "timm"), APACHE, FEATURES, ""),
+    row(["dino_base", "dino", "vit_base"], (Hub("timm/vit_base_patch16_224.dino"), "timm"), APACHE, FEATURES, ""),
+    row(["dinov2_small", "dinov2", "vit_small"], (Hub("facebook/dinov2-small"), "hf_dinov2"), APACHE, FEATURES, ""),
+    row(["dinov2_base", "dinov2", "vit_base"], (Hub("facebook/dinov2-base"), "hf_dinov2"), APACHE, FEATURES, ""),
+    row(["dinov2_large", "dinov2", "vit_large"], (Hub("facebook/dinov2-large"), "hf_dinov2"), APACHE, FEATURES, ""),
+    row(["moco_v3_base", "moco_v3", "vit_base"], (Page("https://github.com/facebookresearch/moco-v3"), "moco_v3"), UNKNOWN, FEATURES, ""),
+    row(["clip_base", "clip", "clip_vit_base_patch16"], (Hub("openai/clip-vit-base-patch16"), "hf_clip"), MIT, (Clip, OTHER), ""),
+    row(["clip_large", "clip", "clip_vit_large_patch14"], (Hub("openai/clip-vit-large-patch14"), "hf_clip"), MIT, (Clip, OTHER), ""),
+];
