@@ -310,6 +310,29 @@ fn weights_change_their_names_and_come_back() {
 }
 
 #[test]
+fn published_weights_are_called_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = format!("zoo:mae_base_hf={}", fixture("hf_vit_mae"));
+    let log = ran(pretrain(&dir.path().join("run"), &["--init", &named]));
+    assert!(
+        log.contains("the whole model starts from") && log.contains("hf_vit_mae"),
+        "{log}"
+    );
+    fails(
+        &["pretrain", "--init", "zoo:mae_base"],
+        &["not on the Hugging Face Hub", "zoo:mae_base=PATH"],
+    );
+    fails(&["pretrain", "--init", "zoo:mea_base"], &["mae_base_hf"]);
+    // A tiny file is not ViT-B.
+    let eval = ["eval", "knn", "--checkpoint", &named];
+    fails(&eval, &["the model has [768]", "the weights [16]"]);
+    fails(
+        &["eval", "knn", "--checkpoint", "zoo:cmae_base"],
+        &["cmae.s3.us-west-1.amazonaws.com"],
+    );
+}
+
+#[test]
 fn any_file_is_described() {
     let (info, _) = succeeds(&["info", &fixture("hf_vit_mae")]);
     for part in [

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[expect(unreachable_pub, reason = "the fuzz targets use it too")]
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 

@@ -96,3 +96,55 @@ fn teachers_and_their_weights_come_from_the_hub() {
     }
     assert!(home.path().join("hub/models--o--n/snapshots").exists());
 }
+
+#[test]
+fn two_processes_download_a_file_once() {
+    let repository = Repository::default().with("model.safetensors", weights(), HASH);
+    let hub = MockHub::start(move |request| {
+        if request.method == "GET" {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        repository.answer(request)
+    });
+    let home = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let (output, error) = mim(&hub, home.path(), &["info", "hf:o/n"]);
+                assert!(output.status.success(), "{error}");
+            });
+        }
+    });
+    let gets = hub
+        .take()
+        .into_iter()
+        .filter(|request| request.method == "GET");
+    assert_eq!(gets.count(), 1);
+}
+
+#[test]
+fn weights_of_the_hub_are_converted_and_published_names_lead_there() {
+    let hub = MockHub::of(Repository::default().with("model.safetensors", weights(), HASH));
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out.safetensors");
+    let convert = ["convert", "--from", "timm", "hf:o/n", out.to_str().unwrap()];
+    let (output, error) = mim(&hub, home.path(), &convert);
+    assert!(output.status.success(), "{error}");
+    assert_eq!(WeightMap::read(&out).unwrap().len(), 1);
+
+    let run = home.path().join("run");
+    let init = [
+        "pretrain",
+        "--output-dir",
+        run.to_str().unwrap(),
+        "--init",
+        "zoo:mae_base_timm",
+    ];
+    let (output, error) = mim(&hub, home.path(), &init);
+    assert!(
+        !output.status.success() && error.contains("patch_embed.proj.weight: the model has"),
+        "{error}"
+    );
+    let asked = hub.requests().join("\n");
+    assert!(asked.contains("/timm/vit_base_patch16_224.mae/resolve/main/model.safetensors"));
+}

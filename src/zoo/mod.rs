@@ -124,7 +124,13 @@ impl Published {
     pub fn encoder(&self) -> Result<EncoderConfig> {
         match self.method {
             "clip" => return Ok(VitConfig::clip(self.arch)?.into()),
-            "dmjd" => return Ok(ConvMaeConfig::arch(self.arch)?.into()),
+            "dmjd" => {
+                let config = ConvMaeConfig {
+                    mlp_ratios: [8., 8., 4.],
+                    ..ConvMaeConfig::arch(self.arch)?
+                };
+                return Ok(config.into());
+            }
             _ if self.arch.starts_with("swin") => return Ok(SwinConfig::arch(self.arch)?.into()),
             _ => {}
         }
