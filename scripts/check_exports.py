@@ -12,6 +12,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 import numpy as np
 import timm
@@ -37,9 +38,13 @@ def images(folder):
     folder.mkdir()
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(folder / f"{number}.png")
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    batch = torch.from_numpy(np.stack(pixels)).float() / 255
-    return ((batch - mean) / std).permute(0, 3, 1, 2)
+    return (torch.from_numpy(np.stack(pixels)).float() / 255).permute(0, 3, 1, 2)
+
+
+def normalised(x, run):
+    norm = tomllib.loads((run / "config.toml").read_text())["norm"]
+    mean, std = (torch.tensor(norm[key], dtype=torch.float32).reshape(1, -1, 1, 1) for key in ["mean", "std"])
+    return (x - mean) / std
 
 
 def of_timm(folder, x, prefix):
@@ -72,6 +77,8 @@ def of_transformers(folder, x, prefix):
     return tokens[:, prefix:].mean(1)
 
 
+# Evaluation resizes with a margin; here images are taken as they are, and grey ones in training as three channels.
+VIEWS = 'eval.views={ shared = [{ type = "resize", size = 32 }], views = [[{ type = "to_channels", channels = 3 }]] }'
 VIT = "image_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2"
 RUNS = {
     "mae": (["--method", "mae", "--set", f"encoder={{ {VIT} }}", "--set", "decoder={ embed_dim=8, depth=1, num_heads=2 }"], 1),
@@ -84,11 +91,12 @@ RUNS = {
 @torch.no_grad()
 def main():
     folder = pathlib.Path(tempfile.mkdtemp())
-    x = images(folder / "images")
+    pixels = images(folder / "images")
     for name, (options, prefix) in RUNS.items():
         run = folder / name
-        mim("pretrain", *options, "--epochs", 1, "--batch-size", 500, "--output-dir", run)
+        mim("pretrain", *options, "--set", VIEWS, "--epochs", 1, "--batch-size", 500, "--output-dir", run)
         mim("features", "--checkpoint", run, "--data", f"folder:{folder / 'images'}", "--pooling", "mean", "--output", folder / "x.npy")
+        x = normalised(pixels, run)
         ours = torch.from_numpy(np.load(folder / "x.npy"))
         for format, load in [("hf", of_transformers), ("timm", of_timm)]:
             if (name, format) == ("simmim", "timm"):

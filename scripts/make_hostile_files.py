@@ -125,7 +125,7 @@ def torch():
         put("torch", f"{name}.npz", archive({"a.npy": array}, zipfile.ZIP_DEFLATED))
 
     # Many entries of one place.
-    data = checkpoint(pickled([(f"{i}", tensor([4], [1], 0, STORAGE.replace(text("0"), text(f"{i}")))) for i in range(9)]))
+    data = checkpoint(pickled([(f"{i}", tensor([4], [1], 0, STORAGE.replace(text("0"), text(f"{i}")))) for i in range(9)]), bytes(4000))
     start = data.index(b"PK\x01\x02")
     end = data.index(b"PK\x05\x06")
     entry = next(e for e in data[start:end].split(b"PK\x01\x02")[1:] if b"m/data/0" in e)
