@@ -84,7 +84,7 @@ RUNS = {
     "mae": (["--method", "mae", "--set", f"encoder={{ {VIT} }}", "--set", "decoder={ embed_dim=8, depth=1, num_heads=2 }"], 1),
     "simmim": (["--method", "simmim", "--set", f"encoder={{ {VIT} }}", "--set", "mask_patch_size=8"], 1),
     "swin": (["--config", "simmim_swin_32px"], 0),
-    "milan": (["--method", "milan", "--set", f"encoder={{ {VIT} }}", "--set", "target.checkpoint=random"], 1),
+    "maskfeat": (["--method", "maskfeat", "--set", f"encoder={{ {VIT}, mask_token=true }}"], 1),
 }
 
 

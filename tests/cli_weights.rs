@@ -122,17 +122,7 @@ fn runs_start_from_files_and_go_out_again() {
             .unwrap()
     };
     let (before, after) = (read(Path::new(&hf)), read(&out));
-    let values = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    assert!(before.names().eq(after.names()));
-    for (name, tensor) in before.iter() {
-        let far = values(tensor)
-            .into_iter()
-            .zip(values(after.get(name).unwrap()));
-        assert!(
-            far.map(|(a, b)| (a - b).abs()).fold(0., f32::max) < 1e-5,
-            "{name}"
-        );
-    }
+    close(&before, &after);
     let config: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(out.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["decoder_num_hidden_layers"], 1);
@@ -147,6 +137,20 @@ fn runs_start_from_files_and_go_out_again() {
 
     encoder_only(&run, &path("second"), &path("timm"));
     features(checkpoint, dir.path());
+}
+
+fn close(before: &WeightMap, after: &WeightMap) {
+    let values = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(before.names().eq(after.names()));
+    for (name, tensor) in before.iter() {
+        let far = values(tensor)
+            .into_iter()
+            .zip(values(after.get(name).unwrap()));
+        assert!(
+            far.map(|(a, b)| (a - b).abs()).fold(0., f32::max) < 1e-5,
+            "{name}"
+        );
+    }
 }
 
 /// The encoder alone, from a run of another image size; what does not fit is named.

@@ -2,8 +2,6 @@
 //!
 //! Files and values: scripts/make_weight_fixtures.py.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use mim_core::weights::{Source, WeightMap};
 use mim_core::{ParamStore, StepContext};
 use mim_targets::dvae::{DvaeConfig, DvaeEncoder};

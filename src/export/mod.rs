@@ -100,7 +100,7 @@ type Parts = (&'static str, Value, String, WeightMap);
 fn timm(
     model: &Pretrained,
     encoder: &EncoderConfig,
-    mut weights: WeightMap,
+    weights: WeightMap,
     folder: &Path,
 ) -> Result<Parts> {
     let (architecture, source, mut arguments) = match encoder {
@@ -129,12 +129,6 @@ fn timm(
         }
         EncoderConfig::PvtV2(_) | EncoderConfig::ConvMae(_) => return Err(other_encoder()),
     };
-    // timm has no token for hidden patches.
-    weights = weights
-        .iter()
-        .filter(|(name, _)| *name != "mask_token")
-        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
-        .collect();
     let ImageSize { height, width } = encoder.image_size();
     arguments["img_size"] = json!([height, width]);
     arguments["in_chans"] = json!(encoder.in_channels());
@@ -162,7 +156,7 @@ fn timm(
         "timm.create_model(\"local-dir:{}\", pretrained=True)",
         folder.display()
     );
-    Ok((source, config, loads, weights))
+    Ok((source, config, loads, without_mask_token(&weights)))
 }
 
 /// `weights` are those of the encoder, and all.
@@ -190,7 +184,7 @@ fn transformers(
                 }
                 None => {
                     config["model_type"] = json!("vit");
-                    ("ViTModel", "hf_vit", config, only)
+                    ("ViTModel", "hf_vit", config, without_mask_token(&only))
                 }
             }
         }
@@ -219,6 +213,13 @@ fn transformers(
         folder.display()
     );
     Ok((source, config, loads, weights))
+}
+
+/// timm's models and transformers' plain ViT have no token for hidden patches.
+fn without_mask_token(weights: &WeightMap) -> WeightMap {
+    let kept = weights.iter().filter(|(name, _)| *name != "mask_token");
+    kept.map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+        .collect()
 }
 
 fn other_encoder() -> Error {

@@ -122,18 +122,19 @@ impl Published {
     ///
     /// Fails only if the table is wrong.
     pub fn encoder(&self) -> Result<EncoderConfig> {
-        match self.method {
-            "clip" => return Ok(VitConfig::clip(self.arch)?.into()),
-            "dmjd" => {
-                let config = ConvMaeConfig {
-                    mlp_ratios: [8., 8., 4.],
-                    ..ConvMaeConfig::arch(self.arch)?
-                };
-                return Ok(config.into());
+        Ok(match self.method {
+            "clip" => VitConfig::clip(self.arch)?.into(),
+            "dmjd" => ConvMaeConfig {
+                mlp_ratios: [8., 8., 4.],
+                ..ConvMaeConfig::arch(self.arch)?
             }
-            _ if self.arch.starts_with("swin") => return Ok(SwinConfig::arch(self.arch)?.into()),
-            _ => {}
-        }
+            .into(),
+            _ if self.arch.starts_with("swin") => SwinConfig::arch(self.arch)?.into(),
+            _ => self.vit()?.into(),
+        })
+    }
+
+    fn vit(&self) -> Result<VitConfig> {
         let vit = VitConfig::arch(self.arch)?;
         // transformers' config.json; the authors' code has 1e-6.
         let norm_eps = match self.source {
@@ -141,7 +142,7 @@ impl Published {
             _ => vit.norm_eps,
         };
         let vit = VitConfig { norm_eps, ..vit };
-        let vit = match self.method {
+        Ok(match self.method {
             "dino" | "ibot" => VitConfig {
                 pos_embed: PosEmbedKind::Learned,
                 ..vit
@@ -185,8 +186,7 @@ impl Published {
                 ..vit
             },
             _ => vit,
-        };
-        Ok(vit.into())
+        })
     }
 
     /// Side of the images in pixels.

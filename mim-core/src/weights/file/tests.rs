@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use super::*;
 
@@ -265,17 +266,16 @@ proptest! {
     #[test]
     fn damaged_files_end_without_panic(
         which in 0..WHOLE.len(),
-        cut in proptest::option::of(0f64..1.),
-        flips in proptest::collection::vec((0f64..1., any::<u8>()), 0..20),
+        cut in proptest::option::of(any::<Index>()),
+        flips in proptest::collection::vec((any::<Index>(), any::<u8>()), 0..20),
     ) {
         let mut bytes = fs::read(fixture(WHOLE[which])).unwrap();
-        let place = |at: f64, length: usize| ((at * length as f64) as usize).min(length - 1);
         for (at, byte) in flips {
-            let at = place(at, bytes.len());
+            let at = at.index(bytes.len());
             bytes[at] = byte;
         }
         if let Some(cut) = cut {
-            bytes.truncate(place(cut, bytes.len()));
+            bytes.truncate(cut.index(bytes.len()));
         }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(WHOLE[which]);
@@ -289,7 +289,7 @@ proptest! {
     /// A pickle with other bytes in it, in an archive that is whole.
     #[test]
     fn damaged_pickles_end_without_panic(
-        flips in proptest::collection::vec((0f64..1., any::<u8>()), 1..6),
+        flips in proptest::collection::vec((any::<Index>(), any::<u8>()), 1..6),
     ) {
         use std::io::Write;
         let file = fs::File::open(fixture("plain.pth")).unwrap();
@@ -306,7 +306,7 @@ proptest! {
             entry.read_to_end(&mut bytes).unwrap();
             if name.ends_with("data.pkl") {
                 for (at, byte) in &flips {
-                    let at = (at * bytes.len() as f64) as usize;
+                    let at = at.index(bytes.len());
                     bytes[at] = *byte;
                 }
             }

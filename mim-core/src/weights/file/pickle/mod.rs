@@ -6,6 +6,7 @@
 //! neither can a small file exhaust memory.
 
 mod machine;
+mod operations;
 
 use std::collections::HashMap;
 
