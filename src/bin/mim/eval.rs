@@ -24,7 +24,17 @@ enum Protocol {
     /// A linear classifier on frozen features: multinomial logistic regression, top-1 in percent.
     Linear(Settings),
     /// The votes of the nearest training images in feature space, top-1 and top-5 in percent.
-    Knn(Settings),
+    Knn(Neighbours),
+}
+
+/// Settings of `mim eval knn`.
+#[derive(Debug, clap::Args)]
+struct Neighbours {
+    #[command(flatten)]
+    settings: Settings,
+    /// How many vote; that of the run's evaluation by default.
+    #[arg(long)]
+    k: Option<usize>,
 }
 
 /// Settings of a protocol.
@@ -61,8 +71,10 @@ pub(crate) fn pooling(name: &str) -> std::result::Result<Pooling, String> {
 
 impl Args {
     fn settings(&self) -> &Settings {
-        let (Protocol::Linear(settings) | Protocol::Knn(settings)) = &self.protocol;
-        settings
+        match &self.protocol {
+            Protocol::Linear(settings) => settings,
+            Protocol::Knn(neighbours) => &neighbours.settings,
+        }
     }
 
     pub(crate) fn threads(&self) -> Option<usize> {
@@ -76,6 +88,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut model = Backbone::open(&settings.checkpoint, &device)?;
     if let Some(pooling) = settings.pooling {
         model.eval.pooling = pooling;
+    }
+    if let Protocol::Knn(Neighbours { k: Some(k), .. }) = args.protocol {
+        model.eval.knn.k = k;
     }
     let encoder = model.encoder(settings.encoder.as_deref())?;
     let source = settings.data.as_ref().unwrap_or(&model.data);
