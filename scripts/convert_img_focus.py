@@ -8,7 +8,8 @@
 It is DINOv2's ViT-S/14, trained on for saliency, with weights that can be had without the Hugging Face Hub. On three
 images of 224 pixels `mim features` gives the class tokens of onnxruntime to 0.026 of 5.7 (cosines above 0.99999); the
 table of positions is resized there. Small grey clothes it tells apart worse than pixels do: on Fashion-MNIST (40
-training and 15 test images a class) 10-NN is 60.7 % here, 62.0 % with transformers, 74.0 % on raw pixels.
+training and 15 test images a class) 10-NN is 60.7 % here, 62.0 % with transformers, 74.0 % on raw pixels. Photographs
+it knows: on the crops of `photo_crops.py` 10-NN is 74.2 %, raw pixels give at most 35.0 %.
 
 The package is for tries on one's own machine: its licence is only what its uploader says (MIT).
 """
