@@ -51,12 +51,14 @@ fn config(json: &serde_json::Value) -> VitConfig {
     }
 }
 
+/// To 1e-5 of the largest value.
 #[track_caller]
 fn assert_close(got: &Tensor, want: &Tensor) {
     assert_eq!(got.dims(), want.dims());
     let flat = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let largest = flat(want).iter().fold(0f32, |max, x| max.max(x.abs()));
     for (got, want) in flat(got).iter().zip(flat(want)) {
-        let close = (got - want).abs() <= 1e-5 + 1e-4 * want.abs();
+        let close = (got - want).abs() <= 1e-5 * largest;
         assert!(close, "{got} against {want}");
     }
 }
