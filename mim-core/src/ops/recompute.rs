@@ -1,7 +1,5 @@
 //! Layers whose insides are computed twice instead of kept (gradient checkpointing).
 
-use std::fmt;
-
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, Var, bail};
 
 use super::host::{is_f32_on_cpu, operand};
@@ -34,12 +32,6 @@ type Layer = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
 
 struct Recompute {
     layer: Box<Layer>,
-}
-
-impl fmt::Debug for Recompute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Recompute")
-    }
 }
 
 impl CustomOp2 for Recompute {

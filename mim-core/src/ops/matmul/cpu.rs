@@ -125,28 +125,55 @@ unsafe fn run(
         if lhs.cols > 0 && blocked::available(precision) {
             return blocked::multiply(to, scale, [lhs, rhs], precision, parallel);
         }
+        anywhere(to, scale, [lhs, rhs], precision, parallel);
+    }
+}
+
+/// The product on machines without instructions of our own for it.
+///
+/// # Safety
+///
+/// As [`run`].
+unsafe fn anywhere(
+    to: Destination<'_>,
+    scale: f32,
+    [lhs, rhs]: [Matrix<'_>; 2],
+    precision: Precision,
+    parallel: bool,
+) {
+    // SAFETY: the caller vouches for `to`.
+    unsafe {
         match precision {
             Precision::F32 => portable(to, scale, lhs, rhs, parallel),
             Precision::Bf16 => {
-                let [left, right] = [lhs, rhs].map(|matrix| rounded(matrix.values));
-                let [lhs, rhs] = [lhs.over(&left), rhs.over(&right)];
-                portable(to, scale, lhs, rhs, parallel);
+                let [left, right] = [lhs, rhs].map(rounded);
+                let dense = |values, like: Matrix<'_>| Matrix {
+                    values,
+                    row_stride: like.cols,
+                    col_stride: 1,
+                    ..like
+                };
+                portable(to, scale, dense(&left, lhs), dense(&right, rhs), parallel);
             }
         }
     }
 }
 
-/// The values rounded to bfloat16, ties to even.
-fn rounded(values: &[f32]) -> Vec<f32> {
-    let round = |x: &f32| {
+/// The values of the matrix alone, row by row, rounded to bfloat16, ties to even.
+fn rounded(matrix: Matrix<'_>) -> Vec<f32> {
+    let round = |x: f32| {
         let bits = x.to_bits();
         let up = 0x7fff + (bits >> 16 & 1);
         match x.is_nan() {
-            true => *x,
+            true => x,
             false => f32::from_bits((bits + up) & 0xffff_0000),
         }
     };
-    values.iter().map(round).collect()
+    let places = (0..matrix.rows).flat_map(|row| {
+        let start = row * matrix.row_stride;
+        (0..matrix.cols).map(move |col| start + col * matrix.col_stride)
+    });
+    places.map(|place| round(matrix.values[place])).collect()
 }
 
 /// The product by `gemm`, which has code for every machine.
@@ -204,5 +231,43 @@ unsafe fn portable(
             false,
             threads,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::precision::with_precision;
+    use crate::ops::testing::random;
+
+    #[test]
+    fn other_machines_get_the_same_numbers() {
+        let numbers = |seed, len| -> Vec<f32> { random(seed, &[len]).to_vec1().unwrap() };
+        let (a, b, row) = (numbers(1, 20 * 40), numbers(2, 17 * 33), numbers(3, 17));
+        for precision in [Precision::F32, Precision::Bf16] {
+            for turned in [false, true] {
+                // A part of a wider matrix, and one that lies across or along.
+                let lhs = Matrix::new(&a, [20, 33], 40).unwrap();
+                let rhs = match turned {
+                    false => Matrix::dense(&b, 33, 17).unwrap(),
+                    true => Matrix::dense(&b, 17, 33).unwrap().transposed(),
+                };
+                let wanted = with_precision(precision, || product(lhs, rhs, Some(&row))).unwrap();
+                let mut got = vec![0f32; wanted.len()];
+                let to = Destination {
+                    start: got.as_mut_ptr(),
+                    row_stride: 17,
+                    init: Init::Row(&row),
+                };
+                // SAFETY: `got` holds 20 rows of 17 values.
+                unsafe { anywhere(to, 1.0, [lhs, rhs], precision, true) };
+                for (got, wanted) in got.iter().zip(&wanted) {
+                    assert!(
+                        (got - wanted).abs() < 1e-4,
+                        "{precision:?}: {got}, {wanted}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -50,11 +50,6 @@ impl<'a> Matrix<'a> {
         Self::new(values, [rows, cols], cols)
     }
 
-    /// The same matrix over other values.
-    fn over(self, values: &'a [f32]) -> Self {
-        Self { values, ..self }
-    }
-
     /// The same values with rows and columns swapped.
     pub(super) fn transposed(self) -> Self {
         Self {
