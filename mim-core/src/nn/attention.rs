@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::block::Branch;
 use super::{LayerNorm, Linear};
 use crate::params::Params;
 use crate::{Result, ops};
@@ -94,21 +95,29 @@ impl Attention {
         ops::softmax(&logits)
     }
 
-    /// `xs + forward(norm(xs))`, as one operation where there is one.
+    /// `xs` and the branch `forward(norm(xs), bias)` as one operation, where there is one: if both linear
+    /// layers have biases.
     ///
     /// # Errors
     ///
     /// As [`Attention::forward`].
-    pub(super) fn forward_residual(&self, norm: &LayerNorm, xs: &Tensor) -> Result<Tensor> {
-        let (Some(proj), Some(bias)) = (self.proj.affine(), self.qkv_bias()?) else {
-            return Ok((xs + self.forward(&norm.forward(xs)?, None)?)?);
+    pub(super) fn residual(
+        &self,
+        xs: &Tensor,
+        norm: &LayerNorm,
+        bias: Option<&Tensor>,
+        branch: &Branch<'_>,
+    ) -> Result<Option<Tensor>> {
+        let (Some(proj), Some(qkv_bias)) = (self.proj.affine(), self.qkv_bias()?) else {
+            return Ok(None);
         };
         let qkv = ops::Affine {
             weight: &self.qkv,
-            bias: &bias,
+            bias: &qkv_bias,
         };
+        let half = branch.half(norm, [qkv, proj]);
         let heads = (self.heads, self.scale()?);
-        ops::residual_attention(xs, norm.affine(), norm.eps(), [qkv, proj], heads)
+        ops::residual_attention(xs, &half, heads, bias).map(Some)
     }
 
     fn scale(&self) -> Result<f64> {

@@ -52,6 +52,31 @@ impl BlockConfig {
     }
 }
 
+/// What acts on the branch of half a block before it is added.
+pub(super) struct Branch<'a> {
+    /// Layer scale, `[dim]`.
+    scale: Option<&'a Tensor>,
+    /// Drop path's factors of the samples.
+    samples: Option<Vec<f32>>,
+}
+
+impl Branch<'_> {
+    /// Half a block of these layers.
+    pub(super) fn half<'a>(
+        &'a self,
+        norm: &'a LayerNorm,
+        maps: [ops::Affine<'a>; 2],
+    ) -> ops::Half<'a> {
+        ops::Half {
+            norm: norm.affine(),
+            eps: norm.eps(),
+            maps,
+            scale: self.scale,
+            samples: self.samples.as_deref(),
+        }
+    }
+}
+
 /// `x += g1 * attn(norm1(x)); x += g2 * mlp(norm2(x))` (Dosovitskiy et al., 2021), layer scale `g` optional (CaiT).
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -127,9 +152,16 @@ impl Block {
             let (block, bias, step) = (self.clone(), bias.cloned(), step.keeping());
             return ops::recompute(xs, move |xs| block.forward(xs, bias.as_ref(), &step));
         }
-        let xs = match (bias, self.plain(0, step)) {
-            (None, Some(norm)) => self.attn.forward_residual(norm, xs)?,
-            _ => self.attended(xs, step, |attn, ys| attn.forward(ys, bias))?,
+        let whole = match &self.norm1 {
+            TokenNorm::Layer(norm) => {
+                let branch = self.branch(0, xs, step)?;
+                self.attn.residual(xs, norm, bias, &branch)?
+            }
+            TokenNorm::Batch(_) => None,
+        };
+        let xs = match whole {
+            Some(xs) => xs,
+            None => self.attended(xs, step, |attn, ys| attn.forward(ys, bias))?,
         };
         self.fed(&xs, step)
     }
@@ -149,15 +181,13 @@ impl Block {
         self.fed(&self.attended(xs, step, attend)?, step)
     }
 
-    /// The norm of the first or second half, if nothing but it and the half's layers acts on the branch.
-    fn plain(&self, half: usize, step: &StepContext) -> Option<&LayerNorm> {
-        let norm = [&self.norm1, &self.norm2][half];
-        match norm {
-            TokenNorm::Layer(norm) if self.gamma.is_none() && !self.drop_path[half].acts(step) => {
-                Some(norm)
-            }
-            _ => None,
-        }
+    /// What acts on the branch of the first or second half in this step.
+    fn branch(&self, half: usize, xs: &Tensor, step: &StepContext) -> Result<Branch<'_>> {
+        let scales = self.gamma.as_ref().map(|(first, second)| [first, second]);
+        Ok(Branch {
+            scale: scales.map(|scales| scales[half]),
+            samples: self.drop_path[half].factors(xs.dim(0)?, step),
+        })
     }
 
     /// The first half, with attention computed by `attend`.
@@ -174,8 +204,10 @@ impl Block {
 
     /// The second half.
     fn fed(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
-        if let Some(norm) = self.plain(1, step) {
-            return self.mlp.forward_residual(norm, xs);
+        if let TokenNorm::Layer(norm) = &self.norm2
+            && let Some(xs) = self.mlp.residual(xs, norm, &self.branch(1, xs, step)?)?
+        {
+            return Ok(xs);
         }
         let branch = self.mlp.forward(&self.norm2.forward(xs, step)?)?;
         let branch = self.scaled(branch, |(_, second)| second)?;

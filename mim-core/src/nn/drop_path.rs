@@ -19,8 +19,21 @@ impl DropPath {
     }
 
     /// Whether it may drop anything in this step.
-    pub(super) fn acts(&self, step: &StepContext) -> bool {
+    fn acts(&self, step: &StepContext) -> bool {
         self.rate != 0. && step.training
+    }
+
+    /// The factors of the branches of `rows` samples, if it drops any in this step.
+    pub(super) fn factors(&self, rows: usize, step: &StepContext) -> Option<Vec<f32>> {
+        if !self.acts(step) {
+            return None;
+        }
+        let mut rng = step.rng(Purpose::DropPath, self.lane);
+        let kept = 1. / (1. - self.rate);
+        #[expect(clippy::cast_possible_truncation, reason = "a factor of order one")]
+        let factor = |drop: bool| if drop { 0f32 } else { kept as f32 };
+        let factors = (0..rows).map(|_| factor(rng.random::<f64>() < self.rate));
+        Some(factors.collect())
     }
 
     /// Drops in training, passes on otherwise; `xs` `[rows, tokens, dim]`.
@@ -29,18 +42,13 @@ impl DropPath {
     ///
     /// Fails only if the device does.
     pub fn forward(&self, xs: Tensor, step: &StepContext) -> Result<Tensor> {
-        if !self.acts(step) {
-            return Ok(xs);
-        }
-        let mut rng = step.rng(Purpose::DropPath, self.lane);
-        let kept = 1. / (1. - self.rate);
-        #[expect(clippy::cast_possible_truncation, reason = "a factor of order one")]
-        let factor = |drop: bool| if drop { 0f32 } else { kept as f32 };
         let rows = xs.dim(0)?;
-        let factors: Vec<f32> = (0..rows)
-            .map(|_| factor(rng.random::<f64>() < self.rate))
-            .collect();
-        Ok(xs.broadcast_mul(&Tensor::from_vec(factors, (rows, 1, 1), xs.device())?)?)
+        match self.factors(rows, step) {
+            Some(factors) => {
+                Ok(xs.broadcast_mul(&Tensor::from_vec(factors, (rows, 1, 1), xs.device())?)?)
+            }
+            None => Ok(xs),
+        }
     }
 }
 

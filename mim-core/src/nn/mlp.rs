@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::block::Branch;
 use super::{Activation, LayerNorm, Linear};
 use crate::params::Params;
 use crate::{Result, ops};
@@ -48,17 +49,23 @@ impl Mlp {
         self.fc2.forward(&hidden)
     }
 
-    /// `xs + forward(norm(xs))`, as one operation where there is one.
+    /// `xs` and the branch `forward(norm(xs))` as one operation, where there is one: with GELU, and if both
+    /// linear layers have biases.
     ///
     /// # Errors
     ///
     /// As [`Mlp::forward`].
-    pub(super) fn forward_residual(&self, norm: &LayerNorm, xs: &Tensor) -> Result<Tensor> {
+    pub(super) fn residual(
+        &self,
+        xs: &Tensor,
+        norm: &LayerNorm,
+        branch: &Branch<'_>,
+    ) -> Result<Option<Tensor>> {
         match (self.activation, self.fc1.affine(), self.fc2.affine()) {
             (Activation::Gelu, Some(fc1), Some(fc2)) => {
-                ops::residual_mlp(xs, norm.affine(), norm.eps(), [fc1, fc2])
+                ops::residual_mlp(xs, &branch.half(norm, [fc1, fc2])).map(Some)
             }
-            _ => Ok((xs + self.forward(&norm.forward(xs)?)?)?),
+            _ => Ok(None),
         }
     }
 }

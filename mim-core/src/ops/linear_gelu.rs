@@ -69,7 +69,7 @@ impl CustomOp3 for LinearGelu {
         let products = usize::from(xs.track_op()) + usize::from(weight.track_op());
         let _timer = Linear::timer("linear_gelu", xs.dims(), weight.dims(), products.max(1));
         let grad = grad.contiguous()?;
-        let grad = gelu::cpu::backward(before, &floats(&grad)?);
+        let grad = gelu::cpu::backward(before, floats(&grad)?.to_vec());
         Linear::backward_all((xs, weight, bias), &grad)
     }
 }

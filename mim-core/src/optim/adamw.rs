@@ -83,7 +83,8 @@ struct Slot {
     name: String,
     var: Var,
     decays: bool,
-    moments: Option<[Var; 2]>,
+    moments: [Var; 2],
+    /// Steps taken; before the first one the moments are zero and no part of the state.
     step: u32,
 }
 
@@ -92,21 +93,28 @@ impl AdamW {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a setting is out of range.
+    /// [`Error::InvalidConfig`] if a setting is out of range; else it fails only if the device does.
     pub fn new(config: AdamWConfig, trainable: Vec<(String, Var)>) -> Result<Self> {
         config.validate()?;
         let slot = |(name, var): (String, Var)| {
             let decays = !config.no_decay.holds(&name, var.dims());
-            Slot {
+            // Here and not in the first step: there they would lie between what each step needs anew, and
+            // leave gaps that fit nothing.
+            let zeros = || Var::zeros(var.dims(), DType::F32, var.device());
+            let moments = [zeros()?, zeros()?];
+            Ok(Slot {
                 name,
                 var,
                 decays,
-                moments: None,
+                moments,
                 step: 0,
-            }
+            })
         };
-        let slots = trainable.into_iter().map(slot).collect();
-        Ok(Self { config, slots })
+        let slots: Result<_> = trainable.into_iter().map(slot).collect();
+        Ok(Self {
+            config,
+            slots: slots?,
+        })
     }
 
     /// Sets the weight decay of the steps from now on.
@@ -143,8 +151,8 @@ impl AdamW {
                 weight_decay: if slot.decays { config.weight_decay } else { 0. },
                 step: slot.step as usize,
             };
-            let [first, second] = slot.moments()?;
-            adamw_step(&slot.var, gradient, &first, &second, &step)?;
+            let [first, second] = &slot.moments;
+            adamw_step(&slot.var, gradient, first, second, &step)?;
         }
         Ok(())
     }
@@ -158,16 +166,14 @@ impl AdamW {
         let mut state = WeightMap::default();
         for Slot {
             name,
-            moments,
+            moments: [first, second],
             step,
             ..
-        } in &self.slots
+        } in self.slots.iter().filter(|slot| slot.step > 0)
         {
-            if let Some([first, second]) = moments {
-                state.insert(format!("{name}.exp_avg"), first.as_detached_tensor());
-                state.insert(format!("{name}.exp_avg_sq"), second.as_detached_tensor());
-                state.insert(format!("{name}.step"), Tensor::new(*step, &Device::Cpu)?);
-            }
+            state.insert(format!("{name}.exp_avg"), first.as_detached_tensor());
+            state.insert(format!("{name}.exp_avg_sq"), second.as_detached_tensor());
+            state.insert(format!("{name}.step"), Tensor::new(*step, &Device::Cpu)?);
         }
         Ok(state)
     }
@@ -196,8 +202,7 @@ impl AdamW {
                 }
             }
             if report.misshaped.is_empty() {
-                let moments = slot.moments()?;
-                for (own, saved) in moments.iter().zip([first, second]) {
+                for (own, saved) in slot.moments.iter().zip([first, second]) {
                     own.set(&saved.to_device(slot.var.device())?)?;
                 }
                 slot.step = step.to_dtype(DType::U32)?.to_scalar()?;
@@ -220,19 +225,6 @@ impl AdamW {
             Box::new(report),
             "resume with the optimizer state of this very run".into(),
         ))
-    }
-}
-
-impl Slot {
-    fn moments(&mut self) -> Result<[Var; 2]> {
-        if self.moments.is_none() {
-            let zeros = || Var::zeros(self.var.dims(), DType::F32, self.var.device());
-            self.moments = Some([zeros()?, zeros()?]);
-        }
-        // Always there by now; an empty list would move nothing.
-        self.moments
-            .clone()
-            .ok_or_else(|| Error::shape("optimizer state", "two moments", "none", "report this"))
     }
 }
 

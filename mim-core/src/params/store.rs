@@ -246,7 +246,7 @@ impl ParamStore {
         name: String,
         shape: &[usize],
         kind: Kind,
-        first: impl FnOnce() -> Result<Tensor>,
+        first: impl FnOnce() -> Result<Var>,
     ) -> Result<Entry> {
         let mut table = self.table();
         if let Some(&at) = table.index.get(&name) {
@@ -261,10 +261,9 @@ impl ParamStore {
             }
             return Ok(entry);
         }
-        let value = first()?.to_device(self.device())?;
         let entry = Entry {
             name: name.clone(),
-            var: Var::from_tensor(&value)?,
+            var: first()?,
             kind,
         };
         let at = table.entries.len();
@@ -286,8 +285,11 @@ impl ParamStore {
             _ => Kind::Frozen,
         };
         let first = || match (&self.0.source, value) {
-            (Source::Teacher, _) => Ok(Tensor::zeros(shape, DType::F32, device)?),
-            (_, Some(value)) => Ok(Tensor::full(value, shape, device)?.to_dtype(DType::F32)?),
+            (Source::Teacher, _) => Ok(Var::zeros(shape, DType::F32, device)?),
+            (_, Some(value)) => {
+                let value = Tensor::full(value, shape, device)?;
+                Ok(Var::from_tensor(&value.to_dtype(DType::F32)?)?)
+            }
             (Source::Student { seed, init, .. }, None) => {
                 draw(init.as_ref(), *seed, &name, shape, device)
             }
@@ -302,7 +304,9 @@ impl ParamStore {
     /// A variable of the given kind that starts at `value`.
     pub(super) fn made(&self, name: String, kind: Kind, value: Tensor) -> Result<Var> {
         let shape = value.dims().to_vec();
-        Ok(self.entry(name, &shape, kind, || Ok(value))?.var)
+        let device = self.device();
+        let first = || Ok(Var::from_tensor(&value.to_device(device)?)?);
+        Ok(self.entry(name, &shape, kind, first)?.var)
     }
 }
 
@@ -312,12 +316,12 @@ fn draw(
     name: &str,
     shape: &[usize],
     device: &Device,
-) -> Result<Tensor> {
+) -> Result<Var> {
     let mut rng = stream(seed, Purpose::Init, [name_hash(name), 0]);
     let values = init
         .draw(name, shape)
         .sample(shape.iter().product(), &mut rng);
-    Ok(Tensor::from_vec(values, shape, device)?)
+    Ok(Var::from_vec(values, shape, device)?)
 }
 
 impl std::fmt::Debug for ParamStore {

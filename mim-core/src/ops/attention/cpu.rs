@@ -198,7 +198,8 @@ impl Call<'_> {
     /// The attended values `[batch, queries, dim]`.
     pub(in crate::ops) fn forward(&self) -> Result<Vec<f32>> {
         let sizes = self.sizes;
-        let mut out = vec![0f32; sizes.batch * sizes.queries * sizes.dim()];
+        let len = sizes.batch * sizes.queries * sizes.dim();
+        let mut out = Vec::<f32>::with_capacity(len);
         let to = Interleaved {
             start: out.as_mut_ptr(),
             place: sizes.attended(),
@@ -213,6 +214,8 @@ impl Call<'_> {
                 unsafe { multiply(to.head(task), 1.0, weights, value, self.precision) }
             },
         )?;
+        // SAFETY: there is room for `len` values, and the heads of all images have written theirs.
+        unsafe { out.set_len(len) };
         Ok(out)
     }
 
@@ -226,7 +229,10 @@ impl Call<'_> {
         keep: bool,
     ) -> Result<([Vec<f32>; 2], Vec<f32>)> {
         let sizes = self.sizes;
-        let mut outs = self.inputs.arrays().map(|xs| vec![0f32; xs.len()]);
+        let mut outs = self
+            .inputs
+            .arrays()
+            .map(|xs| Vec::<f32>::with_capacity(xs.len()));
         let [query, key, value] = [Part::Query, Part::Key, Part::Value].map(|part| {
             let (array, place) = self.inputs.locate(part, sizes);
             let start = outs[array].as_mut_ptr();
@@ -256,6 +262,11 @@ impl Call<'_> {
                 || (scratch(), scratch()),
                 |(weights, scores), task| head(task, weights, scores),
             )?;
+        }
+        for (out, xs) in outs.iter_mut().zip(self.inputs.arrays()) {
+            // SAFETY: there is room for as many values as the input has, and the heads of all images have
+            // written theirs.
+            unsafe { out.set_len(xs.len()) };
         }
         Ok((outs, kept))
     }

@@ -6,13 +6,13 @@ mod reference;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
-use self::cpu::{Bias, Call, Sizes};
+use self::cpu::{Call, Sizes};
 use super::host::{floats, is_f32_on_cpu, operand};
 use super::precision::precision;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-pub(super) use self::cpu::Inputs;
+pub(super) use self::cpu::{Bias, Inputs};
 pub use self::cross::cross_attention;
 
 /// `softmax(scale q kᵀ + bias) v` for each head.
@@ -103,14 +103,19 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    /// Attention over packed inputs of this shape.
-    pub(super) fn of(qkv: [usize; 3], heads: usize, scale: f64) -> Result<Self> {
+    /// Attention over packed inputs of this shape, and with this bias.
+    pub(super) fn of(
+        qkv: [usize; 3],
+        (heads, scale): (usize, f64),
+        bias: Option<&Tensor>,
+    ) -> Result<Self> {
         #[expect(
             clippy::cast_possible_truncation,
             reason = "the kernels compute in f32"
         )]
         let scale = scale as f32;
         let sizes = sizes(&qkv, heads)?;
+        bias.map_or(Ok(()), |bias| check_bias(bias, sizes))?;
         Ok(Self { sizes, scale })
     }
 
@@ -169,10 +174,21 @@ impl Attention {
         let ([dx, _], scores) = call.backward(&floats(&grad.contiguous()?)?, keep)?;
         Ok((Tensor::from_vec(dx, qkv.shape(), qkv.device())?, scores))
     }
+
+    /// The gradient of the bias, of those of all scores.
+    pub(super) fn bias_gradient(
+        &self,
+        bias: &Tensor,
+        scores: &[f32],
+    ) -> candle_core::Result<Tensor> {
+        let (images, heads, _, _) = bias.dims4()?;
+        let values = cpu::backward_bias(scores, [images, heads], self.sizes);
+        Tensor::from_vec(values, bias.shape(), bias.device())
+    }
 }
 
 impl<'a> Bias<'a> {
-    fn new(values: &'a [f32], shape: &Shape) -> candle_core::Result<Self> {
+    pub(super) fn new(values: &'a [f32], shape: &Shape) -> candle_core::Result<Self> {
         let (images, heads, _, _) = shape.dims4()?;
         Ok(Self {
             values,
@@ -255,9 +271,7 @@ impl CustomOp2 for Attention {
         if !bias.track_op() {
             return Ok((dx, None));
         }
-        let (images, heads, _, _) = bias.dims4()?;
-        let db = cpu::backward_bias(&scores, [images, heads], self.sizes);
-        Ok((dx, Some(Tensor::from_vec(db, bias.shape(), qkv.device())?)))
+        Ok((dx, Some(self.bias_gradient(bias, &scores)?)))
     }
 }
 

@@ -2,14 +2,16 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls what the machine was found to have; results are written once"
 )]
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
 use crate::ops::blocks::rows_per_task;
+use crate::ops::fresh::fresh;
 use crate::ops::simd::{exp, multiversion, polynomial};
 
 /// The density of the normal distribution at 0: `1 / √(2π)`.
@@ -49,41 +51,86 @@ fn normal(x: f32) -> (f32, f32) {
 }
 
 multiversion! {
-    fn forward_block(xs: &[f32], ys: &mut [f32]) {
+    fn forward_block(xs: &[f32], ys: &mut [MaybeUninit<f32>]) {
         for (y, x) in ys.iter_mut().zip(xs) {
-            *y = x * normal(*x).0;
+            y.write(x * normal(*x).0);
+        }
+    }
+}
+
+/// `Φ(x) + x Φ'(x)`, given what [`normal`] gave.
+#[inline(always)]
+fn slope(x: f32, (cdf, bell): (f32, f32)) -> f32 {
+    cdf + x * DENSITY_AT_0 * bell
+}
+
+multiversion! {
+    fn both_blocks(xs: &mut [f32], ys: &mut [MaybeUninit<f32>]) {
+        for (y, x) in ys.iter_mut().zip(xs) {
+            let found = normal(*x);
+            y.write(*x * found.0);
+            *x = slope(*x, found);
         }
     }
 }
 
 multiversion! {
-    fn backward_block(xs: &[f32], grad: &[f32], dx: &mut [f32]) {
-        for ((dx, x), grad) in dx.iter_mut().zip(xs).zip(grad) {
-            let (cdf, bell) = normal(*x);
-            *dx = grad * (cdf + x * DENSITY_AT_0 * bell);
+    fn backward_block(xs: &[f32], grad: &mut [f32]) {
+        for (grad, x) in grad.iter_mut().zip(xs) {
+            *grad *= slope(*x, normal(*x));
+        }
+    }
+}
+
+multiversion! {
+    fn multiply_block(grad: &mut [f32], slopes: &[f32]) {
+        for (grad, slope) in grad.iter_mut().zip(slopes) {
+            *grad *= slope;
         }
     }
 }
 
 /// `x Φ(x)`.
 pub(in crate::ops) fn forward(xs: &[f32]) -> Vec<f32> {
-    let mut ys = vec![0f32; xs.len()];
     let task = rows_per_task(1);
-    ys.par_chunks_mut(task)
-        .zip(xs.par_chunks(task))
-        .for_each(|(ys, xs)| forward_block(xs, ys));
-    ys
+    // SAFETY: the blocks cover all values.
+    unsafe {
+        fresh(xs.len(), |ys| {
+            ys.par_chunks_mut(task)
+                .zip(xs.par_chunks(task))
+                .for_each(|(ys, xs)| forward_block(xs, ys));
+        })
+    }
 }
 
-/// `grad (Φ(x) + x Φ'(x))`.
-pub(in crate::ops) fn backward(xs: &[f32], grad: &[f32]) -> Vec<f32> {
-    let mut dx = vec![0f32; xs.len()];
+/// [`forward`], with `xs` replaced by the slopes there, `Φ(x) + x Φ'(x)`: both for little more than one.
+pub(in crate::ops) fn forward_and_slopes(xs: &mut [f32]) -> Vec<f32> {
     let task = rows_per_task(1);
-    dx.par_chunks_mut(task)
+    // SAFETY: the blocks cover all values.
+    unsafe {
+        fresh(xs.len(), |ys| {
+            ys.par_chunks_mut(task)
+                .zip(xs.par_chunks_mut(task))
+                .for_each(|(ys, xs)| both_blocks(xs, ys));
+        })
+    }
+}
+
+/// Multiplies a gradient by the slopes at `xs`.
+pub(in crate::ops) fn backward(xs: &[f32], mut grad: Vec<f32>) -> Vec<f32> {
+    let task = rows_per_task(1);
+    grad.par_chunks_mut(task)
         .zip(xs.par_chunks(task))
-        .zip(grad.par_chunks(task))
-        .for_each(|((dx, xs), grad)| backward_block(xs, grad, dx));
-    dx
+        .for_each(|(grad, xs)| backward_block(xs, grad));
+    grad
+}
+
+/// Multiplies a gradient by slopes.
+pub(in crate::ops) fn multiply(grad: &mut [f32], slopes: &[f32]) {
+    let task = rows_per_task(1);
+    grad.par_chunks_mut(task)
+        .zip(slopes.par_chunks(task))
+        .for_each(|(grad, slopes)| multiply_block(grad, slopes));
 }
 
 #[cfg(test)]
@@ -107,7 +154,7 @@ mod tests {
     #[test]
     fn extremes_stay_finite_and_nan_stays_nan() {
         assert_eq!(forward(&[-1e30, 1e30, -0.0]), [0.0, 1e30, 0.0]);
-        assert_eq!(backward(&[-1e30, 1e30], &[1.0, 1.0]), [0.0, 1.0]);
+        assert_eq!(backward(&[-1e30, 1e30], vec![1.0, 1.0]), [0.0, 1.0]);
         assert!(forward(&[f32::NAN])[0].is_nan());
     }
 
@@ -120,5 +167,16 @@ mod tests {
             .map(|x| x * normal(x).0)
             .collect();
         assert_eq!(forward(&xs), plain);
+    }
+
+    #[test]
+    fn values_and_slopes_are_those_of_the_two_passes() {
+        let xs: Vec<f32> = (0..100).map(|i| i as f32 * 0.13 - 6.5).collect();
+        let mut slopes = xs.clone();
+        assert_eq!(forward_and_slopes(&mut slopes), forward(&xs));
+        assert_eq!(slopes, backward(&xs, vec![1.0; 100]));
+        let mut grad = xs.clone();
+        multiply(&mut grad, &slopes);
+        assert_eq!(grad, backward(&xs, xs.clone()));
     }
 }

@@ -40,7 +40,7 @@ impl CustomOp1 for Gelu {
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let _timer = timer("gelu", Pass::Backward, xs.dims(), 0.);
         let grad = grad.contiguous()?;
-        let dx = cpu::backward(&floats(xs)?, &floats(&grad)?);
+        let dx = cpu::backward(&floats(xs)?, floats(&grad)?.to_vec());
         Ok(Some(Tensor::from_vec(dx, xs.shape(), xs.device())?))
     }
 }

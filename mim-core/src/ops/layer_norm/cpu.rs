@@ -2,12 +2,15 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls what the machine was found to have; results are written once"
 )]
+
+use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
 use crate::ops::blocks::{add_partials, rows_per_partial, rows_per_task};
+use crate::ops::fresh::fresh;
 use crate::ops::simd::{multiversion, sum, sum2};
 
 /// What the backward pass needs of a row: its mean and the reciprocal of its deviation.
@@ -32,7 +35,7 @@ fn moments(xs: &[f32], eps: f32) -> Moments {
 }
 
 multiversion! {
-    fn forward_rows(xs: &[f32], affine: Affine<'_>, eps: f32, ys: &mut [f32], found: &mut [Moments]) {
+    fn forward_rows(xs: &[f32], affine: Affine<'_>, eps: f32, ys: &mut [MaybeUninit<f32>], found: &mut [Moments]) {
         let width = xs.len() / found.len().max(1);
         let rows = xs.chunks_exact(width).zip(ys.chunks_exact_mut(width));
         for ((xs, ys), found) in rows.zip(found) {
@@ -41,12 +44,12 @@ multiversion! {
             match affine {
                 Some((weight, bias)) => {
                     for (((y, x), w), b) in ys.iter_mut().zip(xs).zip(weight).zip(bias) {
-                        *y = (x - mean) * scale * w + b;
+                        y.write((x - mean) * scale * w + b);
                     }
                 }
                 None => {
                     for (y, x) in ys.iter_mut().zip(xs) {
-                        *y = (x - mean) * scale;
+                        y.write((x - mean) * scale);
                     }
                 }
             }
@@ -86,11 +89,10 @@ multiversion! {
 }
 
 multiversion! {
-    fn weigh_rows(grad: &[f32], weight: &[f32], out: &mut [f32]) {
-        let width = weight.len();
-        for (grad, out) in grad.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            for ((out, g), w) in out.iter_mut().zip(grad).zip(weight) {
-                *out = g * w;
+    fn weigh_rows(grad: &mut [f32], weight: &[f32]) {
+        for grad in grad.chunks_exact_mut(weight.len()) {
+            for (g, w) in grad.iter_mut().zip(weight) {
+                *g *= w;
             }
         }
     }
@@ -103,38 +105,68 @@ pub(in crate::ops) fn forward(
     affine: Affine<'_>,
     eps: f32,
 ) -> (Vec<f32>, Vec<Moments>) {
-    let mut ys = vec![0f32; xs.len()];
     let mut found = vec![Moments::default(); xs.len() / width];
     let rows = rows_per_task(width);
-    ys.par_chunks_mut(rows * width)
-        .zip(xs.par_chunks(rows * width))
-        .zip(found.par_chunks_mut(rows))
-        .for_each(|((ys, xs), found)| forward_rows(xs, affine, eps, ys, found));
+    // SAFETY: the tasks cover all rows, and each row is written whole.
+    let ys = unsafe {
+        fresh(xs.len(), |ys| {
+            ys.par_chunks_mut(rows * width)
+                .zip(xs.par_chunks(rows * width))
+                .zip(found.par_chunks_mut(rows))
+                .for_each(|((ys, xs), found)| forward_rows(xs, affine, eps, ys, found));
+        })
+    };
     (ys, found)
 }
 
-/// The gradient of the rows; `weight` is the affine weight, if there is one.
+/// Turns the gradient of the result into that of the rows; `weight` is the affine weight, if there is one.
 pub(in crate::ops) fn backward(
     xs: &[f32],
     found: &[Moments],
     weight: Option<&[f32]>,
-    grad: &[f32],
+    mut grad: Vec<f32>,
     width: usize,
 ) -> Vec<f32> {
-    let mut dx = vec![0f32; xs.len()];
     let rows = rows_per_task(width);
-    dx.par_chunks_mut(rows * width)
+    grad.par_chunks_mut(rows * width)
         .zip(xs.par_chunks(rows * width))
-        .zip(grad.par_chunks(rows * width))
         .zip(found.par_chunks(rows))
-        .for_each(|(((dx, xs), grad), found)| {
-            match weight {
-                Some(weight) => weigh_rows(grad, weight, dx),
-                None => dx.copy_from_slice(grad),
+        .for_each(|((grad, xs), found)| {
+            if let Some(weight) = weight {
+                weigh_rows(grad, weight);
             }
-            backward_rows(xs, found, dx);
+            backward_rows(xs, found, grad);
         });
-    dx
+    grad
+}
+
+multiversion! {
+    fn add(sum: &mut [f32], more: &[f32]) {
+        for (sum, more) in sum.iter_mut().zip(more) {
+            *sum += more;
+        }
+    }
+}
+
+/// [`backward`] with `more` added to its result.
+pub(in crate::ops) fn backward_added(
+    (xs, more): (&[f32], &[f32]),
+    found: &[Moments],
+    weight: &[f32],
+    mut grad: Vec<f32>,
+) -> Vec<f32> {
+    let width = weight.len();
+    let rows = rows_per_task(width);
+    grad.par_chunks_mut(rows * width)
+        .zip(xs.par_chunks(rows * width))
+        .zip(more.par_chunks(rows * width))
+        .zip(found.par_chunks(rows))
+        .for_each(|(((grad, xs), more), found)| {
+            weigh_rows(grad, weight);
+            backward_rows(xs, found, grad);
+            add(grad, more);
+        });
+    grad
 }
 
 /// The gradients of weight and bias.

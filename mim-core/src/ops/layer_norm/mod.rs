@@ -97,7 +97,8 @@ impl CustomOp1 for LayerNorm {
         let _timer = timer("layer_norm", Pass::Backward, xs.dims(), 0.);
         let grad = grad.contiguous()?;
         let width = xs.dim(D::Minus1)?;
-        let dx = cpu::backward(&floats(xs)?, self.found()?, None, &floats(&grad)?, width);
+        let grad = floats(&grad)?.to_vec();
+        let dx = cpu::backward(&floats(xs)?, self.found()?, None, grad, width);
         Ok(Some(Tensor::from_vec(dx, xs.shape(), xs.device())?))
     }
 }
@@ -135,7 +136,7 @@ impl CustomOp3 for LayerNorm {
         let (width, found, device) = (scale.len(), self.found()?, xs.device());
         let mut grads = (None, None, None);
         if xs.track_op() {
-            let dx = cpu::backward(&values, found, Some(&scale), &grad, width);
+            let dx = cpu::backward(&values, found, Some(&scale), grad.to_vec(), width);
             grads.0 = Some(Tensor::from_vec(dx, xs.shape(), device)?);
         }
         if weight.track_op() || bias.track_op() {

@@ -8,8 +8,8 @@
 use candle_core::Result;
 use rayon::prelude::*;
 
-use crate::ops::blocks::{add_partials, rows_per_partial, rows_per_task};
-use crate::ops::matmul::{Matrix, add_product, product};
+use crate::ops::blocks::{add_partials, rows_per_partial};
+use crate::ops::matmul::{Init, Matrix, add_product, product};
 use crate::ops::simd::multiversion;
 
 /// Sizes of a linear layer's operands: `xs` is `[rows, inputs]`, `weight` is `[outputs, inputs]`.
@@ -29,7 +29,7 @@ pub(super) fn forward(
 ) -> Result<Vec<f32>> {
     let xs = Matrix::dense(xs, sizes.rows, sizes.inputs)?;
     let weight = Matrix::dense(weight, sizes.outputs, sizes.inputs)?.transposed();
-    product(xs, weight, bias)
+    product(xs, weight, bias.map_or(Init::Zero, Init::Row))
 }
 
 /// `xs weightᵀ + bias + more`, `[rows, outputs]`.
@@ -41,24 +41,7 @@ pub(super) fn forward_added(
 ) -> Result<Vec<f32>> {
     let xs = Matrix::dense(xs, sizes.rows, sizes.inputs)?;
     let weight = Matrix::dense(weight, sizes.outputs, sizes.inputs)?.transposed();
-    let mut ys = vec![0f32; more.len()];
-    let rows = rows_per_task(sizes.outputs) * sizes.outputs;
-    ys.par_chunks_mut(rows)
-        .zip(more.par_chunks(rows))
-        .for_each(|(ys, more)| start_rows(ys, more, bias));
-    add_product(&mut ys, xs, weight)?;
-    Ok(ys)
-}
-
-multiversion! {
-    fn start_rows(ys: &mut [f32], more: &[f32], bias: &[f32]) {
-        let rows = ys.chunks_exact_mut(bias.len()).zip(more.chunks_exact(bias.len()));
-        for (ys, more) in rows {
-            for ((y, x), b) in ys.iter_mut().zip(more).zip(bias) {
-                *y = x + b;
-            }
-        }
-    }
+    product(xs, weight, Init::Rows { row: bias, more })
 }
 
 /// The gradient of `xs`: `grad weight`.
@@ -67,7 +50,7 @@ pub(super) fn backward_input(grad: &[f32], weight: &[f32], sizes: Sizes) -> Resu
     product(
         grad,
         Matrix::dense(weight, sizes.outputs, sizes.inputs)?,
-        None,
+        Init::Zero,
     )
 }
 
@@ -77,7 +60,7 @@ pub(super) fn backward_weight(grad: &[f32], xs: &[f32], sizes: Sizes) -> Result<
     product(
         grad.transposed(),
         Matrix::dense(xs, sizes.rows, sizes.inputs)?,
-        None,
+        Init::Zero,
     )
 }
 

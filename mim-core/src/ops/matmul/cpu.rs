@@ -9,6 +9,7 @@ use candle_core::{Result, bail};
 use gemm::Parallelism;
 
 use super::{Matrix, blocked};
+use crate::ops::bfloat::{round_one, widen_one};
 use crate::ops::precision::{Precision, precision};
 
 /// What a product is added to.
@@ -20,6 +21,23 @@ pub(in crate::ops) enum Init<'a> {
     Sum,
     /// These values in every row, one for each column.
     Row(&'a [f32]),
+    /// As `Row`, and a matrix that lies as the product does.
+    Rows { row: &'a [f32], more: &'a [f32] },
+}
+
+impl Init<'_> {
+    /// For the part of a product whose first value is this far from its own.
+    #[inline(always)]
+    pub(super) fn at(self, rows: usize, col: usize) -> Self {
+        match self {
+            Self::Row(row) => Self::Row(&row[col..]),
+            Self::Rows { row, more } => Self::Rows {
+                row: &row[col..],
+                more: &more[rows + col..],
+            },
+            Self::Zero | Self::Sum => self,
+        }
+    }
 }
 
 /// Where a product goes: row-major, rows `row_stride` values apart.
@@ -36,22 +54,30 @@ fn check(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Init<'_>) -> Result<()> {
         let (inner, other) = (lhs.cols, rhs.rows);
         bail!("cannot multiply {rows} x {inner} by {other} x {cols}");
     }
+    let (Init::Row(row) | Init::Rows { row, .. }) = init else {
+        return Ok(());
+    };
+    if row.len() != cols {
+        bail!("{} values do not start rows of {cols}", row.len());
+    }
     match init {
-        Init::Row(values) if values.len() != cols => {
-            bail!("{} values do not start rows of {cols}", values.len())
+        Init::Rows { more, .. } if more.len() != rows * cols => {
+            bail!("{} values do not start {rows} x {cols}", more.len())
         }
         _ => Ok(()),
     }
 }
 
-/// `lhs * rhs`, with `row` added to every row if there is one, on all threads.
+/// `lhs * rhs`, added to anything but [`Init::Sum`], on all threads.
 pub(in crate::ops) fn product(
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
-    row: Option<&[f32]>,
+    init: Init<'_>,
 ) -> Result<Vec<f32>> {
-    let init = row.map_or(Init::Zero, Init::Row);
     check(lhs, rhs, init)?;
+    if matches!(init, Init::Sum) {
+        bail!("a new product has no values to be added to");
+    }
     let len = lhs.rows * rhs.cols;
     let mut out = Vec::<f32>::with_capacity(len);
     let to = Destination {
@@ -161,19 +187,13 @@ unsafe fn anywhere(
 
 /// The values of the matrix alone, row by row, rounded to bfloat16, ties to even.
 fn rounded(matrix: Matrix<'_>) -> Vec<f32> {
-    let round = |x: f32| {
-        let bits = x.to_bits();
-        let up = 0x7fff + (bits >> 16 & 1);
-        match x.is_nan() {
-            true => x,
-            false => f32::from_bits((bits + up) & 0xffff_0000),
-        }
-    };
     let places = (0..matrix.rows).flat_map(|row| {
         let start = row * matrix.row_stride;
         (0..matrix.cols).map(move |col| start + col * matrix.col_stride)
     });
-    places.map(|place| round(matrix.values[place])).collect()
+    places
+        .map(|place| widen_one(round_one(matrix.values[place])))
+        .collect()
 }
 
 /// The product by `gemm`, which has code for every machine.
@@ -194,6 +214,12 @@ unsafe fn portable(
         unsafe {
             match to.init {
                 Init::Row(values) => start(row).copy_from_nonoverlapping(values.as_ptr(), rhs.cols),
+                Init::Rows { row: values, more } => {
+                    let more = &more[row * to.row_stride..][..rhs.cols];
+                    for (col, (a, b)) in values.iter().zip(more).enumerate() {
+                        start(row).add(col).write(a + b);
+                    }
+                }
                 Init::Zero if lhs.cols == 0 => start(row).write_bytes(0, rhs.cols),
                 Init::Zero | Init::Sum => break,
             }
@@ -252,7 +278,8 @@ mod tests {
                     false => Matrix::dense(&b, 33, 17).unwrap(),
                     true => Matrix::dense(&b, 17, 33).unwrap().transposed(),
                 };
-                let wanted = with_precision(precision, || product(lhs, rhs, Some(&row))).unwrap();
+                let wanted =
+                    with_precision(precision, || product(lhs, rhs, Init::Row(&row))).unwrap();
                 let mut got = vec![0f32; wanted.len()];
                 let to = Destination {
                     start: got.as_mut_ptr(),

@@ -1,25 +1,23 @@
 //! The two halves of a pre-norm transformer block, each as one operation:
-//! `x + W2 f(W1 LN(x) + b1) + b2`, where `f` is GELU or attention.
+//! `x + d g (W2 f(W1 LN(x) + b1) + b2)`, where `f` is GELU or attention, `g` layer scale and `d` drop path.
 //!
 //! As one operation they keep only what stands before `f` (and what attention gave) for the backward pass and
 //! let go of it there, where a chain of operations keeps every value in between until the step ends. And no
 //! gradient of a value in between passes through candle's store.
 
+mod cpu;
+mod op;
 mod reference;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
-use rayon::prelude::*;
+use candle_core::{DType, Tensor};
 
-use super::attention::{Attention, Inputs};
-use super::blocks::rows_per_task;
+use self::op::Residual;
+use super::attention::Attention;
 use super::bundle::Bundle;
-use super::host::{floats, is_f32_on_cpu, operand};
-use super::linear::Linear;
-use super::profile::{Pass, Timer, timer};
-use super::{gelu, layer_norm};
-use crate::Result;
+use super::host::is_f32_on_cpu;
+use crate::{Error, Result};
 
 /// Weight and bias of a norm or of a linear layer.
 #[derive(Debug, Clone, Copy)]
@@ -30,48 +28,64 @@ pub struct Affine<'a> {
     pub bias: &'a Tensor,
 }
 
+/// What half of a block consists of, but for the function in the middle.
+#[derive(Debug, Clone, Copy)]
+pub struct Half<'a> {
+    /// The layer norm in front.
+    pub norm: Affine<'a>,
+    /// Its epsilon.
+    pub eps: f64,
+    /// The linear layers before and behind the middle.
+    pub maps: [Affine<'a>; 2],
+    /// Layer scale `[dim]`: factors of the columns of the branch (Touvron et al., "Going deeper with Image
+    /// Transformers", ICCV 2021).
+    pub scale: Option<&'a Tensor>,
+    /// Factors of the branch of each of the first axis' samples: 0 or more than 1 with drop path.
+    pub samples: Option<&'a [f32]>,
+}
+
 /// `xs + fc2(gelu(fc1(norm(xs))))`: the feed-forward half of a block.
 ///
-/// `xs` is `[..., dim]`, `norm` a layer norm with `eps`, `maps` are fc1 and fc2.
+/// `xs` is `[..., dim]`, the `maps` of `half` are fc1 and fc2.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`](crate::Error::Shape) if the shapes do not fit together.
-pub fn residual_mlp(
-    xs: &Tensor,
-    norm: Affine<'_>,
-    eps: f64,
-    maps: [Affine<'_>; 2],
-) -> Result<Tensor> {
-    apply(xs, norm, eps, maps, &Inner::Gelu)
+/// [`Error::Shape`] if the shapes do not fit together.
+pub fn residual_mlp(xs: &Tensor, half: &Half<'_>) -> Result<Tensor> {
+    apply(xs, half, Inner::Gelu)
 }
 
 /// `xs + proj(attention(qkv(norm(xs))))`: the attention half of a block.
 ///
-/// `xs` is `[batch, tokens, dim]`, `norm` a layer norm with `eps`, `maps` are qkv, packed as
-/// [`attention()`](super::attention()) takes it, and proj; `scale` multiplies the scores.
+/// `xs` is `[batch, tokens, dim]`, the `maps` of `half` are qkv, packed as
+/// [`attention()`](super::attention()) takes it, and proj; `scale` multiplies the scores and `bias` is added
+/// to them, both as there.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`](crate::Error::Shape) if the shapes do not fit together.
+/// [`Error::Shape`] if the shapes do not fit together.
 pub fn residual_attention(
     xs: &Tensor,
-    norm: Affine<'_>,
-    eps: f64,
-    maps: [Affine<'_>; 2],
+    half: &Half<'_>,
     (heads, scale): (usize, f64),
+    bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    apply(xs, norm, eps, maps, &Inner::Attention { heads, scale })
+    let inner = Inner::Attention { heads, scale, bias };
+    apply(xs, half, inner)
 }
 
 /// What stands between the two linear layers.
 #[derive(Debug, Clone, Copy)]
-enum Inner {
+enum Inner<'a> {
     Gelu,
-    Attention { heads: usize, scale: f64 },
+    Attention {
+        heads: usize,
+        scale: f64,
+        bias: Option<&'a Tensor>,
+    },
 }
 
-impl Inner {
+impl Inner<'_> {
     /// Values of its input for each of its output.
     fn parts(self) -> usize {
         match self {
@@ -81,230 +95,88 @@ impl Inner {
     }
 }
 
-fn apply(
-    xs: &Tensor,
-    norm: Affine<'_>,
-    eps: f64,
-    maps: [Affine<'_>; 2],
-    inner: &Inner,
-) -> Result<Tensor> {
-    let operands = [norm, maps[0], maps[1]].map(|part| [part.weight, part.bias]);
-    let operands = operands.as_flattened();
-    let width = xs.dims().last().copied().unwrap_or(0);
-    let fits = match (maps[0].weight.dims(), maps[1].weight.dims()) {
-        (&[middle, inputs], &[outputs, inside]) => {
-            inputs == width
-                && outputs == width
-                && width > 0
-                && middle == inner.parts() * inside
-                && inside > 0
-                && norm.weight.dims() == [width]
-                && norm.bias.dims() == [width]
-                && maps[0].bias.dims() == [middle]
-                && maps[1].bias.dims() == [width]
-        }
-        _ => false,
-    };
-    if !fits || !is_f32_on_cpu(&[xs]) || !is_f32_on_cpu(operands) {
-        return reference::residual(xs, norm, eps, maps, *inner);
+impl Half<'_> {
+    /// Whether everything has the shape that the width of the tokens asks for.
+    fn fits(&self, width: usize, parts: usize) -> bool {
+        let [first, second] = self.maps;
+        let (&[middle, inputs], &[outputs, inside]) = (first.weight.dims(), second.weight.dims())
+        else {
+            return false;
+        };
+        let rows = [
+            (Some(self.norm.weight), width),
+            (Some(self.norm.bias), width),
+            (Some(first.bias), middle),
+            (Some(second.bias), width),
+            (self.scale, width),
+        ];
+        (inputs, outputs, middle) == (width, width, parts * inside)
+            && width > 0
+            && inside > 0
+            && rows
+                .iter()
+                .all(|(row, len)| row.is_none_or(|row| row.dims() == [*len]))
     }
-    let attention = match *inner {
+
+    fn check_samples(&self, xs: &Tensor) -> Result<()> {
+        match self.samples {
+            Some(samples) if xs.dims().first() != Some(&samples.len()) => Err(Error::shape(
+                "factors of a residual branch",
+                format!("one for each of the samples of {:?}", xs.dims()),
+                samples.len(),
+                "draw as many as the first axis is long",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
+    half.check_samples(xs)?;
+    let width = xs.dims().last().copied().unwrap_or(0);
+    let [first, second] = half.maps;
+    let bias = match inner {
         Inner::Gelu => None,
-        Inner::Attention { heads, scale } => {
+        Inner::Attention { bias, .. } => bias,
+    };
+    let always = [half.norm, first, second].map(|part| [part.weight, part.bias]);
+    let operands: Vec<&Tensor> = always.as_flattened().iter().copied().collect();
+    let all = [
+        operands.as_slice(),
+        half.scale.as_slice(),
+        bias.as_slice(),
+        &[xs],
+    ]
+    .concat();
+    if !half.fits(width, inner.parts()) || !is_f32_on_cpu(&all) {
+        return reference::residual(xs, half, inner);
+    }
+    let attention = match inner {
+        Inner::Gelu => None,
+        Inner::Attention { heads, scale, .. } => {
             let (batch, tokens, _) = xs.dims3()?;
-            let packed = maps[0].weight.dims()[0];
-            Some(Attention::of([batch, tokens, packed], heads, scale)?)
+            let shape = [batch, tokens, first.weight.dims()[0]];
+            Some(Attention::of(shape, (heads, scale), bias)?)
         }
     };
-    let keep = xs.track_op() || operands.iter().any(|t| t.track_op());
-    let [nw, nb, w1, b1, w2, b2] = [0, 1, 2, 3, 4, 5].map(|i| operands[i].contiguous());
-    let (bundle, token) = Bundle::new([nw?, nb?, w1?, b1?, w2?, b2?])?;
+    let none = Tensor::zeros(0, DType::F32, xs.device())?;
+    let optional = [half.scale, bias].map(|tensor| tensor.unwrap_or(&none));
+    let [nw, nb, w1, b1, w2, b2] = [0, 1, 2, 3, 4, 5].map(|at| operands[at].contiguous());
+    let [scale, bias] = optional.map(Tensor::contiguous);
+    let (bundle, token) = Bundle::new([nw?, nb?, w1?, b1?, w2?, b2?, scale?, bias?])?;
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the kernels compute in f32"
     )]
     let op = Residual {
         bundle,
-        eps: eps as f32,
+        eps: half.eps as f32,
         attention,
-        keep,
+        samples: half.samples.map(<[f32]>::to_vec),
+        keep: all.iter().any(|t| t.track_op()),
         saved: Mutex::new(None),
     };
     Ok(xs.contiguous()?.apply_op2(&token, op)?)
-}
-
-/// The input of the middle, and its output if that takes long to compute.
-type Saved = (Vec<f32>, Option<Vec<f32>>);
-
-struct Residual {
-    /// Weight and bias of the norm, of the first and of the second linear layer.
-    bundle: Bundle<6>,
-    eps: f32,
-    /// The middle; GELU without it.
-    attention: Option<Attention>,
-    keep: bool,
-    /// From the forward to the first backward pass; a second one computes it again.
-    saved: Mutex<Option<Saved>>,
-}
-
-impl Residual {
-    fn timer(&self, pass: Pass, dims: &[usize]) -> Timer {
-        let width = dims.last().copied().unwrap_or(1);
-        let rows = dims.iter().product::<usize>() / width;
-        let weights = self.bundle.tensors[2].elem_count() + self.bundle.tensors[4].elem_count();
-        let products = if pass == Pass::Backward { 2. } else { 1. };
-        let flop = products * 2. * (rows * weights) as f64;
-        match &self.attention {
-            Some(attention) => timer(
-                "residual_attention",
-                pass,
-                dims,
-                flop + attention.flop(pass),
-            ),
-            None => timer("residual_mlp", pass, dims, flop),
-        }
-    }
-
-    /// The normalised input, and what its backward pass needs.
-    fn normed(&self, xs: &[f32]) -> candle_core::Result<(Vec<f32>, Vec<layer_norm::Moments>)> {
-        let [weight, bias, ..] = &self.bundle.tensors;
-        let (weight, bias) = (floats(weight)?, floats(bias)?);
-        let affine = Some((&*weight, &*bias));
-        Ok(layer_norm::cpu::forward(xs, weight.len(), affine, self.eps))
-    }
-
-    /// Input and output of the middle.
-    fn middle(&self, normed: &[f32]) -> candle_core::Result<(Vec<f32>, Vec<f32>)> {
-        let [_, _, weight, bias, ..] = &self.bundle.tensors;
-        let middle = Linear::values(normed, weight, &floats(bias)?)?;
-        let inside = self.inside(&middle)?;
-        Ok((middle, inside))
-    }
-
-    fn inside(&self, middle: &[f32]) -> candle_core::Result<Vec<f32>> {
-        match &self.attention {
-            Some(attention) => attention.call(Inputs::Packed(middle), None).forward(),
-            None => Ok(gelu::cpu::forward(middle)),
-        }
-    }
-
-    /// What [`Residual::middle`] gave in the forward pass; it is let go of here.
-    fn saved(&self, normed: &[f32]) -> candle_core::Result<(Vec<f32>, Vec<f32>)> {
-        // Nothing that holds the lock can panic.
-        let saved = self
-            .saved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        match saved {
-            Some((middle, Some(inside))) => Ok((middle, inside)),
-            Some((middle, None)) => {
-                let inside = self.inside(&middle)?;
-                Ok((middle, inside))
-            }
-            None => self.middle(normed),
-        }
-    }
-
-    /// Leaves the gradients of the linear layer whose weight is tensor `at`; gives that of its input `xs`.
-    fn backward_linear(
-        &self,
-        at: usize,
-        xs: &[f32],
-        grad: &[f32],
-    ) -> candle_core::Result<Vec<f32>> {
-        let (weight, bias) = (&self.bundle.tensors[at], &self.bundle.tensors[at + 1]);
-        self.bundle
-            .set(at, Linear::weight_gradient(weight, xs, grad)?);
-        self.bundle
-            .set(at + 1, Linear::bias_gradient(bias, weight, grad)?);
-        Linear::input_gradient(weight, grad)
-    }
-
-    /// Leaves the gradients of the norm; gives that of its input, with `grad` added.
-    fn backward_norm(
-        &self,
-        (xs, found): (&[f32], &[layer_norm::Moments]),
-        inner: &[f32],
-        grad: &[f32],
-    ) -> candle_core::Result<Vec<f32>> {
-        let [weight, bias, ..] = &self.bundle.tensors;
-        let scale = floats(weight)?;
-        let width = scale.len();
-        if weight.track_op() || bias.track_op() {
-            let (dw, db) = layer_norm::cpu::backward_affine(xs, found, inner, width);
-            for (at, part, values) in [(0, weight, dw), (1, bias, db)] {
-                let gradient = Tensor::from_vec(values, width, part.device())?;
-                self.bundle.set(at, part.track_op().then_some(gradient));
-            }
-        }
-        let mut dx = layer_norm::cpu::backward(xs, found, Some(&scale), inner, width);
-        let rows = rows_per_task(width) * width;
-        dx.par_chunks_mut(rows)
-            .zip(grad.par_chunks(rows))
-            .for_each(|(dx, grad)| {
-                dx.iter_mut().zip(grad).for_each(|(dx, grad)| *dx += grad);
-            });
-        Ok(dx)
-    }
-}
-
-impl CustomOp2 for Residual {
-    fn name(&self) -> &'static str {
-        "residual"
-    }
-
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_l: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let _timer = self.timer(Pass::Forward, xs_l.dims());
-        let xs = operand(xs, xs_l)?;
-        let (middle, inside) = self.middle(&self.normed(xs)?.0)?;
-        let [.., weight, bias] = &self.bundle.tensors;
-        let ys = Linear::values_added(&inside, weight, &floats(bias)?, xs)?;
-        if self.keep {
-            let inside = self.attention.is_some().then_some(inside);
-            let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-            *saved = Some((middle, inside));
-        }
-        Ok((CpuStorage::F32(ys), xs_l.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        token: &Tensor,
-        _ys: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let _timer = self.timer(Pass::Backward, xs.dims());
-        let grad = grad.contiguous()?;
-        let (values, grad) = (floats(xs)?, floats(&grad)?);
-        let (normed, found) = self.normed(&values)?;
-        let (middle, inside) = self.saved(&normed)?;
-        let inner = self.backward_linear(4, &inside, &grad)?;
-        drop(inside);
-        let inner = match &self.attention {
-            Some(attention) => {
-                let call = attention.call(Inputs::Packed(&middle), None);
-                let ([inner, _], _) = call.backward(&inner, false)?;
-                inner
-            }
-            None => gelu::cpu::backward(&middle, &inner),
-        };
-        drop(middle);
-        let inner = self.backward_linear(2, &normed, &inner)?;
-        let dx = self.backward_norm((&values, &found), &inner, &grad)?;
-        let dx = Tensor::from_vec(dx, xs.shape(), xs.device())?;
-        Ok((
-            xs.track_op().then_some(dx),
-            token.track_op().then(|| token.zeros_like()).transpose()?,
-        ))
-    }
 }
 
 #[cfg(test)]
@@ -329,27 +201,27 @@ mod tests {
         ]
     }
 
-    fn parts(t: &[Tensor]) -> (Affine<'_>, [Affine<'_>; 2]) {
+    /// The operands behind those of [`operands`] are layer scale and the bias of attention.
+    fn half<'a>(t: &'a [Tensor], samples: Option<&'a [f32]>) -> Half<'a> {
         let part = |at: usize| Affine {
             weight: &t[at],
             bias: &t[at + 1],
         };
-        (part(1), [part(3), part(5)])
+        Half {
+            norm: part(1),
+            eps: 1e-6,
+            maps: [part(3), part(5)],
+            scale: t.get(7),
+            samples,
+        }
     }
 
     fn mlp(t: &[Tensor]) -> Result<Tensor> {
-        let (norm, maps) = parts(t);
-        residual_mlp(&t[0], norm, 1e-6, maps)
+        residual_mlp(&t[0], &half(t, None))
     }
 
     fn attention(t: &[Tensor], heads: usize) -> Result<Tensor> {
-        let (norm, maps) = parts(t);
-        residual_attention(&t[0], norm, 1e-6, maps, (heads, 0.4))
-    }
-
-    fn plain(t: &[Tensor], inner: Inner) -> Result<Tensor> {
-        let (norm, maps) = parts(t);
-        reference::residual(&t[0], norm, 1e-6, maps, inner)
+        residual_attention(&t[0], &half(t, None), (heads, 0.4), t.get(8))
     }
 
     #[test]
@@ -361,21 +233,74 @@ mod tests {
             (&[9, 6], 24),
         ] {
             let inputs = operands(shape, hidden, hidden);
-            check(&inputs, 2e-5, mlp, |t| plain(t, Inner::Gelu));
+            let plain = |t: &[Tensor]| reference::residual(&t[0], &half(t, None), Inner::Gelu);
+            check(&inputs, 2e-5, mlp, plain);
         }
         for (batch, tokens, width, heads, head_dim) in
             [(1, 1, 3, 1, 2), (2, 7, 12, 3, 4), (3, 18, 10, 2, 5)]
         {
             let inside = heads * head_dim;
             let inputs = operands(&[batch, tokens, width], 3 * inside, inside);
-            let inner = Inner::Attention { heads, scale: 0.4 };
-            check(&inputs, 2e-5, |t| attention(t, heads), |t| plain(t, inner));
+            let (scale, bias) = (0.4, None);
+            let inner = Inner::Attention { heads, scale, bias };
+            let plain = |t: &[Tensor]| reference::residual(&t[0], &half(t, None), inner);
+            check(&inputs, 2e-5, |t| attention(t, heads), plain);
         }
     }
 
     #[test]
+    fn layer_scale_drop_path_and_bias_follow_the_reference() {
+        let samples = [0., 1.25, 1.25];
+        for (tokens, width, heads, images) in [(1, 4, 1, 1), (7, 12, 3, 1), (18, 10, 2, 3)] {
+            let shape = [3, tokens, width];
+            let mut inputs = operands(&shape, 2 * width, 2 * width);
+            inputs.push(random(8, &[width]));
+            for samples in [None, Some(&samples[..])] {
+                check(
+                    &inputs,
+                    2e-5,
+                    |t| residual_mlp(&t[0], &half(t, samples)),
+                    |t| reference::residual(&t[0], &half(t, samples), Inner::Gelu),
+                );
+            }
+            let mut inputs = operands(&shape, 3 * width, width);
+            inputs.push(random(8, &[width]));
+            inputs.push(random(9, &[images, heads, tokens, tokens]));
+            check(
+                &inputs,
+                2e-5,
+                |t| residual_attention(&t[0], &half(t, Some(&samples)), (heads, 0.4), t.get(8)),
+                |t| {
+                    let (scale, bias) = (0.4, t.get(8));
+                    let inner = Inner::Attention { heads, scale, bias };
+                    reference::residual(&t[0], &half(t, Some(&samples)), inner)
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn drop_path_without_layer_scale_follows_the_reference() {
+        let (inputs, samples) = (operands(&[2, 3, 5], 9, 9), [1.5, 0.]);
+        check(
+            &inputs,
+            2e-5,
+            |t| residual_mlp(&t[0], &half(t, Some(&samples))),
+            |t| reference::residual(&t[0], &half(t, Some(&samples)), Inner::Gelu),
+        );
+        let wrong = residual_mlp(&inputs[0], &half(&inputs, Some(&[1.]))).unwrap_err();
+        assert!(
+            wrong
+                .to_string()
+                .contains("one for each of the samples of [2, 3, 5]")
+        );
+    }
+
+    #[test]
     fn backward_can_run_twice_and_gives_the_same() {
-        let vars: Vec<Var> = operands(&[2, 5, 8], 24, 8)
+        let mut inputs = operands(&[2, 5, 8], 24, 8);
+        inputs.push(random(8, &[8]));
+        let vars: Vec<Var> = inputs
             .iter()
             .map(|t| Var::from_tensor(t).unwrap())
             .collect();
@@ -404,7 +329,8 @@ mod tests {
 
     #[test]
     fn only_what_tracks_gets_a_gradient() {
-        let inputs = operands(&[2, 5, 8], 16, 16);
+        let mut inputs = operands(&[2, 5, 8], 16, 16);
+        inputs.push(random(8, &[8]));
         for trained in 0..inputs.len() {
             let var = Var::from_tensor(&inputs[trained]).unwrap();
             let mut inputs = inputs.clone();

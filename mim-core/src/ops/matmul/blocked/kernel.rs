@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     __m512, __m512bh, __m512i, __mmask16, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
     _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_si512,
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_epi16,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
 use super::pack::panel;
@@ -213,25 +213,47 @@ impl Tile<'_> {
         let scale = _mm512_set1_ps(self.scale);
         for half in [0, 1] {
             let lanes = mask(self.cols.saturating_sub(half * LANES));
+            let col = half * LANES;
             // SAFETY: lanes beyond the tile's columns are neither read nor written, nor are rows beyond its
-            // rows; the caller vouches for those inside.
+            // rows; the caller vouches for those inside, and `Init` covers them.
             unsafe {
                 let row = match self.init {
-                    Init::Row(values) => {
-                        _mm512_maskz_loadu_ps(lanes, values.as_ptr().wrapping_add(half * LANES))
+                    Init::Row(row) | Init::Rows { row, .. } => {
+                        load(row.as_ptr().wrapping_add(col), lanes)
                     }
-                    _ => _mm512_setzero_ps(),
+                    Init::Zero | Init::Sum => _mm512_setzero_ps(),
                 };
                 for (i, sums) in sums.iter().enumerate().take(self.rows) {
-                    let to = self.start.wrapping_add(i * self.row_stride + half * LANES);
+                    let place = i * self.row_stride + col;
+                    let to = self.start.wrapping_add(place);
                     let from = match self.init {
-                        Init::Sum => _mm512_maskz_loadu_ps(lanes, to),
-                        _ => row,
+                        Init::Sum => load(to, lanes),
+                        Init::Rows { more, .. } => {
+                            _mm512_add_ps(row, load(more.as_ptr().wrapping_add(place), lanes))
+                        }
+                        Init::Zero | Init::Row(_) => row,
                     };
                     let value = _mm512_add_ps(_mm512_mul_ps(sums[half], scale), from);
-                    _mm512_mask_storeu_ps(to, lanes, value);
+                    if lanes == !0 {
+                        // Faster than with a mask.
+                        _mm512_storeu_ps(to, value);
+                    } else {
+                        _mm512_mask_storeu_ps(to, lanes, value);
+                    }
                 }
             }
         }
     }
+}
+
+/// The lanes of `lanes`, zeros in the others.
+///
+/// # Safety
+///
+/// They must be good for reading.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(from: *const f32, lanes: __mmask16) -> __m512 {
+    // SAFETY: no other lanes are read.
+    unsafe { _mm512_maskz_loadu_ps(lanes, from) }
 }

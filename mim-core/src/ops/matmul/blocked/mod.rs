@@ -111,7 +111,8 @@ impl<'a, K: Kernel> Product<'a, K> {
         };
         let blocks = counts[0] * counts[1];
         if parallel {
-            (0..blocks).into_par_iter().for_each(block);
+            // One at a time, so that no thread waits long for the last one.
+            (0..blocks).into_par_iter().with_max_len(1).for_each(block);
         } else {
             (0..blocks).for_each(block);
         }
@@ -147,8 +148,7 @@ impl<'a, K: Kernel> Product<'a, K> {
                         scale: self.scale,
                         init: match self.to.init {
                             _ if start > 0 => Init::Sum,
-                            Init::Row(values) => Init::Row(&values[j * COLS..]),
-                            other => other,
+                            init => init.at(i * ROWS * self.to.row_stride, j * COLS),
                         },
                     };
                     // SAFETY: the panels hold `depth` groups of lines, the tile lies inside the result, and

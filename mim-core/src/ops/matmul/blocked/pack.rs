@@ -3,8 +3,9 @@
 #![expect(unsafe_code, reason = "register instructions on raw pointers")]
 
 use std::arch::x86_64::{
-    __m512i, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512i, __mmask16, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
 use std::mem::MaybeUninit;
 
@@ -32,7 +33,10 @@ pub(super) unsafe fn panels<K: Kernel, const W: usize>(
         K::pack::<W>(matrix, index * W, room.as_mut_ptr().cast());
     };
     if parallel {
-        room.par_chunks_mut(size).enumerate().for_each(pack);
+        room.par_chunks_mut(size)
+            .enumerate()
+            .with_max_len(1)
+            .for_each(pack);
     } else {
         room.chunks_mut(size).enumerate().for_each(pack);
     }
@@ -55,7 +59,8 @@ pub(super) unsafe fn panel<K: Kernel, const W: usize>(
     let groups = matrix.cols.div_ceil(K::GROUP);
     for block in (0..W).step_by(LANES) {
         let lines = (matrix.rows - first).saturating_sub(block).min(LANES);
-        let room = mask(W - block);
+        // All lanes, where the next group is written over those that are too many.
+        let room = |group: usize| mask(if group + 1 < groups { LANES } else { W - block });
         let start = matrix
             .values
             .as_ptr()
@@ -73,11 +78,7 @@ pub(super) unsafe fn panel<K: Kernel, const W: usize>(
                     }
                     transpose(&mut tile);
                     for (i, values) in tile.iter().enumerate().take(groups - group) {
-                        _mm512_mask_storeu_epi32(
-                            to.wrapping_add((group + i) * W).cast(),
-                            room,
-                            *values,
-                        );
+                        store(to.wrapping_add((group + i) * W), room(group + i), *values);
                     }
                 }
             } else {
@@ -85,9 +86,26 @@ pub(super) unsafe fn panel<K: Kernel, const W: usize>(
                     let at = group * K::GROUP;
                     let from = start.wrapping_add(at * matrix.col_stride);
                     let values = K::across(from, matrix.col_stride, matrix.cols - at, mask(lines));
-                    _mm512_mask_storeu_epi32(to.wrapping_add(group * W).cast(), room, values);
+                    store(to.wrapping_add(group * W), room(group), values);
                 }
             }
+        }
+    }
+}
+
+/// Stores the lanes of `room`.
+///
+/// # Safety
+///
+/// As [`panels`]; `to` must have room for these lanes.
+#[inline(always)]
+unsafe fn store(to: *mut u32, room: __mmask16, values: __m512i) {
+    // SAFETY: the caller vouches for the lanes. A store of all of them is faster without a mask.
+    unsafe {
+        if room == !0 {
+            _mm512_storeu_si512(to.cast(), values);
+        } else {
+            _mm512_mask_storeu_epi32(to.cast(), room, values);
         }
     }
 }
