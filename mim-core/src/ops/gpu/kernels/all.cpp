@@ -1,0 +1,3 @@
+// Every kernel in one translation unit, for machines without a GPU: see emulate.h. Names outside of
+// functions are therefore shared by all files.
+#include "emulate.cpp"
