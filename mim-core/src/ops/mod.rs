@@ -8,6 +8,9 @@
 //! changes a result. Matrix products are in blocks of our own on AVX-512, by the crate `gemm`
 //! elsewhere, and in f32 or bf16 ([`with_precision`]).
 //!
+//! On CUDA devices the kernels are `gpu.rs` and the files in `gpu/kernels`; there the reference serves what
+//! has none.
+//!
 //! candle's own `softmax_last_dim`, `layer_norm` and `rms_norm` drop gradients without an error;
 //! these do not.
 
@@ -20,6 +23,7 @@ mod depthwise_conv;
 mod ema_update;
 mod gather_rows;
 mod gelu;
+mod gpu;
 mod hog;
 mod host;
 mod layer_norm;
@@ -48,6 +52,9 @@ pub use depthwise_conv::depthwise_conv;
 pub use ema_update::ema_update;
 pub use gather_rows::{gather_rows, gather_tokens};
 pub use gelu::gelu;
+pub use gpu::launches;
+#[cfg(feature = "gpu-emulation")]
+pub use gpu::with_emulated_gpu;
 pub use hog::{HogFilter, HogGradient, hog};
 pub use layer_norm::{layer_norm, normalize};
 pub use linear::linear;
