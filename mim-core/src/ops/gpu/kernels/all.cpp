@@ -2,6 +2,9 @@
 // functions are therefore shared by all files.
 #include "emulate.cpp"
 
+#include "attention_forward.cu"
+#include "attention_keys_backward.cu"
+#include "attention_queries_backward.cu"
 #include "gather_rows.cu"
 #include "gelu.cu"
 #include "layer_norm.cu"

@@ -9,6 +9,9 @@
 #include <cuda_bf16.h>
 
 #define KERNEL(name)
+#define UNROLL _Pragma("unroll")
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL_BY(times) PRAGMA(unroll times)
 #define SHARED(type, name, dims) __shared__ __align__(16) type name dims
 #define DYNAMIC_SHARED(type, name)                                        \
     extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[]; \

@@ -102,6 +102,8 @@ const unsigned char (*exchange(unsigned mask, T value, unsigned width, Site site
 
 } // namespace emulation
 
+#define UNROLL
+#define UNROLL_BY(times)
 #define KERNEL(name) static const emulation::Registration registered_##name(#name, name);
 // `dims` is [n] or [n][m]; declared apart from its use, since each declaration is one array of the block.
 #define SHARED(type, name, dims)                                                                   \
