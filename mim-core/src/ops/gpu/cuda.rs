@@ -98,6 +98,10 @@ fn word(arg: &Arg<'_>) -> Result<u64> {
         Arg::Read(tensor) | Arg::Change(tensor) | Arg::Maybe(Some(tensor)) => {
             tensor_address(tensor)
         }
+        Arg::ReadAt(tensor, at) | Arg::ChangeAt(tensor, at) => {
+            let bytes = at * tensor.dtype().size_in_bytes();
+            Ok(tensor_address(tensor)? + bytes as u64)
+        }
         Arg::Write(to) | Arg::MaybeWrite(Some(to)) => buffer(&to.storage),
         number_or_null => number(number_or_null),
     }

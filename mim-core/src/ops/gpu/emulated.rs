@@ -77,12 +77,15 @@ impl InplaceOp1 for Address {
 }
 
 fn word(arg: &mut Arg<'_>) -> Result<u64> {
+    let of_tensor = |tensor: &Tensor, at: usize| {
+        let address = Address(Cell::new(0));
+        tensor.inplace_op1(&address)?;
+        let bytes = at * tensor.dtype().size_in_bytes();
+        Ok(address.0.get() + bytes as u64)
+    };
     match arg {
-        Arg::Read(tensor) | Arg::Change(tensor) | Arg::Maybe(Some(tensor)) => {
-            let address = Address(Cell::new(0));
-            tensor.inplace_op1(&address)?;
-            Ok(address.0.get())
-        }
+        Arg::Read(tensor) | Arg::Change(tensor) | Arg::Maybe(Some(tensor)) => of_tensor(tensor, 0),
+        Arg::ReadAt(tensor, at) | Arg::ChangeAt(tensor, at) => of_tensor(tensor, *at),
         Arg::Write(to) | Arg::MaybeWrite(Some(to)) => match &mut to.storage {
             Storage::Cpu(storage) => Ok(address(storage)?.expose_provenance() as u64),
             _ => bail!("a kernel writes to its device"),

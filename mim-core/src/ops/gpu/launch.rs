@@ -64,6 +64,8 @@ impl Grid {
 pub(in crate::ops) enum Arg<'a> {
     /// A pointer to the values of a contiguous tensor.
     Read(&'a Tensor),
+    /// A pointer to the values of a contiguous tensor from one on.
+    ReadAt(&'a Tensor, usize),
     /// As [`Arg::Read`], or a null pointer.
     Maybe(Option<&'a Tensor>),
     /// A pointer to memory to be filled.
@@ -72,6 +74,8 @@ pub(in crate::ops) enum Arg<'a> {
     MaybeWrite(Option<&'a mut Buffer>),
     /// A pointer to the values of a contiguous tensor, which are changed in place.
     Change(&'a Tensor),
+    /// As [`Arg::Change`], from a value on.
+    ChangeAt(&'a Tensor, usize),
     /// An `int`.
     Count(usize),
     /// A `long long`.
@@ -84,9 +88,14 @@ thread_local! {
     static LAUNCHES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How many kernels of our own this thread has launched so far; candle's are not among them.
+/// How many kernels and matrix products of our own this thread has launched so far; candle's own launches are
+/// not among them, which it counts nowhere.
 pub fn launches() -> usize {
     LAUNCHES.get()
+}
+
+pub(super) fn count() {
+    LAUNCHES.set(LAUNCHES.get() + 1);
 }
 
 /// Runs a kernel.
@@ -109,7 +118,7 @@ pub(in crate::ops) unsafe fn launch(
     if blocks.contains(&0) {
         return Ok(());
     }
-    LAUNCHES.set(LAUNCHES.get() + 1);
+    count();
     match device {
         // SAFETY: the caller's promise.
         #[cfg(feature = "cuda")]

@@ -82,6 +82,7 @@ pub(in crate::ops) fn product(
     if m * n == 0 {
         return Ok(());
     }
+    super::launch::count();
     let call = Call {
         factors: [a, b],
         sizes: [m, k, n],

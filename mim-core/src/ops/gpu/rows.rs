@@ -59,14 +59,19 @@ pub(in crate::ops) fn cast(xs: &Tensor, dtype: DType) -> Result<Tensor> {
     if xs.dtype() == dtype {
         return Ok(xs);
     }
+    Ok(convert(&xs, dtype)?.into_tensor())
+}
+
+/// The values of a contiguous tensor as another float type.
+pub(in crate::ops) fn convert(xs: &Tensor, dtype: DType) -> Result<Buffer> {
     let (from, to) = (type_name(xs.dtype()), type_name(dtype));
     let mut ys = Buffer::new(xs.shape(), dtype, xs.device())?;
     let total = xs.elem_count();
     let kernel = Kernel::new("rows", format!("cast_{from}_{to}"));
-    let mut args = [Arg::Read(&xs), Arg::Write(&mut ys), Arg::Long(total)];
+    let mut args = [Arg::Read(xs), Arg::Write(&mut ys), Arg::Long(total)];
     // SAFETY: both operands hold `total` values.
     unsafe { launch(xs.device(), &kernel, fours(total), &mut args)? };
-    Ok(ys.into_tensor())
+    Ok(ys)
 }
 
 /// `bias`, or `more + bias`, in rows: what a product is added to. All are f32.

@@ -5,6 +5,7 @@
 //! let go of it there, where a chain of operations keeps every value in between until the step ends. And no
 //! gradient of a value in between passes through candle's store.
 
+mod gpu;
 mod reference;
 
 use std::sync::{Mutex, PoisonError};
@@ -105,6 +106,9 @@ fn apply(
         }
         _ => false,
     };
+    if fits && gpu::serves(xs, operands, *inner) {
+        return Ok(gpu::residual(xs, operands, narrow(eps), *inner)?);
+    }
     if !fits || !is_f32_on_cpu(&[xs]) || !is_f32_on_cpu(operands) {
         return reference::residual(xs, norm, eps, maps, *inner);
     }
@@ -119,18 +123,22 @@ fn apply(
     let keep = xs.track_op() || operands.iter().any(|t| t.track_op());
     let [nw, nb, w1, b1, w2, b2] = [0, 1, 2, 3, 4, 5].map(|i| operands[i].contiguous());
     let (bundle, token) = Bundle::new([nw?, nb?, w1?, b1?, w2?, b2?])?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the kernels compute in f32"
-    )]
     let op = Residual {
         bundle,
-        eps: eps as f32,
+        eps: narrow(eps),
         attention,
         keep,
         saved: Mutex::new(None),
     };
     Ok(xs.contiguous()?.apply_op2(&token, op)?)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernels compute in f32"
+)]
+fn narrow(x: f64) -> f32 {
+    x as f32
 }
 
 /// The input of the middle, and its output if that takes long to compute.
@@ -310,6 +318,8 @@ impl CustomOp2 for Residual {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+    use crate::ops::testing::check_on_gpus;
     use crate::ops::testing::{check, check_repeats, random};
     use crate::ops::{Precision, with_precision};
     use candle_core::{DType, Var};
@@ -370,6 +380,28 @@ mod tests {
             let inputs = operands(&[batch, tokens, width], 3 * inside, inside);
             let inner = Inner::Attention { heads, scale: 0.4 };
             check(&inputs, 2e-5, |t| attention(t, heads), |t| plain(t, inner));
+        }
+    }
+
+    #[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+    #[test]
+    fn on_gpus_it_follows_the_reference_in_both_precisions() {
+        let both = |inputs: &[Tensor], op: &dyn Fn(&[Tensor]) -> Result<Tensor>, inner| {
+            check_on_gpus(inputs, 2e-5, op, |t| plain(t, inner));
+            let half = |t: &[Tensor]| with_precision(Precision::Bf16, || op(t));
+            check_on_gpus(inputs, 0.04, half, |t| plain(t, inner));
+        };
+        for (shape, hidden) in [(&[3][..], 1), (&[2, 5, 12], 33), (&[70, 8], 24)] {
+            let inputs = operands(shape, hidden, hidden);
+            both(&inputs, &mlp, Inner::Gelu);
+        }
+        for (batch, tokens, width, heads, head_dim) in
+            [(1, 1, 3, 1, 2), (2, 7, 12, 3, 4), (3, 18, 10, 2, 5)]
+        {
+            let inside = heads * head_dim;
+            let inputs = operands(&[batch, tokens, width], 3 * inside, inside);
+            let inner = Inner::Attention { heads, scale: 0.4 };
+            both(&inputs, &|t| attention(t, heads), inner);
         }
     }
 
