@@ -4,3 +4,7 @@
 #include "attention_forward.cu"
 #include "attention_queries_backward.cu"
 #include "attention_keys_backward.cu"
+#include "adamw.cu"
+#include "ema_update.cu"
+#include "scale_inplace.cu"
+#include "sum_squares.cu"
