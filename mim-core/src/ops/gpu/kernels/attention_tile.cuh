@@ -8,10 +8,10 @@
 
 #include "common.cuh"
 
+namespace attention {
+
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.6931471805599453f;
-
-namespace attention {
 
 // One operand: row n of image b of head h starts at start + (b * rows + n) * stride + h * head_dim.
 template <class T>
@@ -184,7 +184,7 @@ __device__ __forceinline__ void store(Operand<bf16> to, int first, int count, in
             float low = sums[col][2 * half] * by, high = sums[col][2 * half + 1] * by;
             bf16* at = to.row(row) + place;
             if (pairs) {
-                *reinterpret_cast<unsigned*>(at) = pack_bf16(low, high);
+                reinterpret_cast<uint1*>(at)->x = pack_bf16(low, high);
             } else {
                 at[0] = __float2bfloat16(low);
                 if (place + 1 < width) at[1] = __float2bfloat16(high);

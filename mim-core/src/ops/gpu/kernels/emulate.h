@@ -25,10 +25,15 @@
 
 struct uint3 { unsigned x, y, z; };
 using dim3 = uint3;
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
+// Vectors are read and written over values of other types.
+#define VECTOR(bytes) struct __attribute__((may_alias, aligned(bytes)))
+VECTOR(8) float2 { float x, y; };
+VECTOR(16) float4 { float x, y, z, w; };
+VECTOR(8) int2 { int x, y; };
+VECTOR(4) uint1 { unsigned x; };
+VECTOR(8) uint2 { unsigned x, y; };
+VECTOR(16) uint4 { unsigned x, y, z, w; };
+#undef VECTOR
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
