@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::{Gradients, NoDecay};
-use crate::ops::{AdamWStep, adamw_step};
+use crate::ops::{AdamWStep, Moving, adamw_steps};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
 
@@ -130,6 +130,7 @@ impl AdamW {
     /// If a gradient's shape differs from its parameter's.
     pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         let config = &self.config;
+        let mut moved: Vec<(Var, &Tensor, [Var; 2], AdamWStep)> = Vec::new();
         for slot in &mut self.slots {
             let Some(gradient) = gradients.get(&slot.name) else {
                 continue;
@@ -143,10 +144,20 @@ impl AdamW {
                 weight_decay: if slot.decays { config.weight_decay } else { 0. },
                 step: slot.step as usize,
             };
-            let [first, second] = slot.moments()?;
-            adamw_step(&slot.var, gradient, &first, &second, &step)?;
+            let moments = slot.moments()?;
+            moved.push((slot.var.clone(), gradient, moments, step));
         }
-        Ok(())
+        let moving: Vec<Moving<'_>> = moved
+            .iter()
+            .map(|(var, grad, [first, second], step)| Moving {
+                param: var,
+                grad,
+                exp_avg: first,
+                exp_avg_sq: second,
+                step: *step,
+            })
+            .collect();
+        adamw_steps(&moving)
     }
 
     /// The state: `<name>.exp_avg`, `<name>.exp_avg_sq` and `<name>.step` of each parameter moved so far.

@@ -412,8 +412,9 @@ mod tests {
             ];
             check(
                 &inputs,
-                |t| cross_attention(&t[0], &t[1], heads, 0.3),
-                |t| reference::cross_attention(&t[0], &t[1], heads, 0.3),
+                // Of a single key the gradient of the queries is rounding alone: they get another.
+                |t| Ok((cross_attention(&t[0], &t[1], heads, 0.3)? + &t[0])?),
+                |t| Ok((reference::cross_attention(&t[0], &t[1], heads, 0.3)? + &t[0])?),
             );
         }
     }

@@ -73,12 +73,13 @@ fn address(storage: &CudaStorage) -> Result<u64> {
         CudaStorageSlice::I64(slice) => slice.device_ptr(&stream).0,
         CudaStorageSlice::BF16(slice) => slice.device_ptr(&stream).0,
         CudaStorageSlice::F32(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::F64(slice) => slice.device_ptr(&stream).0,
         _ => bail!("no kernel takes values of this type"),
     })
 }
 
 /// Where the values of a contiguous tensor begin.
-fn tensor_address(tensor: &Tensor) -> Result<u64> {
+pub(super) fn tensor_address(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cuda(values) if layout.is_contiguous() => {

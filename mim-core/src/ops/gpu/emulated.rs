@@ -54,6 +54,7 @@ fn address(storage: &mut CpuStorage) -> Result<*mut u8> {
         CpuStorage::I64(values) => values.as_mut_ptr().cast(),
         CpuStorage::BF16(values) => values.as_mut_ptr().cast(),
         CpuStorage::F32(values) => values.as_mut_ptr().cast(),
+        CpuStorage::F64(values) => values.as_mut_ptr().cast(),
         _ => bail!("no kernel takes values of this type"),
     })
 }
@@ -76,12 +77,17 @@ impl InplaceOp1 for Address {
     }
 }
 
+/// Where the values of a contiguous tensor begin.
+pub(super) fn tensor_address(tensor: &Tensor) -> Result<u64> {
+    let address = Address(Cell::new(0));
+    tensor.inplace_op1(&address)?;
+    Ok(address.0.get())
+}
+
 fn word(arg: &mut Arg<'_>) -> Result<u64> {
     let of_tensor = |tensor: &Tensor, at: usize| {
-        let address = Address(Cell::new(0));
-        tensor.inplace_op1(&address)?;
         let bytes = at * tensor.dtype().size_in_bytes();
-        Ok(address.0.get() + bytes as u64)
+        Ok(tensor_address(tensor)? + bytes as u64)
     };
     match arg {
         Arg::Read(tensor) | Arg::Change(tensor) | Arg::Maybe(Some(tensor)) => of_tensor(tensor, 0),

@@ -23,6 +23,7 @@ mod emulated;
 mod launch;
 mod product;
 pub(super) mod rows;
+pub(super) mod table;
 
 use candle_core::{DType, Device, Tensor};
 

@@ -1,10 +1,12 @@
 //! The sum of squares of a tensor, for gradient norms.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::Tensor;
 
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::Result;
@@ -24,6 +26,19 @@ pub fn sum_squares(xs: &Tensor) -> Result<f64> {
         return Ok(cpu::sum_squares(&floats(&xs)?));
     }
     reference::sum_squares(xs)
+}
+
+/// [`sum_squares`] of many tensors; on a GPU in one launch and with one copy to the host.
+///
+/// # Errors
+///
+/// Fails only if the device does.
+pub fn sums_of_squares(all: &[&Tensor]) -> Result<Vec<f64>> {
+    if !all.is_empty() && all.iter().all(|t| t.elem_count() > 0) && serves(all) {
+        let _timer = timer("sum_squares", Pass::Update, &[], 0.);
+        return Ok(gpu::sums_of_squares(all)?);
+    }
+    all.iter().map(|t| sum_squares(t)).collect()
 }
 
 #[cfg(test)]
