@@ -77,8 +77,8 @@ mod tests {
         }
         on_gpus(|device| {
             let got = state(device);
-            let moving = |(place, t): (usize, &'_ [Tensor; 4])| step(place).of(t);
-            let all: Vec<Moving<'_>> = got.iter().enumerate().map(moving).collect();
+            let places = got.iter().enumerate();
+            let all: Vec<Moving<'_>> = places.map(|(place, t)| step(place).of(t)).collect();
             let before = crate::ops::launches();
             adamw_steps(&all).unwrap();
             assert_eq!(crate::ops::launches(), before + 1);
