@@ -22,7 +22,7 @@ fn check(method: &str, precision: Precision, overrides: Overrides) {
 }
 
 #[test]
-fn methods_agree_with_the_authors_code() {
+fn on_gpu_kernels_methods_agree_with_the_authors_code() {
     for method in [
         "mae", "simmim", "bootmae", "fastmim", "maskfeat", "convmae", "dmjd", "ibot", "milan",
         "sim", "cmae",
@@ -36,7 +36,7 @@ fn methods_agree_with_the_authors_code() {
 }
 
 #[test]
-fn losses_in_bf16_are_near() {
+fn on_gpu_kernels_losses_in_bf16_are_near() {
     for method in ["mae", "simmim", "bootmae", "convmae", "milan"] {
         let overrides = Overrides {
             rtol: Some(2e-2),
