@@ -3,7 +3,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
-use crate::ops::sink::collecting;
+use crate::ops::sink::{Sum, collecting};
 use crate::{Result, ops};
 
 /// Gradients by parameter, in the store's order, summed over micro-batches.
@@ -34,7 +34,10 @@ impl Gradients {
         let (store, mut direct) = collecting(weights, || loss.backward());
         for (_, var, sum) in &mut self.entries {
             if let Some(gradient) = direct.remove(&var.id()) {
-                let gradient = Tensor::from_vec(gradient, var.shape(), var.device())?;
+                let gradient = match gradient {
+                    Sum::Host(values) => Tensor::from_vec(values, var.shape(), var.device())?,
+                    Sum::Device(gradient) => gradient,
+                };
                 add_to(sum, gradient)?;
             }
         }

@@ -42,6 +42,16 @@ impl Buffer {
         Ok(Self { storage, shape })
     }
 
+    /// A copy of a contiguous tensor.
+    pub(in crate::ops) fn copy(tensor: &Tensor) -> Result<Self> {
+        let tensor = tensor.force_contiguous()?;
+        let (storage, layout) = tensor.storage_and_layout();
+        Ok(Self {
+            storage: storage.try_clone(layout)?,
+            shape: layout.shape().clone(),
+        })
+    }
+
     pub(in crate::ops) fn shape(&self) -> &Shape {
         &self.shape
     }
