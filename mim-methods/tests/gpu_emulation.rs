@@ -29,6 +29,7 @@ fn on_gpu_kernels_methods_agree_with_the_authors_code() {
     ] {
         let overrides = Overrides {
             rtol: Some(1e-4),
+            atol: Some(5e-6),
             ..Overrides::default()
         };
         check(method, Precision::F32, overrides);

@@ -40,7 +40,7 @@ pub fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Ten
         &[channels, 1, side, side],
     )?;
     expect_shape("depthwise_conv", "bias", bias, &[channels])?;
-    let on_gpu = serves(&[xs, weight, bias]) && xs.elem_count() > 0;
+    let on_gpu = serves(&[xs, weight, bias]);
     if on_gpu || is_f32_on_cpu(&[xs, weight, bias]) {
         // Taps first, so that the weights of neighbouring channels lie together.
         let taps = weight.reshape((channels, side * side))?.t()?.contiguous()?;

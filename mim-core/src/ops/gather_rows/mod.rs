@@ -29,7 +29,7 @@ pub fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
             "flatten the input to rows and the ids to one axis of u32",
         ));
     }
-    if serves(&[xs]) && xs.elem_count() > 0 && ids.elem_count() > 0 {
+    if serves(&[xs]) && ids.elem_count() > 0 {
         return Ok(gpu::gather_rows(xs, ids)?);
     }
     if !ids.device().is_cpu() {
@@ -75,7 +75,7 @@ pub fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
             "use ids of this input's tokens, and batches of fewer than 2^32 tokens",
         ));
     };
-    if serves(&[xs]) && xs.elem_count() > 0 && !order.is_empty() {
+    if serves(&[xs]) && !order.is_empty() {
         return Ok(gpu::gather_tokens(xs, order)?);
     }
     let starts = (0..total).step_by(tokens.max(1));

@@ -35,11 +35,11 @@ pub use self::launch::launches;
 pub(super) use self::launch::{Arg, Grid, Kernel, launch};
 pub(super) use self::product::{Factor, product};
 
-/// Whether the kernels apply: f32 tensors on a CUDA device, or on the emulated one.
+/// Whether the kernels apply: f32 tensors on a CUDA device, or on the emulated one, none of them empty.
 pub(super) fn serves(tensors: &[&Tensor]) -> bool {
-    tensors
-        .iter()
-        .all(|t| t.dtype() == DType::F32 && has_kernels(t.device()))
+    let serves =
+        |t: &&Tensor| t.dtype() == DType::F32 && has_kernels(t.device()) && t.elem_count() > 0;
+    tensors.iter().all(serves)
 }
 
 /// Whether kernels run on this device here and now.

@@ -138,7 +138,7 @@ pub(super) fn serves(xs: &Tensor, operands: &[&Tensor], inner: Inner) -> bool {
         }
         _ => false,
     };
-    takes && xs.elem_count() > 0 && gpu::serves(&[xs]) && gpu::serves(operands)
+    takes && gpu::serves(&[xs]) && gpu::serves(operands)
 }
 
 /// See [`super::apply`]; shapes have been checked, and `operands` are weight and bias of norm, first and second
