@@ -11,15 +11,22 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, WrapErr};
 use candle_core::{
-    CudaDevice, CudaStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail,
+    CudaDevice, CudaStorage, DType, Result, Storage, Tensor, bail,
 };
 
 use super::launch::{Arg, Grid, Kernel, number};
-use super::product::Call;
+use super::Buffer;
+use super::product::{Call, Factor};
 
 mod ptx {
     #![allow(unreachable_pub, missing_docs, reason = "written by the build script")]
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+    /// The PTX of a kernel file.
+    pub(super) fn of(file: &str) -> Option<&'static str> {
+        let mut modules = MODULES.iter();
+        modules.find(|(name, _)| *name == file).map(|(_, ptx)| *ptx)
+    }
 }
 
 type Functions = HashMap<(DeviceId, String), CudaFunction>;
@@ -36,7 +43,7 @@ fn function(device: &CudaDevice, kernel: &Kernel) -> Result<CudaFunction> {
     if functions.keys().all(|(id, _)| *id != device.id()) {
         keep_freed_memory(&device.cuda_stream())?;
     }
-    let Some((_, ptx)) = ptx::MODULES.iter().find(|(file, _)| *file == kernel.file) else {
+    let Some(ptx) = ptx::of(kernel.file) else {
         bail!("there is no kernel file {}.cu", kernel.file);
     };
     let module = format!("mim_{}", kernel.file);
