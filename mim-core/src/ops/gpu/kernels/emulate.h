@@ -111,10 +111,10 @@ const unsigned char (*exchange(unsigned mask, T value, unsigned width, Site site
 #define UNROLL_BY(times)
 #define KERNEL(name) static const emulation::Registration registered_##name(#name, name);
 // `dims` is [n] or [n][m]; declared apart from its use, since each declaration is one array of the block.
-#define SHARED(type, name, dims)                                                                   \
-    using shared_type_##name = type dims;                                                          \
-    static const char shared_key_##name = 0;                                                       \
-    auto& name = *static_cast<shared_type_##name*>(                                                \
+#define SHARED(type, name, dims)                    \
+    using shared_type_##name = type dims;           \
+    static const char shared_key_##name = 0;        \
+    auto& name = *static_cast<shared_type_##name*>( \
         emulation::shared_array(&shared_key_##name, sizeof(shared_type_##name)))
 #define DYNAMIC_SHARED(type, name) \
     type* name = static_cast<type*>(emulation::dynamic_shared(alignof(type)))
@@ -180,6 +180,7 @@ inline float2 __bfloat1622float2(__nv_bfloat162 x) {
 
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
+inline float exp2_fast(float x) { return std::exp2(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fsub_rn(float x, float y) { return x - y; }
