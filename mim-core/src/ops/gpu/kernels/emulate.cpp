@@ -191,10 +191,13 @@ bool release(size_t first, size_t last, State state) {
 }
 
 void run_block(unsigned shared_bytes) {
+    // Every other block runs from its last thread to its first: what is missing a barrier goes wrong in
+    // one order or the other.
+    bool backwards = (block_index.x + block_index.y + block_index.z) % 2;
     dynamic.assign(shared_bytes, 0xff);
     arrays.clear();
     static_bytes = 0;
-    size_t threads = fibers.size(), left = threads;
+    size_t threads = fibers.size(), left = threads, warps = slots.size();
     for (size_t i = 0; i < threads; ++i) {
         Fiber& fiber = fibers[i];
         unsigned n = unsigned(i);
@@ -207,10 +210,12 @@ void run_block(unsigned shared_bytes) {
         prepare(fiber.stack);
     }
     while (left > 0) {
-        for (size_t first = 0; first < threads; first += WARP) {
+        for (size_t w = 0; w < warps; ++w) {
+            size_t first = (backwards ? warps - 1 - w : w) * WARP;
             size_t last = first + WARP < threads ? first + WARP : threads;
             do {
-                for (size_t i = first; i < last; ++i) {
+                for (size_t n = 0; n < last - first; ++n) {
+                    size_t i = backwards ? last - 1 - n : first + n;
                     if (fibers[i].state != State::Ready) continue;
                     current = &fibers[i];
                     change(scheduler, current->stack);

@@ -1,13 +1,14 @@
 // CUDA kernels as ordinary C++, so that they are tested where there is no GPU.
 //
 // Every thread of a block is a fiber; blocks run one after the other. Threads change places only at
-// barriers and warp exchanges, always in the same order. What CUDA leaves undefined ends the program
-// with a message: threads of a block that wait at different barriers, leave while others wait, or
-// exchange with a part of their warp; shared memory is full of NaN until a block writes it.
+// barriers and warp exchanges, in an order that depends on the block alone. What CUDA leaves undefined
+// ends the program with a message: threads of a block that wait at different barriers, leave while
+// others wait, or exchange with a part of their warp. Shared memory is full of NaN until a block writes
+// it, and a missing barrier shows, since threads run as far as they can.
 //
-// Build `all.cpp` with -std=c++17 -ffp-contract=off (a GPU multiplies and adds as the source says only
-// with the `__f*_rn` functions; here it always does). With -fsanitize=address,undefined every access
-// is checked, shared arrays included, each being an allocation of its own.
+// Build `all.cpp` with -std=c++17 -ffp-contract=off: a GPU may fuse products and sums except in the
+// `__f*_rn` functions, here nothing is fused. With -fsanitize=address,undefined every access is checked,
+// shared arrays included, each being an allocation of its own.
 #pragma once
 
 #include <cmath>
