@@ -58,13 +58,13 @@ __device__ __forceinline__ void step(const Tensor& tensor, tensors::Chunk chunk,
 //   stride       i32                    0 for one factor, 1 for one a tensor
 //
 // Grid (chunks, 1, 1), block (256, 1, 1).
-#define ADAMW_TENSORS(name, T)                                                                             \
-    extern "C" __global__ void name(const adamw::Tensor* tensors, const int2* chunks, int size,            \
-                                    const float* factors, int stride) {                                    \
-        auto chunk = tensors::Chunk::of(chunks, size);                                                     \
-        adamw::step<T>(tensors[chunk.tensor], chunk, size,                                                 \
-                       tensors::factor_of(factors, stride, chunk.tensor));                                 \
-    }                                                                                                      \
+#define ADAMW_TENSORS(name, T)                                                                  \
+    extern "C" __global__ void name(const adamw::Tensor* tensors, const int2* chunks, int size, \
+                                    const float* factors, int stride) {                         \
+        auto chunk = tensors::Chunk::of(chunks, size);                                          \
+        adamw::step<T>(tensors[chunk.tensor], chunk, size,                                      \
+                       tensors::factor_of(factors, stride, chunk.tensor));                      \
+    }                                                                                           \
     KERNEL(name)
 
 ADAMW_TENSORS(adamw_tensors_f32, float)
@@ -80,15 +80,15 @@ ADAMW_TENSORS(adamw_tensors_bf16, bf16)
 //   factors                      const f32*   null, or one value that gradients are multiplied with
 //
 // Grid (ceil(count / size), 1, 1), block (256, 1, 1).
-#define ADAMW(name, T)                                                                                     \
-    extern "C" __global__ void name(float* param, const T* grad, float* exp_avg, float* exp_avg_sq,        \
-                                    long long count, int size, float keep, float beta1, float fresh1,      \
-                                    float beta2, float fresh2, float root, float eps, float rate,          \
-                                    const float* factors) {                                                \
-        adamw::Factors all = {keep, beta1, fresh1, beta2, fresh2, root, eps, rate};                        \
-        adamw::Tensor tensor = {param, grad, exp_avg, exp_avg_sq, count, all};                             \
-        adamw::step<T>(tensor, tensors::Chunk::of_one(size), size, tensors::factor_of(factors, 0, 0));     \
-    }                                                                                                      \
+#define ADAMW(name, T)                                                                                 \
+    extern "C" __global__ void name(float* param, const T* grad, float* exp_avg, float* exp_avg_sq,    \
+                                    long long count, int size, float keep, float beta1, float fresh1,  \
+                                    float beta2, float fresh2, float root, float eps, float rate,      \
+                                    const float* factors) {                                            \
+        adamw::Factors all = {keep, beta1, fresh1, beta2, fresh2, root, eps, rate};                    \
+        adamw::Tensor tensor = {param, grad, exp_avg, exp_avg_sq, count, all};                         \
+        adamw::step<T>(tensor, tensors::Chunk::of_one(size), size, tensors::factor_of(factors, 0, 0)); \
+    }                                                                                                  \
     KERNEL(name)
 
 ADAMW(adamw_f32, float)

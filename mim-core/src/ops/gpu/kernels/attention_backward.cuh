@@ -45,7 +45,7 @@ __device__ __forceinline__ float weight(float product, float lse, const Bias& bi
     if (query >= sizes.queries || key >= sizes.keys) return 0.f;
     float score = product * (sizes.scale * LOG2_E);
     if (bias.start) score += bias.at(query, key) * LOG2_E;
-    return exp2f(score - lse);
+    return exp2_fast(score - lse);
 }
 
 } // namespace attention
@@ -59,11 +59,11 @@ __device__ __forceinline__ float weight(float product, float lse, const Bias& bi
         const float *bias, int bias_images, long long bias_image, long long bias_head, long long bias_row, \
         const T *grad, const float *lse, const float *delta
 #define ATTENTION_SIZES int queries, int keys, int heads, int head_dim, float scale
-#define ATTENTION_CALL                                         \
-    {{{q, q_row},                                              \
-      {k, k_row},                                              \
-      {v, v_row},                                              \
-      {bias, bias_images, bias_image, bias_head, bias_row},    \
-      {queries, keys, heads, head_dim, scale}},                \
-     {grad, (long long)heads * head_dim},                      \
+#define ATTENTION_CALL                                      \
+    {{{q, q_row},                                           \
+      {k, k_row},                                           \
+      {v, v_row},                                           \
+      {bias, bias_images, bias_image, bias_head, bias_row}, \
+      {queries, keys, heads, head_dim, scale}},             \
+     {grad, (long long)heads * head_dim},                   \
      {lse, delta}}

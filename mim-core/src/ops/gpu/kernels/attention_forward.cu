@@ -3,7 +3,7 @@
 // A block holds a tile of queries and walks over tiles of keys, keeping for each query the largest
 // score so far, the sum of exponentials relative to it, and the weighted values, all rescaled when a
 // larger score turns up (Milakov and Gimelshein, arXiv:1805.02867; Dao et al., NeurIPS 2022). Scores
-// are kept times log2(e), for exp2f. A query all of whose keys are hidden gives NaN, as on the CPU.
+// are kept times log2(e), for exp2_fast. A query all of whose keys are hidden gives NaN, as on the CPU.
 #include "attention_tile.cuh"
 
 namespace attention {
@@ -54,7 +54,7 @@ __device__ __forceinline__ void forward_bf16(Inputs<bf16> inputs, bf16* out, flo
         UNROLL
         for (int half = 0; half < 2; ++half) {
             now[half] = warp_max<4>(now[half]);
-            shrink[half] = exp2f(top[half] - finite(now[half]));
+            shrink[half] = exp2_fast(top[half] - finite(now[half]));
             total[half] *= shrink[half];
             top[half] = now[half];
         }
@@ -67,7 +67,7 @@ __device__ __forceinline__ void forward_bf16(Inputs<bf16> inputs, bf16* out, flo
             UNROLL
             for (int i = 0; i < 8; ++i) {
                 float& score = scores[c][i / 4][i % 4];
-                score = exp2f(score - finite(top[i / 2 % 2]));
+                score = exp2_fast(score - finite(top[i / 2 % 2]));
                 total[i / 2 % 2] += score;
             }
             bf::add_weighted<WIDTH>(sums, scores[c], values + c * bf::CHUNK * bf::STRIDE<WIDTH>);
@@ -79,7 +79,7 @@ __device__ __forceinline__ void forward_bf16(Inputs<bf16> inputs, bf16* out, flo
     UNROLL
     for (int half = 0; half < 2; ++half) {
         int query = first + lane / 4 + half * 8;
-        if (lane % 4 == 0 && query < sizes.queries)
+        if (lse && lane % 4 == 0 && query < sizes.queries)
             lse[place.pair(sizes.heads) * sizes.queries + query] = top[half] * LN_2 + logf(total[half]);
     }
     Operand<bf16> to = {out, (long long)sizes.heads * sizes.head_dim};
@@ -123,12 +123,12 @@ __device__ __forceinline__ void forward_f32(Inputs<float> inputs, float* out, fl
                 now = fmaxf(now, score);
             }
             now = warp_max<16>(now);
-            float shrink = exp2f(top[i] - finite(now));
+            float shrink = exp2_fast(top[i] - finite(now));
             top[i] = now;
             total[i] *= shrink;
             UNROLL
             for (int j = 0; j < COLS / 16; ++j) {
-                scores[i][j] = exp2f(scores[i][j] - finite(now));
+                scores[i][j] = exp2_fast(scores[i][j] - finite(now));
                 total[i] += scores[i][j];
             }
             UNROLL
@@ -142,7 +142,7 @@ __device__ __forceinline__ void forward_f32(Inputs<float> inputs, float* out, fl
         int query = place.first + fl::first_row() + i;
         total[i] = warp_sum<16>(total[i]);
         factor[i] = 1.f / total[i];
-        if (fl::lane() == 0 && query < sizes.queries)
+        if (lse && fl::lane() == 0 && query < sizes.queries)
             lse[place.pair(sizes.heads) * sizes.queries + query] = top[i] * LN_2 + logf(total[i]);
     }
     Operand<float> to = {out, (long long)sizes.heads * sizes.head_dim};
@@ -161,15 +161,15 @@ __device__ __forceinline__ void forward_f32(Inputs<float> inputs, float* out, fl
 //   bias_images  i32             at least 1
 //   bias_image, bias_head, bias_row   i64, in values; bias_head is 0 for one that all heads share
 //   out          T*              [batch, queries, heads * head_dim]
-//   lse          f32*            [batch, heads, queries], the logarithm of each row's sum
+//   lse          f32*            null, or [batch, heads, queries]: the logarithm of each row's sum
 //   queries, keys, heads, head_dim    i32
 //   scale        f32
 //
 // Packed qkv [batch, tokens, 3, heads, head_dim]: bases qkv, qkv + dim, qkv + 2 dim, all rows 3 dim.
 // Grid (ceil(queries / R) * heads * batch, 1, 1), block (T, 1, 1), no dynamic shared memory:
 // bf16 R 64, T 128; f32 R 64, T 256 up to head_dim 64 and R 32, T 128 above.
-#define ATTENTION_FORWARD(name, T, threads, ...)                                                           \
-    extern "C" __global__ void __launch_bounds__(threads) name(                                            \
+#define ATTENTION_FORWARD(name, T, threads, blocks, ...)                                                   \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(                                    \
         const T* q, long long q_row, const T* k, long long k_row, const T* v, long long v_row,             \
         const float* bias, int bias_images, long long bias_image, long long bias_head, long long bias_row, \
         T* out, float* lse, int queries, int keys, int heads, int head_dim, float scale) {                 \
@@ -180,9 +180,9 @@ __device__ __forceinline__ void forward_f32(Inputs<float> inputs, float* out, fl
     }                                                                                                      \
     KERNEL(name)
 
-ATTENTION_FORWARD(attention_forward_bf16_32, bf16, 128, forward_bf16<32>)
-ATTENTION_FORWARD(attention_forward_bf16_64, bf16, 128, forward_bf16<64>)
-ATTENTION_FORWARD(attention_forward_bf16_128, bf16, 128, forward_bf16<128>)
-ATTENTION_FORWARD(attention_forward_f32_32, float, 256, forward_f32<32, 64, 32>)
-ATTENTION_FORWARD(attention_forward_f32_64, float, 256, forward_f32<64, 64, 32>)
-ATTENTION_FORWARD(attention_forward_f32_128, float, 128, forward_f32<128, 32, 16>)
+ATTENTION_FORWARD(attention_forward_bf16_32, bf16, 128, 4, forward_bf16<32>)
+ATTENTION_FORWARD(attention_forward_bf16_64, bf16, 128, 3, forward_bf16<64>)
+ATTENTION_FORWARD(attention_forward_bf16_128, bf16, 128, 2, forward_bf16<128>)
+ATTENTION_FORWARD(attention_forward_f32_32, float, 256, 2, forward_f32<32, 64, 32>)
+ATTENTION_FORWARD(attention_forward_f32_64, float, 256, 2, forward_f32<64, 64, 32>)
+ATTENTION_FORWARD(attention_forward_f32_128, float, 128, 3, forward_f32<128, 32, 16>)

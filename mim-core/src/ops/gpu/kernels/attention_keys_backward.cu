@@ -107,16 +107,16 @@ __device__ __forceinline__ void keys_f32(Upstream<float> call, Operand<float> dk
 //
 // Grid (ceil(keys / R) * heads * batch, 1, 1), block (T, 1, 1): bf16 R 64, T 128;
 // f32 R 32, T 128 up to head_dim 64 and R 16, T 64 above.
-#define ATTENTION_KEYS(name, T, threads, ...)                                                                 \
-    extern "C" __global__ void __launch_bounds__(threads)                                                     \
-        name(ATTENTION_UPSTREAM(T), T* dk, long long dk_row, T* dv, long long dv_row, ATTENTION_SIZES) {      \
-        attention::__VA_ARGS__(ATTENTION_CALL, {dk, dk_row}, {dv, dv_row});                                   \
-    }                                                                                                         \
+#define ATTENTION_KEYS(name, T, threads, blocks, ...)                                                    \
+    extern "C" __global__ void __launch_bounds__(threads, blocks)                                        \
+        name(ATTENTION_UPSTREAM(T), T* dk, long long dk_row, T* dv, long long dv_row, ATTENTION_SIZES) { \
+        attention::__VA_ARGS__(ATTENTION_CALL, {dk, dk_row}, {dv, dv_row});                              \
+    }                                                                                                    \
     KERNEL(name)
 
-ATTENTION_KEYS(attention_keys_backward_bf16_32, bf16, 128, keys_bf16<32>)
-ATTENTION_KEYS(attention_keys_backward_bf16_64, bf16, 128, keys_bf16<64>)
-ATTENTION_KEYS(attention_keys_backward_bf16_128, bf16, 128, keys_bf16<128>)
-ATTENTION_KEYS(attention_keys_backward_f32_32, float, 128, keys_f32<32, 32, 32>)
-ATTENTION_KEYS(attention_keys_backward_f32_64, float, 128, keys_f32<64, 32, 32>)
-ATTENTION_KEYS(attention_keys_backward_f32_128, float, 64, keys_f32<128, 16, 16>)
+ATTENTION_KEYS(attention_keys_backward_bf16_32, bf16, 128, 4, keys_bf16<32>)
+ATTENTION_KEYS(attention_keys_backward_bf16_64, bf16, 128, 3, keys_bf16<64>)
+ATTENTION_KEYS(attention_keys_backward_bf16_128, bf16, 128, 2, keys_bf16<128>)
+ATTENTION_KEYS(attention_keys_backward_f32_32, float, 128, 3, keys_f32<32, 32, 32>)
+ATTENTION_KEYS(attention_keys_backward_f32_64, float, 128, 3, keys_f32<64, 32, 32>)
+ATTENTION_KEYS(attention_keys_backward_f32_128, float, 64, 4, keys_f32<128, 16, 16>)

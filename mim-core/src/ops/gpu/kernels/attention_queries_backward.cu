@@ -116,11 +116,11 @@ __device__ __forceinline__ void delta_rows(const T* out, const T* grad, float* d
 //   queries, heads, head_dim     i32
 //
 // Grid (ceil(rows * heads / 4), 1, 1), block (128, 1, 1).
-#define ATTENTION_DELTA(name, T)                                                                    \
-    extern "C" __global__ void name(const T* out, const T* grad, float* delta, long long rows,      \
-                                    int queries, int heads, int head_dim) {                         \
-        attention::delta_rows(out, grad, delta, rows, queries, heads, head_dim);                    \
-    }                                                                                               \
+#define ATTENTION_DELTA(name, T)                                                               \
+    extern "C" __global__ void name(const T* out, const T* grad, float* delta, long long rows, \
+                                    int queries, int heads, int head_dim) {                    \
+        attention::delta_rows(out, grad, delta, rows, queries, heads, head_dim);               \
+    }                                                                                          \
     KERNEL(name)
 
 ATTENTION_DELTA(attention_delta_bf16, bf16)
@@ -135,19 +135,19 @@ ATTENTION_DELTA(attention_delta_f32, float)
 //
 // Grid (ceil(queries / R) * heads * batch, 1, 1), block (T, 1, 1): bf16 R 64, T 128;
 // f32 R 32, T 128 up to head_dim 64 and R 16, T 64 above.
-#define ATTENTION_QUERIES(name, T, threads, ...)                                                              \
-    extern "C" __global__ void __launch_bounds__(threads)                                                     \
-        name(ATTENTION_UPSTREAM(T), T* dq, long long dq_row, float* dscores, ATTENTION_SIZES) {               \
-        attention::__VA_ARGS__(ATTENTION_CALL, {dq, dq_row}, dscores);                                        \
-    }                                                                                                         \
+#define ATTENTION_QUERIES(name, T, threads, blocks, ...)                                        \
+    extern "C" __global__ void __launch_bounds__(threads, blocks)                               \
+        name(ATTENTION_UPSTREAM(T), T* dq, long long dq_row, float* dscores, ATTENTION_SIZES) { \
+        attention::__VA_ARGS__(ATTENTION_CALL, {dq, dq_row}, dscores);                          \
+    }                                                                                           \
     KERNEL(name)
 
-ATTENTION_QUERIES(attention_queries_backward_bf16_32, bf16, 128, queries_bf16<32>)
-ATTENTION_QUERIES(attention_queries_backward_bf16_64, bf16, 128, queries_bf16<64>)
-ATTENTION_QUERIES(attention_queries_backward_bf16_128, bf16, 128, queries_bf16<128>)
-ATTENTION_QUERIES(attention_queries_backward_f32_32, float, 128, queries_f32<32, 32, 32>)
-ATTENTION_QUERIES(attention_queries_backward_f32_64, float, 128, queries_f32<64, 32, 32>)
-ATTENTION_QUERIES(attention_queries_backward_f32_128, float, 64, queries_f32<128, 16, 16>)
+ATTENTION_QUERIES(attention_queries_backward_bf16_32, bf16, 128, 4, queries_bf16<32>)
+ATTENTION_QUERIES(attention_queries_backward_bf16_64, bf16, 128, 3, queries_bf16<64>)
+ATTENTION_QUERIES(attention_queries_backward_bf16_128, bf16, 128, 2, queries_bf16<128>)
+ATTENTION_QUERIES(attention_queries_backward_f32_32, float, 128, 3, queries_f32<32, 32, 32>)
+ATTENTION_QUERIES(attention_queries_backward_f32_64, float, 128, 3, queries_f32<64, 32, 32>)
+ATTENTION_QUERIES(attention_queries_backward_f32_128, float, 64, 4, queries_f32<128, 16, 16>)
 
 // attention_bias_backward: adds up the gradients of scores that share a bias, images first, in order.
 //

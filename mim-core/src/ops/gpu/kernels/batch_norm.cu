@@ -39,32 +39,32 @@ __device__ __forceinline__ float scale_of(float variance, float eps) { return 1.
 // rows_per_part, width i32, eps f32.
 //
 // All three: grid (ceil(width / 32), parts = ceil(rows / rows_per_part), 1), block (32, 16, 1).
-#define BATCH_NORM_SUMS(T, TYPE)                                                                                   \
-    extern "C" __global__ void batch_norm_sums_##TYPE(const T* xs, float* partials, int rows, int rows_per_part,   \
-                                                      int width) {                                                 \
-        batch_norm::column_sums<1>(partials, rows, rows_per_part, width,                                           \
-                                   [&](float* sums, long long at, int) { sums[0] += to_float(xs[at]); });          \
-    }                                                                                                              \
-    KERNEL(batch_norm_sums_##TYPE)                                                                                 \
-    extern "C" __global__ void batch_norm_squares_##TYPE(const T* xs, const float* mean, float* partials,          \
-                                                         int rows, int rows_per_part, int width) {                 \
-        batch_norm::column_sums<1>(partials, rows, rows_per_part, width,                                           \
-                                   [&](float* sums, long long at, int column) {                                    \
-                                       float x = to_float(xs[at]) - mean[column];                                  \
-                                       sums[0] += x * x;                                                           \
-                                   });                                                                             \
-    }                                                                                                              \
-    KERNEL(batch_norm_squares_##TYPE)                                                                              \
-    extern "C" __global__ void batch_norm_slopes_##TYPE(const T* xs, const T* grad, const float* mean,             \
-                                                        const float* variance, float* partials, int rows,          \
-                                                        int rows_per_part, int width, float eps) {                 \
-        batch_norm::column_sums<2>(                                                                                \
-            partials, rows, rows_per_part, width, [&](float* sums, long long at, int column) {                     \
-                float g = to_float(grad[at]), x = to_float(xs[at]) - mean[column];                                 \
-                sums[0] += g * (x * batch_norm::scale_of(variance[column], eps));                                  \
-                sums[1] += g;                                                                                      \
-            });                                                                                                    \
-    }                                                                                                              \
+#define BATCH_NORM_SUMS(T, TYPE)                                                                                 \
+    extern "C" __global__ void batch_norm_sums_##TYPE(const T* xs, float* partials, int rows, int rows_per_part, \
+                                                      int width) {                                               \
+        batch_norm::column_sums<1>(partials, rows, rows_per_part, width,                                         \
+                                   [&](float* sums, long long at, int) { sums[0] += to_float(xs[at]); });        \
+    }                                                                                                            \
+    KERNEL(batch_norm_sums_##TYPE)                                                                               \
+    extern "C" __global__ void batch_norm_squares_##TYPE(const T* xs, const float* mean, float* partials,        \
+                                                         int rows, int rows_per_part, int width) {               \
+        batch_norm::column_sums<1>(partials, rows, rows_per_part, width,                                         \
+                                   [&](float* sums, long long at, int column) {                                  \
+                                       float x = to_float(xs[at]) - mean[column];                                \
+                                       sums[0] += x * x;                                                         \
+                                   });                                                                           \
+    }                                                                                                            \
+    KERNEL(batch_norm_squares_##TYPE)                                                                            \
+    extern "C" __global__ void batch_norm_slopes_##TYPE(const T* xs, const T* grad, const float* mean,           \
+                                                        const float* variance, float* partials, int rows,        \
+                                                        int rows_per_part, int width, float eps) {               \
+        batch_norm::column_sums<2>(                                                                              \
+            partials, rows, rows_per_part, width, [&](float* sums, long long at, int column) {                   \
+                float g = to_float(grad[at]), x = to_float(xs[at]) - mean[column];                               \
+                sums[0] += g * (x * batch_norm::scale_of(variance[column], eps));                                \
+                sums[1] += g;                                                                                    \
+            });                                                                                                  \
+    }                                                                                                            \
     KERNEL(batch_norm_slopes_##TYPE)
 
 BATCH_NORM_SUMS(float, f32)
@@ -100,33 +100,33 @@ KERNEL(batch_norm_add)
 //   eps          f32
 //
 // Both: grid and block as for the sums.
-#define BATCH_NORM(T, TYPE)                                                                                      \
-    extern "C" __global__ void batch_norm_##TYPE(const T* xs, const float* mean, const float* variance,          \
-                                                 const float* weight, const float* bias, T* ys, int rows,        \
-                                                 int rows_per_part, int width, float eps) {                      \
-        int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * rows_per_part;                          \
-        if (column >= width) return;                                                                             \
-        float middle = mean[column], scale = batch_norm::scale_of(variance[column], eps);                        \
-        float w = weight[column], b = bias[column];                                                              \
-        for (int row = first + threadIdx.y; row < min(first + rows_per_part, rows); row += blockDim.y) {         \
-            long long at = (long long)row * width + column;                                                      \
-            ys[at] = from_float<T>((to_float(xs[at]) - middle) * scale * w + b);                                 \
-        }                                                                                                        \
-    }                                                                                                            \
-    KERNEL(batch_norm_##TYPE)                                                                                    \
-    extern "C" __global__ void batch_norm_backward_##TYPE(                                                       \
-        const T* xs, const T* grad, const float* mean, const float* variance, const float* weight,               \
-        const float* slopes, T* dx, int rows, int rows_per_part, int width, float eps) {                         \
-        int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * rows_per_part;                          \
-        if (column >= width) return;                                                                             \
-        float middle = mean[column], scale = batch_norm::scale_of(variance[column], eps), count = float(rows);   \
-        float slope = weight[column] * scale, tilt = scale * slopes[column] / count;                             \
-        float level = slopes[width + column] / count;                                                            \
-        for (int row = first + threadIdx.y; row < min(first + rows_per_part, rows); row += blockDim.y) {         \
-            long long at = (long long)row * width + column;                                                      \
-            dx[at] = from_float<T>(slope * (to_float(grad[at]) - level - (to_float(xs[at]) - middle) * tilt));   \
-        }                                                                                                        \
-    }                                                                                                            \
+#define BATCH_NORM(T, TYPE)                                                                                    \
+    extern "C" __global__ void batch_norm_##TYPE(const T* xs, const float* mean, const float* variance,        \
+                                                 const float* weight, const float* bias, T* ys, int rows,      \
+                                                 int rows_per_part, int width, float eps) {                    \
+        int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * rows_per_part;                        \
+        if (column >= width) return;                                                                           \
+        float middle = mean[column], scale = batch_norm::scale_of(variance[column], eps);                      \
+        float w = weight[column], b = bias[column];                                                            \
+        for (int row = first + threadIdx.y; row < min(first + rows_per_part, rows); row += blockDim.y) {       \
+            long long at = (long long)row * width + column;                                                    \
+            ys[at] = from_float<T>((to_float(xs[at]) - middle) * scale * w + b);                               \
+        }                                                                                                      \
+    }                                                                                                          \
+    KERNEL(batch_norm_##TYPE)                                                                                  \
+    extern "C" __global__ void batch_norm_backward_##TYPE(                                                     \
+        const T* xs, const T* grad, const float* mean, const float* variance, const float* weight,             \
+        const float* slopes, T* dx, int rows, int rows_per_part, int width, float eps) {                       \
+        int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * rows_per_part;                        \
+        if (column >= width) return;                                                                           \
+        float middle = mean[column], scale = batch_norm::scale_of(variance[column], eps), count = float(rows); \
+        float slope = weight[column] * scale, tilt = scale * slopes[column] / count;                           \
+        float level = slopes[width + column] / count;                                                          \
+        for (int row = first + threadIdx.y; row < min(first + rows_per_part, rows); row += blockDim.y) {       \
+            long long at = (long long)row * width + column;                                                    \
+            dx[at] = from_float<T>(slope * (to_float(grad[at]) - level - (to_float(xs[at]) - middle) * tilt)); \
+        }                                                                                                      \
+    }                                                                                                          \
     KERNEL(batch_norm_backward_##TYPE)
 
 BATCH_NORM(float, f32)

@@ -23,8 +23,8 @@ uint3 block_index, block_size, grid_size;
 namespace {
 
 constexpr size_t STACK = 256 << 10;
-// What a GPU of any kind gives to a block without asking.
-constexpr size_t STATIC_SHARED = 48 << 10;
+// What every GPU gives to a block without being asked for more.
+constexpr size_t SHARED_BYTES = 48 << 10;
 
 enum class State { Ready, AtBarrier, InWarp, Done };
 
@@ -161,14 +161,13 @@ void wait(State state, Site site) {
     change(current->stack, scheduler);
 }
 
-// Lets threads [first, last) go on if all of them wait at the same place; complains if they never can.
+// Lets threads [first, last) go on if all of them wait at the same place.
 bool release(size_t first, size_t last, State state) {
-    const Fiber& one = fibers[first];
+    const Site& site = fibers[first].site;
     for (size_t i = first; i < last; ++i) {
-        const Fiber& other = fibers[i];
-        bool same = other.state == state && one.state == state && other.site.line == one.site.line &&
-                    !std::strcmp(other.site.file, one.site.file);
-        if (!same) return false;
+        const Fiber& fiber = fibers[i];
+        if (fiber.state != state || fiber.site.line != site.line || std::strcmp(fiber.site.file, site.file))
+            return false;
     }
     for (size_t i = first; i < last; ++i) fibers[i].state = State::Ready;
     return true;
@@ -192,10 +191,13 @@ bool release(size_t first, size_t last, State state) {
 }
 
 void run_block(unsigned shared_bytes) {
+    // Every other block runs from its last thread to its first: what is missing a barrier goes wrong in
+    // one order or the other.
+    bool backwards = (block_index.x + block_index.y + block_index.z) % 2;
     dynamic.assign(shared_bytes, 0xff);
     arrays.clear();
     static_bytes = 0;
-    size_t threads = fibers.size(), left = threads;
+    size_t threads = fibers.size(), left = threads, warps = slots.size();
     for (size_t i = 0; i < threads; ++i) {
         Fiber& fiber = fibers[i];
         unsigned n = unsigned(i);
@@ -208,10 +210,12 @@ void run_block(unsigned shared_bytes) {
         prepare(fiber.stack);
     }
     while (left > 0) {
-        for (size_t first = 0; first < threads; first += WARP) {
+        for (size_t w = 0; w < warps; ++w) {
+            size_t first = (backwards ? warps - 1 - w : w) * WARP;
             size_t last = first + WARP < threads ? first + WARP : threads;
             do {
-                for (size_t i = first; i < last; ++i) {
+                for (size_t n = 0; n < last - first; ++n) {
+                    size_t i = backwards ? last - 1 - n : first + n;
                     if (fibers[i].state != State::Ready) continue;
                     current = &fibers[i];
                     change(scheduler, current->stack);
@@ -247,7 +251,7 @@ void* shared_array(const void* key, size_t bytes) {
     auto [place, fresh] = arrays.try_emplace(key, bytes, 0xff);
     if (fresh) {
         static_bytes += bytes;
-        require(static_bytes <= STATIC_SHARED, {nullptr, 0}, "more than 48 KB of static shared memory");
+        require(static_bytes + dynamic.size() <= SHARED_BYTES, {nullptr, 0}, "more than 48 KB of shared memory");
     }
     return place->second.data();
 }
@@ -280,6 +284,7 @@ extern "C" int mim_emulate(const char* kernel, const unsigned grid[3], const uns
     bool fits = threads > 0 && threads <= 1024 && grid[0] > 0 && grid[1] > 0 && grid[2] > 0 &&
                 grid[0] < 1u << 31 && grid[1] < 1u << 16 && grid[2] < 1u << 16;
     require(fits, {nullptr, 0}, "a GPU has no such grid or block");
+    require(shared_bytes <= SHARED_BYTES, {nullptr, 0}, "more than 48 KB of shared memory");
     fibers.resize(threads);
     slots.resize((threads + WARP - 1) / WARP);
     while (stacks.size() < threads) stacks.emplace_back(new unsigned char[STACK]);

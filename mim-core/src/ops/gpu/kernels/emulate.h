@@ -1,13 +1,14 @@
 // CUDA kernels as ordinary C++, so that they are tested where there is no GPU.
 //
 // Every thread of a block is a fiber; blocks run one after the other. Threads change places only at
-// barriers and warp exchanges, always in the same order. What CUDA leaves undefined ends the program
-// with a message: threads of a block that wait at different barriers, leave while others wait, or
-// exchange with a part of their warp; shared memory is full of NaN until a block writes it.
+// barriers and warp exchanges, in an order that depends on the block alone. What CUDA leaves undefined
+// ends the program with a message: threads of a block that wait at different barriers, leave while
+// others wait, or exchange with a part of their warp. Shared memory is full of NaN until a block writes
+// it, and a missing barrier shows, since threads run as far as they can.
 //
-// Build `all.cpp` with -std=c++17 -ffp-contract=off (a GPU multiplies and adds as the source says only
-// with the `__f*_rn` functions; here it always does). With -fsanitize=address,undefined every access
-// is checked, shared arrays included, each being an allocation of its own.
+// Build `all.cpp` with -std=c++17 -ffp-contract=off: a GPU may fuse products and sums except in the
+// `__f*_rn` functions, here nothing is fused. With -fsanitize=address,undefined every access is checked,
+// shared arrays included, each being an allocation of its own.
 #pragma once
 
 #include <cmath>
@@ -111,10 +112,10 @@ const unsigned char (*exchange(unsigned mask, T value, unsigned width, Site site
 #define UNROLL_BY(times)
 #define KERNEL(name) static const emulation::Registration registered_##name(#name, name);
 // `dims` is [n] or [n][m]; declared apart from its use, since each declaration is one array of the block.
-#define SHARED(type, name, dims)                                                                   \
-    using shared_type_##name = type dims;                                                          \
-    static const char shared_key_##name = 0;                                                       \
-    auto& name = *static_cast<shared_type_##name*>(                                                \
+#define SHARED(type, name, dims)                    \
+    using shared_type_##name = type dims;           \
+    static const char shared_key_##name = 0;        \
+    auto& name = *static_cast<shared_type_##name*>( \
         emulation::shared_array(&shared_key_##name, sizeof(shared_type_##name)))
 #define DYNAMIC_SHARED(type, name) \
     type* name = static_cast<type*>(emulation::dynamic_shared(alignof(type)))
@@ -180,6 +181,7 @@ inline float2 __bfloat1622float2(__nv_bfloat162 x) {
 
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
+inline float exp2_fast(float x) { return std::exp2(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fsub_rn(float x, float y) { return x - y; }

@@ -42,12 +42,12 @@ __device__ __forceinline__ double total(const double* partials, int first, int l
 //   partials     f64* [chunks]
 //
 // Grid (chunks, 1, 1), block (256, 1, 1).
-#define SUM_SQUARES_TENSORS(name, T)                                                                     \
-    extern "C" __global__ void name(const sum_squares::Tensor* tensors, const int2* chunks, int size,    \
-                                    double* partials) {                                                  \
-        auto chunk = tensors::Chunk::of(chunks, size);                                                   \
-        sum_squares::add_chunk<T>(tensors[chunk.tensor], chunk, size, partials);                         \
-    }                                                                                                    \
+#define SUM_SQUARES_TENSORS(name, T)                                                                  \
+    extern "C" __global__ void name(const sum_squares::Tensor* tensors, const int2* chunks, int size, \
+                                    double* partials) {                                               \
+        auto chunk = tensors::Chunk::of(chunks, size);                                                \
+        sum_squares::add_chunk<T>(tensors[chunk.tensor], chunk, size, partials);                      \
+    }                                                                                                 \
     KERNEL(name)
 
 SUM_SQUARES_TENSORS(sum_squares_tensors_f32, float)
@@ -55,10 +55,10 @@ SUM_SQUARES_TENSORS(sum_squares_tensors_bf16, bf16)
 
 // sum_squares_{f32,bf16}: the first stage for one tensor. xs const T* [count], count i64, size i32,
 // partials f64* [ceil(count / size)]. Grid (ceil(count / size), 1, 1), block (256, 1, 1).
-#define SUM_SQUARES(name, T)                                                                             \
-    extern "C" __global__ void name(const T* xs, long long count, int size, double* partials) {          \
-        sum_squares::add_chunk<T>({xs, count}, tensors::Chunk::of_one(size), size, partials);            \
-    }                                                                                                    \
+#define SUM_SQUARES(name, T)                                                                    \
+    extern "C" __global__ void name(const T* xs, long long count, int size, double* partials) { \
+        sum_squares::add_chunk<T>({xs, count}, tensors::Chunk::of_one(size), size, partials);   \
+    }                                                                                           \
     KERNEL(name)
 
 SUM_SQUARES(sum_squares_f32, float)
