@@ -37,7 +37,8 @@ pub(super) fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
     unsafe { table.launch(all[0].param.device(), &kernel, factors) }
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{AdamWStep, Moving, adamw_step, adamw_steps};
     use crate::ops::testing::{on_gpus, random};

@@ -351,7 +351,8 @@ pub(super) fn cross_attention(
     })
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{attention, cross_attention, reference};
     use crate::Result;

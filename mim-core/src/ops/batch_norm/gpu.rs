@@ -105,7 +105,8 @@ pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
     Ok(Normed { ys, mean, variance })
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{batch_norm, reference};
     use crate::ops::testing::{check_on_gpus, random};

@@ -126,7 +126,8 @@ pub(super) fn depthwise_conv(
     })
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{depthwise_conv, reference};
     use crate::ops::testing::{check_on_gpus, random};

@@ -27,7 +27,8 @@ pub(super) fn ema_updates(pairs: &[(&Tensor, &Tensor)], [keep, fresh]: [f32; 2])
     unsafe { table.launch(pairs[0].0.device(), &kernel, Vec::new()) }
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{ema_update, ema_updates};
     use crate::ops::testing::{on_gpus, random};

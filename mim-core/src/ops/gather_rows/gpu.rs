@@ -136,7 +136,8 @@ pub(super) fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
     })
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{gather_rows, gather_tokens, reference};
     use crate::ops::testing::{check_on_gpus, random};

@@ -90,7 +90,8 @@ fn width(bias: Option<&Tensor>) -> usize {
     bias.map_or(1, Tensor::elem_count)
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{gelu, reference};
     use crate::ops::quick_gelu;

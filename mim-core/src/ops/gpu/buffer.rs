@@ -8,6 +8,8 @@
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Result, Shape, Storage, Tensor};
 
+use super::no_kernels;
+
 /// The future values of a contiguous tensor.
 ///
 /// They are arbitrary on a CUDA device, and NaN on the emulated one, where tests see what was not written.
@@ -28,17 +30,7 @@ impl Buffer {
         device: &Device,
     ) -> Result<Self> {
         let shape = shape.into();
-        let storage = match device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(device) => {
-                use candle_core::backend::BackendDevice;
-                // SAFETY: whoever makes a buffer launches a kernel that writes all of it before anything reads.
-                Storage::Cuda(unsafe { device.alloc_uninit(&shape, dtype)? })
-            }
-            #[cfg(feature = "gpu-emulation")]
-            Device::Cpu => super::emulated::unwritten(&shape, dtype)?,
-            _ => candle_core::bail!("no kernels for {dtype:?} on {:?}", device.location()),
-        };
+        let storage = unwritten(&shape, dtype, device)?;
         Ok(Self { storage, shape })
     }
 
@@ -74,5 +66,22 @@ impl Buffer {
 
     pub(super) fn into_parts(self) -> (Storage, Shape) {
         (self.storage, self.shape)
+    }
+}
+
+fn unwritten(shape: &Shape, dtype: DType, device: &Device) -> Result<Storage> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            use candle_core::backend::BackendDevice;
+            // SAFETY: whoever makes a buffer launches a kernel that writes all of it before anything reads.
+            unsafe { device.alloc_uninit(shape, dtype) }.map(Storage::Cuda)
+        }
+        #[cfg(feature = "gpu-emulation")]
+        Device::Cpu => super::emulated::unwritten(shape, dtype),
+        _ => Err(no_kernels(
+            &format!("{} {dtype:?}", shape.elem_count()),
+            device,
+        )),
     }
 }

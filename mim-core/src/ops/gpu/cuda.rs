@@ -10,12 +10,10 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result, sys,
 };
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, WrapErr};
-use candle_core::{
-    CudaDevice, CudaStorage, DType, Result, Storage, Tensor, bail,
-};
+use candle_core::{CudaDevice, CudaStorage, DType, Result, Storage, Tensor, bail};
 
-use super::launch::{Arg, Grid, Kernel, number};
 use super::Buffer;
+use super::launch::{Arg, Grid, Kernel, number};
 use super::product::{Call, Factor};
 
 mod ptx {

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use super::Buffer;
+use super::{Buffer, no_kernels};
 
 /// A kernel: the file it is in, without `.cu`, and its name.
 #[derive(Debug, Clone)]
@@ -130,7 +130,7 @@ pub(in crate::ops) unsafe fn launch(
         Device::Cpu => unsafe { super::emulated::launch(kernel, (blocks, grid), args) },
         _ => {
             let _ = args;
-            bail!("{}: no kernels for {:?}", kernel.name, device.location())
+            Err(no_kernels(&kernel.name, device))
         }
     }
 }

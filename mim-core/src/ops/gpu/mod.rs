@@ -14,6 +14,14 @@
 //! and copies shapes from the host (it bails out of such copies while a stream captures), so a step of candle
 //! operations cannot be captured as a whole.
 
+#![cfg_attr(
+    not(any(feature = "cuda", feature = "gpu-emulation")),
+    allow(
+        dead_code,
+        reason = "checked without a GPU as well, but reached with one alone"
+    )
+)]
+
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -50,6 +58,12 @@ pub(super) fn has_kernels(device: &Device) -> bool {
         Device::Cpu => emulated::active(),
         _ => false,
     }
+}
+
+/// The error of whoever asks for kernels where [`serves`] says no.
+fn no_kernels(what: &str, device: &Device) -> candle_core::Error {
+    let device = device.location();
+    candle_core::Error::msg(format!("{what}: there are no kernels for {device:?}"))
 }
 
 /// The name of a type in the names of kernels.

@@ -1,8 +1,10 @@
 //! Matrix products, by cuBLAS.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+use candle_core::Device;
+use candle_core::{DType, Result, Tensor, bail};
 
-use super::Buffer;
+use super::{Buffer, no_kernels};
 
 /// An operand: a contiguous tensor taken as a matrix of so many columns, or the transpose of it.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +97,7 @@ pub(in crate::ops) fn product(
         Device::Cpu => super::emulated::product(call, to),
         device => {
             let _ = call;
-            bail!("no products on {:?}", device.location())
+            Err(no_kernels("a product", device))
         }
     }
 }

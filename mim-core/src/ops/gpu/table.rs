@@ -2,20 +2,20 @@
 
 #![expect(unsafe_code, reason = "kernels are launched")]
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor};
 
-use super::{Arg, Grid, Kernel, launch};
+use super::{Arg, Grid, Kernel, launch, no_kernels};
 
 /// Where the values of a contiguous tensor begin, for kernels that find it in memory.
 pub(in crate::ops) fn address(tensor: &Tensor) -> Result<i64> {
-    let address = match tensor.device() {
+    let address: Result<u64> = match tensor.device() {
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => super::cuda::tensor_address(tensor)?,
+        Device::Cuda(_) => super::cuda::tensor_address(tensor),
         #[cfg(feature = "gpu-emulation")]
-        Device::Cpu => super::emulated::tensor_address(tensor)?,
-        device => bail!("no kernels for {:?}", device.location()),
+        Device::Cpu => super::emulated::tensor_address(tensor),
+        device => Err(no_kernels("an address", device)),
     };
-    Ok(address.cast_signed())
+    address.map(u64::cast_signed)
 }
 
 /// Two f32 numbers as they follow each other in memory.

@@ -50,7 +50,8 @@ pub(super) fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     Ok(histograms.into_tensor())
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{HogFilter, HogGradient, hog};
     use crate::ops::launches;

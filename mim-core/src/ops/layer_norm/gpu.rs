@@ -144,7 +144,8 @@ pub(super) fn normalize(xs: &Tensor, eps: f32) -> Result<Tensor> {
     })
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{layer_norm, normalize, reference};
     use crate::ops::testing::{check_on_gpus, random};

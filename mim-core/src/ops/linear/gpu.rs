@@ -174,7 +174,8 @@ pub(in crate::ops) fn linear_gelu(xs: &Tensor, weight: &Tensor, bias: &Tensor) -
     })
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{linear, reference};
     use crate::Result;

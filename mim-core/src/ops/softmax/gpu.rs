@@ -37,7 +37,8 @@ pub(super) fn softmax(xs: &Tensor) -> Result<Tensor> {
     })
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{reference, softmax};
     use crate::ops::testing::{check_on_gpus, on_gpus, random};

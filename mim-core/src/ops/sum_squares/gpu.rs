@@ -26,7 +26,8 @@ pub(super) fn sums_of_squares(all: &[&Tensor]) -> Result<Vec<f64>> {
     Ok(ranges.into_iter().map(sum).collect())
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{sum_squares, sums_of_squares};
     use crate::ops::testing::{on_gpus, random};

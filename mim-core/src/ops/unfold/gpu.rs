@@ -61,7 +61,8 @@ pub(super) fn unfold(xs: &Tensor, geometry: Geometry) -> Result<Tensor> {
     })
 }
 
-#[cfg(all(test, any(feature = "cuda", feature = "gpu-emulation")))]
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
 mod tests {
     use super::super::{Window, reference, unfold};
     use crate::ops::testing::{check_on_gpus, random};
