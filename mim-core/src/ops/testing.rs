@@ -126,10 +126,17 @@ pub(super) fn on_gpus(test: impl Fn(&Device)) {
     #[cfg(feature = "gpu-emulation")]
     crate::ops::with_emulated_gpu(|| test(&Device::Cpu));
     #[cfg(feature = "cuda")]
-    match Device::new_cuda(0) {
-        Ok(device) => test(&device),
+    match cuda() {
+        Ok(device) => test(device),
         Err(error) => eprintln!("not run on a CUDA device: {error}"),
     }
+}
+
+/// One device for all tests: kernels are loaded once for each.
+#[cfg(feature = "cuda")]
+fn cuda() -> std::result::Result<&'static Device, &'static candle_core::Error> {
+    static DEVICE: std::sync::OnceLock<candle_core::Result<Device>> = std::sync::OnceLock::new();
+    DEVICE.get_or_init(|| Device::new_cuda(0)).as_ref()
 }
 
 /// Checks the op's kernels against its reference in f64 on the CPU, gradients included.

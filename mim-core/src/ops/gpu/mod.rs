@@ -10,9 +10,9 @@
 //! needed. Between ops tensors are f32; with [`Precision::Bf16`](super::Precision) the operands of matrix
 //! products and what is kept for the backward pass are bf16, sums are f32.
 //!
-//! No step is captured into a CUDA graph: candle allocates from the stream's pool inside of every operation
-//! and copies shapes from the host (it bails out of such copies while a stream captures), so a step of candle
-//! operations cannot be captured as a whole.
+//! No step is captured into a CUDA graph, though the stream could be: a replay repeats the addresses and host
+//! values of the capture, whereas every step copies new masks and tables of parameters to the device and
+//! allocates its tensors anew, and candle refuses copies from and to the host while its stream captures.
 
 #![cfg_attr(
     not(any(feature = "cuda", feature = "gpu-emulation")),
