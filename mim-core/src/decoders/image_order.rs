@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::{Mask, Result};
+use crate::{Mask, Result, ops};
 
 /// Puts `[rows, tokens, C]` in the mask's order, all tokens of the grid, in image order.
 ///
@@ -10,10 +10,10 @@ use crate::{Mask, Result};
 ///
 /// [`crate::Error::Shape`] if the mask does not list every token.
 pub(super) fn in_image_order(xs: &Tensor, mask: &Mask) -> Result<Tensor> {
-    let place = mask
-        .ids_restore(xs.device())?
-        .unsqueeze(2)?
-        .broadcast_as(xs.shape())?
-        .contiguous()?;
-    Ok(xs.contiguous()?.gather(&place, 1)?)
+    let (rows, tokens, _) = xs.dims3()?;
+    let starts: Vec<u32> = (0..).step_by(tokens.max(1)).take(rows).collect();
+    let starts = Tensor::from_vec(starts, (rows, 1), xs.device())?;
+    let places = mask.ids_restore(xs.device())?.broadcast_add(&starts)?;
+    let ordered = ops::gather_rows(&xs.flatten(0, 1)?, &places.flatten_all()?)?;
+    Ok(ordered.reshape(xs.shape())?)
 }

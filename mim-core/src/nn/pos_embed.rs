@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bicubic::taps;
 use crate::params::Params;
-use crate::{Error, Mask, PatchGrid, Result};
+use crate::{Error, Mask, PatchGrid, Result, ops};
 
 /// How tokens learn where they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -121,10 +121,8 @@ impl PosEmbed {
     pub fn select(&self, mask: &Mask, ids: &Tensor) -> Result<Tensor> {
         let rows = self.patches(mask.grid())?.squeeze(0)?;
         let (masks, count) = ids.dims2()?;
-        Ok(rows
-            .contiguous()?
-            .index_select(&ids.flatten_all()?, 0)?
-            .reshape((masks, count, ()))?)
+        let rows = ops::gather_rows(&rows, &ids.flatten_all()?)?;
+        Ok(rows.reshape((masks, count, ()))?)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Mask, Prediction, Result, Rows, Target};
+use crate::{Error, Mask, Prediction, Result, Rows, Target, ops};
 
 /// Which tokens count in a loss. A class token or a row for the whole image always does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ fn select(values: &Tensor, mask: &Mask, part: Rows) -> Result<Tensor> {
         ));
     }
     let ids = mask.flat(part == Rows::Masked, rows, values.device())?;
-    Ok(values.flatten(0, 1)?.index_select(&ids, 0)?)
+    ops::gather_rows(&values.flatten(0, 1)?, &ids)
 }
 
 /// [`pair`] with targets of the same shape in f32.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// The gradients of the tensors of a bundle, from the operation that takes it to the links that give them on.
 type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
@@ -17,11 +17,12 @@ pub(super) struct Bundle<const N: usize> {
 }
 
 impl<const N: usize> Bundle<N> {
-    /// The bundle and its token, which tracks gradients if one of the tensors does. `N` must be even.
+    /// The bundle and its token, on their device, which tracks gradients if one of the tensors does. `N` must
+    /// be even.
     pub(super) fn new(tensors: [Tensor; N]) -> Result<(Self, Tensor)> {
         const { assert!(N.is_multiple_of(2), "a link takes two tensors") };
         let gradients = Gradients::new(Mutex::new(vec![None; N]));
-        let mut token = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
+        let mut token = Tensor::zeros(1, candle_core::DType::F32, tensors[0].device())?;
         for (first, pair) in tensors.as_chunks::<2>().0.iter().enumerate() {
             let link = Link {
                 first: 2 * first,
@@ -64,6 +65,22 @@ impl CustomOp3 for Link {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         Ok((CpuStorage::F32(vec![0.]), 1.into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        token: &candle_core::CudaStorage,
+        _: &Layout,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use candle_core::backend::BackendDevice;
+        let shape = Shape::from(1);
+        let storage = token.device.zeros_impl(&shape, candle_core::DType::F32)?;
+        Ok((storage, shape))
     }
 
     fn bwd(

@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::gelu::{self, gelu};
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu, operand};
-use super::linear::{Linear, linear};
+use super::linear::{self, Linear, linear};
 use crate::Result;
 
 /// `gelu(xs weightᵀ + bias)`, shapes and errors as [`linear()`].
@@ -19,6 +20,9 @@ use crate::Result;
 pub fn linear_gelu(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let fits = matches!(*weight.dims(), [outputs, inputs] if outputs > 0 && inputs > 0
         && xs.dims().last() == Some(&inputs) && bias.dims() == [outputs]);
+    if fits && serves(&[xs, weight, bias]) {
+        return Ok(linear::gpu::linear_gelu(xs, weight, bias)?);
+    }
     if !fits || !is_f32_on_cpu(&[xs, weight, bias]) {
         return gelu(&linear(xs, weight, Some(bias))?);
     }

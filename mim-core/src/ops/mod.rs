@@ -8,6 +8,9 @@
 //! changes a result. Matrix products are in blocks of our own on AVX-512, by the crate `gemm`
 //! elsewhere, and in f32 or bf16 ([`with_precision`]).
 //!
+//! On CUDA devices the kernels are `gpu.rs` and the files in `gpu/kernels`; there the reference serves what
+//! has none.
+//!
 //! candle's own `softmax_last_dim`, `layer_norm` and `rms_norm` drop gradients without an error;
 //! these do not.
 
@@ -22,6 +25,7 @@ mod ema_update;
 mod fresh;
 mod gather_rows;
 mod gelu;
+mod gpu;
 mod hog;
 mod host;
 mod layer_norm;
@@ -43,13 +47,16 @@ mod sum_squares;
 pub(crate) mod testing;
 mod unfold;
 
-pub use adamw::{AdamWStep, adamw_step};
+pub use adamw::{AdamWStep, Moving, adamw_step, adamw_steps};
 pub use attention::{attention, cross_attention};
 pub use batch_norm::{Normed, batch_norm};
 pub use depthwise_conv::depthwise_conv;
-pub use ema_update::ema_update;
+pub use ema_update::{ema_update, ema_updates};
 pub use gather_rows::{gather_rows, gather_tokens};
 pub use gelu::gelu;
+pub use gpu::launches;
+#[cfg(feature = "gpu-emulation")]
+pub use gpu::with_emulated_gpu;
 pub use hog::{HogFilter, HogGradient, hog};
 pub use layer_norm::{layer_norm, normalize};
 pub use linear::linear;
@@ -62,5 +69,5 @@ pub use recompute::recompute;
 pub use residual::{Affine, Half, residual_attention, residual_mlp};
 pub use scale_inplace::scale_inplace;
 pub use softmax::softmax;
-pub use sum_squares::sum_squares;
+pub use sum_squares::{sum_squares, sums_of_squares};
 pub use unfold::{Window, unfold};

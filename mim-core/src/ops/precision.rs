@@ -16,7 +16,8 @@ pub enum Precision {
     #[default]
     F32,
     /// Operands rounded to bfloat16 (8 significant bits): about twice as fast where the CPU has instructions
-    /// for it (`avx512_bf16`), and the same numbers, not faster, elsewhere.
+    /// for it (`avx512_bf16`), and the same numbers, not faster, elsewhere. On CUDA devices the tensor cores
+    /// take them, and what a block keeps for its backward pass is bf16 as well.
     Bf16,
 }
 
@@ -25,14 +26,14 @@ impl Precision {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for [`Precision::Bf16`] anywhere but on the CPU.
+    /// [`Error::Unsupported`] for [`Precision::Bf16`] anywhere but on CPU and CUDA.
     pub fn check(self, device: &Device) -> Result<()> {
-        if self == Self::F32 || device.is_cpu() {
+        if self == Self::F32 || device.is_cpu() || device.is_cuda() {
             return Ok(());
         }
         Err(Error::unsupported(
             "precision = \"bf16\"",
-            "it is there for the CPU only so far",
+            "it is there for CPU and CUDA devices only",
             "use f32, or --device cpu",
         ))
     }

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, Var, bail};
 
+use super::gpu::{Buffer, differentiable, serves};
 use super::host::{is_f32_on_cpu, operand};
 use super::sink;
 use crate::Result;
@@ -11,7 +12,7 @@ use crate::Result;
 /// `layer` must give the same result each time, and everything in it that trains must be a parameter of the
 /// [`Gradients`](crate::optim::Gradients) whose backward pass runs: candle's own cannot be told of parameters
 /// that no operand leads to, and is refused. Where nothing leads to `xs` either, or it is not f32 on the
-/// CPU, the layer runs as it is. Chen et al. (arXiv:1604.06174).
+/// CPU or a GPU, the layer runs as it is. Chen et al. (arXiv:1604.06174).
 ///
 /// # Errors
 ///
@@ -20,10 +21,17 @@ pub fn recompute(
     xs: &Tensor,
     layer: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
 ) -> Result<Tensor> {
-    if !xs.track_op() || !is_f32_on_cpu(&[xs]) {
+    let on_gpu = serves(&[xs]);
+    if !xs.track_op() || !(on_gpu || is_f32_on_cpu(&[xs])) {
         return layer(xs);
     }
     let ys = layer(&xs.detach())?.detach().contiguous()?;
+    if on_gpu {
+        let (xs, ys) = (xs.contiguous()?, Buffer::copy(&ys)?);
+        let inside = xs.detach();
+        let backward = move |_: &Tensor, grad: &Tensor| Ok([gradient(&layer, &inside, grad)?]);
+        return Ok(differentiable([&xs], ys, backward)?);
+    }
     let layer = Box::new(layer);
     Ok(xs.contiguous()?.apply_op2(&ys, Recompute { layer })?)
 }
@@ -57,20 +65,29 @@ impl CustomOp2 for Recompute {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        if !sink::active() {
-            bail!("a recomputed layer needs the backward pass of mim_core::optim::Gradients");
-        }
-        let inner = Var::from_tensor(&xs.detach())?;
-        let ys = (self.layer)(&inner).map_err(candle_core::Error::wrap)?;
-        let mut found = (ys * grad)?.sum_all()?.backward()?;
-        let dx = found.remove(&inner);
-        for id in found.get_ids().copied().collect::<Vec<_>>() {
-            if let Some(part) = found.get_id(id) {
-                sink::hand_over_tensor(id, part)?;
-            }
-        }
-        Ok((dx, None))
+        Ok((gradient(&*self.layer, &xs.detach(), grad)?, None))
     }
+}
+
+/// The gradient of a layer's input, from running it once more; those of its parameters are handed over.
+fn gradient(
+    layer: &(impl Fn(&Tensor) -> Result<Tensor> + ?Sized),
+    xs: &Tensor,
+    grad: &Tensor,
+) -> candle_core::Result<Option<Tensor>> {
+    if !sink::active() {
+        bail!("a recomputed layer needs the backward pass of mim_core::optim::Gradients");
+    }
+    let inner = Var::from_tensor(xs)?;
+    let ys = layer(&inner).map_err(candle_core::Error::wrap)?;
+    let mut found = (ys * grad)?.sum_all()?.backward()?;
+    let dx = found.remove(&inner);
+    for id in found.get_ids().copied().collect::<Vec<_>>() {
+        if let Some(part) = found.get_id(id) {
+            sink::hand_over_tensor(id, part)?;
+        }
+    }
+    Ok(dx)
 }
 
 #[cfg(test)]
@@ -121,6 +138,14 @@ mod tests {
                 .collect()
         };
         assert_eq!(gradients(true), gradients(false));
+    }
+
+    #[cfg(feature = "gpu-emulation")]
+    #[test]
+    fn on_gpus_gradients_are_the_same_with_and_without() {
+        let before = crate::ops::launches();
+        crate::ops::with_emulated_gpu(gradients_are_the_same_with_and_without);
+        assert!(crate::ops::launches() > before);
     }
 
     #[test]

@@ -7,10 +7,21 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use candle_core::{Result, Tensor, TensorId};
+use candle_core::{Result, Tensor, TensorId, bail};
+
+use super::gpu::has_kernels;
+
+/// The sum of what was handed over for one weight.
+#[derive(Debug)]
+pub(crate) enum Sum {
+    /// By the CPU's ops.
+    Host(Vec<f32>),
+    /// On a GPU.
+    Device(Tensor),
+}
 
 /// Gradients by weight; none for a weight that has had none yet.
-type Buffers = HashMap<TensorId, Option<Vec<f32>>>;
+type Buffers = HashMap<TensorId, Option<Sum>>;
 
 thread_local! {
     /// The weights of the backward pass that runs on this thread.
@@ -30,7 +41,7 @@ impl Drop for Scope {
 pub(crate) fn collecting<R>(
     weights: impl Iterator<Item = TensorId>,
     backward: impl FnOnce() -> R,
-) -> (R, HashMap<TensorId, Vec<f32>>) {
+) -> (R, HashMap<TensorId, Sum>) {
     let own = weights.map(|id| (id, None)).collect();
     let scope = Scope(ACTIVE.replace(Some(own)));
     let result = backward();
@@ -47,21 +58,37 @@ pub(super) fn hand_over(
     weight: &Tensor,
     write: impl FnOnce(Option<Vec<f32>>) -> Result<Vec<f32>>,
 ) -> Result<bool> {
-    hand_over_to(weight.id(), write)
+    hand_over_to(weight.id(), |sum| {
+        let sum = match sum {
+            Some(Sum::Device(sum)) => Some(sum.flatten_all()?.to_vec1::<f32>()?),
+            Some(Sum::Host(sum)) => Some(sum),
+            None => None,
+        };
+        write(sum).map(Sum::Host)
+    })
 }
 
 /// Hands over a part of the gradient of the weight `id` that is there as a tensor; does nothing where no one
 /// collects it.
 pub(super) fn hand_over_tensor(id: TensorId, part: &Tensor) -> Result<()> {
     hand_over_to(id, |sum| {
+        if has_kernels(part.device()) {
+            let before = match sum {
+                None => return Ok(Sum::Device(part.clone())),
+                Some(Sum::Host(sum)) => Tensor::from_vec(sum, part.shape(), part.device())?,
+                Some(Sum::Device(sum)) => sum,
+            };
+            return Ok(Sum::Device((before + part)?));
+        }
         let part = part.flatten_all()?.to_vec1::<f32>()?;
-        Ok(match sum {
-            Some(mut sum) => {
+        Ok(Sum::Host(match sum {
+            Some(Sum::Host(mut sum)) => {
                 sum.iter_mut().zip(&part).for_each(|(sum, x)| *sum += x);
                 sum
             }
+            Some(Sum::Device(_)) => bail!("a gradient was handed over on two devices"),
             None => part,
-        })
+        }))
     })
     .map(drop)
 }
@@ -71,10 +98,7 @@ pub(super) fn active() -> bool {
     ACTIVE.with_borrow(Option::is_some)
 }
 
-fn hand_over_to(
-    id: TensorId,
-    write: impl FnOnce(Option<Vec<f32>>) -> Result<Vec<f32>>,
-) -> Result<bool> {
+fn hand_over_to(id: TensorId, write: impl FnOnce(Option<Sum>) -> Result<Sum>) -> Result<bool> {
     // Taken out while it is written: threads that help may run other work of this one.
     let sum = ACTIVE.with_borrow_mut(|active| Some(active.as_mut()?.get_mut(&id)?.take()));
     let Some(sum) = sum else {
@@ -118,7 +142,8 @@ mod tests {
             ]
         });
         assert_eq!(taken, [true, true, false]);
-        assert_eq!(found.get(&asked.id()).unwrap(), &[4., 6.]);
+        let sum = found.get(&asked.id()).unwrap();
+        assert!(matches!(sum, Sum::Host(sum) if sum == &[4., 6.]));
         assert_eq!(found.len(), 1);
         assert!(!add(&asked, [1., 1.]));
     }

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::{Gradients, NoDecay};
-use crate::ops::{AdamWStep, adamw_step};
+use crate::ops::{AdamWStep, Moving, adamw_steps};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
 
@@ -138,8 +138,9 @@ impl AdamW {
     /// If a gradient's shape differs from its parameter's.
     pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         let config = &self.config;
+        let mut moving = Vec::with_capacity(self.slots.len());
         for slot in &mut self.slots {
-            let Some(gradient) = gradients.get(&slot.name) else {
+            let Some(grad) = gradients.get(&slot.name) else {
                 continue;
             };
             slot.step += 1;
@@ -151,10 +152,17 @@ impl AdamW {
                 weight_decay: if slot.decays { config.weight_decay } else { 0. },
                 step: slot.step as usize,
             };
-            let [first, second] = &slot.moments;
-            adamw_step(&slot.var, gradient, first, second, &step)?;
+            let slot: &Slot = slot;
+            let [exp_avg, exp_avg_sq] = &slot.moments;
+            moving.push(Moving {
+                param: &slot.var,
+                grad,
+                exp_avg,
+                exp_avg_sq,
+                step,
+            });
         }
-        Ok(())
+        adamw_steps(&moving)
     }
 
     /// The state: `<name>.exp_avg`, `<name>.exp_avg_sq` and `<name>.step` of each parameter moved so far.

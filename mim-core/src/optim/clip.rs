@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Gradients;
-use crate::{Error, Result, ops};
+use crate::{Error, Result};
 
 /// Bounds gradients before the optimizer sees them: factor `min(1, max_norm / (norm + 1e-6))`, as in PyTorch.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -51,15 +51,17 @@ impl Clip {
     ///
     /// Fails only if the device does.
     pub fn apply(&self, gradients: &mut Gradients) -> Result<f64> {
-        let norm = gradients.norm()?;
+        let squares = gradients.squares()?;
+        let norm = squares.iter().sum::<f64>().sqrt();
         let factor = |norm: f64, max_norm: f64| (max_norm / (norm + 1e-6)).min(1.);
         match *self {
             Self::None => {}
-            Self::Global { max_norm } => gradients.scale_each(|_| Ok(factor(norm, max_norm)))?,
+            Self::Global { max_norm } => {
+                gradients.scale_each(std::iter::repeat(factor(norm, max_norm)))?;
+            }
             Self::PerTensor { max_norm } => {
-                gradients.scale_each(|gradient| {
-                    Ok(factor(ops::sum_squares(gradient)?.sqrt(), max_norm))
-                })?;
+                let norms = squares.iter().map(|square| square.sqrt());
+                gradients.scale_each(norms.map(|norm| factor(norm, max_norm)))?;
             }
         }
         Ok(norm)

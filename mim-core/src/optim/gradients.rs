@@ -3,7 +3,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
-use crate::ops::sink::collecting;
+use crate::ops::sink::{Sum, collecting};
 use crate::{Result, ops};
 
 /// Gradients by parameter, in the store's order, summed over micro-batches.
@@ -34,7 +34,10 @@ impl Gradients {
         let (store, mut direct) = collecting(weights, || loss.backward());
         for (_, var, sum) in &mut self.entries {
             if let Some(gradient) = direct.remove(&var.id()) {
-                let gradient = Tensor::from_vec(gradient, var.shape(), var.device())?;
+                let gradient = match gradient {
+                    Sum::Host(values) => Tensor::from_vec(values, var.shape(), var.device())?,
+                    Sum::Device(gradient) => gradient,
+                };
                 add_to(sum, gradient)?;
             }
         }
@@ -99,25 +102,26 @@ impl Gradients {
     ///
     /// Fails only if the device does.
     pub fn norm(&self) -> Result<f64> {
-        let squares = self
-            .iter()
-            .filter_map(|(_, _, gradient)| gradient)
-            .map(ops::sum_squares);
-        Ok(squares.sum::<Result<f64>>()?.sqrt())
+        Ok(self.squares()?.iter().sum::<f64>().sqrt())
     }
 
-    /// Multiplies each gradient by the factor that `scale` gives for it, where that is not 1.
+    /// The sum of squares of each gradient that is there, in order; on a GPU all of them come in one copy.
+    pub(super) fn squares(&self) -> Result<Vec<f64>> {
+        let gradients: Vec<&Tensor> = self.iter().filter_map(|(_, _, sum)| sum).collect();
+        ops::sums_of_squares(&gradients)
+    }
+
+    /// Multiplies each gradient that is there by its factor, where that is not 1.
     ///
     /// # Errors
     ///
     /// Fails only if the device does.
-    pub(super) fn scale_each(&mut self, scale: impl Fn(&Tensor) -> Result<f64>) -> Result<()> {
-        for gradient in self
+    pub(super) fn scale_each(&mut self, factors: impl Iterator<Item = f64>) -> Result<()> {
+        let gradients = self
             .entries
             .iter_mut()
-            .filter_map(|(_, _, sum)| sum.as_mut())
-        {
-            let factor = scale(gradient)?;
+            .filter_map(|(_, _, sum)| sum.as_mut());
+        for (gradient, factor) in gradients.zip(factors) {
             if factor != 1. {
                 *gradient = (&*gradient * factor)?;
             }

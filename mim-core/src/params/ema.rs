@@ -3,6 +3,7 @@
 use super::ParamStore;
 use crate::schedule::Schedule;
 use crate::{Error, Result, StepContext, ops};
+use candle_core::Tensor;
 
 /// When a teacher is updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,12 +94,15 @@ impl Ema {
             return Ok(());
         }
         let momentum = self.momentum.at(step);
-        for (name, teacher) in self.teacher.parameters() {
-            if let Some(student) = self.student.var(&name) {
-                ops::ema_update(&teacher, &student, momentum)?;
-            }
-        }
-        Ok(())
+        let teachers = self.teacher.parameters().into_iter();
+        let pairs: Vec<_> = teachers
+            .filter_map(|(name, teacher)| Some((teacher, self.student.var(&name)?)))
+            .collect();
+        let pairs: Vec<(&Tensor, &Tensor)> = pairs
+            .iter()
+            .map(|(teacher, student)| (teacher.as_tensor(), student.as_tensor()))
+            .collect();
+        ops::ema_updates(&pairs, momentum)
     }
 }
 

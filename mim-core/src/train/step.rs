@@ -8,6 +8,9 @@ use crate::optim::{AdamW, AdamWConfig, Clip, Gradients, Hold};
 use crate::{Batch, Error, LossTerms, Method, Result, StepContext};
 
 /// Runs optimizer steps of one method: forward, backward, clipping, AdamW.
+///
+/// The host reads twice a step from the device, both times a few numbers behind the backward passes: the losses
+/// in one copy, and the sums of squares of all gradients in another. Both must be finite before a parameter moves.
 #[derive(Debug)]
 pub struct Stepper {
     optimizer: AdamW,
@@ -102,6 +105,7 @@ impl Stepper {
             grad_norm: 0.,
             images: batches.iter().map(Batch::len).sum(),
         };
+        let mut scalars = Scalars::default();
         let share = 1. / batches.len().max(1) as f64;
         for (micro, batch) in batches.iter().enumerate() {
             let step = StepContext {
@@ -112,12 +116,13 @@ impl Stepper {
             with_precision(self.precision, || {
                 let terms = method.forward(batch, &step)?;
                 let total = terms.total()?;
-                report.add(&terms, &total, share)?;
-                finite("the loss", report.loss, &step)?;
+                scalars.note(&terms, &total);
                 let scaled = if share == 1. { total } else { (total * share)? };
                 self.gradients.backward(&scaled)
             })?;
         }
+        scalars.read(&mut report, share)?;
+        finite("the loss", report.loss, step)?;
         report.grad_norm = self.clip.apply(&mut self.gradients)?;
         finite("the gradient norm", report.grad_norm, step)?;
         for hold in &self.hold {
@@ -129,19 +134,42 @@ impl Stepper {
     }
 }
 
-impl StepReport {
-    /// Adds one micro-batch's share of the means.
-    fn add(&mut self, terms: &LossTerms, total: &Tensor, share: f64) -> Result<()> {
-        self.loss += share * f64::from(total.to_scalar::<f32>()?);
-        let mut values = Vec::new();
+/// Losses and their terms, still on the device: read together behind the backward passes, so that the host waits
+/// for the device there alone and not within each pass.
+#[derive(Default)]
+struct Scalars {
+    /// A term's name; none for the loss.
+    values: Vec<(Option<String>, Tensor)>,
+    metrics: Vec<(String, f64)>,
+}
+
+impl Scalars {
+    /// Notes those of one micro-batch.
+    fn note(&mut self, terms: &LossTerms, total: &Tensor) {
+        self.values.push((None, total.detach()));
         for (name, value, _) in terms.terms() {
-            values.push((name.clone(), f64::from(value.to_scalar::<f32>()?)));
+            self.values.push((Some(name.clone()), value.detach()));
         }
-        values.extend(terms.metrics().iter().cloned());
-        for (name, value) in values {
-            match self.terms.iter_mut().find(|(known, _)| *known == name) {
+        self.metrics.extend(terms.metrics().iter().cloned());
+    }
+
+    /// Adds the micro-batches' shares to the means of the report.
+    fn read(self, report: &mut StepReport, share: f64) -> Result<()> {
+        let (names, values): (Vec<_>, Vec<_>) = self.values.into_iter().unzip();
+        if values.is_empty() {
+            return Ok(());
+        }
+        let values = Tensor::stack(&values, 0)?.to_vec1::<f32>()?;
+        let values = names.into_iter().zip(values.into_iter().map(f64::from));
+        let metrics = self.metrics.into_iter();
+        for (name, value) in values.chain(metrics.map(|(name, value)| (Some(name), value))) {
+            let Some(name) = name else {
+                report.loss += share * value;
+                continue;
+            };
+            match report.terms.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, sum)) => *sum += share * value,
-                None => self.terms.push((name, share * value)),
+                None => report.terms.push((name, share * value)),
             }
         }
         Ok(())

@@ -49,6 +49,8 @@ pub struct Overrides {
     pub rtol: Option<f64>,
     /// Absolute tolerance of outputs and gradients.
     pub atol: Option<f64>,
+    /// Compare losses alone, for a computation in bf16.
+    pub losses_only: bool,
 }
 
 /// The named intermediates of a forward pass.
@@ -90,7 +92,7 @@ pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     if let Some(atol) = overrides.atol {
         (tolerance.atol, tolerance.grad_atol) = (atol, atol);
     }
-    let run = |case: &Case| compared(case, device, tolerance.clone());
+    let run = |case: &Case| compared(case, device, (tolerance.clone(), overrides.losses_only));
     let (first, second) = case.variants();
     let compared = run(&first).and_then(|report| match second {
         Some(second) => Ok(report.and(run(&second)?)),
@@ -105,7 +107,11 @@ pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     }
 }
 
-fn compared(case: &Case, device: &Device, tolerance: Tolerance) -> Result<Report> {
+fn compared(
+    case: &Case,
+    device: &Device,
+    (tolerance, losses_only): (Tolerance, bool),
+) -> Result<Report> {
     match (case.kind(), components::find(case.method())) {
         ("method", _) => {
             let entry = registry::method(case.method())
@@ -115,6 +121,7 @@ fn compared(case: &Case, device: &Device, tolerance: Tolerance) -> Result<Report
                 case,
                 setup,
                 tolerance,
+                losses_only,
                 device,
             }
             .all()
@@ -138,6 +145,7 @@ pub(super) struct Run<'a> {
     pub(super) case: &'a Case,
     pub(super) setup: Setup,
     pub(super) tolerance: Tolerance,
+    losses_only: bool,
     pub(super) device: &'a Device,
 }
 
@@ -163,6 +171,10 @@ impl Run<'_> {
         gradients.backward(&loss)?;
         let buffers = self.buffers()?;
         let forward = self.forward(&recorded, &gradients)?;
+        if self.losses_only {
+            let (grad, stepped) = (Worst::default(), Worst::default());
+            return Ok(Report::of(self.case.name(), forward, grad, stepped));
+        }
         let grad = self.gradients(&gradients)?;
         let stepped = match self.case.setting::<Optimizer>("optimizer")? {
             Some(optimizer) => self.step(&optimizer, gradients, &buffers)?,
@@ -185,6 +197,9 @@ impl Run<'_> {
     fn forward(&self, recorded: &Recorded, gradients: &Gradients) -> Result<Worst> {
         let mut worst = Worst::default();
         for (name, theirs) in self.case.group("expect.").iter() {
+            if self.losses_only && !name.starts_with("loss") {
+                continue;
+            }
             let ours = match (
                 name,
                 self.setup.outputs.iter().find(|(known, _)| *known == name),

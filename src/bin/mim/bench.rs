@@ -13,7 +13,7 @@ use clap::Subcommand;
 use cpu_time::ProcessTime;
 use mim::RunConfig;
 use mim_core::augment::Sample;
-use mim_core::ops::Precision;
+use mim_core::ops::{Precision, launches};
 use mim_core::rng::stream;
 use mim_core::train::Stepper;
 use mim_core::{Batch, Crop, Method, Purpose, Result, StepContext, View, settings};
@@ -69,6 +69,9 @@ struct Step {
     /// Where to run.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
+    /// Print how many kernels and matrix products of our own a step launches; candle's launches are counted nowhere.
+    #[arg(long)]
+    count_launches: bool,
     /// Any setting of the method, as dotted.key=value; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -125,9 +128,11 @@ impl Step {
         let (method, mut stepper, batch) = self.prepare(&device)?;
         let batch = [batch];
         let (mut wall, mut cpu, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+        let mut launched = 0;
         for iter in 0..usize::from(self.warmup + self.steps) {
             let place = self.place(iter);
             device.synchronize()?;
+            launched = launches();
             let (start, busy) = (Instant::now(), ProcessTime::now());
             let report = stepper.step(method.as_ref(), &batch, &place, 1.5e-4)?;
             device.synchronize()?;
@@ -150,6 +155,7 @@ impl Step {
             "device": self.device, "bf16": self.precision == Precision::Bf16, "compile": false, "parameters": parameters, "steps": self.steps,
             "wall_s_median": wall_median, "wall_s_min": wall_min, "cpu_s_median": cpu_median, "cpu_s_min": cpu_min,
             "images_per_s": self.batch as f64 / wall_median, "peak_mib": peak_mib(),
+            "launches": self.count_launches.then(|| launches() - launched),
             "first_loss": losses.first(), "last_loss": losses.last(),
         }))
     }

@@ -31,7 +31,16 @@ pub(crate) fn open(name: &str) -> Result<Device> {
             "this program was built without CUDA",
             "build it with --features cuda, or use --device cpu",
         )),
-        ("cuda", number) => Ok(Device::new_cuda(number.parse().map_err(|_| unknown())?)?),
+        ("cuda", number) => {
+            let number = number.parse().map_err(|_| unknown())?;
+            Device::new_cuda(number).map_err(|error| {
+                Error::unsupported(
+                    format!("--device {name}"),
+                    format!("CUDA gives no such device ({error})"),
+                    "see whether nvidia-smi lists the GPU, or use --device cpu",
+                )
+            })
+        }
         _ => Err(unknown()),
     }
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mim_core::{Error, Result};
+use mim_core::Result;
+use mim_core::ops::{Precision, with_precision};
 use mim_methods::parity::{self, Overrides, Report, Verdict};
 use serde_json::{Value, json};
 
@@ -21,9 +22,9 @@ pub(crate) struct Args {
     /// Where to run.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
-    /// Type of the computation: only f32 so far.
+    /// Type of matrix products: f32 or bf16, which compares losses alone, to 2e-2 unless --rtol says otherwise.
     #[arg(long, default_value = "f32")]
-    precision: String,
+    precision: Precision,
     /// Relative tolerance of outputs and gradients, in place of the case's.
     #[arg(long)]
     rtol: Option<f64>,
@@ -33,20 +34,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if args.precision != "f32" {
-        let (why, fix) = ("cases run in f32 so far", "use --precision f32");
-        return Err(Error::config(
-            "command line",
-            "--precision",
-            &args.precision,
-            why,
-            fix,
-        ));
-    }
     let device = device::open(&args.device)?;
+    args.precision.check(&device)?;
+    let losses_only = args.precision == Precision::Bf16;
     let overrides = Overrides {
-        rtol: args.rtol,
+        rtol: args.rtol.or(losses_only.then_some(2e-2)),
         atol: args.atol,
+        losses_only,
     };
     let mut cases = Vec::new();
     for path in &args.paths {
@@ -54,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut counts = [0usize; 3];
     for case in &cases {
-        let report = parity::run(case, &device, overrides);
+        let report = with_precision(args.precision, || parity::run(case, &device, overrides));
         counts[report.verdict as usize] += 1;
         match args.json {
             true => println!("{}", to_json(&report)),

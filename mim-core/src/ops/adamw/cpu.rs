@@ -13,15 +13,15 @@ use crate::ops::simd::multiversion;
 
 /// What a step multiplies with, rounded once from f64.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
-    keep: f32,
-    beta1: f32,
-    fresh1: f32,
-    beta2: f32,
-    fresh2: f32,
-    root: f32,
-    eps: f32,
-    rate: f32,
+pub(super) struct Factors {
+    pub(super) keep: f32,
+    pub(super) beta1: f32,
+    pub(super) fresh1: f32,
+    pub(super) beta2: f32,
+    pub(super) fresh2: f32,
+    pub(super) root: f32,
+    pub(super) eps: f32,
+    pub(super) rate: f32,
 }
 
 impl Factors {
@@ -29,7 +29,7 @@ impl Factors {
         clippy::cast_possible_truncation,
         reason = "the kernel computes in f32"
     )]
-    fn new(step: &AdamWStep) -> Self {
+    pub(super) fn new(step: &AdamWStep) -> Self {
         let (correction1, correction2) = step.corrections();
         Self {
             keep: (1.0 - step.lr * step.weight_decay) as f32,

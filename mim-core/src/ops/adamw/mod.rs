@@ -1,10 +1,13 @@
 //! One step of AdamW on one parameter, in place.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
+use super::gpu::serves;
 use super::host::{change, check_in_place, floats, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -68,7 +71,6 @@ pub fn adamw_step(
     exp_avg_sq: &Tensor,
     step: &AdamWStep,
 ) -> Result<()> {
-    let _timer = timer("adamw", Pass::Update, &[], 0.);
     step.check()?;
     let targets = [param, exp_avg, exp_avg_sq];
     check_in_place("adamw_step", &targets, &[grad])?;
@@ -91,6 +93,43 @@ pub fn adamw_step(
         })
     })?;
     Ok(())
+}
+
+/// A parameter and what moves it, as in [`adamw_step`].
+#[derive(Debug, Clone, Copy)]
+pub struct Moving<'a> {
+    /// Changed in place.
+    pub param: &'a Tensor,
+    /// Its gradient.
+    pub grad: &'a Tensor,
+    /// Mean of gradients, changed in place.
+    pub exp_avg: &'a Tensor,
+    /// Mean of squared gradients, changed in place.
+    pub exp_avg_sq: &'a Tensor,
+    /// The numbers of its step.
+    pub step: AdamWStep,
+}
+
+/// [`adamw_step`] on many parameters, on all threads without a wait between parameters; on a GPU in one launch.
+///
+/// # Errors
+///
+/// As [`adamw_step`]; others than the one at fault may have moved.
+pub fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
+    let on_gpu = |m: &Moving<'_>| serves(&[m.param, m.grad, m.exp_avg, m.exp_avg_sq]);
+    let _timer = timer("adamw", Pass::Update, &[], 0.);
+    if all.is_empty() || !all.iter().all(on_gpu) {
+        return all
+            .par_iter()
+            .with_max_len(1)
+            .try_for_each(|m| adamw_step(m.param, m.grad, m.exp_avg, m.exp_avg_sq, &m.step));
+    }
+    for moving in all {
+        moving.step.check()?;
+        let targets = [moving.param, moving.exp_avg, moving.exp_avg_sq];
+        check_in_place("adamw_steps", &targets, &[moving.grad])?;
+    }
+    Ok(gpu::adamw_steps(all)?)
 }
 
 #[cfg(test)]

@@ -12,14 +12,14 @@ use crate::ops::softmax::{backward_rows, forward_rows};
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) batch: usize,
+pub(in crate::ops) struct Sizes {
+    pub(in crate::ops) batch: usize,
     /// Tokens of an image that look.
-    pub(super) queries: usize,
+    pub(in crate::ops) queries: usize,
     /// Tokens of an image that are looked at.
-    pub(super) keys: usize,
-    pub(super) heads: usize,
-    pub(super) head_dim: usize,
+    pub(in crate::ops) keys: usize,
+    pub(in crate::ops) heads: usize,
+    pub(in crate::ops) head_dim: usize,
 }
 
 /// What is added to the scores: `[images, heads, tokens, tokens]`, both counts used cyclically.

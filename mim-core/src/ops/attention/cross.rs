@@ -3,7 +3,8 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
 use super::cpu::{Inputs, Sizes};
-use super::{Attention, reference};
+use super::{Attention, gpu, narrow, reference};
+use crate::ops::gpu::serves;
 use crate::ops::host::{floats, is_f32_on_cpu, operand};
 use crate::ops::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -19,14 +20,13 @@ use crate::{Error, Result};
 /// [`Error::Shape`] if `dim` is not a multiple of `heads`, or the arguments do not fit together.
 pub fn cross_attention(q: &Tensor, kv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
     let sizes = sizes(q, kv, heads)?;
+    if serves(&[q, kv]) && sizes.head_dim <= gpu::WIDEST {
+        return Ok(gpu::cross_attention(q, kv, (sizes, narrow(scale)))?);
+    }
     if !is_f32_on_cpu(&[q, kv]) {
         return reference::cross_attention(q, kv, heads, scale);
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the kernels compute in f32"
-    )]
-    let scale = scale as f32;
+    let scale = narrow(scale);
     let op = Cross(Attention { sizes, scale });
     Ok(q.contiguous()?.apply_op2(&kv.contiguous()?, op)?)
 }

@@ -2,11 +2,13 @@
 
 mod cpu;
 mod cross;
+pub(super) mod gpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
 use self::cpu::{Call, Sizes};
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu, operand};
 use super::precision::precision;
 use super::profile::{Pass, timer};
@@ -34,14 +36,13 @@ pub fn attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>, scale: f64) 
     }
     let mut operands = vec![qkv];
     operands.extend(bias);
+    if serves(&operands) && sizes.head_dim <= gpu::WIDEST {
+        return Ok(gpu::attention(qkv, bias, (sizes, narrow(scale)))?);
+    }
     if !is_f32_on_cpu(&operands) {
         return reference::attention(qkv, heads, bias, scale);
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the kernels compute in f32"
-    )]
-    let scale = scale as f32;
+    let scale = narrow(scale);
     let op = Attention { sizes, scale };
     let qkv = qkv.contiguous()?;
     Ok(match bias {
@@ -50,7 +51,15 @@ pub fn attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>, scale: f64) 
     })
 }
 
-fn sizes(qkv: &[usize], heads: usize) -> Result<Sizes> {
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernels compute in f32"
+)]
+fn narrow(scale: f64) -> f32 {
+    scale as f32
+}
+
+pub(super) fn sizes(qkv: &[usize], heads: usize) -> Result<Sizes> {
     match *qkv {
         [batch, tokens, packed]
             if heads > 0 && batch > 0 && tokens > 0 && packed > 0 && packed % (3 * heads) == 0 =>
@@ -72,7 +81,7 @@ fn sizes(qkv: &[usize], heads: usize) -> Result<Sizes> {
     }
 }
 
-fn check_bias(bias: &Tensor, sizes: Sizes) -> Result<()> {
+pub(in crate::ops) fn check_bias(bias: &Tensor, sizes: Sizes) -> Result<()> {
     let Sizes {
         batch,
         queries: tokens,
@@ -109,11 +118,7 @@ impl Attention {
         (heads, scale): (usize, f64),
         bias: Option<&Tensor>,
     ) -> Result<Self> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the kernels compute in f32"
-        )]
-        let scale = scale as f32;
+        let scale = narrow(scale);
         let sizes = sizes(&qkv, heads)?;
         bias.map_or(Ok(()), |bias| check_bias(bias, sizes))?;
         Ok(Self { sizes, scale })

@@ -1,10 +1,12 @@
 //! Batch normalisation with the statistics of the batch.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
+use super::gpu::serves;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
@@ -32,15 +34,19 @@ pub fn batch_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
     let width = last_axis("batch_norm", xs)?;
     expect_shape("batch_norm", "weight", weight, &[width])?;
     expect_shape("batch_norm", "bias", bias, &[width])?;
-    if !is_f32_on_cpu(&[xs, weight, bias]) || xs.elem_count() == 0 {
-        return reference::batch_norm(xs, weight, bias, eps);
-    }
-    let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the kernels compute in f32"
     )]
-    let columns = cpu::columns(&floats(&xs)?, width, eps as f32);
+    let narrow = eps as f32;
+    if serves(&[xs, weight, bias]) {
+        return Ok(gpu::batch_norm(xs, [weight, bias], narrow)?);
+    }
+    if !is_f32_on_cpu(&[xs, weight, bias]) || xs.elem_count() == 0 {
+        return reference::batch_norm(xs, weight, bias, eps);
+    }
+    let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+    let columns = cpu::columns(&floats(&xs)?, width, narrow);
     let row = |values: &[f32]| Tensor::from_slice(values, width, xs.device());
     Ok(Normed {
         mean: row(&columns.mean)?,

@@ -1,11 +1,13 @@
 //! Depth-wise convolution of feature maps with their channels last.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Geometry;
+use super::gpu::serves;
 use super::host::{expect_shape, floats, is_f32_on_cpu, operand};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -22,8 +24,7 @@ use crate::{Error, Result};
 /// [`Error::Shape`] if a shape is another or the kernel's side is even.
 pub fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let side = kernel_side(weight.dims());
-    let Some(Geometry { channels, side, .. }) = side.and_then(|side| Geometry::of(xs.dims(), side))
-    else {
+    let Some(geometry) = side.and_then(|side| Geometry::of(xs.dims(), side)) else {
         return Err(Error::shape(
             "depthwise_conv",
             "[batch, height, width, channels] and [channels, 1, k, k] with odd k",
@@ -31,6 +32,7 @@ pub fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Ten
             "put the channels last and choose an odd kernel",
         ));
     };
+    let Geometry { channels, side, .. } = geometry;
     expect_shape(
         "depthwise_conv",
         "weight",
@@ -38,9 +40,13 @@ pub fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Ten
         &[channels, 1, side, side],
     )?;
     expect_shape("depthwise_conv", "bias", bias, &[channels])?;
-    if is_f32_on_cpu(&[xs, weight, bias]) {
+    let on_gpu = serves(&[xs, weight, bias]);
+    if on_gpu || is_f32_on_cpu(&[xs, weight, bias]) {
         // Taps first, so that the weights of neighbouring channels lie together.
         let taps = weight.reshape((channels, side * side))?.t()?.contiguous()?;
+        if on_gpu {
+            return Ok(gpu::depthwise_conv(xs, &taps, bias, geometry)?);
+        }
         return Ok(xs.contiguous()?.apply_op3(
             &taps,
             &bias.contiguous()?,

@@ -1,10 +1,13 @@
 //! Exponential moving average of a parameter, in place.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
+use super::gpu::serves;
 use super::host::{change, check_in_place, floats, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -16,6 +19,15 @@ use crate::{Error, Result};
 /// [`Error::InvalidConfig`] if `momentum` is outside `[0, 1]`, [`Error::Shape`] if shapes differ,
 /// [`Error::Unsupported`] if the two share storage or the teacher is not contiguous.
 pub fn ema_update(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<()> {
+    ema_updates(&[(teacher, student)], momentum)
+}
+
+/// [`ema_update`] of many pairs of teacher and student, on all threads; on a GPU in one launch.
+///
+/// # Errors
+///
+/// As [`ema_update`]; other pairs than the one at fault may have been updated.
+pub fn ema_updates(pairs: &[(&Tensor, &Tensor)], momentum: f64) -> Result<()> {
     if !(0.0..=1.0).contains(&momentum) {
         return Err(Error::config(
             "ema_update",
@@ -26,22 +38,31 @@ pub fn ema_update(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<(
         ));
     }
     let _timer = timer("ema_update", Pass::Update, &[], 0.);
-    check_in_place("ema_update", &[teacher], &[student])?;
-    if !is_f32_on_cpu(&[teacher, student]) {
-        return reference::ema_update(teacher, student, momentum);
+    for (teacher, student) in pairs {
+        check_in_place("ema_update", &[teacher], &[student])?;
     }
-    let student = student.contiguous()?;
-    let student = floats(&student)?;
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the kernel computes in f32"
     )]
     let (keep, fresh) = (momentum as f32, (1.0 - momentum) as f32);
-    change(teacher, |teacher| {
-        cpu::ema_update(teacher, &student, keep, fresh);
-        Ok(())
-    })?;
-    Ok(())
+    if !pairs.is_empty() && pairs.iter().all(|(t, s)| serves(&[t, s])) {
+        return Ok(gpu::ema_updates(pairs, [keep, fresh])?);
+    }
+    pairs
+        .par_iter()
+        .with_max_len(1)
+        .try_for_each(|(teacher, student)| {
+            if !is_f32_on_cpu(&[teacher, student]) {
+                return reference::ema_update(teacher, student, momentum);
+            }
+            let student = student.contiguous()?;
+            let student = floats(&student)?;
+            Ok(change(teacher, |teacher| {
+                cpu::ema_update(teacher, &student, keep, fresh);
+                Ok(())
+            })?)
+        })
 }
 
 #[cfg(test)]

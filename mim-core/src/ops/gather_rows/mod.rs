@@ -1,10 +1,12 @@
 //! Gathering of rows by id.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -26,6 +28,9 @@ pub fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
             format!("{:?} and {:?} {:?}", xs.dims(), ids.dims(), ids.dtype()),
             "flatten the input to rows and the ids to one axis of u32",
         ));
+    }
+    if serves(&[xs]) && ids.elem_count() > 0 {
+        return Ok(gpu::gather_rows(xs, ids)?);
     }
     if !ids.device().is_cpu() {
         return reference::gather_rows(xs, ids);
@@ -70,6 +75,9 @@ pub fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
             "use ids of this input's tokens, and batches of fewer than 2^32 tokens",
         ));
     };
+    if serves(&[xs]) && !order.is_empty() {
+        return Ok(gpu::gather_tokens(xs, order)?);
+    }
     let starts = (0..total).step_by(tokens.max(1));
     let ids: Vec<u32> = starts
         .flat_map(|start| order.iter().map(move |id| start + id))

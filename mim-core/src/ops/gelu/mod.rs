@@ -1,10 +1,12 @@
 //! The Gaussian error linear unit, exact form.
 
 pub(super) mod cpu;
+pub(super) mod gpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
@@ -18,6 +20,9 @@ use crate::Result;
 ///
 /// Fails only if the device does.
 pub fn gelu(xs: &Tensor) -> Result<Tensor> {
+    if serves(&[xs]) {
+        return Ok(gpu::Unit::Gelu.apply(xs)?);
+    }
     if is_f32_on_cpu(&[xs]) {
         return Ok(xs.contiguous()?.apply_op1(Gelu)?);
     }

@@ -1,11 +1,13 @@
 //! Histograms of oriented gradients.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -55,6 +57,9 @@ pub fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     let _timer = timer("hog", Pass::Forward, images.dims(), 0.);
     check(images, filter)?;
     let images = images.detach();
+    if serves(&[&images]) && filter.bins <= gpu::MOST_BINS {
+        return Ok(gpu::hog(&images, filter)?);
+    }
     if !is_f32_on_cpu(&[&images]) {
         return reference::hog(&images.to_dtype(DType::F32)?, filter);
     }

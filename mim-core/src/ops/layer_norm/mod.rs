@@ -1,12 +1,14 @@
 //! Layer normalisation over the last axis.
 
 pub(super) mod cpu;
+pub(super) mod gpu;
 mod reference;
 
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor, bail};
 
+use super::gpu::serves;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
@@ -27,6 +29,9 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
     let width = last_axis("layer_norm", xs)?;
     expect_shape("layer_norm", "weight", weight, &[width])?;
     expect_shape("layer_norm", "bias", bias, &[width])?;
+    if serves(&[xs, weight, bias]) {
+        return Ok(gpu::layer_norm(xs, [weight, bias], narrow(eps))?);
+    }
     if is_f32_on_cpu(&[xs, weight, bias]) {
         let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
         return Ok(xs
@@ -44,6 +49,9 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
 /// [`Error::Shape`](crate::Error::Shape) if the last axis is missing or empty.
 pub fn normalize(xs: &Tensor, eps: f64) -> Result<Tensor> {
     last_axis("normalize", xs)?;
+    if serves(&[xs]) {
+        return Ok(gpu::normalize(xs, narrow(eps))?);
+    }
     if is_f32_on_cpu(&[xs]) {
         return Ok(xs.contiguous()?.apply_op1(LayerNorm::new(eps))?);
     }
@@ -55,14 +63,18 @@ struct LayerNorm {
     found: OnceLock<Vec<cpu::Moments>>,
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernels compute in f32"
+)]
+fn narrow(eps: f64) -> f32 {
+    eps as f32
+}
+
 impl LayerNorm {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the kernels compute in f32"
-    )]
     fn new(eps: f64) -> Self {
         Self {
-            eps: eps as f32,
+            eps: narrow(eps),
             found: OnceLock::new(),
         }
     }

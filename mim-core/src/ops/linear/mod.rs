@@ -1,11 +1,13 @@
 //! The linear layer with its bias in one operation.
 
 mod cpu;
+pub(super) mod gpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Sizes;
+use super::gpu::serves;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, Timer, timer};
 use super::sink::hand_over;
@@ -38,6 +40,9 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     }
     let mut operands = vec![xs, weight];
     operands.extend(bias);
+    if serves(&operands) {
+        return Ok(gpu::linear(xs, weight, bias)?);
+    }
     if !is_f32_on_cpu(&operands) {
         return reference::linear(xs, weight, bias);
     }

@@ -6,6 +6,7 @@
 //! gradient of a value in between passes through candle's store.
 
 mod cpu;
+mod gpu;
 mod op;
 mod reference;
 
@@ -118,6 +119,18 @@ impl Half<'_> {
                 .all(|(row, len)| row.is_none_or(|row| row.dims() == [*len]))
     }
 
+    /// Weight and bias of the norm, of the first and of the second layer, layer scale and the bias of attention,
+    /// all contiguous; zeros for what is not there.
+    fn bundle(&self, bias: Option<&Tensor>) -> Result<(Bundle<8>, Tensor)> {
+        let none = Tensor::zeros(1, DType::F32, self.norm.weight.device())?;
+        let [norm, first, second] =
+            [self.norm, self.maps[0], self.maps[1]].map(|part| [part.weight, part.bias]);
+        let optional = [self.scale, bias].map(|tensor| tensor.unwrap_or(&none));
+        let [[nw, nb], [w1, b1], [w2, b2], [scale, bias]] =
+            [norm, first, second, optional].map(|pair| pair.map(Tensor::contiguous));
+        Ok(Bundle::new([nw?, nb?, w1?, b1?, w2?, b2?, scale?, bias?])?)
+    }
+
     fn check_samples(&self, xs: &Tensor) -> Result<()> {
         match self.samples {
             Some(samples) if xs.dims().first() != Some(&samples.len()) => Err(Error::shape(
@@ -148,7 +161,11 @@ fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
         &[xs],
     ]
     .concat();
-    if !half.fits(width, inner.parts()) || !is_f32_on_cpu(&all) {
+    let fits = half.fits(width, inner.parts());
+    if fits && gpu::serves(xs, &all, first.weight.dims()[0], inner) {
+        return gpu::residual(xs, half, inner);
+    }
+    if !fits || !is_f32_on_cpu(&all) {
         return reference::residual(xs, half, inner);
     }
     let attention = match inner {
@@ -159,18 +176,12 @@ fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
             Some(Attention::of(shape, (heads, scale), bias)?)
         }
     };
-    let none = Tensor::zeros(0, DType::F32, xs.device())?;
-    let optional = [half.scale, bias].map(|tensor| tensor.unwrap_or(&none));
-    let [nw, nb, w1, b1, w2, b2] = [0, 1, 2, 3, 4, 5].map(|at| operands[at].contiguous());
-    let [scale, bias] = optional.map(Tensor::contiguous);
-    let (bundle, token) = Bundle::new([nw?, nb?, w1?, b1?, w2?, b2?, scale?, bias?])?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the kernels compute in f32"
-    )]
+    let (bundle, token) = half.bundle(bias)?;
     let op = Residual {
         bundle,
-        eps: half.eps as f32,
+        scaled: half.scale.is_some(),
+        biased: bias.is_some(),
+        eps: narrow(half.eps),
         attention,
         samples: half.samples.map(<[f32]>::to_vec),
         keep: all.iter().any(|t| t.track_op()),
@@ -179,9 +190,19 @@ fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
     Ok(xs.contiguous()?.apply_op2(&token, op)?)
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernels compute in f32"
+)]
+fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+    use crate::ops::testing::check_on_gpus;
     use crate::ops::testing::{check, check_repeats, random};
     use crate::ops::{Precision, with_precision};
     use candle_core::{DType, Var};
@@ -276,6 +297,54 @@ mod tests {
                     reference::residual(&t[0], &half(t, Some(&samples)), inner)
                 },
             );
+        }
+    }
+
+    #[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+    #[test]
+    fn on_gpus_it_follows_the_reference_in_both_precisions() {
+        let both =
+            |inputs: &[Tensor],
+             samples: Option<&[f32]>,
+             inner: &dyn Fn(&[Tensor]) -> Option<(usize, Option<Tensor>)>| {
+                let op = |t: &[Tensor]| match inner(t) {
+                    Some((heads, bias)) => {
+                        residual_attention(&t[0], &half(t, samples), (heads, 0.4), bias.as_ref())
+                    }
+                    None => residual_mlp(&t[0], &half(t, samples)),
+                };
+                let plain = |t: &[Tensor]| {
+                    let found = inner(t);
+                    let inner = match &found {
+                        Some((heads, bias)) => Inner::Attention {
+                            heads: *heads,
+                            scale: 0.4,
+                            bias: bias.as_ref(),
+                        },
+                        None => Inner::Gelu,
+                    };
+                    reference::residual(&t[0], &half(t, samples), inner)
+                };
+                check_on_gpus(inputs, 2e-5, op, plain);
+                let rough = |t: &[Tensor]| with_precision(Precision::Bf16, || op(t));
+                check_on_gpus(inputs, 0.04, rough, plain);
+            };
+        for (shape, hidden) in [(&[3][..], 1), (&[2, 5, 12], 33), (&[70, 8], 24)] {
+            both(&operands(shape, hidden, hidden), None, &|_| None);
+        }
+        for (batch, tokens, width, heads, head_dim) in
+            [(1, 1, 3, 1, 2), (2, 7, 12, 3, 4), (3, 18, 10, 2, 5)]
+        {
+            let inside = heads * head_dim;
+            let mut inputs = operands(&[batch, tokens, width], 3 * inside, inside);
+            both(&inputs, None, &|_| Some((heads, None)));
+            let samples: Vec<f32> = (0..batch).map(|at| [1.25, 0.][at % 2]).collect();
+            both(&inputs, Some(&samples), &|_| Some((heads, None)));
+            inputs.push(random(8, &[width]));
+            inputs.push(random(9, &[1, heads, tokens, tokens]));
+            both(&inputs, Some(&samples), &|t| {
+                Some((heads, t.get(8).cloned()))
+            });
         }
     }
 

@@ -26,8 +26,12 @@ pub(super) struct Saved {
 
 pub(super) struct Residual {
     /// Weight and bias of the norm, of the first and of the second linear layer; layer scale and the bias of
-    /// attention, which are empty if there is none.
+    /// attention.
     pub(super) bundle: Bundle<8>,
+    /// Whether there is layer scale.
+    pub(super) scaled: bool,
+    /// Whether there is a bias of attention.
+    pub(super) biased: bool,
     pub(super) eps: f32,
     /// The middle; GELU without it.
     pub(super) attention: Option<Attention>,
@@ -42,8 +46,8 @@ pub(super) struct Residual {
 /// Positions in the bundle.
 const FIRST: usize = 2;
 const SECOND: usize = 4;
-const SCALE: usize = 6;
-const BIAS: usize = 7;
+pub(super) const SCALE: usize = 6;
+pub(super) const BIAS: usize = 7;
 
 impl Residual {
     fn timer(&self, pass: Pass, dims: &[usize]) -> Timer {
@@ -64,13 +68,11 @@ impl Residual {
     }
 
     fn scale(&self) -> Option<&Tensor> {
-        let scale = &self.bundle.tensors[SCALE];
-        (scale.elem_count() > 0).then_some(scale)
+        self.scaled.then(|| &self.bundle.tensors[SCALE])
     }
 
     fn bias(&self) -> Option<&Tensor> {
-        let bias = &self.bundle.tensors[BIAS];
-        (bias.elem_count() > 0).then_some(bias)
+        self.biased.then(|| &self.bundle.tensors[BIAS])
     }
 
     /// The normalised input, and what its backward pass needs.

@@ -1,12 +1,14 @@
 //! Softmax over the last axis.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 pub(super) use cpu::{backward_rows, forward_rows};
 pub(super) use reference::softmax as reference_softmax;
 
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
@@ -20,6 +22,9 @@ use crate::Result;
 /// [`Error::Shape`](crate::Error::Shape) for a scalar or an empty last axis.
 pub fn softmax(xs: &Tensor) -> Result<Tensor> {
     last_axis("softmax", xs)?;
+    if serves(&[xs]) {
+        return Ok(gpu::softmax(xs)?);
+    }
     if is_f32_on_cpu(&[xs]) {
         return Ok(xs.contiguous()?.apply_op1(Softmax)?);
     }

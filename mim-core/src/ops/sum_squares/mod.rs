@@ -1,10 +1,13 @@
 //! The sum of squares of a tensor, for gradient norms.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::Result;
@@ -18,12 +21,27 @@ use crate::Result;
 ///
 /// Fails only if the device does.
 pub fn sum_squares(xs: &Tensor) -> Result<f64> {
-    let _timer = timer("sum_squares", Pass::Update, &[], 0.);
     if is_f32_on_cpu(&[xs]) {
         let xs = xs.contiguous()?;
         return Ok(cpu::sum_squares(&floats(&xs)?));
     }
     reference::sum_squares(xs)
+}
+
+/// [`sum_squares`] of many tensors, on all threads; on a GPU in one launch and with one copy to the host.
+///
+/// # Errors
+///
+/// Fails only if the device does.
+pub fn sums_of_squares(all: &[&Tensor]) -> Result<Vec<f64>> {
+    let _timer = timer("sum_squares", Pass::Update, &[], 0.);
+    if !all.is_empty() && serves(all) {
+        return Ok(gpu::sums_of_squares(all)?);
+    }
+    all.par_iter()
+        .with_max_len(1)
+        .map(|t| sum_squares(t))
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Windows of feature maps with their channels last, as rows for a matrix product.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
+use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu, operand};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -40,9 +42,6 @@ pub fn unfold(xs: &Tensor, window: Window) -> Result<Tensor> {
     if let [batch, height, width, channels] = *xs.dims()
         && let (Some(rows), Some(cols)) = (window.count(height), window.count(width))
     {
-        if !is_f32_on_cpu(&[xs]) {
-            return reference::unfold(xs, window);
-        }
         let geometry = cpu::Geometry {
             batch,
             input: (height, width),
@@ -50,6 +49,12 @@ pub fn unfold(xs: &Tensor, window: Window) -> Result<Tensor> {
             channels,
             window,
         };
+        if serves(&[xs]) {
+            return Ok(gpu::unfold(xs, geometry)?);
+        }
+        if !is_f32_on_cpu(&[xs]) {
+            return reference::unfold(xs, window);
+        }
         return Ok(xs.contiguous()?.apply_op1(Unfold(geometry))?);
     }
     Err(Error::shape(

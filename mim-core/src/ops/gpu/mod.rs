@@ -1,0 +1,75 @@
+//! Kernels of our own on CUDA devices.
+//!
+//! The host side of an op (`gpu.rs` in its folder) allocates [`Buffer`]s, calls [`launch()`] and [`product()`] on
+//! them and ties the result into candle's graph with [`differentiable()`]. It is written once and runs on a CUDA
+//! device (feature `cuda`) and, inside [`with_emulated_gpu`] (feature `gpu-emulation`), on the CPU: the same
+//! kernels compiled for it, on ordinary CPU tensors. So everything but the compiler of the kernels and the
+//! device itself is tested without a GPU.
+//!
+//! Everything runs on candle's own stream, in the order of the calls, so nothing waits and no events are
+//! needed. Between ops tensors are f32; with [`Precision::Bf16`](super::Precision) the operands of matrix
+//! products and what is kept for the backward pass are bf16, sums are f32.
+//!
+//! No step is captured into a CUDA graph, though the stream could be: a replay repeats the addresses and host
+//! values of the capture, whereas every step copies new masks and tables of parameters to the device and
+//! allocates its tensors anew, and candle refuses copies from and to the host while its stream captures.
+
+#![cfg_attr(
+    not(any(feature = "cuda", feature = "gpu-emulation")),
+    allow(
+        dead_code,
+        reason = "checked without a GPU as well, but reached with one alone"
+    )
+)]
+
+mod buffer;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod differentiable;
+#[cfg(feature = "gpu-emulation")]
+mod emulated;
+mod launch;
+mod product;
+pub(super) mod rows;
+pub(super) mod table;
+
+use candle_core::{DType, Device, Tensor};
+
+pub(super) use self::buffer::Buffer;
+pub(super) use self::differentiable::differentiable;
+#[cfg(feature = "gpu-emulation")]
+pub use self::emulated::with_emulated_gpu;
+pub use self::launch::launches;
+pub(super) use self::launch::{Arg, Grid, Kernel, launch};
+pub(super) use self::product::{Factor, product};
+
+/// Whether the kernels apply: f32 tensors on a CUDA device, or on the emulated one, none of them empty.
+pub(super) fn serves(tensors: &[&Tensor]) -> bool {
+    let serves =
+        |t: &&Tensor| t.dtype() == DType::F32 && has_kernels(t.device()) && t.elem_count() > 0;
+    tensors.iter().all(serves)
+}
+
+/// Whether kernels run on this device here and now.
+pub(super) fn has_kernels(device: &Device) -> bool {
+    match device {
+        Device::Cuda(_) => cfg!(feature = "cuda"),
+        #[cfg(feature = "gpu-emulation")]
+        Device::Cpu => emulated::active(),
+        _ => false,
+    }
+}
+
+/// The error of whoever asks for kernels where [`serves`] says no.
+fn no_kernels(what: &str, device: &Device) -> candle_core::Error {
+    let device = device.location();
+    candle_core::Error::msg(format!("{what}: there are no kernels for {device:?}"))
+}
+
+/// The name of a type in the names of kernels.
+pub(super) fn type_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::BF16 => "bf16",
+        _ => "f32",
+    }
+}

@@ -1,0 +1,49 @@
+//! Sums of squares on a GPU: one launch and one copy to the host for all tensors.
+
+#![expect(unsafe_code, reason = "kernels are launched")]
+
+use candle_core::{DType, Result, Tensor};
+
+use crate::ops::gpu::table::{Table, address};
+use crate::ops::gpu::{Arg, Buffer, Kernel};
+
+/// See [`super::sums_of_squares`]; there is at least one tensor.
+pub(super) fn sums_of_squares(all: &[&Tensor]) -> Result<Vec<f64>> {
+    let all: Vec<Tensor> = all.iter().map(|t| t.contiguous()).collect::<Result<_>>()?;
+    let mut table = Table::default();
+    for tensor in &all {
+        let values = tensor.elem_count();
+        table.push(&[address(tensor)?, values as i64], values);
+    }
+    let ranges = table.ranges();
+    let device = all[0].device();
+    let mut partials = Buffer::new(table.chunks(), DType::F64, device)?;
+    let kernel = Kernel::new("sum_squares", "sum_squares_tensors_f32");
+    // SAFETY: the words are those of `sum_squares::Tensor`, and there is a partial sum for each chunk.
+    unsafe { table.launch(device, &kernel, vec![Arg::Write(&mut partials)])? };
+    let partials = partials.into_tensor().to_vec1::<f64>()?;
+    let sum = |range: std::ops::Range<usize>| partials[range].iter().sum();
+    Ok(ranges.into_iter().map(sum).collect())
+}
+
+#[cfg(test)]
+#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+mod tests {
+    use super::super::{sum_squares, sums_of_squares};
+    use crate::ops::testing::{on_gpus, random};
+    use candle_core::Tensor;
+
+    #[test]
+    fn follows_the_cpu() {
+        let shapes: [&[usize]; 4] = [&[1], &[3, 5], &[8192], &[90, 200]];
+        let tensors = || (0..).zip(&shapes).map(|(seed, shape)| random(seed, shape));
+        let want: Vec<f64> = tensors().map(|t| sum_squares(&t).unwrap()).collect();
+        on_gpus(|device| {
+            let there: Vec<Tensor> = tensors().map(|t| t.to_device(device).unwrap()).collect();
+            let got = sums_of_squares(&there.iter().collect::<Vec<_>>()).unwrap();
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() < 1e-10 * want, "{got} against {want}");
+            }
+        });
+    }
+}
