@@ -80,9 +80,10 @@ driver_stand_in() {
     mkdir -p "$stubs"
     {
         printf 'int cuInit(unsigned flags) { (void)flags; return 100; }\n'
-        grep -ohE '\bcu[A-Z][A-Za-z0-9_]*' "$folder/include/cuda.h" | sort -u | grep -vx cuInit |
-            sed 's/.*/int &(void) { return 34; }/'
-        printf 'int cuProfilerStart(void) { return 34; }\nint cuProfilerStop(void) { return 34; }\n'
+        {
+            grep -ohE '\bcu[A-Z][A-Za-z0-9_]*' "$folder/include/cuda.h"
+            printf 'cuProfilerStart\ncuProfilerStop\n'
+        } | sort -u | grep -vx cuInit | sed 's/.*/int &(void) { return 34; }/'
     } | gcc -x c -w -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$stubs/libcuda.so.1" -
     ln -sf libcuda.so.1 "$stubs/libcuda.so"
 }

@@ -199,3 +199,63 @@ fn bf16_products_give_nearly_the_same_loss() {
         assert!(gradients.norm().unwrap().is_finite(), "{}", tiny.file);
     }
 }
+
+#[cfg(feature = "gpu-emulation")]
+mod on_gpu_kernels {
+    use super::*;
+    use mim_core::ops::with_emulated_gpu;
+    use mim_core::optim::{AdamWConfig, Clip};
+    use mim_core::train::Stepper;
+
+    #[test]
+    fn every_method_gives_the_gradients_of_the_cpu() {
+        for tiny in common::all() {
+            let kept = StepContext::new(3);
+            let again = StepContext {
+                recompute: true,
+                ..kept.clone()
+            };
+            let (loss, wanted) = gradients_of(tiny.build(1).as_ref(), &kept);
+            for step in [&kept, &again] {
+                let (near, got) = with_emulated_gpu(|| gradients_of(tiny.build(1).as_ref(), step));
+                assert!((near - loss).abs() <= 1e-5 * loss.abs(), "{}", tiny.file);
+                let (error, name) = difference(&got, &wanted);
+                assert!(error < 1e-3, "{} {name}: {error}", tiny.file);
+            }
+            let half = || gradients_of(tiny.build(1).as_ref(), &kept);
+            let (near, got) = with_emulated_gpu(|| with_precision(Precision::Bf16, half));
+            assert!((near - loss).abs() <= 2e-2 * loss.abs(), "{}", tiny.file);
+            assert!(got.norm().unwrap().is_finite(), "{}", tiny.file);
+        }
+    }
+
+    #[test]
+    fn steps_go_as_on_the_cpu() {
+        let losses = |tiny: &common::Tiny| -> Vec<(f64, f64)> {
+            let method = tiny.build(1);
+            let clip = Clip::Global { max_norm: 0.5 };
+            let mut stepper = Stepper::new(method.as_ref(), AdamWConfig::default(), clip).unwrap();
+            let batches = [images(method.as_ref()), images(method.as_ref())];
+            let mut step = |iter| {
+                let place = StepContext {
+                    iter,
+                    iters_per_epoch: 3,
+                    ..StepContext::new(3)
+                };
+                let report = stepper.step(method.as_ref(), &batches, &place, 1e-3);
+                let report = report.unwrap();
+                (report.loss, report.grad_norm)
+            };
+            (0..3).map(&mut step).collect()
+        };
+        for tiny in common::all() {
+            let wanted = losses(&tiny);
+            let got = with_emulated_gpu(|| losses(&tiny));
+            for (got, wanted) in got.iter().zip(&wanted) {
+                let near = |a: f64, b: f64| (a - b).abs() <= 1e-3 * b.abs();
+                let fits = near(got.0, wanted.0) && near(got.1, wanted.1);
+                assert!(fits, "{}: {got:?}, {wanted:?}", tiny.file);
+            }
+        }
+    }
+}
