@@ -2,12 +2,16 @@
 
 mod cpu;
 mod reference;
+mod sum_over_all;
+
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
+use crate::comm::Communicator;
 
 /// Normalised values, and the statistics they were normalised with.
 #[derive(Debug, Clone)]
@@ -29,11 +33,9 @@ pub struct Normed {
 /// [`Error::Shape`](crate::Error::Shape) if the last axis is missing or empty, or weight or bias
 /// do not match it.
 pub fn batch_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Normed> {
-    let width = last_axis("batch_norm", xs)?;
-    expect_shape("batch_norm", "weight", weight, &[width])?;
-    expect_shape("batch_norm", "bias", bias, &[width])?;
+    let width = checked_width(xs, weight, bias)?;
     if !is_f32_on_cpu(&[xs, weight, bias]) || xs.elem_count() == 0 {
-        return reference::batch_norm(xs, weight, bias, eps);
+        return reference::batch_norm(xs, (weight, bias), eps, None);
     }
     let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
     #[expect(
@@ -47,6 +49,34 @@ pub fn batch_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
         variance: row(&columns.variance)?,
         ys: xs.apply_op3(&weight, &bias, BatchNorm { columns })?,
     })
+}
+
+/// [`batch_norm`] of `(weight, bias)` with mean and variance of the rows of all processes of `comm`, which must
+/// bring equally many.
+///
+/// The gradients are those of the sum of their losses; of weight and bias each process gets its own rows' part.
+///
+/// # Errors
+///
+/// As [`batch_norm`], and if the processes cannot be reached.
+pub fn sync_batch_norm(
+    xs: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f64,
+    comm: &Arc<dyn Communicator>,
+) -> Result<Normed> {
+    if comm.world() == 1 {
+        return batch_norm(xs, weight, bias, eps);
+    }
+    checked_width(xs, weight, bias)?;
+    reference::batch_norm(xs, (weight, bias), eps, Some(comm))
+}
+
+fn checked_width(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<usize> {
+    let width = last_axis("batch_norm", xs)?;
+    expect_shape("batch_norm", "weight", weight, &[width])?;
+    expect_shape("batch_norm", "bias", bias, &[width])?;
+    Ok(width)
 }
 
 struct BatchNorm {
@@ -104,8 +134,17 @@ impl CustomOp3 for BatchNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comm::{Single, Threads};
     use crate::ops::testing::{check, check_repeats, random};
-    use candle_core::Device;
+    use candle_core::{Device, Var};
+
+    fn plain(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Normed> {
+        reference::batch_norm(xs, (weight, bias), 1e-5, None)
+    }
+
+    fn alone() -> Arc<dyn Communicator> {
+        Arc::new(Single)
+    }
 
     #[test]
     fn known_values() {
@@ -132,12 +171,14 @@ mod tests {
                 &inputs,
                 1e-5,
                 |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),
-                |t| Ok(reference::batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),
+                |t| Ok(plain(&t[0], &t[1], &t[2])?.ys),
             );
-            let [own, theirs] = [batch_norm, reference::batch_norm].map(|norm| {
-                let normed = norm(&inputs[0], &inputs[1], &inputs[2], 1e-5).unwrap();
-                Tensor::cat(&[normed.mean, normed.variance], 0).unwrap()
-            });
+            let (own, plain) = (
+                batch_norm(&inputs[0], &inputs[1], &inputs[2], 1e-5).unwrap(),
+                plain(&inputs[0], &inputs[1], &inputs[2]).unwrap(),
+            );
+            let [own, theirs] =
+                [own, plain].map(|normed| Tensor::cat(&[normed.mean, normed.variance], 0).unwrap());
             let off = (own - theirs).unwrap().abs().unwrap().max(0).unwrap();
             assert!(off.to_scalar::<f32>().unwrap() < 1e-5);
         }
@@ -150,7 +191,7 @@ mod tests {
             &inputs,
             1e-5,
             |t| Ok(batch_norm(&t[0].transpose(0, 2)?, &t[1], &t[2], 1e-5)?.ys),
-            |t| Ok(reference::batch_norm(&t[0].transpose(0, 2)?, &t[1], &t[2], 1e-5)?.ys),
+            |t| Ok(plain(&t[0].transpose(0, 2)?, &t[1], &t[2])?.ys),
         );
     }
 
@@ -168,5 +209,74 @@ mod tests {
     fn repeats_bit_for_bit() {
         let inputs = [random(1, &[5000, 48]), random(2, &[48]), random(3, &[48])];
         check_repeats(&inputs, |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys));
+    }
+
+    /// Values and moments, and the gradients of a random weighting of the values: of rows, weight and bias.
+    fn all_of(
+        inputs: &[Tensor; 3],
+        weighting: &Tensor,
+        comm: &Arc<dyn Communicator>,
+    ) -> (Vec<Tensor>, Vec<Tensor>) {
+        let vars = inputs.each_ref().map(|xs| Var::from_tensor(xs).unwrap());
+        let normed = sync_batch_norm(&vars[0], (&vars[1], &vars[2]), 1e-5, comm).unwrap();
+        let loss = (&normed.ys * weighting).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        let own = vars.iter().map(|var| gradients.get(var).unwrap().clone());
+        (vec![normed.ys, normed.mean, normed.variance], own.collect())
+    }
+
+    fn assert_close(own: &Tensor, wanted: &Tensor) {
+        let off = (own - wanted)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        let off = off.max(0).unwrap().to_scalar::<f32>().unwrap();
+        assert!(off < 2e-6, "{off}");
+    }
+
+    #[test]
+    fn several_processes_normalise_as_one() {
+        let weighting = random(4, &[6, 2, 5]);
+        let inputs = [random(1, &[6, 2, 5]), random(2, &[5]), random(3, &[5])];
+        let (whole, gradients) = all_of(&inputs, &weighting, &alone());
+        let share = |xs: &Tensor, rank| xs.narrow(0, 2 * rank, 2).unwrap();
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = Threads::group(3)
+                .into_iter()
+                .map(|comm| {
+                    let (inputs, weighting) = (&inputs, &weighting);
+                    scope.spawn(move || {
+                        let rank = comm.rank();
+                        let own = [
+                            share(&inputs[0], rank),
+                            inputs[1].clone(),
+                            inputs[2].clone(),
+                        ];
+                        let comm: Arc<dyn Communicator> = Arc::new(comm);
+                        all_of(&own, &share(weighting, rank), &comm)
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        for (rank, (values, own)) in found.iter().enumerate() {
+            assert_close(&values[0], &share(&whole[0], rank));
+            assert_close(&values[1], &whole[1]);
+            assert_close(&values[2], &whole[2]);
+            assert_close(&own[0], &share(&gradients[0], rank));
+        }
+        for parameter in 1..3 {
+            let sum = found[1..]
+                .iter()
+                .fold(found[0].1[parameter].clone(), |sum, (_, own)| {
+                    (sum + &own[parameter]).unwrap()
+                });
+            assert_close(&sum, &gradients[parameter]);
+        }
     }
 }
