@@ -18,11 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use mim::registry;
+
 use mim_core::Method;
 use mim_core::comm::{Communicator, Mpi, Single};
 use mim_core::data::{DataSource, LoaderConfig, Split};
 use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
+use mim_methods::registry;
 use parallel::{METHODS, assert_same, first_step};
 
 /// Names the folder that [`worker`] shall fill.

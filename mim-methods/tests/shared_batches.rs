@@ -13,9 +13,13 @@ mod parallel;
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use common::Tiny;
+use mim_core::StepContext;
 use mim_core::comm::{Communicator, Single, Threads};
-use parallel::{METHODS, assert_same, first_step};
+use mim_core::optim::{AdamWConfig, Clip};
+use mim_core::train::Stepper;
+use parallel::{IMAGES, METHODS, assert_same, first_step, loader, mask};
 
 fn tiny(file: &str) -> Tiny {
     let mut all = common::all().into_iter();
@@ -45,5 +49,36 @@ fn a_shared_batch_gives_the_gradients_of_the_whole() {
                 }
             });
         }
+    }
+}
+
+/// First moments after an optimizer step on the first images in so many parts: a tenth of the gradients.
+fn accumulated(tiny: &Tiny, parts: usize) -> Vec<(String, Tensor)> {
+    let mut method = tiny.build(5);
+    let batches = loader(method.as_ref(), IMAGES / parts).epoch(0, 0).unwrap();
+    let batches: Vec<_> = batches.take(parts).map(Result::unwrap).collect();
+    // The same masks for each half.
+    let images = (0..IMAGES / parts).map(|image| image % (IMAGES / 2));
+    method.override_mask(mask(1, images)).unwrap();
+    let mut stepper = Stepper::new(method.as_ref(), AdamWConfig::default(), Clip::None).unwrap();
+    let step = StepContext::new(5);
+    stepper
+        .step(method.as_ref(), &batches, &step, 1e-3)
+        .unwrap();
+    let state = stepper.optimizer().state().unwrap();
+    let moments = state.iter().filter(|(name, _)| name.ends_with("exp_avg"));
+    moments
+        .map(|(name, moment)| (name.to_owned(), moment.clone()))
+        .collect()
+}
+
+#[test]
+fn accumulated_gradients_are_those_of_the_larger_batch() {
+    // Of the others, batch norms, second moments, negatives and centres are those of each part, as in the authors' code.
+    for name in ["mae", "bootmae"] {
+        let tiny = tiny(name);
+        let (whole, parts) = (accumulated(&tiny, 1), accumulated(&tiny, 2));
+        assert!(!whole.is_empty());
+        assert_same(name, &parts, &whole);
     }
 }

@@ -111,7 +111,7 @@ pub fn rank_0_first<T>(comm: &dyn Communicator, work: impl FnOnce() -> Result<T>
 pub fn same(comm: &dyn Communicator, what: &str, number: u64) -> Result<()> {
     // Parts of 16 bits, which f32 holds exactly.
     let parts: Vec<f32> = (0..4)
-        .map(|part| f32::from((number >> (16 * part)) as u16))
+        .map(|part| (number >> (16 * part) & 0xffff) as f32)
         .collect();
     let all: Vec<f32> = comm
         .all_gather(&Tensor::new(parts, &candle_core::Device::Cpu)?)?

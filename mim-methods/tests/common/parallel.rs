@@ -31,14 +31,7 @@ pub(crate) fn first_step(
 ) -> Vec<(String, Tensor)> {
     let (rank, world) = (comm.rank(), comm.world());
     let own = IMAGES / world;
-    let data = DataSource::Embedded.open(Split::Train).unwrap();
-    let loading = LoaderConfig {
-        batch_size: own,
-        workers: 0,
-        ..LoaderConfig::default()
-    };
-    let loader = Loader::new(data, method.views(0), loading, 5).unwrap();
-    let loader = loader.sharded(rank, world).unwrap();
+    let loader = loader(method.as_ref(), own).sharded(rank, world).unwrap();
     let batch = loader.epoch(0, 0).unwrap().next().unwrap().unwrap();
     method
         .override_mask(mask(crops, rank * own..(rank + 1) * own))
@@ -72,9 +65,20 @@ pub(crate) fn first_step(
     found
 }
 
+/// Batches of the embedded images.
+pub(crate) fn loader(method: &dyn Method, batch_size: usize) -> Loader {
+    let data = DataSource::Embedded.open(Split::Train).unwrap();
+    let loading = LoaderConfig {
+        batch_size,
+        workers: 0,
+        ..LoaderConfig::default()
+    };
+    Loader::new(data, method.views(0), loading, 5).unwrap()
+}
+
 /// Masks of some of the images, crop by crop: ten of sixteen patches where there is one crop; else a number that
 /// varies, down to none.
-fn mask(crops: usize, images: std::ops::Range<usize>) -> Mask {
+pub(crate) fn mask(crops: usize, images: impl Iterator<Item = usize> + Clone) -> Mask {
     let row = |crop: usize, image: usize| {
         let hidden = match crops {
             1 => 10,
