@@ -63,6 +63,10 @@ impl Gradients {
     /// Each process' loss is a mean over its own rows, so with equally many rows everywhere this is the gradient
     /// of the loss of the joint batch.
     ///
+    /// It follows the backward pass and does not overlap with it: candle gives no sign when the last part of a
+    /// gradient is there, on a GPU it hands over none before the pass ends, and MPI makes progress only while it is
+    /// called.
+    ///
     /// # Errors
     ///
     /// If the processes cannot be reached.

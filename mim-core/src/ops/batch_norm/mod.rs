@@ -6,12 +6,12 @@ mod sum_over_all;
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
 
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
-use crate::comm::Communicator;
+use crate::comm::{Communicator, Reduce};
 
 /// Normalised values, and the statistics they were normalised with.
 #[derive(Debug, Clone)]
@@ -33,22 +33,7 @@ pub struct Normed {
 /// [`Error::Shape`](crate::Error::Shape) if the last axis is missing or empty, or weight or bias
 /// do not match it.
 pub fn batch_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Normed> {
-    let width = checked_width(xs, weight, bias)?;
-    if !is_f32_on_cpu(&[xs, weight, bias]) || xs.elem_count() == 0 {
-        return reference::batch_norm(xs, (weight, bias), eps, None);
-    }
-    let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the kernels compute in f32"
-    )]
-    let columns = cpu::columns(&floats(&xs)?, width, eps as f32);
-    let row = |values: &[f32]| Tensor::from_slice(values, width, xs.device());
-    Ok(Normed {
-        mean: row(&columns.mean)?,
-        variance: row(&columns.variance)?,
-        ys: xs.apply_op3(&weight, &bias, BatchNorm { columns })?,
-    })
+    normalise(xs, (weight, bias), eps, None)
 }
 
 /// [`batch_norm`] of `(weight, bias)` with mean and variance of the rows of all processes of `comm`, which must
@@ -65,22 +50,52 @@ pub fn sync_batch_norm(
     eps: f64,
     comm: &Arc<dyn Communicator>,
 ) -> Result<Normed> {
-    if comm.world() == 1 {
-        return batch_norm(xs, weight, bias, eps);
-    }
-    checked_width(xs, weight, bias)?;
-    reference::batch_norm(xs, (weight, bias), eps, Some(comm))
+    let comm = (comm.world() > 1).then_some(comm);
+    normalise(xs, (weight, bias), eps, comm)
 }
 
-fn checked_width(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<usize> {
+fn normalise(
+    xs: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f64,
+    comm: Option<&Arc<dyn Communicator>>,
+) -> Result<Normed> {
     let width = last_axis("batch_norm", xs)?;
     expect_shape("batch_norm", "weight", weight, &[width])?;
     expect_shape("batch_norm", "bias", bias, &[width])?;
-    Ok(width)
+    if !is_f32_on_cpu(&[xs, weight, bias]) || xs.elem_count() == 0 {
+        return reference::batch_norm(xs, (weight, bias), eps, comm);
+    }
+    let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+    let comm = comm.cloned();
+    let group = (comm.as_ref().map_or(1, |comm| comm.world()), |sums| {
+        over_all(comm.as_ref(), sums)
+    });
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernels compute in f32"
+    )]
+    let columns = cpu::columns(&floats(&xs)?, width, eps as f32, group)?;
+    let row = |values: &[f32]| Tensor::from_slice(values, width, xs.device());
+    Ok(Normed {
+        mean: row(&columns.mean)?,
+        variance: row(&columns.variance)?,
+        ys: xs.apply_op3(&weight, &bias, BatchNorm { columns, comm })?,
+    })
+}
+
+/// The sums of all processes' `sums`.
+fn over_all(comm: Option<&Arc<dyn Communicator>>, sums: Vec<f32>) -> Result<Vec<f32>> {
+    let Some(comm) = comm else {
+        return Ok(sums);
+    };
+    let sums = Tensor::new(sums, &Device::Cpu)?;
+    Ok(comm.all_reduce(&sums, Reduce::Sum)?.to_vec1()?)
 }
 
 struct BatchNorm {
     columns: cpu::Columns,
+    comm: Option<Arc<dyn Communicator>>,
 }
 
 impl CustomOp3 for BatchNorm {
@@ -119,7 +134,9 @@ impl CustomOp3 for BatchNorm {
         let mut dx = None;
         if xs.track_op() {
             let weight = floats(weight)?;
-            let sums = (dw.as_slice(), db.as_slice());
+            let sums = over_all(self.comm.as_ref(), [&dw[..], &db].concat());
+            let sums = sums.map_err(candle_core::Error::wrap)?;
+            let sums = sums.split_at(width);
             let values = cpu::backward(&values, &self.columns, &weight, &grad, sums);
             dx = Some(Tensor::from_vec(values, xs.shape(), device)?);
         }
@@ -136,7 +153,7 @@ mod tests {
     use super::*;
     use crate::comm::{Single, Threads};
     use crate::ops::testing::{check, check_repeats, random};
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     fn plain(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Normed> {
         reference::batch_norm(xs, (weight, bias), 1e-5, None)
@@ -211,14 +228,17 @@ mod tests {
         check_repeats(&inputs, |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys));
     }
 
+    type Norm = fn(&Tensor, (&Tensor, &Tensor), f64, &Arc<dyn Communicator>) -> Result<Normed>;
+
     /// Values and moments, and the gradients of a random weighting of the values: of rows, weight and bias.
     fn all_of(
+        norm: Norm,
         inputs: &[Tensor; 3],
         weighting: &Tensor,
         comm: &Arc<dyn Communicator>,
     ) -> (Vec<Tensor>, Vec<Tensor>) {
         let vars = inputs.each_ref().map(|xs| Var::from_tensor(xs).unwrap());
-        let normed = sync_batch_norm(&vars[0], (&vars[1], &vars[2]), 1e-5, comm).unwrap();
+        let normed = norm(&vars[0], (&vars[1], &vars[2]), 1e-5, comm).unwrap();
         let loss = (&normed.ys * weighting).unwrap().sum_all().unwrap();
         let gradients = loss.backward().unwrap();
         let own = vars.iter().map(|var| gradients.get(var).unwrap().clone());
@@ -238,9 +258,17 @@ mod tests {
 
     #[test]
     fn several_processes_normalise_as_one() {
+        as_one(sync_batch_norm);
+        as_one(|xs, affine, eps, comm| {
+            let comm = (comm.world() > 1).then_some(comm);
+            reference::batch_norm(xs, affine, eps, comm)
+        });
+    }
+
+    fn as_one(norm: Norm) {
         let weighting = random(4, &[6, 2, 5]);
         let inputs = [random(1, &[6, 2, 5]), random(2, &[5]), random(3, &[5])];
-        let (whole, gradients) = all_of(&inputs, &weighting, &alone());
+        let (whole, gradients) = all_of(norm, &inputs, &weighting, &alone());
         let share = |xs: &Tensor, rank| xs.narrow(0, 2 * rank, 2).unwrap();
         let found: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = Threads::group(3)
@@ -255,7 +283,7 @@ mod tests {
                             inputs[2].clone(),
                         ];
                         let comm: Arc<dyn Communicator> = Arc::new(comm);
-                        all_of(&own, &share(weighting, rank), &comm)
+                        all_of(norm, &own, &share(weighting, rank), &comm)
                     })
                 })
                 .collect();
