@@ -76,6 +76,14 @@ pub enum Error {
         /// What to do about it.
         fix: Text,
     },
+    /// The processes that train together cannot reach each other or do not fit together.
+    #[error("training in several processes: {what}; {fix}")]
+    Group {
+        /// What is wrong.
+        what: Text,
+        /// What to do about it.
+        fix: Text,
+    },
     /// Weights do not fit the model: every name is listed in the report.
     #[error("the weights do not fit the model:\n{0}\n{1}")]
     Weights(Box<crate::weights::LoadReport>, Text),
@@ -135,6 +143,14 @@ impl Error {
         Self::Unsupported {
             what: what.into(),
             why: why.into(),
+            fix: fix.into(),
+        }
+    }
+
+    /// An [`Error::Group`] from its parts.
+    pub fn group(what: impl Into<Text>, fix: impl Into<Text>) -> Self {
+        Self::Group {
+            what: what.into(),
             fix: fix.into(),
         }
     }

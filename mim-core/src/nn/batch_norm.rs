@@ -13,7 +13,8 @@ const MOMENTUM: f64 = 0.1;
 ///
 /// While training, the statistics are those of the batch (biased variance), and the buffers follow
 /// them with a momentum of 0.1 (unbiased variance); otherwise they are the buffers. A teacher has
-/// buffers of its own, which no moving average touches.
+/// buffers of its own, which no moving average touches. Processes that train together normalise by the
+/// statistics of their joint batch.
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
     weight: Tensor,
@@ -48,8 +49,7 @@ impl BatchNorm {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the last axis is not `dim` wide or a training batch has a single row,
-    /// [`Error::Unsupported`] while several processes train together.
+    /// [`Error::Shape`] if the last axis is not `dim` wide or a training batch has a single row.
     pub fn forward(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
         let dim = self.weight.dim(0)?;
         if xs.dims().last() != Some(&dim) {
@@ -61,8 +61,9 @@ impl BatchNorm {
             ));
         }
         if step.training {
-            let normed = ops::batch_norm(xs, &self.weight, &self.bias, self.eps)?;
-            self.follow(&normed, xs.elem_count() / dim, step)?;
+            let affine = (&self.weight, &self.bias);
+            let normed = ops::sync_batch_norm(xs, affine, self.eps, &step.comm)?;
+            self.follow(&normed, xs.elem_count() / dim * step.comm.world())?;
             return Ok(normed.ys);
         }
         let deviation = (self.running_var.as_detached_tensor() + self.eps)?.sqrt()?;
@@ -75,14 +76,7 @@ impl BatchNorm {
     }
 
     /// Moves the buffers towards the statistics of a batch of `rows` rows.
-    fn follow(&self, batch: &ops::Normed, rows: usize, step: &StepContext) -> Result<()> {
-        if step.comm.world() > 1 {
-            return Err(Error::unsupported(
-                "batch normalisation over several processes",
-                "its statistics would be those of one process only",
-                "train in one process, or choose layer norm",
-            ));
-        }
+    fn follow(&self, batch: &ops::Normed, rows: usize) -> Result<()> {
         if rows < 2 {
             return Err(Error::shape(
                 "batch norm",

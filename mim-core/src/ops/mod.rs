@@ -49,7 +49,7 @@ mod unfold;
 
 pub use adamw::{AdamWStep, Moving, adamw_step, adamw_steps};
 pub use attention::{attention, cross_attention};
-pub use batch_norm::{Normed, batch_norm};
+pub use batch_norm::{Normed, batch_norm, sync_batch_norm};
 pub use depthwise_conv::depthwise_conv;
 pub use ema_update::{ema_update, ema_updates};
 pub use gather_rows::{gather_rows, gather_tokens};

@@ -3,6 +3,8 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
+use super::buckets::buckets;
+use crate::comm::{Communicator, Reduce};
 use crate::ops::sink::{Sum, collecting};
 use crate::{Result, ops};
 
@@ -53,6 +55,56 @@ impl Gradients {
         for (_, var, sum) in &mut self.entries {
             if let Some(gradient) = store.remove(var) {
                 add_to(sum, gradient)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces each gradient by its mean over all processes; one that only some of them have counts as zero on
+    /// the others.
+    ///
+    /// Each process' loss is a mean over its own rows, so with equally many rows everywhere this is the gradient
+    /// of the loss of the joint batch.
+    ///
+    /// It follows the backward pass and does not overlap with it: candle gives no sign when the last part of a
+    /// gradient is there, on a GPU it hands over none before the pass ends, and MPI makes progress only while it is
+    /// called.
+    ///
+    /// # Errors
+    ///
+    /// If the processes cannot be reached.
+    pub fn average(&mut self, comm: &dyn Communicator) -> Result<()> {
+        if comm.world() == 1 {
+            return Ok(());
+        }
+        let own: Vec<f32> = self
+            .entries
+            .iter()
+            .map(|(_, _, sum)| f32::from(u8::from(sum.is_some())))
+            .collect();
+        let own = Tensor::new(own, &candle_core::Device::Cpu)?;
+        let known: Vec<f32> = comm.all_reduce(&own, Reduce::Sum)?.to_vec1()?;
+        let mut entries: Vec<_> = self
+            .entries
+            .iter_mut()
+            .zip(known)
+            .filter(|(_, known)| *known > 0.)
+            .map(|(entry, _)| entry)
+            .collect();
+        let sizes: Vec<usize> = entries.iter().map(|(_, var, _)| var.elem_count()).collect();
+        for bucket in buckets(&sizes) {
+            let entries = &mut entries[bucket];
+            let parts = entries.iter().map(|(_, var, sum)| match sum {
+                Some(sum) => sum.flatten_all(),
+                None => var.zeros_like()?.flatten_all(),
+            });
+            let joined = Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+            let means = comm.all_reduce(&joined, Reduce::Mean)?;
+            let mut start = 0;
+            for (_, var, sum) in entries {
+                let count = var.elem_count();
+                *sum = Some(means.narrow(0, start, count)?.reshape(var.shape())?);
+                start += count;
             }
         }
         Ok(())
@@ -141,7 +193,49 @@ fn add_to(sum: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comm::Threads;
     use crate::ops::testing::random;
+
+    #[test]
+    fn averages_over_processes_and_knows_who_has_none() {
+        let names = ["all", "one", "none"];
+        let vars = || {
+            names.map(|name| {
+                (
+                    name.to_owned(),
+                    Var::from_tensor(&random(1, &[2, 3])).unwrap(),
+                )
+            })
+        };
+        let found: Vec<Vec<Option<Tensor>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = Threads::group(2)
+                .into_iter()
+                .map(|comm| {
+                    scope.spawn(move || {
+                        let mut gradients = Gradients::new(vars().to_vec());
+                        gradients.set("all", random(2 + comm.rank() as u64, &[2, 3]));
+                        if comm.rank() == 1 {
+                            gradients.set("one", random(4, &[2, 3]));
+                        }
+                        gradients.average(&comm).unwrap();
+                        names.map(|name| gradients.get(name).cloned()).to_vec()
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let half = |xs: Tensor| (xs * 0.5).unwrap().to_vec2::<f32>().unwrap();
+        let both = (random(2, &[2, 3]) + random(3, &[2, 3])).unwrap();
+        for found in found {
+            let values = |at: usize| found[at].as_ref().map(|xs| xs.to_vec2::<f32>().unwrap());
+            assert_eq!(values(0), Some(half(both.clone())));
+            assert_eq!(values(1), Some(half(random(4, &[2, 3]))));
+            assert_eq!(values(2), None);
+        }
+    }
 
     #[test]
     fn both_ways_give_the_same_sums() {

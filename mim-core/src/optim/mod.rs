@@ -1,6 +1,7 @@
 //! Optimizers, with parameter groups and a state that can be saved.
 
 mod adamw;
+mod buckets;
 mod clip;
 mod gradients;
 mod groups;

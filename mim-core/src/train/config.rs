@@ -13,12 +13,12 @@ use crate::{Error, Result};
 pub struct TrainConfig {
     /// Passes over the data. Default 800.
     pub epochs: usize,
-    /// Images of a forward pass. Default 64.
+    /// Images of a forward pass of each process. Default 64.
     pub batch_size: usize,
     /// Forward passes an optimizer step. Default 1.
     pub accum_iter: usize,
     /// Learning rate for [`TrainConfig::blr_batch`] images a step; the rate of the run is
-    /// `blr * batch_size * accum_iter / blr_batch`, times the method's
+    /// `blr * batch_size * accum_iter * processes / blr_batch`, times the method's
     /// [`batch_factor`](crate::Method::batch_factor) (1 for most). Set this or `lr`. Default 1.5e-4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blr: Option<f64>,
@@ -83,23 +83,42 @@ impl Default for TrainConfig {
 const DEFAULT_BLR: f64 = 1.5e-4;
 
 impl TrainConfig {
-    /// Images of an optimizer step.
-    pub fn effective_batch(&self) -> usize {
-        self.batch_size * self.accum_iter
+    /// Images of an optimizer step of `world` processes.
+    pub fn effective_batch(&self, world: usize) -> usize {
+        self.batch_size * self.accum_iter * world
+    }
+
+    /// Optimizer steps that so many images give to `world` processes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if they are too few for one.
+    pub fn steps_per_epoch(&self, images: usize, world: usize) -> Result<usize> {
+        let batch = self.effective_batch(world);
+        match images / batch {
+            0 => Err(Error::config(
+                "train",
+                "batch_size",
+                batch,
+                format!("the data holds only {images} images, less than one step needs"),
+                "lower batch_size or accum_iter, or start fewer processes",
+            )),
+            steps => Ok(steps),
+        }
     }
 
     /// The learning rate at the peak of the run of a method with this
-    /// [`batch_factor`](crate::Method::batch_factor).
-    pub fn peak_lr(&self, batch_factor: f64) -> f64 {
-        let batch = self.effective_batch() as f64 * batch_factor;
+    /// [`batch_factor`](crate::Method::batch_factor) in `world` processes.
+    pub fn peak_lr(&self, batch_factor: f64, world: usize) -> f64 {
+        let batch = self.effective_batch(world) as f64 * batch_factor;
         let scaled = |blr: f64| blr * batch / self.blr_batch as f64;
         self.lr
             .unwrap_or_else(|| scaled(self.blr.unwrap_or(DEFAULT_BLR)))
     }
 
     /// The learning rate of every step.
-    pub fn lr(&self, batch_factor: f64) -> Schedule {
-        self.lr_schedule.scaled(self.peak_lr(batch_factor))
+    pub fn lr(&self, batch_factor: f64, world: usize) -> Schedule {
+        self.lr_schedule.scaled(self.peak_lr(batch_factor, world))
     }
 
     /// Checks the settings.
@@ -131,7 +150,7 @@ impl TrainConfig {
                 "remove lr or blr",
             );
         }
-        let peak = self.peak_lr(1.);
+        let peak = self.peak_lr(1., 1);
         if !peak.is_finite() || peak <= 0. {
             return bad(
                 "lr",
@@ -160,19 +179,20 @@ mod tests {
             accum_iter: 8,
             ..TrainConfig::default()
         };
-        assert!((config.peak_lr(1.) - 2.4e-3).abs() < 1e-12);
+        assert!((config.peak_lr(1., 1) - 2.4e-3).abs() < 1e-12);
+        assert!((config.peak_lr(1., 4) - 9.6e-3).abs() < 1e-12);
         // DMJD: 512 images a step that count for 853.
         let dmjd = TrainConfig {
             accum_iter: 1,
             blr: Some(6e-4),
             ..config.clone()
         };
-        assert!((dmjd.peak_lr(1. / 0.6) - 2e-3).abs() < 1e-12);
+        assert!((dmjd.peak_lr(1. / 0.6, 1) - 2e-3).abs() < 1e-12);
         let absolute = TrainConfig {
             lr: Some(1e-3),
             ..config
         };
-        assert_eq!(absolute.peak_lr(2.), 1e-3);
+        assert_eq!(absolute.peak_lr(2., 4), 1e-3);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The loop over epochs and steps, with exact resume.
 
+mod parallel;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,6 +10,7 @@ use candle_core::Device;
 
 use super::checkpoint::{self, Checkpoint, TrainState};
 use super::{EpochLog, EpochRecord, EventWriter, Observer, StepReport, Stepper, TrainConfig};
+use crate::comm::{Communicator, Single};
 use crate::data::{Dataset, Loader, LoaderConfig};
 use crate::schedule::Schedule;
 use crate::{Batch, Error, Method, Result, StepContext};
@@ -25,6 +28,8 @@ pub enum Outcome {
 }
 
 /// Trains a method on the images of a data set, writing log, events and checkpoints into a run folder.
+///
+/// Several processes that share the folder train together with [`Trainer::parallel`]; rank 0 alone writes.
 pub struct Trainer {
     method: Box<dyn Method>,
     data: (Arc<dyn Dataset>, LoaderConfig),
@@ -32,6 +37,7 @@ pub struct Trainer {
     config: TrainConfig,
     lr: Schedule,
     device: Device,
+    comm: Arc<dyn Communicator>,
     run: PathBuf,
     stepper: Stepper,
     state: TrainState,
@@ -51,19 +57,7 @@ impl Trainer {
         resolved: serde_json::Value,
     ) -> Result<Self> {
         config.validate()?;
-        let iters_per_epoch = dataset.len() / config.effective_batch();
-        if iters_per_epoch == 0 {
-            return Err(Error::config(
-                "train",
-                "batch_size",
-                config.effective_batch(),
-                format!(
-                    "the data holds only {} images, less than one step needs",
-                    dataset.len()
-                ),
-                "lower batch_size or accum_iter",
-            ));
-        }
+        let iters_per_epoch = config.steps_per_epoch(dataset.len(), 1)?;
         let device = method
             .stores()
             .first()
@@ -79,7 +73,7 @@ impl Trainer {
             drop_last: true,
             ..loading
         };
-        let (lr, data) = (config.lr(method.batch_factor()), (dataset, loading));
+        let (lr, data) = (config.lr(method.batch_factor(), 1), (dataset, loading));
         Ok(Self {
             method,
             data,
@@ -87,6 +81,7 @@ impl Trainer {
             config,
             lr,
             device,
+            comm: Arc::new(Single),
             run: run.into(),
             stepper,
             state,
@@ -108,7 +103,7 @@ impl Trainer {
         self.iters_per_epoch
     }
 
-    /// Goes on from a checkpoint, to the bit.
+    /// Goes on from a checkpoint: to the bit, unless the number of processes has changed.
     ///
     /// # Errors
     ///
@@ -121,7 +116,11 @@ impl Trainer {
             config: resolved,
             ..checkpoint.state().clone()
         };
-        EpochLog::new(&self.run).rewind(self.state.epoch)
+        self.change_world();
+        if self.writes() {
+            EpochLog::new(&self.run).rewind(self.state.epoch)?;
+        }
+        Ok(())
     }
 
     /// Whether all epochs are done.
@@ -135,8 +134,8 @@ impl Trainer {
     ///
     /// If data, device or disk fail, or the loss is not finite; the last checkpoint stays.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
-        std::fs::create_dir_all(&self.run).map_err(Error::io("create", &self.run))?;
-        let mut events = EventWriter::create(&self.run, self.state.step)?;
+        self.same_start()?;
+        let mut events = self.events()?;
         while !self.finished() {
             let start = Instant::now();
             let first = self.state.iter;
@@ -146,10 +145,12 @@ impl Trainer {
                 .epoch(self.state.epoch, first * self.config.accum_iter)?;
             while self.state.iter < self.iters_per_epoch {
                 let report = self.step(&mut batches)?;
-                events.scalars(report.step, scalars(&report))?;
+                if let Some(events) = &mut events {
+                    events.scalars(report.step, scalars(&report))?;
+                }
                 observer.step(&report);
                 last = Some(report);
-                if observer.stop() && self.state.iter < self.iters_per_epoch {
+                if self.stops(observer)? && self.state.iter < self.iters_per_epoch {
                     self.save()?;
                     return Ok(Outcome::Stopped {
                         step: self.state.step,
@@ -158,18 +159,19 @@ impl Trainer {
             }
             drop(batches);
             let seconds = start.elapsed().as_secs_f64();
-            let images = (self.state.iter - first) * self.config.effective_batch();
+            let batch = self.config.effective_batch(self.comm.world());
+            let images = (self.state.iter - first) * batch;
             let record =
                 self.end_epoch(last.map_or(0., |report| report.lr), images as f64 / seconds)?;
-            events.scalars(
-                record.step,
-                [
+            if let Some(events) = &mut events {
+                let values = [
                     ("epoch/loss", record.train_loss),
                     ("epoch/images_per_s", record.images_per_s),
-                ],
-            )?;
+                ];
+                events.scalars(record.step, values)?;
+            }
             observer.epoch(&record);
-            if observer.stop() && !self.finished() {
+            if self.stops(observer)? && !self.finished() {
                 self.save()?;
                 return Ok(Outcome::Stopped {
                     step: self.state.step,
@@ -177,6 +179,15 @@ impl Trainer {
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    /// The event file, of the process that writes.
+    fn events(&self) -> Result<Option<EventWriter>> {
+        if !self.writes() {
+            return Ok(None);
+        }
+        std::fs::create_dir_all(&self.run).map_err(Error::io("create", &self.run))?;
+        EventWriter::create(&self.run, self.state.step).map(Some)
     }
 
     /// The loader of the current epoch: a method's views may change between epochs.
@@ -187,7 +198,8 @@ impl Trainer {
             self.method.views(self.state.epoch),
             loading.clone(),
             self.config.seed,
-        )
+        )?
+        .sharded(self.comm.rank(), self.comm.world())
     }
 
     /// One optimizer step at the current place.
@@ -201,9 +213,10 @@ impl Trainer {
             let optimizer = self.stepper.optimizer_mut();
             optimizer.set_weight_decay(schedule.at(&step));
         }
-        let report = self
-            .stepper
-            .step(self.method.as_ref(), &micro, &step, self.lr.at(&step))?;
+        let mut report =
+            self.stepper
+                .step(self.method.as_ref(), &micro, &step, self.lr.at(&step))?;
+        report.over_all(self.comm.as_ref())?;
         let sums = [("loss", report.loss), ("grad_norm", report.grad_norm)];
         let terms = report
             .terms
@@ -227,6 +240,7 @@ impl Trainer {
             epochs: self.config.epochs,
             iter: self.state.iter,
             iters_per_epoch: self.iters_per_epoch,
+            comm: self.comm.clone(),
             ..StepContext::new(self.config.seed)
         }
     }
@@ -250,7 +264,9 @@ impl Trainer {
             grad_norm: mean("grad_norm"),
             images_per_s,
         };
-        EpochLog::new(&self.run).append(&record)?;
+        if self.writes() {
+            EpochLog::new(&self.run).append(&record)?;
+        }
         self.state.sums.clear();
         (self.state.epoch, self.state.iter) = (self.state.epoch + 1, 0);
         if self
@@ -264,12 +280,15 @@ impl Trainer {
         Ok(record)
     }
 
-    /// Writes a checkpoint of the current place.
+    /// Writes a checkpoint of the current place, if this process is the one that writes.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if it cannot be written.
-    pub fn save(&self) -> Result<PathBuf> {
+    pub fn save(&self) -> Result<()> {
+        if !self.writes() {
+            return Ok(());
+        }
         let optimizer = self.stepper.optimizer();
         checkpoint::save(
             &self.run,
@@ -278,6 +297,7 @@ impl Trainer {
             optimizer,
             self.config.keep_checkpoints,
         )
+        .map(drop)
     }
 
     /// The run folder.

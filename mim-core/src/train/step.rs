@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::StepReport;
+use crate::comm::{self, Communicator};
 use crate::ops::{Precision, with_precision};
 use crate::optim::{AdamW, AdamWConfig, Clip, Gradients, Hold};
 use crate::{Batch, Error, LossTerms, Method, Result, StepContext};
@@ -81,7 +82,8 @@ impl Stepper {
         &mut self.optimizer
     }
 
-    /// One optimizer step over all `batches` (more than one: gradient accumulation).
+    /// One optimizer step over all `batches` (more than one: gradient accumulation), and over those of the other
+    /// processes of `step.comm`. The report is of this process alone, but for the gradient norm.
     ///
     /// # Errors
     ///
@@ -123,6 +125,7 @@ impl Stepper {
         }
         scalars.read(&mut report, share)?;
         finite("the loss", report.loss, step)?;
+        self.gradients.average(step.comm.as_ref())?;
         report.grad_norm = self.clip.apply(&mut self.gradients)?;
         finite("the gradient norm", report.grad_norm, step)?;
         for hold in &self.hold {
@@ -131,6 +134,20 @@ impl Stepper {
         self.optimizer.step(&self.gradients, lr)?;
         method.after_step(step)?;
         Ok(report)
+    }
+}
+
+impl StepReport {
+    /// The report of all processes together.
+    pub(super) fn over_all(&mut self, comm: &dyn Communicator) -> Result<()> {
+        let own = std::iter::once(&self.loss).chain(self.terms.iter().map(|(_, value)| value));
+        let means = comm::mean(comm, &own.copied().collect::<Vec<_>>())?;
+        let terms = self.terms.iter_mut().map(|(_, value)| value);
+        for (value, mean) in std::iter::once(&mut self.loss).chain(terms).zip(means) {
+            *value = mean;
+        }
+        self.images *= comm.world();
+        Ok(())
     }
 }
 

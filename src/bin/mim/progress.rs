@@ -9,6 +9,7 @@ use mim_core::train::{EpochRecord, Observer, StepReport};
 
 /// Shows a run on a terminal, or one line an epoch elsewhere.
 pub(crate) struct Progress {
+    shown: bool,
     bar: ProgressBar,
     stop: Arc<AtomicBool>,
     start: Instant,
@@ -17,9 +18,13 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// For a run of `epochs` epochs; from now on Ctrl-C asks it to end.
-    pub(crate) fn new(epochs: usize) -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    /// For a run of `epochs` epochs; from now on Ctrl-C asks it to end. Nothing is shown unless `shown`.
+    pub(crate) fn new(epochs: usize, shown: bool) -> Self {
+        let target = match shown {
+            true => ProgressDrawTarget::stderr_with_hz(5),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
         let template = "{bar:24} {pos}/{len} steps, {msg}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
@@ -30,12 +35,15 @@ impl Progress {
             if asked.swap(true, Ordering::SeqCst) {
                 std::process::exit(1);
             }
-            eprintln!("\nending after this step; press Ctrl-C again to end at once");
+            if shown {
+                eprintln!("\nending after this step; press Ctrl-C again to end at once");
+            }
         });
         if let Err(error) = handler {
             tracing::warn!("Ctrl-C will end the run without a checkpoint: {error}");
         }
         Self {
+            shown,
             bar,
             stop,
             start: Instant::now(),
@@ -68,7 +76,7 @@ impl Observer for Progress {
     }
 
     fn epoch(&mut self, record: &EpochRecord) {
-        if self.bar.is_hidden() {
+        if self.shown && self.bar.is_hidden() {
             let EpochRecord {
                 epoch,
                 train_loss,

@@ -7,12 +7,14 @@
 
 use rayon::prelude::*;
 
+use crate::Result;
 use crate::ops::blocks::{add_partials, rows_per_partial, rows_per_task};
 use crate::ops::simd::multiversion;
 
-/// Mean and variance of each column, and the reciprocal of its deviation.
+/// Mean and variance of each column over so many rows, and the reciprocal of its deviation.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
+    rows: usize,
     pub(super) mean: Vec<f32>,
     pub(super) variance: Vec<f32>,
     scale: Vec<f32>,
@@ -101,26 +103,33 @@ fn over_rows(
     add_partials(&partials, sums)
 }
 
-/// The moments of each column.
-pub(super) fn columns(xs: &[f32], width: usize, eps: f32) -> Columns {
-    let rows = xs.len() / width;
-    let mean_of = |mut sums: Vec<f32>| {
+/// The moments of each column over the rows of `ranks` processes, whose sums `over_all` adds up.
+pub(super) fn columns(
+    xs: &[f32],
+    width: usize,
+    eps: f32,
+    (ranks, over_all): (usize, impl Fn(Vec<f32>) -> Result<Vec<f32>>),
+) -> Result<Columns> {
+    let size = (xs.len() / width, width);
+    let rows = size.0 * ranks;
+    let mean_of = |sums: Vec<f32>| -> Result<Vec<f32>> {
+        let mut sums = over_all(sums)?;
         sums.iter_mut().for_each(|sum| *sum /= rows as f32);
-        sums
+        Ok(sums)
     };
-    let size = (rows, width);
     let mean = mean_of(over_rows(size, width, |part, sums| {
         add_rows(&xs[part], sums);
-    }));
+    }))?;
     let variance = mean_of(over_rows(size, width, |part, sums| {
         add_squares(&xs[part], &mean, sums);
-    }));
+    }))?;
     let scale = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
-    Columns {
+    Ok(Columns {
+        rows,
         mean,
         variance,
         scale,
-    }
+    })
 }
 
 /// Normalised rows.
@@ -144,7 +153,7 @@ pub(super) fn backward_affine(xs: &[f32], columns: &Columns, grad: &[f32]) -> (V
     (dw, db)
 }
 
-/// The gradient of the rows, from those of weight and bias:
+/// The gradient of the rows, from those of weight and bias by the rows of all processes:
 /// `w / deviation * (g - db / n - standardised x * dw / n)`.
 pub(super) fn backward(
     xs: &[f32],
@@ -154,7 +163,7 @@ pub(super) fn backward(
     (dw, db): Affine<'_>,
 ) -> Vec<f32> {
     let Columns { mean, scale, .. } = columns;
-    let count = (xs.len() / mean.len()) as f32;
+    let count = columns.rows as f32;
     let slope: Vec<f32> = weight.iter().zip(scale).map(|(w, s)| w * s).collect();
     let level: Vec<f32> = db.iter().map(|db| db / count).collect();
     let tilt: Vec<f32> = dw.iter().zip(scale).map(|(dw, s)| s * dw / count).collect();

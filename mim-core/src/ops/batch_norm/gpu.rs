@@ -120,7 +120,7 @@ mod tests {
                 &inputs,
                 2e-5,
                 |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),
-                |t| Ok(reference::batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),
+                |t| Ok(reference::batch_norm(&t[0], (&t[1], &t[2]), 1e-5, None)?.ys),
             );
         }
     }

@@ -3,13 +3,17 @@
 mod cpu;
 mod gpu;
 mod reference;
+mod sum_over_all;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
 
 use super::gpu::serves;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
+use crate::comm::{Communicator, Reduce};
 
 /// Normalised values, and the statistics they were normalised with.
 #[derive(Debug, Clone)]
@@ -31,6 +35,33 @@ pub struct Normed {
 /// [`Error::Shape`](crate::Error::Shape) if the last axis is missing or empty, or weight or bias
 /// do not match it.
 pub fn batch_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Normed> {
+    normalise(xs, (weight, bias), eps, None)
+}
+
+/// [`batch_norm`] of `(weight, bias)` with mean and variance of the rows of all processes of `comm`, which must
+/// bring equally many.
+///
+/// The gradients are those of the sum of their losses; of weight and bias each process gets its own rows' part.
+///
+/// # Errors
+///
+/// As [`batch_norm`], and if the processes cannot be reached.
+pub fn sync_batch_norm(
+    xs: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f64,
+    comm: &Arc<dyn Communicator>,
+) -> Result<Normed> {
+    let comm = (comm.world() > 1).then_some(comm);
+    normalise(xs, (weight, bias), eps, comm)
+}
+
+fn normalise(
+    xs: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f64,
+    comm: Option<&Arc<dyn Communicator>>,
+) -> Result<Normed> {
     let width = last_axis("batch_norm", xs)?;
     expect_shape("batch_norm", "weight", weight, &[width])?;
     expect_shape("batch_norm", "bias", bias, &[width])?;
@@ -39,24 +70,38 @@ pub fn batch_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
         reason = "the kernels compute in f32"
     )]
     let narrow = eps as f32;
-    if serves(&[xs, weight, bias]) {
+    if comm.is_none() && serves(&[xs, weight, bias]) {
         return Ok(gpu::batch_norm(xs, [weight, bias], narrow)?);
     }
     if !is_f32_on_cpu(&[xs, weight, bias]) || xs.elem_count() == 0 {
-        return reference::batch_norm(xs, weight, bias, eps);
+        return reference::batch_norm(xs, (weight, bias), eps, comm);
     }
     let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-    let columns = cpu::columns(&floats(&xs)?, width, narrow);
+    let comm = comm.cloned();
+    let group = (comm.as_ref().map_or(1, |comm| comm.world()), |sums| {
+        over_all(comm.as_ref(), sums)
+    });
+    let columns = cpu::columns(&floats(&xs)?, width, narrow, group)?;
     let row = |values: &[f32]| Tensor::from_slice(values, width, xs.device());
     Ok(Normed {
         mean: row(&columns.mean)?,
         variance: row(&columns.variance)?,
-        ys: xs.apply_op3(&weight, &bias, BatchNorm { columns })?,
+        ys: xs.apply_op3(&weight, &bias, BatchNorm { columns, comm })?,
     })
+}
+
+/// The sums of all processes' `sums`.
+fn over_all(comm: Option<&Arc<dyn Communicator>>, sums: Vec<f32>) -> Result<Vec<f32>> {
+    let Some(comm) = comm else {
+        return Ok(sums);
+    };
+    let sums = Tensor::new(sums, &Device::Cpu)?;
+    Ok(comm.all_reduce(&sums, Reduce::Sum)?.to_vec1()?)
 }
 
 struct BatchNorm {
     columns: cpu::Columns,
+    comm: Option<Arc<dyn Communicator>>,
 }
 
 impl CustomOp3 for BatchNorm {
@@ -95,7 +140,9 @@ impl CustomOp3 for BatchNorm {
         let mut dx = None;
         if xs.track_op() {
             let weight = floats(weight)?;
-            let sums = (dw.as_slice(), db.as_slice());
+            let sums = over_all(self.comm.as_ref(), [&dw[..], &db].concat());
+            let sums = sums.map_err(candle_core::Error::wrap)?;
+            let sums = sums.split_at(width);
             let values = cpu::backward(&values, &self.columns, &weight, &grad, sums);
             dx = Some(Tensor::from_vec(values, xs.shape(), device)?);
         }
@@ -110,8 +157,17 @@ impl CustomOp3 for BatchNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comm::{Single, Threads};
     use crate::ops::testing::{check, check_repeats, random};
-    use candle_core::Device;
+    use candle_core::Var;
+
+    fn plain(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Normed> {
+        reference::batch_norm(xs, (weight, bias), 1e-5, None)
+    }
+
+    fn alone() -> Arc<dyn Communicator> {
+        Arc::new(Single)
+    }
 
     #[test]
     fn known_values() {
@@ -138,12 +194,14 @@ mod tests {
                 &inputs,
                 1e-5,
                 |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),
-                |t| Ok(reference::batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),
+                |t| Ok(plain(&t[0], &t[1], &t[2])?.ys),
             );
-            let [own, theirs] = [batch_norm, reference::batch_norm].map(|norm| {
-                let normed = norm(&inputs[0], &inputs[1], &inputs[2], 1e-5).unwrap();
-                Tensor::cat(&[normed.mean, normed.variance], 0).unwrap()
-            });
+            let (own, plain) = (
+                batch_norm(&inputs[0], &inputs[1], &inputs[2], 1e-5).unwrap(),
+                plain(&inputs[0], &inputs[1], &inputs[2]).unwrap(),
+            );
+            let [own, theirs] =
+                [own, plain].map(|normed| Tensor::cat(&[normed.mean, normed.variance], 0).unwrap());
             let off = (own - theirs).unwrap().abs().unwrap().max(0).unwrap();
             assert!(off.to_scalar::<f32>().unwrap() < 1e-5);
         }
@@ -156,7 +214,7 @@ mod tests {
             &inputs,
             1e-5,
             |t| Ok(batch_norm(&t[0].transpose(0, 2)?, &t[1], &t[2], 1e-5)?.ys),
-            |t| Ok(reference::batch_norm(&t[0].transpose(0, 2)?, &t[1], &t[2], 1e-5)?.ys),
+            |t| Ok(plain(&t[0].transpose(0, 2)?, &t[1], &t[2])?.ys),
         );
     }
 
@@ -174,5 +232,85 @@ mod tests {
     fn repeats_bit_for_bit() {
         let inputs = [random(1, &[5000, 48]), random(2, &[48]), random(3, &[48])];
         check_repeats(&inputs, |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys));
+    }
+
+    type Norm = fn(&Tensor, (&Tensor, &Tensor), f64, &Arc<dyn Communicator>) -> Result<Normed>;
+
+    /// Values and moments, and the gradients of a random weighting of the values: of rows, weight and bias.
+    fn all_of(
+        norm: Norm,
+        inputs: &[Tensor; 3],
+        weighting: &Tensor,
+        comm: &Arc<dyn Communicator>,
+    ) -> (Vec<Tensor>, Vec<Tensor>) {
+        let vars = inputs.each_ref().map(|xs| Var::from_tensor(xs).unwrap());
+        let normed = norm(&vars[0], (&vars[1], &vars[2]), 1e-5, comm).unwrap();
+        let loss = (&normed.ys * weighting).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        let own = vars.iter().map(|var| gradients.get(var).unwrap().clone());
+        (vec![normed.ys, normed.mean, normed.variance], own.collect())
+    }
+
+    fn assert_close(own: &Tensor, wanted: &Tensor) {
+        let off = (own - wanted)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        let off = off.max(0).unwrap().to_scalar::<f32>().unwrap();
+        assert!(off < 2e-6, "{off}");
+    }
+
+    #[test]
+    fn several_processes_normalise_as_one() {
+        as_one(sync_batch_norm);
+        as_one(|xs, affine, eps, comm| {
+            let comm = (comm.world() > 1).then_some(comm);
+            reference::batch_norm(xs, affine, eps, comm)
+        });
+    }
+
+    fn as_one(norm: Norm) {
+        let weighting = random(4, &[6, 2, 5]);
+        let inputs = [random(1, &[6, 2, 5]), random(2, &[5]), random(3, &[5])];
+        let (whole, gradients) = all_of(norm, &inputs, &weighting, &alone());
+        let share = |xs: &Tensor, rank| xs.narrow(0, 2 * rank, 2).unwrap();
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = Threads::group(3)
+                .into_iter()
+                .map(|comm| {
+                    let (inputs, weighting) = (&inputs, &weighting);
+                    scope.spawn(move || {
+                        let rank = comm.rank();
+                        let own = [
+                            share(&inputs[0], rank),
+                            inputs[1].clone(),
+                            inputs[2].clone(),
+                        ];
+                        let comm: Arc<dyn Communicator> = Arc::new(comm);
+                        all_of(norm, &own, &share(weighting, rank), &comm)
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        for (rank, (values, own)) in found.iter().enumerate() {
+            assert_close(&values[0], &share(&whole[0], rank));
+            assert_close(&values[1], &whole[1]);
+            assert_close(&values[2], &whole[2]);
+            assert_close(&own[0], &share(&gradients[0], rank));
+        }
+        for parameter in 1..3 {
+            let sum = found[1..]
+                .iter()
+                .fold(found[0].1[parameter].clone(), |sum, (_, own)| {
+                    (sum + &own[parameter]).unwrap()
+                });
+            assert_close(&sum, &gradients[parameter]);
+        }
     }
 }

@@ -7,10 +7,14 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Device;
 use mim::RunConfig;
+use mim_core::comm::{self, Communicator, Launch};
 use mim_core::data::Split;
+use mim_core::rng::name_hash;
 use mim_core::train::{Checkpoint, EpochLog, Outcome, Trainer};
 use mim_core::{Error, Result};
 
@@ -19,7 +23,7 @@ use summary::Summary;
 
 use crate::folder::{self, Contents};
 use crate::progress::Progress;
-use crate::{device, plot};
+use crate::{device, outcome, plot};
 
 /// What a run started from, if not from random weights.
 const INIT: &str = "init.txt";
@@ -30,46 +34,52 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         print!("{}", config.to_toml()?);
         return Ok(ExitCode::SUCCESS);
     }
-    let start = Instant::now();
+    let launch = Launch::from_env()?;
+    let device = device::open(&own_device(&args.device, launch.as_ref()))?;
+    let comm = comm::join(launch.as_ref(), &device)?;
+    match train(args, &config, &device, &comm) {
+        Err(error) if comm.world() > 1 => {
+            // The others wait for this process, and would wait for ever.
+            let code = outcome::failed(&format!("rank {}: {error}", comm.rank()));
+            comm.abort();
+            Ok(code)
+        }
+        done => done,
+    }
+}
+
+/// The device of this process: a GPU of its own among those of its machine, unless one is named.
+fn own_device(name: &str, launch: Option<&Launch>) -> String {
+    match launch {
+        Some(launch)
+            if matches!(name, "auto" | "cuda") && candle_core::utils::cuda_is_available() =>
+        {
+            format!("cuda:{}", launch.gpu())
+        }
+        _ => name.to_owned(),
+    }
+}
+
+fn train(
+    args: &Args,
+    config: &RunConfig,
+    device: &Device,
+    comm: &Arc<dyn Communicator>,
+) -> Result<ExitCode> {
+    let (start, leads) = (Instant::now(), comm.rank() == 0);
     let run = args
         .output_dir
         .clone()
         .unwrap_or_else(|| folder::next(&config.method));
-    let checkpoint = args.checkpoint(&run)?;
-    let device = device::open(&args.device)?;
-    let train = config.data.source.open(Split::Train)?;
-    let loading = config.data.loading(config.train.batch_size);
-    let method = config.build(&device)?;
-    let started = match (&checkpoint, args.init()?) {
-        (None, Some(init)) => Some(init.apply(&config, method.as_ref())?.to_string()),
-        _ => None,
-    };
-    let mut trainer = Trainer::new(
-        method,
-        (train.clone(), loading),
-        config.train.clone(),
-        &run,
-        config.to_json()?,
-    )?;
-    folder::prepare(&run, args.contents(&run, checkpoint.is_some()))?;
-    if let Some(checkpoint) = &checkpoint {
-        same_settings(&config, checkpoint)?;
-        trainer.resume(checkpoint)?;
-        eprintln!(
-            "resuming at step {} of {}",
-            checkpoint.state().step,
-            trainer.iters_per_epoch() * config.train.epochs
-        );
-    }
-    folder::write(&run.join("config.toml"), &config.to_toml()?)?;
-    if let Some(started) = &started {
-        eprintln!("{started}");
-        folder::write(&run.join(INIT), &format!("{started}\n"))?;
-    }
-    announce(&config, &trainer, train.len());
-    let mut progress = Progress::new(config.train.epochs);
+    let mut trainer = ready(args, config, (device, comm), &run)?;
+    let mut progress = Progress::new(config.train.epochs, leads);
     let outcome = trainer.train(&mut progress)?;
     progress.finish();
+    // Before the rest, which rank 0 does alone.
+    comm.leave();
+    if !leads {
+        return Ok(ExitCode::SUCCESS);
+    }
     plot::loss(&EpochLog::new(&run).read()?, &run.join("loss.svg"))?;
     if let Outcome::Stopped { step } = outcome {
         eprintln!(
@@ -78,10 +88,61 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let summary = finish(&config, &trainer, &run, &device, start)?;
+    let summary = finish(config, &trainer, &run, device, start)?;
     summary.print();
     println!("{}", run.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The trainer at the place where the run starts or goes on, and its folder.
+fn ready(
+    args: &Args,
+    config: &RunConfig,
+    (device, comm): (&Device, &Arc<dyn Communicator>),
+    run: &Path,
+) -> Result<Trainer> {
+    let checkpoint = args.checkpoint(run)?;
+    // What rank 0 downloads is there for the others.
+    let (dataset, method, started) = comm::rank_0_first(comm.as_ref(), || {
+        let dataset = config.data.source.open(Split::Train)?;
+        let method = config.build(device)?;
+        let started = match (&checkpoint, args.init()?) {
+            (None, Some(init)) => Some(init.apply(config, method.as_ref())?.to_string()),
+            _ => None,
+        };
+        Ok((dataset, method, started))
+    })?;
+    let data = (
+        dataset.clone(),
+        config.data.loading(config.train.batch_size),
+    );
+    let resolved = config.to_json()?;
+    let settings = name_hash(&resolved.to_string());
+    let mut trainer =
+        Trainer::new(method, data, config.train.clone(), run, resolved)?.parallel(comm.clone())?;
+    // None may change the folder before all have read it.
+    comm::same(comm.as_ref(), "the settings", settings)?;
+    let leads = comm.rank() == 0;
+    if leads {
+        folder::prepare(run, args.contents(run, checkpoint.is_some()))?;
+    }
+    if let Some(checkpoint) = &checkpoint {
+        same_settings(config, checkpoint)?;
+        trainer.resume(checkpoint)?;
+    }
+    if leads {
+        folder::write(&run.join("config.toml"), &config.to_toml()?)?;
+        if let Some(started) = &started {
+            eprintln!("{started}");
+            folder::write(&run.join(INIT), &format!("{started}\n"))?;
+        }
+        announce(config, &trainer, dataset.len(), comm.world());
+        if let Some(checkpoint) = &checkpoint {
+            let all = trainer.iters_per_epoch() * config.train.epochs;
+            eprintln!("resuming at step {} of {all}", checkpoint.state().step);
+        }
+    }
+    Ok(trainer)
 }
 
 /// Pictures, probes and summary of a finished run.
@@ -89,7 +150,7 @@ fn finish(
     config: &RunConfig,
     trainer: &Trainer,
     run: &Path,
-    device: &candle_core::Device,
+    device: &Device,
     start: Instant,
 ) -> Result<Summary> {
     match picture::images(&config.data.source).and_then(|images| {
@@ -176,7 +237,7 @@ fn flatten(value: &serde_json::Value, key: String, out: &mut Vec<(String, String
     }
 }
 
-fn announce(config: &RunConfig, trainer: &Trainer, images: usize) {
+fn announce(config: &RunConfig, trainer: &Trainer, images: usize, processes: usize) {
     let values: usize = trainer
         .method()
         .stores()
@@ -184,13 +245,17 @@ fn announce(config: &RunConfig, trainer: &Trainer, images: usize) {
         .map(|(_, store)| store.trainable_values())
         .sum();
     eprintln!(
-        "{}: {:.2} M parameters, {images} images from {}, {} epochs of {} steps, peak lr {:.2e}, into {}",
+        "{}: {:.2} M parameters, {images} images from {}, {} epochs of {} steps{}, peak lr {:.2e}, into {}",
         config.method,
         values as f64 / 1e6,
         config.data.source,
         config.train.epochs,
         trainer.iters_per_epoch(),
-        config.train.peak_lr(trainer.method().batch_factor()),
+        match processes {
+            1 => String::new(),
+            many => format!(" in {many} processes"),
+        },
+        trainer.peak_lr(),
         trainer.run().display(),
     );
 }

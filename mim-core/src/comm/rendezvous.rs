@@ -1,0 +1,224 @@
+//! How a secret of rank 0 reaches the other processes: over TCP.
+//!
+//! Each process connects to rank 0, says who it is, and gets the secret: NCCL's unique id.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use crate::{Error, Result};
+
+/// Length of the secret in bytes.
+pub(super) const LENGTH: usize = 128;
+/// What a process says first, so that strangers are told apart.
+const GREETING: [u8; 8] = *b"mim-join";
+/// Pause between attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long one message of a process that has connected may take.
+const MESSAGE: Duration = Duration::from_secs(10);
+
+/// Rank 0's part: hands `secret` to the `world - 1` others.
+///
+/// # Errors
+///
+/// [`Error::Group`] if they have not all come in time, or two say the same rank or another number of processes.
+pub(super) fn serve(
+    listener: &TcpListener,
+    world: usize,
+    secret: &[u8; LENGTH],
+    patience: Duration,
+) -> Result<()> {
+    let failed = |error: std::io::Error| {
+        Error::group(
+            format!("rank 0 cannot listen: {error}"),
+            "check the network of the machine",
+        )
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    let end = Instant::now() + patience;
+    let mut waiting = vec![true; world];
+    waiting[0] = false;
+    while waiting.contains(&true) {
+        match listener.accept() {
+            // A stranger, or one that is gone again: it is not waited for.
+            Ok((mut stream, _)) => {
+                let Ok((rank, its_world)) = hear(&mut stream) else {
+                    continue;
+                };
+                if its_world != world || !waiting.get(rank).copied().unwrap_or_default() {
+                    return Err(Error::group(
+                        format!(
+                            "a process says it is rank {rank} of {its_world}, which is not one of those still missing of {world}"
+                        ),
+                        "give every process a rank of its own and the same number of processes",
+                    ));
+                }
+                waiting[rank] = stream.write_all(secret).is_err();
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if Instant::now() > end {
+                    let missing: Vec<String> = (0..world)
+                        .filter(|rank| waiting[*rank])
+                        .map(|rank| rank.to_string())
+                        .collect();
+                    return Err(Error::group(
+                        format!(
+                            "rank {} did not come within {} s",
+                            missing.join(", "),
+                            patience.as_secs()
+                        ),
+                        "check that it was started, and that MASTER_ADDR and MASTER_PORT lead to rank 0 from its machine",
+                    ));
+                }
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
+
+/// What a process that has connected says: its rank, and the number of processes it knows of.
+fn hear(stream: &mut TcpStream) -> std::io::Result<(usize, usize)> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(MESSAGE))?;
+    stream.set_write_timeout(Some(MESSAGE))?;
+    let mut words = [[0u8; 8]; 3];
+    for word in &mut words {
+        stream.read_exact(word)?;
+    }
+    let [greeting, rank, world] = words;
+    if greeting != GREETING {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let number = |word| usize::try_from(u64::from_le_bytes(word)).unwrap_or(usize::MAX);
+    Ok((number(rank), number(world)))
+}
+
+/// The others' part: gets the secret from rank 0 at `address`, which may start later than this process.
+///
+/// # Errors
+///
+/// [`Error::Group`] if rank 0 does not answer in time.
+pub(super) fn ask(
+    address: &str,
+    (rank, world): (usize, usize),
+    patience: Duration,
+) -> Result<[u8; LENGTH]> {
+    let end = Instant::now() + patience;
+    loop {
+        let error = match try_to_ask(address, (rank, world), end) {
+            Ok(secret) => return Ok(secret),
+            Err(error) => error,
+        };
+        if Instant::now() > end {
+            return Err(Error::group(
+                format!(
+                    "rank {rank} got no answer from rank 0 at {address} within {} s ({error})",
+                    patience.as_secs()
+                ),
+                "check that rank 0 runs, and that MASTER_ADDR and MASTER_PORT lead to it from this machine",
+            ));
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn try_to_ask(
+    address: &str,
+    (rank, world): (usize, usize),
+    end: Instant,
+) -> std::io::Result<[u8; LENGTH]> {
+    let left = || {
+        end.saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1))
+    };
+    let mut failure = std::io::Error::from(ErrorKind::AddrNotAvailable);
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, left()) {
+            Ok(mut stream) => {
+                stream.set_read_timeout(Some(left()))?;
+                stream.write_all(&GREETING)?;
+                for number in [rank, world] {
+                    stream.write_all(&(number as u64).to_le_bytes())?;
+                }
+                let mut secret = [0; LENGTH];
+                stream.read_exact(&mut secret)?;
+                return Ok(secret);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: [u8; LENGTH] = [7; LENGTH];
+    const LONG: Duration = Duration::from_secs(300);
+    const SHORT: Duration = Duration::from_millis(300);
+
+    fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    #[test]
+    fn everyone_gets_the_secret_even_beside_strangers_and_before_rank_0_is_there() {
+        let (first, address) = listener();
+        // Nobody listens for a while.
+        drop(first);
+        std::thread::scope(|scope| {
+            let asking: Vec<_> = (1..4)
+                .map(|rank| {
+                    let address = &address;
+                    scope.spawn(move || ask(address, (rank, 4), LONG))
+                })
+                .collect();
+            std::thread::sleep(SHORT);
+            let listener = TcpListener::bind(&address).unwrap();
+            let mut stranger = TcpStream::connect(&address).unwrap();
+            stranger
+                .write_all(b"GET / HTTP/1.1\r\nHost: here\r\n")
+                .unwrap();
+            serve(&listener, 4, &SECRET, LONG).unwrap();
+            for asking in asking {
+                assert_eq!(asking.join().unwrap().unwrap(), SECRET);
+            }
+        });
+    }
+
+    #[test]
+    fn who_does_not_come_is_named() {
+        let (listener, address) = listener();
+        std::thread::scope(|scope| {
+            scope.spawn(|| ask(&address, (1, 3), LONG));
+            let error = serve(&listener, 3, &SECRET, SHORT).unwrap_err().to_string();
+            assert!(error.contains("rank 2 did not come"), "{error}");
+        });
+        drop(listener);
+        let error = ask(&address, (2, 3), SHORT).unwrap_err().to_string();
+        assert!(
+            error.contains("rank 2 got no answer from rank 0"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn ranks_and_numbers_of_processes_must_fit() {
+        for (claim, world) in [((3, 3), 3), ((1, 4), 3), ((0, 3), 3)] {
+            let (listener, address) = listener();
+            std::thread::scope(|scope| {
+                scope.spawn(move || ask(&address, claim, SHORT));
+                let error = serve(&listener, world, &SECRET, LONG)
+                    .unwrap_err()
+                    .to_string();
+                assert!(error.contains("a rank of its own"), "{error}");
+                drop(listener);
+            });
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! A sum over processes that gradients pass.
+
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor, bail};
+
+use crate::Result;
+use crate::comm::{Communicator, Reduce};
+
+/// The elementwise sum of all processes' `xs`, with the gradient of the sum of their losses: that is, the sum of
+/// their gradients.
+pub(super) fn sum_over_all(xs: &Tensor, comm: &Arc<dyn Communicator>) -> Result<Tensor> {
+    let sum = comm.all_reduce(&xs.detach(), Reduce::Sum)?.contiguous()?;
+    let comm = comm.clone();
+    Ok(xs.apply_op1(SumOverAll { sum, comm })?)
+}
+
+/// Gives the sum, which is known before: a process can be asked for tensors, not for storages.
+struct SumOverAll {
+    sum: Tensor,
+    comm: Arc<dyn Communicator>,
+}
+
+impl CustomOp1 for SumOverAll {
+    fn name(&self) -> &'static str {
+        "sum_over_all"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        match &*self.sum.storage_and_layout().0 {
+            Storage::Cpu(sum) => Ok((sum.clone(), self.sum.shape().clone())),
+            _ => bail!("the sum over processes is on another device than its parts"),
+        }
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (storage, _) = self.sum.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(sum) => Ok((sum.try_clone(layout)?, self.sum.shape().clone())),
+            _ => bail!("the sum over processes is on another device than its parts"),
+        }
+    }
+
+    fn bwd(
+        &self,
+        _xs: &Tensor,
+        _sum: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<Option<Tensor>> {
+        let sum = self.comm.all_reduce(grad, Reduce::Sum);
+        sum.map(Some).map_err(candle_core::Error::wrap)
+    }
+}

@@ -1,0 +1,176 @@
+//! What one process of a group computes of the first step of a method.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use mim_core::comm::{self, Communicator, Single};
+use mim_core::data::{DataSource, Loader, LoaderConfig, Split};
+use mim_core::optim::Gradients;
+use mim_core::params::Kind;
+use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
+
+/// Images of all processes together.
+pub(crate) const IMAGES: usize = 8;
+/// Methods at tiny sizes that can be given any mask of 4 x 4 patches, with the crops that are masked.
+pub(crate) const METHODS: &[(&str, usize)] = &[
+    ("mae", 1),
+    ("sim", 1),
+    ("cmae", 1),
+    ("ibot", 2),
+    ("attmask", 2),
+    ("bootmae", 1),
+];
+
+/// Loss, gradients, centres and running statistics after a step on this process' share of [`IMAGES`] images, by name.
+///
+/// Draws are keyed by rank, so the masks are given: one for each image, whoever it belongs to.
+pub(crate) fn first_step(
+    method: Box<dyn Method>,
+    crops: usize,
+    comm: &Arc<dyn Communicator>,
+) -> Vec<(String, Tensor)> {
+    let (rank, own) = (comm.rank(), IMAGES / comm.world());
+    let loader = loader(method.as_ref(), own).sharded(rank, comm.world());
+    let batch = loader.unwrap().epoch(0, 0).unwrap().next().unwrap();
+    let mask = mask(crops, rank * own..(rank + 1) * own);
+    step_on(method, (batch.unwrap(), mask), comm)
+}
+
+/// What one process gives for all images from last to first: the same but for rounding.
+pub(crate) fn first_step_backwards(method: Box<dyn Method>, crops: usize) -> Vec<(String, Tensor)> {
+    let batch = loader(method.as_ref(), IMAGES).epoch(0, 0).unwrap().next();
+    let mut batch = batch.unwrap().unwrap();
+    let mut order: Vec<u32> = (0..).take(IMAGES).collect();
+    order.reverse();
+    let order = Tensor::new(order, &Device::Cpu).unwrap();
+    for view in &mut batch.views {
+        let pixels = view.pixels().index_select(&order, 0).unwrap();
+        let crops = view.crops.iter().rev().cloned().collect();
+        *view = View::new(pixels, crops).unwrap();
+    }
+    let mask = mask(crops, (0..IMAGES).rev());
+    let alone: Arc<dyn Communicator> = Arc::new(Single);
+    step_on(method, (batch, mask), &alone)
+}
+
+fn step_on(
+    mut method: Box<dyn Method>,
+    (batch, mask): (Batch, Mask),
+    comm: &Arc<dyn Communicator>,
+) -> Vec<(String, Tensor)> {
+    tell_images_apart(method.as_ref());
+    method.override_mask(mask).unwrap();
+    let step = StepContext {
+        comm: comm.clone(),
+        ..StepContext::new(5)
+    };
+    method.before_step(&step).unwrap();
+    let loss = method.forward(&batch, &step).unwrap().total().unwrap();
+    let mut gradients = Gradients::new(method.stores()[0].1.trainable());
+    gradients.backward(&loss).unwrap();
+    gradients.average(comm.as_ref()).unwrap();
+    let loss = f64::from(loss.to_scalar::<f32>().unwrap());
+    let loss = comm::mean(comm.as_ref(), &[loss]).unwrap();
+    let mut found = vec![("loss".to_owned(), Tensor::new(loss, &Device::Cpu).unwrap())];
+    for (name, _, gradient) in gradients.iter() {
+        found.push((
+            format!("gradient of {name}"),
+            gradient.unwrap().copy().unwrap(),
+        ));
+    }
+    for (owner, store) in method.stores() {
+        for (name, kind) in store.names() {
+            if kind == Kind::Buffer {
+                let value = store.var(&name).unwrap().copy().unwrap();
+                found.push((format!("{owner}: {name}"), value));
+            }
+        }
+    }
+    found
+}
+
+/// At initial weights all images look nearly the same to an encoder. Batch norms take away what is the same, and
+/// with it all digits but the last ones: what is left would differ in more than rounding.
+fn tell_images_apart(method: &dyn Method) {
+    for (_, store) in method.stores() {
+        if let Some(weight) = store.var("patch_embed.proj.weight") {
+            let larger = (weight.as_tensor() * 8.).unwrap();
+            weight.set(&larger).unwrap();
+        }
+    }
+}
+
+/// Settings without stochastic depth, whose draws are keyed by rank.
+pub(crate) fn without_drop_path(mut settings: toml::Table) -> toml::Table {
+    if let Some(toml::Value::Table(encoder)) = settings.get_mut("encoder") {
+        encoder.insert("drop_path_rate".to_owned(), 0f64.into());
+    }
+    settings
+}
+
+/// Batches of the embedded images.
+pub(crate) fn loader(method: &dyn Method, batch_size: usize) -> Loader {
+    let data = DataSource::Embedded.open(Split::Train).unwrap();
+    let loading = LoaderConfig {
+        batch_size,
+        workers: 0,
+        ..LoaderConfig::default()
+    };
+    Loader::new(data, method.views(0), loading, 5).unwrap()
+}
+
+/// Masks of some of the images, crop by crop: ten of sixteen patches where there is one crop; else a number that
+/// varies, down to none.
+pub(crate) fn mask(crops: usize, images: impl Iterator<Item = usize> + Clone) -> Mask {
+    let row = |crop: usize, image: usize| {
+        let hidden = match crops {
+            1 => 10,
+            _ => (image + crop) * 3 % 8,
+        };
+        (0..16).map(move |token| u8::from((token * 7 + image * 5 + crop) % 16 < hidden))
+    };
+    let images = || images.clone();
+    let bits: Vec<u8> = (0..crops)
+        .flat_map(|crop| images().flat_map(move |image| row(crop, image)))
+        .collect();
+    Mask::from_bits(PatchGrid::new(4, 4), &bits).unwrap()
+}
+
+/// Asserts that all values differ from those wanted by at most 1e-6 of the largest one of their tensor or, where
+/// that is more, four times what the order of the images makes of them in one process (`backwards`): batch norms
+/// take away what images have in common, and parts of the gradients before them cancel but for rounding.
+pub(crate) fn assert_same(
+    method: &str,
+    found: &[(String, Tensor)],
+    wanted: &[(String, Tensor)],
+    backwards: &[(String, Tensor)],
+) {
+    let names = |all: &[(String, Tensor)]| -> Vec<String> {
+        all.iter().map(|(name, _)| name.clone()).collect()
+    };
+    assert_eq!(names(found), names(wanted), "{method}");
+    let largest = |xs: &Tensor| -> f64 {
+        let xs = xs.to_dtype(DType::F64).unwrap().abs().unwrap();
+        xs.flatten_all()
+            .unwrap()
+            .max(0)
+            .unwrap()
+            .to_scalar()
+            .unwrap()
+    };
+    let largest_of_all = wanted.iter().map(|(_, xs)| largest(xs)).fold(0., f64::max);
+    let mut wrong = Vec::new();
+    for (((name, own), (_, wanted)), (_, backwards)) in found.iter().zip(wanted).zip(backwards) {
+        let off = |xs: &Tensor| largest(&(xs - wanted).unwrap());
+        let (off, scale, rounding) = (off(own), largest(wanted), off(backwards));
+        assert!(
+            rounding <= 1e-5 * largest_of_all,
+            "{method}: {name}: {rounding:.2e}"
+        );
+        if off > (1e-6 * scale).max(4. * rounding) {
+            let most = format!("{scale:.2e}, the order of images makes {rounding:.2e}");
+            wrong.push(format!("{name}: off by {off:.2e} of {most}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{method}:\n{}", wrong.join("\n"));
+}
