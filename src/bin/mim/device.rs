@@ -23,7 +23,10 @@ pub(crate) fn open(name: &str) -> Result<Device> {
         ("cpu", _) => Ok(Device::Cpu),
         ("auto", _) if !candle_core::utils::cuda_is_available() => Ok(Device::Cpu),
         ("auto", _) => Device::new_cuda(0).or_else(|error| {
-            tracing::warn!("no CUDA device can be used ({error}): using the CPU");
+            tracing::warn!(
+                "no CUDA device can be used ({}): using the CPU",
+                reason(&error)
+            );
             Ok(Device::Cpu)
         }),
         ("cuda", _) if !candle_core::utils::cuda_is_available() => Err(Error::unsupported(
@@ -36,13 +39,19 @@ pub(crate) fn open(name: &str) -> Result<Device> {
             Device::new_cuda(number).map_err(|error| {
                 Error::unsupported(
                     format!("--device {name}"),
-                    format!("CUDA gives no such device ({error})"),
+                    format!("CUDA gives no such device ({})", reason(&error)),
                     "see whether nvidia-smi lists the GPU, or use --device cpu",
                 )
             })
         }
         _ => Err(unknown()),
     }
+}
+
+/// What went wrong, without the backtrace that candle's errors bring along where one is asked for.
+fn reason(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// The variable that candle and rayon size their pools by.
