@@ -153,9 +153,8 @@ fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
         Inner::Attention { bias, .. } => bias,
     };
     let always = [half.norm, first, second].map(|part| [part.weight, part.bias]);
-    let operands: Vec<&Tensor> = always.as_flattened().iter().copied().collect();
     let all = [
-        operands.as_slice(),
+        always.as_flattened(),
         half.scale.as_slice(),
         bias.as_slice(),
         &[xs],
