@@ -302,10 +302,10 @@ mod tests {
     #[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
     #[test]
     fn on_gpus_it_follows_the_reference_in_both_precisions() {
+        /// Heads and bias of attention; GELU without them.
+        type Heads = Option<(usize, Option<Tensor>)>;
         let both =
-            |inputs: &[Tensor],
-             samples: Option<&[f32]>,
-             inner: &dyn Fn(&[Tensor]) -> Option<(usize, Option<Tensor>)>| {
+            |inputs: &[Tensor], samples: Option<&[f32]>, inner: &dyn Fn(&[Tensor]) -> Heads| {
                 let op = |t: &[Tensor]| match inner(t) {
                     Some((heads, bias)) => {
                         residual_attention(&t[0], &half(t, samples), (heads, 0.4), bias.as_ref())
