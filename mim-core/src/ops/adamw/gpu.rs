@@ -6,8 +6,8 @@ use candle_core::{Result, Tensor};
 
 use super::Moving;
 use super::cpu::Factors;
+use crate::ops::gpu::Kernel;
 use crate::ops::gpu::table::{Table, address, pair};
-use crate::ops::gpu::{Arg, Kernel};
 
 /// See [`super::adamw_steps`]; all operands have been checked, and there is at least one.
 pub(super) fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
@@ -30,11 +30,9 @@ pub(super) fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
         ];
         table.push(&words, values);
     }
-    let kernel = Kernel::new("adamw", "adamw_tensors_f32");
-    // Gradients have been bounded already.
-    let factors = vec![Arg::Maybe(None), Arg::Count(0)];
+    let kernel = Kernel::new("adamw", "adamw_tensors");
     // SAFETY: the words are those of `adamw::Tensor`, of tensors of one shape that live until here.
-    unsafe { table.launch(all[0].param.device(), &kernel, factors) }
+    unsafe { table.launch(all[0].param.device(), &kernel, Vec::new()) }
 }
 
 #[cfg(test)]

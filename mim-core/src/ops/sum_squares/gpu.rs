@@ -18,7 +18,7 @@ pub(super) fn sums_of_squares(all: &[&Tensor]) -> Result<Vec<f64>> {
     let ranges = table.ranges();
     let device = all[0].device();
     let mut partials = Buffer::new(table.chunks(), DType::F64, device)?;
-    let kernel = Kernel::new("sum_squares", "sum_squares_tensors_f32");
+    let kernel = Kernel::new("sum_squares", "sum_squares_tensors");
     // SAFETY: the words are those of `sum_squares::Tensor`, and there is a partial sum for each chunk.
     unsafe { table.launch(device, &kernel, vec![Arg::Write(&mut partials)])? };
     let partials = partials.into_tensor().to_vec1::<f64>()?;

@@ -13,7 +13,7 @@ struct Factors {
 // 72 bytes, without padding.
 struct Tensor {
     float* param;
-    const void* grad;
+    const float* grad;
     float *exp_avg, *exp_avg_sq;
     long long count;
     Factors factors;
@@ -26,21 +26,20 @@ __device__ __forceinline__ void update(float& p, float g, float& m, float& v, co
     p = __fsub_rn(__fmul_rn(p, f.keep), __fmul_rn(f.rate, __fdiv_rn(m, root)));
 }
 
-template <class T>
-__device__ __forceinline__ void step(const Tensor& tensor, tensors::Chunk chunk, int size, float factor) {
+__device__ __forceinline__ void step(const Tensor& tensor, tensors::Chunk chunk, int size) {
     float *param = tensor.param + chunk.first, *mean = tensor.exp_avg + chunk.first,
           *square = tensor.exp_avg_sq + chunk.first;
-    const T* grad = static_cast<const T*>(tensor.grad) + chunk.first;
+    const float* grad = tensor.grad + chunk.first;
     int length = chunk.length(tensor.count, size);
     bool fit = four_fit(param, 0) && four_fit(mean, 0) && four_fit(square, 0) && four_fit(grad, 0);
     for (int i = threadIdx.x * 4; i < length; i += blockDim.x * 4) {
         int left = length - i;
         float4 p = tensors::load(param + i, left, fit), g = tensors::load(grad + i, left, fit);
         float4 m = tensors::load(mean + i, left, fit), v = tensors::load(square + i, left, fit);
-        update(p.x, __fmul_rn(g.x, factor), m.x, v.x, tensor.factors);
-        update(p.y, __fmul_rn(g.y, factor), m.y, v.y, tensor.factors);
-        update(p.z, __fmul_rn(g.z, factor), m.z, v.z, tensor.factors);
-        update(p.w, __fmul_rn(g.w, factor), m.w, v.w, tensor.factors);
+        update(p.x, g.x, m.x, v.x, tensor.factors);
+        update(p.y, g.y, m.y, v.y, tensor.factors);
+        update(p.z, g.z, m.z, v.z, tensor.factors);
+        update(p.w, g.w, m.w, v.w, tensor.factors);
         tensors::store(param + i, p, left, fit);
         tensors::store(mean + i, m, left, fit);
         tensors::store(square + i, v, left, fit);
@@ -49,47 +48,15 @@ __device__ __forceinline__ void step(const Tensor& tensor, tensors::Chunk chunk,
 
 } // namespace adamw
 
-// adamw_tensors_{f32,bf16}: one step on all parameters; the type is that of the gradients.
+// adamw_tensors: one step on all parameters.
 //
 //   tensors      const adamw::Tensor*   table of parameters
 //   chunks       const i32*             [chunks, 2], see tensors.cuh
-//   size         i32                    values of a chunk, a multiple of 4 (4096 is good)
-//   factors      const f32*             null, or what gradients are multiplied with first (clip_factors)
-//   stride       i32                    0 for one factor, 1 for one a tensor
+//   size         i32                    values of a chunk, a multiple of 4
 //
 // Grid (chunks, 1, 1), block (256, 1, 1).
-#define ADAMW_TENSORS(name, T)                                                                  \
-    extern "C" __global__ void name(const adamw::Tensor* tensors, const int2* chunks, int size, \
-                                    const float* factors, int stride) {                         \
-        auto chunk = tensors::Chunk::of(chunks, size);                                          \
-        adamw::step<T>(tensors[chunk.tensor], chunk, size,                                      \
-                       tensors::factor_of(factors, stride, chunk.tensor));                      \
-    }                                                                                           \
-    KERNEL(name)
-
-ADAMW_TENSORS(adamw_tensors_f32, float)
-ADAMW_TENSORS(adamw_tensors_bf16, bf16)
-
-// adamw_{f32,bf16}: one step on one parameter.
-//
-//   param, exp_avg, exp_avg_sq   f32*         [count]
-//   grad                         const T*     [count]
-//   count                        i64
-//   size                         i32          values of a block, a multiple of 4
-//   keep, beta1, fresh1, beta2, fresh2, root, eps, rate   f32, see adamw::Factors
-//   factors                      const f32*   null, or one value that gradients are multiplied with
-//
-// Grid (ceil(count / size), 1, 1), block (256, 1, 1).
-#define ADAMW(name, T)                                                                                 \
-    extern "C" __global__ void name(float* param, const T* grad, float* exp_avg, float* exp_avg_sq,    \
-                                    long long count, int size, float keep, float beta1, float fresh1,  \
-                                    float beta2, float fresh2, float root, float eps, float rate,      \
-                                    const float* factors) {                                            \
-        adamw::Factors all = {keep, beta1, fresh1, beta2, fresh2, root, eps, rate};                    \
-        adamw::Tensor tensor = {param, grad, exp_avg, exp_avg_sq, count, all};                         \
-        adamw::step<T>(tensor, tensors::Chunk::of_one(size), size, tensors::factor_of(factors, 0, 0)); \
-    }                                                                                                  \
-    KERNEL(name)
-
-ADAMW(adamw_f32, float)
-ADAMW(adamw_bf16, bf16)
+extern "C" __global__ void adamw_tensors(const adamw::Tensor* tensors, const int2* chunks, int size) {
+    auto chunk = tensors::Chunk::of(chunks, size);
+    adamw::step(tensors[chunk.tensor], chunk, size);
+}
+KERNEL(adamw_tensors)

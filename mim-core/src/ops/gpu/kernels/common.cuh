@@ -128,15 +128,3 @@ __device__ __forceinline__ T block_sum(T x) {
     for (unsigned warp = 1; warp < warps; ++warp) sum += partials[warp];
     return sum;
 }
-__device__ __forceinline__ float block_max(float x) {
-    SHARED(float, partials, [32]);
-    unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-    unsigned warps = blockDim.x * blockDim.y * blockDim.z / 32;
-    x = warp_max(x);
-    __syncthreads();
-    if (thread % 32 == 0) partials[thread / 32] = x;
-    __syncthreads();
-    float top = partials[0];
-    for (unsigned warp = 1; warp < warps; ++warp) top = fmaxf(top, partials[warp]);
-    return top;
-}

@@ -33,7 +33,7 @@ __device__ __forceinline__ void update(const Tensor& tensor, tensors::Chunk chun
 // ema_update_tensors: all pairs of a table.
 //
 //   tensors      const ema_update::Tensor*
-//   chunks, size as for adamw_tensors_f32
+//   chunks, size as for adamw_tensors
 //
 // Grid (chunks, 1, 1), block (256, 1, 1).
 extern "C" __global__ void ema_update_tensors(const ema_update::Tensor* tensors, const int2* chunks, int size) {
@@ -41,12 +41,3 @@ extern "C" __global__ void ema_update_tensors(const ema_update::Tensor* tensors,
     ema_update::update(tensors[chunk.tensor], chunk, size);
 }
 KERNEL(ema_update_tensors)
-
-// ema_update_f32: one pair. teacher f32* [count], student const f32* [count], count i64, size i32,
-// keep f32, fresh f32. Grid (ceil(count / size), 1, 1), block (256, 1, 1).
-extern "C" __global__ void ema_update_f32(float* teacher, const float* student, long long count, int size, float keep,
-                                          float fresh) {
-    ema_update::Tensor tensor = {teacher, student, count, keep, fresh};
-    ema_update::update(tensor, tensors::Chunk::of_one(size), size);
-}
-KERNEL(ema_update_f32)

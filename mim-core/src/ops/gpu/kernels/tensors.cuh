@@ -1,8 +1,7 @@
 // Work on all parameters in one launch.
 //
 // A table names the tensors; a block does one chunk: `chunks` holds (tensor, index) pairs, and chunk
-// `index` begins at value index * size of its tensor. `size` is a multiple of four. A launch for one
-// tensor alone needs no tables: block i does chunk i.
+// `index` begins at value index * size of its tensor. `size` is a multiple of four.
 #pragma once
 
 #include "common.cuh"
@@ -18,7 +17,6 @@ struct Chunk {
         int2 place = chunks[blockIdx.x];
         return {place.x, (long long)place.y * size};
     }
-    __device__ __forceinline__ static Chunk of_one(int size) { return {0, (long long)blockIdx.x * size}; }
     __device__ __forceinline__ int length(long long count, int size) const {
         return count - first < size ? int(count - first) : size;
     }
@@ -38,12 +36,6 @@ __device__ __forceinline__ void store(T* at, float4 xs, int left, bool fit) {
     if (left > 1) at[1] = from_float<T>(xs.y);
     if (left > 2) at[2] = from_float<T>(xs.z);
     if (left > 3) at[3] = from_float<T>(xs.w);
-}
-
-// x * factor, where a null pointer stands for 1. `factors` holds one value, or one for each tensor
-// if `stride` is 1.
-__device__ __forceinline__ float factor_of(const float* factors, int stride, int tensor) {
-    return factors ? factors[(long long)tensor * stride] : 1.f;
 }
 
 } // namespace tensors
