@@ -11,11 +11,11 @@
 mod common;
 
 use candle_core::{Tensor, Var};
-use candle_nn::{Optimizer, ParamsAdamW};
+use candle_nn::{Optimizer as _, ParamsAdamW};
 use common::{brief, time, values};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mim_core::encoders::{Vit, VitConfig};
-use mim_core::optim::{AdamW, AdamWConfig, Clip, Gradients};
+use mim_core::optim::{AdamW, AdamWConfig, Clip, Gradients, Lars, LarsConfig, Optimizer as _};
 use mim_core::params::{Ema, Start, When};
 use mim_core::{ParamStore, Result, Schedule, StepContext};
 
@@ -72,6 +72,38 @@ fn adamw(c: &mut Criterion) {
     let store = store.expect("sums of squares have gradients");
     let mut plain = candle_nn::AdamW::new(vars, settings).expect("settings hold");
     time(&mut group, "plain/vits", || Ok(plain.step(&store)?));
+}
+
+/// One step of [`Lars`] in candle operations.
+fn plain_lars(gradients: &Gradients, momenta: &mut [Tensor]) -> Result<()> {
+    let norm = |xs: &Tensor| -> Result<f64> {
+        Ok(f64::from(xs.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?))
+    };
+    for ((_, var, gradient), momentum) in gradients.iter().zip(momenta) {
+        let Some(gradient) = gradient else { continue };
+        let scale = match var.rank() {
+            0 | 1 => 1.,
+            _ => 0.001 * norm(var)? / norm(gradient)?,
+        };
+        *momentum = ((&*momentum * 0.9)? + (gradient * scale)?)?;
+        var.set(&(var.as_detached_tensor() - (&*momentum * LR)?)?)?;
+    }
+    Ok(())
+}
+
+fn lars(c: &mut Criterion) {
+    let store = student();
+    let mut group = c.benchmark_group("optimizers/lars");
+    group.throughput(parameters(&store));
+    let gradients = gradients(&store);
+    let mut ours = Lars::new(LarsConfig::default(), store.trainable()).expect("settings hold");
+    time(&mut group, "ours/vits", || ours.step(&gradients, LR));
+    let zeros = gradients.iter().map(|(_, var, _)| var.zeros_like());
+    let zeros: candle_core::Result<Vec<Tensor>> = zeros.collect();
+    let mut momenta = zeros.expect("there is memory");
+    time(&mut group, "plain/vits", || {
+        plain_lars(&gradients, &mut momenta)
+    });
 }
 
 fn ema(c: &mut Criterion) {
@@ -140,6 +172,6 @@ fn clip(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = brief();
-    targets = adamw, ema, clip
+    targets = adamw, lars, ema, clip
 }
 criterion_main!(benches);

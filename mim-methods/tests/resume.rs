@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use mim_core::data::{DataSource, Dataset, LoaderConfig, Split};
-use mim_core::optim::Hold;
+use mim_core::optim::{AdamWConfig, Hold, LarsConfig};
 use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
 
 use mim_core::{Method, Per, Schedule};
@@ -136,6 +136,31 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
 }
 
 #[test]
+fn other_optimizers_resume_too_and_refuse_each_others_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
+    let lars = || TrainConfig {
+        optimizer: LarsConfig::default().into(),
+        ..config()
+    };
+    let mae = tiny("mae");
+    trainer_with(&mae, &whole, 0, lars())
+        .train(&mut ())
+        .unwrap();
+    trainer_with(&mae, &cut, 0, lars())
+        .train(&mut StopAfter(1))
+        .unwrap();
+    let checkpoint = Checkpoint::latest(&cut).unwrap().unwrap();
+    let mut adamw = trainer_with(&mae, &dir.path().join("adamw"), 0, config());
+    let error = adamw.resume(&checkpoint).unwrap_err().to_string();
+    assert!(error.contains(".momentum"), "{error}");
+    let mut trainer = trainer_with(&mae, &cut, 0, lars());
+    trainer.resume(&checkpoint).unwrap();
+    trainer.train(&mut ()).unwrap();
+    assert_eq!(content(&whole, 4), content(&cut, 4));
+}
+
+#[test]
 fn views_are_those_of_each_epoch() {
     let growing = tiny("fastmim");
     let mut steady = tiny("fastmim");
@@ -181,11 +206,15 @@ fn the_weight_decay_follows_its_course() {
     let constant = |value| Some(Schedule::constant(value));
     let run = |name: &str, weight_decay: f64, schedule: Option<Schedule>| {
         let run = dir.path().join(name);
-        let mut train = TrainConfig {
+        let optimizer = AdamWConfig {
+            weight_decay,
+            ..AdamWConfig::default()
+        };
+        let train = TrainConfig {
             weight_decay_schedule: schedule,
+            optimizer: optimizer.into(),
             ..config()
         };
-        train.optimizer.weight_decay = weight_decay;
         let mut trainer = trainer_with(&tiny("mae"), &run, 0, train);
         // The learning rate of the first step is zero.
         trainer.train(&mut StopAfter(2)).unwrap();

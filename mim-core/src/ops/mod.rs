@@ -28,6 +28,7 @@ mod gelu;
 mod gpu;
 mod hog;
 mod host;
+mod lars;
 mod layer_norm;
 mod linear;
 mod linear_gelu;
@@ -58,6 +59,7 @@ pub use gpu::launches;
 #[cfg(feature = "gpu-emulation")]
 pub use gpu::with_emulated_gpu;
 pub use hog::{HogFilter, HogGradient, hog};
+pub use lars::{LarsMoving, LarsStep, lars_steps};
 pub use layer_norm::{layer_norm, normalize};
 pub use linear::linear;
 pub use linear_gelu::linear_gelu;

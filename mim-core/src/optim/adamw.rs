@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use super::{Gradients, NoDecay};
+use super::optimizer::all_known;
+use super::{Gradients, NoDecay, Optimizer};
 use crate::ops::{AdamWStep, Moving, adamw_steps};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
@@ -117,11 +118,6 @@ impl AdamW {
         })
     }
 
-    /// Sets the weight decay of the steps from now on.
-    pub fn set_weight_decay(&mut self, weight_decay: f64) {
-        self.config.weight_decay = weight_decay;
-    }
-
     /// Names of the parameters without decay, in order.
     pub fn undecayed(&self) -> Vec<&str> {
         self.slots
@@ -130,13 +126,10 @@ impl AdamW {
             .map(|slot| slot.name.as_str())
             .collect()
     }
+}
 
-    /// Moves every parameter that has a gradient.
-    ///
-    /// # Errors
-    ///
-    /// If a gradient's shape differs from its parameter's.
-    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+impl Optimizer for AdamW {
+    fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         let config = &self.config;
         let mut moving = Vec::with_capacity(self.slots.len());
         for slot in &mut self.slots {
@@ -165,12 +158,12 @@ impl AdamW {
         adamw_steps(&moving)
     }
 
-    /// The state: `<name>.exp_avg`, `<name>.exp_avg_sq` and `<name>.step` of each parameter moved so far.
-    ///
-    /// # Errors
-    ///
-    /// Fails only if the device does.
-    pub fn state(&self) -> Result<WeightMap> {
+    fn set_weight_decay(&mut self, weight_decay: f64) {
+        self.config.weight_decay = weight_decay;
+    }
+
+    /// `<name>.exp_avg`, `<name>.exp_avg_sq` and `<name>.step` of each parameter moved so far.
+    fn state(&self) -> Result<WeightMap> {
         let mut state = WeightMap::default();
         for Slot {
             name,
@@ -186,12 +179,7 @@ impl AdamW {
         Ok(state)
     }
 
-    /// Takes over a state that [`AdamW::state`] gave.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Weights`] if it belongs to other parameters.
-    pub fn load_state(&mut self, state: &WeightMap) -> Result<()> {
+    fn load_state(&mut self, state: &WeightMap) -> Result<()> {
         let mut report = LoadReport::default();
         let mut known = Vec::new();
         for slot in &mut self.slots {
@@ -219,20 +207,7 @@ impl AdamW {
                 ["exp_avg", "exp_avg_sq", "step"].map(|part| format!("{}.{part}", slot.name)),
             );
         }
-        known.sort_unstable();
-        let unknown = state.names().filter(|name| {
-            known
-                .binary_search_by(|own| own.as_str().cmp(name))
-                .is_err()
-        });
-        report.unexpected = unknown.map(str::to_owned).collect();
-        if report.is_complete() {
-            return Ok(());
-        }
-        Err(Error::Weights(
-            Box::new(report),
-            "resume with the optimizer state of this very run".into(),
-        ))
+        all_known(report, known, state)
     }
 }
 

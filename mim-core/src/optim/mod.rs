@@ -6,9 +6,13 @@ mod clip;
 mod gradients;
 mod groups;
 mod hold;
+mod lars;
+mod optimizer;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use clip::Clip;
 pub use gradients::Gradients;
 pub use groups::NoDecay;
 pub use hold::Hold;
+pub use lars::{Lars, LarsConfig};
+pub use optimizer::{Optimizer, OptimizerConfig};

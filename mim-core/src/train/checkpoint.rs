@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::optim::AdamW;
+use crate::optim::Optimizer;
 use crate::params::ParamStore;
 use crate::weights::WeightMap;
 use crate::{Error, Method, Result};
@@ -166,7 +166,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// If the file is missing, damaged or belongs to other parameters.
-    pub fn load_optimizer(&self, optimizer: &mut AdamW) -> Result<()> {
+    pub fn load_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
         optimizer.load_state(&WeightMap::read(self.path.join("optimizer.safetensors"))?)
     }
 }
@@ -183,7 +183,7 @@ pub(super) fn save(
     run: &Path,
     state: &TrainState,
     method: &dyn Method,
-    optimizer: &AdamW,
+    optimizer: &dyn Optimizer,
     keep: usize,
 ) -> Result<PathBuf> {
     let folder = run.join("checkpoints");

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ops::Precision;
-use crate::optim::{AdamWConfig, Clip, Hold};
+use crate::optim::{Clip, Hold, OptimizerConfig};
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -29,8 +29,8 @@ pub struct TrainConfig {
     pub lr: Option<f64>,
     /// Course of the learning rate, as a multiple of it. Default: 40 epochs of warm-up, then a half cosine to 0.
     pub lr_schedule: Schedule,
-    /// The optimizer.
-    pub optimizer: AdamWConfig,
+    /// The optimizer. Default [`AdamW`](crate::optim::AdamW).
+    pub optimizer: OptimizerConfig,
     /// Course of the weight decay. Default: `optimizer.weight_decay` throughout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay_schedule: Option<Schedule>,
@@ -66,7 +66,7 @@ impl Default for TrainConfig {
                 min: 0.,
                 warmup_epochs: 40.,
             },
-            optimizer: AdamWConfig::default(),
+            optimizer: OptimizerConfig::default(),
             weight_decay_schedule: None,
             clip: Clip::None,
             hold: vec![],

@@ -5,16 +5,16 @@ use candle_core::Tensor;
 use super::StepReport;
 use crate::comm::{self, Communicator};
 use crate::ops::{Precision, with_precision};
-use crate::optim::{AdamW, AdamWConfig, Clip, Gradients, Hold};
+use crate::optim::{Clip, Gradients, Hold, Optimizer, OptimizerConfig};
 use crate::{Batch, Error, LossTerms, Method, Result, StepContext};
 
-/// Runs optimizer steps of one method: forward, backward, clipping, AdamW.
+/// Runs optimizer steps of one method: forward, backward, clipping, optimizer.
 ///
 /// The host reads twice a step from the device, both times a few numbers behind the backward passes: the losses
 /// in one copy, and the sums of squares of all gradients in another. Both must be finite before a parameter moves.
 #[derive(Debug)]
 pub struct Stepper {
-    optimizer: AdamW,
+    optimizer: Box<dyn Optimizer>,
     gradients: Gradients,
     clip: Clip,
     hold: Vec<Hold>,
@@ -28,7 +28,11 @@ impl Stepper {
     /// # Errors
     ///
     /// If a setting is out of range, or the method has nothing to train.
-    pub fn new(method: &dyn Method, optimizer: AdamWConfig, clip: Clip) -> Result<Self> {
+    pub fn new(
+        method: &dyn Method,
+        optimizer: impl Into<OptimizerConfig>,
+        clip: Clip,
+    ) -> Result<Self> {
         clip.validate()?;
         let trainable = method
             .stores()
@@ -42,7 +46,7 @@ impl Stepper {
                 "build it on a student store, not on a teacher's",
             ));
         }
-        let optimizer = AdamW::new(optimizer, trainable.clone())?;
+        let optimizer = optimizer.into().build(trainable.clone())?;
         Ok(Self {
             optimizer,
             gradients: Gradients::new(trainable),
@@ -73,13 +77,13 @@ impl Stepper {
     }
 
     /// The optimizer.
-    pub fn optimizer(&self) -> &AdamW {
-        &self.optimizer
+    pub fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
     }
 
     /// The optimizer, for loading its state.
-    pub fn optimizer_mut(&mut self) -> &mut AdamW {
-        &mut self.optimizer
+    pub fn optimizer_mut(&mut self) -> &mut dyn Optimizer {
+        &mut *self.optimizer
     }
 
     /// One optimizer step over all `batches` (more than one: gradient accumulation), and over those of the other

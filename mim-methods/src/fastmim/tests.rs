@@ -1,6 +1,6 @@
 use super::*;
 use candle_core::{Device, Tensor};
-use mim_core::optim::{AdamW, AdamWConfig, Gradients};
+use mim_core::optim::{AdamW, AdamWConfig, Gradients, Optimizer};
 use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
 
 fn vit() -> FastMimConfig {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use mim_core::Result;
-use mim_core::optim::{AdamW, AdamWConfig, Clip, Gradients, NoDecay};
+use mim_core::optim::{AdamWConfig, Clip, Gradients, NoDecay, OptimizerConfig};
 use mim_core::weights::WeightMap;
 use serde::Deserialize;
 
@@ -164,7 +164,8 @@ impl Run<'_> {
             weight_decay: settings.weight_decay,
             no_decay,
         };
-        AdamW::new(config, store.trainable())?.step(&gradients, settings.lr)?;
+        let mut optimizer = OptimizerConfig::from(config).build(store.trainable())?;
+        optimizer.step(&gradients, settings.lr)?;
         self.setup.method.after_step(&self.setup.step)?;
         self.all_theirs()
     }

@@ -12,6 +12,7 @@
 #include "gather_rows.cu"
 #include "gelu.cu"
 #include "hog.cu"
+#include "lars.cu"
 #include "layer_norm.cu"
 #include "rows.cu"
 #include "softmax.cu"

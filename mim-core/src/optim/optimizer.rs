@@ -1,0 +1,181 @@
+//! What all optimizers have in common, and the choice of one.
+
+use candle_core::Var;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{AdamW, AdamWConfig, Gradients, Lars, LarsConfig};
+use crate::weights::{LoadReport, WeightMap};
+use crate::{Error, Result};
+
+/// Moves parameters by their gradients.
+pub trait Optimizer: std::fmt::Debug + Send {
+    /// Moves every parameter that has a gradient.
+    ///
+    /// # Errors
+    ///
+    /// If a gradient's shape differs from its parameter's.
+    fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()>;
+
+    /// Sets the weight decay of the steps from now on.
+    fn set_weight_decay(&mut self, weight_decay: f64);
+
+    /// All that the next steps depend on beside parameters and settings, by name.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    fn state(&self) -> Result<WeightMap>;
+
+    /// Takes over a state that [`Optimizer::state`] gave.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] if it belongs to other parameters.
+    fn load_state(&mut self, state: &WeightMap) -> Result<()>;
+}
+
+/// An optimizer's settings, `type = "adamw"` (the default) or `"lars"`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OptimizerConfig {
+    /// [`AdamW`].
+    #[serde(rename = "adamw")]
+    AdamW(AdamWConfig),
+    /// [`Lars`].
+    Lars(LarsConfig),
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self::AdamW(AdamWConfig::default())
+    }
+}
+
+impl From<AdamWConfig> for OptimizerConfig {
+    fn from(config: AdamWConfig) -> Self {
+        Self::AdamW(config)
+    }
+}
+
+impl From<LarsConfig> for OptimizerConfig {
+    fn from(config: LarsConfig) -> Self {
+        Self::Lars(config)
+    }
+}
+
+// By hand, since settings without a `type` are AdamW's.
+impl<'de> Deserialize<'de> for OptimizerConfig {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let mut fields = serde_json::Map::deserialize(from)?;
+        let choice = fields.remove("type").unwrap_or_else(|| "adamw".into());
+        let fields = serde_json::Value::Object(fields);
+        match choice.as_str() {
+            Some("adamw") => AdamWConfig::deserialize(fields).map(Self::AdamW),
+            Some("lars") => LarsConfig::deserialize(fields).map(Self::Lars),
+            _ => {
+                let choice = choice.to_string();
+                let name = choice.trim_matches('"');
+                return Err(D::Error::unknown_variant(name, &["adamw", "lars"]));
+            }
+        }
+        .map_err(D::Error::custom)
+    }
+}
+
+impl OptimizerConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first one out of range.
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::AdamW(config) => config.validate(),
+            Self::Lars(config) => config.validate(),
+        }
+    }
+
+    /// The optimizer of these parameters.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if a setting is out of range; else it fails only if
+    /// the device does.
+    pub fn build(self, trainable: Vec<(String, Var)>) -> Result<Box<dyn Optimizer>> {
+        Ok(match self {
+            Self::AdamW(config) => Box::new(AdamW::new(config, trainable)?),
+            Self::Lars(config) => Box::new(Lars::new(config, trainable)?),
+        })
+    }
+}
+
+/// Refuses a state with names beside those `known`, or with other faults that loading it has found.
+pub(super) fn all_known(
+    mut report: LoadReport,
+    mut known: Vec<String>,
+    state: &WeightMap,
+) -> Result<()> {
+    known.sort_unstable();
+    let unknown = state.names().filter(|name| {
+        known
+            .binary_search_by(|own| own.as_str().cmp(name))
+            .is_err()
+    });
+    report.unexpected = unknown.map(str::to_owned).collect();
+    if report.is_complete() {
+        return Ok(());
+    }
+    Err(Error::Weights(
+        Box::new(report),
+        "resume with the optimizer state of this very run".into(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> std::result::Result<OptimizerConfig, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn adamw_where_no_type_is_given() {
+        let plain = read("betas = [0.9, 0.999]\neps = 1").unwrap();
+        assert_eq!(
+            plain,
+            read("type = \"adamw\"\nbetas = [0.9, 0.999]\neps = 1.0").unwrap()
+        );
+        let lars = LarsConfig {
+            momentum: 0.5,
+            ..LarsConfig::default()
+        };
+        assert_eq!(
+            read("type = \"lars\"\nmomentum = 0.5").unwrap(),
+            lars.into()
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for config in [OptimizerConfig::default(), LarsConfig::default().into()] {
+            assert_eq!(read(&toml::to_string(&config).unwrap()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        for (text, part) in [
+            (
+                "type = \"adam\"",
+                "unknown variant `adam`, expected `adamw` or `lars`",
+            ),
+            ("momentun = 1", "unknown field `momentun`"),
+            ("type = \"lars\"\nbetas = [0, 0]", "unknown field `betas`"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
