@@ -192,22 +192,22 @@ impl Decoder for InjectDecoder {
         let injected = encoded.layer(self.layer[0])?;
         step.trace("injected", || Ok(injected.clone()))?;
         cx.needs_visible("an injecting decoder")?;
-        let mut xs = self.input(encoded, mask)?;
+        let xs = self.input(encoded, mask)?;
         let (prefix, width) = (encoded.prefix, mask.width());
         step.trace("decoder_in", || {
             let patches = in_image_order(&xs.narrow(1, prefix, width)?, mask)?;
             Ok(Tensor::cat(&[&xs.narrow(1, 0, prefix)?, &patches], 1)?)
         })?;
-        for block in &self.blocks {
-            xs = block.forward(&xs, injected)?;
-        }
-        let known = encoded.tokens.dim(1)?;
-        let (values, rows) = if step.trace.is_none() {
-            let hidden = xs.narrow(1, known, prefix + width - known)?;
-            (self.predict(&hidden)?, Rows::Masked)
-        } else {
-            let patches = self.predict(&xs.narrow(1, prefix, width)?)?;
-            (in_image_order(&patches, mask)?, Rows::Patches)
+        // What is looked at are all patches, or the hidden ones alone.
+        let first = match step.trace {
+            Some(_) => prefix,
+            None => encoded.tokens.dim(1)?,
+        };
+        let xs = CrossBlock::run(&self.blocks, xs, first, injected)?;
+        let values = self.predict(&xs)?;
+        let (values, rows) = match step.trace {
+            Some(_) => (in_image_order(&values, mask)?, Rows::Patches),
+            None => (values, Rows::Masked),
         };
         Ok(Prediction {
             values,

@@ -138,6 +138,11 @@ impl MaeDecoder {
     /// All tokens after the blocks, before the norm, `[rows, prefix + width, dim]`: class token,
     /// visible and hidden patches in the mask's order.
     pub(super) fn tokens(&self, cx: &DecodeContext<'_>) -> Result<Tensor> {
+        self.tokens_from(0, cx)
+    }
+
+    /// The same from token `first` on.
+    fn tokens_from(&self, first: usize, cx: &DecodeContext<'_>) -> Result<Tensor> {
         cx.needs_visible("MAE's decoder")?;
         let device = cx.encoded.tokens.device();
         let known = self.embed.forward(&cx.encoded.tokens)?;
@@ -159,10 +164,7 @@ impl MaeDecoder {
             };
             xs = (xs + positions)?;
         }
-        for block in &self.blocks {
-            xs = block.forward(&xs, None, cx.step)?;
-        }
-        Ok(xs)
+        Block::run(&self.blocks, xs, first, cx.step)
     }
 
     /// The patches among `tokens`, normalised, in the mask's order.
@@ -185,17 +187,15 @@ impl MaeDecoder {
 
 impl Decoder for MaeDecoder {
     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
-        let tokens = self.tokens(cx)?;
         let grid = cx.mask.grid();
         if cx.step.trace.is_some() {
             return Ok(Prediction {
-                values: self.image(&tokens, cx)?,
+                values: self.image(&self.tokens(cx)?, cx)?,
                 rows: Rows::Patches,
                 grid,
             });
         }
-        let known = cx.encoded.tokens.dim(1)?;
-        let hidden = tokens.narrow(1, known, tokens.dim(1)? - known)?;
+        let hidden = self.tokens_from(cx.encoded.tokens.dim(1)?, cx)?;
         Ok(Prediction {
             values: self.output(&self.norm.forward(&hidden)?)?,
             rows: Rows::Masked,

@@ -217,12 +217,9 @@ impl Decoder for RelativePredictor {
         let known = self.known(cx)?;
         let relative = self.relative(cx, known.device())?;
         let wanted = relative.broadcast_add(&self.mask_token)?;
-        let mut xs = Tensor::cat(&[&known, &wanted], 1)?;
+        let xs = Tensor::cat(&[&known, &wanted], 1)?;
         cx.step.trace("decoder_in", || Ok(xs.clone()))?;
-        for block in &self.blocks {
-            xs = block.forward(&xs, None, cx.step)?;
-        }
-        let patches = xs.narrow(1, known.dim(1)?, wanted.dim(1)?)?;
+        let patches = Block::run(&self.blocks, xs, known.dim(1)?, cx.step)?;
         let mut values = self.pred.forward(&patches.contiguous()?)?;
         cx.step.trace("pred", || Ok(values.clone()))?;
         if let Some(norm) = &self.norm {

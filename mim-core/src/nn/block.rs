@@ -52,6 +52,20 @@ impl BlockConfig {
     }
 }
 
+/// The tokens of `[rows, tokens, dim]` from number `first` on.
+pub(super) fn tokens_from(xs: &Tensor, first: usize) -> Result<Tensor> {
+    let tokens = xs.dim(1)?;
+    if first > tokens {
+        return Err(Error::shape(
+            "first token of a block's result",
+            format!("at most {tokens}, the number of tokens"),
+            first,
+            "count from 0",
+        ));
+    }
+    Ok(xs.narrow(1, first, tokens - first)?)
+}
+
 /// What acts on the branch of half a block before it is added.
 pub(super) struct Branch<'a> {
     /// Layer scale, `[dim]`.
@@ -146,11 +160,29 @@ impl Block {
         bias: Option<&Tensor>,
         step: &StepContext,
     ) -> Result<Tensor> {
+        self.forward_from(xs, 0, bias, step)
+    }
+
+    /// The tokens from number `first` on of what [`Block::forward`] gives, `[rows, tokens - first, dim]`, at
+    /// less cost: all tokens are looked at, but only these go through the MLP, unless its norm needs all.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit, or there are fewer than `first` tokens.
+    pub fn forward_from(
+        &self,
+        xs: &Tensor,
+        first: usize,
+        bias: Option<&Tensor>,
+        step: &StepContext,
+    ) -> Result<Tensor> {
         // Batch norms would take the batch into their running statistics twice.
         let norms = [&self.norm1, &self.norm2];
         if step.recompute && norms.iter().all(|norm| matches!(norm, TokenNorm::Layer(_))) {
             let (block, bias, step) = (self.clone(), bias.cloned(), step.keeping());
-            return ops::recompute(xs, move |xs| block.forward(xs, bias.as_ref(), &step));
+            return ops::recompute(xs, move |xs| {
+                block.forward_from(xs, first, bias.as_ref(), &step)
+            });
         }
         let whole = match &self.norm1 {
             TokenNorm::Layer(norm) => {
@@ -163,7 +195,27 @@ impl Block {
             Some(xs) => xs,
             None => self.attended(xs, step, |attn, ys| attn.forward(ys, bias))?,
         };
-        self.fed(&xs, step)
+        match &self.norm2 {
+            TokenNorm::Layer(_) => self.fed(&tokens_from(&xs, first)?, step),
+            // Its statistics are those of all tokens.
+            TokenNorm::Batch(_) => tokens_from(&self.fed(&xs, step)?, first),
+        }
+    }
+
+    /// All of `blocks` one after the other: the tokens from number `first` on of the last one's result.
+    ///
+    /// # Errors
+    ///
+    /// As [`Block::forward_from`].
+    pub fn run(blocks: &[Self], xs: Tensor, first: usize, step: &StepContext) -> Result<Tensor> {
+        let Some((last, blocks)) = blocks.split_last() else {
+            return tokens_from(&xs, first);
+        };
+        let mut xs = xs;
+        for block in blocks {
+            xs = block.forward(&xs, None, step)?;
+        }
+        last.forward_from(&xs, first, None, step)
     }
 
     /// [`Block::forward`] with attention of one's own: `attend` maps `norm1(x)` `[rows, tokens, dim]`

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::block::tokens_from;
 use super::{Attention, CrossAttention, LayerNorm, Mlp, QkvBias};
 use crate::Result;
 use crate::params::Params;
@@ -76,10 +77,37 @@ impl CrossBlock {
     ///
     /// If a shape does not fit.
     pub fn forward(&self, xs: &Tensor, context: &Tensor) -> Result<Tensor> {
+        self.forward_from(xs, 0, context)
+    }
+
+    /// The tokens from number `first` on of what [`CrossBlock::forward`] gives: all are looked at, but only these
+    /// look at the context and go through the MLP.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit, or there are fewer than `first` tokens.
+    pub fn forward_from(&self, xs: &Tensor, first: usize, context: &Tensor) -> Result<Tensor> {
         let [norm1, norm2, norm3, norm4] = &self.norms;
         let xs = (xs + self.attn.forward(&norm1.forward(xs)?, None)?)?;
+        let xs = tokens_from(&xs, first)?;
         let (query, context) = (norm3.forward(&xs)?, norm4.forward(context)?);
         let xs = (&xs + self.c_attn.forward(&query, &context)?)?;
         Ok((&xs + self.mlp.forward(&norm2.forward(&xs)?)?)?)
+    }
+
+    /// All of `blocks` one after the other: the tokens from number `first` on of the last one's result.
+    ///
+    /// # Errors
+    ///
+    /// As [`CrossBlock::forward_from`].
+    pub fn run(blocks: &[Self], xs: Tensor, first: usize, context: &Tensor) -> Result<Tensor> {
+        let Some((last, blocks)) = blocks.split_last() else {
+            return tokens_from(&xs, first);
+        };
+        let mut xs = xs;
+        for block in blocks {
+            xs = block.forward(&xs, context)?;
+        }
+        last.forward_from(&xs, first, context)
     }
 }
