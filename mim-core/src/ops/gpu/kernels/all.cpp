@@ -7,6 +7,7 @@
 #include "attention_keys_backward.cu"
 #include "attention_queries_backward.cu"
 #include "batch_norm.cu"
+#include "cross_entropy.cu"
 #include "depthwise_conv.cu"
 #include "ema_update.cu"
 #include "gather_rows.cu"
