@@ -69,7 +69,7 @@ pub use profile::{Cost, Pass, Profile, profiled};
 pub use quick_gelu::quick_gelu;
 pub use recompute::recompute;
 pub use residual::{Affine, Half, residual_attention, residual_mlp};
-pub use scale_inplace::scale_inplace;
+pub use scale_inplace::{scale_all_inplace, scale_inplace};
 pub use softmax::softmax;
 pub use sum_squares::{sum_squares, sums_of_squares};
 pub use unfold::{Window, unfold};

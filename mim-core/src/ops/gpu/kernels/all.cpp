@@ -15,6 +15,7 @@
 #include "hog.cu"
 #include "layer_norm.cu"
 #include "rows.cu"
+#include "scale_inplace.cu"
 #include "softmax.cu"
 #include "sum_squares.cu"
 #include "unfold.cu"
