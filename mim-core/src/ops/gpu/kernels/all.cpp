@@ -14,6 +14,7 @@
 #include "gelu.cu"
 #include "hog.cu"
 #include "layer_norm.cu"
+#include "normalize_bytes.cu"
 #include "rows.cu"
 #include "scale_inplace.cu"
 #include "softmax.cu"
