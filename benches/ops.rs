@@ -192,6 +192,27 @@ fn attention(c: &mut Criterion) {
     }
 }
 
+/// 8 images of 75 hidden tokens, and the codes of BEiT's tokenizer.
+fn losses(c: &mut Criterion) {
+    let (rows, codes) = (600, 8192);
+    let logits = [values(&[rows, codes])];
+    let ids: Vec<u32> = (0..600).map(|row| row * 7919 % 8192).collect();
+    let ids = Tensor::new(ids, &Device::Cpu).expect("plain numbers");
+    let targets = fused(ops::softmax(&values(&[rows, codes]).as_detached_tensor()));
+    let targets = targets.expect("plain values");
+    let logs = |t: &[Tensor]| candle_nn::ops::log_softmax(&(&t[0] / 0.1)?, D::Minus1);
+    let versions: [Op; 2] = [&|t| fused(ops::cross_entropy(&t[0], &ids, 0.1)), &|t| {
+        let chosen = logs(t)?.gather(&ids.unsqueeze(1)?, 1)?;
+        chosen.squeeze(1)?.neg()
+    }];
+    compare(c, "cross_entropy", "600x8192", &logits, versions);
+    let versions: [Op; 2] = [
+        &|t| fused(ops::soft_cross_entropy(&t[0], &targets, 0.1)),
+        &|t| (&targets * logs(t)?)?.sum(D::Minus1)?.neg(),
+    ];
+    compare(c, "soft_cross_entropy", "600x8192", &logits, versions);
+}
+
 /// Adam's formulas, one operation each, on values of a `Var`.
 fn plain_adamw(p: &Var, g: &Tensor, m: &Var, v: &Var) -> Result<()> {
     m.set(&((m.as_tensor() * 0.9)? + (g * 0.1)?)?)?;
@@ -247,6 +268,6 @@ fn parameters(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = brief();
-    targets = norms, layers, tokens, attention, parameters
+    targets = norms, layers, tokens, attention, losses, parameters
 }
 criterion_main!(benches);

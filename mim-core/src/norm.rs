@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, Device, Storage, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::ops::normalize_bytes;
 use crate::wide::widest;
 use crate::{Error, Result};
 
@@ -108,11 +109,16 @@ impl Norm {
     }
 
     /// Maps bytes `[batch, channels, height, width]` to the network's input in one pass, with the roundings of
-    /// [`Self::apply`]; none if they do not lie one after another in the memory of the CPU.
+    /// [`Self::apply`]; none if they neither are on a GPU with kernels nor lie one after another in the memory of
+    /// the CPU.
     #[expect(clippy::cast_possible_truncation, reason = "as tensors of f32 are")]
     pub(crate) fn apply_to_bytes(&self, pixels: &Tensor) -> Result<Option<Tensor>> {
         let (_, channels, height, width) = pixels.dims4()?;
         self.check(channels)?;
+        let (scale, shift) = self.scale_and_shift();
+        if let Some(ys) = normalize_bytes(pixels, (&scale, &shift), self.reverse_channels)? {
+            return Ok(Some(ys));
+        }
         let (storage, layout) = pixels.storage_and_layout();
         let (Storage::Cpu(CpuStorage::U8(bytes)), Some((start, end))) =
             (&*storage, layout.contiguous_offsets())
@@ -123,7 +129,6 @@ impl Norm {
         if bytes.is_empty() {
             return Ok(None);
         }
-        let (scale, shift) = self.scale_and_shift();
         let mut ys = vec![0.; bytes.len()];
         let planes = ys.par_chunks_exact_mut(plane).enumerate();
         planes.for_each(|(index, ys)| {

@@ -1,11 +1,10 @@
 //! Cross-entropy with ids or with probabilities.
 
-use candle_core::{D, DType, Tensor};
-use candle_nn::ops::log_softmax;
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::pairing::{Region, pair};
-use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target};
+use super::pairing::{Pairs, Region, pair};
+use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target, ops};
 
 /// Settings of [`CrossEntropy`]; `Default` is BEiT's: over hidden tokens.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -42,17 +41,17 @@ impl Objective for CrossEntropy {
         mask: &Mask,
         _step: &StepContext,
     ) -> Result<LossTerms> {
-        let pairs = pair(prediction, target, mask, self.region)?;
-        let logs = log_softmax(&pairs.prediction, D::Minus1)?;
-        let chosen = match pairs.target.dtype() {
-            DType::U32 if pairs.target.rank() == 1 => {
-                logs.gather(&pairs.target.unsqueeze(1)?, 1)?.squeeze(1)?
-            }
-            DType::U32 => return Err(wrong(&pairs.target, &logs)),
-            _ if pairs.target.dims() != logs.dims() => return Err(wrong(&pairs.target, &logs)),
-            _ => (pairs.target.to_dtype(DType::F32)? * &logs)?.sum(D::Minus1)?,
+        let Pairs {
+            prediction: logits,
+            target,
+        } = pair(prediction, target, mask, self.region)?;
+        let losses = match target.dtype() {
+            DType::U32 if target.rank() == 1 => ops::cross_entropy(&logits, &target, 1.)?,
+            DType::U32 => return Err(wrong(&target, &logits)),
+            _ if target.dims() != logits.dims() => return Err(wrong(&target, &logits)),
+            _ => ops::soft_cross_entropy(&logits, &target.to_dtype(DType::F32)?, 1.)?,
         };
-        LossTerms::single("cross_entropy", chosen.mean_all()?.neg()?)
+        LossTerms::single("cross_entropy", losses.mean_all()?)
     }
 }
 
@@ -83,7 +82,7 @@ mod tests {
     }
 
     fn soft() -> Target {
-        let probabilities = candle_nn::ops::softmax(&noise(&[2, 6, 4], 7), D::Minus1);
+        let probabilities = ops::softmax(&noise(&[2, 6, 4], 7));
         Target::patches(probabilities.unwrap())
     }
 

@@ -1,11 +1,10 @@
 //! Telling each row's own target from those of all others.
 
 use candle_core::{D, Tensor};
-use candle_nn::ops::log_softmax;
 use serde::{Deserialize, Serialize};
 
 use super::pairing::{Region, pair_values};
-use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target};
+use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target, ops};
 
 const NAME: &str = "info_nce objective";
 
@@ -85,14 +84,14 @@ impl Objective for InfoNce {
             ));
         }
         let temperature = self.config.temperature;
-        let score = (queries.matmul(&keys.t()?)? / temperature)?;
+        let cosines = queries.matmul(&keys.t()?)?;
         step.trace("pred_norm", || Ok(queries.clone()))?;
         step.trace("keys", || Ok(keys.clone()))?;
-        step.trace("score", || Ok(score.clone()))?;
+        step.trace("score", || Ok((&cosines / temperature)?))?;
         let own: Vec<u32> = (0u32..).skip(rows * step.comm.rank()).take(rows).collect();
-        let own = Tensor::from_vec(own, (rows, 1), score.device())?;
-        let logs = log_softmax(&score, D::Minus1)?.gather(&own, 1)?;
-        LossTerms::single("info_nce", (logs.mean_all()? * (-2. * temperature))?)
+        let own = Tensor::from_vec(own, rows, cosines.device())?;
+        let losses = ops::cross_entropy(&cosines, &own, temperature)?;
+        LossTerms::single("info_nce", (losses.mean_all()? * (2. * temperature))?)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Agreement of a student with its momentum teacher, across crops and on hidden patches.
 
-use candle_core::{D, Tensor, Var};
-use candle_nn::ops::log_softmax;
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::comm::Reduce;
@@ -196,18 +195,18 @@ impl SelfDistillation {
             step,
         )?;
         let targets = targets.reshape((globals, images, dim))?;
-        let logs = self
-            .logs(&logits.student_cls)?
-            .reshape((globals + locals, images, dim))?;
         // Of all global crops but the student's own.
         let sum = targets.sum_keepdim(0)?;
-        let others = sum.broadcast_sub(&targets)?;
-        let mut total = (others * logs.narrow(0, 0, globals)?)?.sum_all()?;
+        let others = sum.broadcast_sub(&targets)?.flatten_to(1)?;
+        let losses = self.losses(&logits.student_cls.narrow(0, 0, rows)?, &others)?;
+        let mut total = losses.sum_all()?;
         if locals > 0 {
-            let logs = logs.narrow(0, globals, locals)?.sum_keepdim(0)?;
-            total = (total + (sum * logs)?.sum_all()?)?;
+            let logits = logits.student_cls.narrow(0, rows, all - rows)?;
+            // One target an image, the same for each local crop.
+            let losses = self.losses(&logits, &sum.squeeze(0)?)?;
+            total = (total + losses.sum_all()?)?;
         }
-        Ok((total / -((pairs * images) as f64))?)
+        Ok((total / (pairs * images) as f64)?)
     }
 
     fn patch(
@@ -229,11 +228,11 @@ impl SelfDistillation {
         let center = self.center2.as_detached_tensor().flatten_to(1)?;
         let targets =
             self.probabilities(teacher, &center, &self.config.teacher_patch_temp, step)?;
-        let losses = (targets * self.logs(student)?)?.sum(D::Minus1)?;
+        let losses = self.losses(student, &targets)?;
         #[expect(clippy::cast_possible_truncation, reason = "the loss is f32")]
         let mut shares: Vec<f32> = (0..rows)
             .map(|row| mask.hidden(row).len())
-            .flat_map(|count| std::iter::repeat_n(-1. / (count * rows) as f64, count))
+            .flat_map(|count| std::iter::repeat_n(1. / (count * rows) as f64, count))
             .map(|share| share as f32)
             .collect();
         // A row that costs nothing: the gradient of what only patches move is zero then, not missing.
@@ -252,9 +251,9 @@ impl SelfDistillation {
         ops::softmax(&(centred / temperature.at(step))?)
     }
 
-    fn logs(&self, logits: &Tensor) -> Result<Tensor> {
-        let logits = (logits / self.config.student_temp)?;
-        Ok(log_softmax(&logits, D::Minus1)?)
+    /// The cross-entropy of each row of the student's logits.
+    fn losses(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        ops::soft_cross_entropy(logits, targets, self.config.student_temp)
     }
 
     /// Moves a centre towards the mean logits over all processes.
@@ -351,6 +350,36 @@ mod tests {
             assert!((center - 0.1 * mean).abs() < 1e-7);
         }
         assert_eq!(store.var("center2").unwrap().dims(), [1, 1, 4]);
+    }
+
+    #[test]
+    fn class_tokens_cost_the_mean_over_all_pairs_of_crops() {
+        let (_, objective) = objective();
+        for (globals, locals) in [(2, 3), (3, 0), (1, 1)] {
+            let logits = logits(globals, locals, 1);
+            let mask = mask(&vec![0; 4 * globals]);
+            let step = StepContext::inference();
+            let terms = objective.loss(&logits, &mask, &step).unwrap();
+            let found: f32 = terms.terms()[0].1.to_scalar().unwrap();
+            let rows = |xs: &Tensor, temperature: f64| -> Vec<Vec<f32>> {
+                let xs = ops::softmax(&(xs / temperature).unwrap()).unwrap();
+                xs.to_vec2().unwrap()
+            };
+            let teacher = rows(&logits.teacher_cls, 0.04);
+            let student = rows(&logits.student_cls, 0.1);
+            let (mut sum, mut pairs) = (0., 0.);
+            for (t, p) in teacher.iter().enumerate() {
+                for (s, q) in student.iter().enumerate() {
+                    // Two images a crop.
+                    if t % 2 == s % 2 && t != s {
+                        sum -= p.iter().zip(q).map(|(p, q)| p * q.ln()).sum::<f32>();
+                        pairs += 1.;
+                    }
+                }
+            }
+            let want: f32 = sum / pairs;
+            assert!((found - want).abs() < 1e-5 * want, "{found} against {want}");
+        }
     }
 
     #[test]

@@ -104,4 +104,17 @@ mod tests {
         ));
         assert!(Clip::Global { max_norm: 0. }.validate().is_err());
     }
+
+    #[test]
+    fn views_are_clipped_without_what_else_they_show() {
+        let var = Var::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let mut gradients = Gradients::new(vec![("a".to_owned(), var)]);
+        let row = Tensor::new(&[[0f32, 3., 4.]], &Device::Cpu).unwrap();
+        gradients.set("a", row.broadcast_as((2, 3)).unwrap());
+        let max_norm = 50f64.sqrt() / 2.;
+        Clip::Global { max_norm }.apply(&mut gradients).unwrap();
+        let clipped = gradients.get("a").unwrap().to_vec2::<f32>().unwrap();
+        assert!(close(&clipped.concat(), &[0., 1.5, 2., 0., 1.5, 2.]));
+        assert_eq!(row.to_vec2::<f32>().unwrap(), [[0., 3., 4.]]);
+    }
 }

@@ -163,7 +163,8 @@ impl Gradients {
         ops::sums_of_squares(&gradients)
     }
 
-    /// Multiplies each gradient that is there by its factor, where that is not 1.
+    /// Multiplies each gradient that is there by its factor, where that is not 1; in place, so whoever else holds
+    /// a gradient sees it change. On a GPU all of them take one launch.
     ///
     /// # Errors
     ///
@@ -173,12 +174,15 @@ impl Gradients {
             .entries
             .iter_mut()
             .filter_map(|(_, _, sum)| sum.as_mut());
+        let mut scaled: Vec<(&Tensor, f64)> = Vec::new();
         for (gradient, factor) in gradients.zip(factors) {
             if factor != 1. {
-                *gradient = (&*gradient * factor)?;
+                // One that was set from outside may be a view.
+                *gradient = gradient.contiguous()?;
+                scaled.push((gradient, factor));
             }
         }
-        Ok(())
+        ops::scale_all_inplace(&scaled)
     }
 }
 

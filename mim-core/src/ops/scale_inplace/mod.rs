@@ -1,11 +1,14 @@
 //! Scaling in place, for gradient clipping.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 use candle_core::Tensor;
 
+use super::gpu::serves;
 use super::host::{change, check_in_place, is_f32_on_cpu};
+use super::profile::{Pass, timer};
 use crate::Result;
 
 /// `xs ← factor * xs`, any shape.
@@ -14,19 +17,45 @@ use crate::Result;
 ///
 /// [`Error::Unsupported`](crate::Error::Unsupported) if `xs` is not contiguous.
 pub fn scale_inplace(xs: &Tensor, factor: f64) -> Result<()> {
-    check_in_place("scale_inplace", &[xs], &[])?;
-    if !is_f32_on_cpu(&[xs]) {
-        return reference::scale_inplace(xs, factor);
+    scale_all_inplace(&[(xs, factor)])
+}
+
+/// [`scale_inplace`] of many tensors, each by its own factor; on a GPU in one launch.
+///
+/// # Errors
+///
+/// As [`scale_inplace`], before anything is scaled.
+pub fn scale_all_inplace(all: &[(&Tensor, f64)]) -> Result<()> {
+    if all.is_empty() {
+        return Ok(());
     }
-    change(xs, |xs| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the kernel computes in f32"
-        )]
-        cpu::scale_inplace(xs, factor as f32);
-        Ok(())
-    })?;
+    let _timer = timer("scale_inplace", Pass::Update, &[], 0.);
+    for (xs, _) in all {
+        check_in_place("scale_inplace", &[xs], &[])?;
+    }
+    if all.iter().all(|(xs, _)| serves(&[xs])) {
+        return Ok(gpu::scale_all_inplace(all)?);
+    }
+    // One after the other, since parts of one storage wait for each other; each is on all threads.
+    for (xs, factor) in all {
+        if !is_f32_on_cpu(&[xs]) {
+            reference::scale_inplace(xs, *factor)?;
+            continue;
+        }
+        change(xs, |xs| {
+            cpu::scale_inplace(xs, narrow(*factor));
+            Ok(())
+        })?;
+    }
     Ok(())
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernels compute in f32"
+)]
+fn narrow(factor: f64) -> f32 {
+    factor as f32
 }
 
 #[cfg(test)]

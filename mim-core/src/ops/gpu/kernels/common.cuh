@@ -128,3 +128,17 @@ __device__ __forceinline__ T block_sum(T x) {
     for (unsigned warp = 1; warp < warps; ++warp) sum += partials[warp];
     return sum;
 }
+
+// The largest value over a block of whole warps, which reaches every thread, as a sum does.
+__device__ __forceinline__ float block_max(float x) {
+    SHARED(float, largest, [32]);
+    unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+    unsigned warps = blockDim.x * blockDim.y * blockDim.z / 32;
+    x = warp_max(x);
+    __syncthreads(); // of an earlier call, all have read the warps' values
+    if (thread % 32 == 0) largest[thread / 32] = x;
+    __syncthreads();
+    float top = largest[0];
+    for (unsigned warp = 1; warp < warps; ++warp) top = fmaxf(top, largest[warp]);
+    return top;
+}
