@@ -16,6 +16,7 @@ use self::kernel::{Bf16, COLS, F32, Kernel, ROWS, Tile};
 use super::Matrix;
 use super::cpu::{Destination, Init};
 use crate::ops::Precision;
+use crate::ops::simd::{has_avx512, has_avx512_bf16};
 
 /// Packed values of the inner axis that one pass over a block takes, so that a panel of rows stays in the
 /// first-level cache.
@@ -27,8 +28,10 @@ const SMALL: usize = 1 << 18;
 
 /// Whether this machine has the instructions.
 pub(super) fn available(precision: Precision) -> bool {
-    let bf16 = || std::arch::is_x86_feature_detected!("avx512bf16");
-    crate::ops::simd::has_avx512() && (precision == Precision::F32 || bf16())
+    match precision {
+        Precision::F32 => has_avx512(),
+        Precision::Bf16 => has_avx512_bf16(),
+    }
 }
 
 /// `to = scale * lhs * rhs`, added to what `to` starts from.
