@@ -11,7 +11,7 @@
 mod machine;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use machine::{has_avx2, has_avx512, has_avx512_bf16};
+pub(super) use machine::{Instructions, has_avx2, has_avx512, has_avx512_bf16};
 
 /// Partial sums of a reduction: two AVX-512 registers, so that their latencies overlap.
 const LANES: usize = 32;

@@ -11,6 +11,7 @@
 
 #![expect(unsafe_code, reason = "threads write blocks of one result")]
 
+mod amx;
 mod kernel;
 mod numbers;
 mod pack;
@@ -18,6 +19,7 @@ mod register;
 
 use rayon::prelude::*;
 
+use self::amx::{Amx, Hardware};
 use self::kernel::{COLS, Halves, Kernel, Tile, Whole};
 use super::Matrix;
 use super::cpu::{Call, Init};
@@ -43,7 +45,10 @@ pub(super) struct Way {
 
 /// All kernels, the fastest of each precision first.
 const WAYS: &[Way] = &[
+    Way::new::<Amx<Hardware>>("AMX", Precision::Bf16, amx::available),
     Way::new::<Halves>("AVX512-BF16", Precision::Bf16, has_avx512_bf16),
+    #[cfg(test)]
+    Way::new::<Amx<amx::Emulated>>("AMX, emulated", Precision::Bf16, has_avx512_bf16),
     Way::new::<Whole>("AVX-512", Precision::F32, has_avx512),
 ];
 
