@@ -1,5 +1,6 @@
 //! Matrix products on strided views of f32 slices.
 
+mod anywhere;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
 mod cpu;
@@ -58,6 +59,20 @@ impl<'a> Matrix<'a> {
             row_stride: self.col_stride,
             col_stride: self.row_stride,
             ..self
+        }
+    }
+
+    /// The same sizes, and the same order of values, for a slice that holds no others.
+    fn without_gaps(self) -> Self {
+        match self.col_stride {
+            1 => Self {
+                row_stride: self.cols,
+                ..self
+            },
+            _ => Self {
+                col_stride: self.rows,
+                ..self
+            },
         }
     }
 }
