@@ -51,6 +51,16 @@ impl<'a> Matrix<'a> {
         Self::new(values, [rows, cols], cols)
     }
 
+    /// At most `count` columns from number `first` on, which must be there.
+    #[cfg(target_arch = "x86_64")]
+    fn cols_from(self, first: usize, count: usize) -> Self {
+        Self {
+            values: &self.values[first * self.col_stride..],
+            cols: count.min(self.cols - first),
+            ..self
+        }
+    }
+
     /// The same values with rows and columns swapped.
     pub(super) fn transposed(self) -> Self {
         Self {

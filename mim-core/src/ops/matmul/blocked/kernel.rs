@@ -27,7 +27,7 @@ pub(super) trait Kernel: Sized {
     const STEP: usize = 1;
     /// Rows of a tile: lines of a panel of the left operand.
     const ROWS: usize;
-    /// Panels of rows of a block.
+    /// Panels of rows of a group.
     const ROW_PANELS: usize;
 
     /// Lets this thread compute tiles, until [`Kernel::end`].
@@ -56,7 +56,7 @@ macro_rules! kernel {
         impl Kernel for $name {
             const GROUP: usize = <$numbers>::GROUP;
             const ROWS: usize = ROWS;
-            const ROW_PANELS: usize = 10;
+            const ROW_PANELS: usize = 8;
 
             #[target_feature(enable = $features)]
             unsafe fn pack_rows(matrix: Matrix<'_>, first: usize, to: *mut u32) {
@@ -73,7 +73,16 @@ macro_rules! kernel {
             #[target_feature(enable = $features)]
             unsafe fn compute(tile: &Tile<'_>, left: &[u32], right: &[u32]) {
                 // SAFETY: as the caller promises.
-                unsafe { tile.compute::<$numbers>(left, right) }
+                unsafe {
+                    match (tile.rows, tile.cols <= LANES) {
+                        (..=4, true) => tile.compute::<$numbers, 4, 1>(left, right),
+                        (..=4, false) => tile.compute::<$numbers, 4, 2>(left, right),
+                        (..=8, true) => tile.compute::<$numbers, 8, 1>(left, right),
+                        (..=8, false) => tile.compute::<$numbers, 8, 2>(left, right),
+                        (_, true) => tile.compute::<$numbers, ROWS, 1>(left, right),
+                        (_, false) => tile.compute::<$numbers, ROWS, 2>(left, right),
+                    }
+                }
             }
         }
     };
@@ -99,24 +108,33 @@ pub(super) struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// [`Kernel::compute`] for panels of [`ROWS`] and [`COLS`] lines.
+    /// [`Kernel::compute`] for panels of [`ROWS`] and [`COLS`] lines, of which the tile has at most `R` rows and `C`
+    /// registers of columns.
     ///
     /// # Safety
     ///
     /// As there.
     #[inline(always)]
-    unsafe fn compute<N: Numbers>(&self, left: &[u32], right: &[u32]) {
+    unsafe fn compute<N: Numbers, const R: usize, const C: usize>(
+        &self,
+        left: &[u32],
+        right: &[u32],
+    ) {
         // SAFETY: the caller vouches for the instructions.
-        let mut sums = unsafe { [[_mm512_setzero_ps(); 2]; ROWS] };
+        let mut sums = unsafe { [[_mm512_setzero_ps(); C]; R] };
         let (left, _) = left.as_chunks::<ROWS>();
         let (right, _) = right.as_chunks::<COLS>();
         for (left, right) in left.iter().zip(right) {
             // SAFETY: a chunk holds two registers; the caller vouches for the instructions.
             unsafe {
-                let right = [0, LANES].map(|at| load(right[at..].as_ptr().cast(), LANES));
+                let mut registers = [load(right.as_ptr().cast(), LANES); C];
+                if C > 1 {
+                    registers[1] = load(right[LANES..].as_ptr().cast(), LANES);
+                }
                 for (sums, left) in sums.iter_mut().zip(left) {
-                    sums[0] = N::add_product(sums[0], *left, right[0]);
-                    sums[1] = N::add_product(sums[1], *left, right[1]);
+                    for (sum, right) in sums.iter_mut().zip(registers) {
+                        *sum = N::add_product(*sum, *left, right);
+                    }
                 }
             }
         }
@@ -131,9 +149,9 @@ impl Tile<'_> {
     /// As [`Kernel::compute`].
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn store(&self, sums: &[[__m512; 2]]) {
+    pub(super) unsafe fn store<const C: usize>(&self, sums: &[[__m512; C]]) {
         let scale = _mm512_set1_ps(self.scale);
-        for half in [0, 1] {
+        for half in 0..C {
             let col = half * LANES;
             let lanes = self.cols.saturating_sub(col);
             // SAFETY: lanes beyond the tile's columns are neither read nor written, nor are rows beyond its

@@ -11,19 +11,19 @@ use super::numbers::Numbers;
 use super::register::{LANES, store, transpose};
 use crate::ops::matmul::Matrix;
 
-/// Packs the lines of a matrix from a certain one on, see [`super::kernel::Kernel::pack_rows`].
-pub(super) type Pack = unsafe fn(Matrix<'_>, usize, *mut u32);
+/// Packs the lines of a matrix from a certain one on, so many numbers to a value: see
+/// [`Kernel::pack_rows`](super::kernel::Kernel::pack_rows).
+pub(super) type Pack = (usize, unsafe fn(Matrix<'_>, usize, *mut u32));
 
 /// The rows of `matrix` in panels of `lines` lines, each of `depth` packed values, all made by `pack`.
 ///
 /// # Safety
 ///
-/// `pack` must be of a kernel that this machine can run, with that many lines, of which it fills `filled`
-/// packed values at least; the others are zero.
+/// As [`one_panel`].
 pub(super) unsafe fn panels(
     matrix: Matrix<'_>,
     lines: usize,
-    [filled, depth]: [usize; 2],
+    depth: usize,
     pack: Pack,
     parallel: bool,
 ) -> Vec<u32> {
@@ -31,9 +31,9 @@ pub(super) unsafe fn panels(
     let mut packed = Vec::<u32>::with_capacity(len);
     let room = &mut packed.spare_capacity_mut()[..len];
     let pack = |(index, room): (usize, &mut [MaybeUninit<u32>])| {
-        room[filled * lines..].fill(MaybeUninit::new(0));
-        // SAFETY: the caller vouches for the kernel, which writes the rest of the room.
-        unsafe { pack(matrix, index * lines, room.as_mut_ptr().cast()) };
+        let to = room.as_mut_ptr().cast();
+        // SAFETY: there is room for a panel, and the caller vouches for the rest.
+        unsafe { one_panel(matrix, index * lines, [lines, depth], pack, to) };
     };
     if parallel {
         room.par_chunks_mut(depth * lines)
@@ -46,6 +46,29 @@ pub(super) unsafe fn panels(
     // SAFETY: the panels cover the whole length.
     unsafe { packed.set_len(len) };
     packed
+}
+
+/// Packs the lines from `first` on into a panel of `lines` lines of `depth` packed values; zeros follow where the
+/// matrix has fewer.
+///
+/// # Safety
+///
+/// `pack` must be of a kernel that this machine can run, with that many lines, and `to` must have room for the
+/// panel.
+pub(super) unsafe fn one_panel(
+    matrix: Matrix<'_>,
+    first: usize,
+    [lines, depth]: [usize; 2],
+    (group, pack): Pack,
+    to: *mut u32,
+) {
+    let filled = matrix.cols.div_ceil(group);
+    // SAFETY: the caller vouches for the room and for the kernel, which fills the beginning.
+    unsafe {
+        to.add(filled * lines)
+            .write_bytes(0, (depth - filled) * lines);
+        pack(matrix, first, to);
+    }
 }
 
 /// Packs the lines from `first` on: packed value `g` of line `l` goes to `g * W + l`. Missing lines are zero.
@@ -120,7 +143,11 @@ mod tests {
             }
             let turned = Matrix::dense(&turned, cols, rows).unwrap().transposed();
             let depth = cols.div_ceil(K::GROUP);
-            for (lines, pack) in [(K::ROWS, K::pack_rows as Pack), (COLS, K::pack_cols)] {
+            let sides: [(usize, Pack); 2] = [
+                (K::ROWS, (K::GROUP, K::pack_rows)),
+                (COLS, (K::GROUP, K::pack_cols)),
+            ];
+            for (lines, pack) in sides {
                 let mut wanted = vec![0; rows.div_ceil(lines) * depth * lines];
                 for (row, values) in values.chunks(cols).enumerate() {
                     for (group, numbers) in values.chunks(K::GROUP).enumerate() {
@@ -130,7 +157,7 @@ mod tests {
                 }
                 for (matrix, parallel) in [(straight, false), (turned, true)] {
                     // SAFETY: the caller vouches for the instructions.
-                    let got = unsafe { panels(matrix, lines, [depth; 2], pack, parallel) };
+                    let got = unsafe { panels(matrix, lines, depth, pack, parallel) };
                     assert_eq!(got, wanted, "{rows} x {cols} in panels of {lines} lines");
                 }
             }
@@ -165,7 +192,7 @@ mod tests {
         }
         let matrix = Matrix::dense(&[0.; 9], 3, 3).unwrap();
         // SAFETY: `ones` needs no special instructions and fills 3 values of 2 lines.
-        let packed = unsafe { panels(matrix, 2, [3, 4], ones, false) };
+        let packed = unsafe { panels(matrix, 2, 4, (1, ones), false) };
         assert_eq!(packed, [1, 1, 1, 1, 1, 1, 0, 0, 3, 3, 3, 3, 3, 3, 0, 0]);
     }
 }
