@@ -39,6 +39,15 @@ multiversion! {
 }
 
 multiversion! {
+    /// The same numbers, not shortened.
+    pub(super) fn round_whole(xs: &[f32], ys: &mut [MaybeUninit<f32>]) {
+        for (y, x) in ys.iter_mut().zip(xs) {
+            y.write(widen_one(round_one(*x)));
+        }
+    }
+}
+
+multiversion! {
     fn widen_block(xs: &[u16], ys: &mut [MaybeUninit<f32>]) {
         for (y, x) in ys.iter_mut().zip(xs) {
             y.write(widen_one(*x));

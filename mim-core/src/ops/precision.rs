@@ -16,7 +16,7 @@ pub enum Precision {
     #[default]
     F32,
     /// Operands rounded to bfloat16 (8 significant bits): about twice as fast where the CPU has instructions
-    /// for it (`avx512_bf16`), and the same numbers, not faster, elsewhere. On CUDA devices the tensor cores
+    /// for it (`avx512_bf16`, AMX), and the same numbers, not faster, elsewhere. On CUDA devices the tensor cores
     /// take them, and what a block keeps for its backward pass is bf16 as well.
     Bf16,
 }

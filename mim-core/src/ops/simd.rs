@@ -1,6 +1,17 @@
 //! One body for every instruction set, and the vectorisable mathematics the kernels share.
 //!
 //! Fused multiply-add is left out on purpose: without it every instruction set gives the same bits.
+//!
+//! The environment variable `MIM_CPU` holds them to less than an x86 machine has, to test what other machines
+//! run: `portable`, `avx2`, `avx512`, `avx512_bf16` or `amx`, each with those before it. It is read once; any
+//! other value is passed over with a warning. The crate `gemm`, which multiplies matrices where there is no
+//! kernel of our own, and the loops over images of other modules look at the machine by themselves.
+
+#[cfg(target_arch = "x86_64")]
+mod machine;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use machine::{Instructions, has_avx2, has_avx512, has_avx512_bf16};
 
 /// Partial sums of a reduction: two AVX-512 registers, so that their latencies overlap.
 const LANES: usize = 32;
@@ -30,7 +41,7 @@ macro_rules! multiversion {
                     // SAFETY: the line above found the features this version needs.
                     return unsafe { avx512($($arg),*) };
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
+                if $crate::ops::simd::has_avx2() {
                     // SAFETY: the line above found the feature this version needs.
                     return unsafe { avx2($($arg),*) };
                 }
@@ -40,16 +51,6 @@ macro_rules! multiversion {
     };
 }
 pub(super) use multiversion;
-
-/// Whether the machine has the AVX-512 subsets that [`multiversion`] compiles for.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) fn has_avx512() -> bool {
-    std::arch::is_x86_feature_detected!("avx512f")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-        && std::arch::is_x86_feature_detected!("avx512dq")
-        && std::arch::is_x86_feature_detected!("avx512vl")
-}
 
 /// `c[0] + c[1] x + c[2] x^2 + ...`
 #[inline(always)]

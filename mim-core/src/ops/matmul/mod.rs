@@ -1,5 +1,6 @@
 //! Matrix products on strided views of f32 slices.
 
+mod anywhere;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
 mod cpu;
@@ -50,6 +51,16 @@ impl<'a> Matrix<'a> {
         Self::new(values, [rows, cols], cols)
     }
 
+    /// At most `count` columns from number `first` on, which must be there.
+    #[cfg(target_arch = "x86_64")]
+    fn cols_from(self, first: usize, count: usize) -> Self {
+        Self {
+            values: &self.values[first * self.col_stride..],
+            cols: count.min(self.cols - first),
+            ..self
+        }
+    }
+
     /// The same values with rows and columns swapped.
     pub(super) fn transposed(self) -> Self {
         Self {
@@ -58,6 +69,20 @@ impl<'a> Matrix<'a> {
             row_stride: self.col_stride,
             col_stride: self.row_stride,
             ..self
+        }
+    }
+
+    /// The same sizes, and the same order of values, for a slice that holds no others.
+    fn without_gaps(self) -> Self {
+        match self.col_stride {
+            1 => Self {
+                row_stride: self.cols,
+                ..self
+            },
+            _ => Self {
+                col_stride: self.rows,
+                ..self
+            },
         }
     }
 }

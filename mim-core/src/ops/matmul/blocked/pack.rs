@@ -2,90 +2,117 @@
 
 #![expect(unsafe_code, reason = "register instructions on raw pointers")]
 
-use std::arch::x86_64::{
-    __m512i, __mmask16, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
-};
+use std::arch::x86_64::_mm512_setzero_ps;
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::kernel::{Kernel, LANES, mask};
+use super::numbers::Numbers;
+use super::register::{LANES, store, transpose};
 use crate::ops::matmul::Matrix;
 
-/// The rows of `matrix` in panels of `W` lines: packed value `g` of line `l` of panel `p` is at
-/// `(p * depth + g) * W + l`. Missing lines are zero.
+/// Packs the lines of a matrix from a certain one on, so many numbers to a value: see
+/// [`Kernel::pack_rows`](super::kernel::Kernel::pack_rows).
+pub(super) type Pack = (usize, unsafe fn(Matrix<'_>, usize, *mut u32));
+
+/// The rows of `matrix` in panels of `lines` lines, each of `depth` packed values, all made by `pack`.
 ///
 /// # Safety
 ///
-/// Needs AVX-512 and what `K` asks for.
-pub(super) unsafe fn panels<K: Kernel, const W: usize>(
+/// As [`one_panel`].
+pub(super) unsafe fn panels(
     matrix: Matrix<'_>,
+    lines: usize,
+    depth: usize,
+    pack: Pack,
     parallel: bool,
 ) -> Vec<u32> {
-    let size = matrix.cols.div_ceil(K::GROUP) * W;
-    let len = matrix.rows.div_ceil(W) * size;
+    let len = matrix.rows.div_ceil(lines) * depth * lines;
     let mut packed = Vec::<u32>::with_capacity(len);
     let room = &mut packed.spare_capacity_mut()[..len];
-    // SAFETY: the caller vouches for the instructions; a panel writes all of its room.
-    let pack = |(index, room): (usize, &mut [MaybeUninit<u32>])| unsafe {
-        K::pack::<W>(matrix, index * W, room.as_mut_ptr().cast());
+    let pack = |(index, room): (usize, &mut [MaybeUninit<u32>])| {
+        let to = room.as_mut_ptr().cast();
+        // SAFETY: there is room for a panel, and the caller vouches for the rest.
+        unsafe { one_panel(matrix, index * lines, [lines, depth], pack, to) };
     };
     if parallel {
-        room.par_chunks_mut(size)
+        room.par_chunks_mut(depth * lines)
             .enumerate()
             .with_max_len(1)
             .for_each(pack);
     } else {
-        room.chunks_mut(size).enumerate().for_each(pack);
+        room.chunks_mut(depth * lines).enumerate().for_each(pack);
     }
     // SAFETY: the panels cover the whole length.
     unsafe { packed.set_len(len) };
     packed
 }
 
-/// Packs the lines from `first` on.
+/// Packs the lines from `first` on into a panel of `lines` lines of `depth` packed values; zeros follow where the
+/// matrix has fewer.
 ///
 /// # Safety
 ///
-/// As [`panels`]; `to` must have room for a panel.
+/// `pack` must be of a kernel that this machine can run, with that many lines, and `to` must have room for the
+/// panel.
+pub(super) unsafe fn one_panel(
+    matrix: Matrix<'_>,
+    first: usize,
+    [lines, depth]: [usize; 2],
+    (group, pack): Pack,
+    to: *mut u32,
+) {
+    let filled = matrix.cols.div_ceil(group);
+    // SAFETY: the caller vouches for the room and for the kernel, which fills the beginning.
+    unsafe {
+        to.add(filled * lines)
+            .write_bytes(0, (depth - filled) * lines);
+        pack(matrix, first, to);
+    }
+}
+
+/// Packs the lines from `first` on: packed value `g` of line `l` goes to `g * W + l`. Missing lines are zero.
+///
+/// # Safety
+///
+/// Needs what `N` asks for; `to` must have room for a panel. `W` must be a multiple of [`LANES`], or less.
 #[inline(always)]
-pub(super) unsafe fn panel<K: Kernel, const W: usize>(
+pub(super) unsafe fn panel<N: Numbers, const W: usize>(
     matrix: Matrix<'_>,
     first: usize,
     to: *mut u32,
 ) {
-    let groups = matrix.cols.div_ceil(K::GROUP);
+    let groups = matrix.cols.div_ceil(N::GROUP);
     for block in (0..W).step_by(LANES) {
         let lines = (matrix.rows - first).saturating_sub(block).min(LANES);
         // All lanes, where the next group is written over those that are too many.
-        let room = |group: usize| mask(if group + 1 < groups { LANES } else { W - block });
+        let room = |group: usize| if group + 1 < groups { LANES } else { W - block };
         let start = matrix
             .values
             .as_ptr()
             .wrapping_add((first + block) * matrix.row_stride);
-        let to = to.wrapping_add(block);
+        let to = to.wrapping_add(block).cast::<f32>();
         // SAFETY: only numbers of existing lines and columns are read, and only the block's lines written.
         unsafe {
             if matrix.col_stride == 1 {
                 for group in (0..groups).step_by(LANES) {
-                    let mut tile = [_mm512_setzero_si512(); LANES];
+                    let mut tile = [_mm512_setzero_ps(); LANES];
                     for (line, row) in tile.iter_mut().enumerate().take(lines) {
-                        let at = group * K::GROUP;
+                        let at = group * N::GROUP;
                         let from = start.wrapping_add(line * matrix.row_stride + at);
-                        *row = K::along(from, matrix.cols - at);
+                        *row = N::along(from, matrix.cols - at);
                     }
                     transpose(&mut tile);
-                    for (i, values) in tile.iter().enumerate().take(groups - group) {
+                    let count = LANES.min(groups - group);
+                    for (i, values) in tile.iter().enumerate().take(count) {
                         store(to.wrapping_add((group + i) * W), room(group + i), *values);
                     }
                 }
             } else {
                 for group in 0..groups {
-                    let at = group * K::GROUP;
+                    let at = group * N::GROUP;
                     let from = start.wrapping_add(at * matrix.col_stride);
-                    let values = K::across(from, matrix.col_stride, matrix.cols - at, mask(lines));
+                    let values = N::across(from, matrix.col_stride, matrix.cols - at, lines);
                     store(to.wrapping_add(group * W), room(group), values);
                 }
             }
@@ -93,100 +120,79 @@ pub(super) unsafe fn panel<K: Kernel, const W: usize>(
     }
 }
 
-/// Stores the lanes of `room`.
-///
-/// # Safety
-///
-/// As [`panels`]; `to` must have room for these lanes.
-#[inline(always)]
-unsafe fn store(to: *mut u32, room: __mmask16, values: __m512i) {
-    // SAFETY: the caller vouches for the lanes. A store of all of them is faster without a mask.
-    unsafe {
-        if room == !0 {
-            _mm512_storeu_si512(to.cast(), values);
-        } else {
-            _mm512_mask_storeu_epi32(to.cast(), room, values);
-        }
-    }
-}
-
-/// Swaps rows and columns: by pairs of 1, 2, 4 and 8 lanes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: &mut [__m512i; LANES]) {
-    let mut pairs = [_mm512_setzero_si512(); LANES];
-    for i in (0..LANES).step_by(2) {
-        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    // Register 4 q + c now gets column c of the four rows from 4 q on, once in each quarter of 4 columns.
-    let mut quads = [_mm512_setzero_si512(); LANES];
-    for i in (0..LANES).step_by(4) {
-        quads[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
-        quads[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
-        quads[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
-        quads[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
-    }
-    for c in 0..4 {
-        let [a, b, e, f] = [quads[c], quads[c + 4], quads[c + 8], quads[c + 12]];
-        // Quarters 0 and 2, or 1 and 3, of two registers.
-        let even = [
-            _mm512_shuffle_i32x4::<0x88>(a, b),
-            _mm512_shuffle_i32x4::<0x88>(e, f),
-        ];
-        let odd = [
-            _mm512_shuffle_i32x4::<0xdd>(a, b),
-            _mm512_shuffle_i32x4::<0xdd>(e, f),
-        ];
-        rows[c] = _mm512_shuffle_i32x4::<0x88>(even[0], even[1]);
-        rows[c + 8] = _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]);
-        rows[c + 4] = _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]);
-        rows[c + 12] = _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1]);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::available;
-    use super::super::kernel::{Bf16, F32};
+    use super::super::kernel::{COLS, Halves, Kernel, Whole};
     use super::*;
-    use crate::ops::Precision;
+    use crate::ops::bfloat::round_one;
+    use crate::ops::simd::{has_avx512, has_avx512_bf16};
 
-    fn numbers(len: u16) -> Vec<f32> {
-        (0..len).map(f32::from).collect()
-    }
-
-    #[test]
-    fn both_orientations_give_the_same_panels() {
-        if !available(Precision::Bf16) {
-            return eprintln!("skipped: this machine has no AVX512-BF16");
-        }
-        for [rows, cols] in [[1, 1], [14, 16], [15, 33], [33, 5], [70, 40]] {
-            let values = numbers((rows * cols).try_into().unwrap());
+    /// Both sides' panels: packed value `g` of line `l` of panel `p` is at `(p * depth + g) * lines + l`,
+    /// whichever way the matrix lies.
+    ///
+    /// # Safety
+    ///
+    /// The machine must have the instructions of the kernel.
+    unsafe fn check<K: Kernel>(value: fn(&[f32]) -> u32) {
+        for [rows, cols] in [[1, 1], [6, 8], [14, 16], [15, 33], [33, 5], [70, 40]] {
+            let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32).sqrt()).collect();
             let straight = Matrix::dense(&values, rows, cols).unwrap();
             let mut turned = vec![0.; rows * cols];
             for (at, value) in values.iter().enumerate() {
                 turned[at % cols * rows + at / cols] = *value;
             }
             let turned = Matrix::dense(&turned, cols, rows).unwrap().transposed();
-            // SAFETY: the machine has the instructions.
-            unsafe {
-                let packed = panels::<F32, 14>(straight, false);
-                assert_eq!(packed, panels::<F32, 14>(turned, true));
-                for row in 0..rows {
-                    for col in 0..cols {
-                        let at = (row / 14 * cols + col) * 14 + row % 14;
-                        assert_eq!(f32::from_bits(packed[at]), values[row * cols + col]);
+            let depth = cols.div_ceil(K::GROUP);
+            let sides: [(usize, Pack); 2] = [
+                (K::ROWS, (K::GROUP, K::pack_rows)),
+                (COLS, (K::GROUP, K::pack_cols)),
+            ];
+            for (lines, pack) in sides {
+                let mut wanted = vec![0; rows.div_ceil(lines) * depth * lines];
+                for (row, values) in values.chunks(cols).enumerate() {
+                    for (group, numbers) in values.chunks(K::GROUP).enumerate() {
+                        let panel = row / lines * depth;
+                        wanted[(panel + group) * lines + row % lines] = value(numbers);
                     }
                 }
-                let pairs = panels::<Bf16, 32>(straight, true);
-                assert_eq!(pairs, panels::<Bf16, 32>(turned, false));
-                // The second row: its first two numbers.
-                if rows > 1 && cols > 1 {
-                    let high = values[cols + 1].to_bits() & 0xffff_0000;
-                    assert_eq!(pairs[1], values[cols].to_bits() >> 16 | high);
+                for (matrix, parallel) in [(straight, false), (turned, true)] {
+                    // SAFETY: the caller vouches for the instructions.
+                    let got = unsafe { panels(matrix, lines, depth, pack, parallel) };
+                    assert_eq!(got, wanted, "{rows} x {cols} in panels of {lines} lines");
                 }
             }
         }
+    }
+
+    #[test]
+    fn both_orientations_give_the_same_panels() {
+        let whole = |numbers: &[f32]| numbers[0].to_bits();
+        let pair = |numbers: &[f32]| {
+            let halves = numbers.iter().map(|x| u32::from(round_one(*x)));
+            halves.rev().fold(0, |high, low| high << 16 | low)
+        };
+        // SAFETY: each time, the line above asks for the instructions.
+        unsafe {
+            if has_avx512() {
+                check::<Whole>(whole);
+            }
+            if has_avx512_bf16() {
+                check::<Halves>(pair);
+            }
+        }
+    }
+
+    #[test]
+    fn depth_is_filled_with_zeros() {
+        unsafe fn ones(matrix: Matrix<'_>, first: usize, to: *mut u32) {
+            for i in 0..2 * matrix.cols {
+                // SAFETY: two lines of a panel are at least that long.
+                unsafe { to.add(i).write(1 + u32::try_from(first).unwrap()) };
+            }
+        }
+        let matrix = Matrix::dense(&[0.; 9], 3, 3).unwrap();
+        // SAFETY: `ones` needs no special instructions and fills 3 values of 2 lines.
+        let packed = unsafe { panels(matrix, 2, 4, (1, ones), false) };
+        assert_eq!(packed, [1, 1, 1, 1, 1, 1, 0, 0, 3, 3, 3, 3, 3, 3, 0, 0]);
     }
 }
