@@ -20,6 +20,16 @@ pub(crate) enum Sum {
     Device(Tensor),
 }
 
+impl Sum {
+    /// The gradient of `weight`.
+    pub(crate) fn of(self, weight: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Host(values) => Tensor::from_vec(values, weight.shape(), weight.device()),
+            Self::Device(gradient) => gradient.reshape(weight.shape()),
+        }
+    }
+}
+
 /// Gradients by weight; none for a weight that has had none yet.
 type Buffers = HashMap<TensorId, Option<Sum>>;
 
@@ -68,29 +78,56 @@ pub(super) fn hand_over(
     })
 }
 
-/// Hands over a part of the gradient of the weight `id` that is there as a tensor; does nothing where no one
-/// collects it.
-pub(super) fn hand_over_tensor(id: TensorId, part: &Tensor) -> Result<()> {
-    hand_over_to(id, |sum| {
+/// A weight that has a gradient to hand over: none that tracks no gradient.
+pub(super) fn trained(weight: &Tensor) -> Option<TensorId> {
+    weight.track_op().then(|| weight.id())
+}
+
+/// Hands over a part of the gradient of the weight `id`; gives it back, for candle, where no one collects it.
+pub(super) fn offer(id: TensorId, part: Tensor) -> Result<Option<Tensor>> {
+    let taken = hand_over_to(id, |sum| {
         if has_kernels(part.device()) {
             let before = match sum {
                 None => return Ok(Sum::Device(part.clone())),
                 Some(Sum::Host(sum)) => Tensor::from_vec(sum, part.shape(), part.device())?,
                 Some(Sum::Device(sum)) => sum,
             };
-            return Ok(Sum::Device((before + part)?));
+            return Ok(Sum::Device((before + &part)?));
         }
         let part = part.flatten_all()?.to_vec1::<f32>()?;
-        Ok(Sum::Host(match sum {
-            Some(Sum::Host(mut sum)) => {
-                sum.iter_mut().zip(&part).for_each(|(sum, x)| *sum += x);
-                sum
-            }
+        let sum = match sum {
             Some(Sum::Device(_)) => bail!("a gradient was handed over on two devices"),
-            None => part,
-        }))
-    })
-    .map(drop)
+            Some(Sum::Host(sum)) => Some(sum),
+            None => None,
+        };
+        Ok(Sum::Host(added(sum, part)))
+    })?;
+    Ok((!taken).then_some(part))
+}
+
+/// [`offer`] of what a [`trained`] weight gets; nothing to do for another.
+pub(super) fn offered(weight: Option<TensorId>, part: Tensor) -> Result<Option<Tensor>> {
+    weight.map_or(Ok(None), |id| offer(id, part))
+}
+
+/// [`offer`] of values on the CPU.
+pub(super) fn offer_values(weight: &Tensor, part: Vec<f32>) -> Result<Option<Tensor>> {
+    let mut part = Some(part);
+    hand_over(weight, |sum| {
+        Ok(added(sum, part.take().unwrap_or_default()))
+    })?;
+    part.map(|part| Tensor::from_vec(part, weight.shape(), weight.device()))
+        .transpose()
+}
+
+fn added(sum: Option<Vec<f32>>, part: Vec<f32>) -> Vec<f32> {
+    match sum {
+        Some(mut sum) => {
+            sum.iter_mut().zip(&part).for_each(|(sum, x)| *sum += x);
+            sum
+        }
+        None => part,
+    }
 }
 
 /// Whether anyone collects gradients on this thread.
@@ -146,6 +183,25 @@ mod tests {
         assert!(matches!(sum, Sum::Host(sum) if sum == &[4., 6.]));
         assert_eq!(found.len(), 1);
         assert!(!add(&asked, [1., 1.]));
+    }
+
+    #[test]
+    fn what_nobody_collects_comes_back() {
+        let (weight, part) = (var(), Tensor::new(&[1f32, 2.], &Device::Cpu).unwrap());
+        let values = |part: Option<Tensor>| part.map(|part| part.to_vec1::<f32>().unwrap());
+        assert_eq!(trained(&part), None);
+        assert!(offered(None, part.clone()).unwrap().is_none());
+        let hand_over = || {
+            [
+                values(offer(weight.id(), part.clone()).unwrap()),
+                values(offer_values(&weight, vec![3., 4.]).unwrap()),
+            ]
+        };
+        assert_eq!(hand_over(), [Some(vec![1., 2.]), Some(vec![3., 4.])]);
+        let (taken, found) = collecting(trained(&weight).into_iter(), hand_over);
+        assert_eq!(taken, [None, None]);
+        let sum = found.get(&weight.id()).unwrap();
+        assert!(matches!(sum, Sum::Host(sum) if *sum == [4., 6.]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use candle_core::{Tensor, Var};
 
 use super::buckets::buckets;
 use crate::comm::{Communicator, Reduce};
-use crate::ops::sink::{Sum, collecting};
+use crate::ops::sink::collecting;
 use crate::{Result, ops};
 
 /// Gradients by parameter, in the store's order, summed over micro-batches.
@@ -36,11 +36,7 @@ impl Gradients {
         let (store, mut direct) = collecting(weights, || loss.backward());
         for (_, var, sum) in &mut self.entries {
             if let Some(gradient) = direct.remove(&var.id()) {
-                let gradient = match gradient {
-                    Sum::Host(values) => Tensor::from_vec(values, var.shape(), var.device())?,
-                    Sum::Device(gradient) => gradient,
-                };
-                add_to(sum, gradient)?;
+                add_to(sum, gradient.of(var)?)?;
             }
         }
         self.add(store?)
