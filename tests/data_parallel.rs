@@ -350,6 +350,29 @@ fn a_killed_process_ends_the_run_which_then_goes_on() {
     assert!(whole == cut);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn one_interrupted_process_ends_the_run_with_a_checkpoint() {
+    let _turn = alone();
+    let mim = env!("CARGO_BIN_EXE_mim");
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let arguments = pretrain(run.to_str().unwrap(), &["--epochs", "10000"]);
+    let mut child = mpirun(folder.path(), mim, &arguments);
+    until(|| Checkpoint::latest(&run).unwrap()).unwrap();
+    let asked = process_of(child.id(), 1).unwrap();
+    let sent = Command::new("kill")
+        .args(["-INT", &asked.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+    let status = end_of(&mut child, folder.path());
+    let said = printed(folder.path());
+    assert!(status.success(), "{said}");
+    let step = Checkpoint::latest(&run).unwrap().unwrap().state().step;
+    let stopped = format!("stopped after step {step}; go on with --resume auto");
+    assert_eq!(said.matches(&stopped).count(), 1, "{said}");
+}
+
 #[test]
 fn an_error_of_one_process_ends_all() {
     let _turn = alone();

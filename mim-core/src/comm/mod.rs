@@ -9,6 +9,7 @@ mod launch;
 mod mpi;
 #[cfg(feature = "nccl")]
 mod nccl;
+mod pending;
 #[cfg(any(feature = "nccl", test))]
 mod rendezvous;
 mod single;
@@ -23,6 +24,7 @@ pub use launch::{Launch, Launcher, join};
 pub use mpi::Mpi;
 #[cfg(feature = "nccl")]
 pub use nccl::Nccl;
+pub use pending::{Overlap, Pending};
 pub use single::Single;
 pub use threads::Threads;
 
@@ -40,6 +42,9 @@ pub enum Reduce {
 /// All tensors are f32, on any device. Every process must make the same calls in the same order with tensors of
 /// the same shape, from the thread that joined the group: a call on one process alone waits for ever. What
 /// decides about a call may therefore depend on settings and on the step, never on a process' own data.
+///
+/// Calls of [`start`](Communicator::start) are counted on their own: their order among themselves must be the same
+/// everywhere, and so must that of all other calls, but how the two mix only where [`Overlap::Quiet`] says so.
 pub trait Communicator: Send + Sync {
     /// This process' number, from 0.
     fn rank(&self) -> usize;
@@ -57,6 +62,20 @@ pub trait Communicator: Send + Sync {
     ///
     /// If the processes cannot be reached.
     fn all_gather(&self, xs: &Tensor) -> Result<Tensor>;
+    /// Starts to compute the elementwise mean of `xs` over all processes, the same to the bit as that of
+    /// [`all_reduce`](Communicator::all_reduce); its memory may be that of `xs`, which nobody else may hold.
+    /// Default: computes it here and now.
+    ///
+    /// # Errors
+    ///
+    /// If the processes cannot be reached, here or when it is waited for.
+    fn start(&self, xs: Tensor) -> Result<Pending> {
+        self.all_reduce(&xs, Reduce::Mean).map(Pending::done)
+    }
+    /// What [`start`](Communicator::start) leaves time for; the same on all processes. Default: nothing.
+    fn overlap(&self) -> Overlap {
+        Overlap::None
+    }
     /// Leaves the group, when all are done; nothing may be asked of it afterwards. Default: nothing to do.
     fn leave(&self) {}
     /// Ends all processes after a failure, if it can. Default: it cannot.

@@ -1,5 +1,7 @@
 //! Processes started by `mpirun`.
 
+mod beside;
+
 use std::mem::ManuallyDrop;
 use std::sync::{Mutex, PoisonError};
 
@@ -8,17 +10,21 @@ use ::mpi::environment::Universe;
 use ::mpi::topology::SimpleCommunicator;
 use ::mpi::traits::{Communicator as _, CommunicatorCollectives as _};
 use ::mpi::{Threading, initialize_with_threading};
-use candle_core::{Device, Tensor};
+use candle_core::{CpuStorage, Device, Storage, Tensor, bail};
 
-use super::{Communicator, Reduce};
+use self::beside::Beside;
+use super::{Communicator, Overlap, Pending, Reduce};
 use crate::{Error, Result};
 
 /// The group of processes that `mpirun` started.
 ///
 /// Tensors on a GPU go through the host: NCCL is the way between GPUs. MPI ends all processes if a call fails.
+/// What is [started](Communicator::start) is sent by a thread of its own, in a communicator of its own, where MPI
+/// lets several threads call it (`MPI_THREAD_MULTIPLE`) in all processes.
 pub struct Mpi {
     rank: usize,
     world: usize,
+    beside: Option<Beside>,
     // Not dropped with the group: after a failure, finalising would wait for the others for ever.
     universe: Mutex<Option<ManuallyDrop<Universe>>>,
 }
@@ -30,7 +36,7 @@ impl Mpi {
     ///
     /// [`Error::Group`] if this process has joined before.
     pub fn join() -> Result<Self> {
-        let Some((universe, _)) = initialize_with_threading(Threading::Funneled) else {
+        let Some((universe, provided)) = initialize_with_threading(Threading::Multiple) else {
             return Err(Error::group(
                 "MPI was started before in this process",
                 "join the group once",
@@ -38,11 +44,17 @@ impl Mpi {
         };
         let world = universe.world();
         let number = |n: i32| usize::try_from(n).unwrap_or_default();
-        Ok(Self {
+        let mut joined = Self {
             rank: number(world.rank()),
             world: number(world.size()),
+            beside: None,
             universe: Mutex::new(Some(ManuallyDrop::new(universe))),
-        })
+        };
+        let lacks = provided != Threading::Multiple;
+        if joined.world > 1 && !super::any(&joined, lacks)? {
+            joined.beside = Some(Beside::start()?);
+        }
+        Ok(joined)
     }
 }
 
@@ -56,30 +68,37 @@ impl Communicator for Mpi {
     }
 
     fn all_reduce(&self, xs: &Tensor, how: Reduce) -> Result<Tensor> {
-        let values = values(xs)?;
-        let mut sum = vec![0f32; values.len()];
-        SimpleCommunicator::world().all_reduce_into(
-            &values[..],
-            &mut sum[..],
-            SystemOperation::sum(),
-        );
-        if how == Reduce::Mean {
-            let share = 1. / self.world as f32;
-            sum.iter_mut().for_each(|x| *x *= share);
-        }
-        Ok(Tensor::from_vec(sum, xs.shape(), xs.device())?)
+        Ok(all_reduce(&SimpleCommunicator::world(), xs, how)?)
     }
 
     fn all_gather(&self, xs: &Tensor) -> Result<Tensor> {
-        let values = values(xs)?;
-        let mut all = vec![0f32; values.len() * self.world];
-        SimpleCommunicator::world().all_gather_into(&values[..], &mut all[..]);
+        let mut all = vec![0f32; xs.elem_count() * self.world];
+        with_values(xs, |values| {
+            SimpleCommunicator::world().all_gather_into(values, &mut all[..]);
+        })?;
         let mut shape = xs.dims().to_vec();
         shape[0] *= self.world;
         Ok(Tensor::from_vec(all, shape, xs.device())?)
     }
 
+    fn start(&self, xs: Tensor) -> Result<Pending> {
+        match &self.beside {
+            Some(beside) => beside.mean(xs),
+            None => self.all_reduce(&xs, Reduce::Mean).map(Pending::done),
+        }
+    }
+
+    fn overlap(&self) -> Overlap {
+        match self.beside {
+            Some(_) => Overlap::Free,
+            None => Overlap::None,
+        }
+    }
+
     fn leave(&self) {
+        if let Some(beside) = &self.beside {
+            beside.end();
+        }
         let mut universe = self.universe.lock().unwrap_or_else(PoisonError::into_inner);
         drop(universe.take().map(ManuallyDrop::into_inner));
     }
@@ -89,9 +108,29 @@ impl Communicator for Mpi {
     }
 }
 
-/// The values of an f32 tensor, in order.
-fn values(xs: &Tensor) -> Result<Vec<f32>> {
-    Ok(xs.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+/// The sum or mean over the processes of `group`, on the device of `xs`.
+fn all_reduce(group: &SimpleCommunicator, xs: &Tensor, how: Reduce) -> candle_core::Result<Tensor> {
+    let mut sum = vec![0f32; xs.elem_count()];
+    with_values(xs, |values| {
+        group.all_reduce_into(values, &mut sum[..], SystemOperation::sum());
+    })?;
+    if how == Reduce::Mean {
+        let share = 1. / group.size() as f32;
+        sum.iter_mut().for_each(|x| *x *= share);
+    }
+    Tensor::from_vec(sum, xs.shape(), xs.device())
+}
+
+/// Calls `work` with the values of an f32 tensor, in order.
+fn with_values<R>(xs: &Tensor, work: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
+    let xs = xs.to_device(&Device::Cpu)?.contiguous()?;
+    let (storage, layout) = xs.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
+            Ok(work(&values[start..end]))
+        }
+        _ => bail!("MPI takes f32 only"),
+    }
 }
 
 impl std::fmt::Debug for Mpi {

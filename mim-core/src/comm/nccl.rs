@@ -1,18 +1,19 @@
 //! Processes with a GPU each, joined by NCCL.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::driver::CudaStream;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError};
+use candle_core::cuda_backend::cudarc::nccl::result::{NcclError, NcclStatus};
 use candle_core::cuda_backend::cudarc::nccl::safe::{Comm, Id, ReduceOp};
-use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice};
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, bail};
+use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice, WrapErr};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp1, Layout, Shape, Tensor, bail};
 
 use super::rendezvous;
-use super::{Communicator, Launch, Reduce};
+use super::{Communicator, Launch, Overlap, Pending, Reduce};
 use crate::{Error, Result};
 
 /// How long processes wait for each other at the start.
@@ -20,12 +21,19 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 thread_local! {
     /// NCCL's handle, which may not change threads.
-    static COMM: OnceCell<Comm> = const { OnceCell::new() };
+    static COMM: RefCell<Option<Comm>> = const { RefCell::new(None) };
 }
 
 /// A group of processes with one GPU each.
 ///
-/// Calls are queued on candle's stream, so they follow the kernels that make their operands.
+/// Calls are queued on a stream of their own. It waits for the kernels on candle's stream that make the operands,
+/// and candle's stream waits for it: at once, or where a mean that was [started](Communicator::start) is waited
+/// for, so that the kernels in between run beside it.
+///
+/// There is one communicator for all calls. Two of them at a time can wait for each other's processes for ever
+/// unless all processes launch their work in one order, so that nothing would be gained by a second one, and each
+/// takes its own buffers on the GPU. The order is the same by itself as long as a backward pass makes no calls
+/// ([`Overlap::Quiet`]).
 #[derive(Debug)]
 pub struct Nccl {
     rank: usize,
@@ -61,17 +69,17 @@ impl Nccl {
             rendezvous::ask(&format!("{host}:{port}"), (rank, world), PATIENCE)?
         };
         let id = Id::uninit(secret.map(|byte| std::ffi::c_char::from_le_bytes([byte])));
-        let stream: Arc<CudaStream> = cuda.cuda_stream();
-        let bound = stream.context().bind_to_thread();
-        bound.map_err(|error| failed("use the GPU", &error))?;
+        let stream = stream_beside(&cuda.cuda_stream())
+            .map_err(|error| failed("have a stream on the GPU", &error))?;
         let comm = Comm::from_rank(stream, rank, world, id)
             .map_err(|error| failed("join the processes", &error))?;
-        if COMM.with(|cell| cell.set(comm)).is_err() {
+        if COMM.with_borrow(Option::is_some) {
             return Err(Error::group(
                 "NCCL was started before in this thread",
                 "join the group once",
             ));
         }
+        COMM.set(Some(comm));
         Ok(Self {
             rank,
             world,
@@ -83,6 +91,17 @@ impl Nccl {
         let xs = xs.to_device(&self.device)?.contiguous()?;
         Ok(xs.apply_op1_no_bwd(&op)?)
     }
+}
+
+/// A new stream on the GPU of `stream`.
+///
+/// It comes from another handle of the same context: cudarc would otherwise guard every tensor of candle's by
+/// events, which the kernels of `ops` do without, and which cost time at each call. Here the streams are ordered by
+/// hand.
+fn stream_beside(stream: &CudaStream) -> std::result::Result<Arc<CudaStream>, DriverError> {
+    let context = CudaContext::new(stream.context().ordinal())?;
+    context.bind_to_thread()?;
+    context.new_stream()
 }
 
 /// The address of rank 0.
@@ -139,6 +158,87 @@ impl Communicator for Nccl {
         let found = self.call(xs, Call::Gather(self.world))?;
         Ok(found.to_device(xs.device())?)
     }
+
+    fn start(&self, xs: Tensor) -> Result<Pending> {
+        let device = xs.device().clone();
+        let xs = xs.to_device(&self.device)?.contiguous()?;
+        let candle = self.device.as_cuda_device()?.cuda_stream();
+        xs.inplace_op1(&Mean)?;
+        let end = with_comm(|comm| comm.stream().record_event(None).w())?;
+        let started = Started { xs, end, candle };
+        Ok(Pending::new(move || {
+            let mean = started.xs.clone();
+            drop(started);
+            Ok(mean.to_device(&device)?)
+        }))
+    }
+
+    fn overlap(&self) -> Overlap {
+        Overlap::Quiet
+    }
+
+    fn abort(&self) {
+        // Kernels that wait for other processes would keep this one from ending.
+        drop(COMM.take());
+    }
+}
+
+/// A tensor that NCCL writes to. However this ends, whatever candle does with that memory afterwards, down to its
+/// next owner, comes after NCCL.
+struct Started {
+    xs: Tensor,
+    end: CudaEvent,
+    candle: Arc<CudaStream>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let context = self.candle.context();
+        context.record_err(self.candle.wait(&self.end));
+    }
+}
+
+/// Replaces a tensor by its mean over all processes, behind all work on candle's stream and beside what follows.
+struct Mean;
+
+impl InplaceOp1 for Mean {
+    fn name(&self) -> &'static str {
+        "nccl"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
+        bail!("NCCL takes tensors on a GPU only")
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("NCCL takes contiguous tensors only")
+        };
+        let candle = storage.device().cuda_stream();
+        let CudaStorageSlice::F32(values) = &mut storage.slice else {
+            bail!("NCCL takes {:?} only", DType::F32)
+        };
+        let mut values = values.slice_mut(start..end);
+        with_comm(|comm| {
+            comm.stream().join(&candle).w()?;
+            checked(comm.all_reduce_in_place(&mut values, &ReduceOp::Avg))
+        })
+    }
+}
+
+/// Calls NCCL.
+fn with_comm<T>(call: impl FnOnce(&Comm) -> candle_core::Result<T>) -> candle_core::Result<T> {
+    COMM.with_borrow(|comm| match comm {
+        Some(comm) => call(comm),
+        None => bail!("NCCL was called from another thread than the one that joined the group"),
+    })
+}
+
+fn checked(status: std::result::Result<NcclStatus, NcclError>) -> candle_core::Result<()> {
+    match status {
+        Ok(_) => Ok(()),
+        Err(error) => bail!("NCCL failed: {error:?}"),
+    }
 }
 
 /// A call on the values of one tensor.
@@ -175,11 +275,10 @@ impl CustomOp1 for Call {
         }
         let shape = Shape::from(dims);
         let mut found = device.alloc_zeros::<f32>(shape.elem_count())?;
-        COMM.with(|comm| {
-            let Some(comm) = comm.get() else {
-                bail!("NCCL was called from another thread than the one that joined the group")
-            };
-            let status = match self {
+        let candle = device.cuda_stream();
+        with_comm(|comm| {
+            comm.stream().join(&candle).w()?;
+            checked(match self {
                 Self::Reduce(how) => {
                     let op = match how {
                         Reduce::Sum => ReduceOp::Sum,
@@ -188,8 +287,8 @@ impl CustomOp1 for Call {
                     comm.all_reduce(&values, &mut found, &op)
                 }
                 Self::Gather(_) => comm.all_gather(&values, &mut found),
-            };
-            status.map_err(|error| candle_core::Error::Msg(format!("NCCL failed: {error:?}")))
+            })?;
+            candle.join(&comm.stream()).w()
         })?;
         Ok((CudaStorage::wrap_cuda_slice(found, device.clone()), shape))
     }

@@ -1,71 +1,127 @@
 //! Threads in place of processes.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use candle_core::Tensor;
 
-use super::{Communicator, Reduce};
+use super::{Communicator, Overlap, Pending, Reduce};
 use crate::{Error, Result};
 
 /// How long a thread waits for the others.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One of a group of threads of this process, each with a model of its own: what processes do, for tests.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Threads {
     rank: usize,
     world: usize,
-    shared: Arc<(Mutex<Exchange>, Condvar)>,
+    calls: Line,
+    /// For what is started.
+    beside: Line,
+}
+
+/// The calls of a kind, in their order.
+#[derive(Debug)]
+struct Line {
+    meeting: Arc<Meeting>,
+    /// Calls that this thread has made.
+    made: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
-struct Exchange {
-    /// Calls that are done.
-    calls: usize,
-    /// What ranks brought to the current call.
+struct Meeting {
+    /// Calls by number that have not been left by all.
+    calls: Mutex<HashMap<usize, Call>>,
+    brought: Condvar,
+}
+
+#[derive(Debug)]
+struct Call {
+    /// By rank.
     brought: Vec<Option<Tensor>>,
-    /// What all ranks brought to the last call.
-    all: Vec<Tensor>,
+    left: usize,
+}
+
+impl Line {
+    /// Brings a tensor to the next call; gives its number.
+    fn bring(&self, (rank, world): (usize, usize), xs: &Tensor) -> usize {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let none = || Call {
+            brought: vec![None; world],
+            left: 0,
+        };
+        let mut calls = self.meeting.calls();
+        calls.entry(number).or_insert_with(none).brought[rank] = Some(xs.detach());
+        self.meeting.brought.notify_all();
+        number
+    }
+}
+
+impl Meeting {
+    fn calls(&self) -> MutexGuard<'_, HashMap<usize, Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tensors of all ranks, when they are there.
+    fn all(&self, number: usize) -> Result<Vec<Tensor>> {
+        let waits = |calls: &mut HashMap<usize, Call>| {
+            let call = calls.get(&number);
+            call.is_some_and(|call| call.brought.iter().any(Option::is_none))
+        };
+        let (mut calls, waited) = self
+            .brought
+            .wait_timeout_while(self.calls(), PATIENCE, waits)
+            .unwrap_or_else(PoisonError::into_inner);
+        let call = calls.get_mut(&number).filter(|_| !waited.timed_out());
+        let Some(call) = call else {
+            return Err(Error::group(
+                "a thread has not come to a common call",
+                "let all of them make the same calls",
+            ));
+        };
+        let all: Vec<Tensor> = call.brought.iter().flatten().cloned().collect();
+        call.left += 1;
+        if call.left == all.len() {
+            calls.remove(&number);
+        }
+        Ok(all)
+    }
+}
+
+fn reduced(all: &[Tensor], how: Reduce) -> Result<Tensor> {
+    let sum = all[1..]
+        .iter()
+        .try_fold(all[0].clone(), |sum, xs| sum + xs)?;
+    Ok(match how {
+        Reduce::Sum => sum,
+        Reduce::Mean => (sum / all.len() as f64)?,
+    })
 }
 
 impl Threads {
     /// The members of a group, by rank.
     pub fn group(world: usize) -> Vec<Self> {
-        let exchange = Exchange {
-            brought: vec![None; world],
-            ..Exchange::default()
+        let meetings: [Arc<Meeting>; 2] = std::array::from_fn(|_| Arc::default());
+        let line = |meeting: &Arc<Meeting>| Line {
+            meeting: meeting.clone(),
+            made: AtomicUsize::new(0),
         };
-        let shared = Arc::new((Mutex::new(exchange), Condvar::new()));
         let member = |rank| Self {
             rank,
             world,
-            shared: shared.clone(),
+            calls: line(&meetings[0]),
+            beside: line(&meetings[1]),
         };
         (0..world).map(member).collect()
     }
 
     /// The tensors of all ranks.
     fn exchange(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
-        let (exchange, done) = &*self.shared;
-        let mut now = exchange.lock().unwrap_or_else(PoisonError::into_inner);
-        let call = now.calls;
-        now.brought[self.rank] = Some(xs.detach());
-        if now.brought.iter().all(Option::is_some) {
-            now.all = now.brought.iter_mut().filter_map(Option::take).collect();
-            now.calls += 1;
-            done.notify_all();
-        }
-        let (now, waited) = done
-            .wait_timeout_while(now, PATIENCE, |now| now.calls == call)
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            return Err(Error::group(
-                "a thread has not come to a common call",
-                "let all of them make the same calls",
-            ));
-        }
-        Ok(now.all.clone())
+        let number = self.calls.bring((self.rank, self.world), xs);
+        self.calls.meeting.all(number)
     }
 }
 
@@ -79,18 +135,23 @@ impl Communicator for Threads {
     }
 
     fn all_reduce(&self, xs: &Tensor, how: Reduce) -> Result<Tensor> {
-        let all = self.exchange(xs)?;
-        let sum = all[1..]
-            .iter()
-            .try_fold(all[0].clone(), |sum, xs| sum + xs)?;
-        Ok(match how {
-            Reduce::Sum => sum,
-            Reduce::Mean => (sum / all.len() as f64)?,
-        })
+        reduced(&self.exchange(xs)?, how)
     }
 
     fn all_gather(&self, xs: &Tensor) -> Result<Tensor> {
         Ok(Tensor::cat(&self.exchange(xs)?, 0)?)
+    }
+
+    fn start(&self, xs: Tensor) -> Result<Pending> {
+        let number = self.beside.bring((self.rank, self.world), &xs);
+        let meeting = self.beside.meeting.clone();
+        Ok(Pending::new(move || {
+            reduced(&meeting.all(number)?, Reduce::Mean)
+        }))
+    }
+
+    fn overlap(&self) -> Overlap {
+        Overlap::Free
     }
 }
 
@@ -131,6 +192,32 @@ mod tests {
         for [sum, mean, joined] in found {
             assert_eq!((sum, mean), (vec![vec![3., 3.]], vec![vec![1., 1.]]));
             assert_eq!(joined, [[0., 1.], [1., 1.], [2., 1.]]);
+        }
+    }
+
+    #[test]
+    fn what_is_started_goes_its_own_way() {
+        let found = on_three(|comm| {
+            let xs = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
+            let own = comm.rank() as f32;
+            // Each rank makes its other call elsewhere among those that it starts.
+            let sum = || {
+                let sum = comm.all_reduce(&xs(own), Reduce::Sum).unwrap();
+                vec![sum.to_vec1::<f32>().unwrap()[0]]
+            };
+            let (mut started, mut sums) = (Vec::new(), Vec::new());
+            for call in 0..3 {
+                if call == comm.rank() {
+                    sums.extend(sum());
+                }
+                started.push(comm.start(xs(own + 10. * call as f32)).unwrap());
+            }
+            let means = started.into_iter().rev().map(|mean| mean.wait().unwrap());
+            let means: Vec<_> = means.map(|mean| mean.to_vec1::<f32>().unwrap()).collect();
+            (sums, means.concat())
+        });
+        for found in found {
+            assert_eq!(found, (vec![3.], vec![21., 11., 1.]));
         }
     }
 

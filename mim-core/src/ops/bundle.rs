@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+use super::sink::{offer, offer_values};
+
 /// The gradients of the tensors of a bundle, from the operation that takes it to the links that give them on.
 type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
 /// Tensors that stand behind one operand, [`Bundle::token`].
 ///
 /// The operation reads the tensors from here and returns a gradient for the token, whatever it is; those of
-/// the tensors it leaves with [`Bundle::set`], and candle's backward pass finds them there.
+/// the tensors it leaves with [`Bundle::leave`], and candle's backward pass finds them there.
 pub(super) struct Bundle<const N: usize> {
     pub(super) tensors: [Tensor; N],
     gradients: Gradients,
@@ -31,6 +33,18 @@ impl<const N: usize> Bundle<N> {
             token = token.apply_op3(&pair[0], &pair[1], link)?;
         }
         Ok((Self { tensors, gradients }, token))
+    }
+
+    /// Leaves the gradient of a tensor, unless it is one that is handed over.
+    pub(super) fn leave(&self, index: usize, gradient: Tensor) -> Result<()> {
+        self.set(index, offer(self.tensors[index].id(), gradient)?);
+        Ok(())
+    }
+
+    /// The same for the values of a gradient on the CPU.
+    pub(super) fn leave_values(&self, index: usize, gradient: Vec<f32>) -> Result<()> {
+        self.set(index, offer_values(&self.tensors[index], gradient)?);
+        Ok(())
     }
 
     /// Leaves the gradient of a tensor; none for one that has had its gradient already, or needs none.

@@ -84,7 +84,8 @@ fn gradient(
     let dx = found.remove(&inner);
     for id in found.get_ids().copied().collect::<Vec<_>>() {
         if let Some(part) = found.get_id(id) {
-            sink::hand_over_tensor(id, part)?;
+            // One that no one collects is none of a parameter's.
+            sink::offer(id, part.clone())?;
         }
     }
     Ok(dx)

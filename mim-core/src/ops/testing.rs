@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::Result;
+use crate::optim::Gradients;
 
 /// Values in [-2, 2), the same for the same seed and shape.
 pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {
@@ -20,7 +21,8 @@ fn values(xs: &Tensor) -> Vec<f64> {
     xs.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The op's value and its gradients for a fixed random weighting of the value.
+/// The op's value and its gradients for a fixed random weighting of the value, which are the same whether or not
+/// someone collects what it hands over.
 pub(super) fn run(
     inputs: &[Tensor],
     op: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -33,22 +35,18 @@ pub(super) fn run(
     let ys = op(&tensors).unwrap();
     let probe = random(99, ys.dims()).to_dtype(ys.dtype()).unwrap();
     let probe = probe.to_device(ys.device()).unwrap();
-    let grads = (&ys * probe)
-        .unwrap()
-        .sum_all()
-        .unwrap()
-        .backward()
-        .unwrap();
-    let grads = vars
-        .iter()
-        .map(|v| {
-            grads
-                .get(v)
-                .expect("every argument gets a gradient")
-                .clone()
-        })
-        .collect();
-    (ys, grads)
+    let loss = (&ys * probe).unwrap().sum_all().unwrap();
+    let grads = loss.backward().unwrap();
+    let named = vars.iter().map(|v| (String::new(), v.clone())).collect();
+    let mut collected = Gradients::new(named);
+    collected.backward(&loss).unwrap();
+    let grads = vars.iter().zip(collected.iter()).map(|(v, (.., own))| {
+        let grad = grads.get(v).expect("every argument gets a gradient");
+        let own = own.expect("and so it does from here");
+        assert_close("handed over", own, grad, 1e-6);
+        grad.clone()
+    });
+    (ys, grads.collect())
 }
 
 fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {

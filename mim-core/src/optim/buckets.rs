@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 /// Values of a message: 25 MB of f32, as in PyTorch. Large enough that starting it costs nothing beside sending
-/// it, small enough that copies of it stay a small part of the memory of all gradients.
-const VALUES: usize = 25 << 18;
+/// it, small enough that copies of it stay a small part of the memory of all gradients. Tests make do with less.
+const VALUES: usize = if cfg!(test) { 16 } else { 25 << 18 };
 
 /// Runs of neighbours of at most [`VALUES`] values together; a larger one stays alone.
 pub(super) fn buckets(sizes: &[usize]) -> Vec<Range<usize>> {

@@ -1,17 +1,20 @@
 //! The gradients of one optimizer step.
 
+use std::sync::Arc;
+
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
-use super::buckets::buckets;
-use crate::comm::{Communicator, Reduce};
-use crate::ops::sink::{Sum, collecting};
+use super::exchange::{Entry, Exchange, Sender, add_to};
+use crate::comm::{Communicator, Overlap};
+use crate::ops::sink::{Collected, collecting};
 use crate::{Result, ops};
 
 /// Gradients by parameter, in the store's order, summed over micro-batches.
 #[derive(Debug)]
 pub struct Gradients {
-    entries: Vec<(String, Var, Option<Tensor>)>,
+    entries: Vec<Entry>,
+    exchange: Exchange,
 }
 
 impl Gradients {
@@ -22,6 +25,7 @@ impl Gradients {
                 .into_iter()
                 .map(|(name, var)| (name, var, None))
                 .collect(),
+            exchange: Exchange::default(),
         }
     }
 
@@ -33,17 +37,43 @@ impl Gradients {
     /// Fails only if the device does.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         let weights = self.entries.iter().map(|(_, var, _)| var.id());
-        let (store, mut direct) = collecting(weights, || loss.backward());
+        let (store, found) = collecting(weights, None, || loss.backward());
+        self.add_direct(found)?;
+        self.add(store?)
+    }
+
+    /// [`Gradients::backward`] of the last micro-batch: gradients go to the other processes as soon as they are
+    /// complete, if `comm` can do that beside the backward pass. [`Gradients::average`] must follow.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails, or the processes cannot be reached.
+    pub fn backward_sending(&mut self, loss: &Tensor, comm: &Arc<dyn Communicator>) -> Result<()> {
+        let cannot = comm.world() == 1 || comm.overlap() == Overlap::None;
+        if cannot || self.exchange.has_sent() {
+            return self.backward(loss);
+        }
+        let weights: Vec<_> = self.entries.iter().map(|(_, var, _)| var.id()).collect();
+        let sender = self
+            .exchange
+            .sender(std::mem::take(&mut self.entries), comm);
+        let watch = Sender::watch(&sender);
+        let (store, found) = collecting(weights.into_iter(), Some(watch), || loss.backward());
+        let stored = |var: &Var| matches!(&store, Ok(store) if store.get(var).is_some());
+        self.entries = self.exchange.after(&sender, &found, stored);
+        self.add_direct(found)?;
+        self.add(store?)
+    }
+
+    /// Adds what has been handed over.
+    fn add_direct(&mut self, mut found: Collected) -> Result<()> {
         for (_, var, sum) in &mut self.entries {
-            if let Some(gradient) = direct.remove(&var.id()) {
-                let gradient = match gradient {
-                    Sum::Host(values) => Tensor::from_vec(values, var.shape(), var.device())?,
-                    Sum::Device(gradient) => gradient,
-                };
-                add_to(sum, gradient)?;
+            let slot = found.slots.remove(&var.id());
+            if let Some(gradient) = slot.and_then(|slot| slot.sum) {
+                add_to(sum, gradient.of(var)?)?;
             }
         }
-        self.add(store?)
+        Ok(())
     }
 
     /// Adds the gradients of a backward pass that has been run.
@@ -66,9 +96,9 @@ impl Gradients {
     /// Each process' loss is a mean over its own rows, so with equally many rows everywhere this is the gradient
     /// of the loss of the joint batch.
     ///
-    /// It follows the backward pass and does not overlap with it: candle gives no sign when the last part of a
-    /// gradient is there, on a GPU it hands over none before the pass ends, and MPI makes progress only while it is
-    /// called.
+    /// Behind [`Gradients::backward_sending`] most of it is done or under way already. What that has sent does not
+    /// matter to the result, but for rounding where it sent too early: where a backward pass gives a weight more
+    /// parts of its gradient than the one before did.
     ///
     /// # Errors
     ///
@@ -77,41 +107,12 @@ impl Gradients {
         if comm.world() == 1 {
             return Ok(());
         }
-        let own: Vec<f32> = self
-            .entries
-            .iter()
-            .map(|(_, _, sum)| f32::from(u8::from(sum.is_some())))
-            .collect();
-        let own = Tensor::new(own, &candle_core::Device::Cpu)?;
-        let known: Vec<f32> = comm.all_reduce(&own, Reduce::Sum)?.to_vec1()?;
-        let mut entries: Vec<_> = self
-            .entries
-            .iter_mut()
-            .zip(known)
-            .filter(|(_, known)| *known > 0.)
-            .map(|(entry, _)| entry)
-            .collect();
-        let sizes: Vec<usize> = entries.iter().map(|(_, var, _)| var.elem_count()).collect();
-        for bucket in buckets(&sizes) {
-            let entries = &mut entries[bucket];
-            let parts = entries.iter().map(|(_, var, sum)| match sum {
-                Some(sum) => sum.flatten_all(),
-                None => var.zeros_like()?.flatten_all(),
-            });
-            let joined = Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-            let means = comm.all_reduce(&joined, Reduce::Mean)?;
-            let mut start = 0;
-            for (_, var, sum) in entries {
-                let count = var.elem_count();
-                *sum = Some(means.narrow(0, start, count)?.reshape(var.shape())?);
-                start += count;
-            }
-        }
-        Ok(())
+        self.exchange.average(&mut self.entries, comm)
     }
 
     /// Forgets all gradients.
     pub fn clear(&mut self) {
+        self.exchange.clear();
         self.entries.iter_mut().for_each(|(_, _, sum)| *sum = None);
     }
 
@@ -184,14 +185,6 @@ impl Gradients {
         }
         ops::scale_all_inplace(&scaled)
     }
-}
-
-fn add_to(sum: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
-    *sum = Some(match sum.take() {
-        Some(sum) => (sum + gradient)?,
-        None => gradient,
-    });
-    Ok(())
 }
 
 #[cfg(test)]

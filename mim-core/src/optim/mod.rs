@@ -3,6 +3,7 @@
 mod adamw;
 mod buckets;
 mod clip;
+mod exchange;
 mod gradients;
 mod groups;
 mod hold;

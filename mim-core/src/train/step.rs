@@ -124,7 +124,10 @@ impl Stepper {
                 let total = terms.total()?;
                 scalars.note(&terms, &total);
                 let scaled = if share == 1. { total } else { (total * share)? };
-                self.gradients.backward(&scaled)
+                match micro + 1 == batches.len() {
+                    true => self.gradients.backward_sending(&scaled, &step.comm),
+                    false => self.gradients.backward(&scaled),
+                }
             })?;
         }
         scalars.read(&mut report, share)?;

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::Normed;
 use crate::ops::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows::Parts};
+use crate::ops::sink::{offered, trained};
 
 /// A matrix of so many rows and columns, and the parts it is added up in.
 #[derive(Clone)]
@@ -57,7 +58,7 @@ impl Matrix {
 /// See [`super::batch_norm`]; the input is not empty.
 pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) -> Result<Normed> {
     let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-    let tracked = [&xs, &weight, &bias].map(Tensor::track_op);
+    let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(trained));
     let (values, scale, shift) = (xs.detach(), weight.detach(), bias.detach());
     let width = scale.elem_count();
     let rows = values.elem_count() / width;
@@ -85,7 +86,7 @@ pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
         let operands = [&values, grad, mean, variance];
         let slopes = matrix.sums("batch_norm_slopes_f32", (2, 1), &operands, Some(eps))?;
         let mut dx = None;
-        if tracked[0] {
+        if tracked {
             let mut values_dx = Buffer::new(values.shape(), DType::F32, grad.device())?;
             let operands = [&values, grad, mean, variance, &scale, &slopes];
             let mut args: Vec<Arg<'_>> = operands.map(Arg::Read).into();
@@ -96,11 +97,8 @@ pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
             drop(args);
             dx = Some(values_dx.into_tensor());
         }
-        let row = |place: usize| match tracked[place] {
-            true => slopes.narrow(0, (place - 1) * width, width).map(Some),
-            false => Ok(None),
-        };
-        Ok([dx, row(1)?, row(2)?])
+        let row = |place: usize| offered(affine[place], slopes.narrow(0, place * width, width)?);
+        Ok([dx, row(0)?, row(1)?])
     })?;
     Ok(Normed { ys, mean, variance })
 }

@@ -12,6 +12,7 @@ use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
 use super::gpu::serves;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
+use super::sink::{calls_others, offer_values};
 use crate::Result;
 use crate::comm::{Communicator, Reduce};
 
@@ -136,21 +137,23 @@ impl CustomOp3 for BatchNorm {
         let grad = grad.contiguous()?;
         let (values, grad) = (floats(xs)?, floats(&grad)?);
         let (dw, db) = cpu::backward_affine(&values, &self.columns, &grad);
-        let (width, device) = (dw.len(), xs.device());
         let mut dx = None;
         if xs.track_op() {
             let weight = floats(weight)?;
+            if self.comm.is_some() {
+                calls_others();
+            }
             let sums = over_all(self.comm.as_ref(), [&dw[..], &db].concat());
             let sums = sums.map_err(candle_core::Error::wrap)?;
-            let sums = sums.split_at(width);
+            let sums = sums.split_at(dw.len());
             let values = cpu::backward(&values, &self.columns, &weight, &grad, sums);
-            dx = Some(Tensor::from_vec(values, xs.shape(), device)?);
+            dx = Some(Tensor::from_vec(values, xs.shape(), xs.device())?);
         }
-        let row = |values, tracked: bool| match tracked {
-            true => Tensor::from_vec(values, width, device).map(Some),
+        let row = |parameter: &Tensor, values| match parameter.track_op() {
+            true => offer_values(parameter, values),
             false => Ok(None),
         };
-        Ok((dx, row(dw, weight.track_op())?, row(db, bias.track_op())?))
+        Ok((dx, row(weight, dw)?, row(bias, db)?))
     }
 }
 

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::cpu::Geometry;
 use crate::ops::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch};
+use crate::ops::sink::{offered, trained};
 
 /// Channels and rows of threads of a block.
 const THREADS: [u32; 3] = [32, 8, 1];
@@ -110,7 +111,7 @@ pub(super) fn depthwise_conv(
     geometry: Geometry,
 ) -> Result<Tensor> {
     let (xs, taps, bias) = (xs.contiguous()?, taps.contiguous()?, bias.contiguous()?);
-    let tracked = [&xs, &taps, &bias].map(Tensor::track_op);
+    let (tracked, shift) = ([&xs, &taps].map(Tensor::track_op), trained(&bias));
     let (values, weights) = (xs.detach(), taps.detach());
     let ys = convolve(&values, &weights, Some(&bias.detach()), (geometry, false))?;
     differentiable([&xs, &taps, &bias], ys, move |_, grad| {
@@ -118,11 +119,11 @@ pub(super) fn depthwise_conv(
             true => Some(convolve(grad, &weights, None, (geometry, true))?.into_tensor()),
             false => None,
         };
-        if !tracked[1] && !tracked[2] {
+        if !tracked[1] && shift.is_none() {
             return Ok([dx, None, None]);
         }
         let [dw, db] = backward_weights(&values, grad, geometry)?;
-        Ok([dx, tracked[1].then_some(dw), tracked[2].then_some(db)])
+        Ok([dx, tracked[1].then_some(dw), offered(shift, db)?])
     })
 }
 

@@ -5,6 +5,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use crate::ops::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows};
+use crate::ops::sink::{offered, trained};
 
 /// No further place in a chain, as in `gather_rows.cu`.
 const NO_ROW: u32 = u32::MAX;
@@ -108,9 +109,10 @@ pub(super) fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
         width,
     };
     let ys = forward(&xs, &ids, sizes)?;
+    let table = trained(&xs);
     differentiable([&xs], ys, move |_, grad| {
         let chains = Chains::on_device(&ids, rows)?;
-        Ok([Some(backward(grad, &chains, sizes)?)])
+        Ok([offered(table, backward(grad, &chains, sizes)?)?])
     })
 }
 

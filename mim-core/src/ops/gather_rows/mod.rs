@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
+use super::sink::offer_values;
 use crate::{Error, Result};
 
 /// Rows `ids` of `xs`: `[rows, dim]` and `[total]` u32 give `[total, dim]`.
@@ -119,10 +120,7 @@ impl CustomOp2 for GatherRows {
         let (rows, width) = xs.dims2()?;
         let grad = grad.contiguous()?;
         let dx = cpu::backward(&floats(&grad)?, &ids.to_vec1::<u32>()?, rows, width);
-        Ok((
-            Some(Tensor::from_vec(dx, (rows, width), xs.device())?),
-            None,
-        ))
+        Ok((offer_values(xs, dx)?, None))
     }
 }
 

@@ -7,8 +7,9 @@
 //! device itself is tested without a GPU.
 //!
 //! Everything runs on candle's own stream, in the order of the calls, so nothing waits and no events are
-//! needed. Between ops tensors are f32; with [`Precision::Bf16`](super::Precision) the operands of matrix
-//! products and what is kept for the backward pass are bf16, sums are f32.
+//! needed; NCCL alone has another stream, and orders the two itself. Between ops tensors are f32; with
+//! [`Precision::Bf16`](super::Precision) the operands of matrix products and what is kept for the backward pass
+//! are bf16, sums are f32.
 //!
 //! No step is captured into a CUDA graph, though the stream could be: a replay repeats the addresses and host
 //! values of the capture, whereas every step copies new masks and tables of parameters to the device and

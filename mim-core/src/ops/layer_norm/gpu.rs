@@ -5,6 +5,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use crate::ops::gpu::{Arg, Buffer, Kernel, differentiable, launch, rows, type_name};
+use crate::ops::sink::{offered, trained};
 
 /// Normalised rows and what their backward pass needs of them.
 pub(in crate::ops) struct Normed {
@@ -117,19 +118,19 @@ pub(super) fn layer_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
         eps,
     };
     let values = xs.detach();
-    let tracked = [&xs, &weight, &bias].map(Tensor::track_op);
+    let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(trained));
     let Normed { ys, moments } = norm.forward(&values, DType::F32)?;
     differentiable([&xs, &weight, &bias], ys, move |_, grad| {
         let rows = (&values, &moments);
-        let dx = match tracked[0] {
+        let dx = match tracked {
             true => Some(norm.backward(rows, grad, None)?),
             false => None,
         };
-        if !tracked[1] && !tracked[2] {
+        if affine == [None, None] {
             return Ok([dx, None, None]);
         }
         let [dw, db] = backward_affine(rows, grad)?;
-        Ok([dx, tracked[1].then_some(dw), tracked[2].then_some(db)])
+        Ok([dx, offered(affine[0], dw)?, offered(affine[1], db)?])
     })
 }
 

@@ -11,6 +11,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor, ba
 use super::gpu::serves;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
+use super::sink::offer_values;
 use crate::Result;
 
 pub(super) use self::cpu::Moments;
@@ -153,8 +154,8 @@ impl CustomOp3 for LayerNorm {
         }
         if weight.track_op() || bias.track_op() {
             let (dw, db) = cpu::backward_affine(&values, found, &grad, width);
-            grads.1 = Some(Tensor::from_vec(dw, width, device)?);
-            grads.2 = Some(Tensor::from_vec(db, width, device)?);
+            grads.1 = offer_values(weight, dw)?;
+            grads.2 = offer_values(bias, db)?;
         }
         Ok(grads)
     }

@@ -1,10 +1,11 @@
 //! The linear layer on a GPU, its products in the precision of the thread.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, TensorId};
 
 use crate::ops::gelu::gpu::Unit;
 use crate::ops::gpu::{Buffer, Factor, differentiable, product, rows};
 use crate::ops::precision::{Precision, precision};
+use crate::ops::sink::{offer, trained};
 
 /// The type of the operands of products on this thread.
 pub(in crate::ops) fn compute_type() -> DType {
@@ -78,8 +79,10 @@ struct Layer {
     weight: Weight,
     bias: Option<Tensor>,
     dtype: DType,
-    /// Whether input, weight and bias track gradients.
-    tracked: [bool; 3],
+    /// Whether the input tracks gradients.
+    tracked: bool,
+    /// Weight and bias.
+    trained: [Option<TensorId>; 2],
 }
 
 impl Layer {
@@ -91,11 +94,8 @@ impl Layer {
             weight: Weight::new(weight, dtype)?,
             bias: bias.map(Tensor::detach),
             dtype,
-            tracked: [
-                xs.track_op(),
-                weight.track_op(),
-                bias.is_some_and(Tensor::track_op),
-            ],
+            tracked: xs.track_op(),
+            trained: [trained(weight), bias.and_then(trained)],
         })
     }
 
@@ -120,23 +120,25 @@ impl Layer {
         Ok(ys.reshaped(self.shape()))
     }
 
-    /// Gradients of input, weight and bias from that of what a bias-free product gave.
+    /// Gradients of input, weight and bias from that of what a bias-free product gave; none for those that have
+    /// been handed over.
     fn backward(&self, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let mut found = [None, None, None];
-        if self.tracked[2] {
-            found[2] = Some(rows::column_sums(grad, self.weight.dims().0)?);
+        let [weight, bias] = self.trained;
+        if let Some(bias) = bias {
+            found[2] = offer(bias, rows::column_sums(grad, self.weight.dims().0)?)?;
         }
-        if !self.tracked[0] && !self.tracked[1] {
+        if !self.tracked && weight.is_none() {
             return Ok(found);
         }
         let grad = rows::cast(grad, self.dtype)?;
-        if self.tracked[0] {
+        if self.tracked {
             let dx = self.weight.backward_input(&grad, DType::F32)?;
             found[0] = Some(dx.reshape(self.xs.shape())?);
         }
-        if self.tracked[1] {
+        if let Some(weight) = weight {
             let xs = rows::cast(&self.xs, self.dtype)?;
-            found[1] = Some(self.weight.backward_weight(&xs, &grad)?);
+            found[1] = offer(weight, self.weight.backward_weight(&xs, &grad)?)?;
         }
         Ok(found)
     }

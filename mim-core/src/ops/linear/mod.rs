@@ -10,7 +10,7 @@ use self::cpu::Sizes;
 use super::gpu::serves;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, Timer, timer};
-use super::sink::hand_over;
+use super::sink::{hand_over, offer_values};
 use crate::{Error, Result};
 
 /// `xs weightᵀ + bias`.
@@ -162,7 +162,7 @@ impl Linear {
         Tensor::from_vec(dw, weight.shape(), weight.device()).map(Some)
     }
 
-    /// The gradient of the bias, unless it tracks none.
+    /// The gradient of the bias, unless it tracks none or has been handed over.
     pub(super) fn bias_gradient(
         bias: &Tensor,
         weight: &Tensor,
@@ -171,8 +171,7 @@ impl Linear {
         if !bias.track_op() {
             return Ok(None);
         }
-        let db = cpu::backward_bias(grad, Self::sizes_of(grad, weight));
-        Tensor::from_vec(db, bias.shape(), bias.device()).map(Some)
+        offer_values(bias, cpu::backward_bias(grad, Self::sizes_of(grad, weight)))
     }
 
     /// Sizes by the gradient of the result.

@@ -90,7 +90,9 @@ impl Layers {
             Middle::Attention { call, ys, lse } => {
                 let wanted = call.bias.is_some() && bundle.tensors[BIAS].track_op();
                 let (inputs, bias) = call.backward((ys, lse), grad, wanted)?;
-                bundle.set(BIAS, bias);
+                if let Some(bias) = bias {
+                    bundle.leave(BIAS, bias)?;
+                }
                 match inputs {
                     Inputs::Packed(dx) => Ok((ys.clone(), dx)),
                     Inputs::Apart(..) => {
@@ -121,8 +123,11 @@ impl Layers {
         let tracks = |at: usize| bundle.tensors[at].track_op();
         if tracks(0) || tracks(1) {
             let [dw, db] = backward_affine((xs, moments), &inner)?;
-            bundle.set(0, tracks(0).then_some(dw));
-            bundle.set(1, tracks(1).then_some(db));
+            for (at, gradient) in [(0, dw), (1, db)] {
+                if tracks(at) {
+                    bundle.leave(at, gradient)?;
+                }
+            }
         }
         self.norm.backward((xs, moments), &inner, Some(grad))
     }
@@ -137,12 +142,11 @@ impl Layers {
     ) -> Result<()> {
         let at = 2 + 2 * layer;
         if bundle.tensors[at].track_op() {
-            let dw = self.weights[layer].backward_weight(xs, grad)?;
-            bundle.set(at, Some(dw));
+            bundle.leave(at, self.weights[layer].backward_weight(xs, grad)?)?;
         }
         if bundle.tensors[at + 1].track_op() {
             let width = self.biases[layer].elem_count();
-            bundle.set(at + 1, Some(rows::column_sums(exact, width)?));
+            bundle.leave(at + 1, rows::column_sums(exact, width)?)?;
         }
         Ok(())
     }
@@ -197,7 +201,7 @@ impl Factors {
         {
             let products = (self.of_samples(grad)? * branch)?;
             let sums = rows::column_sums(&products, scale.elem_count())?;
-            bundle.set(SCALE, Some(sums));
+            bundle.leave(SCALE, sums)?;
         }
         self.multiply(grad)
     }

@@ -159,8 +159,7 @@ impl Residual {
             && scale.track_op()
         {
             let values = cpu::columns_gradient(grad, branch, factors);
-            let gradient = Tensor::from_vec(values, scale.shape(), scale.device())?;
-            self.bundle.set(SCALE, Some(gradient));
+            self.bundle.leave_values(SCALE, values)?;
         }
         Ok(match factors {
             cpu::Factors {
@@ -189,7 +188,7 @@ impl Residual {
         let ([dx, _], scores) = call.backward(grad, bias.track_op())?;
         if bias.track_op() {
             self.bundle
-                .set(BIAS, Some(attention.bias_gradient(bias, &scores)?));
+                .leave(BIAS, attention.bias_gradient(bias, &scores)?)?;
         }
         Ok(dx)
     }
@@ -222,8 +221,9 @@ impl Residual {
         if weight.track_op() || bias.track_op() {
             let (dw, db) = layer_norm::cpu::backward_affine(xs, found, &inner, width);
             for (at, part, values) in [(0, weight, dw), (1, bias, db)] {
-                let gradient = Tensor::from_vec(values, width, part.device())?;
-                self.bundle.set(at, part.track_op().then_some(gradient));
+                if part.track_op() {
+                    self.bundle.leave_values(at, values)?;
+                }
             }
         }
         Ok(layer_norm::cpu::backward_added(

@@ -1,0 +1,98 @@
+//! A thread that sends while another one computes.
+
+use std::mem::ManuallyDrop;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ::mpi::topology::SimpleCommunicator;
+use ::mpi::traits::{Communicator as _, CommunicatorCollectives as _};
+use candle_core::{Device, Tensor};
+
+use super::{Pending, Reduce, all_reduce};
+use crate::{Error, Result};
+
+/// Between two looks whether the others are there.
+const NAP: Duration = Duration::from_micros(100);
+
+type Job = Box<dyn FnOnce(&SimpleCommunicator) + Send>;
+
+/// The thread, until its end, and the way to it.
+pub(super) struct Beside(Mutex<Option<(Sender<Job>, JoinHandle<()>)>>);
+
+impl Beside {
+    /// Starts the thread; all processes must do so between the same calls.
+    pub(super) fn start() -> Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (ready, started) = mpsc::channel();
+        let work = move || {
+            // A handle cannot change threads. It is not freed, for that would wait for the others, too.
+            let group = ManuallyDrop::new(SimpleCommunicator::world().duplicate());
+            // Whoever starts this waits.
+            let _ = ready.send(());
+            queue.into_iter().for_each(|job| job(&group));
+        };
+        let thread = std::thread::Builder::new().name("mim-mpi".into());
+        let thread = thread
+            .spawn(work)
+            .map_err(|error| Error::group(format!("no thread to send by: {error}"), "try again"))?;
+        started.recv().map_err(|_| ended())?;
+        Ok(Self(Mutex::new(Some((jobs, thread)))))
+    }
+
+    /// Starts to compute the mean of all processes' tensors.
+    pub(super) fn mean(&self, xs: Tensor) -> Result<Pending> {
+        let device = xs.device().clone();
+        // Here, for candle orders the work of a GPU by the thread that asks for it.
+        let xs = xs.to_device(&Device::Cpu)?;
+        let mean = self.run(move |group| {
+            await_others(group);
+            all_reduce(group, &xs, Reduce::Mean)
+        })?;
+        Ok(Pending::new(move || {
+            let mean = mean.recv().map_err(|_| ended())??;
+            Ok(mean.to_device(&device)?)
+        }))
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&SimpleCommunicator) -> T + Send + 'static,
+    ) -> Result<Receiver<T>> {
+        let (done, result) = mpsc::channel();
+        let job: Job = Box::new(move |group| {
+            // Nobody may want it any more.
+            let _ = done.send(job(group));
+        });
+        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = thread.as_ref().map(|(jobs, _)| jobs.send(job));
+        match sent {
+            Some(Ok(())) => Ok(result),
+            _ => Err(ended()),
+        }
+    }
+
+    /// Waits for what has been started, and for the end of the thread.
+    pub(super) fn end(&self) {
+        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((jobs, thread)) = thread {
+            drop(jobs);
+            // If it panicked, so has what it was asked for.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits until all processes are here, asleep: MPI's own calls keep a core busy that the backward pass needs.
+fn await_others(group: &SimpleCommunicator) {
+    let mut all = group.immediate_barrier();
+    while let Err(not_yet) = all.test() {
+        all = not_yet;
+        std::thread::sleep(NAP);
+    }
+}
+
+fn ended() -> Error {
+    Error::group("the thread that sends has ended", "see what it said before")
+}
