@@ -1,4 +1,4 @@
-//! Products on machines without a kernel of our own, by the crate `gemm`, which has one for each.
+//! Products for which there is no kernel of our own, or none that is faster, by the crate `gemm`.
 //!
 //! For bfloat16 it gets rounded copies: as many multiplications as for f32, so as fast.
 

@@ -83,6 +83,16 @@ pub(super) struct Call<'a> {
 // SAFETY: threads write through `to` to parts of their own.
 unsafe impl Sync for Call<'_> {}
 
+#[cfg(target_arch = "x86_64")]
+impl Call<'_> {
+    /// Whether packing costs more than it brings: `gemm` reads small operands where they lie.
+    fn is_small(&self) -> bool {
+        /// Multiplications from which a product on all threads is large.
+        const LARGE: usize = 1 << 27;
+        !self.parallel || self.lhs.rows * self.lhs.cols * self.rhs.cols < LARGE
+    }
+}
+
 /// `lhs * rhs`, added to anything but [`Init::Sum`], on all threads.
 pub(in crate::ops) fn product(
     lhs: Matrix<'_>,
@@ -178,6 +188,7 @@ unsafe fn run(call: Call<'_>, precision: Precision) {
     unsafe {
         #[cfg(target_arch = "x86_64")]
         if call.lhs.cols > 0
+            && !(precision == Precision::F32 && call.is_small())
             && let Some(way) = Way::here(precision).next()
         {
             return way.multiply(call);
