@@ -6,9 +6,9 @@
 //! twice. Every value is one sum over the inner axis in ascending order, cut at fixed places, so that neither
 //! threads nor their number change a bit.
 //!
-//! Other machines, and small products in f32, are left to the crate `gemm`: the same scheme was tried with AVX2 (tiles of 6 rows of two
-//! registers) and, for bfloat16 without instructions for it, with operands rounded as they are packed, and was
-//! not faster than `gemm` on rounded copies.
+//! Other machines, and small products in f32, are left to the crate `gemm`: the same scheme was tried with AVX2
+//! (tiles of 6 rows of two registers) and, for bfloat16 without instructions for it, with operands rounded as they
+//! are packed, and was not faster than `gemm` on rounded copies.
 
 #![expect(unsafe_code, reason = "threads write blocks of one result")]
 
