@@ -75,7 +75,7 @@ fn accumulated(tiny: &Tiny, parts: usize) -> Vec<(String, Tensor)> {
     let state = stepper.optimizer().state().unwrap();
     let moments = state.iter().filter(|(name, _)| name.ends_with("exp_avg"));
     moments
-        .map(|(name, moment)| (name.to_owned(), moment.clone()))
+        .map(|(name, moment)| (format!("gradient of {name}"), moment.clone()))
         .collect()
 }
 

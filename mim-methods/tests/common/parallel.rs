@@ -168,7 +168,7 @@ pub(crate) fn mask(crops: usize, images: impl Iterator<Item = usize> + Clone) ->
 /// Asserts that all values differ from those wanted by at most 1e-6 of the largest one of their tensor or, where
 /// that is more, four times what rounding makes of them in one process (`rounded`): batch norms take away what images
 /// have in common, and parts of the gradients before them cancel but for rounding; and the products of smaller batches
-/// may be summed in another order.
+/// may be summed in another order. So must all gradients together.
 pub(crate) fn assert_same(
     method: &str,
     found: &[(String, Tensor)],
@@ -205,4 +205,24 @@ pub(crate) fn assert_same(
         }
     }
     assert!(wrong.is_empty(), "{method}:\n{}", wrong.join("\n"));
+    let rounding = rounded.iter().map(|found| apart(found, wanted));
+    let (off, rounding) = (apart(found, wanted), rounding.fold(0., f64::max));
+    println!("{method}: gradients differ by {off:.1e}, rounding makes {rounding:.1e}");
+    assert!(off <= (4. * rounding).max(1e-6), "{method}");
+}
+
+/// The length of the difference of all gradients together, as a share of theirs.
+fn apart(found: &[(String, Tensor)], wanted: &[(String, Tensor)]) -> f64 {
+    let squares = |xs: &Tensor| -> f64 {
+        let squares = xs.to_dtype(DType::F64).unwrap().sqr().unwrap();
+        squares.sum_all().unwrap().to_scalar().unwrap()
+    };
+    let (mut off, mut whole) = (0., 0.);
+    for ((name, own), (_, wanted)) in found.iter().zip(wanted) {
+        if name.starts_with("gradient of ") {
+            off += squares(&(own - wanted).unwrap());
+            whole += squares(wanted);
+        }
+    }
+    if off == 0. { 0. } else { (off / whole).sqrt() }
 }
