@@ -49,7 +49,7 @@ fn rounding() -> f32 {
     1e-6
 }
 
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Deserialize, Clone, Copy, PartialEq)]
 pub(crate) enum Part {
     #[serde(rename = "middle third")]
     MiddleThird,
@@ -82,6 +82,13 @@ impl Tiny {
     pub(crate) fn build(&self, seed: u64) -> Box<dyn Method> {
         let built = self.entry().build(self.resolved(), &Device::Cpu, seed);
         built.unwrap()
+    }
+
+    /// What is zero of the gradient of a parameter.
+    pub(crate) fn zero_of(&self, name: &str) -> Option<&Zero> {
+        let mut all = self.zero.iter();
+        all.find(|(end, _)| name.ends_with(*end))
+            .map(|(_, zero)| zero)
     }
 }
 
