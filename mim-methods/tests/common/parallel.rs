@@ -207,8 +207,10 @@ pub(crate) fn assert_same(
     assert!(wrong.is_empty(), "{method}:\n{}", wrong.join("\n"));
     let rounding = rounded.iter().map(|found| apart(found, wanted));
     let (off, rounding) = (apart(found, wanted), rounding.fold(0., f64::max));
-    println!("{method}: gradients differ by {off:.1e}, rounding makes {rounding:.1e}");
-    assert!(off <= (4. * rounding).max(1e-6), "{method}");
+    assert!(
+        off <= (4. * rounding).max(1e-6),
+        "{method}: gradients differ by {off:.1e}, rounding makes {rounding:.1e}"
+    );
 }
 
 /// The length of the difference of all gradients together, as a share of theirs.
