@@ -8,8 +8,10 @@
 use rayon::prelude::*;
 
 use super::AdamWStep;
-use crate::ops::blocks::rows_per_task;
 use crate::ops::simd::multiversion;
+
+/// Values of a task: seven streams through memory take some time to start.
+const TASK: usize = 64 * 1024;
 
 /// What a step multiplies with, rounded once from f64.
 #[derive(Debug, Clone, Copy)]
@@ -65,17 +67,16 @@ multiversion! {
 /// One step on all values.
 pub(super) fn adamw_step(state: State<'_>, grad: &[f32], step: &AdamWStep) {
     let factors = Factors::new(step);
-    let task = rows_per_task(1);
     let State {
         param,
         exp_avg,
         exp_avg_sq,
     } = state;
     param
-        .par_chunks_mut(task)
-        .zip(exp_avg.par_chunks_mut(task))
-        .zip(exp_avg_sq.par_chunks_mut(task))
-        .zip(grad.par_chunks(task))
+        .par_chunks_mut(TASK)
+        .zip(exp_avg.par_chunks_mut(TASK))
+        .zip(exp_avg_sq.par_chunks_mut(TASK))
+        .zip(grad.par_chunks(TASK))
         .for_each(|(((param, exp_avg), exp_avg_sq), grad)| {
             let state = State {
                 param,
