@@ -99,7 +99,11 @@ fn both_orientations_give_the_same_rows() {
         return eprintln!("skipped: this machine has no AVX512-BF16");
     }
     for [rows, cols] in [[1, 1], [5, 3], [16, 32], [17, 33], [32, 70]] {
-        let values: Vec<f32> = (0..=u8::MAX).map(f32::from).cycle().take(rows * cols).collect();
+        let values: Vec<f32> = (0..=u8::MAX)
+            .map(f32::from)
+            .cycle()
+            .take(rows * cols)
+            .collect();
         let mut turned = vec![0.; rows * cols];
         for (at, value) in values.iter().enumerate() {
             turned[at % cols * rows + at / cols] = *value;
