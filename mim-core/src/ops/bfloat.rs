@@ -39,8 +39,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// The same numbers, not shortened.
-    pub(super) fn round_whole(xs: &[f32], ys: &mut [MaybeUninit<f32>]) {
+    /// The same numbers, which stay f32.
+    pub(super) fn round_in_f32(xs: &[f32], ys: &mut [MaybeUninit<f32>]) {
         for (y, x) in ys.iter_mut().zip(xs) {
             y.write(widen_one(round_one(*x)));
         }

@@ -6,7 +6,7 @@
 //! AVX2 where the machine has it, found at run time; apart from matrix products they give the same
 //! bits on every machine. Sums are split into blocks by size alone, so no thread schedule
 //! changes a result. Matrix products are in blocks of our own on AVX-512 and AMX, by the crate `gemm`
-//! elsewhere, and in f32 or bf16 ([`with_precision`]).
+//! elsewhere and where they are small, and in f32 or bf16 ([`with_precision`]).
 //!
 //! On CUDA devices the kernels are `gpu.rs` and the files in `gpu/kernels`; there the reference serves what
 //! has none.

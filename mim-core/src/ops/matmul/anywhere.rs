@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::Matrix;
 use super::cpu::{Call, Init};
-use crate::ops::bfloat::round_whole;
+use crate::ops::bfloat::round_in_f32;
 use crate::ops::blocks::rows_per_task;
 use crate::ops::fresh::fresh;
 use crate::ops::precision::Precision;
@@ -49,7 +49,7 @@ fn rounded(matrix: Matrix<'_>, parallel: bool) -> Vec<f32> {
         stride => [matrix.cols, matrix.rows, stride],
     };
     let round = |(line, room): (usize, &mut [MaybeUninit<f32>])| {
-        round_whole(&matrix.values[line * stride..][..len], room);
+        round_in_f32(&matrix.values[line * stride..][..len], room);
     };
     // SAFETY: the lines cover all values.
     unsafe {

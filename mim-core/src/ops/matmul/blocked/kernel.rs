@@ -90,11 +90,11 @@ macro_rules! kernel {
 
 kernel! {
     /// f32 operands.
-    Whole: Single, "avx512f,avx512bw,avx512dq,avx512vl"
+    Avx512: Single, "avx512f,avx512bw,avx512dq,avx512vl"
 }
 kernel! {
     /// Operands rounded to bfloat16; needs AVX512-BF16.
-    Halves: Pairs, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+    Avx512Bf16: Pairs, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
 }
 
 /// A part of the result of at most [`Kernel::ROWS`] x [`COLS`] values.

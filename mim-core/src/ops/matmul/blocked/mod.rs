@@ -25,7 +25,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::amx::{Amx, Hardware};
-use self::kernel::{COLS, Halves, Kernel, Tile, Whole};
+use self::kernel::{Avx512, Avx512Bf16, COLS, Kernel, Tile};
 use self::pack::{Pack, one_panel, panels};
 use super::Matrix;
 use super::cpu::{Call, Init};
@@ -59,10 +59,10 @@ pub(super) struct Way {
 /// All kernels, the fastest of each precision first.
 const WAYS: &[Way] = &[
     Way::new::<Amx<Hardware>>("AMX", Precision::Bf16, amx::available),
-    Way::new::<Halves>("AVX512-BF16", Precision::Bf16, has_avx512_bf16),
+    Way::new::<Avx512Bf16>("AVX512-BF16", Precision::Bf16, has_avx512_bf16),
     #[cfg(test)]
     Way::new::<Amx<amx::Emulated>>("AMX, emulated", Precision::Bf16, has_avx512_bf16),
-    Way::new::<Whole>("AVX-512", Precision::F32, has_avx512),
+    Way::new::<Avx512>("AVX-512", Precision::F32, has_avx512),
 ];
 
 impl Way {

@@ -122,7 +122,7 @@ pub(super) unsafe fn panel<N: Numbers, const W: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::{COLS, Halves, Kernel, Whole};
+    use super::super::kernel::{Avx512, Avx512Bf16, COLS, Kernel};
     use super::*;
     use crate::ops::bfloat::round_one;
     use crate::ops::simd::{has_avx512, has_avx512_bf16};
@@ -174,10 +174,10 @@ mod tests {
         // SAFETY: each time, the line above asks for the instructions.
         unsafe {
             if has_avx512() {
-                check::<Whole>(whole);
+                check::<Avx512>(whole);
             }
             if has_avx512_bf16() {
-                check::<Halves>(pair);
+                check::<Avx512Bf16>(pair);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::super::kernel::Halves;
+use super::super::kernel::Avx512Bf16;
 use super::super::register;
 use super::machine::small;
 use super::*;
@@ -138,5 +138,5 @@ fn small_product_is_the_same() {
         return eprintln!("skipped: this machine has no AVX512-BF16");
     }
     // SAFETY: the line above found the instructions.
-    unsafe { assert_eq!(small::<Amx<Emulated>>(), small::<Halves>()) };
+    unsafe { assert_eq!(small::<Amx<Emulated>>(), small::<Avx512Bf16>()) };
 }

@@ -10,7 +10,7 @@ use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 
-use super::super::kernel::{Halves, Kernel};
+use super::super::kernel::{Avx512Bf16, Kernel};
 use super::super::{Call, run};
 use super::{Amx, Hardware};
 use crate::ops::matmul::Matrix;
@@ -70,10 +70,10 @@ fn permitted() -> bool {
     false
 }
 
-/// Whether a product of more than one tile each way, in small whole numbers, is that of [`Halves`].
+/// Whether a product of more than one tile each way, in small whole numbers, is that of [`Avx512Bf16`].
 fn agrees() -> bool {
     // SAFETY: the callers found both kinds of instructions.
-    let agree = unsafe { small::<Amx<Hardware>>() == small::<Halves>() };
+    let agree = unsafe { small::<Amx<Hardware>>() == small::<Avx512Bf16>() };
     if !agree {
         tracing::warn!("AMX is not used: it computes other numbers than AVX512-BF16");
     }
