@@ -1,19 +1,16 @@
-//! Compiles the GPU kernels of `src/ops/gpu/kernels`: to PTX with the feature `cuda`, for the CPU with
-//! `gpu-emulation`; does nothing without them.
+//! Compiles the GPU kernels of `src/ops/gpu/kernels` to PTX with the feature `cuda`; does nothing without it.
 //!
-//! `cuda` needs nvcc (`scripts/cuda_setup.sh` gets one) and writes `kernels.rs` with the PTX of every file. It
+//! It needs nvcc (`scripts/cuda_setup.sh` gets one) and writes `kernels.rs` with the PTX of every file. It
 //! is made for `CUDA_COMPUTE_CAP`, by default 80: every GPU from Ampere on compiles such PTX when it is
 //! loaded. 90 stands for sm_90a and runs on compute capability 9.0 alone.
 
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 const KERNELS: &str = "src/ops/gpu/kernels";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "cuda")]
     ptx();
-    #[cfg(feature = "gpu-emulation")]
-    emulation();
 }
 
 #[cfg(feature = "cuda")]
@@ -49,16 +46,4 @@ fn ptx() {
          /// PTX by file.\nconst MODULES: &[(&str, &str)] = &[\n{entries}];\n"
     );
     std::fs::write(out.join("kernels.rs"), table).expect("OUT_DIR can be written");
-}
-
-#[cfg(feature = "gpu-emulation")]
-fn emulation() {
-    println!("cargo::rerun-if-changed={KERNELS}");
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .opt_level(2)
-        .flag("-ffp-contract=off")
-        .file(format!("{KERNELS}/all.cpp"))
-        .compile("mim_kernels");
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets what `cargo build --features cuda` needs onto a machine without a CUDA toolkit; no root, no GPU.
 #
-#   scripts/cuda_setup.sh [--check-only] [FOLDER]      FOLDER is .cuda by default (git ignores it)
+#   scripts/cuda_setup.sh [--pretend] [FOLDER]      FOLDER is .cuda by default (git ignores it)
 #   . FOLDER/env.sh
 #
 # Plain: nvcc 13.0 and the libraries that candle links, from NVIDIA's pip packages (0.7 GB to download), and
@@ -9,16 +9,18 @@
 # driver 580 or newer and the CUDA 13 libraries are; a pip-installed PyTorch for CUDA 13 brings the latter.
 # Needs python3 with pip and gcc.
 #
-# --check-only: nothing to download. A pretend nvcc whose outputs are empty: good for `cargo check` and
-# `cargo clippy`, whose results must stay in a target folder of their own; env.sh sets one.
+# --pretend: nothing to download. A pretend nvcc whose outputs are empty, and a pretend device
+# (mim-core/tests/pretend_cuda) on which programs run without a GPU. What is built with them must stay in a target
+# folder of its own; env.sh sets one. Needs g++.
 set -euo pipefail
 
-check=0
+root=$(cd "$(dirname "$0")/.." && pwd)
+pretend=0
 folder=.cuda
 for argument in "$@"; do
     case $argument in
-        --check-only) check=1 ;;
-        -*) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        --pretend) pretend=1 ;;
+        -*) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
         *) folder=$argument ;;
     esac
 done
@@ -33,9 +35,10 @@ write_env() {
         printf 'export CUDA_HOME=%q NVCC=%q\n' "$folder" "$folder/bin/nvcc"
         printf 'export PATH=%q:"$PATH"\n' "$folder/bin"
         printf 'export CUDA_COMPUTE_CAP=%q CUDARC_CUDA_VERSION=13000\n' "$CUDA_COMPUTE_CAP"
-        if [ "$check" = 1 ]; then
+        if [ "$pretend" = 1 ]; then
             # Objects made by the pretend compiler must never meet a real build.
-            printf 'export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/cuda-check"\n'
+            printf 'export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/cuda-pretend"\n'
+            printf 'export LD_LIBRARY_PATH=%q"${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"\n' "$folder/lib"
         fi
     } >"$folder/env.sh"
     printf 'now: . %s\n' "$folder/env.sh"
@@ -71,6 +74,35 @@ case $to in
 esac
 NVCC
     chmod +x "$folder/bin/nvcc"
+}
+
+# One library for all that candle links: our kernels compiled for this machine, what is pretended, and every other
+# name, which ends the program that calls it.
+pretend_device() {
+    local tests=$root/mim-core/tests/pretend_cuda made kernel name crates
+    made=$(mktemp -d "$folder/made.XXXXXX")
+    for kernel in "$root"/mim-core/src/ops/gpu/kernels/*.cu; do
+        printf '#include "%s"\n' "$kernel"
+    done >"$made/kernels.cpp"
+    mapfile -t crates < <(cd "$root" && cargo metadata --locked --format-version 1 --features cuda,nccl |
+        grep -oE '"manifest_path":"[^"]*/(cudarc|candle-kernels)-[^"]*/Cargo.toml"' | cut -d'"' -f4 | xargs -n 1 dirname)
+    {
+        printf '#include "pretend.h"\n#define MISSING(name) '
+        printf 'extern "C" __attribute__((weak)) void name() { pretend::fail("no " #name); }\n'
+        grep -rhoE 'fn (cu[A-Z]|cublas|curand|nvrtc|nccl|launch_m|moe_)[A-Za-z0-9_]*' "${crates[@]/%//src}" |
+            sort -u | sed 's/fn \(.*\)/MISSING(\1)/'
+    } >"$made/missing.cpp"
+    # Nothing is fused: a GPU fuses products and sums as its compiler likes.
+    # shellcheck disable=SC2086
+    g++ -std=c++17 -O3 -march=native -ffp-contract=off -Wall -Wextra -shared -fPIC ${PRETEND_CXXFLAGS:-} -I "$tests" \
+        -Wl,-soname,libcuda.so.1 -o "$folder/lib/libcuda.so.1" "$tests"/*.cpp "$made"/*.cpp
+    rm -rf "$made"
+    for name in cublas.so.13 cublasLt.so.13 curand.so.10 nvrtc.so.13 cudart.so.13 nccl.so.2; do
+        ln -sf libcuda.so.1 "$folder/lib/lib$name"
+        ln -sf libcuda.so.1 "$folder/lib/lib${name%%.so.*}.so"
+    done
+    ln -sf libcuda.so.1 "$folder/lib/libcuda.so"
+    ln -sfn lib "$folder/lib64"
 }
 
 # A libcuda.so.1 whose every function fails, with the names that cuda.h declares. Never carry it to a
@@ -109,8 +141,9 @@ toolkit() {
     "$folder/bin/nvcc" --version | tail -2
 }
 
-if [ "$check" = 1 ]; then
+if [ "$pretend" = 1 ]; then
     pretend_nvcc
+    pretend_device
 else
     toolkit
 fi

@@ -73,18 +73,6 @@ part() {
     rows+=("$(printf '%-34s | %-12s | %4d s | %s' "$name" "$verdict" $((SECONDS - start)) "$(grep -v '^$' "$log" | tail -n 1 | cut -c1-300)")")
 }
 
-# The GPU's kernels against the references, one test at a time; a run that met no GPU is a failure.
-unit_tests() {
-    "$1" --test-threads=1 --nocapture gpu >"$work/units" 2>&1
-    local status=$?
-    tail -n 30 "$work/units"
-    if grep -q 'not run on a CUDA device' "$work/units"; then
-        echo 'no CUDA device was found'
-        return 1
-    fi
-    return $status
-}
-
 # A short run on the embedded images on both devices: losses of epochs side by side, to a few percent.
 training() {
     local run
@@ -112,11 +100,11 @@ print(", ".join(f"{key} {found[key]:.5g}" for key in keys if isinstance(found.ge
 PY
 }
 
-export -f unit_tests training step
+export -f training step
 export work mim
 
 if [ -n "$tests" ]; then
-    part 'ops against references' 180 unit_tests "$(unpacked "$tests" tests)"
+    part 'ops against references' 180 "$(unpacked "$tests" tests)" --test-threads=1 ops::
 fi
 if [ -n "$mim" ]; then
     mim=$(unpacked "$mim" mim)

@@ -3,49 +3,16 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::cast_possible_truncation,
     reason = "a test fails by panicking"
 )]
 
 mod common;
 
-use candle_core::{DType, Device, Tensor};
-use common::{Part, Tiny};
-use mim_core::augment::Sample;
+use candle_core::{DType, Tensor};
+use common::{Part, Tiny, images};
 use mim_core::ops::{Precision, with_precision};
 use mim_core::optim::Gradients;
-use mim_core::rng::stream;
-use mim_core::{Batch, Crop, Method, Purpose, StepContext, View};
-
-fn images(method: &dyn Method) -> Batch {
-    let input = method.input();
-    let shape = (4, input.channels(), input.size.height, input.size.width);
-    let count = (shape.0 * shape.1 * shape.2 * shape.3) as u32;
-    let bytes: Vec<u8> = (0..count)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    let photo = Sample::new(vec![9; shape.2 * shape.3 * 3], (shape.2, shape.3), 3).unwrap();
-    let mut rng = stream(0, Purpose::Augment, [0, 0]);
-    let sizes = method.views(0).apply(photo, &mut rng).unwrap();
-    let view = |index: u32| {
-        let (height, width) = sizes[index as usize].size();
-        let size = (height as u32, width as u32);
-        let crop = |image: u32| Crop {
-            top: (image + index) as f32,
-            flipped: image == index,
-            ..Crop::whole(size)
-        };
-        let pixels = Tensor::from_vec(bytes.clone(), shape, &Device::Cpu).unwrap();
-        let pixels = pixels.flip(&[2 + index as usize % 2]).unwrap();
-        let pixels = pixels.narrow(2, 0, height).unwrap();
-        let pixels = pixels.narrow(3, 0, width).unwrap();
-        View::new(pixels, (0..shape.0 as u32).map(crop).collect()).unwrap()
-    };
-    Batch {
-        views: (0..sizes.len() as u32).map(view).collect(),
-        ..Batch::single(view(0))
-    }
-}
+use mim_core::{Method, StepContext};
 
 fn gradients(method: &dyn Method) -> Gradients {
     gradients_of(method, &StepContext::new(3)).1
@@ -205,15 +172,16 @@ fn bf16_products_give_nearly_the_same_loss() {
     }
 }
 
-#[cfg(feature = "gpu-emulation")]
-mod on_gpu_kernels {
+#[cfg(feature = "cuda")]
+mod on_a_gpu {
     use super::*;
-    use mim_core::ops::with_emulated_gpu;
+    use candle_core::Device;
     use mim_core::optim::{AdamWConfig, Clip};
     use mim_core::train::Stepper;
 
     #[test]
     fn every_method_gives_the_gradients_of_the_cpu() {
+        let gpu = Device::new_cuda(0).unwrap();
         for tiny in common::all() {
             let kept = StepContext::new(3);
             let again = StepContext {
@@ -221,14 +189,15 @@ mod on_gpu_kernels {
                 ..kept.clone()
             };
             let (loss, wanted) = gradients_of(tiny.build(1).as_ref(), &kept);
+            let there = || tiny.build_on(&gpu, 1);
             for step in [&kept, &again] {
-                let (near, got) = with_emulated_gpu(|| gradients_of(tiny.build(1).as_ref(), step));
+                let (near, got) = gradients_of(there().as_ref(), step);
                 assert!((near - loss).abs() <= 1e-5 * loss.abs(), "{}", tiny.file);
                 let (error, name) = difference(&tiny, &got, &wanted);
                 assert!(error < 1e-3, "{} {name}: {error}", tiny.file);
             }
-            let half = || gradients_of(tiny.build(1).as_ref(), &kept);
-            let (near, got) = with_emulated_gpu(|| with_precision(Precision::Bf16, half));
+            let half = || gradients_of(there().as_ref(), &kept);
+            let (near, got) = with_precision(Precision::Bf16, half);
             assert!((near - loss).abs() <= 2e-2 * loss.abs(), "{}", tiny.file);
             assert!(got.norm().unwrap().is_finite(), "{}", tiny.file);
         }
@@ -236,8 +205,8 @@ mod on_gpu_kernels {
 
     #[test]
     fn steps_go_as_on_the_cpu() {
-        let losses = |tiny: &common::Tiny| -> Vec<(f64, f64)> {
-            let method = tiny.build(1);
+        let losses = |tiny: &common::Tiny, device: &Device| -> Vec<(f64, f64)> {
+            let method = tiny.build_on(device, 1);
             let clip = Clip::Global { max_norm: 0.5 };
             let mut stepper = Stepper::new(method.as_ref(), AdamWConfig::default(), clip).unwrap();
             let batches = [images(method.as_ref()), images(method.as_ref())];
@@ -253,9 +222,10 @@ mod on_gpu_kernels {
             };
             (0..3).map(&mut step).collect()
         };
+        let gpu = Device::new_cuda(0).unwrap();
         for tiny in common::all() {
-            let wanted = losses(&tiny);
-            let got = with_emulated_gpu(|| losses(&tiny));
+            let wanted = losses(&tiny, &Device::Cpu);
+            let got = losses(&tiny, &gpu);
             for (got, wanted) in got.iter().zip(&wanted) {
                 let near = |a: f64, b: f64| (a - b).abs() <= 1e-3 * b.abs();
                 let fits = near(got.0, wanted.0) && near(got.1, wanted.1);

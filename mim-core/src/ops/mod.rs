@@ -59,8 +59,6 @@ pub use ema_update::{ema_update, ema_updates};
 pub use gather_rows::{gather_rows, gather_tokens};
 pub use gelu::gelu;
 pub use gpu::launches;
-#[cfg(feature = "gpu-emulation")]
-pub use gpu::with_emulated_gpu;
 pub use hog::{HogFilter, HogGradient, hog};
 pub use lars::{LarsMoving, LarsStep, lars_steps};
 pub use layer_norm::{layer_norm, normalize};

@@ -47,9 +47,9 @@ pub(crate) fn normalize_bytes(
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
-    use crate::ops::testing::on_gpus;
+    use crate::ops::testing::gpu;
     use crate::{Norm, View};
     use candle_core::{Device, Tensor};
 
@@ -83,11 +83,10 @@ mod tests {
                     ys.flatten_all().unwrap().to_vec1().unwrap()
                 };
                 let want = values(pixels.clone());
-                on_gpus(|device| {
-                    let before = crate::ops::launches();
-                    assert_eq!(values(pixels.to_device(device).unwrap()), want);
-                    assert_eq!(crate::ops::launches(), before + 1);
-                });
+                let device = gpu();
+                let before = crate::ops::launches();
+                assert_eq!(values(pixels.to_device(device).unwrap()), want);
+                assert_eq!(crate::ops::launches(), before + 1);
             }
         }
     }

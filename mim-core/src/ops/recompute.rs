@@ -97,6 +97,7 @@ mod tests {
     use crate::ops::testing::random;
     use crate::ops::{gelu, linear};
     use crate::optim::Gradients;
+    use candle_core::Device;
 
     fn layer(weight: &Var, bias: &Var) -> impl Fn(&Tensor) -> Result<Tensor> + use<> {
         let (weight, bias) = (weight.as_tensor().clone(), bias.as_tensor().clone());
@@ -106,9 +107,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn gradients_are_the_same_with_and_without() {
-        let var = |seed, shape: &[usize]| Var::from_tensor(&random(seed, shape)).unwrap();
+    fn gradients_are_the_same_with_and_without(device: &Device) {
+        let var = |seed, shape: &[usize]| {
+            Var::from_tensor(&random(seed, shape).to_device(device).unwrap()).unwrap()
+        };
         // The first two layers share their parameters.
         let vars = [
             var(1, &[5, 4]),
@@ -141,11 +143,16 @@ mod tests {
         assert_eq!(gradients(true), gradients(false));
     }
 
-    #[cfg(feature = "gpu-emulation")]
     #[test]
-    fn on_gpus_gradients_are_the_same_with_and_without() {
+    fn on_the_cpu_gradients_are_the_same_with_and_without() {
+        gradients_are_the_same_with_and_without(&Device::Cpu);
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn on_a_gpu_gradients_are_the_same_with_and_without() {
         let before = crate::ops::launches();
-        crate::ops::with_emulated_gpu(gradients_are_the_same_with_and_without);
+        gradients_are_the_same_with_and_without(crate::ops::testing::gpu());
         assert!(crate::ops::launches() > before);
     }
 

@@ -118,28 +118,17 @@ fn check_differences(
     }
 }
 
-/// Runs a test on every device with kernels: the emulated one, and a CUDA device where one is found.
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
-pub(super) fn on_gpus(test: impl Fn(&Device)) {
-    #[cfg(feature = "gpu-emulation")]
-    crate::ops::with_emulated_gpu(|| test(&Device::Cpu));
-    #[cfg(feature = "cuda")]
-    match cuda() {
-        Ok(device) => test(device),
-        Err(error) => eprintln!("not run on a CUDA device: {error}"),
-    }
-}
-
-/// One device for all tests: kernels are loaded once for each.
+/// The CUDA device of all tests, which may be the one of `tests/pretend_cuda`: kernels are loaded once for each.
 #[cfg(feature = "cuda")]
-fn cuda() -> std::result::Result<&'static Device, &'static candle_core::Error> {
-    static DEVICE: std::sync::OnceLock<candle_core::Result<Device>> = std::sync::OnceLock::new();
-    DEVICE.get_or_init(|| Device::new_cuda(0)).as_ref()
+pub(super) fn gpu() -> &'static Device {
+    static DEVICE: std::sync::LazyLock<Device> =
+        std::sync::LazyLock::new(|| Device::new_cuda(0).unwrap());
+    &DEVICE
 }
 
 /// Checks the op's kernels against its reference in f64 on the CPU, gradients included.
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
-pub(super) fn check_on_gpus(
+#[cfg(feature = "cuda")]
+pub(super) fn check_on_gpu(
     inputs: &[Tensor],
     tolerance: f64,
     op: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -150,19 +139,14 @@ pub(super) fn check_on_gpus(
         .map(|t| t.to_dtype(DType::F64).unwrap())
         .collect();
     let (want, want_grads) = run(&exact, &reference);
-    on_gpus(|device| {
-        let there: Vec<Tensor> = inputs
-            .iter()
-            .map(|t| t.to_device(device).unwrap())
-            .collect();
-        let before = crate::ops::launches();
-        let (got, got_grads) = run(&there, &op);
-        assert!(crate::ops::launches() > before, "no kernel was launched");
-        assert_close("value", &got, &want, tolerance);
-        for (i, (got, want)) in got_grads.iter().zip(&want_grads).enumerate() {
-            assert_close(&format!("gradient {i}"), got, want, tolerance);
-        }
-    });
+    let there: Vec<Tensor> = inputs.iter().map(|t| t.to_device(gpu()).unwrap()).collect();
+    let before = crate::ops::launches();
+    let (got, got_grads) = run(&there, &op);
+    assert!(crate::ops::launches() > before, "no kernel was launched");
+    assert_close("value", &got, &want, tolerance);
+    for (i, (got, want)) in got_grads.iter().zip(&want_grads).enumerate() {
+        assert_close(&format!("gradient {i}"), got, want, tolerance);
+    }
 }
 
 /// Checks that value and gradients repeat bit for bit, on several threads and on one.

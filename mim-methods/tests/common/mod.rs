@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::cast_possible_truncation,
     dead_code,
     reason = "a test fails by panicking, and not each uses everything"
 )]
@@ -11,8 +12,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use candle_core::Device;
-use mim_core::Method;
+use candle_core::{Device, Tensor};
+use mim_core::augment::Sample;
+use mim_core::rng::stream;
+use mim_core::{Batch, Crop, Method, Purpose, View};
 use mim_methods::registry::{self, Entry, METHODS};
 use serde::Deserialize;
 use toml::Table;
@@ -80,8 +83,11 @@ impl Tiny {
     }
 
     pub(crate) fn build(&self, seed: u64) -> Box<dyn Method> {
-        let built = self.entry().build(self.resolved(), &Device::Cpu, seed);
-        built.unwrap()
+        self.build_on(&Device::Cpu, seed)
+    }
+
+    pub(crate) fn build_on(&self, device: &Device, seed: u64) -> Box<dyn Method> {
+        self.entry().build(self.resolved(), device, seed).unwrap()
     }
 
     /// What is zero of the gradient of a parameter.
@@ -121,4 +127,36 @@ pub(crate) fn all() -> Vec<Tiny> {
         assert!(known, "give {} a tiny size in tests/tiny", entry.name);
     }
     all
+}
+
+/// Images for the method, on its device.
+pub(crate) fn images(method: &dyn Method) -> Batch {
+    let input = method.input();
+    let shape = (4, input.channels(), input.size.height, input.size.width);
+    let count = (shape.0 * shape.1 * shape.2 * shape.3) as u32;
+    let bytes: Vec<u8> = (0..count)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let photo = Sample::new(vec![9; shape.2 * shape.3 * 3], (shape.2, shape.3), 3).unwrap();
+    let mut rng = stream(0, Purpose::Augment, [0, 0]);
+    let sizes = method.views(0).apply(photo, &mut rng).unwrap();
+    let view = |index: u32| {
+        let (height, width) = sizes[index as usize].size();
+        let size = (height as u32, width as u32);
+        let crop = |image: u32| Crop {
+            top: (image + index) as f32,
+            flipped: image == index,
+            ..Crop::whole(size)
+        };
+        let pixels = Tensor::from_vec(bytes.clone(), shape, &Device::Cpu).unwrap();
+        let pixels = pixels.flip(&[2 + index as usize % 2]).unwrap();
+        let pixels = pixels.narrow(2, 0, height).unwrap();
+        let pixels = pixels.narrow(3, 0, width).unwrap();
+        View::new(pixels, (0..shape.0 as u32).map(crop).collect()).unwrap()
+    };
+    let batch = Batch {
+        views: (0..sizes.len() as u32).map(view).collect(),
+        ..Batch::single(view(0))
+    };
+    batch.to_device(method.stores()[0].1.device()).unwrap()
 }

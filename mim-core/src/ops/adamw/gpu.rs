@@ -36,10 +36,10 @@ pub(super) fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{AdamWStep, Moving, adamw_step, adamw_steps};
-    use crate::ops::testing::{on_gpus, random};
+    use crate::ops::testing::{gpu, random};
     use candle_core::{Device, Tensor};
 
     fn values(xs: &Tensor) -> Vec<f32> {
@@ -74,17 +74,16 @@ mod tests {
         for (place, [param, grad, mean, square]) in want.iter().enumerate() {
             adamw_step(param, grad, mean, square, &step(place)).unwrap();
         }
-        on_gpus(|device| {
-            let got = state(device);
-            let places = got.iter().enumerate();
-            let all: Vec<Moving<'_>> = places.map(|(place, t)| step(place).of(t)).collect();
-            let before = crate::ops::launches();
-            adamw_steps(&all).unwrap();
-            assert_eq!(crate::ops::launches(), before + 1);
-            for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
-                assert_eq!(values(got), values(want));
-            }
-        });
+        let device = gpu();
+        let got = state(device);
+        let places = got.iter().enumerate();
+        let all: Vec<Moving<'_>> = places.map(|(place, t)| step(place).of(t)).collect();
+        let before = crate::ops::launches();
+        adamw_steps(&all).unwrap();
+        assert_eq!(crate::ops::launches(), before + 1);
+        for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+            assert_eq!(values(got), values(want));
+        }
     }
 
     impl AdamWStep {

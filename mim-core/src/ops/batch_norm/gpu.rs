@@ -104,17 +104,17 @@ pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{batch_norm, reference};
-    use crate::ops::testing::{check_on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, random};
 
     #[test]
     fn follows_the_reference() {
         for shape in [&[3, 1][..], &[70, 5], &[2, 7, 40], &[150, 33]] {
             let width = shape[shape.len() - 1];
             let inputs = [random(1, shape), random(2, &[width]), random(3, &[width])];
-            check_on_gpus(
+            check_on_gpu(
                 &inputs,
                 2e-5,
                 |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys),

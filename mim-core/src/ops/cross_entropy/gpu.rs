@@ -92,11 +92,11 @@ pub(super) fn cross_entropy(logits: &Tensor, targets: &Tensor, scale: f32) -> Re
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::testing::{ids, shares};
     use super::super::{cross_entropy, reference, soft_cross_entropy};
-    use crate::ops::testing::{check_on_gpus, on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, gpu, random};
     use candle_core::{Device, Tensor, Var};
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
             let logits = [(random(1, &[rows, width]) * 3.0).unwrap()];
             let there = |ids: &Tensor, t: &[Tensor]| ids.to_device(t[0].device()).unwrap();
             let ids = ids(rows, width);
-            check_on_gpus(
+            check_on_gpu(
                 &logits,
                 5e-6,
                 |t| cross_entropy(&t[0], &there(&ids, t), temperature),
@@ -119,7 +119,7 @@ mod tests {
             );
             for count in [rows, 1] {
                 let shares = shares(count, width);
-                check_on_gpus(
+                check_on_gpu(
                     &logits,
                     5e-6,
                     |t| soft_cross_entropy(&t[0], &there(&shares, t), temperature),
@@ -133,13 +133,13 @@ mod tests {
     fn takes_strided_and_shifted_input() {
         let ids = ids(4, 6);
         let there = |t: &Tensor| ids.to_device(t.device()).unwrap();
-        check_on_gpus(
+        check_on_gpu(
             &[random(1, &[6, 5])],
             5e-6,
             |t| cross_entropy(&t[0].t()?.narrow(0, 1, 4)?, &there(&t[0]), 0.5),
             |t| reference::cross_entropy(&t[0].t()?.narrow(0, 1, 4)?, &ids, 0.5),
         );
-        check_on_gpus(
+        check_on_gpu(
             &[random(1, &[5, 7])],
             5e-6,
             |t| {
@@ -155,20 +155,19 @@ mod tests {
 
     #[test]
     fn an_id_that_is_no_class_spoils_its_own_row() {
-        on_gpus(|device| {
-            let logits = random(1, &[3, 5]).to_device(device).unwrap();
-            let logits = Var::from_tensor(&logits).unwrap();
-            let ids = Tensor::new(&[4u32, 5, u32::MAX], device).unwrap();
-            let losses = cross_entropy(&logits, &ids, 1.0).unwrap();
-            let finite = |xs: &Tensor| -> Vec<bool> {
-                let xs = xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                xs.iter().map(|x| x.is_finite()).collect()
-            };
-            assert_eq!(finite(&losses), [true, false, false]);
-            let grads = losses.sum_all().unwrap().backward().unwrap();
-            let want = [[true; 5], [false; 5], [false; 5]].concat();
-            assert_eq!(finite(grads.get(&logits).unwrap()), want);
-        });
+        let device = gpu();
+        let logits = random(1, &[3, 5]).to_device(device).unwrap();
+        let logits = Var::from_tensor(&logits).unwrap();
+        let ids = Tensor::new(&[4u32, 5, u32::MAX], device).unwrap();
+        let losses = cross_entropy(&logits, &ids, 1.0).unwrap();
+        let finite = |xs: &Tensor| -> Vec<bool> {
+            let xs = xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            xs.iter().map(|x| x.is_finite()).collect()
+        };
+        assert_eq!(finite(&losses), [true, false, false]);
+        let grads = losses.sum_all().unwrap().backward().unwrap();
+        let want = [[true; 5], [false; 5], [false; 5]].concat();
+        assert_eq!(finite(grads.get(&logits).unwrap()), want);
     }
 
     #[test]
@@ -185,13 +184,12 @@ mod tests {
             Tensor::cat(&[hard, soft], 0).unwrap().to_vec1().unwrap()
         };
         let want = losses(&Device::Cpu);
-        on_gpus(|device| {
-            for (got, want) in losses(device).iter().zip(&want) {
-                assert!(
-                    got == want || got.is_nan() && want.is_nan(),
-                    "{got}, {want}"
-                );
-            }
-        });
+        let device = gpu();
+        for (got, want) in losses(device).iter().zip(&want) {
+            assert!(
+                got == want || got.is_nan() && want.is_nan(),
+                "{got}, {want}"
+            );
+        }
     }
 }

@@ -128,10 +128,10 @@ pub(super) fn depthwise_conv(
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{depthwise_conv, reference};
-    use crate::ops::testing::{check_on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, random};
 
     #[test]
     fn follows_the_reference() {
@@ -147,7 +147,7 @@ mod tests {
                 random(2, &[channels, 1, side, side]),
                 random(3, &[channels]),
             ];
-            check_on_gpus(
+            check_on_gpu(
                 &inputs,
                 5e-6,
                 |t| depthwise_conv(&t[0], &t[1], &t[2]),

@@ -28,10 +28,10 @@ pub(super) fn ema_updates(pairs: &[(&Tensor, &Tensor)], [keep, fresh]: [f32; 2])
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{ema_update, ema_updates};
-    use crate::ops::testing::{on_gpus, random};
+    use crate::ops::testing::{gpu, random};
     use candle_core::Tensor;
 
     #[test]
@@ -46,17 +46,15 @@ mod tests {
         for (teacher, student) in &want {
             ema_update(teacher, student, 0.996).unwrap();
         }
-        on_gpus(|device| {
-            let there = |(t, s): (Tensor, Tensor)| {
-                (t.to_device(device).unwrap(), s.to_device(device).unwrap())
-            };
-            let got: Vec<_> = pairs().into_iter().map(there).collect();
-            let pairs: Vec<_> = got.iter().map(|(t, s)| (t, s)).collect();
-            ema_updates(&pairs, 0.996).unwrap();
-            for ((got, _), (want, _)) in got.iter().zip(&want) {
-                let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                assert_eq!(flat(got), flat(want));
-            }
-        });
+        let device = gpu();
+        let there =
+            |(t, s): (Tensor, Tensor)| (t.to_device(device).unwrap(), s.to_device(device).unwrap());
+        let got: Vec<_> = pairs().into_iter().map(there).collect();
+        let pairs: Vec<_> = got.iter().map(|(t, s)| (t, s)).collect();
+        ema_updates(&pairs, 0.996).unwrap();
+        for ((got, _), (want, _)) in got.iter().zip(&want) {
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(got), flat(want));
+        }
     }
 }

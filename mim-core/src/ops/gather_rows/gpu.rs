@@ -139,10 +139,10 @@ pub(super) fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{gather_rows, gather_tokens, reference};
-    use crate::ops::testing::{check_on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, random};
     use candle_core::{Device, Tensor};
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
             let ids: Vec<u32> = (0..total).map(|i| (i * i * 7 + 3) % rows).collect();
             let ids = Tensor::new(ids, &Device::Cpu).unwrap();
             let there = |t: &Tensor| ids.to_device(t.device()).unwrap();
-            check_on_gpus(
+            check_on_gpu(
                 &[random(1, &[rows as usize, width])],
                 1e-6,
                 |t| gather_rows(&t[0], &there(&t[0])),
@@ -164,7 +164,7 @@ mod tests {
     fn the_same_tokens_of_every_row_follow_the_reference() {
         let order = [2u32, 0, 2, 4, 2];
         let ids = Tensor::new(&order, &Device::Cpu).unwrap();
-        check_on_gpus(
+        check_on_gpu(
             &[random(1, &[3, 5, 6])],
             1e-6,
             |t| gather_tokens(&t[0], &order),

@@ -91,22 +91,22 @@ fn width(bias: Option<&Tensor>) -> usize {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{gelu, reference};
     use crate::ops::quick_gelu;
-    use crate::ops::testing::{check_on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, random};
 
     #[test]
     fn both_forms_follow_their_references() {
         for shape in [&[1][..], &[7], &[3, 5, 11], &[2, 600]] {
             let xs = [(random(1, shape) * 2.5).unwrap()];
-            check_on_gpus(&xs, 1e-6, |t| gelu(&t[0]), |t| reference::gelu(&t[0]));
+            check_on_gpu(&xs, 1e-6, |t| gelu(&t[0]), |t| reference::gelu(&t[0]));
             let quick = |t: &[candle_core::Tensor]| {
                 let xs = &t[0];
                 Ok((xs / ((xs * -1.702)?.exp()? + 1.)?)?)
             };
-            check_on_gpus(&xs, 1e-6, |t| quick_gelu(&t[0]), quick);
+            check_on_gpu(&xs, 1e-6, |t| quick_gelu(&t[0]), quick);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::no_kernels;
 
 /// The future values of a contiguous tensor.
 ///
-/// They are arbitrary on a CUDA device, and NaN on the emulated one, where tests see what was not written.
+/// They are arbitrary on a GPU, and NaN on the pretend device, where tests see what was not written.
 pub(in crate::ops) struct Buffer {
     pub(super) storage: Storage,
     shape: Shape,
@@ -77,8 +77,6 @@ fn unwritten(shape: &Shape, dtype: DType, device: &Device) -> Result<Storage> {
             // SAFETY: whoever makes a buffer launches a kernel that writes all of it before anything reads.
             unsafe { device.alloc_uninit(shape, dtype) }.map(Storage::Cuda)
         }
-        #[cfg(feature = "gpu-emulation")]
-        Device::Cpu => super::emulated::unwritten(shape, dtype),
         _ => Err(no_kernels(
             &format!("{} {dtype:?}", shape.elem_count()),
             device,

@@ -125,9 +125,6 @@ pub(in crate::ops) unsafe fn launch(
         Device::Cuda(device) => unsafe {
             super::cuda::launch(device, kernel, (blocks, grid), args)
         },
-        // SAFETY: the caller's promise.
-        #[cfg(feature = "gpu-emulation")]
-        Device::Cpu => unsafe { super::emulated::launch(kernel, (blocks, grid), args) },
         _ => {
             let _ = args;
             Err(no_kernels(&kernel.name, device))
@@ -136,7 +133,7 @@ pub(in crate::ops) unsafe fn launch(
 }
 
 /// The 8 bytes that hold a number as a kernel reads it, on a little-endian machine.
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 pub(super) fn number(arg: &Arg<'_>) -> Result<u64> {
     let int = |count: usize| match i32::try_from(count) {
         Ok(count) => Ok(u64::from(count.cast_unsigned())),

@@ -1,10 +1,9 @@
 //! Kernels of our own on CUDA devices.
 //!
 //! The host side of an op (`gpu.rs` in its folder) allocates [`Buffer`]s, calls [`launch()`] and [`product()`] on
-//! them and ties the result into candle's graph with [`differentiable()`]. It is written once and runs on a CUDA
-//! device (feature `cuda`) and, inside [`with_emulated_gpu`] (feature `gpu-emulation`), on the CPU: the same
-//! kernels compiled for it, on ordinary CPU tensors. So everything but the compiler of the kernels and the
-//! device itself is tested without a GPU.
+//! them and ties the result into candle's graph with [`differentiable()`]. It needs the feature `cuda` and a CUDA
+//! device, for tests the one that `tests/pretend_cuda` pretends: a library in place of the driver's, which runs the
+//! same kernels, compiled for the CPU. So everything but nvcc and the device itself is tested without a GPU.
 //!
 //! Everything runs on candle's own stream, in the order of the calls, so nothing waits and no events are
 //! needed; NCCL alone has another stream, and orders the two itself. Between ops tensors are f32; with
@@ -16,7 +15,7 @@
 //! allocates its tensors anew, and candle refuses copies from and to the host while its stream captures.
 
 #![cfg_attr(
-    not(any(feature = "cuda", feature = "gpu-emulation")),
+    not(feature = "cuda"),
     allow(
         dead_code,
         reason = "checked without a GPU as well, but reached with one alone"
@@ -27,8 +26,6 @@ mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod differentiable;
-#[cfg(feature = "gpu-emulation")]
-mod emulated;
 mod launch;
 mod product;
 pub(super) mod rows;
@@ -38,13 +35,11 @@ use candle_core::{DType, Device, Tensor};
 
 pub(super) use self::buffer::Buffer;
 pub(super) use self::differentiable::differentiable;
-#[cfg(feature = "gpu-emulation")]
-pub use self::emulated::with_emulated_gpu;
 pub use self::launch::launches;
 pub(super) use self::launch::{Arg, Grid, Kernel, launch};
 pub(super) use self::product::{Factor, product};
 
-/// Whether the kernels apply: f32 tensors on a CUDA device, or on the emulated one, none of them empty.
+/// Whether the kernels apply: f32 tensors on a CUDA device, none of them empty.
 pub(super) fn serves(tensors: &[&Tensor]) -> bool {
     let serves =
         |t: &&Tensor| t.dtype() == DType::F32 && has_kernels(t.device()) && t.elem_count() > 0;
@@ -53,12 +48,7 @@ pub(super) fn serves(tensors: &[&Tensor]) -> bool {
 
 /// Whether kernels run on this device here and now.
 pub(super) fn has_kernels(device: &Device) -> bool {
-    match device {
-        Device::Cuda(_) => cfg!(feature = "cuda"),
-        #[cfg(feature = "gpu-emulation")]
-        Device::Cpu => emulated::active(),
-        _ => false,
-    }
+    device.is_cuda()
 }
 
 /// The error of whoever asks for kernels where [`serves`] says no.

@@ -1,6 +1,6 @@
 //! Matrix products, by cuBLAS.
 
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 use candle_core::Device;
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -93,8 +93,6 @@ pub(in crate::ops) fn product(
     match a.values.device() {
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => super::cuda::product(device, call, to),
-        #[cfg(feature = "gpu-emulation")]
-        Device::Cpu => super::emulated::product(call, to),
         device => {
             let _ = call;
             Err(no_kernels("a product", device))

@@ -67,7 +67,7 @@ pub(in crate::ops) fn convert(xs: &Tensor, dtype: DType) -> Result<Buffer> {
     let (from, to) = (type_name(xs.dtype()), type_name(dtype));
     let mut ys = Buffer::new(xs.shape(), dtype, xs.device())?;
     let total = xs.elem_count();
-    let kernel = Kernel::new("rows", format!("cast_{from}_{to}"));
+    let kernel = Kernel::new("rows", format!("convert_{from}_{to}"));
     let mut args = [Arg::Read(xs), Arg::Write(&mut ys), Arg::Long(total)];
     // SAFETY: both operands hold `total` values.
     unsafe { launch(xs.device(), &kernel, fours(total), &mut args)? };

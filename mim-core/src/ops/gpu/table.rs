@@ -11,8 +11,6 @@ pub(in crate::ops) fn address(tensor: &Tensor) -> Result<i64> {
     let address: Result<u64> = match tensor.device() {
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => super::cuda::tensor_address(tensor),
-        #[cfg(feature = "gpu-emulation")]
-        Device::Cpu => super::emulated::tensor_address(tensor),
         device => Err(no_kernels("an address", device)),
     };
     address.map(u64::cast_signed)

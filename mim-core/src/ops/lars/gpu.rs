@@ -46,10 +46,10 @@ pub(super) fn lars_steps(all: &[LarsMoving<'_>]) -> Result<()> {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{LarsMoving, LarsStep, lars_steps};
-    use crate::ops::testing::{on_gpus, random};
+    use crate::ops::testing::{gpu, random};
     use candle_core::{Device, Tensor};
 
     fn moved(device: &Device) -> Vec<Vec<f32>> {
@@ -80,13 +80,12 @@ mod tests {
     #[test]
     fn all_at_once_moves_as_one_by_one_on_the_cpu() {
         let want = moved(&Device::Cpu);
-        on_gpus(|device| {
-            let before = crate::ops::launches();
-            let got = moved(device);
-            assert_eq!(crate::ops::launches(), before + 2);
-            for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
-                assert!((got - want).abs() < 1e-6, "{got} against {want}");
-            }
-        });
+        let device = gpu();
+        let before = crate::ops::launches();
+        let got = moved(device);
+        assert_eq!(crate::ops::launches(), before + 2);
+        for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+            assert!((got - want).abs() < 1e-6, "{got} against {want}");
+        }
     }
 }

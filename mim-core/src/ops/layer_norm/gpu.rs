@@ -146,23 +146,23 @@ pub(super) fn normalize(xs: &Tensor, eps: f32) -> Result<Tensor> {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{layer_norm, normalize, reference};
-    use crate::ops::testing::{check_on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, random};
 
     #[test]
     fn follows_the_reference() {
         for shape in [&[7][..], &[1, 1, 5], &[3, 5, 33], &[150, 8], &[2, 19, 260]] {
             let width = shape[shape.len() - 1];
             let inputs = [random(1, shape), random(2, &[width]), random(3, &[width])];
-            check_on_gpus(
+            check_on_gpu(
                 &inputs,
                 5e-6,
                 |t| layer_norm(&t[0], &t[1], &t[2], 1e-6),
                 |t| reference::layer_norm(&t[0], &t[1], &t[2], 1e-6),
             );
-            check_on_gpus(
+            check_on_gpu(
                 &inputs[..1],
                 5e-6,
                 |t| normalize(&t[0], 1e-6),
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn takes_strided_and_shifted_input() {
         let inputs = [random(1, &[6, 4, 3]), random(2, &[6]), random(3, &[6])];
-        check_on_gpus(
+        check_on_gpu(
             &inputs,
             5e-6,
             |t| layer_norm(&t[0].transpose(0, 2)?, &t[1], &t[2], 1e-5),
@@ -188,7 +188,7 @@ mod tests {
                 t[2].narrow(0, 1, 8)?,
             ])
         };
-        check_on_gpus(
+        check_on_gpu(
             &inputs,
             5e-6,
             |t| parts(t).and_then(|[xs, w, b]| layer_norm(&xs, &w, &b, 1e-6)),

@@ -177,11 +177,11 @@ pub(in crate::ops) fn linear_gelu(xs: &Tensor, weight: &Tensor, bias: &Tensor) -
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{linear, reference};
     use crate::Result;
-    use crate::ops::testing::{check_on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, random};
     use crate::ops::{Precision, gelu, linear_gelu, with_precision};
     use candle_core::Tensor;
 
@@ -209,9 +209,9 @@ mod tests {
         op: impl Fn(&[Tensor]) -> Result<Tensor>,
         reference: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
-        check_on_gpus(inputs, 5e-6, &op, &reference);
+        check_on_gpu(inputs, 5e-6, &op, &reference);
         let half = |t: &[Tensor]| with_precision(Precision::Bf16, || op(t));
-        check_on_gpus(inputs, 0.02, half, &reference);
+        check_on_gpu(inputs, 0.02, half, &reference);
     }
 
     #[test]

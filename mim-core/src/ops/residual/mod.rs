@@ -200,8 +200,8 @@ fn narrow(x: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    #[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
-    use crate::ops::testing::check_on_gpus;
+    #[cfg(feature = "cuda")]
+    use crate::ops::testing::check_on_gpu;
     use crate::ops::testing::{check, check_repeats, random};
     use crate::ops::{Precision, with_precision};
     use candle_core::{DType, Var};
@@ -299,9 +299,9 @@ mod tests {
         }
     }
 
-    #[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+    #[cfg(feature = "cuda")]
     #[test]
-    fn on_gpus_it_follows_the_reference_in_both_precisions() {
+    fn on_a_gpu_it_follows_the_reference_in_both_precisions() {
         /// Heads and bias of attention; GELU without them.
         type Heads = Option<(usize, Option<Tensor>)>;
         let both =
@@ -324,9 +324,9 @@ mod tests {
                     };
                     reference::residual(&t[0], &half(t, samples), inner)
                 };
-                check_on_gpus(inputs, 2e-5, op, plain);
+                check_on_gpu(inputs, 2e-5, op, plain);
                 let rough = |t: &[Tensor]| with_precision(Precision::Bf16, || op(t));
-                check_on_gpus(inputs, 0.04, rough, plain);
+                check_on_gpu(inputs, 0.04, rough, plain);
             };
         for (shape, hidden) in [(&[3][..], 1), (&[2, 5, 12], 33), (&[70, 8], 24)] {
             both(&operands(shape, hidden, hidden), None, &|_| None);

@@ -21,10 +21,10 @@ pub(super) fn scale_all_inplace(all: &[(&Tensor, f64)]) -> Result<()> {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{scale_all_inplace, scale_inplace};
-    use crate::ops::testing::{on_gpus, random};
+    use crate::ops::testing::{gpu, random};
     use candle_core::Tensor;
 
     #[test]
@@ -36,24 +36,22 @@ mod tests {
         for (place, xs) in want.iter().enumerate() {
             scale_inplace(xs, factor(place)).unwrap();
         }
-        on_gpus(|device| {
-            // A part of a longer tensor, which is not aligned and whose other values stay.
-            let whole = random(9, &[60]).to_device(device).unwrap();
-            let part = whole.narrow(0, 3, 50).unwrap();
-            let got: Vec<Tensor> = tensors().map(|t| t.to_device(device).unwrap()).collect();
-            let mut all: Vec<(&Tensor, f64)> =
-                (0..).zip(&got).map(|(i, t)| (t, factor(i))).collect();
-            all.push((&part, -1.));
-            let before = crate::ops::launches();
-            scale_all_inplace(&all).unwrap();
-            assert_eq!(crate::ops::launches(), before + 1);
-            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            for (got, want) in got.iter().zip(&want) {
-                assert_eq!(flat(got), flat(want));
-            }
-            let mut values = flat(&random(9, &[60]));
-            values[3..53].iter_mut().for_each(|x| *x = -*x);
-            assert_eq!(flat(&whole), values);
-        });
+        let device = gpu();
+        // A part of a longer tensor, which is not aligned and whose other values stay.
+        let whole = random(9, &[60]).to_device(device).unwrap();
+        let part = whole.narrow(0, 3, 50).unwrap();
+        let got: Vec<Tensor> = tensors().map(|t| t.to_device(device).unwrap()).collect();
+        let mut all: Vec<(&Tensor, f64)> = (0..).zip(&got).map(|(i, t)| (t, factor(i))).collect();
+        all.push((&part, -1.));
+        let before = crate::ops::launches();
+        scale_all_inplace(&all).unwrap();
+        assert_eq!(crate::ops::launches(), before + 1);
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(flat(got), flat(want));
+        }
+        let mut values = flat(&random(9, &[60]));
+        values[3..53].iter_mut().for_each(|x| *x = -*x);
+        assert_eq!(flat(&whole), values);
     }
 }

@@ -38,29 +38,28 @@ pub(super) fn softmax(xs: &Tensor) -> Result<Tensor> {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{reference, softmax};
-    use crate::ops::testing::{check_on_gpus, on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, gpu, random};
     use candle_core::Tensor;
 
     #[test]
     fn follows_the_reference() {
         for shape in [&[1][..], &[5, 1], &[3, 7, 50], &[13, 197]] {
             let xs = [(random(1, shape) * 4.0).unwrap()];
-            check_on_gpus(&xs, 2e-6, |t| softmax(&t[0]), |t| reference::softmax(&t[0]));
+            check_on_gpu(&xs, 2e-6, |t| softmax(&t[0]), |t| reference::softmax(&t[0]));
         }
     }
 
     #[test]
     fn hidden_entries_get_exactly_zero_and_nan_is_not_swallowed() {
-        on_gpus(|device| {
-            let hidden = f32::NEG_INFINITY;
-            let rows = [[0f32, hidden], [hidden, hidden], [1., f32::NAN]];
-            let ys = softmax(&Tensor::new(&rows, device).unwrap()).unwrap();
-            let ys = ys.to_vec2::<f32>().unwrap();
-            assert_eq!(ys[0], [1., 0.]);
-            assert!(ys[1..].iter().flatten().all(|y| y.is_nan()));
-        });
+        let device = gpu();
+        let hidden = f32::NEG_INFINITY;
+        let rows = [[0f32, hidden], [hidden, hidden], [1., f32::NAN]];
+        let ys = softmax(&Tensor::new(&rows, device).unwrap()).unwrap();
+        let ys = ys.to_vec2::<f32>().unwrap();
+        assert_eq!(ys[0], [1., 0.]);
+        assert!(ys[1..].iter().flatten().all(|y| y.is_nan()));
     }
 }

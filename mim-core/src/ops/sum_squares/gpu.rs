@@ -27,10 +27,10 @@ pub(super) fn sums_of_squares(all: &[&Tensor]) -> Result<Vec<f64>> {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{sum_squares, sums_of_squares};
-    use crate::ops::testing::{on_gpus, random};
+    use crate::ops::testing::{gpu, random};
     use candle_core::Tensor;
 
     #[test]
@@ -38,12 +38,11 @@ mod tests {
         let shapes: [&[usize]; 4] = [&[1], &[3, 5], &[8192], &[90, 200]];
         let tensors = || (0..).zip(&shapes).map(|(seed, shape)| random(seed, shape));
         let want: Vec<f64> = tensors().map(|t| sum_squares(&t).unwrap()).collect();
-        on_gpus(|device| {
-            let there: Vec<Tensor> = tensors().map(|t| t.to_device(device).unwrap()).collect();
-            let got = sums_of_squares(&there.iter().collect::<Vec<_>>()).unwrap();
-            for (got, want) in got.iter().zip(&want) {
-                assert!((got - want).abs() < 1e-10 * want, "{got} against {want}");
-            }
-        });
+        let device = gpu();
+        let there: Vec<Tensor> = tensors().map(|t| t.to_device(device).unwrap()).collect();
+        let got = sums_of_squares(&there.iter().collect::<Vec<_>>()).unwrap();
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got - want).abs() < 1e-10 * want, "{got} against {want}");
+        }
     }
 }

@@ -62,10 +62,10 @@ pub(super) fn unfold(xs: &Tensor, geometry: Geometry) -> Result<Tensor> {
 }
 
 #[cfg(test)]
-#[cfg(any(feature = "cuda", feature = "gpu-emulation"))]
+#[cfg(feature = "cuda")]
 mod tests {
     use super::super::{Window, reference, unfold};
-    use crate::ops::testing::{check_on_gpus, random};
+    use crate::ops::testing::{check_on_gpu, random};
 
     #[test]
     fn follows_the_reference() {
@@ -80,7 +80,7 @@ mod tests {
                 stride,
                 padding,
             };
-            check_on_gpus(
+            check_on_gpu(
                 &[random(1, &shape)],
                 1e-6,
                 |t| unfold(&t[0], window),

@@ -1,4 +1,4 @@
-// What kernels share. They compile with nvcc and, through emulate.h, with a C++ compiler.
+// What kernels share. They compile with nvcc and, through emulate.h (tests/pretend_cuda), with a C++ compiler.
 //
 // A kernel is `extern "C" __global__ void name(...)` followed by KERNEL(name); its shared arrays are
 // declared by SHARED(type, name, [dims]) or, if their size is known at the launch alone, by

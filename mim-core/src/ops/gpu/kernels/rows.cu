@@ -38,7 +38,7 @@ extern "C" __global__ void add_bias_bf16(bf16* ys, const float* bias, int total,
 KERNEL(add_bias_bf16)
 
 template <class From, class To>
-__device__ void cast(const From* xs, To* ys, long long total) {
+__device__ void convert(const From* xs, To* ys, long long total) {
     long long at = (blockIdx.x * (long long)blockDim.x + threadIdx.x) * FOUR;
     if (at >= total) return;
     bool aligned = four_fit(xs, total) && four_fit(ys, total);
@@ -48,11 +48,11 @@ __device__ void cast(const From* xs, To* ys, long long total) {
     store_four(ys + at, x, left, aligned);
 }
 
-extern "C" __global__ void cast_f32_bf16(const float* xs, bf16* ys, long long total) { cast(xs, ys, total); }
-KERNEL(cast_f32_bf16)
+extern "C" __global__ void convert_f32_bf16(const float* xs, bf16* ys, long long total) { convert(xs, ys, total); }
+KERNEL(convert_f32_bf16)
 
-extern "C" __global__ void cast_bf16_f32(const bf16* xs, float* ys, long long total) { cast(xs, ys, total); }
-KERNEL(cast_bf16_f32)
+extern "C" __global__ void convert_bf16_f32(const bf16* xs, float* ys, long long total) { convert(xs, ys, total); }
+KERNEL(convert_bf16_f32)
 
 // Sums over the rows of part blockIdx.y: partials is [parts, width]. Blocks of (32, n) threads have 32
 // columns.

@@ -265,6 +265,8 @@ void add_kernel(const char* name, void (*kernel)(), Invoke invoke) {
     kernels()[name] = {kernel, invoke};
 }
 
+bool has_kernel(const char* name) { return kernels().count(name) > 0; }
+
 } // namespace emulation
 
 // Runs a kernel as cuLaunchKernel would; `args` points to the values of its arguments. Returns 0, or

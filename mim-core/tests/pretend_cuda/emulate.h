@@ -6,7 +6,7 @@
 // others wait, or exchange with a part of their warp. Shared memory is full of NaN until a block writes
 // it, and a missing barrier shows, since threads run as far as they can.
 //
-// Build `all.cpp` with -std=c++17 -ffp-contract=off: a GPU may fuse products and sums except in the
+// Built with -std=c++17 -ffp-contract=off: a GPU may fuse products and sums except in the
 // `__f*_rn` functions, here nothing is fused. With -fsanitize=address,undefined every access is checked,
 // shared arrays included, each being an allocation of its own.
 #pragma once
@@ -70,6 +70,7 @@ void require(bool fine, Site site, const char* message);
 
 using Invoke = void (*)(void (*)(), void**);
 void add_kernel(const char* name, void (*kernel)(), Invoke invoke);
+bool has_kernel(const char* name);
 
 template <class... Args, size_t... I>
 void unpack(void (*kernel)(), void** args, std::index_sequence<I...>) {

@@ -1,0 +1,122 @@
+// Memory of the pretend device: see driver.cpp.
+#include "pretend.h"
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+namespace pretend {
+namespace {
+
+constexpr size_t GUARD = 256;
+constexpr unsigned char GUARD_BYTE = 0xa5;
+
+struct Allocation {
+    size_t bytes;
+    unsigned char* start;
+};
+// By address.
+std::map<uintptr_t, Allocation> allocations;
+size_t used;
+std::mutex lock;
+
+Result allocate(uintptr_t* to, size_t bytes) {
+    if (bytes == 0) return INVALID_VALUE;
+    std::lock_guard<std::mutex> guard(lock);
+    if (used + bytes > total_memory()) return OUT_OF_MEMORY;
+    void* start = nullptr;
+    if (posix_memalign(&start, GUARD, bytes + 2 * GUARD)) return OUT_OF_MEMORY;
+    auto* bytes_of = static_cast<unsigned char*>(start);
+    std::memset(start, GUARD_BYTE, bytes + 2 * GUARD);
+    std::memset(bytes_of + GUARD, 0xff, bytes);
+    *to = reinterpret_cast<uintptr_t>(start) + GUARD;
+    allocations[*to] = {bytes, bytes_of};
+    used += bytes;
+    return SUCCESS;
+}
+
+Result release(uintptr_t at) {
+    std::lock_guard<std::mutex> guard(lock);
+    auto found = allocations.find(at);
+    if (found == allocations.end()) return INVALID_VALUE;
+    auto [bytes, start] = found->second;
+    for (size_t i = 0; i < GUARD; ++i)
+        if (start[i] != GUARD_BYTE || start[GUARD + bytes + i] != GUARD_BYTE)
+            fail("something was written beside an allocation of " + std::to_string(bytes) + " bytes");
+    allocations.erase(found);
+    used -= bytes;
+    std::free(start);
+    return SUCCESS;
+}
+
+// Whether the bytes from here on are within one allocation.
+bool on_device(uintptr_t at, size_t bytes) {
+    std::lock_guard<std::mutex> guard(lock);
+    auto after = allocations.upper_bound(at);
+    if (after == allocations.begin()) return false;
+    auto [start, allocation] = *--after;
+    return at + bytes <= start + allocation.bytes;
+}
+
+Result copy(void* to, const void* from, size_t bytes, bool to_device, bool from_device, const char* what) {
+    bool fits = (!to_device || on_device(uintptr_t(to), bytes)) && (!from_device || on_device(uintptr_t(from), bytes));
+    if (!fits) fail(std::string(what) + ": a copy reaches beyond what was allocated");
+    log("%s %zu\n", what, bytes);
+    std::memcpy(to, from, bytes);
+    return SUCCESS;
+}
+
+} // namespace
+
+size_t total_memory() {
+    const char* bytes = std::getenv("PRETEND_CUDA_MEMORY");
+    return bytes ? std::strtoull(bytes, nullptr, 10) : size_t(80) << 30;
+}
+
+float* values_on_device(const void* at, size_t count) {
+    if (!on_device(uintptr_t(at), count * sizeof(float))) fail("NCCL: values beyond what is allocated");
+    return static_cast<float*>(const_cast<void*>(at));
+}
+
+} // namespace pretend
+
+using namespace pretend;
+
+extern "C" {
+
+Result cuMemAllocAsync(uintptr_t* to, size_t bytes, void* stream) {
+    return on_stream(stream), context ? allocate(to, bytes) : NO_CONTEXT;
+}
+Result cuMemAlloc_v2(uintptr_t* to, size_t bytes) { return context ? allocate(to, bytes) : NO_CONTEXT; }
+Result cuMemFreeAsync(uintptr_t at, void* stream) { return on_stream(stream), release(at); }
+Result cuMemFree_v2(uintptr_t at) { return release(at); }
+Result cuMemGetInfo_v2(size_t* free, size_t* all) {
+    std::lock_guard<std::mutex> guard(lock);
+    return *all = total_memory(), *free = total_memory() - used, SUCCESS;
+}
+Result cuMemsetD8Async(uintptr_t to, unsigned char value, size_t bytes, void* stream) {
+    if (!on_device(to, bytes)) fail("a memset reaches beyond what was allocated");
+    on_stream(stream);
+    log("memset %zu\n", bytes);
+    std::memset(reinterpret_cast<void*>(to), value, bytes);
+    return SUCCESS;
+}
+Result cuMemcpyHtoDAsync_v2(uintptr_t to, const void* from, size_t bytes, void* stream) {
+    return on_stream(stream), copy(reinterpret_cast<void*>(to), from, bytes, true, false, "to device");
+}
+// The program's memory is not pinned, so the copy waits for all that came before it.
+Result cuMemcpyDtoHAsync_v2(void* to, uintptr_t from, size_t bytes, void* stream) {
+    on_stream(stream);
+    waited();
+    return copy(to, reinterpret_cast<void*>(from), bytes, false, true, "to host");
+}
+Result cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void* stream) {
+    on_stream(stream);
+    return copy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes, true, true, "on device");
+}
+
+Result cuMemcpyPeerAsync(uintptr_t, void*, uintptr_t, void*, size_t, void*) {
+    fail("copies between devices are not made");
+}
+
+} // extern "C"
