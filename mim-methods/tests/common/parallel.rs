@@ -70,7 +70,7 @@ fn nudge(method: &dyn Method) {
         for (_, weight) in store.parameters() {
             let signs = (0..weight.elem_count()).map(|at| if at % 2 == 0 { 1. } else { -1. });
             let factors: Vec<f32> = signs.map(|sign| 1. + sign * f32::EPSILON).collect();
-            let factors = Tensor::from_vec(factors, weight.shape(), &Device::Cpu).unwrap();
+            let factors = Tensor::from_vec(factors, weight.shape(), weight.device()).unwrap();
             weight
                 .set(&(weight.as_tensor() * factors).unwrap())
                 .unwrap();
@@ -90,6 +90,7 @@ fn step_on(
         ..StepContext::new(5)
     };
     method.before_step(&step).unwrap();
+    let batch = batch.to_device(method.stores()[0].1.device()).unwrap();
     let loss = method.forward(&batch, &step).unwrap().total().unwrap();
     let mut gradients = Gradients::new(method.stores()[0].1.trainable());
     // The first time shows when gradients are complete; the second time they go while the pass runs.
@@ -98,23 +99,23 @@ fn step_on(
         gradients.backward_sending(&loss, comm).unwrap();
         gradients.average(comm.as_ref()).unwrap();
     }
-    let loss = f64::from(loss.to_scalar::<f32>().unwrap());
-    let loss = comm::mean(comm.as_ref(), &[loss]).unwrap();
-    let mut found = vec![("loss".to_owned(), Tensor::new(loss, &Device::Cpu).unwrap())];
+    let read = |values: &Tensor| values.copy().unwrap().to_device(&Device::Cpu).unwrap();
+    let mut found = Vec::new();
     for (name, _, gradient) in gradients.iter() {
-        found.push((
-            format!("gradient of {name}"),
-            gradient.unwrap().copy().unwrap(),
-        ));
+        found.push((format!("gradient of {name}"), read(gradient.unwrap())));
     }
     for (owner, store) in method.stores() {
         for (name, kind) in store.names() {
             if kind == Kind::Buffer {
-                let value = store.var(&name).unwrap().copy().unwrap();
+                let value = read(&store.var(&name).unwrap());
                 found.push((format!("{owner}: {name}"), value));
             }
         }
     }
+    // Behind the gradients, which must be there without any further call.
+    let loss = f64::from(loss.to_scalar::<f32>().unwrap());
+    let loss = comm::mean(comm.as_ref(), &[loss]).unwrap();
+    found.push(("loss".to_owned(), Tensor::new(loss, &Device::Cpu).unwrap()));
     found
 }
 

@@ -1,0 +1,167 @@
+//! Training in two processes with a GPU each, as `torchrun` starts them: the gradients of one process, and exact resume.
+//!
+//! Needs two GPUs, or the pretend device (`scripts/cuda_setup.sh --pretend`) and the variable PRETEND_CUDA_DEVICES=2.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../mim-methods/tests/common/parallel.rs"]
+mod parallel;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use mim_core::Method;
+use mim_core::comm::{self, Communicator, Launch, Single};
+use mim_methods::registry;
+use parallel::{METHODS, assert_same, first_step, rounded_steps, without_drop_path};
+
+/// Names the folder that [`worker`] shall fill.
+const FOLDER: &str = "MIM_TEST_FOLDER";
+
+fn tiny(name: &str, device: &Device) -> Box<dyn Method> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = root.join(format!("mim-methods/tests/tiny/{name}.toml"));
+    let mut tiny: toml::Table = fs::read_to_string(file).unwrap().parse().unwrap();
+    let toml::Value::Table(settings) = tiny.remove("settings").unwrap() else {
+        panic!("settings are a table");
+    };
+    let entry = registry::method(name).unwrap();
+    let settings = entry.resolve(without_drop_path(settings)).unwrap();
+    entry.build(settings, device, 5).unwrap()
+}
+
+/// Two processes of a program, as `torchrun` would start them; what they print, if both succeed.
+fn both(folder: &Path, command: impl Fn() -> Command) -> Vec<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    drop(listener);
+    let start = |rank: &str| {
+        command()
+            .envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")])
+            .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)])
+            .env("TMPDIR", folder)
+            .env("RAYON_NUM_THREADS", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let [first, mut second] = ["0", "1"].map(start);
+    let first = first.wait_with_output().unwrap();
+    if !first.status.success() {
+        // It would wait for the first one.
+        second.kill().unwrap();
+    }
+    let outputs = [first, second.wait_with_output().unwrap()];
+    let said = |output: &Output| {
+        let said = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        said.concat()
+    };
+    for output in &outputs {
+        assert!(output.status.success(), "{}", said(output));
+    }
+    outputs.iter().map(said).collect()
+}
+
+#[test]
+#[ignore = "a part of the other tests, in two processes"]
+fn worker() {
+    let folder = PathBuf::from(std::env::var(FOLDER).unwrap());
+    let launch = Launch::from_env().unwrap().unwrap();
+    let device = Device::new_cuda(launch.gpu()).unwrap();
+    let comm = comm::join(Some(&launch), &device).unwrap();
+    for &(name, crops) in METHODS {
+        let found = first_step(tiny(name, &device), crops, &comm);
+        let file = folder.join(format!("{name}-{}.safetensors", launch.rank));
+        candle_core::safetensors::save(&found.into_iter().collect(), file).unwrap();
+    }
+    comm.leave();
+}
+
+#[test]
+fn two_processes_give_the_gradients_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    both(folder.path(), || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "worker"]);
+        command.env(FOLDER, folder.path());
+        command
+    });
+    let gpu = Device::new_cuda(0).unwrap();
+    for &(name, crops) in METHODS {
+        let one: Arc<dyn Communicator> = Arc::new(Single);
+        let wanted = first_step(tiny(name, &gpu), crops, &one);
+        let rounded = rounded_steps(|| tiny(name, &gpu), crops);
+        for rank in 0..2 {
+            let file = folder.path().join(format!("{name}-{rank}.safetensors"));
+            let found: BTreeMap<String, Tensor> =
+                candle_core::safetensors::load(file, &Device::Cpu)
+                    .unwrap()
+                    .into_iter()
+                    .collect();
+            let found: Vec<_> = wanted
+                .iter()
+                .map(|(name, _)| (name.clone(), found[name].clone()))
+                .collect();
+            assert_same(name, &found, &wanted, &rounded);
+        }
+    }
+}
+
+#[test]
+fn a_resumed_run_of_two_processes_equals_an_uninterrupted_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str]| {
+        let said = both(folder.path(), || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+            command.args(["pretrain", "--device", "cuda", "--threads", "1"]);
+            command.args(["--batch-size", "250", "--set", "train.keep_checkpoints=9"]);
+            let encoder =
+                "image_size = 32, patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2";
+            let decoder = "embed_dim = 8, depth = 1, num_heads = 2";
+            command.args(["--set", &format!("encoder={{ {encoder} }}")]);
+            command.args(["--set", &format!("decoder={{ {decoder} }}")]);
+            command.arg("--output-dir").arg(folder.path().join(name));
+            command.args(more);
+            command
+        });
+        // Rank 0 alone speaks.
+        assert!(said[0].contains("steps in 2 processes"), "{}", said[0]);
+        assert!(!said[1].contains("epoch"), "{}", said[1]);
+        let checkpoint = folder.path().join(name).join("checkpoints/step-4");
+        let files = fs::read_dir(checkpoint)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let read = |file: PathBuf| (file.file_name().unwrap().into(), fs::read(&file).unwrap());
+        let found: BTreeMap<PathBuf, Vec<u8>> = files.map(read).collect();
+        assert!(found.len() >= 3, "{:?}", found.keys());
+        found
+    };
+    let whole = run("whole", &["--epochs", "2"]);
+    let [from, to] = ["whole", "cut"].map(|name| folder.path().join(name));
+    fs::create_dir_all(to.join("checkpoints/step-2")).unwrap();
+    let middle = [
+        "checkpoints/step-2/state.json",
+        "checkpoints/step-2/optimizer.safetensors",
+        "checkpoints/step-2/student.safetensors",
+        "config.toml",
+        "log.jsonl",
+    ];
+    for file in middle {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    let cut = run("cut", &["--resume", "auto"]);
+    // Not assert_eq: a failure would print the files.
+    assert!(whole == cut);
+}
