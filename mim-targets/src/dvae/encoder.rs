@@ -2,6 +2,7 @@
 
 use candle_core::{D, Tensor};
 use mim_core::nn::Conv;
+use mim_core::ops::{Precision, with_precision};
 use mim_core::params::Params;
 use mim_core::{Error, Result, StepContext};
 
@@ -50,10 +51,16 @@ impl DvaeEncoder {
     /// The logits of each cell's token, `[batch, rows, cols, vocab_size]`, for images
     /// `[batch, channels, height, width]` in `[0, 1]`.
     ///
+    /// Products are in f32 whatever the precision of the training: in bf16 many tokens would be others.
+    ///
     /// # Errors
     ///
     /// [`Error::Shape`] for other channels or an image smaller than a cell.
     pub fn logits(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
+        with_precision(Precision::F32, || self.forward(images, step))
+    }
+
+    fn forward(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
         let mapped = map_pixels(images)?;
         let (_, channels, height, width) = mapped.dims4()?;
         if channels != self.config.in_channels || height.min(width) < DvaeConfig::STRIDE {
@@ -121,6 +128,26 @@ mod tests {
         assert_eq!(ys.dims(), [1, 2, 2, 1]);
         let flat: Vec<f32> = ys.flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(flat, [5., 7., 13., 15.]);
+    }
+
+    #[test]
+    fn tokens_do_not_depend_on_the_precision_of_the_training() {
+        let config = DvaeConfig {
+            n_hid: 8,
+            n_blk_per_group: 1,
+            vocab_size: 64,
+            ..DvaeConfig::default()
+        };
+        let encoder = DvaeEncoder::new(&ParamStore::cpu(1).root(), &config).unwrap();
+        let values = (0..2 * 3 * 64 * 64).map(|i| (i * 7 % 256) as f32 / 255.);
+        let images = Tensor::from_iter(values, &Device::Cpu).unwrap();
+        let images = images.reshape((2, 3, 64, 64)).unwrap();
+        let logits = |precision| {
+            let step = StepContext::inference();
+            let logits = with_precision(precision, || encoder.logits(&images, &step)).unwrap();
+            logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(logits(Precision::Bf16), logits(Precision::F32));
     }
 
     #[test]
