@@ -97,9 +97,25 @@ pub enum Error {
         /// What to try.
         fix: Text,
     },
+    /// A device has less memory than is needed.
+    #[error("the device has not enough memory ({0}); {OUT_OF_MEMORY}")]
+    OutOfMemory(candle_core::Error),
     /// A tensor operation failed in candle.
     #[error("tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(candle_core::Error),
+}
+
+const OUT_OF_MEMORY: &str = "use a smaller train.batch_size, with train.accum_iter for as large a step, \
+     train.recompute = true or train.precision = \"bf16\", or see by nvidia-smi what else runs there";
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        // candle hands on what the driver said as text.
+        if error.to_string().contains("OUT_OF_MEMORY") {
+            return Self::OutOfMemory(error);
+        }
+        Self::Tensor(error)
+    }
 }
 
 /// Result of every fallible mim function.
@@ -184,5 +200,23 @@ impl Error {
             what: what.into(),
             fix: fix.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_memory_comes_with_advice() {
+        let driver = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        let error = Error::from(candle_core::Error::msg(driver)).to_string();
+        assert!(
+            error.starts_with("the device has not enough memory"),
+            "{error}"
+        );
+        assert!(error.contains("smaller train.batch_size"), "{error}");
+        let other = Error::from(candle_core::Error::msg("no")).to_string();
+        assert_eq!(other.lines().next(), Some("tensor operation failed: no"));
     }
 }
