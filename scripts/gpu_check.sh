@@ -95,7 +95,7 @@ step() {
     python3 - "$work/json" <<'PY'
 import json, sys
 found = json.load(open(sys.argv[1]))
-keys = ["images_per_s", "wall_s_median", "launches", "first_loss", "last_loss"]
+keys = ["images_per_s", "wall_s_median", "peak_mib", "launches", "first_loss", "last_loss"]
 print(", ".join(f"{key} {found[key]:.5g}" for key in keys if isinstance(found.get(key), (int, float))))
 PY
 }

@@ -58,7 +58,7 @@ pub use depthwise_conv::depthwise_conv;
 pub use ema_update::{ema_update, ema_updates};
 pub use gather_rows::{gather_rows, gather_tokens};
 pub use gelu::gelu;
-pub use gpu::launches;
+pub use gpu::{launches, peak_memory};
 pub use hog::{HogFilter, HogGradient, hog};
 pub use lars::{LarsMoving, LarsStep, lars_steps};
 pub use layer_norm::{layer_norm, normalize};

@@ -150,10 +150,6 @@ Result cuDeviceGetAttribute(int* value, int attribute, int) {
 }
 Result cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = the_context, SUCCESS; }
 Result cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
-Result cuMemPoolGetAttribute(void*, int, void* value) {
-    std::memset(value, 0, 8);
-    return SUCCESS;
-}
 Result cuDevicePrimaryCtxRetain(void** to, int) { return *to = the_context, SUCCESS; }
 Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuCtxDestroy_v2(void*) { return SUCCESS; }

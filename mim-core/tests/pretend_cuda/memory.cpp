@@ -8,7 +8,12 @@
 namespace pretend {
 namespace {
 
-constexpr size_t GUARD = 256;
+constexpr size_t ALIGNMENT = 256;
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t GUARD = 0; // it has its own
+#else
+constexpr size_t GUARD = ALIGNMENT;
+#endif
 constexpr unsigned char GUARD_BYTE = 0xa5;
 
 struct Allocation {
@@ -17,7 +22,7 @@ struct Allocation {
 };
 // By address.
 std::map<uintptr_t, Allocation> allocations;
-size_t used;
+size_t used, most;
 std::mutex lock;
 
 Result allocate(uintptr_t* to, size_t bytes) {
@@ -25,13 +30,14 @@ Result allocate(uintptr_t* to, size_t bytes) {
     std::lock_guard<std::mutex> guard(lock);
     if (used + bytes > total_memory()) return OUT_OF_MEMORY;
     void* start = nullptr;
-    if (posix_memalign(&start, GUARD, bytes + 2 * GUARD)) return OUT_OF_MEMORY;
+    if (posix_memalign(&start, ALIGNMENT, bytes + 2 * GUARD)) return OUT_OF_MEMORY;
     auto* bytes_of = static_cast<unsigned char*>(start);
     std::memset(start, GUARD_BYTE, bytes + 2 * GUARD);
     std::memset(bytes_of + GUARD, 0xff, bytes);
     *to = reinterpret_cast<uintptr_t>(start) + GUARD;
     allocations[*to] = {bytes, bytes_of};
     used += bytes;
+    most = used > most ? used : most;
     return SUCCESS;
 }
 
@@ -84,6 +90,12 @@ using namespace pretend;
 
 extern "C" {
 
+Result cuMemPoolGetAttribute(void*, int attribute, void* value) {
+    constexpr int USED_MEM_HIGH = 8;
+    std::lock_guard<std::mutex> guard(lock);
+    if (attribute != USED_MEM_HIGH) return INVALID_VALUE;
+    return *static_cast<uint64_t*>(value) = most, SUCCESS;
+}
 Result cuMemAllocAsync(uintptr_t* to, size_t bytes, void* stream) {
     return on_stream(stream), context ? allocate(to, bytes) : NO_CONTEXT;
 }

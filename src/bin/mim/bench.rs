@@ -13,7 +13,7 @@ use clap::Subcommand;
 use cpu_time::ProcessTime;
 use mim::RunConfig;
 use mim_core::augment::Sample;
-use mim_core::ops::{Precision, launches};
+use mim_core::ops::{Precision, launches, peak_memory};
 use mim_core::rng::stream;
 use mim_core::train::Stepper;
 use mim_core::{Batch, Crop, Method, Purpose, Result, StepContext, View, settings};
@@ -154,7 +154,7 @@ impl Step {
             "method": self.method, "arch": self.arch, "batch": self.batch, "threads": threads(),
             "device": self.device, "bf16": self.precision == Precision::Bf16, "compile": false, "parameters": parameters, "steps": self.steps,
             "wall_s_median": wall_median, "wall_s_min": wall_min, "cpu_s_median": cpu_median, "cpu_s_min": cpu_min,
-            "images_per_s": self.batch as f64 / wall_median, "peak_mib": peak_mib(),
+            "images_per_s": self.batch as f64 / wall_median, "peak_mib": peak_mib(&device)?,
             "launches": self.count_launches.then(|| launches() - launched),
             "first_loss": losses.first(), "last_loss": losses.last(),
         }))
@@ -211,12 +211,19 @@ fn threads() -> usize {
     candle_core::utils::get_num_threads()
 }
 
-/// Peak resident memory in MiB, where the system tells.
-fn peak_mib() -> Option<f64> {
+/// Peak memory in MiB, where the system tells: that of tensors on a GPU, else that of the program.
+fn peak_mib(device: &Device) -> Result<Option<f64>> {
+    let kib = match device.is_cuda() {
+        true => peak_memory(device)?.map(|bytes| bytes as f64 / 1024.),
+        false => resident_kib(),
+    };
+    Ok(kib.map(|kib| (kib / 1024. * 10.).round() / 10.))
+}
+
+fn resident_kib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some((kib / 1024. * 10.).round() / 10.)
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]

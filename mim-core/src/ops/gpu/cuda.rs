@@ -68,6 +68,23 @@ fn keep_freed_memory(stream: &CudaStream) -> Result<()> {
     }
 }
 
+/// See [`super::peak_memory()`].
+pub(super) fn peak_memory(device: &CudaDevice) -> Result<Option<u64>> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(None);
+    }
+    let mut bytes = 0u64;
+    // SAFETY: the context is alive and the attribute is a 64-bit number.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()).w()?;
+    }
+    Ok(Some(bytes))
+}
+
 /// Where the values of a storage begin.
 fn address(storage: &CudaStorage) -> Result<u64> {
     let stream = storage.device.cuda_stream();

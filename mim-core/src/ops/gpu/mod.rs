@@ -31,7 +31,7 @@ mod product;
 pub(super) mod rows;
 pub(super) mod table;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 pub(super) use self::buffer::Buffer;
 pub(super) use self::differentiable::differentiable;
@@ -49,6 +49,20 @@ pub(super) fn serves(tensors: &[&Tensor]) -> bool {
 /// Whether kernels run on this device here and now.
 pub(super) fn has_kernels(device: &Device) -> bool {
     device.is_cuda()
+}
+
+/// The most bytes that tensors have taken at a time on a CUDA device, all of this process' together; none for other
+/// devices, and where the driver has no memory pools.
+///
+/// # Errors
+///
+/// Fails only if the device does.
+pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::peak_memory(device),
+        _ => Ok(None),
+    }
 }
 
 /// The error of whoever asks for kernels where [`serves`] says no.
