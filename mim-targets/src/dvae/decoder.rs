@@ -2,6 +2,7 @@
 
 use candle_core::{D, Tensor};
 use mim_core::nn::Conv;
+use mim_core::ops::{Precision, with_precision};
 use mim_core::params::Params;
 use mim_core::{Error, Result};
 
@@ -50,7 +51,7 @@ impl DvaeDecoder {
     }
 
     /// Location and log-scale of each pixel, `[batch, height, width, 2 * channels]`, for tokens
-    /// `[batch, rows, cols]`, u32.
+    /// `[batch, rows, cols]`, u32. Products are in f32, as the encoder's are.
     ///
     /// # Errors
     ///
@@ -74,7 +75,11 @@ impl DvaeDecoder {
             tokens.device(),
         )?;
         let one_hot = ids.broadcast_eq(&all)?.to_dtype(candle_core::DType::F32)?;
-        let mut xs = self.input.forward(&one_hot)?;
+        with_precision(Precision::F32, || self.forward(&one_hot))
+    }
+
+    fn forward(&self, one_hot: &Tensor) -> Result<Tensor> {
+        let mut xs = self.input.forward(one_hot)?;
         for (index, group) in self.groups.iter().enumerate() {
             for block in group {
                 xs = block.forward(&xs)?;
