@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod common;
 #[path = "../mim-methods/tests/common/parallel.rs"]
 mod parallel;
 
@@ -19,12 +20,11 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 
-use mim_core::Method;
+use common::tiny;
 use mim_core::comm::{Communicator, Mpi, Single};
 use mim_core::data::{DataSource, LoaderConfig, Split};
 use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
-use mim_methods::registry;
-use parallel::{METHODS, assert_same, first_step, rounded_steps, without_drop_path};
+use parallel::{METHODS, assert_same, first_step, rounded_steps};
 
 /// Names the folder that [`worker`] shall fill.
 const FOLDER: &str = "MIM_TEST_FOLDER";
@@ -32,20 +32,6 @@ const FOLDER: &str = "MIM_TEST_FOLDER";
 const TASK: &str = "MIM_TEST_TASK";
 /// How long anything here may take: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-fn tiny(name: &str) -> Box<dyn Method> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = root.join(format!("mim-methods/tests/tiny/{name}.toml"));
-    let mut tiny: toml::Table = fs::read_to_string(file).unwrap().parse().unwrap();
-    let toml::Value::Table(settings) = tiny.remove("settings").unwrap() else {
-        panic!("settings are a table");
-    };
-    let entry = registry::method(name).unwrap();
-    let settings = without_drop_path(settings);
-    entry
-        .build(entry.resolve(settings).unwrap(), &Device::Cpu, 5)
-        .unwrap()
-}
 
 // ---- what runs under mpirun
 
@@ -67,7 +53,7 @@ fn worker() {
 /// Of each method and rank, a file.
 fn write_gradients(folder: &Path, comm: &Arc<dyn Communicator>) {
     for &(name, crops) in METHODS {
-        let found = first_step(tiny(name), crops, comm);
+        let found = first_step(tiny(name, &Device::Cpu), crops, comm);
         let file = folder.join(format!("{name}-{}.safetensors", comm.rank()));
         candle_core::safetensors::save(&found.into_iter().collect(), file).unwrap();
     }
@@ -114,7 +100,7 @@ fn trainer(name: &str, run: &Path) -> Trainer {
     };
     let loading = LoaderConfig::default();
     Trainer::new(
-        tiny(name),
+        tiny(name, &Device::Cpu),
         (data, loading),
         config,
         run,
@@ -213,8 +199,8 @@ fn two_processes_give_the_gradients_of_one() {
     work("gradients", folder.path());
     for &(name, crops) in METHODS {
         let one: Arc<dyn Communicator> = Arc::new(Single);
-        let wanted = first_step(tiny(name), crops, &one);
-        let rounded = rounded_steps(|| tiny(name), crops);
+        let wanted = first_step(tiny(name, &Device::Cpu), crops, &one);
+        let rounded = rounded_steps(|| tiny(name, &Device::Cpu), crops);
         for rank in 0..2 {
             let file = folder.path().join(format!("{name}-{rank}.safetensors"));
             let read = candle_core::safetensors::load(file, &Device::Cpu).unwrap();

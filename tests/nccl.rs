@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod common;
 #[path = "../mim-methods/tests/common/parallel.rs"]
 mod parallel;
 
@@ -20,25 +21,12 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use mim_core::Method;
+use common::tiny;
 use mim_core::comm::{self, Communicator, Launch, Single};
-use mim_methods::registry;
-use parallel::{METHODS, assert_same, first_step, rounded_steps, without_drop_path};
+use parallel::{METHODS, assert_same, first_step, rounded_steps};
 
 /// Names the folder that [`worker`] shall fill.
 const FOLDER: &str = "MIM_TEST_FOLDER";
-
-fn tiny(name: &str, device: &Device) -> Box<dyn Method> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = root.join(format!("mim-methods/tests/tiny/{name}.toml"));
-    let mut tiny: toml::Table = fs::read_to_string(file).unwrap().parse().unwrap();
-    let toml::Value::Table(settings) = tiny.remove("settings").unwrap() else {
-        panic!("settings are a table");
-    };
-    let entry = registry::method(name).unwrap();
-    let settings = entry.resolve(without_drop_path(settings)).unwrap();
-    entry.build(settings, device, 5).unwrap()
-}
 
 /// Two processes of a program, as `torchrun` would start them; what they print, if both succeed.
 fn both(folder: &Path, command: impl Fn() -> Command) -> Vec<String> {
