@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::gpu::{Arg, Buffer, Grid, Kernel, has_kernels, launch};
+use super::gpu::{Arg, Buffer, Grid, Kernel, launch};
 use crate::Result;
 
 /// Values of a thread.
@@ -19,7 +19,7 @@ pub(crate) fn normalize_bytes(
     reverse: bool,
 ) -> Result<Option<Tensor>> {
     let bytes = pixels.dtype() == DType::U8 && pixels.elem_count() > 0;
-    if !bytes || !has_kernels(pixels.device()) {
+    if !bytes || !pixels.device().is_cuda() {
         return Ok(None);
     }
     let (batch, channels, height, width) = pixels.dims4()?;

@@ -11,8 +11,6 @@ use std::collections::HashMap;
 
 use candle_core::{Result, Tensor, TensorId, bail};
 
-use super::gpu::has_kernels;
-
 /// The sum of what was handed over for one weight.
 #[derive(Debug)]
 pub(crate) enum Sum {
@@ -132,7 +130,7 @@ pub(super) fn trained(weight: &Tensor) -> Option<TensorId> {
 /// Hands over a part of the gradient of the weight `id`; gives it back, for candle, where no one collects it.
 pub(super) fn offer(id: TensorId, part: Tensor) -> Result<Option<Tensor>> {
     let taken = hand_over_to(id, |sum| {
-        if has_kernels(part.device()) {
+        if part.device().is_cuda() {
             let before = match sum {
                 None => return Ok(Sum::Device(part.clone())),
                 Some(Sum::Host(sum)) => Tensor::from_vec(sum, part.shape(), part.device())?,

@@ -16,16 +16,9 @@ std::map<std::string, Whole>& kernels() {
 
 template <class... Args>
 void add(const std::string& name, void (*kernel)(Args...)) {
-    kernels()[name] = {reinterpret_cast<void (*)()>(kernel), [](void (*kernel)(), void** args) {
-                           emulation::unpack<Args...>(kernel, args, std::index_sequence_for<Args...>());
-                       }};
+    kernels()[name] = {reinterpret_cast<void (*)()>(kernel), emulation::invoke_as(kernel)};
 }
 
-template <class T, class From>
-T narrow(From x) {
-    if constexpr (std::is_same_v<T, bf16>) return __float2bfloat16(float(x));
-    else return T(x);
-}
 template <class T>
 using Wide = decltype(wide(T()));
 

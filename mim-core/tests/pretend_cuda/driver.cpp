@@ -15,8 +15,10 @@
 #include "pretend.h"
 
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace pretend {
 
@@ -45,6 +47,8 @@ std::mutex call_lock;
 // How much has been asked of the stream of the thread.
 uint64_t calls;
 std::thread::id last_thread;
+// All but candle's; they stay, since events point to them.
+std::vector<std::unique_ptr<Stream>> streams;
 
 // What has been asked of a stream up to here.
 struct Event {
@@ -155,11 +159,17 @@ Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuCtxDestroy_v2(void*) { return SUCCESS; }
 Result cuCtxSetCurrent(void* to) { return context = to, SUCCESS; }
 Result cuCtxGetCurrent(void** to) { return *to = context, SUCCESS; }
-Result cuCtxSynchronize() { return waited(), log("wait\n"), SUCCESS; }
+Result cuCtxSynchronize() {
+    for (auto& stream : streams) stream->run();
+    return waited(), log("wait\n"), SUCCESS;
+}
 
 // ---- streams and events
 
-Result cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, SUCCESS; }
+Result cuStreamCreate(void** stream, unsigned) {
+    streams.push_back(std::make_unique<Stream>());
+    return *stream = streams.back().get(), SUCCESS;
+}
 Result cuStreamDestroy_v2(void* stream) {
     static_cast<Stream*>(stream)->run();
     return SUCCESS;

@@ -83,12 +83,18 @@ void unpack(void (*kernel)(), void** args, std::index_sequence<I...>) {
     reinterpret_cast<void (*)(Args...)>(kernel)(value(static_cast<Args*>(nullptr), args[I])...);
 }
 
+// What calls a kernel of this type.
+template <class... Args>
+Invoke invoke_as(void (*)(Args...)) {
+    return [](void (*kernel)(), void** args) {
+        unpack<Args...>(kernel, args, std::index_sequence_for<Args...>());
+    };
+}
+
 struct Registration {
     template <class... Args>
     Registration(const char* name, void (*kernel)(Args...)) {
-        add_kernel(name, reinterpret_cast<void (*)()>(kernel), [](void (*kernel)(), void** args) {
-            unpack<Args...>(kernel, args, std::index_sequence_for<Args...>());
-        });
+        add_kernel(name, reinterpret_cast<void (*)()>(kernel), invoke_as(kernel));
     }
 };
 

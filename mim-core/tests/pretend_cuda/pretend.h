@@ -28,10 +28,11 @@ void on_stream(const void* stream);
 // Notes that the thread has waited for all of its calls.
 void waited();
 
-// Adds a line to the file that the variable PRETEND_CUDA_LOG names.
+// The file that the variable PRETEND_CUDA_LOG names, or null.
+std::FILE* log_file();
+// Adds a line to it.
 template <class... Values>
 void log(const char* format, Values... values) {
-    extern std::FILE* log_file();
     if (std::FILE* file = log_file()) std::fprintf(file, format, values...);
 }
 
@@ -61,10 +62,16 @@ struct Stream {
 // Checked to be memory of the device, at the time of the call.
 float* values_on_device(const void* at, size_t count);
 
+// A number in which one computes, and back.
 inline float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
 template <class T>
 T wide(T x) {
     return x;
+}
+template <class T, class From>
+T narrow(From x) {
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) return __float2bfloat16(float(x));
+    else return T(x);
 }
 
 } // namespace pretend

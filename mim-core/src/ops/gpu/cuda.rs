@@ -52,17 +52,27 @@ fn function(device: &CudaDevice, kernel: &Kernel) -> Result<CudaFunction> {
     Ok(function)
 }
 
+/// Where the device takes memory for tensors from, if it has memory pools.
+fn memory_pool(stream: &CudaStream) -> Result<Option<sys::CUmemoryPool>> {
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(None);
+    }
+    // SAFETY: the context is alive.
+    unsafe { result::device::get_default_mem_pool(context.cu_device()) }
+        .map(Some)
+        .w()
+}
+
 /// Lets the device's memory pool keep what is freed; by default it goes back to the system at every
 /// synchronisation, and each step asks for the same again.
 fn keep_freed_memory(stream: &CudaStream) -> Result<()> {
-    let context = stream.context();
-    if !context.has_async_alloc() {
+    let Some(pool) = memory_pool(stream)? else {
         return Ok(());
-    }
+    };
     let mut threshold = u64::MAX;
-    // SAFETY: the context is alive and the attribute is a 64-bit number.
+    // SAFETY: the pool is the device's own and the attribute is a 64-bit number.
     unsafe {
-        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()).w()
     }
@@ -70,15 +80,12 @@ fn keep_freed_memory(stream: &CudaStream) -> Result<()> {
 
 /// See [`super::peak_memory()`].
 pub(super) fn peak_memory(device: &CudaDevice) -> Result<Option<u64>> {
-    let stream = device.cuda_stream();
-    let context = stream.context();
-    if !context.has_async_alloc() {
+    let Some(pool) = memory_pool(&device.cuda_stream())? else {
         return Ok(None);
-    }
+    };
     let mut bytes = 0u64;
-    // SAFETY: the context is alive and the attribute is a 64-bit number.
+    // SAFETY: the pool is the device's own and the attribute is a 64-bit number.
     unsafe {
-        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
         result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()).w()?;
     }

@@ -42,13 +42,8 @@ pub(super) use self::product::{Factor, product};
 /// Whether the kernels apply: f32 tensors on a CUDA device, none of them empty.
 pub(super) fn serves(tensors: &[&Tensor]) -> bool {
     let serves =
-        |t: &&Tensor| t.dtype() == DType::F32 && has_kernels(t.device()) && t.elem_count() > 0;
+        |t: &&Tensor| t.dtype() == DType::F32 && t.device().is_cuda() && t.elem_count() > 0;
     tensors.iter().all(serves)
-}
-
-/// Whether kernels run on this device here and now.
-pub(super) fn has_kernels(device: &Device) -> bool {
-    device.is_cuda()
 }
 
 /// The most bytes that tensors have taken at a time on a CUDA device, all of this process' together; none for other
