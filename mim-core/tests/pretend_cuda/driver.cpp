@@ -7,7 +7,8 @@
 //
 // Memory of the device lies among that of the program: NaN where nothing was written, with guards around
 // each allocation, and copies must stay within one. Work on candle's stream is done when it is asked for; that of
-// NCCL (nccl.cpp) on another stream as late as events allow.
+// NCCL (nccl.cpp) on another stream as late as events allow. Copies to pinned memory arrive when the program has seen
+// an event behind them pass, and what is copied from there must not have changed by then.
 //
 //   PRETEND_CUDA_LOG=FILE     a line for every launch, product, copy and wait
 //   PRETEND_CUDA_MEMORY=N     bytes a device has, by default 80 GB
@@ -44,8 +45,10 @@ namespace {
 // ---- streams
 
 std::mutex call_lock;
-// How much has been asked of the stream of the thread.
-uint64_t calls;
+// How much has been asked of the stream of the thread, and how much of that is known to be done.
+uint64_t calls, settled;
+// So many calls the stream is behind, as those see it who ask about an event.
+constexpr uint64_t BEHIND = 64;
 std::thread::id last_thread;
 // All but candle's; they stay, since events point to them.
 std::vector<std::unique_ptr<Stream>> streams;
@@ -83,9 +86,21 @@ void on_stream(const void* stream) {
     ++calls;
 }
 
+uint64_t asked() {
+    std::lock_guard<std::mutex> guard(call_lock);
+    return calls;
+}
+
 void waited() {
+    settle(asked());
     std::lock_guard<std::mutex> guard(call_lock);
     if (last_thread == std::this_thread::get_id()) last_thread = {};
+}
+
+void settle(uint64_t call) {
+    std::lock_guard<std::mutex> guard(call_lock);
+    settled = call > settled ? call : settled;
+    end_copies(settled);
 }
 
 void Stream::run(size_t to) {
@@ -192,12 +207,18 @@ Result cuEventCreate(void** event, unsigned) { return *event = new Event, SUCCES
 Result cuEventDestroy_v2(void* event) { return delete static_cast<Event*>(event), SUCCESS; }
 Result cuEventRecord(void* event, void* stream) {
     Stream* other = own(stream);
-    return *static_cast<Event*>(event) = {other, other ? other->asked : 0, calls}, SUCCESS;
+    return *static_cast<Event*>(event) = {other, other ? other->asked : 0, asked()}, SUCCESS;
 }
-Result cuEventQuery(void*) { return SUCCESS; }
+Result cuEventQuery(void* at) {
+    const Event& event = *static_cast<Event*>(at);
+    if (event.stream) fail("nobody asks about NCCL's events");
+    if (event.calls > settled && event.calls + BEHIND > asked()) return NOT_READY;
+    return settle(event.calls), SUCCESS;
+}
 Result cuEventSynchronize(void* at) {
     const Event& event = *static_cast<Event*>(at);
     if (event.stream) event.stream->run(event.asked);
+    else settle(event.calls);
     return log("wait\n"), SUCCESS;
 }
 Result cuEventElapsedTime_v2(float* ms, void*, void*) { return *ms = 0, SUCCESS; }

@@ -2,8 +2,10 @@
 #include "pretend.h"
 
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <mutex>
+#include <vector>
 
 namespace pretend {
 namespace {
@@ -20,8 +22,19 @@ struct Allocation {
     size_t bytes;
     unsigned char* start;
 };
+// A copy between device and pinned memory of which the program may not know that it is done.
+struct UnderWay {
+    uint64_t call;
+    unsigned char* pinned;
+    bool to_host;
+    std::vector<unsigned char> values;
+};
+
 // By address.
 std::map<uintptr_t, Allocation> allocations;
+// Sizes by address.
+std::map<uintptr_t, size_t> pinned;
+std::deque<UnderWay> under_way;
 size_t used, most;
 std::mutex lock;
 
@@ -64,6 +77,21 @@ bool on_device(uintptr_t at, size_t bytes) {
     return at + bytes <= start + allocation.bytes;
 }
 
+bool is_pinned(const void* at, size_t bytes) {
+    std::lock_guard<std::mutex> guard(lock);
+    auto after = pinned.upper_bound(uintptr_t(at));
+    if (after == pinned.begin()) return false;
+    auto [start, size] = *--after;
+    return uintptr_t(at) + bytes <= start + size;
+}
+
+void under_way_from(void* host, const void* values, size_t bytes, bool to_host) {
+    const auto* from = static_cast<const unsigned char*>(values);
+    uint64_t call = asked();
+    std::lock_guard<std::mutex> guard(lock);
+    under_way.push_back({call, static_cast<unsigned char*>(host), to_host, {from, from + bytes}});
+}
+
 Result copy(void* to, const void* from, size_t bytes, bool to_device, bool from_device, const char* what) {
     bool fits = (!to_device || on_device(uintptr_t(to), bytes)) && (!from_device || on_device(uintptr_t(from), bytes));
     if (!fits) fail(std::string(what) + ": a copy reaches beyond what was allocated");
@@ -73,6 +101,16 @@ Result copy(void* to, const void* from, size_t bytes, bool to_device, bool from_
 }
 
 } // namespace
+
+void end_copies(uint64_t call) {
+    std::lock_guard<std::mutex> guard(lock);
+    for (; !under_way.empty() && under_way.front().call <= call; under_way.pop_front()) {
+        const UnderWay& copy = under_way.front();
+        if (copy.to_host) std::memcpy(copy.pinned, copy.values.data(), copy.values.size());
+        else if (std::memcmp(copy.pinned, copy.values.data(), copy.values.size()))
+            fail("pinned memory was changed before a copy from it was known to be done");
+    }
+}
 
 size_t total_memory() {
     const char* bytes = std::getenv("PRETEND_CUDA_MEMORY");
@@ -113,14 +151,34 @@ Result cuMemsetD8Async(uintptr_t to, unsigned char value, size_t bytes, void* st
     std::memset(reinterpret_cast<void*>(to), value, bytes);
     return SUCCESS;
 }
-Result cuMemcpyHtoDAsync_v2(uintptr_t to, const void* from, size_t bytes, void* stream) {
-    return on_stream(stream), copy(reinterpret_cast<void*>(to), from, bytes, true, false, "to device");
+Result cuMemHostAlloc(void** to, size_t bytes, unsigned) {
+    if (!context) return NO_CONTEXT;
+    if (posix_memalign(to, ALIGNMENT, bytes)) return OUT_OF_MEMORY;
+    std::memset(*to, 0xff, bytes);
+    std::lock_guard<std::mutex> guard(lock);
+    pinned[uintptr_t(*to)] = bytes;
+    return log("pinned %zu\n", bytes), SUCCESS;
 }
-// The program's memory is not pinned, so the copy waits for all that came before it.
+Result cuMemFreeHost(void*) { fail("pinned memory stays with the program"); }
+// A copy from other memory waits for what came before it, unless it is small.
+Result cuMemcpyHtoDAsync_v2(uintptr_t to, const void* from, size_t bytes, void* stream) {
+    on_stream(stream);
+    bool waits = !is_pinned(from, bytes);
+    if (!waits) under_way_from(const_cast<void*>(from), from, bytes, false);
+    if (waits && bytes > 64 << 10) waited(), log("wait\n");
+    return copy(reinterpret_cast<void*>(to), from, bytes, true, false, waits ? "to device" : "pinned to device");
+}
+// A copy to other memory waits for all that came before it.
 Result cuMemcpyDtoHAsync_v2(void* to, uintptr_t from, size_t bytes, void* stream) {
     on_stream(stream);
-    waited();
-    return copy(to, reinterpret_cast<void*>(from), bytes, false, true, "to host");
+    if (!is_pinned(to, bytes)) {
+        waited();
+        return copy(to, reinterpret_cast<void*>(from), bytes, false, true, "to host");
+    }
+    std::vector<unsigned char> values(bytes);
+    Result result = copy(values.data(), reinterpret_cast<void*>(from), bytes, false, true, "pinned to host");
+    std::memset(to, 0xff, bytes);
+    return under_way_from(to, values.data(), bytes, true), result;
 }
 Result cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void* stream) {
     on_stream(stream);

@@ -13,7 +13,7 @@ namespace pretend {
 // The driver's results.
 using Result = int;
 constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
-                 NO_CONTEXT = 201, NOT_FOUND = 500;
+                 NO_CONTEXT = 201, NOT_FOUND = 500, NOT_READY = 600;
 
 // The stream of whichever thread asks for it, which is candle's.
 constexpr uintptr_t PER_THREAD = 2;
@@ -25,8 +25,12 @@ extern thread_local void* context;
 size_t total_memory();
 // Notes a call on a stream, which must be candle's.
 void on_stream(const void* stream);
+// How much has been asked of it.
+uint64_t asked();
 // Notes that the thread has waited for all of its calls.
 void waited();
+// Ends what is under way to and from pinned memory up to a call on the stream, which the program now knows to be done.
+void settle(uint64_t call);
 
 // The file that the variable PRETEND_CUDA_LOG names, or null.
 std::FILE* log_file();
@@ -58,6 +62,9 @@ struct Stream {
     // Does its work up to a place.
     void run(size_t to = size_t(-1));
 };
+
+// The part of `settle` that is about memory.
+void end_copies(uint64_t call);
 
 // Checked to be memory of the device, at the time of the call.
 float* values_on_device(const void* at, size_t count);
