@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::{Error, Result, View};
+use crate::{Error, Result, View, ops};
 
 /// One or more views of the same images, with what else a method needs to know about them.
 #[derive(Debug, Clone)]
@@ -68,12 +68,12 @@ impl Batch {
             labels: self
                 .labels
                 .as_ref()
-                .map(|labels| labels.to_device(device))
+                .map(|labels| ops::to_device(labels, device))
                 .transpose()?,
             extras: self
                 .extras
                 .iter()
-                .map(|(name, xs)| Ok((name.clone(), xs.to_device(device)?)))
+                .map(|(name, xs)| Ok((name.clone(), ops::to_device(xs, device)?)))
                 .collect::<Result<_>>()?,
         })
     }

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
+use crate::ops::upload;
 use crate::{Error, PatchGrid, Result};
 
 /// Which tokens of each row are visible and which are hidden.
@@ -186,7 +187,7 @@ impl Mask {
             .flat_map(|row| self.part(row, hidden))
             .copied()
             .collect();
-        Ok(Tensor::from_vec(ids, (self.rows(), count), device)?)
+        upload(ids, (self.rows(), count), device)
     }
 
     /// Visible ids `[rows, keep]` u32, in the mask's order.
@@ -213,11 +214,7 @@ impl Mask {
     ///
     /// Fails only if the device does.
     pub fn ids_order(&self, device: &Device) -> Result<Tensor> {
-        Ok(Tensor::from_slice(
-            &self.order,
-            (self.rows(), self.width),
-            device,
-        )?)
+        upload(self.order.clone(), (self.rows(), self.width), device)
     }
 
     /// For each token of the grid its place in the mask's order, `[rows, tokens]` u32.
@@ -241,11 +238,7 @@ impl Mask {
                 out[id as usize] = place;
             }
         }
-        Ok(Tensor::from_vec(
-            restore,
-            (self.rows(), self.width),
-            device,
-        )?)
+        upload(restore, (self.rows(), self.width), device)
     }
 
     /// Positions of the hidden (or visible) tokens in a flattened `[images * tokens, C]` tensor,
@@ -272,7 +265,7 @@ impl Mask {
             flat.extend(self.part(row, hidden).iter().map(|id| base + id));
         }
         let total = flat.len();
-        Ok(Tensor::from_vec(flat, total, device)?)
+        upload(flat, total, device)
     }
 
     /// 1 for hidden and 0 for every other token, `[rows, tokens]` flattened, image order.
@@ -294,11 +287,7 @@ impl Mask {
     /// Fails only if the device does.
     pub fn bits(&self, device: &Device) -> Result<Tensor> {
         let bits: Vec<f32> = self.to_bits().into_iter().map(f32::from).collect();
-        Ok(Tensor::from_vec(
-            bits,
-            (self.rows(), self.grid.len()),
-            device,
-        )?)
+        upload(bits, (self.rows(), self.grid.len()), device)
     }
 
     /// The same mask with visible and hidden swapped.

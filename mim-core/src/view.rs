@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Error, Norm, Result};
+use crate::{Error, Norm, Result, ops};
 
 /// Where a view lies in its source image; coordinates refer to the source after the view's own flip.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -123,7 +123,7 @@ impl View {
     /// Fails only if the device does.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         Ok(Self {
-            pixels: self.pixels.to_device(device)?,
+            pixels: ops::to_device(&self.pixels, device)?,
             crops: self.crops.clone(),
         })
     }

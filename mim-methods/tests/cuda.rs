@@ -1,11 +1,21 @@
-//! Whole steps on a CUDA device: the committed cases agree as they do on the CPU.
+//! Whole steps on a CUDA device: the committed cases agree as they do on the CPU, and runs resume to the byte.
 #![cfg(feature = "cuda")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Device;
+use common::{Few, StopAfter, content};
+use mim_core::data::LoaderConfig;
 use mim_core::ops::{Precision, launches, with_precision};
+use mim_core::train::{Checkpoint, EpochLog, Outcome, TrainConfig, Trainer};
 use mim_methods::parity::{self, Overrides, Verdict};
 
 fn check(method: &str, precision: Precision, overrides: Overrides) {
@@ -44,4 +54,35 @@ fn losses_in_bf16_are_near() {
         };
         check(method, Precision::Bf16, overrides);
     }
+}
+
+/// There the report of a step comes when the next one is under way.
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one() {
+    let gpu = Device::new_cuda(0).unwrap();
+    let mae = common::all().into_iter().find(|tiny| tiny.file == "mae");
+    let (mae, dir) = (mae.unwrap(), tempfile::tempdir().unwrap());
+    let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
+    let trainer = |run: &Path| {
+        let train = TrainConfig {
+            epochs: 2,
+            batch_size: 4,
+            lr: Some(1e-3),
+            ..TrainConfig::default()
+        };
+        let data = (Arc::new(Few::new(16)) as _, LoaderConfig::default());
+        let method = mae.build_on(&gpu, 5);
+        Trainer::new(method, data, train, run, serde_json::json!({})).unwrap()
+    };
+    assert_eq!(trainer(&whole).train(&mut ()).unwrap(), Outcome::Finished);
+    let stopped = trainer(&cut).train(&mut StopAfter(1)).unwrap();
+    assert_eq!(stopped, Outcome::Stopped { step: 2 });
+    let mut rest = trainer(&cut);
+    let checkpoint = Checkpoint::latest(&cut).unwrap().unwrap();
+    rest.resume(&checkpoint).unwrap();
+    assert_eq!(rest.train(&mut ()).unwrap(), Outcome::Finished);
+    assert_eq!(content(&whole, 8), content(&cut, 8));
+    let losses = |run: &Path| EpochLog::new(run).read().unwrap().into_iter();
+    let losses = |run: &Path| losses(run).map(|record| record.train_loss.to_bits());
+    assert!(losses(&whole).eq(losses(&cut)));
 }

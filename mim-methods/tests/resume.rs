@@ -8,17 +8,17 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
-use std::{fs, io};
 
 use mim_core::data::{DataSource, Dataset, LoaderConfig, Split};
 use mim_core::optim::{AdamWConfig, Hold, LarsConfig};
-use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
+use mim_core::train::{Checkpoint, EpochLog, Outcome, TrainConfig, Trainer};
 
 use mim_core::{Method, Per, Schedule};
 
-use common::Tiny;
+use common::{StopAfter, Tiny, content};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -64,40 +64,6 @@ fn trainer_with(tiny: &Tiny, run: &Path, workers: usize, train: TrainConfig) -> 
         serde_json::json!({ "seed": 5 }),
     )
     .unwrap()
-}
-
-/// Ends the run after a number of steps.
-struct StopAfter(usize);
-
-impl Observer for StopAfter {
-    fn step(&mut self, _report: &StepReport) {
-        self.0 = self.0.saturating_sub(1);
-    }
-
-    fn stop(&self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// Names and bytes of a checkpoint.
-fn content(run: &Path, step: usize) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = run.join(format!("checkpoints/step-{step}"));
-    let entries = fs::read_dir(&folder)
-        .unwrap()
-        .collect::<io::Result<Vec<_>>>()
-        .unwrap();
-    let mut files: Vec<_> = entries
-        .iter()
-        .map(|entry| {
-            (
-                PathBuf::from(entry.file_name()),
-                fs::read(entry.path()).unwrap(),
-            )
-        })
-        .collect();
-    files.sort();
-    assert!(files.len() >= 3, "{files:?}");
-    files
 }
 
 #[test]

@@ -22,7 +22,7 @@ const LOG: &str = "PRETEND_CUDA_LOG";
 /// What a step was seen to ask for, by line of the list.
 type Counts = BTreeMap<String, usize>;
 
-/// The second of two steps of a method.
+/// The second of two steps of a method, asked for and not waited for.
 fn second_step(method: &dyn Method, log: &Path) -> Counts {
     let clip = Clip::Global { max_norm: 0.5 };
     let mut stepper = Stepper::new(method, AdamWConfig::default(), clip).unwrap();
@@ -34,11 +34,12 @@ fn second_step(method: &dyn Method, log: &Path) -> Counts {
             ..StepContext::new(3)
         };
         let before = fs::read_to_string(log).unwrap().len();
-        stepper.step(method, &batch, &place, 1e-3).unwrap();
+        let started = stepper.start(method, &batch, &place, 1e-3).unwrap();
         let mut counts = Counts::new();
         for line in fs::read_to_string(log).unwrap()[before..].lines() {
             *counts.entry(line.to_owned()).or_default() += 1;
         }
+        started.wait().unwrap();
         counts
     };
     step(0);
@@ -60,34 +61,50 @@ fn worker() {
         let method = tiny.build_on(&gpu, 1);
         let counts = second_step(method.as_ref(), log.as_ref());
         let file = &tiny.file;
-        let shown: Vec<_> = ["launch", "product", "memset", "to device", "to host"]
+        let kinds = [
+            "launch",
+            "product",
+            "memset",
+            "to device",
+            "pinned to device",
+            "to host",
+            "pinned to host",
+        ];
+        let shown: Vec<_> = kinds
             .map(|what| format!("{} {what}", count(&counts, what)))
             .into();
         eprintln!("{file}: {}", shown.join(", "));
-        // Losses and terms; sums of squares of at most 8192 values each; the attention that masks follow.
-        let trainable = method.stores()[0].1.trainable();
-        let squares = trainable
-            .iter()
-            .map(|(_, var)| 8 * var.elem_count().div_ceil(8192));
-        let squares = format!("to host {}", squares.sum::<usize>());
-        assert_eq!(counts.get(&squares), Some(&1), "{file}: {counts:?}");
-        let losses = (1..8).map(|values| format!("to host {}", 4 * values));
-        let losses: usize = losses.filter_map(|line| counts.get(&line)).sum();
-        assert_eq!(losses, 1, "{file}");
-        let attention = usize::from(["attmask", "custom", "milan"].contains(&file.as_str()));
-        assert_eq!(
-            count(&counts, "to host"),
-            2 + attention,
-            "{file}: {counts:?}"
+        // The sum of squares of each gradient, and losses and terms, for a report that is read later.
+        let sums = format!(
+            "pinned to host {}",
+            8 * method.stores()[0].1.trainable().len()
         );
-        // Copies to the host wait, nothing else does; and all work is on the stream of one thread.
-        assert_eq!(count(&counts, "wait"), 0, "{file}");
-        assert_eq!(count(&counts, "another thread"), 0, "{file}");
+        assert_eq!(counts.get(&sums), Some(&1), "{file}: {counts:?}");
+        let losses = (1..8).map(|values| format!("pinned to host {}", 4 * values));
+        let losses: usize = losses.filter_map(|line| counts.get(&line)).sum();
+        assert_eq!(losses, 1, "{file}: {counts:?}");
+        assert_eq!(count(&counts, "pinned to host"), 2, "{file}: {counts:?}");
+        // The attention that masks follow, which alone is waited for.
+        let attention = usize::from(["attmask", "custom", "milan"].contains(&file.as_str()));
+        assert_eq!(count(&counts, "to host"), attention, "{file}: {counts:?}");
+        // Through other memory go only shapes of what candle's own kernels read.
+        for line in counts.keys() {
+            let bytes = line.strip_prefix("to device ");
+            let bytes: usize = bytes.map_or(0, |bytes| bytes.parse().unwrap());
+            assert!(bytes <= 160, "{file}: {line}");
+        }
+        // All work is on the stream of one thread, and memory for copies is used again.
+        for never in ["wait", "another thread", "pinned "] {
+            let pinned = |line: &&String| !line.starts_with("pinned to ");
+            let lines = counts.keys().filter(pinned);
+            let found: Vec<_> = lines.filter(|line| line.starts_with(never)).collect();
+            assert!(found.is_empty(), "{file}: {found:?}");
+        }
     }
 }
 
 #[test]
-fn a_step_reads_losses_and_norms_alone() {
+fn a_step_waits_for_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let output = Command::new(env::current_exe().unwrap())

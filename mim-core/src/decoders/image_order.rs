@@ -12,7 +12,7 @@ use crate::{Mask, Result, ops};
 pub(super) fn in_image_order(xs: &Tensor, mask: &Mask) -> Result<Tensor> {
     let (rows, tokens, _) = xs.dims3()?;
     let starts: Vec<u32> = (0..).step_by(tokens.max(1)).take(rows).collect();
-    let starts = Tensor::from_vec(starts, (rows, 1), xs.device())?;
+    let starts = ops::upload(starts, (rows, 1), xs.device())?;
     let places = mask.ids_restore(xs.device())?.broadcast_add(&starts)?;
     let ordered = ops::gather_rows(&xs.flatten(0, 1)?, &places.flatten_all()?)?;
     Ok(ordered.reshape(xs.shape())?)

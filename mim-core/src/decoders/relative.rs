@@ -8,7 +8,7 @@ use crate::nn::{
 };
 use crate::params::Params;
 use crate::{
-    Batch, DecodeContext, Decoder, Error, Mask, PatchGrid, Prediction, Result, Rows, View,
+    Batch, DecodeContext, Decoder, Error, Mask, PatchGrid, Prediction, Result, Rows, View, ops,
 };
 
 /// Epsilon of the norm on the prediction.
@@ -167,7 +167,7 @@ impl RelativePredictor {
         for grid in &grids {
             grid.append_sincos(self.dim, &mut values);
         }
-        let waves = Tensor::from_vec(values, (images, tokens, 2 * self.dim), device)?;
+        let waves = ops::upload(values, (images, tokens, 2 * self.dim), device)?;
         cx.step.trace("rel_sincos", || Ok(waves.clone()))?;
         let embedded = self.pos_mlp.forward(&waves)?;
         cx.step.trace("rel_embed", || Ok(embedded.clone()))?;

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use rand::RngExt;
 
-use crate::{Purpose, Result, StepContext};
+use crate::{Purpose, Result, StepContext, ops};
 
 /// Drops a residual branch of single samples, scaling the kept ones by `1 / (1 - rate)` (Huang et al., 2016).
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +45,8 @@ impl DropPath {
         let rows = xs.dim(0)?;
         match self.factors(rows, step) {
             Some(factors) => {
-                Ok(xs.broadcast_mul(&Tensor::from_vec(factors, (rows, 1, 1), xs.device())?)?)
+                let factors = ops::upload(factors, (rows, 1, 1), xs.device())?;
+                Ok(xs.broadcast_mul(&factors)?)
             }
             None => Ok(xs),
         }

@@ -143,7 +143,7 @@ fn resize_matrix(from: PatchGrid, to: PatchGrid, device: &Device) -> Result<Tens
             }
         }
     }
-    Ok(Tensor::from_vec(matrix, (to.len(), from.len()), device)?)
+    ops::upload(matrix, (to.len(), from.len()), device)
 }
 
 /// Fixed 2-D sines and cosines `[1, prefix + tokens, dim]`, zero for the prefix.
@@ -190,11 +190,7 @@ pub fn sincos_table(
             table.extend_from_slice(&halves[place]);
         }
     }
-    Ok(Tensor::from_vec(
-        table,
-        (1, prefix + grid.len(), dim),
-        device,
-    )?)
+    ops::upload(table, (1, prefix + grid.len(), dim), device)
 }
 
 #[cfg(test)]

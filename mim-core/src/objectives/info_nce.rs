@@ -89,7 +89,7 @@ impl Objective for InfoNce {
         step.trace("keys", || Ok(keys.clone()))?;
         step.trace("score", || Ok((&cosines / temperature)?))?;
         let own: Vec<u32> = (0u32..).skip(rows * step.comm.rank()).take(rows).collect();
-        let own = Tensor::from_vec(own, rows, cosines.device())?;
+        let own = ops::upload(own, rows, cosines.device())?;
         let losses = ops::cross_entropy(&cosines, &own, temperature)?;
         LossTerms::single("info_nce", (losses.mean_all()? * (2. * temperature))?)
     }

@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::pairing::{Region, pair_values};
-use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target};
+use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target, ops};
 
 const NAME: &str = "regression";
 
@@ -232,7 +232,7 @@ fn neighbour_weights(mask: &Mask, rows: usize, device: &candle_core::Device) -> 
             "use a decoder for patches, without class token",
         ));
     }
-    Ok(Tensor::from_vec(weights, rows, device)?)
+    ops::upload(weights, rows, device)
 }
 
 #[cfg(test)]

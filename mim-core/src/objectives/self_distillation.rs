@@ -237,7 +237,8 @@ impl SelfDistillation {
             .collect();
         // A row that costs nothing: the gradient of what only patches move is zero then, not missing.
         shares.resize(total, 0.);
-        Ok((losses * Tensor::new(shares, student.device())?)?.sum_all()?)
+        let shares = ops::upload(shares, total, student.device())?;
+        Ok((losses * shares)?.sum_all()?)
     }
 
     fn probabilities(

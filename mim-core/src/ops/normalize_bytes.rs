@@ -5,6 +5,7 @@
 use candle_core::{DType, Tensor};
 
 use super::gpu::{Arg, Buffer, Grid, Kernel, launch};
+use super::transfer::upload;
 use crate::Result;
 
 /// Values of a thread.
@@ -27,7 +28,7 @@ pub(crate) fn normalize_bytes(
     let (pixels, plane) = (pixels.contiguous()?, height * width);
     #[expect(clippy::cast_possible_truncation, reason = "as tensors of f32 are")]
     let factors: Vec<f32> = scale.iter().chain(shift).map(|x| *x as f32).collect();
-    let factors = Tensor::new(factors, pixels.device())?;
+    let factors = upload(factors, 2 * channels, pixels.device())?;
     let mut ys = Buffer::new(pixels.shape(), DType::F32, pixels.device())?;
     let parts = plane.div_ceil(FOUR * Grid::THREADS as usize);
     let mut args = [

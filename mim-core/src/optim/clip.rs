@@ -1,8 +1,10 @@
 //! Gradient clipping.
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::Gradients;
+use crate::ops::MaxNorm;
 use crate::{Error, Result};
 
 /// Bounds gradients before the optimizer sees them: factor `min(1, max_norm / (norm + 1e-6))`, as in PyTorch.
@@ -45,33 +47,31 @@ impl Clip {
         }
     }
 
-    /// Clips in place and gives the norm over all parameters before clipping.
+    /// Clips in place and gives the sum of squares of each gradient before that, `[gradients]` f64; on a GPU all of
+    /// it happens there.
     ///
     /// # Errors
     ///
     /// Fails only if the device does.
-    pub fn apply(&self, gradients: &mut Gradients) -> Result<f64> {
+    pub fn apply(&self, gradients: &mut Gradients) -> Result<Tensor> {
         let squares = gradients.squares()?;
-        let norm = squares.iter().sum::<f64>().sqrt();
-        let factor = |norm: f64, max_norm: f64| (max_norm / (norm + 1e-6)).min(1.);
         match *self {
             Self::None => {}
             Self::Global { max_norm } => {
-                gradients.scale_each(std::iter::repeat(factor(norm, max_norm)))?;
+                gradients.clip_norm(&squares, MaxNorm::Joint(max_norm))?;
             }
             Self::PerTensor { max_norm } => {
-                let norms = squares.iter().map(|square| square.sqrt());
-                gradients.scale_each(norms.map(|norm| factor(norm, max_norm)))?;
+                gradients.clip_norm(&squares, MaxNorm::Each(max_norm))?;
             }
         }
-        Ok(norm)
+        Ok(squares)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Tensor, Var};
+    use candle_core::{Device, Var};
 
     fn clipped(clip: Clip) -> (f64, Vec<f32>) {
         let vars =
@@ -80,7 +80,8 @@ mod tests {
         for (name, value) in [("a", 3f32), ("b", 4.)] {
             assert!(gradients.set(name, Tensor::new(&[value], &Device::Cpu).unwrap()));
         }
-        let norm = clip.apply(&mut gradients).unwrap();
+        let squares = clip.apply(&mut gradients).unwrap();
+        let norm = squares.to_vec1::<f64>().unwrap().iter().sum::<f64>().sqrt();
         let value = |name| gradients.get(name).unwrap().to_vec1::<f32>().unwrap()[0];
         (norm, vec![value("a"), value("b")])
     }

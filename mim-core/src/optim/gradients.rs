@@ -7,6 +7,7 @@ use candle_core::{Tensor, Var};
 
 use super::exchange::{Entry, Exchange, Sender, add_to};
 use crate::comm::{Communicator, Overlap};
+use crate::ops::MaxNorm;
 use crate::ops::sink::{Collected, collecting};
 use crate::{Result, ops};
 
@@ -155,35 +156,28 @@ impl Gradients {
     ///
     /// Fails only if the device does.
     pub fn norm(&self) -> Result<f64> {
-        Ok(self.squares()?.iter().sum::<f64>().sqrt())
+        let squares = self.squares()?.to_vec1::<f64>()?;
+        Ok(squares.iter().sum::<f64>().sqrt())
     }
 
-    /// The sum of squares of each gradient that is there, in order; on a GPU all of them come in one copy.
-    pub(super) fn squares(&self) -> Result<Vec<f64>> {
+    /// The sum of squares of each gradient that is there, in order, `[gradients]` f64; on a GPU they stay there.
+    pub(super) fn squares(&self) -> Result<Tensor> {
         let gradients: Vec<&Tensor> = self.iter().filter_map(|(_, _, sum)| sum).collect();
         ops::sums_of_squares(&gradients)
     }
 
-    /// Multiplies each gradient that is there by its factor, where that is not 1; in place, so whoever else holds
-    /// a gradient sees it change. On a GPU all of them take one launch.
-    ///
-    /// # Errors
-    ///
-    /// Fails only if the device does.
-    pub(super) fn scale_each(&mut self, factors: impl Iterator<Item = f64>) -> Result<()> {
-        let gradients = self
+    /// [`ops::clip_norm`] of the gradients that are there; in place, so whoever else holds one sees it change.
+    pub(super) fn clip_norm(&mut self, squares: &Tensor, max_norm: MaxNorm) -> Result<()> {
+        for gradient in self
             .entries
             .iter_mut()
-            .filter_map(|(_, _, sum)| sum.as_mut());
-        let mut scaled: Vec<(&Tensor, f64)> = Vec::new();
-        for (gradient, factor) in gradients.zip(factors) {
-            if factor != 1. {
-                // One that was set from outside may be a view.
-                *gradient = gradient.contiguous()?;
-                scaled.push((gradient, factor));
-            }
+            .filter_map(|(_, _, sum)| sum.as_mut())
+        {
+            // One that was set from outside may be a view.
+            *gradient = gradient.contiguous()?;
         }
-        ops::scale_all_inplace(&scaled)
+        let gradients: Vec<&Tensor> = self.iter().filter_map(|(_, _, sum)| sum).collect();
+        ops::clip_norm(&gradients, squares, max_norm)
     }
 }
 

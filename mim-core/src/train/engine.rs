@@ -1,6 +1,7 @@
 //! The loop over epochs and steps, with exact resume.
 
 mod parallel;
+mod steps;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,12 +9,13 @@ use std::time::Instant;
 
 use candle_core::Device;
 
+use self::steps::Watch;
 use super::checkpoint::{self, Checkpoint, TrainState};
-use super::{EpochLog, EpochRecord, EventWriter, Observer, StepReport, Stepper, TrainConfig};
-use crate::comm::{Communicator, Single};
-use crate::data::{Dataset, Loader, LoaderConfig};
+use super::{EpochLog, EpochRecord, EventWriter, Observer, Stepper, TrainConfig};
+use crate::comm::{self, Communicator, Single};
+use crate::data::{Dataset, LoaderConfig};
 use crate::schedule::Schedule;
-use crate::{Batch, Error, Method, Result, StepContext};
+use crate::{Error, Method, Result, StepContext};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -135,50 +137,38 @@ impl Trainer {
     /// If data, device or disk fail, or the loss is not finite; the last checkpoint stays.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         self.same_start()?;
-        let mut events = self.events()?;
+        let events = self.events()?;
+        let mut watch = Watch { observer, events };
         while !self.finished() {
-            let start = Instant::now();
-            let first = self.state.iter;
-            let mut last = None;
-            let mut batches = self
-                .loader()?
-                .epoch(self.state.epoch, first * self.config.accum_iter)?;
-            while self.state.iter < self.iters_per_epoch {
-                let report = self.step(&mut batches)?;
-                if let Some(events) = &mut events {
-                    events.scalars(report.step, scalars(&report))?;
-                }
-                observer.step(&report);
-                last = Some(report);
-                if self.stops(observer)? && self.state.iter < self.iters_per_epoch {
-                    self.save()?;
-                    return Ok(Outcome::Stopped {
-                        step: self.state.step,
-                    });
-                }
+            let (start, first) = (Instant::now(), self.state.iter);
+            if self.steps(&mut watch)? {
+                return self.stop();
             }
-            drop(batches);
             let seconds = start.elapsed().as_secs_f64();
             let batch = self.config.effective_batch(self.comm.world());
             let images = (self.state.iter - first) * batch;
-            let record =
-                self.end_epoch(last.map_or(0., |report| report.lr), images as f64 / seconds)?;
-            if let Some(events) = &mut events {
+            let record = self.end_epoch(images as f64 / seconds)?;
+            if let Some(events) = &mut watch.events {
                 let values = [
                     ("epoch/loss", record.train_loss),
                     ("epoch/images_per_s", record.images_per_s),
                 ];
                 events.scalars(record.step, values)?;
             }
-            observer.epoch(&record);
-            if self.stops(observer)? && !self.finished() {
-                self.save()?;
-                return Ok(Outcome::Stopped {
-                    step: self.state.step,
-                });
+            watch.observer.epoch(&record);
+            let stops = comm::any(self.comm.as_ref(), watch.observer.stop())?;
+            if stops && !self.finished() {
+                return self.stop();
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    /// Ends the run here, with a checkpoint.
+    fn stop(&self) -> Result<Outcome> {
+        self.save()?;
+        let step = self.state.step;
+        Ok(Outcome::Stopped { step })
     }
 
     /// The event file, of the process that writes.
@@ -190,64 +180,14 @@ impl Trainer {
         EventWriter::create(&self.run, self.state.step).map(Some)
     }
 
-    /// The loader of the current epoch: a method's views may change between epochs.
-    fn loader(&self) -> Result<Loader> {
-        let (dataset, loading) = &self.data;
-        Loader::new(
-            dataset.clone(),
-            self.method.views(self.state.epoch),
-            loading.clone(),
-            self.config.seed,
-        )?
-        .sharded(self.comm.rank(), self.comm.world())
-    }
-
-    /// One optimizer step at the current place.
-    fn step(&mut self, batches: &mut impl Iterator<Item = Result<Batch>>) -> Result<StepReport> {
-        let micro = batches.take(self.config.accum_iter);
-        let micro = micro
-            .map(|batch| batch?.to_device(&self.device))
-            .collect::<Result<Vec<_>>>()?;
-        let step = self.context();
-        if let Some(schedule) = &self.config.weight_decay_schedule {
-            let optimizer = self.stepper.optimizer_mut();
-            optimizer.set_weight_decay(schedule.at(&step));
-        }
-        let mut report =
-            self.stepper
-                .step(self.method.as_ref(), &micro, &step, self.lr.at(&step))?;
-        report.over_all(self.comm.as_ref())?;
-        let sums = [("loss", report.loss), ("grad_norm", report.grad_norm)];
-        let terms = report
-            .terms
-            .iter()
-            .map(|(name, value)| (format!("terms.{name}"), *value));
-        for (name, value) in sums
-            .map(|(name, value)| (name.to_owned(), value))
-            .into_iter()
-            .chain(terms)
-        {
-            *self.state.sums.entry(name).or_default() += value;
-        }
-        self.state.iter += 1;
-        self.state.step += 1;
-        Ok(report)
-    }
-
-    fn context(&self) -> StepContext {
-        StepContext {
-            epoch: self.state.epoch,
-            epochs: self.config.epochs,
-            iter: self.state.iter,
-            iters_per_epoch: self.iters_per_epoch,
-            comm: self.comm.clone(),
-            ..StepContext::new(self.config.seed)
-        }
-    }
-
     /// Logs the epoch, moves on to the next one and writes a checkpoint when it is time.
-    fn end_epoch(&mut self, lr: f64, images_per_s: f64) -> Result<EpochRecord> {
-        self.method.end_epoch(&self.context())?;
+    fn end_epoch(&mut self, images_per_s: f64) -> Result<EpochRecord> {
+        let end = self.context();
+        self.method.end_epoch(&end)?;
+        let last = StepContext {
+            iter: self.state.iter - 1,
+            ..end
+        };
         let steps = self.iters_per_epoch as f64;
         let mean = |name: &str| self.state.sums.get(name).map_or(0., |sum| sum / steps);
         let terms = self
@@ -260,7 +200,7 @@ impl Trainer {
             step: self.state.step,
             train_loss: mean("loss"),
             terms: terms.collect(),
-            lr,
+            lr: self.lr.at(&last),
             grad_norm: mean("grad_norm"),
             images_per_s,
         };
@@ -304,21 +244,6 @@ impl Trainer {
     pub fn run(&self) -> &Path {
         &self.run
     }
-}
-
-/// What a step writes to the event file.
-fn scalars(report: &StepReport) -> impl Iterator<Item = (&str, f64)> {
-    let own = [
-        ("loss", report.loss),
-        ("lr", report.lr),
-        ("grad_norm", report.grad_norm),
-    ];
-    own.into_iter().chain(
-        report
-            .terms
-            .iter()
-            .map(|(name, value)| (name.as_str(), *value)),
-    )
 }
 
 impl std::fmt::Debug for Trainer {

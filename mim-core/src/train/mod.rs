@@ -5,6 +5,7 @@ mod config;
 mod engine;
 mod log;
 mod observer;
+mod started;
 mod step;
 mod tensorboard;
 
@@ -13,5 +14,6 @@ pub use config::TrainConfig;
 pub use engine::{Outcome, Trainer};
 pub use log::{EpochLog, EpochRecord};
 pub use observer::{Observer, StepReport};
+pub use started::Started;
 pub use step::Stepper;
 pub use tensorboard::EventWriter;

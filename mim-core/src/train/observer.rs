@@ -25,13 +25,13 @@ pub struct StepReport {
 
 /// Watches a run and may end it. `()` watches nothing.
 pub trait Observer {
-    /// After each optimizer step.
+    /// After each optimizer step; a GPU is at the next one by then.
     fn step(&mut self, _report: &StepReport) {}
 
     /// After each epoch.
     fn epoch(&mut self, _record: &EpochRecord) {}
 
-    /// Asked after each step; the run then writes a checkpoint and ends.
+    /// Asked after each step; the run then writes a checkpoint and ends, on GPUs behind the step that is under way.
     fn stop(&self) -> bool {
         false
     }

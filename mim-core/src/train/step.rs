@@ -1,17 +1,12 @@
 //! One optimizer step.
 
-use candle_core::Tensor;
-
-use super::StepReport;
-use crate::comm::{self, Communicator};
-use crate::ops::{Precision, with_precision};
+use super::started::{Coming, Scalars};
+use super::{Started, StepReport};
+use crate::ops::{Precision, Readback, with_precision};
 use crate::optim::{Clip, Gradients, Hold, Optimizer, OptimizerConfig};
-use crate::{Batch, Error, LossTerms, Method, Result, StepContext};
+use crate::{Batch, Error, Method, Result, StepContext};
 
 /// Runs optimizer steps of one method: forward, backward, clipping, optimizer.
-///
-/// The host reads twice a step from the device, both times a few numbers behind the backward passes: the losses
-/// in one copy, and the sums of squares of all gradients in another. Both must be finite before a parameter moves.
 #[derive(Debug)]
 pub struct Stepper {
     optimizer: Box<dyn Optimizer>,
@@ -87,7 +82,9 @@ impl Stepper {
     }
 
     /// One optimizer step over all `batches` (more than one: gradient accumulation), and over those of the other
-    /// processes of `step.comm`. The report is of this process alone, but for the gradient norm.
+    /// processes of `step.comm`, of all of which the report is.
+    ///
+    /// It waits for a GPU once, behind the backward passes; [`Stepper::start`] does not.
     ///
     /// # Errors
     ///
@@ -99,20 +96,48 @@ impl Stepper {
         step: &StepContext,
         lr: f64,
     ) -> Result<StepReport> {
+        let report = self.backward(method, batches, step, lr)?.wait()?;
+        self.update(method, step, lr)?;
+        Ok(report)
+    }
+
+    /// [`Stepper::step`] without its report: on a GPU it is queued, and the host goes on.
+    ///
+    /// # Errors
+    ///
+    /// As there on the CPU. On a GPU it is [`Started::wait`] that finds what is not finite; the parameters have moved
+    /// by then, so that training must go on from a checkpoint.
+    pub fn start(
+        &mut self,
+        method: &dyn Method,
+        batches: &[Batch],
+        step: &StepContext,
+        lr: f64,
+    ) -> Result<Started> {
+        let mut started = self.backward(method, batches, step, lr)?;
+        if !started.on_gpu() {
+            started.read()?;
+        }
+        self.update(method, step, lr)?;
+        Ok(started)
+    }
+
+    /// Gradients, averaged and clipped.
+    fn backward(
+        &mut self,
+        method: &dyn Method,
+        batches: &[Batch],
+        step: &StepContext,
+        lr: f64,
+    ) -> Result<Started> {
+        if batches.is_empty() {
+            let fix = "give each step the batches it accumulates over";
+            return Err(Error::shape("step", "at least one batch", 0, fix));
+        }
         method.before_step(step)?;
         self.gradients.clear();
-        let mut report = StepReport {
-            step: step.global_iter() + 1,
-            total: step.total_iters(),
-            epoch: step.epoch,
-            loss: 0.,
-            terms: Vec::new(),
-            lr,
-            grad_norm: 0.,
-            images: batches.iter().map(Batch::len).sum(),
-        };
         let mut scalars = Scalars::default();
-        let share = 1. / batches.len().max(1) as f64;
+        let share = 1. / batches.len() as f64;
         for (micro, batch) in batches.iter().enumerate() {
             let step = StepContext {
                 micro,
@@ -130,83 +155,33 @@ impl Stepper {
                 }
             })?;
         }
-        scalars.read(&mut report, share)?;
-        finite("the loss", report.loss, step)?;
         self.gradients.average(step.comm.as_ref())?;
-        report.grad_norm = self.clip.apply(&mut self.gradients)?;
-        finite("the gradient norm", report.grad_norm, step)?;
+        let squares = self.clip.apply(&mut self.gradients)?;
+        let images = batches.iter().map(Batch::len).sum::<usize>();
+        let report = StepReport {
+            step: step.global_iter() + 1,
+            total: step.total_iters(),
+            epoch: step.epoch,
+            loss: 0.,
+            terms: Vec::new(),
+            lr,
+            grad_norm: 0.,
+            images: images * step.comm.world(),
+        };
+        let coming = Coming {
+            squares: Readback::new(&squares)?,
+            scalars: scalars.mean(step.comm.as_ref())?,
+            share,
+        };
+        Ok(Started::new(report, coming, squares.device()))
+    }
+
+    /// Moves the parameters, and what follows them.
+    fn update(&mut self, method: &dyn Method, step: &StepContext, lr: f64) -> Result<()> {
         for hold in &self.hold {
             hold.apply(&mut self.gradients, step);
         }
         self.optimizer.step(&self.gradients, lr)?;
-        method.after_step(step)?;
-        Ok(report)
+        method.after_step(step)
     }
-}
-
-impl StepReport {
-    /// The report of all processes together.
-    pub(super) fn over_all(&mut self, comm: &dyn Communicator) -> Result<()> {
-        let own = std::iter::once(&self.loss).chain(self.terms.iter().map(|(_, value)| value));
-        let means = comm::mean(comm, &own.copied().collect::<Vec<_>>())?;
-        let terms = self.terms.iter_mut().map(|(_, value)| value);
-        for (value, mean) in std::iter::once(&mut self.loss).chain(terms).zip(means) {
-            *value = mean;
-        }
-        self.images *= comm.world();
-        Ok(())
-    }
-}
-
-/// Losses and their terms, still on the device: read together behind the backward passes, so that the host waits
-/// for the device there alone and not within each pass.
-#[derive(Default)]
-struct Scalars {
-    /// A term's name; none for the loss.
-    values: Vec<(Option<String>, Tensor)>,
-    metrics: Vec<(String, f64)>,
-}
-
-impl Scalars {
-    /// Notes those of one micro-batch.
-    fn note(&mut self, terms: &LossTerms, total: &Tensor) {
-        self.values.push((None, total.detach()));
-        for (name, value, _) in terms.terms() {
-            self.values.push((Some(name.clone()), value.detach()));
-        }
-        self.metrics.extend(terms.metrics().iter().cloned());
-    }
-
-    /// Adds the micro-batches' shares to the means of the report.
-    fn read(self, report: &mut StepReport, share: f64) -> Result<()> {
-        let (names, values): (Vec<_>, Vec<_>) = self.values.into_iter().unzip();
-        if values.is_empty() {
-            return Ok(());
-        }
-        let values = Tensor::stack(&values, 0)?.to_vec1::<f32>()?;
-        let values = names.into_iter().zip(values.into_iter().map(f64::from));
-        let metrics = self.metrics.into_iter();
-        for (name, value) in values.chain(metrics.map(|(name, value)| (Some(name), value))) {
-            let Some(name) = name else {
-                report.loss += share * value;
-                continue;
-            };
-            match report.terms.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, sum)) => *sum += share * value,
-                None => report.terms.push((name, share * value)),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn finite(what: &'static str, value: f64, step: &StepContext) -> Result<()> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    Err(Error::NonFinite {
-        what: what.into(),
-        step: step.global_iter(),
-        fix: "lower the learning rate, lengthen the warm-up or clip gradients, then resume from the last checkpoint".into(),
-    })
 }

@@ -9,12 +9,15 @@
 )]
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
 
 use candle_core::{Device, Tensor};
 use mim_core::augment::Sample;
+use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::rng::stream;
+use mim_core::train::{Observer, StepReport};
 use mim_core::{Batch, Crop, Method, Purpose, View};
 use mim_methods::registry::{self, Entry, METHODS};
 use serde::Deserialize;
@@ -159,4 +162,71 @@ pub(crate) fn images(method: &dyn Method) -> Batch {
         ..Batch::single(view(0))
     };
     batch.to_device(method.stores()[0].1.device()).unwrap()
+}
+
+/// The first of the embedded images, without labels.
+#[derive(Debug)]
+pub(crate) struct Few {
+    all: Arc<dyn Dataset>,
+    count: usize,
+}
+
+impl Few {
+    pub(crate) fn new(count: usize) -> Self {
+        let all = DataSource::Embedded.open(Split::Train).unwrap();
+        assert!(count <= all.len());
+        Self { all, count }
+    }
+}
+
+impl Dataset for Few {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn read(&self, index: usize) -> mim_core::Result<Sample> {
+        self.all.read(index)
+    }
+
+    fn label(&self, _: usize) -> Option<u32> {
+        None
+    }
+
+    fn classes(&self) -> usize {
+        0
+    }
+}
+
+/// Ends the run after a number of steps.
+pub(crate) struct StopAfter(pub(crate) usize);
+
+impl Observer for StopAfter {
+    fn step(&mut self, _report: &StepReport) {
+        self.0 = self.0.saturating_sub(1);
+    }
+
+    fn stop(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Names and bytes of a checkpoint.
+pub(crate) fn content(run: &Path, step: usize) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = run.join(format!("checkpoints/step-{step}"));
+    let entries = fs::read_dir(&folder)
+        .unwrap()
+        .collect::<io::Result<Vec<_>>>()
+        .unwrap();
+    let mut files: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            (
+                PathBuf::from(entry.file_name()),
+                fs::read(entry.path()).unwrap(),
+            )
+        })
+        .collect();
+    files.sort();
+    assert!(files.len() >= 3, "{files:?}");
+    files
 }

@@ -134,11 +134,13 @@ impl Step {
             device.synchronize()?;
             launched = launches();
             let (start, busy) = (Instant::now(), ProcessTime::now());
-            let report = stepper.step(method.as_ref(), &batch, &place, 1.5e-4)?;
+            let started = stepper.start(method.as_ref(), &batch, &place, 1.5e-4)?;
             device.synchronize()?;
+            let spent = (start.elapsed().as_secs_f64(), busy.elapsed().as_secs_f64());
+            let report = started.wait()?;
             if iter >= usize::from(self.warmup) {
-                wall.push(start.elapsed().as_secs_f64());
-                cpu.push(busy.elapsed().as_secs_f64());
+                wall.push(spent.0);
+                cpu.push(spent.1);
                 losses.push(report.loss);
             }
         }

@@ -6,6 +6,7 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::ops::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows};
 use crate::ops::sink::{offered, trained};
+use crate::ops::transfer::send;
 
 /// No further place in a chain, as in `gather_rows.cu`.
 const NO_ROW: u32 = u32::MAX;
@@ -28,8 +29,8 @@ impl Chains {
             next[place] = std::mem::replace(&mut first[*id as usize], own);
         }
         Ok(Self {
-            first: Tensor::new(first, like.device())?,
-            next: Tensor::new(next, like.device())?,
+            first: send(first, rows, like.device())?,
+            next: send(next, ids.len(), like.device())?,
         })
     }
 
@@ -126,7 +127,7 @@ pub(super) fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
         count: order.len(),
         width,
     };
-    let ids = Tensor::new(order, xs.device())?;
+    let ids = send(order.to_vec(), order.len(), xs.device())?;
     let ys = forward(&xs, &ids, sizes)?.reshaped((images, order.len(), width));
     if !xs.track_op() {
         return Ok(ys.into_tensor());

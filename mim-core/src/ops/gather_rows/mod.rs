@@ -10,6 +10,7 @@ use super::gpu::serves;
 use super::host::{floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use super::sink::offer_values;
+use super::transfer::upload;
 use crate::{Error, Result};
 
 /// Rows `ids` of `xs`: `[rows, dim]` and `[total]` u32 give `[total, dim]`.
@@ -83,7 +84,8 @@ pub fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
     let ids: Vec<u32> = starts
         .flat_map(|start| order.iter().map(move |id| start + id))
         .collect();
-    let gathered = gather_rows(&xs.flatten(0, 1)?, &Tensor::new(ids, xs.device())?)?;
+    let ids = upload(ids, rows * order.len(), xs.device())?;
+    let gathered = gather_rows(&xs.flatten(0, 1)?, &ids)?;
     Ok(gathered.reshape((rows, order.len(), dim))?)
 }
 

@@ -82,6 +82,8 @@ pub(in crate::ops) enum Arg<'a> {
     Long(usize),
     /// A `float`.
     Float(f32),
+    /// A `double`.
+    Double(f64),
 }
 
 thread_local! {
@@ -143,6 +145,7 @@ pub(super) fn number(arg: &Arg<'_>) -> Result<u64> {
         Arg::Count(count) => int(count),
         Arg::Long(count) => Ok(count as u64),
         Arg::Float(x) => Ok(u64::from(x.to_bits())),
+        Arg::Double(x) => Ok(x.to_bits()),
         _ => Ok(0),
     }
 }

@@ -5,8 +5,8 @@
 //! device, for tests the one that `tests/pretend_cuda` pretends: a library in place of the driver's, which runs the
 //! same kernels, compiled for the CPU. So everything but nvcc and the device itself is tested without a GPU.
 //!
-//! Everything runs on candle's own stream, in the order of the calls, so nothing waits and no events are
-//! needed; NCCL alone has another stream, and orders the two itself. Between ops tensors are f32; with
+//! Everything runs on candle's own stream, in the order of the calls, so nothing waits, and events tell only when
+//! memory of the host may be used again (`pinned`); NCCL alone has another stream, and orders the two itself. Between ops tensors are f32; with
 //! [`Precision::Bf16`](super::Precision) the operands of matrix products and what is kept for the backward pass
 //! are bf16, sums are f32.
 //!
@@ -27,6 +27,8 @@ mod buffer;
 mod cuda;
 mod differentiable;
 mod launch;
+#[cfg(feature = "cuda")]
+mod pinned;
 mod product;
 pub(super) mod rows;
 pub(super) mod table;
@@ -37,6 +39,8 @@ pub(super) use self::buffer::Buffer;
 pub(super) use self::differentiable::differentiable;
 pub use self::launch::launches;
 pub(super) use self::launch::{Arg, Grid, Kernel, launch};
+#[cfg(feature = "cuda")]
+pub(super) use self::pinned::{Download, upload};
 pub(super) use self::product::{Factor, product};
 
 /// Whether the kernels apply: f32 tensors on a CUDA device, none of them empty.

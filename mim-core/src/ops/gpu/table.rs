@@ -5,6 +5,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::{Arg, Grid, Kernel, launch, no_kernels};
+use crate::ops::transfer::send;
 
 /// Where the values of a contiguous tensor begin, for kernels that find it in memory.
 pub(in crate::ops) fn address(tensor: &Tensor) -> Result<i64> {
@@ -24,13 +25,19 @@ pub(in crate::ops) fn pair(first: f32, second: f32) -> i64 {
 
 /// The tensors of a launch, as `tensors.cuh` has them, and the parts of them that blocks do.
 ///
-/// It is copied to the device for each launch: some 100 bytes a tensor and 8 bytes for 8192 values.
+/// It is copied to the device in each step: some 100 bytes a tensor and 8 bytes for 8192 values.
 #[derive(Debug, Default)]
 pub(in crate::ops) struct Table {
     words: Vec<i64>,
     chunks: Vec<i64>,
-    /// Chunks before each tensor.
-    starts: Vec<usize>,
+    tensors: usize,
+}
+
+/// A table on its device.
+pub(in crate::ops) struct Placed {
+    words: Tensor,
+    chunks: Tensor,
+    tensors: usize,
 }
 
 impl Table {
@@ -39,8 +46,8 @@ impl Table {
 
     /// Adds a tensor of so many values, described by the words of the kernel's structure.
     pub(in crate::ops) fn push(&mut self, words: &[i64], values: usize) {
-        let tensor = self.starts.len() as i64;
-        self.starts.push(self.chunks.len());
+        let tensor = self.tensors as i64;
+        self.tensors += 1;
         self.words.extend(words);
         let chunks = values.div_ceil(Self::SIZE) as i64;
         // Two 32-bit numbers: the tensor and the chunk of it.
@@ -48,43 +55,62 @@ impl Table {
             .extend((0..chunks).map(|chunk| tensor | chunk << 32));
     }
 
-    /// Launches a kernel that takes the table, and what comes after it.
+    /// The chunks so far: the place of the next tensor's first one.
+    pub(in crate::ops) fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Copies the table to the device.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub(in crate::ops) fn place(self, device: &Device) -> Result<Placed> {
+        let place = |words: Vec<i64>| {
+            let count = words.len();
+            send(words, count, device)
+        };
+        Ok(Placed {
+            words: place(self.words)?,
+            chunks: place(self.chunks)?,
+            tensors: self.tensors,
+        })
+    }
+}
+
+impl Placed {
+    /// Launches a kernel that takes the table, and what comes after it, with a block for each chunk.
     ///
     /// # Safety
     ///
     /// As [`launch()`]; the words must be those of the kernel's structure, with addresses of live tensors.
-    pub(in crate::ops) unsafe fn launch(
-        self,
-        device: &Device,
+    pub(in crate::ops) unsafe fn launch(&self, kernel: &Kernel, more: Vec<Arg<'_>>) -> Result<()> {
+        let mut args = vec![
+            Arg::Read(&self.words),
+            Arg::Read(&self.chunks),
+            Arg::Count(Table::SIZE),
+        ];
+        args.extend(more);
+        let grid = Grid::line(self.chunks.elem_count(), Grid::THREADS);
+        // SAFETY: the caller's promise.
+        unsafe { launch(self.words.device(), kernel, grid, &mut args) }
+    }
+
+    /// Launches a kernel that takes the tensors without their chunks, and what comes after them, with a block for
+    /// each tensor.
+    ///
+    /// # Safety
+    ///
+    /// As [`Placed::launch`].
+    pub(in crate::ops) unsafe fn launch_each(
+        &self,
         kernel: &Kernel,
         more: Vec<Arg<'_>>,
     ) -> Result<()> {
-        if self.chunks.is_empty() {
-            return Ok(());
-        }
-        let grid = Grid::line(self.chunks.len(), Grid::THREADS);
-        let (words, chunks) = (
-            Tensor::new(self.words, device)?,
-            Tensor::new(self.chunks, device)?,
-        );
-        let mut args = vec![
-            Arg::Read(&words),
-            Arg::Read(&chunks),
-            Arg::Count(Self::SIZE),
-        ];
+        let mut args = vec![Arg::Read(&self.words), Arg::Count(Table::SIZE)];
         args.extend(more);
+        let grid = Grid::line(self.tensors, Grid::THREADS);
         // SAFETY: the caller's promise.
-        unsafe { launch(device, kernel, grid, &mut args) }
-    }
-
-    /// The chunks of each tensor, for a kernel that gives a number for each.
-    pub(in crate::ops) fn ranges(&self) -> Vec<std::ops::Range<usize>> {
-        let ends = self.starts.iter().skip(1).copied();
-        let ends = ends.chain([self.chunks.len()]);
-        self.starts.iter().zip(ends).map(|(a, b)| *a..b).collect()
-    }
-
-    pub(in crate::ops) fn chunks(&self) -> usize {
-        self.chunks.len()
+        unsafe { launch(self.words.device(), kernel, grid, &mut args) }
     }
 }

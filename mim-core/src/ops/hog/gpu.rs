@@ -6,6 +6,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::{HogFilter, HogGradient, edges, gaussian};
 use crate::ops::gpu::{Arg, Buffer, Grid, Kernel, launch};
+use crate::ops::transfer::send;
 
 /// Threads of a block, each of which has its counts in shared memory.
 const THREADS: u32 = 128;
@@ -23,9 +24,10 @@ pub(super) fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     // A kernel takes no empty table, and reads none for a single bin.
     let mut table: Vec<f32> = edges.flat_map(|e| [e.cos[0], e.cos[1], e.sin]).collect();
     table.resize(table.len().max(1), 0.);
-    let edges = Tensor::new(table, images.device())?;
+    let entries = table.len();
+    let edges = send(table, entries, images.device())?;
     let window = match filter.window {
-        Some(side) => Some(Tensor::new(gaussian(side), images.device())?),
+        Some(side) => Some(send(gaussian(side), side * side, images.device())?),
         None => None,
     };
     let shape = (batch, channels, bins, rows, cols);

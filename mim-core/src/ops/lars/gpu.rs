@@ -14,35 +14,32 @@ pub(super) fn lars_steps(all: &[LarsMoving<'_>]) -> Result<()> {
     let gradients = all.iter().map(|moving| moving.grad.contiguous());
     let gradients: Vec<Tensor> = gradients.collect::<Result<_>>()?;
     let device = all[0].param.device();
-    let table = || -> Result<Table> {
-        let mut table = Table::default();
-        for (moving, gradient) in all.iter().zip(&gradients) {
-            let f = Factors::new(&moving.step);
-            let values = moving.param.elem_count();
-            // The chunks of this tensor, whose sums of squares are its own.
-            let first = table.chunks() as i64;
-            let words = [
-                address(moving.param)?,
-                address(gradient)?,
-                address(moving.momentum)?,
-                values as i64,
-                first,
-                pair(f.lr, f.momentum),
-                pair(f.decay, f.trust),
-            ];
-            table.push(&words, values);
-        }
-        Ok(table)
-    };
-    let (norms, steps) = (table()?, table()?);
-    let mut partials = Buffer::new((norms.chunks(), 2), DType::F64, device)?;
+    let mut table = Table::default();
+    for (moving, gradient) in all.iter().zip(&gradients) {
+        let f = Factors::new(&moving.step);
+        let values = moving.param.elem_count();
+        // The chunks of this tensor, whose sums of squares are its own.
+        let first = table.chunks() as i64;
+        let words = [
+            address(moving.param)?,
+            address(gradient)?,
+            address(moving.momentum)?,
+            values as i64,
+            first,
+            pair(f.lr, f.momentum),
+            pair(f.decay, f.trust),
+        ];
+        table.push(&words, values);
+    }
+    let mut partials = Buffer::new((table.chunks(), 2), DType::F64, device)?;
+    let table = table.place(device)?;
     let kernel = Kernel::new("lars", "lars_norms");
     // SAFETY: the words are those of `lars::Tensor`, and there are two sums for each chunk.
-    unsafe { norms.launch(device, &kernel, vec![Arg::Write(&mut partials)])? };
+    unsafe { table.launch(&kernel, vec![Arg::Write(&mut partials)])? };
     let partials = partials.into_tensor();
     let kernel = Kernel::new("lars", "lars_tensors");
     // SAFETY: the words are those of `lars::Tensor`, of tensors of one shape that live until here.
-    unsafe { steps.launch(device, &kernel, vec![Arg::Read(&partials)]) }
+    unsafe { table.launch(&kernel, vec![Arg::Read(&partials)]) }
 }
 
 #[cfg(test)]

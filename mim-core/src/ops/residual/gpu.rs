@@ -14,6 +14,7 @@ use crate::ops::gelu::gpu::Unit;
 use crate::ops::gpu::{self, Buffer, differentiable, rows};
 use crate::ops::layer_norm::gpu::{Norm, Normed, backward_affine};
 use crate::ops::linear::gpu::{Weight, compute_type};
+use crate::ops::transfer::send;
 
 /// Weights and biases of a half, ready for kernels.
 struct Layers {
@@ -169,7 +170,7 @@ impl Factors {
         Ok(Self {
             scale: half.scale.map(Tensor::detach),
             samples: samples
-                .map(|samples| Tensor::from_slice(samples, shape, xs.device()))
+                .map(|samples| send(samples.to_vec(), shape, xs.device()))
                 .transpose()?,
             branch: None,
         })

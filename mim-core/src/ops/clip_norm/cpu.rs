@@ -19,7 +19,7 @@ multiversion! {
 }
 
 /// `xs *= factor`.
-pub(super) fn scale_inplace(xs: &mut [f32], factor: f32) {
+pub(super) fn scale(xs: &mut [f32], factor: f32) {
     xs.par_chunks_mut(rows_per_task(1))
         .for_each(|xs| block(xs, factor));
 }
