@@ -23,8 +23,13 @@ use candle_core::{Device, Tensor};
 
 use common::tiny;
 use mim_core::comm::{self, Communicator, Launch, Single};
-use parallel::{METHODS, assert_same, first_step, rounded_steps};
+use mim_core::optim::{AdamWConfig, Clip};
+use mim_core::train::Stepper;
+use mim_core::{Method, StepContext};
+use parallel::{METHODS, assert_same, first_step, rounded_steps, share};
 
+/// Where the pretend device lists what it is asked for.
+const LOG: &str = "PRETEND_CUDA_LOG";
 /// Names the folder that [`worker`] shall fill.
 const FOLDER: &str = "MIM_TEST_FOLDER";
 
@@ -38,6 +43,7 @@ fn both(folder: &Path, command: impl Fn() -> Command) -> Vec<String> {
             .envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")])
             .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)])
             .env("TMPDIR", folder)
+            .env(LOG, folder.join(format!("log-{rank}")))
             .env("RAYON_NUM_THREADS", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -73,8 +79,37 @@ fn worker() {
         let found = first_step(tiny(name, &device), crops, &comm);
         let file = folder.join(format!("{name}-{}.safetensors", launch.rank));
         candle_core::safetensors::save(&found.into_iter().collect(), file).unwrap();
+        // The attention that masks follow is waited for, nothing else.
+        let waits = waits(tiny(name, &device).as_ref(), &comm);
+        let attention = usize::from(name == "attmask");
+        assert!(waits.is_none_or(|waits| waits == attention), "{name}");
     }
     comm.leave();
+}
+
+/// How often the host waits in the second step of a method; known of the pretend device alone.
+fn waits(method: &dyn Method, comm: &Arc<dyn Communicator>) -> Option<usize> {
+    let log = std::env::var_os(LOG).unwrap();
+    let clip = Clip::Global { max_norm: 1. };
+    let mut stepper = Stepper::new(method, AdamWConfig::default(), clip).unwrap();
+    let device = method.stores()[0].1.device().clone();
+    let batch = [share(method, comm.as_ref()).to_device(&device).unwrap()];
+    let mut step = |iter| {
+        let place = StepContext {
+            iter,
+            iters_per_epoch: 2,
+            comm: comm.clone(),
+            ..StepContext::new(5)
+        };
+        let before = fs::read_to_string(&log).ok()?.len();
+        let started = stepper.start(method, &batch, &place, 1e-3).unwrap();
+        let said = fs::read_to_string(&log).ok()?.split_off(before);
+        started.wait().unwrap();
+        let waits = |line: &&str| line.starts_with("wait") || line.starts_with("to host");
+        Some(said.lines().filter(waits).count())
+    };
+    step(0);
+    step(1)
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! batch goes through a [`Communicator`]: gradients, the statistics of batch normalisation, second moments,
 //! negatives and centres.
 
+#[cfg(any(feature = "nccl", test))]
+mod hosts;
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;

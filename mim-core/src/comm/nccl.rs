@@ -12,6 +12,7 @@ use candle_core::cuda_backend::cudarc::nccl::safe::{Comm, Id, ReduceOp};
 use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice, WrapErr};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp1, Layout, Shape, Tensor, bail};
 
+use super::hosts::Hosts;
 use super::rendezvous;
 use super::{Communicator, Launch, Overlap, Pending, Reduce};
 use crate::{Error, Result};
@@ -34,11 +35,14 @@ thread_local! {
 /// unless all processes launch their work in one order, so that nothing would be gained by a second one, and each
 /// takes its own buffers on the GPU. The order is the same by itself as long as a backward pass makes no calls
 /// ([`Overlap::Quiet`]).
+///
+/// Tensors of the host go from host to host, so that none of them waits for its GPU.
 #[derive(Debug)]
 pub struct Nccl {
     rank: usize,
     world: usize,
     device: Device,
+    hosts: Hosts,
 }
 
 impl Nccl {
@@ -54,7 +58,7 @@ impl Nccl {
         let (rank, world) = (launch.rank, launch.world);
         let cuda = device.as_cuda_device()?;
         let (host, port) = master()?;
-        let secret = if rank == 0 {
+        let (secret, hosts) = if rank == 0 {
             let id = Id::new().map_err(|error| failed("make an id", &error))?;
             let secret = id.internal().map(|byte| byte.to_le_bytes()[0]);
             let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|error| {
@@ -63,11 +67,14 @@ impl Nccl {
                     "set MASTER_PORT to a free port",
                 )
             })?;
-            rendezvous::serve(&listener, world, &secret, PATIENCE)?;
-            secret
+            let others = rendezvous::serve(&listener, world, &secret, PATIENCE)?;
+            (secret, Hosts::first(others))
         } else {
-            rendezvous::ask(&format!("{host}:{port}"), (rank, world), PATIENCE)?
+            let first = format!("{host}:{port}");
+            let (secret, stream) = rendezvous::ask(&first, (rank, world), PATIENCE)?;
+            (secret, Hosts::other(stream))
         };
+        let hosts = hosts.map_err(|error| failed("reach the other hosts", &error))?;
         let id = Id::uninit(secret.map(|byte| std::ffi::c_char::from_le_bytes([byte])));
         let stream = stream_beside(&cuda.cuda_stream())
             .map_err(|error| failed("have a stream on the GPU", &error))?;
@@ -84,13 +91,13 @@ impl Nccl {
             rank,
             world,
             device: device.clone(),
+            hosts,
         })
     }
+}
 
-    fn call(&self, xs: &Tensor, op: Call) -> Result<Tensor> {
-        let xs = xs.to_device(&self.device)?.contiguous()?;
-        Ok(xs.apply_op1_no_bwd(&op)?)
-    }
+fn call(xs: &Tensor, op: &Call) -> Result<Tensor> {
+    Ok(xs.contiguous()?.apply_op1_no_bwd(op)?)
 }
 
 /// A new stream on the GPU of `stream`.
@@ -150,18 +157,32 @@ impl Communicator for Nccl {
     }
 
     fn all_reduce(&self, xs: &Tensor, how: Reduce) -> Result<Tensor> {
-        let found = self.call(xs, Call::Reduce(how))?;
-        Ok(found.to_device(xs.device())?)
+        if xs.device().is_cpu() {
+            let sums = self.hosts.sum(xs.flatten_all()?.to_vec1()?)?;
+            let sums = Tensor::from_vec(sums, xs.shape(), xs.device())?;
+            return Ok(match how {
+                Reduce::Sum => sums,
+                Reduce::Mean => (sums / self.world as f64)?,
+            });
+        }
+        call(xs, &Call::Reduce(how))
     }
 
     fn all_gather(&self, xs: &Tensor) -> Result<Tensor> {
-        let found = self.call(xs, Call::Gather(self.world))?;
-        Ok(found.to_device(xs.device())?)
+        if xs.device().is_cpu() {
+            let mut shape = xs.dims().to_vec();
+            shape[0] *= self.world;
+            let all = self.hosts.gather(xs.flatten_all()?.to_vec1()?)?;
+            return Ok(Tensor::from_vec(all, shape, xs.device())?);
+        }
+        call(xs, &Call::Gather(self.world))
     }
 
     fn start(&self, xs: Tensor) -> Result<Pending> {
-        let device = xs.device().clone();
-        let xs = xs.to_device(&self.device)?.contiguous()?;
+        if xs.device().is_cpu() {
+            return self.all_reduce(&xs, Reduce::Mean).map(Pending::done);
+        }
+        let xs = xs.contiguous()?;
         let candle = self.device.as_cuda_device()?.cuda_stream();
         xs.inplace_op1(&Mean)?;
         let end = with_comm(|comm| comm.stream().record_event(None).w())?;
@@ -169,7 +190,7 @@ impl Communicator for Nccl {
         Ok(Pending::new(move || {
             let mean = started.xs.clone();
             drop(started);
-            Ok(mean.to_device(&device)?)
+            Ok(mean)
         }))
     }
 

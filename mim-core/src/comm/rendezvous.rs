@@ -1,6 +1,7 @@
-//! How a secret of rank 0 reaches the other processes: over TCP.
+//! How processes find each other: over TCP.
 //!
-//! Each process connects to rank 0, says who it is, and gets the secret: NCCL's unique id.
+//! Each process connects to rank 0, says who it is, and gets a secret: NCCL's unique id. The connections stay
+//! (`hosts`).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -17,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long one message of a process that has connected may take.
 const MESSAGE: Duration = Duration::from_secs(10);
 
-/// Rank 0's part: hands `secret` to the `world - 1` others.
+/// Rank 0's part: hands `secret` to the `world - 1` others, and gives the connections to them, from rank 1 on.
 ///
 /// # Errors
 ///
@@ -27,7 +28,7 @@ pub(super) fn serve(
     world: usize,
     secret: &[u8; LENGTH],
     patience: Duration,
-) -> Result<()> {
+) -> Result<Vec<TcpStream>> {
     let failed = |error: std::io::Error| {
         Error::group(
             format!("rank 0 cannot listen: {error}"),
@@ -36,30 +37,34 @@ pub(super) fn serve(
     };
     listener.set_nonblocking(true).map_err(failed)?;
     let end = Instant::now() + patience;
-    let mut waiting = vec![true; world];
-    waiting[0] = false;
-    while waiting.contains(&true) {
+    // From rank 1 on.
+    let mut found: Vec<Option<TcpStream>> = (1..world).map(|_| None).collect();
+    while found.iter().any(Option::is_none) {
         match listener.accept() {
             // A stranger, or one that is gone again: it is not waited for.
             Ok((mut stream, _)) => {
                 let Ok((rank, its_world)) = hear(&mut stream) else {
                     continue;
                 };
-                if its_world != world || !waiting.get(rank).copied().unwrap_or_default() {
+                let place = rank.checked_sub(1).and_then(|place| found.get_mut(place));
+                let (true, Some(place @ None)) = (its_world == world, place) else {
                     return Err(Error::group(
                         format!(
                             "a process says it is rank {rank} of {its_world}, which is not one of those still missing of {world}"
                         ),
                         "give every process a rank of its own and the same number of processes",
                     ));
+                };
+                if stream.write_all(secret).is_ok() {
+                    *place = Some(stream);
                 }
-                waiting[rank] = stream.write_all(secret).is_err();
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if Instant::now() > end {
-                    let missing: Vec<String> = (0..world)
-                        .filter(|rank| waiting[*rank])
-                        .map(|rank| rank.to_string())
+                    let places = found.iter().zip(1..);
+                    let missing: Vec<String> = places
+                        .filter(|(place, _)| place.is_none())
+                        .map(|(_, rank): (_, usize)| rank.to_string())
                         .collect();
                     return Err(Error::group(
                         format!(
@@ -75,7 +80,7 @@ pub(super) fn serve(
             Err(error) => return Err(failed(error)),
         }
     }
-    Ok(())
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// What a process that has connected says: its rank, and the number of processes it knows of.
@@ -95,7 +100,8 @@ fn hear(stream: &mut TcpStream) -> std::io::Result<(usize, usize)> {
     Ok((number(rank), number(world)))
 }
 
-/// The others' part: gets the secret from rank 0 at `address`, which may start later than this process.
+/// The others' part: gets the secret from rank 0 at `address`, which may start later than this process, and the
+/// connection to it.
 ///
 /// # Errors
 ///
@@ -104,11 +110,11 @@ pub(super) fn ask(
     address: &str,
     (rank, world): (usize, usize),
     patience: Duration,
-) -> Result<[u8; LENGTH]> {
+) -> Result<([u8; LENGTH], TcpStream)> {
     let end = Instant::now() + patience;
     loop {
         let error = match try_to_ask(address, (rank, world), end) {
-            Ok(secret) => return Ok(secret),
+            Ok(found) => return Ok(found),
             Err(error) => error,
         };
         if Instant::now() > end {
@@ -128,7 +134,7 @@ fn try_to_ask(
     address: &str,
     (rank, world): (usize, usize),
     end: Instant,
-) -> std::io::Result<[u8; LENGTH]> {
+) -> std::io::Result<([u8; LENGTH], TcpStream)> {
     let left = || {
         end.saturating_duration_since(Instant::now())
             .max(Duration::from_millis(1))
@@ -144,7 +150,7 @@ fn try_to_ask(
                 }
                 let mut secret = [0; LENGTH];
                 stream.read_exact(&mut secret)?;
-                return Ok(secret);
+                return Ok((secret, stream));
             }
             Err(error) => failure = error,
         }
@@ -186,7 +192,7 @@ mod tests {
                 .unwrap();
             serve(&listener, 4, &SECRET, LONG).unwrap();
             for asking in asking {
-                assert_eq!(asking.join().unwrap().unwrap(), SECRET);
+                assert_eq!(asking.join().unwrap().unwrap().0, SECRET);
             }
         });
     }

@@ -12,7 +12,7 @@ use candle_core::Device;
 use self::steps::Watch;
 use super::checkpoint::{self, Checkpoint, TrainState};
 use super::{EpochLog, EpochRecord, EventWriter, Observer, Stepper, TrainConfig};
-use crate::comm::{self, Communicator, Single};
+use crate::comm::{Communicator, Single};
 use crate::data::{Dataset, LoaderConfig};
 use crate::schedule::Schedule;
 use crate::{Error, Method, Result, StepContext};
@@ -156,8 +156,7 @@ impl Trainer {
                 events.scalars(record.step, values)?;
             }
             watch.observer.epoch(&record);
-            let stops = comm::any(self.comm.as_ref(), watch.observer.stop())?;
-            if stops && !self.finished() {
+            if self.stops(watch.observer)? && !self.finished() {
                 return self.stop();
             }
         }

@@ -30,10 +30,21 @@ pub(crate) fn first_step(
     comm: &Arc<dyn Communicator>,
 ) -> Vec<(String, Tensor)> {
     let (rank, own) = (comm.rank(), IMAGES / comm.world());
-    let loader = loader(method.as_ref(), own).sharded(rank, comm.world());
-    let batch = loader.unwrap().epoch(0, 0).unwrap().next().unwrap();
+    let batch = share(method.as_ref(), comm.as_ref());
     let mask = mask(crops, rank * own..(rank + 1) * own);
-    step_on(method, (batch.unwrap(), mask), comm)
+    step_on(method, (batch, mask), comm)
+}
+
+/// This process' share of [`IMAGES`] images.
+pub(crate) fn share(method: &dyn Method, comm: &dyn Communicator) -> Batch {
+    let loader = loader(method, IMAGES / comm.world()).sharded(comm.rank(), comm.world());
+    loader
+        .unwrap()
+        .epoch(0, 0)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
 }
 
 /// What one process gives for all images where only rounding differs: for the images from last to first, and for

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::Trainer;
-use crate::Result;
-use crate::comm::{self, Communicator, Reduce};
-use crate::ops::{self, Readback, upload};
+use crate::comm::{self, Communicator};
 use crate::train::Observer;
+use crate::{Result, ops};
 
 impl Trainer {
     /// Trains together with the other processes of `comm`, each with a trainer of the same settings and its share
@@ -37,23 +36,9 @@ impl Trainer {
         self.comm.rank() == 0
     }
 
-    /// Whether the run ends here: all processes do when one of them shall. On GPUs they do a step later, by what was
-    /// `asked` behind the step before, so that none of them waits.
-    pub(super) fn stops(
-        &self,
-        observer: &dyn Observer,
-        asked: &mut Option<Readback>,
-    ) -> Result<bool> {
-        if self.comm.world() == 1 {
-            return Ok(observer.stop());
-        }
-        let own = upload(vec![f32::from(u8::from(observer.stop()))], 1, &self.device)?;
-        let mut answer = Some(Readback::new(&self.comm.all_reduce(&own, Reduce::Sum)?)?);
-        if self.device.is_cuda() {
-            std::mem::swap(&mut answer, asked);
-        }
-        let answer = answer.map(Readback::wait).transpose()?;
-        Ok(answer.is_some_and(|sum| sum.iter().any(|sum| *sum > 0.)))
+    /// Whether the run ends here: all processes do when one of them shall.
+    pub(super) fn stops(&self, observer: &dyn Observer) -> Result<bool> {
+        comm::any(self.comm.as_ref(), observer.stop())
     }
 
     /// Checks that all processes start from the same weights at the same step.

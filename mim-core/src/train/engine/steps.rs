@@ -19,14 +19,14 @@ impl Trainer {
     pub(super) fn steps(&mut self, watch: &mut Watch<'_>) -> Result<bool> {
         let first = self.state.iter * self.config.accum_iter;
         let mut batches = self.loader()?.epoch(self.state.epoch, first)?;
-        let (mut last, mut asked, mut stops) = (None, None, false);
+        let (mut last, mut stops) = (None, false);
         while self.state.iter < self.iters_per_epoch && !stops {
             let mut started = Some(self.start(&mut batches)?);
             if self.device.is_cuda() {
                 std::mem::swap(&mut started, &mut last);
             }
             self.read(started, watch)?;
-            stops = self.stops(watch.observer, &mut asked)?;
+            stops = self.stops(watch.observer)?;
         }
         self.read(last, watch)?;
         Ok(stops && self.state.iter < self.iters_per_epoch)

@@ -1,0 +1,197 @@
+//! What processes tell each other from host to host, over the connections of the rendezvous.
+//!
+//! Numbers that the hosts themselves need (who has which gradients, whether the run ends) would wait for all work
+//! of the GPUs if they went through NCCL.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::{Mutex, PoisonError};
+
+use crate::{Error, Result};
+
+/// The connections of a process.
+#[derive(Debug)]
+pub(super) enum Hosts {
+    /// Of rank 0 to the others, from rank 1 on.
+    First(Mutex<Vec<TcpStream>>),
+    /// To rank 0.
+    Other(Mutex<TcpStream>),
+}
+
+impl Hosts {
+    /// Rank 0's side.
+    pub(super) fn first(streams: Vec<TcpStream>) -> io::Result<Self> {
+        streams.iter().try_for_each(patient)?;
+        Ok(Self::First(Mutex::new(streams)))
+    }
+
+    /// The side of another process.
+    pub(super) fn other(stream: TcpStream) -> io::Result<Self> {
+        patient(&stream)?;
+        Ok(Self::Other(Mutex::new(stream)))
+    }
+
+    /// The sums of the processes' numbers, the same to the bit on each of them.
+    pub(super) fn sum(&self, own: Vec<f32>) -> Result<Vec<f32>> {
+        self.combined(own, |all| {
+            let mut all = all.into_iter();
+            let first = all.next().unwrap_or_default();
+            all.fold(first, |mut sums, said| {
+                sums.iter_mut().zip(said).for_each(|(sum, x)| *sum += x);
+                sums
+            })
+        })
+    }
+
+    /// The processes' numbers one behind the other, by rank.
+    pub(super) fn gather(&self, own: Vec<f32>) -> Result<Vec<f32>> {
+        self.combined(own, |all| all.concat())
+    }
+
+    /// What rank 0 makes of the numbers of all processes, as many of each.
+    fn combined(
+        &self,
+        own: Vec<f32>,
+        combine: impl FnOnce(Vec<Vec<f32>>) -> Vec<f32>,
+    ) -> Result<Vec<f32>> {
+        match self {
+            Self::First(streams) => {
+                let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut all = vec![own];
+                for (stream, rank) in streams.iter_mut().zip(1..) {
+                    let said = hear(stream).map_err(|error| gone(rank, &error))?;
+                    if said.len() != all[0].len() {
+                        return Err(Error::group(
+                            format!("rank {rank} asks for something else than rank 0"),
+                            "start all processes with the same options, files and version",
+                        ));
+                    }
+                    all.push(said);
+                }
+                let found = combine(all);
+                for (stream, rank) in streams.iter_mut().zip(1..) {
+                    say(stream, &found).map_err(|error| gone(rank, &error))?;
+                }
+                Ok(found)
+            }
+            Self::Other(stream) => {
+                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                say(&mut stream, &own)
+                    .and_then(|()| hear(&mut stream))
+                    .map_err(|error| gone(0, &error))
+            }
+        }
+    }
+}
+
+/// Messages go at once, and are waited for as long as it takes: another process may be reading data.
+fn patient(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(None)
+}
+
+/// A message: how many numbers, and these.
+fn say(stream: &mut TcpStream, numbers: &[f32]) -> io::Result<()> {
+    let mut message = (numbers.len() as u64).to_le_bytes().to_vec();
+    message.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
+    stream.write_all(&message)
+}
+
+fn hear(stream: &mut TcpStream) -> io::Result<Vec<f32>> {
+    let mut count = [0; 8];
+    stream.read_exact(&mut count)?;
+    let mut bytes = Vec::new();
+    // Grows with what arrives, not with what the count claims.
+    let claimed = u64::from_le_bytes(count).saturating_mul(4);
+    stream.take(claimed).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != claimed {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let (numbers, _) = bytes.as_chunks::<4>();
+    Ok(numbers.iter().map(|x| f32::from_le_bytes(*x)).collect())
+}
+
+fn gone(rank: usize, error: &io::Error) -> Error {
+    Error::group(
+        format!("rank {rank} cannot be reached any more: {error}"),
+        "see in its own output why it ended, and resume from the last checkpoint",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// The two ends of a connection.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, there)
+    }
+
+    /// What three processes find, by rank.
+    fn three<T: Send>(work: impl Fn(usize, &Hosts) -> T + Sync) -> Vec<T> {
+        let (near, far): (Vec<_>, Vec<_>) = (0..2).map(|_| connection()).unzip();
+        let mut hosts = vec![Hosts::first(near).unwrap()];
+        hosts.extend(far.into_iter().map(|stream| Hosts::other(stream).unwrap()));
+        std::thread::scope(|scope| {
+            let start = |(rank, hosts)| {
+                let work = &work;
+                // It hangs up when it is done.
+                scope.spawn(move || {
+                    let hosts: Hosts = hosts;
+                    work(rank, &hosts)
+                })
+            };
+            let threads: Vec<_> = hosts.into_iter().enumerate().map(start).collect();
+            let ends = threads.into_iter().map(|thread| thread.join().unwrap());
+            ends.collect()
+        })
+    }
+
+    #[test]
+    fn all_hear_the_same() {
+        let found = three(|rank, hosts| {
+            let own = [0.1, 10., 0.].map(|x| x * (rank as f32 + 1.)).to_vec();
+            let sums = (0..3).map(|_| hosts.sum(own.clone()).unwrap());
+            let sums: Vec<_> = sums.collect();
+            (
+                sums,
+                hosts.gather(vec![rank as f32; 2]).unwrap(),
+                hosts.sum(vec![]).unwrap(),
+            )
+        });
+        let sums = [0.1f32 + 0.2 + 0.3, 60., 0.];
+        for (found, gathered, nothing) in found {
+            for found in found {
+                assert!((found[0] - sums[0]).abs() < 1e-6 && found[1..] == sums[1..]);
+            }
+            assert_eq!(gathered, [0., 0., 1., 1., 2., 2.]);
+            assert!(nothing.is_empty());
+        }
+    }
+
+    #[test]
+    fn who_is_gone_or_asks_for_something_else_is_named() {
+        let found = three(|rank, hosts| match rank {
+            1 => String::new(),
+            _ => hosts.sum(vec![1.]).unwrap_err().to_string(),
+        });
+        assert!(
+            found[0].contains("rank 1 cannot be reached"),
+            "{}",
+            found[0]
+        );
+        assert!(
+            found[2].contains("rank 0 cannot be reached"),
+            "{}",
+            found[2]
+        );
+        let found = three(|rank, hosts| hosts.sum(vec![1.; 1 + rank / 2]));
+        let error = found[0].as_ref().unwrap_err().to_string();
+        assert!(error.contains("rank 2 asks for something else"), "{error}");
+        assert!(found[1].is_err() && found[2].is_err());
+    }
+}
