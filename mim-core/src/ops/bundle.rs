@@ -1,5 +1,10 @@
 //! Any number of tensors as one operand of an operation; candle's operations take three at most.
 
+#![cfg_attr(
+    feature = "cuda",
+    expect(unsafe_code, reason = "memory is not cleared")
+)]
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -24,8 +29,12 @@ impl<const N: usize> Bundle<N> {
     pub(super) fn new(tensors: [Tensor; N]) -> Result<(Self, Tensor)> {
         const { assert!(N.is_multiple_of(2), "a link takes two tensors") };
         let gradients = Gradients::new(Mutex::new(vec![None; N]));
-        let mut token = Tensor::zeros(1, candle_core::DType::F32, tensors[0].device())?;
+        // Where nothing tracks gradients, any tensor of the device will do.
+        let mut token = tensors[0].detach();
         for (first, pair) in tensors.as_chunks::<2>().0.iter().enumerate() {
+            if !pair.iter().any(Tensor::track_op) {
+                continue;
+            }
             let link = Link {
                 first: 2 * first,
                 gradients: gradients.clone(),
@@ -33,6 +42,11 @@ impl<const N: usize> Bundle<N> {
             token = token.apply_op3(&pair[0], &pair[1], link)?;
         }
         Ok((Self { tensors, gradients }, token))
+    }
+
+    /// What an operation returns as the gradient of its token: something of its shape, so that the links are asked.
+    pub(super) fn ask(token: &Tensor) -> Option<Tensor> {
+        token.track_op().then(|| token.detach())
     }
 
     /// Leaves the gradient of a tensor, unless it is one that is handed over.
@@ -93,7 +107,8 @@ impl CustomOp3 for Link {
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         use candle_core::backend::BackendDevice;
         let shape = Shape::from(1);
-        let storage = token.device.zeros_impl(&shape, candle_core::DType::F32)?;
+        // SAFETY: nobody looks at the value.
+        let storage = unsafe { token.device.alloc_uninit(&shape, candle_core::DType::F32)? };
         Ok((storage, shape))
     }
 

@@ -249,10 +249,9 @@ pub(super) fn residual(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> crate:
         ys = Buffer::copy(&(&values + factors.multiply(&branch)?)?)?;
         factors.branch = factors.scale.is_some().then_some(branch);
     }
-    let tracked = xs.track_op();
+    let (tracked, links) = (xs.track_op(), Bundle::<8>::ask(&token));
     Ok(differentiable([&xs, &token], ys, move |_, grad| {
         let dx = layers.backward(&bundle, (&values, &moments), (&middle, &factors), grad)?;
-        let to_operands = Tensor::zeros(1, DType::F32, grad.device())?;
-        Ok([tracked.then_some(dx), Some(to_operands)])
+        Ok([tracked.then_some(dx), links.clone()])
     })?)
 }

@@ -12,7 +12,7 @@ mod reference;
 
 use std::sync::Mutex;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use self::op::Residual;
 use super::attention::Attention;
@@ -120,9 +120,9 @@ impl Half<'_> {
     }
 
     /// Weight and bias of the norm, of the first and of the second layer, layer scale and the bias of attention,
-    /// all contiguous; zeros for what is not there.
+    /// all contiguous; something without a gradient for what is not there.
     fn bundle(&self, bias: Option<&Tensor>) -> Result<(Bundle<8>, Tensor)> {
-        let none = Tensor::zeros(1, DType::F32, self.norm.weight.device())?;
+        let none = self.norm.bias.detach();
         let [norm, first, second] =
             [self.norm, self.maps[0], self.maps[1]].map(|part| [part.weight, part.bias]);
         let optional = [self.scale, bias].map(|tensor| tensor.unwrap_or(&none));

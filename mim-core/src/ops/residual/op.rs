@@ -293,9 +293,6 @@ impl CustomOp2 for Residual {
         drop(normed);
         let dx = self.norm_gradient((&values, &found), inner, &grad)?;
         let dx = Tensor::from_vec(dx, xs.shape(), xs.device())?;
-        Ok((
-            xs.track_op().then_some(dx),
-            token.track_op().then(|| token.zeros_like()).transpose()?,
-        ))
+        Ok((xs.track_op().then_some(dx), Bundle::<8>::ask(token)))
     }
 }
