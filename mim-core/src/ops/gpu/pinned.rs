@@ -37,6 +37,9 @@ unsafe impl Send for Block {}
 impl Block {
     /// One of at least so many bytes, no longer in use.
     fn take(bytes: usize, device: &CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        context.bind_to_thread().w()?;
         let size = bytes.next_power_of_two().max(4096);
         let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
         let free = blocks.entry((device.id(), size)).or_default();
@@ -46,12 +49,10 @@ impl Block {
         {
             return Ok(block);
         }
-        let stream = device.cuda_stream();
-        let context = stream.context();
         // Whoever waits for it leaves the processor to others.
         let flags = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
         let copied = context.new_event(Some(flags)).w()?;
-        // SAFETY: the context is this thread's since the event was made.
+        // SAFETY: the context is this thread's.
         let start = unsafe { result::malloc_host(size, 0) }.w()?;
         let Some(start) = NonNull::new(start.cast::<u8>()) else {
             candle_core::bail!("the driver gave no pinned memory");
