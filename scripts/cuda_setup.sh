@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Gets what `cargo build --features cuda` needs onto a machine without a CUDA toolkit; no root, no GPU.
 #
-#   scripts/cuda_setup.sh [--pretend] [FOLDER]      FOLDER is .cuda by default (git ignores it)
+#   scripts/cuda_setup.sh [--nccl | --pretend] [FOLDER]      FOLDER is .cuda by default (git ignores it)
 #   . FOLDER/env.sh
 #
 # Plain: nvcc 13.0 and the libraries that candle links, from NVIDIA's pip packages (0.7 GB to download), and
 # a stand-in for the driver's library, so that programs link where there is no driver. They run where a
 # driver 580 or newer and the CUDA 13 libraries are; a pip-installed PyTorch for CUDA 13 brings the latter.
 # Needs python3 with pip and gcc.
+#
+# --nccl: NCCL too (0.2 GB more), for `--features nccl`.
 #
 # --pretend: nothing to download. A pretend nvcc whose outputs are empty, and a pretend device
 # (mim-core/tests/pretend_cuda) on which programs run without a GPU. What is built with them must stay in a target
@@ -16,11 +18,13 @@ set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 pretend=0
+nccl=()
 folder=.cuda
 for argument in "$@"; do
     case $argument in
         --pretend) pretend=1 ;;
-        -*) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        --nccl) nccl=(nvidia-nccl-cu13==2.28.9) ;;
+        -*) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
         *) folder=$argument ;;
     esac
 done
@@ -126,11 +130,14 @@ toolkit() {
     python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --only-binary=:all: \
         --target "$site" nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
         nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 nvidia-cublas==13.1.0.3 \
-        nvidia-curand==10.4.0.35 nvidia-cuda-nvrtc==13.0.88
+        nvidia-curand==10.4.0.35 nvidia-cuda-nvrtc==13.0.88 "${nccl[@]}"
     for part in bin include lib nvvm; do
         rm -rf "${folder:?}/$part"
         mv "$site/nvidia/cu13/$part" "$folder/$part"
     done
+    if [ ${#nccl[@]} -gt 0 ]; then
+        mv "$site"/nvidia/nccl/lib/libnccl.so.* "$folder/lib/"
+    fi
     rm -rf "$site"
     ln -sfn lib "$folder/lib64"
     for library in "$folder"/lib/*.so.*; do
