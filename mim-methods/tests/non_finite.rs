@@ -11,7 +11,7 @@ mod common;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use common::{Few, Tiny, images};
+use common::{Few, images, tiny};
 use mim_core::data::LoaderConfig;
 use mim_core::optim::{AdamWConfig, Clip};
 use mim_core::train::{Checkpoint, EpochLog, Stepper, TrainConfig, Trainer};
@@ -22,11 +22,6 @@ fn devices() -> Vec<Device> {
     return vec![Device::Cpu, Device::new_cuda(0).unwrap()];
     #[cfg(not(feature = "cuda"))]
     vec![Device::Cpu]
-}
-
-fn mae() -> Tiny {
-    let mut all = common::all().into_iter();
-    all.find(|tiny| tiny.file == "mae").unwrap()
 }
 
 /// All parameters, and what the optimizer keeps.
@@ -45,7 +40,7 @@ fn state(method: &dyn Method, stepper: &Stepper) -> Vec<Vec<f32>> {
 #[test]
 fn a_step_moves_nothing_then() {
     for device in devices() {
-        let method = mae().build_on(&device, 1);
+        let method = tiny("mae").build_on(&device, 1);
         let clip = Clip::Global { max_norm: 1. };
         let mut stepper = Stepper::new(&*method, AdamWConfig::default(), clip).unwrap();
         let good = images(&*method);
@@ -85,7 +80,7 @@ fn a_run_ends_with_the_checkpoint_before() {
         };
         let loading = (Arc::new(Few::new(8)) as _, LoaderConfig::default());
         let settings = serde_json::json!({});
-        let method = mae().build_on(&device, 1);
+        let method = tiny("mae").build_on(&device, 1);
         let mut trainer = Trainer::new(method, loading, train, folder.path(), settings).unwrap();
         let error = trainer.train(&mut ()).unwrap_err();
         assert!(matches!(error, Error::NonFinite { step: 2, .. }), "{error}");

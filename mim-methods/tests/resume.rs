@@ -18,7 +18,7 @@ use mim_core::train::{Checkpoint, EpochLog, Outcome, TrainConfig, Trainer};
 
 use mim_core::{Method, Per, Schedule};
 
-use common::{StopAfter, Tiny, content};
+use common::{StopAfter, Tiny, content, losses, tiny};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -91,12 +91,6 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
         let stores = trainer_of_whole.method().stores().len();
         assert_eq!(files.len(), stores + 2, "{}", tiny.file);
         assert_eq!(files, content(&cut, 4), "{}", tiny.file);
-        let losses = |run: &Path| {
-            let log = EpochLog::new(run).read().unwrap();
-            log.iter()
-                .map(|record| (record.epoch, record.train_loss.to_bits()))
-                .collect::<Vec<_>>()
-        };
         assert_eq!(losses(&whole), losses(&cut), "{}", tiny.file);
     }
 }
@@ -140,11 +134,6 @@ fn views_are_those_of_each_epoch() {
     let (growing, steady) = (losses(&growing), losses(&steady));
     assert_eq!(growing[0], steady[0]);
     assert_ne!(growing[1], steady[1]);
-}
-
-fn tiny(file: &str) -> Tiny {
-    let mut all = common::all().into_iter();
-    all.find(|tiny| tiny.file == file).unwrap()
 }
 
 #[test]

@@ -24,8 +24,7 @@ use parallel::{
 };
 
 fn tiny(file: &str) -> Tiny {
-    let mut all = common::all().into_iter();
-    let tiny = all.find(|tiny| tiny.file == file).unwrap();
+    let tiny = common::tiny(file);
     Tiny {
         settings: without_drop_path(tiny.settings),
         ..tiny

@@ -137,13 +137,10 @@ mod tests {
         let mut hosts = vec![Hosts::first(near).unwrap()];
         hosts.extend(far.into_iter().map(|stream| Hosts::other(stream).unwrap()));
         std::thread::scope(|scope| {
-            let start = |(rank, hosts)| {
+            let start = |(rank, hosts): (usize, Hosts)| {
                 let work = &work;
-                // It hangs up when it is done.
-                scope.spawn(move || {
-                    let hosts: Hosts = hosts;
-                    work(rank, &hosts)
-                })
+                // It owns its connections, and hangs up when it is done.
+                scope.spawn(move || work(rank, &hosts))
             };
             let threads: Vec<_> = hosts.into_iter().enumerate().map(start).collect();
             let ends = threads.into_iter().map(|thread| thread.join().unwrap());

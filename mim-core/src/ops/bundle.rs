@@ -44,11 +44,6 @@ impl<const N: usize> Bundle<N> {
         Ok((Self { tensors, gradients }, token))
     }
 
-    /// What an operation returns as the gradient of its token: something of its shape, so that the links are asked.
-    pub(super) fn ask(token: &Tensor) -> Option<Tensor> {
-        token.track_op().then(|| token.detach())
-    }
-
     /// Leaves the gradient of a tensor, unless it is one that is handed over.
     pub(super) fn leave(&self, index: usize, gradient: Tensor) -> Result<()> {
         self.set(index, offer(self.tensors[index].id(), gradient)?);
@@ -65,6 +60,11 @@ impl<const N: usize> Bundle<N> {
     pub(super) fn set(&self, index: usize, gradient: Option<Tensor>) {
         locked(&self.gradients)[index] = gradient;
     }
+}
+
+/// What an operation returns as the gradient of its token: something of its shape, so that the links are asked.
+pub(super) fn ask_links(token: &Tensor) -> Option<Tensor> {
+    token.track_op().then(|| token.detach())
 }
 
 fn locked(gradients: &Gradients) -> std::sync::MutexGuard<'_, Vec<Option<Tensor>>> {

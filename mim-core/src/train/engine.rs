@@ -142,7 +142,7 @@ impl Trainer {
         while !self.finished() {
             let (start, first) = (Instant::now(), self.state.iter);
             if self.steps(&mut watch)? {
-                return self.stop();
+                return self.end_here();
             }
             let seconds = start.elapsed().as_secs_f64();
             let batch = self.config.effective_batch(self.comm.world());
@@ -157,14 +157,14 @@ impl Trainer {
             }
             watch.observer.epoch(&record);
             if self.stops(watch.observer)? && !self.finished() {
-                return self.stop();
+                return self.end_here();
             }
         }
         Ok(Outcome::Finished)
     }
 
     /// Ends the run here, with a checkpoint.
-    fn stop(&self) -> Result<Outcome> {
+    fn end_here(&self) -> Result<Outcome> {
         self.save()?;
         let step = self.state.step;
         Ok(Outcome::Stopped { step })

@@ -25,7 +25,7 @@ impl Started {
     }
 
     /// Whether it was asked of a GPU, so that its report may still have to be waited for.
-    pub fn on_gpu(&self) -> bool {
+    pub(super) fn on_gpu(&self) -> bool {
         self.on_gpu
     }
 

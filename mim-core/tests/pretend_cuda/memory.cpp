@@ -157,7 +157,7 @@ Result cuMemHostAlloc(void** to, size_t bytes, unsigned) {
     std::memset(*to, 0xff, bytes);
     std::lock_guard<std::mutex> guard(lock);
     pinned[uintptr_t(*to)] = bytes;
-    return log("pinned %zu\n", bytes), SUCCESS;
+    return log("pins %zu\n", bytes), SUCCESS;
 }
 Result cuMemFreeHost(void*) { fail("pinned memory stays with the program"); }
 // A copy from other memory waits for what came before it, unless it is small.

@@ -17,7 +17,7 @@ use candle_core::{Device, Tensor};
 use mim_core::augment::Sample;
 use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::rng::stream;
-use mim_core::train::{Observer, StepReport};
+use mim_core::train::{EpochLog, EpochRecord, Observer, StepReport};
 use mim_core::{Batch, Crop, Method, Purpose, View};
 use mim_methods::registry::{self, Entry, METHODS};
 use serde::Deserialize;
@@ -132,6 +132,11 @@ pub(crate) fn all() -> Vec<Tiny> {
     all
 }
 
+/// The one of this file.
+pub(crate) fn tiny(file: &str) -> Tiny {
+    all().into_iter().find(|tiny| tiny.file == file).unwrap()
+}
+
 /// Images for the method, on its device.
 pub(crate) fn images(method: &dyn Method) -> Batch {
     let input = method.input();
@@ -229,4 +234,11 @@ pub(crate) fn content(run: &Path, step: usize) -> Vec<(PathBuf, Vec<u8>)> {
     files.sort();
     assert!(files.len() >= 3, "{files:?}");
     files
+}
+
+/// Epochs and bits of their losses in the log of a run.
+pub(crate) fn losses(run: &Path) -> Vec<(usize, u64)> {
+    let log = EpochLog::new(run).read().unwrap();
+    let loss = |record: &EpochRecord| (record.epoch, record.train_loss.to_bits());
+    log.iter().map(loss).collect()
 }

@@ -30,10 +30,8 @@ pub(super) fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
         ];
         table.push(&words, values);
     }
-    let (table, kernel) = (
-        table.place(all[0].param.device())?,
-        Kernel::new("adamw", "adamw_tensors"),
-    );
+    let table = table.place(all[0].param.device())?;
+    let kernel = Kernel::new("adamw", "adamw_tensors");
     // SAFETY: the words are those of `adamw::Tensor`, of tensors of one shape that live until here.
     unsafe { table.launch(&kernel, Vec::new()) }
 }

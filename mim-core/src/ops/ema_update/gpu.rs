@@ -22,10 +22,8 @@ pub(super) fn ema_updates(pairs: &[(&Tensor, &Tensor)], [keep, fresh]: [f32; 2])
         ];
         table.push(&words, values);
     }
-    let (table, kernel) = (
-        table.place(pairs[0].0.device())?,
-        Kernel::new("ema_update", "ema_update_tensors"),
-    );
+    let table = table.place(pairs[0].0.device())?;
+    let kernel = Kernel::new("ema_update", "ema_update_tensors");
     // SAFETY: the words are those of `ema_update::Tensor`, of tensors of one shape that live until here.
     unsafe { table.launch(&kernel, Vec::new()) }
 }

@@ -6,9 +6,9 @@
 //! same kernels, compiled for the CPU. So everything but nvcc and the device itself is tested without a GPU.
 //!
 //! Everything runs on candle's own stream, in the order of the calls, so nothing waits, and events tell only when
-//! memory of the host may be used again (`pinned`); NCCL alone has another stream, and orders the two itself. Between ops tensors are f32; with
-//! [`Precision::Bf16`](super::Precision) the operands of matrix products and what is kept for the backward pass
-//! are bf16, sums are f32.
+//! memory of the host may be used again (`pinned`); NCCL alone has another stream, and orders the two itself.
+//! Between ops tensors are f32; with [`Precision::Bf16`](super::Precision) the operands of matrix products and what
+//! is kept for the backward pass are bf16, sums are f32.
 //!
 //! No step is captured into a CUDA graph, though the stream could be: a replay repeats the addresses and host
 //! values of the capture, whereas every step copies new masks and tables of parameters to the device and

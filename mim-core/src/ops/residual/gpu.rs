@@ -9,7 +9,7 @@ use super::op::{BIAS, SCALE};
 use super::{Half, Inner};
 use crate::ops::attention::gpu::{Attended, Call, Inputs, WIDEST};
 use crate::ops::attention::{check_bias, sizes};
-use crate::ops::bundle::Bundle;
+use crate::ops::bundle::{Bundle, ask_links};
 use crate::ops::gelu::gpu::Unit;
 use crate::ops::gpu::{self, Buffer, differentiable, rows};
 use crate::ops::layer_norm::gpu::{Norm, Normed, backward_affine};
@@ -249,7 +249,7 @@ pub(super) fn residual(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> crate:
         ys = Buffer::copy(&(&values + factors.multiply(&branch)?)?)?;
         factors.branch = factors.scale.is_some().then_some(branch);
     }
-    let (tracked, links) = (xs.track_op(), Bundle::<8>::ask(&token));
+    let (tracked, links) = (xs.track_op(), ask_links(&token));
     Ok(differentiable([&xs, &token], ys, move |_, grad| {
         let dx = layers.backward(&bundle, (&values, &moments), (&middle, &factors), grad)?;
         Ok([tracked.then_some(dx), links.clone()])

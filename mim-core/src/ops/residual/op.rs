@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use super::cpu;
 use crate::ops::attention::{Attention, Bias, Inputs};
 use crate::ops::bfloat::Kept;
-use crate::ops::bundle::Bundle;
+use crate::ops::bundle::{Bundle, ask_links};
 use crate::ops::host::{floats, operand};
 use crate::ops::linear::Linear;
 use crate::ops::profile::{Pass, Timer, timer};
@@ -293,6 +293,6 @@ impl CustomOp2 for Residual {
         drop(normed);
         let dx = self.norm_gradient((&values, &found), inner, &grad)?;
         let dx = Tensor::from_vec(dx, xs.shape(), xs.device())?;
-        Ok((xs.track_op().then_some(dx), Bundle::<8>::ask(token)))
+        Ok((xs.track_op().then_some(dx), ask_links(token)))
     }
 }
