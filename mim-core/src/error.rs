@@ -99,10 +99,10 @@ pub enum Error {
     },
     /// A device has less memory than is needed.
     #[error("the device has not enough memory ({0}); {OUT_OF_MEMORY}")]
-    OutOfMemory(candle_core::Error),
+    OutOfMemory(#[source] candle_core::Error),
     /// A tensor operation failed in candle.
     #[error("tensor operation failed: {0}")]
-    Tensor(candle_core::Error),
+    Tensor(#[source] candle_core::Error),
 }
 
 const OUT_OF_MEMORY: &str = "use a smaller train.batch_size, with train.accum_iter for as large a step, \

@@ -38,6 +38,8 @@ pub struct StepContext {
     pub pass: u8,
     /// Whether this is a training step: batch statistics, stochastic depth.
     pub training: bool,
+    /// Whether stochastic depth drops blocks in a training step; false in teachers.
+    pub stochastic_depth: bool,
     /// Whether transformer blocks keep only their input and compute the rest again in the backward pass.
     pub recompute: bool,
     /// The group of processes that train together.
@@ -58,6 +60,7 @@ impl StepContext {
             micro: 0,
             pass: 0,
             training: true,
+            stochastic_depth: true,
             recompute: false,
             comm: Arc::new(Single),
             trace: None,
@@ -104,8 +107,17 @@ impl StepContext {
         stream(self.seed, purpose, [self.global_iter() as u64, place])
     }
 
-    /// The same step whose intermediates are named `scope.name`: for a second network in one forward
-    /// pass, such as a teacher.
+    /// The same step for a teacher: without stochastic depth, its intermediates named `teacher.name`.
+    /// Batch norms keep the statistics of the batch, as momentum teachers do in training.
+    #[must_use]
+    pub fn teacher(&self) -> Self {
+        Self {
+            stochastic_depth: false,
+            ..self.scoped("teacher")
+        }
+    }
+
+    /// The same step whose intermediates are named `scope.name`: for a second network in one forward pass.
     #[must_use]
     pub fn scoped(&self, scope: &str) -> Self {
         let trace = self.trace.clone().map(|sink| {

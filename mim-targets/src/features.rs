@@ -95,7 +95,7 @@ impl TargetGenerator for FeatureTarget {
             cls_attention: self.config.attention,
             ..Want::default()
         };
-        let step = rq.step.scoped("teacher");
+        let step = rq.step.teacher();
         let encoded = self.teacher.encode(&image, Masking::None, &want, &step)?;
         let mut rows = encoded.patches()?.detach();
         step.trace("patches", || Ok(rows.clone()))?;

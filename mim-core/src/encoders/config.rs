@@ -84,16 +84,6 @@ impl EncoderConfig {
         }
     }
 
-    /// Sets the rate of stochastic depth; nothing for encoders that have none.
-    pub fn set_drop_path_rate(&mut self, rate: f64) {
-        match self {
-            Self::Vit(config) => config.drop_path_rate = rate,
-            Self::Swin(config) => config.drop_path_rate = rate,
-            Self::PvtV2(config) => config.drop_path_rate = rate,
-            Self::ConvMae(_) => {}
-        }
-    }
-
     /// Whether its weights, as they are, fit images of other sizes.
     pub fn any_size(&self) -> bool {
         match self {

@@ -20,7 +20,7 @@ impl DropPath {
 
     /// Whether it may drop anything in this step.
     fn acts(&self, step: &StepContext) -> bool {
-        self.rate != 0. && step.training
+        self.rate != 0. && step.training && step.stochastic_depth
     }
 
     /// The factors of the branches of `rows` samples, if it drops any in this step.

@@ -145,7 +145,6 @@ impl CmaeConfig {
         let encoder = VitConfig {
             final_norm: false,
             class_token: self.target_class_token,
-            drop_path_rate: 0.,
             ..self.encoder.clone()
         };
         let config = FeatureTargetConfig {

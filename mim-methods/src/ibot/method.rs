@@ -81,7 +81,7 @@ impl Ibot {
             ..Want::default()
         };
         let tower = &self.teacher;
-        let step = step.scoped("teacher");
+        let step = step.teacher();
         let encoded = tower.encoder.encode(images, Masking::None, &want, &step)?;
         Ok(Taught {
             cls: tower.head.bottleneck(&image_rows(&encoded)?)?,

@@ -129,11 +129,10 @@ impl<M: NamingMasker> DistillationConfig<M> {
         }
     }
 
-    /// The teacher's encoder: nothing is dropped and nothing masked in it.
+    /// The teacher's encoder: nothing is masked in it.
     fn teacher_encoder(&self) -> EncoderConfig {
         let mut encoder = self.encoder.clone();
         encoder.set_mask_token(false);
-        encoder.set_drop_path_rate(0.);
         encoder
     }
 
