@@ -4,7 +4,6 @@
 
 #![allow(clippy::print_stdout, reason = "an example prints its results")]
 
-use mim::core::train::{EpochRecord, Observer};
 use mim::prelude::*;
 
 /// Prints the loss of each epoch.
@@ -56,8 +55,7 @@ fn main() -> Result<()> {
         DataSource::Embedded.open(Split::Train)?,
         LoaderConfig::default(),
     );
-    let settings = Default::default();
-    let mut trainer = Trainer::new(Box::new(method), data, train, &folder, settings)?;
+    let mut trainer = Trainer::new(Box::new(method), data, train, &folder)?;
     trainer.train(&mut Print)?;
 
     let encoder = trainer

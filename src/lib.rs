@@ -75,9 +75,14 @@ pub use run_config::{DataConfig, RunConfig};
 pub use candle_core as candle;
 #[doc(no_inline)]
 pub use rand;
+#[doc(no_inline)]
+pub use serde_json;
+#[doc(no_inline)]
+pub use toml;
 
 /// What most programs need.
 pub mod prelude {
+    pub use crate::export::ExportFormat;
     pub use crate::{Pretrained, RunConfig, first_losses};
     pub use candle_core::{DType, Device, Tensor};
     pub use mim_core::augment::{Augment, HorizontalFlip, Pad, RandomResizedCrop, ViewPlan};
@@ -91,14 +96,16 @@ pub mod prelude {
     };
     pub use mim_core::optim::{AdamWConfig, Clip};
     pub use mim_core::params::{Ema, Init, Params, Start, When};
-    pub use mim_core::train::{Outcome, Stepper, TrainConfig, Trainer};
+    pub use mim_core::train::{
+        Checkpoint, EpochRecord, Observer, Outcome, StepReport, Stepper, TrainConfig, Trainer,
+    };
     pub use mim_core::weights::{Source, WeightMap};
     pub use mim_core::{
         Batch, DecodeContext, Decoder, Encoded, Encoder, Error, ImageSize, LossTerms, Mask,
         Masking, Method, Norm, Objective, ParamStore, PatchGrid, Prediction, Purpose,
         Reconstruction, Result, Rows, Schedule, StepContext, Target, View, Want,
     };
-    pub use mim_eval::{EvalConfig, reconstruction_grid, save_png};
+    pub use mim_eval::{EvalConfig, Features, extract, probe, reconstruction_grid, save_png};
     pub use mim_masking::{
         BlockwiseMaskerConfig, CellMaskerConfig, Guide, HiddenCount, MaskRequest, Masker,
         RandomMaskerConfig, WhenStuck,

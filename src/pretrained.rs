@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use mim_core::train::Checkpoint;
-use mim_core::{Method, Result};
+use mim_core::{Error, Method, Result};
 
 use crate::RunConfig;
 
@@ -23,9 +23,19 @@ impl Pretrained {
     ///
     /// # Errors
     ///
-    /// If there is no checkpoint, or it does not fit its own settings.
+    /// If there is no checkpoint, its program saved no settings, or it does not fit its settings.
     pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
+        if checkpoint.state().config.is_null() {
+            return Err(Error::format(
+                checkpoint.path(),
+                format!(
+                    "the program that trained {} saved no settings",
+                    checkpoint.state().method
+                ),
+                "build the method in your program and call Checkpoint::load_method, or save the settings with Trainer::settings",
+            ));
+        }
         let config = RunConfig::from_json(&checkpoint.state().config)?;
         let method = config.build(device)?;
         checkpoint.load_method(method.as_ref())?;
@@ -43,5 +53,36 @@ impl std::fmt::Debug for Pretrained {
             .field("method", &self.method.name())
             .field("step", &self.step)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mim_core::data::{DataSource, LoaderConfig, Split};
+    use mim_core::train::{TrainConfig, Trainer};
+
+    #[test]
+    fn a_run_without_settings_says_how_to_load_it() {
+        let text = "[encoder]\nimage_size = 32\npatch_size = 16\nembed_dim = 8\ndepth = 1\nnum_heads = 2\n\
+             [decoder]\nembed_dim = 8\ndepth = 1\nnum_heads = 2";
+        let config = RunConfig::from_table(text.parse().unwrap()).unwrap();
+        let run = tempfile::tempdir().unwrap();
+        let trainer = |run: &Path| {
+            let images = DataSource::Embedded.open(Split::Train).unwrap();
+            let train = TrainConfig::default();
+            let method = config.build(&Device::Cpu).unwrap();
+            Trainer::new(method, (images, LoaderConfig::default()), train, run).unwrap()
+        };
+        trainer(run.path()).save().unwrap();
+        let error = Pretrained::open(run.path(), &Device::Cpu).unwrap_err();
+        assert!(
+            error.to_string().contains("Checkpoint::load_method"),
+            "{error}"
+        );
+        let saved = trainer(run.path()).settings(config.to_json().unwrap());
+        saved.save().unwrap();
+        let model = Pretrained::open(run.path(), &Device::Cpu).unwrap();
+        assert_eq!(model.config, config);
     }
 }

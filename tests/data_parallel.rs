@@ -99,14 +99,7 @@ fn trainer(name: &str, run: &Path) -> Trainer {
         ..TrainConfig::default()
     };
     let loading = LoaderConfig::default();
-    Trainer::new(
-        tiny(name, &Device::Cpu),
-        (data, loading),
-        config,
-        run,
-        "no settings".into(),
-    )
-    .unwrap()
+    Trainer::new(tiny(name, &Device::Cpu), (data, loading), config, run).unwrap()
 }
 
 /// Ends the run after a number of steps.

@@ -71,7 +71,7 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
         };
         let data = (Arc::new(Few::new(16)) as _, LoaderConfig::default());
         let method = mae.build_on(&gpu, 5);
-        Trainer::new(method, data, train, run, serde_json::json!({})).unwrap()
+        Trainer::new(method, data, train, run).unwrap()
     };
     assert_eq!(trainer(&whole).train(&mut ()).unwrap(), Outcome::Finished);
     let stopped = trainer(&cut).train(&mut StopAfter(1)).unwrap();

@@ -79,9 +79,8 @@ fn a_run_ends_with_the_checkpoint_before() {
             ..TrainConfig::default()
         };
         let loading = (Arc::new(Few::new(8)) as _, LoaderConfig::default());
-        let settings = serde_json::json!({});
         let method = tiny("mae").build_on(&device, 1);
-        let mut trainer = Trainer::new(method, loading, train, folder.path(), settings).unwrap();
+        let mut trainer = Trainer::new(method, loading, train, folder.path()).unwrap();
         let error = trainer.train(&mut ()).unwrap_err();
         assert!(matches!(error, Error::NonFinite { step: 2, .. }), "{error}");
         let left = Checkpoint::latest(folder.path()).unwrap().unwrap();

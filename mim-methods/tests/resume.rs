@@ -56,14 +56,9 @@ fn trainer_with(tiny: &Tiny, run: &Path, workers: usize, train: TrainConfig) -> 
         workers,
         ..LoaderConfig::default()
     };
-    Trainer::new(
-        tiny.build(5),
-        (data, loading),
-        train,
-        run,
-        serde_json::json!({ "seed": 5 }),
-    )
-    .unwrap()
+    Trainer::new(tiny.build(5), (data, loading), train, run)
+        .unwrap()
+        .settings(serde_json::json!({ "seed": 5 }))
 }
 
 #[test]

@@ -35,13 +35,13 @@ pub struct TrainState {
     pub world: usize,
     /// Sums over the steps done in the current epoch, by name.
     pub sums: BTreeMap<String, f64>,
-    /// The resolved settings of the run.
+    /// The resolved settings of the run; null if its program saved none.
     pub config: serde_json::Value,
 }
 
 impl TrainState {
     /// A state of the current layout.
-    pub(super) fn new(method: &str, seed: u64, config: serde_json::Value) -> Self {
+    pub(super) fn new(method: &str, seed: u64) -> Self {
         Self {
             format: FORMAT,
             method: method.to_owned(),
@@ -51,7 +51,7 @@ impl TrainState {
             seed,
             world: 1,
             sums: BTreeMap::new(),
-            config,
+            config: serde_json::Value::Null,
         }
     }
 }

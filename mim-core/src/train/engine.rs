@@ -46,7 +46,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A run that starts at its first step. `resolved` are all settings, saved with every checkpoint.
+    /// A run that starts at its first step; see [`Trainer::settings`] for what lets others reopen it.
     ///
     /// # Errors
     ///
@@ -56,7 +56,6 @@ impl Trainer {
         (dataset, loading): (Arc<dyn Dataset>, LoaderConfig),
         config: TrainConfig,
         run: impl Into<PathBuf>,
-        resolved: serde_json::Value,
     ) -> Result<Self> {
         config.validate()?;
         let iters_per_epoch = config.steps_per_epoch(dataset.len(), 1)?;
@@ -69,7 +68,7 @@ impl Trainer {
             .hold(config.hold.clone())
             .precision(config.precision)
             .recompute(config.recompute);
-        let state = TrainState::new(method.name(), config.seed, resolved);
+        let state = TrainState::new(method.name(), config.seed);
         let loading = LoaderConfig {
             batch_size: config.batch_size,
             drop_last: true,
@@ -88,6 +87,14 @@ impl Trainer {
             stepper,
             state,
         })
+    }
+
+    /// Saves these settings with every checkpoint, so that the method can be built from them again. Without them
+    /// (the default) only a program that builds the method itself can load its checkpoints.
+    #[must_use]
+    pub fn settings(mut self, settings: serde_json::Value) -> Self {
+        self.state.config = settings;
+        self
     }
 
     /// The method.

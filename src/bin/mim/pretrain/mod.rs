@@ -118,8 +118,9 @@ fn ready(
     );
     let resolved = config.to_json()?;
     let settings = name_hash(&resolved.to_string());
-    let mut trainer =
-        Trainer::new(method, data, config.train.clone(), run, resolved)?.parallel(comm.clone())?;
+    let mut trainer = Trainer::new(method, data, config.train.clone(), run)?
+        .settings(resolved)
+        .parallel(comm.clone())?;
     // None may change the folder before all have read it.
     comm::same(comm.as_ref(), "the settings", settings)?;
     let leads = comm.rank() == 0;
