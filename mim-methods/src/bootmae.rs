@@ -136,7 +136,8 @@ impl BootMaeConfig {
             ..
         } = self.encoder;
         let grid = (self.encoder.grid()?, 1);
-        let table = |name, dim| PosEmbed::new(params, name, kind, dim, grid);
+        // The feature decoder adds the encoder's own position table.
+        let table = |name, dim| PosEmbed::new(&params.shared(), name, kind, dim, grid);
         let pixels = InjectOutput::Pixels {
             channels,
             patch_size,

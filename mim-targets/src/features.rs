@@ -210,7 +210,7 @@ mod tests {
             view: 1,
             ..FeatureTargetConfig::default()
         };
-        let teacher = Vit::new(&teacher.root(), &tiny()).unwrap();
+        let teacher = Vit::new(&teacher.root().shared(), &tiny()).unwrap();
         let missing = FeatureTarget::new(teacher, second).unwrap();
         assert!(missing.generate(&request).is_err());
     }
@@ -226,7 +226,7 @@ mod tests {
                 ..tiny()
             };
             let store = ParamStore::cpu(0);
-            let teacher = || Vit::new(&store.root(), &config).unwrap();
+            let teacher = || Vit::new(&store.root().shared(), &config).unwrap();
             let pooled = FeatureTargetConfig {
                 pool: true,
                 ..FeatureTargetConfig::default()

@@ -12,14 +12,32 @@ use crate::Result;
 pub struct Params {
     pub(super) store: ParamStore,
     pub(super) path: String,
+    pub(super) shared: bool,
+}
+
+/// The full name of an entry, and whether it may exist already.
+pub(super) struct Name {
+    pub(super) full: String,
+    pub(super) shared: bool,
 }
 
 impl Params {
+    /// The same path, whose names may exist already: a part built on it has the weights of the part that was built
+    /// on it before.
+    #[must_use]
+    pub fn shared(&self) -> Self {
+        Self {
+            shared: true,
+            ..self.clone()
+        }
+    }
+
     /// The path one level down.
     pub fn pp(&self, name: impl Display) -> Self {
         Self {
             store: self.store.clone(),
             path: self.full(&name),
+            shared: self.shared,
         }
     }
 
@@ -28,6 +46,13 @@ impl Params {
             name.to_string()
         } else {
             format!("{}.{name}", self.path)
+        }
+    }
+
+    fn named(&self, name: &str) -> Name {
+        Name {
+            full: self.full(&name),
+            shared: self.shared,
         }
     }
 
@@ -41,32 +66,32 @@ impl Params {
         self.store.device()
     }
 
-    /// A parameter of the given shape, initialised by the store's scheme. The same name twice is
-    /// the same tensor: that is how weights are shared.
+    /// A parameter of the given shape, initialised by the store's scheme.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Shape`] if the name is taken by another shape.
+    /// [`crate::Error::InvalidConfig`] if the name is taken; on a [`Params::shared`] path
+    /// [`crate::Error::Shape`] if it is taken by another shape.
     pub fn weight(&self, shape: &[usize], name: &str) -> Result<Tensor> {
-        self.store.weight(self.full(&name), shape, None)
+        self.store.weight(self.named(name), shape, None)
     }
 
     /// A trained parameter whose initial value is the layer's own business (layer scale).
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Shape`] if the name is taken by another shape.
+    /// As [`Params::weight`].
     pub fn filled(&self, shape: &[usize], name: &str, value: f64) -> Result<Tensor> {
-        self.store.weight(self.full(&name), shape, Some(value))
+        self.store.weight(self.named(name), shape, Some(value))
     }
 
     /// A value that is saved but never trained, such as a table of sines and cosines.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Shape`] if the name is taken by another shape.
+    /// As [`Params::weight`].
     pub fn constant(&self, name: &str, value: Tensor) -> Result<Tensor> {
-        let made = self.store.made(self.full(&name), Kind::Frozen, value)?;
+        let made = self.store.made(self.named(name), Kind::Frozen, value)?;
         Ok(made.as_detached_tensor())
     }
 
@@ -74,8 +99,8 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Shape`] if the name is taken by another shape.
+    /// As [`Params::weight`].
     pub fn buffer(&self, name: &str, value: Tensor) -> Result<Var> {
-        self.store.made(self.full(&name), Kind::Buffer, value)
+        self.store.made(self.named(name), Kind::Buffer, value)
     }
 }

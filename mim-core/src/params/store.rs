@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::path::Name;
 use super::{InitScheme, MaeInit, Params};
 use crate::rng::{Purpose, name_hash, stream};
 use crate::weights::{LoadReport, WeightMap};
@@ -23,8 +24,8 @@ pub enum Kind {
 
 /// Named variables of one network in the order in which they were made.
 ///
-/// Modules take [`Params`], a path in a store, and ask for tensors by name; the same name gives
-/// the same tensor. All mutable state of training lives in stores, so a checkpoint is its stores,
+/// Modules take [`Params`], a path in a store, and ask for tensors by name; a name is given once, unless
+/// weights are shared on purpose ([`Params::shared`]). All mutable state of training lives in stores, so a checkpoint is its stores,
 /// the optimizer and the place in the run. Cloning gives another handle on the same store.
 #[derive(Clone)]
 pub struct ParamStore(Arc<Inner>);
@@ -111,6 +112,7 @@ impl ParamStore {
         Params {
             store: self.clone(),
             path: String::new(),
+            shared: false,
         }
     }
 
@@ -243,7 +245,7 @@ impl ParamStore {
     /// The tensor of `name`, made by `first` if it is new.
     fn entry(
         &self,
-        name: String,
+        Name { full: name, shared }: Name,
         shape: &[usize],
         kind: Kind,
         first: impl FnOnce() -> Result<Var>,
@@ -251,6 +253,15 @@ impl ParamStore {
         let mut table = self.table();
         if let Some(&at) = table.index.get(&name) {
             let entry = table.entries[at].clone();
+            if !shared {
+                return Err(Error::config(
+                    "parameters",
+                    "name",
+                    name,
+                    "another part of the network has it",
+                    "give each part a path of its own by Params::pp, or share the weights by Params::shared",
+                ));
+            }
             if entry.var.dims() != shape {
                 return Err(Error::shape(
                     format!("parameter `{name}`"),
@@ -273,17 +284,13 @@ impl ParamStore {
     }
 
     /// A parameter that starts at `value`, or at what the scheme draws.
-    pub(super) fn weight(
-        &self,
-        name: String,
-        shape: &[usize],
-        value: Option<f64>,
-    ) -> Result<Tensor> {
+    pub(super) fn weight(&self, name: Name, shape: &[usize], value: Option<f64>) -> Result<Tensor> {
         let device = self.device();
         let kind = match &self.0.source {
-            Source::Student { frozen, .. } if !frozen(&name) => Kind::Trainable,
+            Source::Student { frozen, .. } if !frozen(&name.full) => Kind::Trainable,
             _ => Kind::Frozen,
         };
+        let full = name.full.clone();
         let first = || match (&self.0.source, value) {
             (Source::Teacher, _) => Ok(Var::zeros(shape, DType::F32, device)?),
             (_, Some(value)) => {
@@ -291,10 +298,10 @@ impl ParamStore {
                 Ok(Var::from_tensor(&value.to_dtype(DType::F32)?)?)
             }
             (Source::Student { seed, init, .. }, None) => {
-                draw(init.as_ref(), *seed, &name, shape, device)
+                draw(init.as_ref(), *seed, &full, shape, device)
             }
         };
-        let entry = self.entry(name.clone(), shape, kind, first)?;
+        let entry = self.entry(name, shape, kind, first)?;
         Ok(match entry.kind {
             Kind::Trainable => entry.var.as_tensor().clone(),
             Kind::Frozen | Kind::Buffer => entry.var.as_detached_tensor(),
@@ -302,7 +309,7 @@ impl ParamStore {
     }
 
     /// A variable of the given kind that starts at `value`.
-    pub(super) fn made(&self, name: String, kind: Kind, value: Tensor) -> Result<Var> {
+    pub(super) fn made(&self, name: Name, kind: Kind, value: Tensor) -> Result<Var> {
         let shape = value.dims().to_vec();
         let device = self.device();
         let first = || Ok(Var::from_tensor(&value.to_device(device)?)?);
@@ -397,9 +404,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_have_two_shapes() {
+    fn weights_are_shared_on_purpose_only() {
         let store = ParamStore::cpu(0);
-        store.root().weight(&[2], "weight").unwrap();
-        assert!(store.root().weight(&[3], "weight").is_err());
+        let root = store.root();
+        let first = root.weight(&[2], "weight").unwrap();
+        let error = root.weight(&[2], "weight").unwrap_err().to_string();
+        assert!(error.contains("`name` is weight"), "{error}");
+        let second = root.shared().weight(&[2], "weight").unwrap();
+        assert_eq!(second.id(), first.id());
+        assert!(root.shared().weight(&[3], "weight").is_err());
     }
 }
