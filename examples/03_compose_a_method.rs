@@ -46,14 +46,15 @@ fn compose(student: &ParamStore) -> Result<Composite> {
     let smooth_l1 = RegressionConfig::smooth_l1(2.).build()?;
     let weight = Schedule::constant;
 
-    let parts = Composite::new("blocks", student, encoder, masker.build()?, MaskMode::Drop);
-    Ok(parts
+    let parts = Composite::builder("blocks", student, encoder, masker.build()?, MaskMode::Drop);
+    parts
         .input(32, Norm::imagenet(), ViewPlan::mae(32))
         .target("pixels", PixelTargetConfig::default().build()?)
         .target("tokens", TeacherTokens(momentum_encoder))
         .branch(("pixel", "pixels"), pixels, mse, weight(1.))
         .branch(("token", "tokens"), tokens, smooth_l1, weight(0.5))
-        .teacher("teacher", &teacher, ema))
+        .teacher("teacher", &teacher, ema)
+        .build()
 }
 
 fn main() -> Result<()> {

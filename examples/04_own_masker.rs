@@ -30,8 +30,9 @@ fn main() -> Result<()> {
         ..MaeConfig::default()
     };
     let student = ParamStore::new(&Device::Cpu, 0, config.init());
-    let mut method = config.build(&student)?;
-    method.masker = Box::new(ColumnMasker { hidden: 5 });
+    let method = config
+        .build(&student)?
+        .with_masker(ColumnMasker { hidden: 5 })?;
     println!("losses {:.3?}", first_losses(&method, 4)?);
     Ok(())
 }

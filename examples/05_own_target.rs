@@ -26,10 +26,11 @@ fn main() -> Result<()> {
     let masker = RandomMaskerConfig::default().build()?;
     let mse = RegressionConfig::default().build()?;
     let encoder = Vit::new(&params, &vit)?;
-    let method = Composite::new("mean_colour", &student, encoder, masker, MaskMode::Drop)
+    let method = Composite::builder("mean_colour", &student, encoder, masker, MaskMode::Drop)
         .input(32, Norm::imagenet(), ViewPlan::mae(32))
         .target("colour", MeanColour)
-        .branch(("colour", "colour"), decoder, mse, Schedule::constant(1.));
+        .branch(("colour", "colour"), decoder, mse, Schedule::constant(1.))
+        .build()?;
     println!("losses {:.3?}", first_losses(&method, 4)?);
     Ok(())
 }

@@ -26,10 +26,11 @@ fn main() -> Result<()> {
     let masker = RandomMaskerConfig::default().build()?;
     let (mse, weight) = (RegressionConfig::default(), Schedule::constant(1.));
     let encoder = Vit::new(&params, &vit)?;
-    let method = Composite::new("mean", &student, encoder, masker, MaskMode::Drop)
+    let method = Composite::builder("mean", &student, encoder, masker, MaskMode::Drop)
         .input(32, Norm::imagenet(), ViewPlan::mae(32))
         .target("pixels", PixelTargetConfig::default().build()?)
-        .branch(("pixel", "pixels"), MeanDecoder(head), mse.build()?, weight);
+        .branch(("pixel", "pixels"), MeanDecoder(head), mse.build()?, weight)
+        .build()?;
     println!("losses {:.3?}", first_losses(&method, 4)?);
     Ok(())
 }

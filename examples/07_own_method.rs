@@ -25,11 +25,12 @@ fn main() -> Result<()> {
     let decoder = MaeDecoder::new(&student.root(), &light, vit.grid()?, widths)?;
     let (loss, weight) = (RegressionConfig::smooth_l1(2.), Schedule::constant(1.));
     let (masker, mode) = (masker.build()?, MaskMode::Drop);
-    let method = Composite::new("blocks", &student, encoder, masker, mode)
+    let method = Composite::builder("blocks", &student, encoder, masker, mode)
         .input(32, Norm::imagenet(), ViewPlan::mae(32))
         .target("features", features)
         .branch(("feature", "features"), decoder, loss.build()?, weight)
-        .teacher("teacher", &teacher, ema);
+        .teacher("teacher", &teacher, ema)
+        .build()?;
     println!("losses {:.3?}", first_losses(&method, 4)?);
     Ok(())
 }

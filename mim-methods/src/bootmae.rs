@@ -216,25 +216,24 @@ impl MethodConfig for BootMaeConfig {
         let plan = plan.unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
         let (once, normalised) = (RowNorm::None, RowNorm::LayerNorm { eps: 1e-6 });
         let masker = self.masker.build()?;
-        Ok(
-            Composite::new("bootmae", student, encoder, masker, MaskMode::Drop)
-                .input(size, self.norm.clone(), plan)
-                .teacher("teacher", &teacher, ema)
-                .target("pixels", pixels.build()?)
-                .target("features", FeatureTarget::new(copy, features)?)
-                .branch(
-                    ("pixel", "pixels"),
-                    pixel,
-                    self.objective(once)?,
-                    Schedule::constant(1.),
-                )
-                .branch(
-                    ("feature", "features"),
-                    feature,
-                    self.objective(normalised)?,
-                    self.feature_weight.clone(),
-                ),
-        )
+        Composite::builder("bootmae", student, encoder, masker, MaskMode::Drop)
+            .input(size, self.norm.clone(), plan)
+            .teacher("teacher", &teacher, ema)
+            .target("pixels", pixels.build()?)
+            .target("features", FeatureTarget::new(copy, features)?)
+            .branch(
+                ("pixel", "pixels"),
+                pixel,
+                self.objective(once)?,
+                Schedule::constant(1.),
+            )
+            .branch(
+                ("feature", "features"),
+                feature,
+                self.objective(normalised)?,
+                self.feature_weight.clone(),
+            )
+            .build()
     }
 }
 

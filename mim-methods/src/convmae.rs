@@ -85,17 +85,16 @@ impl MethodConfig for ConvMaeConfig {
         let decoder = MaeDecoder::with_prefix(&params, &self.decoder, grid, widths)?;
         let views = self.views.clone();
         let views = views.unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
-        Ok(
-            Composite::new("convmae", student, encoder, masker, MaskMode::Drop)
-                .input(size, self.norm.clone(), views)
-                .target("pixels", target.build()?)
-                .branch(
-                    ("pixel", "pixels"),
-                    decoder,
-                    RegressionConfig::default().build()?,
-                    Schedule::constant(1.),
-                ),
-        )
+        Composite::builder("convmae", student, encoder, masker, MaskMode::Drop)
+            .input(size, self.norm.clone(), views)
+            .target("pixels", target.build()?)
+            .branch(
+                ("pixel", "pixels"),
+                decoder,
+                RegressionConfig::default().build()?,
+                Schedule::constant(1.),
+            )
+            .build()
     }
 }
 

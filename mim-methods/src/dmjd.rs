@@ -201,24 +201,23 @@ impl MethodConfig for DmjdConfig {
         };
         let views = self.views.clone();
         let views = views.unwrap_or_else(|| ViewPlan::crop_and_flip(crop));
-        Ok(
-            Composite::new("dmjd", student, encoder, masker, MaskMode::Drop)
-                .input(size, self.norm.clone(), views)
-                .with_batch_factor(self.batch_factor())
-                .target("hog", target)
-                .branch(
-                    ("masked", "hog"),
-                    masked,
-                    self.objective(Region::Masked)?,
-                    Schedule::constant(1.),
-                )
-                .branch(
-                    ("visible", "hog"),
-                    visible,
-                    self.objective(Region::Visible)?,
-                    Schedule::constant(self.theta),
-                ),
-        )
+        Composite::builder("dmjd", student, encoder, masker, MaskMode::Drop)
+            .input(size, self.norm.clone(), views)
+            .batch_factor(self.batch_factor())
+            .target("hog", target)
+            .branch(
+                ("masked", "hog"),
+                masked,
+                self.objective(Region::Masked)?,
+                Schedule::constant(1.),
+            )
+            .branch(
+                ("visible", "hog"),
+                visible,
+                self.objective(Region::Visible)?,
+                Schedule::constant(self.theta),
+            )
+            .build()
     }
 }
 

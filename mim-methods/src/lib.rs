@@ -22,7 +22,7 @@ mod simmim;
 
 pub use bootmae::BootMaeConfig;
 pub use cmae::CmaeConfig;
-pub use composite::{Composite, MaskMode};
+pub use composite::{Composite, CompositeBuilder, MaskMode};
 pub use convmae::ConvMaeConfig;
 pub use custom::CustomConfig;
 pub use dmjd::{DmjdConfig, VisibleOrder};

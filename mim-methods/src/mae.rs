@@ -90,16 +90,15 @@ impl MethodConfig for MaeConfig {
             .views
             .clone()
             .unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
-        Ok(
-            Composite::new("mae", student, encoder, masker, MaskMode::Drop)
-                .input(size, self.norm.clone(), views)
-                .target("pixels", target.build()?)
-                .branch(
-                    ("pixel", "pixels"),
-                    decoder,
-                    objective,
-                    Schedule::constant(1.),
-                ),
-        )
+        Composite::builder("mae", student, encoder, masker, MaskMode::Drop)
+            .input(size, self.norm.clone(), views)
+            .target("pixels", target.build()?)
+            .branch(
+                ("pixel", "pixels"),
+                decoder,
+                objective,
+                Schedule::constant(1.),
+            )
+            .build()
     }
 }

@@ -161,17 +161,16 @@ impl MethodConfig for MaskFeatConfig {
         let views = self.views.clone();
         let views = views.unwrap_or_else(|| ViewPlan::crop_and_flip(crop));
         let masker = self.masker.build()?;
-        Ok(
-            Composite::new("maskfeat", student, encoder, masker, MaskMode::Replace)
-                .input(size, self.norm.clone(), views)
-                .target("hog", target)
-                .branch(
-                    ("hog", "hog"),
-                    decoder,
-                    RegressionConfig::default().build()?,
-                    Schedule::constant(1.),
-                ),
-        )
+        Composite::builder("maskfeat", student, encoder, masker, MaskMode::Replace)
+            .input(size, self.norm.clone(), views)
+            .target("hog", target)
+            .branch(
+                ("hog", "hog"),
+                decoder,
+                RegressionConfig::default().build()?,
+                Schedule::constant(1.),
+            )
+            .build()
     }
 }
 

@@ -109,14 +109,18 @@ impl MilanConfig {
             .views
             .clone()
             .unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
-        let composite = Composite::new("milan", student, encoder, self.masker()?, MaskMode::Drop)
-            .input(size, self.norm.clone(), views);
+        let composite =
+            Composite::builder("milan", student, encoder, self.masker()?, MaskMode::Drop).input(
+                size,
+                self.norm.clone(),
+                views,
+            );
         let decoder = |outputs: usize, output| {
             let widths = (self.encoder.embed_dim, outputs);
             PromptDecoder::new(&params, &self.decoder, self.encoder.grid()?, widths, output)
         };
         let weight = Schedule::constant(1.);
-        Ok(match (&self.target, teacher) {
+        let composite = match (&self.target, teacher) {
             (MilanTarget::Features(frozen), Some(teacher)) => {
                 let features = FeatureTargetConfig {
                     class_token: self.encoder.class_token,
@@ -155,7 +159,8 @@ impl MilanConfig {
                     weight,
                 )
             }
-        })
+        };
+        composite.build()
     }
 }
 

@@ -164,18 +164,17 @@ impl MethodConfig for SimConfig {
         let momentum = self.momentum.clone();
         let ema = Ema::new(student, &teacher, momentum, When::BeforeStep, Start::Copy)?;
         let masker = self.masker.build()?;
-        Ok(
-            Composite::new("sim", student, encoder, masker, MaskMode::Drop)
-                .input(self.encoder.image_size, self.norm.clone(), self.plan())
-                .target("features", target)
-                .branch(
-                    ("dense", "features"),
-                    predictor,
-                    self.objective.build()?,
-                    Schedule::constant(1.),
-                )
-                .teacher("teacher", &teacher, ema),
-        )
+        Composite::builder("sim", student, encoder, masker, MaskMode::Drop)
+            .input(self.encoder.image_size, self.norm.clone(), self.plan())
+            .target("features", target)
+            .branch(
+                ("dense", "features"),
+                predictor,
+                self.objective.build()?,
+                Schedule::constant(1.),
+            )
+            .teacher("teacher", &teacher, ema)
+            .build()
     }
 }
 

@@ -181,18 +181,17 @@ impl MethodConfig for SimMimConfig {
             channels,
             ..RegressionConfig::simmim()
         };
-        Ok(
-            Composite::new("simmim", student, built, masker, MaskMode::Replace)
-                .input(encoder.image_size(), self.norm.clone(), self.plan())
-                .mask_stride(self.mask_stride())
-                .target("pixels", target.build()?)
-                .branch(
-                    ("pixel", "pixels"),
-                    decoder,
-                    objective.build()?,
-                    Schedule::constant(1.),
-                ),
-        )
+        Composite::builder("simmim", student, built, masker, MaskMode::Replace)
+            .input(encoder.image_size(), self.norm.clone(), self.plan())
+            .mask_stride(self.mask_stride())
+            .target("pixels", target.build()?)
+            .branch(
+                ("pixel", "pixels"),
+                decoder,
+                objective.build()?,
+                Schedule::constant(1.),
+            )
+            .build()
     }
 }
 

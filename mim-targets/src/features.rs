@@ -85,6 +85,10 @@ impl FeatureTarget {
 }
 
 impl TargetGenerator for FeatureTarget {
+    fn has_attention(&self) -> bool {
+        self.config.attention
+    }
+
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         let image = rq
             .batch

@@ -43,6 +43,11 @@ pub trait TargetGenerator: Send + Sync {
     /// If the batch does not fit the generator.
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target>;
 
+    /// Whether its targets carry the attention of a class token, which guides maskers.
+    fn has_attention(&self) -> bool {
+        false
+    }
+
     /// Whether the target is made of pixels, so that predictions can be drawn.
     fn is_pixels(&self) -> bool {
         false
@@ -66,6 +71,10 @@ impl<T: TargetGenerator + ?Sized> TargetGenerator for Box<T> {
 
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         (**self).generate(rq)
+    }
+
+    fn has_attention(&self) -> bool {
+        (**self).has_attention()
     }
 
     fn is_pixels(&self) -> bool {

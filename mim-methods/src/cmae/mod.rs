@@ -202,25 +202,24 @@ impl MethodConfig for CmaeConfig {
         let masker = self.masker().build()?;
         let plan = views::shifted(image_size.into(), self.shift);
         let views = self.views.clone().unwrap_or(plan);
-        Ok(
-            Composite::new("cmae", student, encoder, masker, MaskMode::Drop)
-                .input(image_size, self.norm.clone(), views)
-                .target("pixels", pixels.build()?)
-                .target("features", features)
-                .branch(
-                    ("pixel", "pixels"),
-                    decoder,
-                    RegressionConfig::default().build()?,
-                    weight("pixel_weight", self.pixel_weight)?,
-                )
-                .branch(
-                    ("feature", "features"),
-                    feature_decoder,
-                    contrast.build()?,
-                    weight("contrast_weight", self.contrast_weight)?,
-                )
-                .teacher("teacher", &teacher, ema),
-        )
+        Composite::builder("cmae", student, encoder, masker, MaskMode::Drop)
+            .input(image_size, self.norm.clone(), views)
+            .target("pixels", pixels.build()?)
+            .target("features", features)
+            .branch(
+                ("pixel", "pixels"),
+                decoder,
+                RegressionConfig::default().build()?,
+                weight("pixel_weight", self.pixel_weight)?,
+            )
+            .branch(
+                ("feature", "features"),
+                feature_decoder,
+                contrast.build()?,
+                weight("contrast_weight", self.contrast_weight)?,
+            )
+            .teacher("teacher", &teacher, ema)
+            .build()
     }
 }
 

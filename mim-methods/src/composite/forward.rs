@@ -109,6 +109,7 @@ impl Composite {
         let guide = match self.masker.guide() {
             GuideKind::None => Guide::None,
             GuideKind::Scores => {
+                // There is exactly one: `CompositeBuilder::build` has checked it.
                 let attention = targets
                     .values()
                     .find_map(|target| target.attention.as_ref());

@@ -1,14 +1,17 @@
 //! A method as a value: encoder, masker, targets, and branches of decoder and objective.
 
+mod builder;
 mod forward;
 mod reconstruct;
+
+pub use builder::CompositeBuilder;
 
 use mim_core::augment::ViewPlan;
 use mim_core::params::{Ema, ParamStore, When};
 use mim_core::schedule::Schedule;
 use mim_core::{
-    Batch, Decoder, Encoder, Error, ImageSize, Input, LossTerms, Mask, Method, Norm, Objective,
-    PatchGrid, Reconstruction, Result, StepContext,
+    Batch, Decoder, Encoder, ImageSize, Input, LossTerms, Mask, Method, Norm, Objective, PatchGrid,
+    Reconstruction, Result, StepContext,
 };
 use mim_masking::{FixedMasker, Masker};
 use mim_targets::TargetGenerator;
@@ -24,14 +27,13 @@ pub enum MaskMode {
 
 /// A method made of parts: most papers are values of this type.
 ///
-/// One training step: targets that need only the images, guide, mask, targets that need the mask,
+/// Made by [`Composite::builder`]. One training step: targets that need only the images, guide, mask, targets that need the mask,
 /// encoder (view 0), targets that need the student, then for each branch decoder and objective.
 pub struct Composite {
     name: String,
     stores: Vec<(String, ParamStore)>,
     encoder: Box<dyn Encoder>,
-    /// Draws the masks.
-    pub masker: Box<dyn Masker>,
+    masker: Box<dyn Masker>,
     mode: MaskMode,
     mask_stride: Option<usize>,
     batch_factor: f64,
@@ -54,14 +56,14 @@ struct Branch {
 
 impl Composite {
     /// An encoder and a masker, without targets and branches yet; `student` holds the weights.
-    pub fn new(
+    pub fn builder(
         name: impl Into<String>,
         student: &ParamStore,
         encoder: impl Encoder + 'static,
         masker: impl Masker + 'static,
         mode: MaskMode,
-    ) -> Self {
-        Self {
+    ) -> CompositeBuilder {
+        CompositeBuilder(Self {
             name: name.into(),
             stores: vec![("student".to_owned(), student.clone())],
             encoder: Box::new(encoder),
@@ -78,46 +80,18 @@ impl Composite {
             branches: Vec::new(),
             emas: Vec::new(),
             notes: Vec::new(),
-        }
+        })
     }
 
-    /// The images the encoder takes, and how images become views. Default: 224 pixels, ImageNet's
-    /// normalisation, and one view that is the image as it is.
-    #[must_use]
-    pub fn input(mut self, size: impl Into<ImageSize>, norm: Norm, views: ViewPlan) -> Self {
-        self.input = Input {
-            size: size.into(),
-            norm,
-        };
-        self.views = vec![(0, views.with_channels(self.input.channels()))];
-        self
-    }
-
-    /// Makes other views from `epoch` on, in place of those of [`Composite::input`]; their images may have
-    /// another size (FastMIM-P). Evaluations keep the size of the input.
-    #[must_use]
-    pub fn views_from(mut self, epoch: usize, views: ViewPlan) -> Self {
-        let views = views.with_channels(self.input.channels());
-        self.views.push((epoch, views));
-        self
-    }
-
-    /// Draws masks and makes targets on a grid of `pixels` pixels a cell, for cells finer than the
-    /// encoder's output (Swin). Default: the encoder's grid.
+    /// The same method with another masker.
     ///
-    /// The encoder must take such masks, and decoders must split their predictions
-    /// ([`mim_core::Prediction::regroup`]).
-    #[must_use]
-    pub fn mask_stride(mut self, pixels: usize) -> Self {
-        self.mask_stride = Some(pixels);
-        self
-    }
-
-    /// How many images one image counts for where the learning rate follows the batch. Default 1.
-    #[must_use]
-    pub fn with_batch_factor(mut self, factor: f64) -> Self {
-        self.batch_factor = factor;
-        self
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if nothing guides the masker.
+    pub fn with_masker(mut self, masker: impl Masker + 'static) -> Result<Self> {
+        self.masker = Box::new(masker);
+        builder::check_guide(&self)?;
+        Ok(self)
     }
 
     /// The grid of masks and targets for an image of (height, width) pixels.
@@ -127,51 +101,6 @@ impl Composite {
             Some(pixels) => PatchGrid::of_image(image, pixels),
             None => Ok(encoders),
         }
-    }
-
-    /// Adds a target under a name.
-    #[must_use]
-    pub fn target(
-        mut self,
-        name: impl Into<String>,
-        target: impl TargetGenerator + 'static,
-    ) -> Self {
-        self.targets.push((name.into(), Box::new(target)));
-        self
-    }
-
-    /// Adds a branch: `decoder`'s prediction compared with the target named `target`.
-    #[must_use]
-    pub fn branch(
-        mut self,
-        (name, target): (&str, &str),
-        decoder: impl Decoder + 'static,
-        objective: impl Objective + 'static,
-        weight: Schedule,
-    ) -> Self {
-        self.branches.push(Branch {
-            name: name.to_owned(),
-            target: target.to_owned(),
-            decoder: Box::new(decoder),
-            objective: Box::new(objective),
-            weight,
-        });
-        self
-    }
-
-    /// Adds a line that reports of a run repeat ([`Method::notes`]).
-    #[must_use]
-    pub fn note(mut self, text: impl Into<String>) -> Self {
-        self.notes.push(text.into());
-        self
-    }
-
-    /// Adds a momentum teacher: its store is saved, and `ema` keeps it up to date.
-    #[must_use]
-    pub fn teacher(mut self, name: impl Into<String>, store: &ParamStore, ema: Ema) -> Self {
-        self.stores.push((name.into(), store.clone()));
-        self.emas.push(ema);
-        self
     }
 }
 
@@ -214,13 +143,10 @@ impl Method for Composite {
         let forward = self.run(&branches, batch, step)?;
         let mut terms = LossTerms::default();
         for (branch, prediction) in self.branches.iter().zip(&forward.predictions) {
-            let target = forward.targets.get(branch.target.as_str()).ok_or_else(|| {
-                Error::unsupported(
-                    format!("the branch `{}` of {}", branch.name, self.name),
-                    format!("it has no target `{}`", branch.target),
-                    "add the target under that name",
-                )
-            })?;
+            let target = forward
+                .targets
+                .get(branch.target.as_str())
+                .ok_or_else(|| builder::no_target(self, branch))?;
             let scope = step.scoped(&branch.name);
             let loss = branch
                 .objective

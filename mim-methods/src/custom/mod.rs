@@ -179,7 +179,7 @@ impl CustomConfig {
         };
         let decoder = self.decoder.build(&root.pp("decoder"), shape)?;
         let objective = self.objective.clone().unwrap_or(self.target.objective());
-        let mut composite = Composite::new("custom", student, encoder, masker, mode)
+        let mut composite = Composite::builder("custom", student, encoder, masker, mode)
             .input(inner.image_size(), self.norm.clone(), self.plan()?)
             .target("target", target.generator)
             .branch(
@@ -194,10 +194,10 @@ impl CustomConfig {
         if let Some((store, ema)) = target.teacher {
             composite = composite.teacher("teacher", &store, ema);
         }
-        Ok(match target.note {
-            Some(note) => composite.note(note),
-            None => composite,
-        })
+        if let Some(note) = target.note {
+            composite = composite.note(note);
+        }
+        composite.build()
     }
 }
 

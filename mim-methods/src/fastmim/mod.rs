@@ -223,16 +223,17 @@ impl MethodConfig for FastMimConfig {
         let (masker, stride) = (self.masker()?, inner.output_stride());
         self.check_sizes(&encoder, &masker)?;
         let plan = self.plan(inner.image_size())?;
-        let mut composite = Composite::new("fastmim", student, encoder, masker, MaskMode::Replace)
-            .input(inner.image_size(), self.norm.clone(), plan)
-            .mask_stride(self.mask_stride());
+        let mut composite =
+            Composite::builder("fastmim", student, encoder, masker, MaskMode::Replace)
+                .input(inner.image_size(), self.norm.clone(), plan)
+                .mask_stride(self.mask_stride());
         for stage in &self.stages {
             composite = composite.views_from(stage.epoch, self.plan(stage.size)?);
         }
         let decoder =
             |outputs: usize| LightDecoder::new(&root, &self.decoder, inner.dim(), outputs);
         let (objective, weight) = (RegressionConfig::default().build()?, Schedule::constant(1.));
-        Ok(match self.target {
+        let composite = match self.target {
             FastMimTarget::Hog => {
                 let hog = self.hog();
                 let decoder = decoder(hog.values(stride, channels))?
@@ -254,7 +255,8 @@ impl MethodConfig for FastMimConfig {
                     weight,
                 )
             }
-        })
+        };
+        composite.build()
     }
 }
 

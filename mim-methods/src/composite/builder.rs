@@ -1,0 +1,292 @@
+//! Joins parts to a [`Composite`] and checks that they fit.
+
+use std::collections::BTreeSet;
+
+use mim_core::augment::ViewPlan;
+use mim_core::params::{Ema, ParamStore};
+use mim_core::schedule::Schedule;
+use mim_core::{Decoder, Error, ImageSize, Input, Norm, Objective, Result};
+use mim_masking::GuideKind;
+use mim_targets::TargetGenerator;
+
+use super::{Branch, Composite};
+
+/// Parts of a [`Composite`]; [`CompositeBuilder::build`] checks and joins them.
+#[derive(Debug)]
+#[must_use]
+pub struct CompositeBuilder(pub(super) Composite);
+
+impl CompositeBuilder {
+    /// The images the encoder takes, and how images become views. Default: 224 pixels, ImageNet's
+    /// normalisation, and one view that is the image as it is.
+    pub fn input(mut self, size: impl Into<ImageSize>, norm: Norm, views: ViewPlan) -> Self {
+        self.0.input = Input {
+            size: size.into(),
+            norm,
+        };
+        self.0.views = vec![(0, views.with_channels(self.0.input.channels()))];
+        self
+    }
+
+    /// Makes other views from `epoch` on, in place of those of [`CompositeBuilder::input`]; their images may have
+    /// another size (FastMIM-P). Evaluations keep the size of the input.
+    pub fn views_from(mut self, epoch: usize, views: ViewPlan) -> Self {
+        let views = views.with_channels(self.0.input.channels());
+        self.0.views.push((epoch, views));
+        self
+    }
+
+    /// Draws masks and makes targets on a grid of `pixels` pixels a cell, for cells finer than the
+    /// encoder's output (Swin). Default: the encoder's grid.
+    ///
+    /// The encoder must take such masks, and decoders must split their predictions
+    /// ([`mim_core::Prediction::regroup`]).
+    pub fn mask_stride(mut self, pixels: usize) -> Self {
+        self.0.mask_stride = Some(pixels);
+        self
+    }
+
+    /// How many images one image counts for where the learning rate follows the batch. Default 1.
+    pub fn batch_factor(mut self, factor: f64) -> Self {
+        self.0.batch_factor = factor;
+        self
+    }
+
+    /// Adds a target under a name.
+    pub fn target(
+        mut self,
+        name: impl Into<String>,
+        target: impl TargetGenerator + 'static,
+    ) -> Self {
+        self.0.targets.push((name.into(), Box::new(target)));
+        self
+    }
+
+    /// Adds a branch: `decoder`'s prediction compared with the target named `target`.
+    pub fn branch(
+        mut self,
+        (name, target): (&str, &str),
+        decoder: impl Decoder + 'static,
+        objective: impl Objective + 'static,
+        weight: Schedule,
+    ) -> Self {
+        self.0.branches.push(Branch {
+            name: name.to_owned(),
+            target: target.to_owned(),
+            decoder: Box::new(decoder),
+            objective: Box::new(objective),
+            weight,
+        });
+        self
+    }
+
+    /// Adds a line that reports of a run repeat ([`mim_core::Method::notes`]).
+    pub fn note(mut self, text: impl Into<String>) -> Self {
+        self.0.notes.push(text.into());
+        self
+    }
+
+    /// Adds a momentum teacher: its store is saved, and `ema` keeps it up to date.
+    pub fn teacher(mut self, name: impl Into<String>, store: &ParamStore, ema: Ema) -> Self {
+        self.0.stores.push((name.into(), store.clone()));
+        self.0.emas.push(ema);
+        self
+    }
+
+    /// The method.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if there is no branch, a name is given twice, a branch names a target that is
+    /// not there, a target has no use, or not exactly one target guides a masker that follows attention.
+    pub fn build(self) -> Result<Composite> {
+        let composite = self.0;
+        if composite.branches.is_empty() {
+            let fix = "add one by CompositeBuilder::branch";
+            return Err(wrong(
+                &composite,
+                "branches",
+                "0",
+                "it has nothing to learn",
+                fix,
+            ));
+        }
+        let stores = composite.stores.iter().map(|(name, _)| name);
+        once(&composite, "store", stores)?;
+        let targets = composite.targets.iter().map(|(name, _)| name);
+        once(&composite, "target", targets)?;
+        let branches = composite.branches.iter().map(|branch| &branch.name);
+        once(&composite, "branch", branches)?;
+        for branch in &composite.branches {
+            if !composite
+                .targets
+                .iter()
+                .any(|(name, _)| *name == branch.target)
+            {
+                return Err(no_target(&composite, branch));
+            }
+        }
+        check_guide(&composite)?;
+        let guided = composite.masker.guide() == GuideKind::Scores;
+        for (name, target) in &composite.targets {
+            let predicted = composite
+                .branches
+                .iter()
+                .any(|branch| branch.target == *name);
+            let guides = guided && target.has_attention();
+            if !predicted && !guides {
+                let why = "no branch predicts it and no masker follows it";
+                let fix = "add a branch for it, or leave it out";
+                return Err(wrong(&composite, "target", name, why, fix));
+            }
+        }
+        Ok(composite)
+    }
+}
+
+/// Whether exactly one target guides the masker, if it follows attention.
+pub(super) fn check_guide(composite: &Composite) -> Result<()> {
+    if composite.masker.guide() != GuideKind::Scores {
+        return Ok(());
+    }
+    let targets = composite.targets.iter();
+    let guides: Vec<&str> = targets
+        .filter(|(_, target)| target.has_attention())
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if guides.len() == 1 {
+        return Ok(());
+    }
+    let why = "it follows the attention of one target";
+    let fix = "give one target attention (FeatureTargetConfig::attention), or choose a masker without a guide";
+    let value = match guides.len() {
+        0 => "without a guide".to_owned(),
+        _ => format!("guided by {}", guides.join(" and ")),
+    };
+    Err(wrong(composite, "masker", value, why, fix))
+}
+
+/// The error of a branch whose target is missing.
+pub(super) fn no_target(composite: &Composite, branch: &Branch) -> Error {
+    let names: Vec<&str> = composite
+        .targets
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let why = format!("its target `{}` is missing", branch.target);
+    let fix = format!("add that target, or use one of: {}", names.join(", "));
+    wrong(composite, "branch", &branch.name, why, fix)
+}
+
+fn once<'a>(
+    composite: &Composite,
+    kind: &'static str,
+    names: impl Iterator<Item = &'a String>,
+) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            let why = "the name is used twice";
+            return Err(wrong(
+                composite,
+                kind,
+                name,
+                why,
+                "give each one its own name",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn wrong(
+    composite: &Composite,
+    field: &'static str,
+    value: impl std::fmt::Display,
+    why: impl Into<mim_core::Text>,
+    fix: impl Into<mim_core::Text>,
+) -> Error {
+    Error::config(composite.name.clone(), field, value, why, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MaskMode;
+    use mim_core::decoders::LinearDecoder;
+    use mim_core::encoders::{Vit, VitConfig};
+    use mim_core::objectives::RegressionConfig;
+    use mim_masking::{AttentionMaskerConfig, Masker, RandomMaskerConfig};
+    use mim_targets::{FeatureTarget, FeatureTargetConfig, PixelTargetConfig};
+
+    fn random() -> Box<dyn Masker> {
+        Box::new(RandomMaskerConfig::default().build().unwrap())
+    }
+
+    fn parts(masker: Box<dyn Masker>) -> CompositeBuilder {
+        let vit = VitConfig::small();
+        let encoder = Vit::new(&ParamStore::cpu(0).root(), &vit).unwrap();
+        Composite::builder(
+            "parts",
+            &ParamStore::cpu(0),
+            encoder,
+            masker,
+            MaskMode::Drop,
+        )
+    }
+
+    fn with_target(parts: CompositeBuilder, name: &str) -> CompositeBuilder {
+        parts.target(name, PixelTargetConfig::default().build().unwrap())
+    }
+
+    fn with_branch(parts: CompositeBuilder, name: &str, target: &str) -> CompositeBuilder {
+        let decoder = LinearDecoder::new(&ParamStore::cpu(0).root(), 64, 48).unwrap();
+        let loss = RegressionConfig::default().build().unwrap();
+        parts.branch((name, target), decoder, loss, Schedule::constant(1.))
+    }
+
+    fn with_guide(parts: CompositeBuilder, name: &str) -> CompositeBuilder {
+        let teacher = Vit::new(&ParamStore::cpu(0).root(), &VitConfig::small()).unwrap();
+        let config = FeatureTargetConfig {
+            attention: true,
+            ..FeatureTargetConfig::default()
+        };
+        parts.target(name, FeatureTarget::new(teacher, config).unwrap())
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_refused_when_they_are_joined() {
+        let guided = || Box::new(AttentionMaskerConfig::default().build().unwrap());
+        let pixels = |masker| with_branch(with_target(parts(masker), "pixels"), "pixel", "pixels");
+        let cases = [
+            (with_target(parts(random()), "pixels"), "nothing to learn"),
+            (with_target(pixels(random()), "pixels"), "used twice"),
+            (
+                with_branch(pixels(random()), "pixel", "pixels"),
+                "used twice",
+            ),
+            (
+                with_branch(pixels(random()), "hog", "hogs"),
+                "its target `hogs` is missing; add that target, or use one of: pixels",
+            ),
+            (
+                with_target(pixels(random()), "more"),
+                "no branch predicts it",
+            ),
+            (pixels(guided()), "`masker` is without a guide"),
+            (
+                with_guide(with_guide(pixels(guided()), "a"), "b"),
+                "`masker` is guided by a and b",
+            ),
+        ];
+        for (parts, wanted) in cases {
+            let error = parts.build().unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        assert!(pixels(random()).build().is_ok());
+        let joined = with_guide(pixels(guided()), "a").build().unwrap();
+        assert!(joined.with_masker(random()).is_ok());
+        let plain = pixels(random()).build().unwrap();
+        assert!(plain.with_masker(guided()).is_err());
+    }
+}
