@@ -46,14 +46,9 @@ pub fn method(name: &str) -> Result<&'static Entry> {
         .iter()
         .find(|entry| entry.name == name)
         .ok_or_else(|| {
-            let known: Vec<_> = METHODS.iter().map(|entry| entry.name).collect();
-            Error::config(
-                "settings",
-                "method",
-                name,
-                "no such method is known",
-                format!("use one of {}", known.join(", ")),
-            )
+            let known = METHODS.iter().map(|entry| entry.name);
+            let (why, fix) = ("no such method is known", settings::choices(name, known));
+            Error::config("settings", "method", name, why, fix)
         })
 }
 
@@ -63,24 +58,16 @@ pub fn method(name: &str) -> Result<&'static Entry> {
 ///
 /// [`Error::InvalidConfig`] listing all recipes.
 pub fn recipe(name: &str) -> Result<&'static str> {
-    let mut all = METHODS.iter().flat_map(|entry| entry.recipes);
-    all.clone()
-        .find(|(known, _)| *known == name)
-        .map(|(_, text)| *text)
-        .ok_or_else(|| {
-            let known = all
-                .by_ref()
-                .map(|(known, _)| *known)
-                .collect::<Vec<_>>()
-                .join(", ");
-            Error::config(
-                "settings",
-                "recipe",
-                name,
-                "no such recipe is shipped",
-                format!("use a file, or one of {known}"),
-            )
-        })
+    let all = METHODS.iter().flat_map(|entry| entry.recipes);
+    let found = all.clone().find(|(known, _)| *known == name);
+    found.map(|(_, text)| *text).ok_or_else(|| {
+        let known = settings::choices(name, all.map(|(known, _)| *known));
+        let (why, fix) = (
+            "no such recipe is shipped",
+            format!("{known}, or give a file"),
+        );
+        Error::config("settings", "recipe", name, why, fix)
+    })
 }
 
 impl Entry {
@@ -97,7 +84,7 @@ impl Entry {
             let why = format!("{} has no such size", self.name);
             let fix = match self.archs {
                 [] => "set the sizes of its encoder, such as encoder.embed_dim".to_owned(),
-                known => format!("use one of {}", known.join(", ")),
+                known => settings::choices(&arch, known.iter().copied()),
             };
             return Err(Error::config(self.name, "arch", arch, why, fix));
         }
