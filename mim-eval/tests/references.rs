@@ -160,7 +160,7 @@ fn linear_probe_of_pixels_agrees_with_scikit_learn() {
         differences(&fitted.predict(&test).unwrap(), &want["predictions"]),
         0
     );
-    assert!((fitted.accuracy(&test).unwrap() - want["top1"].as_f64().unwrap()).abs() < 1e-9);
+    assert!((fitted.accuracies(&test).unwrap().top1 - want["top1"].as_f64().unwrap()).abs() < 1e-9);
     // 300 steps do not reach the optimum here, neither there nor here: an image near a border may differ.
     let quick = LinearConfig::default().fit(&train).unwrap();
     let predictions = quick.predict(&test).unwrap();
