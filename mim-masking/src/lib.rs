@@ -23,12 +23,12 @@ mod count;
 mod disjoint;
 mod draws;
 mod fixed;
-#[cfg(test)]
-mod golden;
 mod ibot_block;
 mod masker;
 mod random;
 mod rolled;
+#[cfg(test)]
+mod sampling;
 mod weighted;
 
 pub use attention_guided::{AttentionDraws, AttentionMasker, AttentionMaskerConfig, AttentionMode};

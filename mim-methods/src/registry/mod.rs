@@ -9,7 +9,7 @@ use toml::Table;
 pub use methods::METHODS;
 
 use crate::MethodConfig;
-use crate::parity::{Case, Setup};
+use crate::parity::{self, Case, Setup};
 
 /// Makes a method from settings; without a seed its weights are never trained.
 type Build = fn(Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
@@ -33,7 +33,7 @@ pub struct Entry {
     pub recipes: &'static [(&'static str, &'static str)],
     resolve: fn(Table) -> Result<Table>,
     build: Build,
-    parity: fn(&Case, &Device) -> Result<Setup>,
+    parity: fn(&Case, &Device) -> parity::Result<Setup>,
 }
 
 /// The method called `name`.
@@ -115,7 +115,7 @@ impl Entry {
     /// # Errors
     ///
     /// If the case's settings or inputs do not fit.
-    pub fn parity(&self, case: &Case, device: &Device) -> Result<Setup> {
+    pub fn parity(&self, case: &Case, device: &Device) -> parity::Result<Setup> {
         (self.parity)(case, device)
     }
 }
