@@ -155,7 +155,7 @@ impl Optimizer for AdamW {
                 step,
             });
         }
-        adamw_steps(&moving)
+        Ok(adamw_steps(&moving)?)
     }
 
     fn set_weight_decay(&mut self, weight_decay: f64) {

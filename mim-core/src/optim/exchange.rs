@@ -284,9 +284,9 @@ mod tests {
 
     use super::*;
     use crate::comm::Threads;
-    use crate::ops::testing::random;
     use crate::ops::{linear, sync_batch_norm};
     use crate::optim::Gradients;
+    use crate::optim::testing::random;
 
     /// Counts what is started.
     struct Counting {

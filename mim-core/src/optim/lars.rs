@@ -117,7 +117,7 @@ impl Optimizer for Lars {
                 },
             })
         });
-        lars_steps(&moving.collect::<Vec<_>>())
+        Ok(lars_steps(&moving.collect::<Vec<_>>())?)
     }
 
     fn set_weight_decay(&mut self, weight_decay: f64) {
