@@ -13,8 +13,8 @@ use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, WrapErr};
 use candle_core::{CudaDevice, CudaStorage, DType, Result, Storage, Tensor, bail};
 
 use super::Buffer;
-use super::launch::{Arg, Grid, Kernel, number};
-use super::product::{Call, Factor};
+use super::factor::{Factor, ProductArgs};
+use super::kernel::{Arg, Grid, Kernel, number};
 
 mod ptx {
     #![allow(unreachable_pub, missing_docs, reason = "written by the build script")]
@@ -187,18 +187,18 @@ fn size(count: usize) -> Result<i32> {
 }
 
 /// See [`super::product()`].
-pub(super) fn product(device: &CudaDevice, call: Call<'_>, to: &mut Buffer) -> Result<()> {
+pub(super) fn product(device: &CudaDevice, args: ProductArgs<'_>, to: &mut Buffer) -> Result<()> {
     let Storage::Cuda(storage) = &to.storage else {
         bail!("a product is written to its device");
     };
-    let [m, k, n] = call.sizes.map(size);
-    let [a, b] = call.factors;
+    let [m, k, n] = args.sizes.map(size);
+    let [a, b] = args.factors;
     let operation = |factor: &Factor<'_>| match factor.transposed {
         true => blas::cublasOperation_t::CUBLAS_OP_T,
         false => blas::cublasOperation_t::CUBLAS_OP_N,
     };
     let kind = data_type(a.values.dtype())?;
-    let (one, beta) = (1f32, f32::from(u8::from(call.add)));
+    let (one, beta) = (1f32, f32::from(u8::from(args.add)));
     let handle = device.cublas_handle();
     // cuBLAS stores by columns: what it sees are the transposes, and b a is the transpose of the product.
     // SAFETY: the sizes were checked against the operands, which live until the call returns.
@@ -220,7 +220,7 @@ pub(super) fn product(device: &CudaDevice, call: Call<'_>, to: &mut Buffer) -> R
             (&raw const beta).cast(),
             address(storage)? as *mut _,
             data_type(to.dtype())?,
-            size(call.sizes[2])?,
+            size(args.sizes[2])?,
             blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )

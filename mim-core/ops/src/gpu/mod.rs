@@ -26,6 +26,8 @@ mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod differentiable;
+mod factor;
+mod kernel;
 mod launch;
 #[cfg(feature = "cuda")]
 mod pinned;
@@ -37,11 +39,13 @@ use candle_core::{DType, Device, Result, Tensor};
 
 pub(super) use self::buffer::Buffer;
 pub(super) use self::differentiable::differentiable;
+pub(super) use self::factor::Factor;
+pub(super) use self::kernel::{Arg, Grid, Kernel};
+pub(super) use self::launch::launch;
 pub use self::launch::launches;
-pub(super) use self::launch::{Arg, Grid, Kernel, launch};
 #[cfg(feature = "cuda")]
 pub(super) use self::pinned::{Download, upload};
-pub(super) use self::product::{Factor, product};
+pub(super) use self::product::product;
 
 /// Whether the kernels apply: f32 tensors on a CUDA device, none of them empty.
 pub(super) fn serves(tensors: &[&Tensor]) -> bool {

@@ -2,59 +2,10 @@
 
 #[cfg(feature = "cuda")]
 use candle_core::Device;
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, bail};
 
+use super::factor::{Factor, ProductArgs};
 use super::{Buffer, no_kernels};
-
-/// An operand: a contiguous tensor taken as a matrix of so many columns, or the transpose of it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Factor<'a> {
-    pub(super) values: &'a Tensor,
-    /// As the values lie in memory.
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) transposed: bool,
-}
-
-impl<'a> Factor<'a> {
-    /// Rows of so many values.
-    pub(crate) fn matrix(values: &'a Tensor, cols: usize) -> Self {
-        Self {
-            values,
-            rows: values.elem_count() / cols,
-            cols,
-            transposed: false,
-        }
-    }
-
-    /// Rows as the values lie in memory.
-    pub(crate) fn height(&self) -> usize {
-        self.rows
-    }
-
-    pub(crate) fn t(self) -> Self {
-        Self {
-            transposed: !self.transposed,
-            ..self
-        }
-    }
-
-    fn size(&self) -> (usize, usize) {
-        match self.transposed {
-            false => (self.rows, self.cols),
-            true => (self.cols, self.rows),
-        }
-    }
-}
-
-/// A checked product `[m, k] [k, n]`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Call<'a> {
-    pub(super) factors: [Factor<'a>; 2],
-    pub(super) sizes: [usize; 3],
-    /// Whether the product is added to what is there.
-    pub(super) add: bool,
-}
 
 /// `to = a b`, or `to += a b`: both factors of one type, f32 or bf16, `to` of either; sums are in f32.
 ///
@@ -80,16 +31,16 @@ pub(crate) fn product(a: Factor<'_>, b: Factor<'_>, to: &mut Buffer, add: bool) 
         return Ok(());
     }
     super::launch::count();
-    let call = Call {
+    let args = ProductArgs {
         factors: [a, b],
         sizes: [m, k, n],
         add,
     };
     match a.values.device() {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => super::cuda::product(device, call, to),
+        Device::Cuda(device) => super::cuda::product(device, args, to),
         device => {
-            let _ = call;
+            let _ = args;
             Err(no_kernels("a product", device))
         }
     }

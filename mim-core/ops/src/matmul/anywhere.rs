@@ -13,7 +13,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::Matrix;
-use super::cpu::{Call, Init};
+use super::args::{Call, Init};
 use crate::bfloat::round_in_f32;
 use crate::blocks::rows_per_task;
 use crate::fresh::fresh;

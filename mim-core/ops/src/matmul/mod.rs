@@ -1,12 +1,14 @@
 //! Matrix products on strided views of f32 slices.
 
 mod anywhere;
+mod args;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
 mod cpu;
 
+pub(super) use args::{Destination, Init};
 use candle_core::{Result, bail};
-pub(super) use cpu::{Destination, Init, add_product, multiply, product};
+pub(super) use cpu::{add_product, multiply, product};
 
 /// A matrix laid over a slice.
 #[derive(Debug, Clone, Copy)]

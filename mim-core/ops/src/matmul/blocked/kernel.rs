@@ -8,7 +8,7 @@ use super::numbers::{Numbers, Pairs, Single};
 use super::pack::panel;
 use super::register::{LANES, load, store};
 use crate::matmul::Matrix;
-use crate::matmul::cpu::Init;
+use crate::matmul::args::Init;
 
 /// Columns of a tile: two registers.
 pub(super) const COLS: usize = 2 * LANES;

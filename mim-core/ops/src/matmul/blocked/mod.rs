@@ -28,7 +28,7 @@ use self::amx::{Amx, Hardware};
 use self::kernel::{Avx512, Avx512Bf16, COLS, Kernel, Tile};
 use self::pack::{Pack, one_panel, panels};
 use super::Matrix;
-use super::cpu::{Call, Init};
+use super::args::{Call, Init};
 use crate::Precision;
 use crate::simd::{has_avx512, has_avx512_bf16};
 

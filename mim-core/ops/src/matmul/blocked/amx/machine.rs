@@ -14,7 +14,7 @@ use super::super::kernel::{Avx512Bf16, Kernel};
 use super::super::{Call, run};
 use super::{Amx, Hardware};
 use crate::matmul::Matrix;
-use crate::matmul::cpu::{Destination, Init};
+use crate::matmul::args::{Destination, Init};
 use crate::simd::{Instructions, has_avx512_bf16};
 
 /// Whether the processor has the unit, the system lets this process use it, and it computes what is expected.
