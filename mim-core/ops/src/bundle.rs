@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::sink::{offer, offer_values};
+use super::grad_accumulator::{accumulate_or_return, accumulate_values_or_return};
 
 /// The gradients of the tensors of a bundle, from the operation that takes it to the links that give them on.
 type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
@@ -46,13 +46,19 @@ impl<const N: usize> Bundle<N> {
 
     /// Leaves the gradient of a tensor, unless it is one that is handed over.
     pub(super) fn leave(&self, index: usize, gradient: Tensor) -> Result<()> {
-        self.set(index, offer(self.tensors[index].id(), gradient)?);
+        self.set(
+            index,
+            accumulate_or_return(self.tensors[index].id(), gradient)?,
+        );
         Ok(())
     }
 
     /// The same for the values of a gradient on the CPU.
     pub(super) fn leave_values(&self, index: usize, gradient: Vec<f32>) -> Result<()> {
-        self.set(index, offer_values(&self.tensors[index], gradient)?);
+        self.set(
+            index,
+            accumulate_values_or_return(&self.tensors[index], gradient)?,
+        );
         Ok(())
     }
 

@@ -29,6 +29,7 @@ mod fresh;
 mod gather_rows;
 mod gelu;
 mod gpu;
+pub mod grad_accumulator;
 mod hog;
 mod host;
 mod lars;
@@ -43,7 +44,6 @@ mod quick_gelu;
 mod recompute;
 mod residual;
 mod simd;
-pub mod sink;
 mod softmax;
 mod sum_squares;
 #[cfg(test)]

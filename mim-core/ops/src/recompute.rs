@@ -3,14 +3,14 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, Var, bail};
 
 use super::gpu::{Buffer, differentiable, serves};
+use super::grad_accumulator;
 use super::host::{is_f32_on_cpu, operand};
-use super::sink;
 use crate::{Error, Result};
 
 /// `layer(xs)`, of which only `xs` is kept for the backward pass, which runs the layer once more.
 ///
 /// `layer` must give the same result each time. The backward pass must run in
-/// [`collecting`](crate::sink::collecting), which must know every trainable parameter of `layer`: candle's own pass
+/// [`collecting`](crate::grad_accumulator::collecting), which must know every trainable parameter of `layer`: candle's own pass
 /// cannot see parameters that no operand leads to, and is refused. If `xs` tracks no gradient, or is not f32 on the
 /// CPU or a GPU, the layer runs without being recomputed. Chen et al. (arXiv:1604.06174).
 ///
@@ -96,7 +96,7 @@ fn gradient(
     xs: &Tensor,
     grad: &Tensor,
 ) -> candle_core::Result<Option<Tensor>> {
-    if !sink::active() {
+    if !grad_accumulator::active() {
         bail!("a recomputed layer needs the backward pass of mim_core::optim::Gradients");
     }
     let inner = Var::from_tensor(xs)?;
@@ -106,7 +106,7 @@ fn gradient(
     for id in found.get_ids().copied().collect::<Vec<_>>() {
         if let Some(part) = found.get_id(id) {
             // One that no one collects is none of a parameter's.
-            sink::offer(id, part.clone())?;
+            grad_accumulator::accumulate_or_return(id, part.clone())?;
         }
     }
     Ok(dx)

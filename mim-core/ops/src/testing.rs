@@ -9,7 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::AllReduceSum;
 use crate::Result;
-use crate::sink::collecting;
+use crate::grad_accumulator::collecting;
 
 /// Values in [-2, 2), the same for the same seed and shape.
 pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {

@@ -8,7 +8,7 @@ use candle_core::{Tensor, Var};
 use super::exchange::{Entry, Exchange, Sender, add_to};
 use crate::comm::{Communicator, Overlap};
 use crate::ops::MaxNorm;
-use crate::ops::sink::{Collected, collecting};
+use crate::ops::grad_accumulator::{Collected, collecting};
 use crate::{Result, ops};
 
 /// Gradients by parameter, in the store's order, summed over micro-batches.

@@ -154,13 +154,13 @@ mod tests {
     #[test]
     fn one_side_alone_can_train() {
         let (q, kv) = (random(1, &[2, 3, 4]), random(2, &[2, 5, 8]));
-        for trained in [0, 1] {
-            let var = Var::from_tensor([&q, &kv][trained]).unwrap();
+        for tracked_id in [0, 1] {
+            let var = Var::from_tensor([&q, &kv][tracked_id]).unwrap();
             let mut inputs = [q.clone(), kv.clone()];
-            inputs[trained] = var.as_tensor().clone();
+            inputs[tracked_id] = var.as_tensor().clone();
             let ys = cross_attention(&inputs[0], &inputs[1], 2, 1.0).unwrap();
             let grads = ys.sum_all().unwrap().backward().unwrap();
-            assert!(grads.get(&var).is_some() && grads.get(&inputs[1 - trained]).is_none());
+            assert!(grads.get(&var).is_some() && grads.get(&inputs[1 - tracked_id]).is_none());
         }
     }
 

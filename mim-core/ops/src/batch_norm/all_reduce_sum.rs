@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor, bail};
 
-use crate::sink::calls_others;
+use crate::grad_accumulator::mark_collective;
 use crate::{Error, Result};
 
 /// The processes that compute one batch together.
@@ -70,7 +70,7 @@ impl CustomOp1 for SumOverAll {
         _sum: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<Option<Tensor>> {
-        calls_others();
+        mark_collective();
         let sum = self.comm.all_reduce_sum(grad).map_err(Error::AllReduce);
         sum.map(Some).map_err(candle_core::Error::wrap)
     }

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::Normed;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows::Parts};
-use crate::sink::{offered, trained};
+use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
 /// A matrix of so many rows and columns, and the parts it is added up in.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl Matrix {
 /// See [`super::batch_norm`]; the input is not empty.
 pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) -> Result<Normed> {
     let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-    let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(trained));
+    let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(tracked_id));
     let (values, scale, shift) = (xs.detach(), weight.detach(), bias.detach());
     let width = scale.elem_count();
     let rows = values.elem_count() / width;
@@ -97,7 +97,9 @@ pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
             drop(args);
             dx = Some(values_dx.into_tensor());
         }
-        let row = |place: usize| offered(affine[place], slopes.narrow(0, place * width, width)?);
+        let row = |place: usize| {
+            accumulate_if_tracked(affine[place], slopes.narrow(0, place * width, width)?)
+        };
         Ok([dx, row(0)?, row(1)?])
     })?;
     Ok(Normed { ys, mean, variance })

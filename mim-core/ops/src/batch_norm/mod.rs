@@ -10,9 +10,9 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
 
 use super::gpu::serves;
+use super::grad_accumulator::{accumulate_values_or_return, mark_collective};
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
-use super::sink::{calls_others, offer_values};
 use crate::{Error, Result};
 pub use all_reduce_sum::AllReduceSum;
 
@@ -142,7 +142,7 @@ impl CustomOp3 for BatchNorm {
         if xs.track_op() {
             let weight = floats(weight)?;
             if self.comm.is_some() {
-                calls_others();
+                mark_collective();
             }
             let sums = over_all(self.comm.as_ref(), [&dw[..], &db].concat());
             let sums = sums.map_err(candle_core::Error::wrap)?;
@@ -151,7 +151,7 @@ impl CustomOp3 for BatchNorm {
             dx = Some(Tensor::from_vec(values, xs.shape(), xs.device())?);
         }
         let row = |parameter: &Tensor, values| match parameter.track_op() {
-            true => offer_values(parameter, values),
+            true => accumulate_values_or_return(parameter, values),
             false => Ok(None),
         };
         Ok((dx, row(weight, dw)?, row(bias, db)?))

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::cpu::Geometry;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch};
-use crate::sink::{offered, trained};
+use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
 /// Channels and rows of threads of a block.
 const THREADS: [u32; 3] = [32, 8, 1];
@@ -111,7 +111,7 @@ pub(super) fn depthwise_conv(
     geometry: Geometry,
 ) -> Result<Tensor> {
     let (xs, taps, bias) = (xs.contiguous()?, taps.contiguous()?, bias.contiguous()?);
-    let (tracked, shift) = ([&xs, &taps].map(Tensor::track_op), trained(&bias));
+    let (tracked, shift) = ([&xs, &taps].map(Tensor::track_op), tracked_id(&bias));
     let (values, weights) = (xs.detach(), taps.detach());
     let ys = convolve(&values, &weights, Some(&bias.detach()), (geometry, false))?;
     differentiable([&xs, &taps, &bias], ys, move |_, grad| {
@@ -123,7 +123,11 @@ pub(super) fn depthwise_conv(
             return Ok([dx, None, None]);
         }
         let [dw, db] = backward_weights(&values, grad, geometry)?;
-        Ok([dx, tracked[1].then_some(dw), offered(shift, db)?])
+        Ok([
+            dx,
+            tracked[1].then_some(dw),
+            accumulate_if_tracked(shift, db)?,
+        ])
     })
 }
 

@@ -8,9 +8,9 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Geometry;
 use super::gpu::serves;
+use super::grad_accumulator::accumulate_values_or_return;
 use super::host::{expect_shape, floats, is_f32_on_cpu, operand};
 use super::profile::{Pass, timer};
-use super::sink::offer_values;
 use crate::{Error, Result};
 
 /// Each channel convolved with a kernel of its own: stride 1, zeros around, the size stays.
@@ -130,7 +130,7 @@ impl CustomOp3 for DepthwiseConv {
         if taps.track_op() || bias.track_op() {
             let (dw, db) = cpu::backward_weights(&values, &grad, geometry);
             grads.1 = Some(Tensor::from_vec(dw, taps.shape(), device)?);
-            grads.2 = offer_values(bias, db)?;
+            grads.2 = accumulate_values_or_return(bias, db)?;
         }
         Ok(grads)
     }

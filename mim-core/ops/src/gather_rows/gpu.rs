@@ -5,7 +5,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows};
-use crate::sink::{offered, trained};
+use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 use crate::transfer::send;
 
 /// No further place in a chain, as in `gather_rows.cu`.
@@ -110,10 +110,13 @@ pub(super) fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
         width,
     };
     let ys = forward(&xs, &ids, sizes)?;
-    let table = trained(&xs);
+    let table = tracked_id(&xs);
     differentiable([&xs], ys, move |_, grad| {
         let chains = Chains::on_device(&ids, rows)?;
-        Ok([offered(table, backward(grad, &chains, sizes)?)?])
+        Ok([accumulate_if_tracked(
+            table,
+            backward(grad, &chains, sizes)?,
+        )?])
     })
 }
 

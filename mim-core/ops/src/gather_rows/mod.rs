@@ -7,9 +7,9 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 
 use super::gpu::serves;
+use super::grad_accumulator::accumulate_values_or_return;
 use super::host::{floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
-use super::sink::offer_values;
 use super::transfer::upload;
 use crate::{Error, Result};
 
@@ -122,7 +122,7 @@ impl CustomOp2 for GatherRows {
         let (rows, width) = xs.dims2()?;
         let grad = grad.contiguous()?;
         let dx = cpu::backward(&floats(&grad)?, &ids.to_vec1::<u32>()?, rows, width);
-        Ok((offer_values(xs, dx)?, None))
+        Ok((accumulate_values_or_return(xs, dx)?, None))
     }
 }
 

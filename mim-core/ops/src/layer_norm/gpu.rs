@@ -5,7 +5,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use crate::gpu::{Arg, Buffer, Kernel, differentiable, launch, rows, type_name};
-use crate::sink::{offered, trained};
+use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
 /// Normalised rows and what their backward pass needs of them.
 pub(crate) struct Normed {
@@ -118,7 +118,7 @@ pub(super) fn layer_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
         eps,
     };
     let values = xs.detach();
-    let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(trained));
+    let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(tracked_id));
     let Normed { ys, moments } = norm.forward(&values, DType::F32)?;
     differentiable([&xs, &weight, &bias], ys, move |_, grad| {
         let rows = (&values, &moments);
@@ -130,7 +130,11 @@ pub(super) fn layer_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
             return Ok([dx, None, None]);
         }
         let [dw, db] = backward_affine(rows, grad)?;
-        Ok([dx, offered(affine[0], dw)?, offered(affine[1], db)?])
+        Ok([
+            dx,
+            accumulate_if_tracked(affine[0], dw)?,
+            accumulate_if_tracked(affine[1], db)?,
+        ])
     })
 }
 

@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor, bail};
 
 use super::gpu::serves;
+use super::grad_accumulator::accumulate_values_or_return;
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
-use super::sink::offer_values;
 use crate::Result;
 
 pub(super) use self::cpu::Moments;
@@ -154,8 +154,8 @@ impl CustomOp3 for LayerNorm {
         }
         if weight.track_op() || bias.track_op() {
             let (dw, db) = cpu::backward_affine(&values, found, &grad, width);
-            grads.1 = offer_values(weight, dw)?;
-            grads.2 = offer_values(bias, db)?;
+            grads.1 = accumulate_values_or_return(weight, dw)?;
+            grads.2 = accumulate_values_or_return(bias, db)?;
         }
         Ok(grads)
     }

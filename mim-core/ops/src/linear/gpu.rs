@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Tensor, TensorId};
 
 use crate::gelu::gpu::Unit;
 use crate::gpu::{Buffer, Factor, differentiable, product, rows};
+use crate::grad_accumulator::{accumulate_or_return, tracked_id};
 use crate::precision::{Precision, precision};
-use crate::sink::{offer, trained};
 
 /// The type of the operands of products on this thread.
 pub(crate) fn compute_type() -> DType {
@@ -82,7 +82,7 @@ struct Layer {
     /// Whether the input tracks gradients.
     tracked: bool,
     /// Weight and bias.
-    trained: [Option<TensorId>; 2],
+    tracked_id: [Option<TensorId>; 2],
 }
 
 impl Layer {
@@ -95,7 +95,7 @@ impl Layer {
             bias: bias.map(Tensor::detach),
             dtype,
             tracked: xs.track_op(),
-            trained: [trained(weight), bias.and_then(trained)],
+            tracked_id: [tracked_id(weight), bias.and_then(tracked_id)],
         })
     }
 
@@ -124,9 +124,9 @@ impl Layer {
     /// been handed over.
     fn backward(&self, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let mut found = [None, None, None];
-        let [weight, bias] = self.trained;
+        let [weight, bias] = self.tracked_id;
         if let Some(bias) = bias {
-            found[2] = offer(bias, rows::column_sums(grad, self.weight.dims().0)?)?;
+            found[2] = accumulate_or_return(bias, rows::column_sums(grad, self.weight.dims().0)?)?;
         }
         if !self.tracked && weight.is_none() {
             return Ok(found);
@@ -138,7 +138,7 @@ impl Layer {
         }
         if let Some(weight) = weight {
             let xs = rows::cast(&self.xs, self.dtype)?;
-            found[1] = offer(weight, self.weight.backward_weight(&xs, &grad)?)?;
+            found[1] = accumulate_or_return(weight, self.weight.backward_weight(&xs, &grad)?)?;
         }
         Ok(found)
     }

@@ -8,9 +8,9 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Sizes;
 use super::gpu::serves;
+use super::grad_accumulator::{accumulate, accumulate_values_or_return};
 use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, Timer, timer};
-use super::sink::{hand_over, offer_values};
 use crate::{Error, Result};
 
 /// `xs weightᵀ + bias`.
@@ -151,7 +151,7 @@ impl Linear {
             return Ok(None);
         }
         let sizes = Self::sizes_of(grad, weight);
-        let collected = hand_over(weight, |sum| match sum {
+        let collected = accumulate(weight, |sum| match sum {
             Some(sum) => cpu::add_backward_weight(sum, grad, xs, sizes),
             None => cpu::backward_weight(grad, xs, sizes),
         })?;
@@ -171,7 +171,7 @@ impl Linear {
         if !bias.track_op() {
             return Ok(None);
         }
-        offer_values(bias, cpu::backward_bias(grad, Self::sizes_of(grad, weight)))
+        accumulate_values_or_return(bias, cpu::backward_bias(grad, Self::sizes_of(grad, weight)))
     }
 
     /// Sizes by the gradient of the result.

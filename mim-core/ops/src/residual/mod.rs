@@ -399,15 +399,15 @@ mod tests {
     fn only_what_tracks_gets_a_gradient() {
         let mut inputs = operands(&[2, 5, 8], 16, 16);
         inputs.push(random(8, &[8]));
-        for trained in 0..inputs.len() {
-            let var = Var::from_tensor(&inputs[trained]).unwrap();
+        for tracked_id in 0..inputs.len() {
+            let var = Var::from_tensor(&inputs[tracked_id]).unwrap();
             let mut inputs = inputs.clone();
-            inputs[trained] = var.as_tensor().clone();
+            inputs[tracked_id] = var.as_tensor().clone();
             let grads = mlp(&inputs).unwrap().sum_all().unwrap().backward().unwrap();
-            assert!(grads.get(&var).is_some(), "operand {trained}");
+            assert!(grads.get(&var).is_some(), "operand {tracked_id}");
             for (other, input) in inputs.iter().enumerate() {
                 assert!(
-                    other == trained || grads.get(input).is_none(),
+                    other == tracked_id || grads.get(input).is_none(),
                     "operand {other}"
                 );
             }

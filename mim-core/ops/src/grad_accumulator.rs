@@ -42,11 +42,11 @@ pub struct Slot {
     /// How many parts have come.
     pub parts: usize,
     /// How many parts of any weight had come before the last of them.
-    pub place: usize,
+    pub order: usize,
 }
 
 /// Gets weights of which a part has come, and how many parts of it that makes. It may [`take`] sums.
-pub type Watch = dyn FnMut(TensorId, usize) -> Result<()>;
+pub type GradHook = dyn FnMut(TensorId, usize) -> Result<()>;
 
 /// What a backward pass hands over.
 #[derive(Default)]
@@ -54,7 +54,7 @@ struct Pass {
     slots: HashMap<TensorId, Slot>,
     parts: usize,
     calls: bool,
-    watch: Option<Box<Watch>>,
+    hook: Option<Box<GradHook>>,
 }
 
 /// What a backward pass has handed over.
@@ -80,15 +80,15 @@ impl Drop for Scope {
     }
 }
 
-/// Runs a backward pass; gives the gradients of those of `weights` that ops handed over, while `watch` looks on.
+/// Runs a backward pass; gives the gradients of those of `weights` that ops handed over, while `hook` looks on.
 pub fn collecting<R>(
     weights: impl Iterator<Item = TensorId>,
-    watch: Option<Box<Watch>>,
+    hook: Option<Box<GradHook>>,
     backward: impl FnOnce() -> R,
 ) -> (R, Collected) {
     let own = Pass {
         slots: weights.map(|id| (id, Slot::default())).collect(),
-        watch,
+        hook,
         ..Pass::default()
     };
     let scope = Scope(ACTIVE.replace(Some(own)));
@@ -104,7 +104,7 @@ pub fn take(weight: TensorId) -> Option<Sum> {
 }
 
 /// Notes that the pass that runs asks other processes for something.
-pub(super) fn calls_others() {
+pub(super) fn mark_collective() {
     ACTIVE.with_borrow_mut(|active| {
         if let Some(pass) = active {
             pass.calls = true;
@@ -114,11 +114,11 @@ pub(super) fn calls_others() {
 
 /// Hands over a part of the gradient of `weight`: `write` gets the sum of the parts so far, if there is
 /// one. Gives false, and does nothing, where no one collects it.
-pub(super) fn hand_over(
+pub(super) fn accumulate(
     weight: &Tensor,
     write: impl FnOnce(Option<Vec<f32>>) -> Result<Vec<f32>>,
 ) -> Result<bool> {
-    hand_over_to(weight.id(), |sum| {
+    accumulate_to(weight.id(), |sum| {
         let sum = match sum {
             Some(Sum::Device(sum)) => Some(sum.flatten_all()?.to_vec1::<f32>()?),
             Some(Sum::Host(sum)) => Some(sum),
@@ -129,13 +129,13 @@ pub(super) fn hand_over(
 }
 
 /// A weight that has a gradient to hand over: none that tracks no gradient.
-pub(super) fn trained(weight: &Tensor) -> Option<TensorId> {
+pub(super) fn tracked_id(weight: &Tensor) -> Option<TensorId> {
     weight.track_op().then(|| weight.id())
 }
 
 /// Hands over a part of the gradient of the weight `id`; gives it back, for candle, where no one collects it.
-pub(super) fn offer(id: TensorId, part: Tensor) -> Result<Option<Tensor>> {
-    let taken = hand_over_to(id, |sum| {
+pub(super) fn accumulate_or_return(id: TensorId, part: Tensor) -> Result<Option<Tensor>> {
+    let taken = accumulate_to(id, |sum| {
         if part.device().is_cuda() {
             let before = match sum {
                 None => return Ok(Sum::Device(part.clone())),
@@ -155,15 +155,21 @@ pub(super) fn offer(id: TensorId, part: Tensor) -> Result<Option<Tensor>> {
     Ok((!taken).then_some(part))
 }
 
-/// [`offer`] of what a [`trained`] weight gets; nothing to do for another.
-pub(super) fn offered(weight: Option<TensorId>, part: Tensor) -> Result<Option<Tensor>> {
-    weight.map_or(Ok(None), |id| offer(id, part))
+/// [`accumulate_or_return`] of what a [`tracked_id`] weight gets; nothing to do for another.
+pub(super) fn accumulate_if_tracked(
+    weight: Option<TensorId>,
+    part: Tensor,
+) -> Result<Option<Tensor>> {
+    weight.map_or(Ok(None), |id| accumulate_or_return(id, part))
 }
 
-/// [`offer`] of values on the CPU.
-pub(super) fn offer_values(weight: &Tensor, part: Vec<f32>) -> Result<Option<Tensor>> {
+/// [`accumulate_or_return`] of values on the CPU.
+pub(super) fn accumulate_values_or_return(
+    weight: &Tensor,
+    part: Vec<f32>,
+) -> Result<Option<Tensor>> {
     let mut part = Some(part);
-    hand_over(weight, |sum| {
+    accumulate(weight, |sum| {
         Ok(added(sum, part.take().unwrap_or_default()))
     })?;
     part.map(|part| Tensor::from_vec(part, weight.shape(), weight.device()))
@@ -185,7 +191,7 @@ pub(super) fn active() -> bool {
     ACTIVE.with_borrow(Option::is_some)
 }
 
-fn hand_over_to(id: TensorId, write: impl FnOnce(Option<Sum>) -> Result<Sum>) -> Result<bool> {
+fn accumulate_to(id: TensorId, write: impl FnOnce(Option<Sum>) -> Result<Sum>) -> Result<bool> {
     // Taken out while it is written: threads that help may run other work of this one.
     let sum =
         ACTIVE.with_borrow_mut(|active| Some(active.as_mut()?.slots.get_mut(&id)?.sum.take()));
@@ -193,22 +199,22 @@ fn hand_over_to(id: TensorId, write: impl FnOnce(Option<Sum>) -> Result<Sum>) ->
         return Ok(false);
     };
     let sum = write(sum)?;
-    let (parts, watch) = ACTIVE.with_borrow_mut(|active| {
+    let (parts, hook) = ACTIVE.with_borrow_mut(|active| {
         let Some(pass) = active else {
             return (0, None);
         };
         let slot = pass.slots.entry(id).or_default();
-        (slot.sum, slot.place) = (Some(sum), pass.parts);
+        (slot.sum, slot.order) = (Some(sum), pass.parts);
         slot.parts += 1;
         pass.parts += 1;
-        (slot.parts, pass.watch.take())
+        (slot.parts, pass.hook.take())
     });
     // Out of its place for the same reason.
-    if let Some(mut watch) = watch {
-        watch(id, parts)?;
+    if let Some(mut hook) = hook {
+        hook(id, parts)?;
         ACTIVE.with_borrow_mut(|active| {
             if let Some(pass) = active {
-                pass.watch = Some(watch);
+                pass.hook = Some(hook);
             }
         });
     }
@@ -230,7 +236,7 @@ mod tests {
             let sum = sum.unwrap_or(vec![0.; 2]);
             Ok(sum.iter().zip(part).map(|(a, b)| a + b).collect())
         };
-        hand_over(weight, write).unwrap()
+        accumulate(weight, write).unwrap()
     }
 
     #[test]
@@ -247,7 +253,7 @@ mod tests {
         assert_eq!(taken, [true, true, false]);
         let slot = found.slots.remove(&asked.id()).unwrap();
         assert!(matches!(slot.sum, Some(Sum::Host(sum)) if sum == [4., 6.]));
-        assert_eq!((slot.parts, slot.place), (2, 1));
+        assert_eq!((slot.parts, slot.order), (2, 1));
         assert!(found.slots.is_empty() && !found.calls);
         assert!(!add(&asked, [1., 1.]));
     }
@@ -256,16 +262,16 @@ mod tests {
     fn what_nobody_collects_comes_back() {
         let (weight, part) = (var(), Tensor::new(&[1f32, 2.], &Device::Cpu).unwrap());
         let values = |part: Option<Tensor>| part.map(|part| part.to_vec1::<f32>().unwrap());
-        assert_eq!(trained(&part), None);
-        assert!(offered(None, part.clone()).unwrap().is_none());
-        let hand_over = || {
+        assert_eq!(tracked_id(&part), None);
+        assert!(accumulate_if_tracked(None, part.clone()).unwrap().is_none());
+        let accumulate = || {
             [
-                values(offer(weight.id(), part.clone()).unwrap()),
-                values(offer_values(&weight, vec![3., 4.]).unwrap()),
+                values(accumulate_or_return(weight.id(), part.clone()).unwrap()),
+                values(accumulate_values_or_return(&weight, vec![3., 4.]).unwrap()),
             ]
         };
-        assert_eq!(hand_over(), [Some(vec![1., 2.]), Some(vec![3., 4.])]);
-        let (taken, found) = collecting(trained(&weight).into_iter(), None, hand_over);
+        assert_eq!(accumulate(), [Some(vec![1., 2.]), Some(vec![3., 4.])]);
+        let (taken, found) = collecting(tracked_id(&weight).into_iter(), None, accumulate);
         assert_eq!(taken, [None, None]);
         let slot = &found.slots[&weight.id()];
         assert!(matches!(&slot.sum, Some(Sum::Host(sum)) if *sum == [4., 6.]));
@@ -277,22 +283,22 @@ mod tests {
         let [one, two] = [&first, &second].map(|var| var.id());
         let taken = Rc::new(RefCell::new(Vec::new()));
         let list = taken.clone();
-        let watch = move |id, parts| {
+        let hook = move |id, parts| {
             if id == two {
                 list.borrow_mut().push((parts, take(one)));
             }
             Ok(())
         };
         let weights = [one, two].into_iter();
-        let ((), found) = collecting(weights, Some(Box::new(watch)), || {
+        let ((), found) = collecting(weights, Some(Box::new(hook)), || {
             let parts = [(&first, [1., 2.]), (&second, [5., 5.]), (&first, [3., 4.])];
             assert!(parts.into_iter().all(|(var, part)| add(var, part)));
-            calls_others();
+            mark_collective();
         });
         assert!(matches!(&taken.borrow()[..], [(1, Some(Sum::Host(sum)))] if *sum == [1., 2.]));
         let late = &found.slots[&one];
         assert!(matches!(&late.sum, Some(Sum::Host(sum)) if *sum == [3., 4.]));
-        assert_eq!((late.parts, late.place, found.calls), (2, 2, true));
+        assert_eq!((late.parts, late.order, found.calls), (2, 2, true));
     }
 
     #[test]
