@@ -9,11 +9,11 @@ use super::op::{BIAS, SCALE};
 use super::{Half, Inner};
 use crate::attention::gpu::{Attended, Call, Inputs, WIDEST};
 use crate::attention::{check_bias, sizes};
-use crate::bundle::{Bundle, ask_links};
 use crate::gelu::gpu::Unit;
 use crate::gpu::{self, Buffer, differentiable, rows};
 use crate::layer_norm::gpu::{Norm, Normed, backward_affine};
 use crate::linear::gpu::{Weight, compute_type};
+use crate::multi_operand::{MultiOperand, request_backward};
 use crate::transfer::send;
 
 /// Weights and biases of a half, ready for kernels.
@@ -75,7 +75,7 @@ impl Layers {
     /// is left in the bundle.
     fn backward_middle(
         &self,
-        bundle: &Bundle<8>,
+        bundle: &MultiOperand<8>,
         middle: &Middle,
         grad: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
@@ -92,7 +92,7 @@ impl Layers {
                 let wanted = call.bias.is_some() && bundle.tensors[BIAS].track_op();
                 let (inputs, bias) = call.backward((ys, lse), grad, wanted)?;
                 if let Some(bias) = bias {
-                    bundle.leave(BIAS, bias)?;
+                    bundle.set_grad(BIAS, bias)?;
                 }
                 match inputs {
                     Inputs::Packed(dx) => Ok((ys.clone(), dx)),
@@ -107,7 +107,7 @@ impl Layers {
     /// The gradient of the input; those of the other operands are left in the bundle.
     fn backward(
         &self,
-        bundle: &Bundle<8>,
+        bundle: &MultiOperand<8>,
         (xs, moments): (&Tensor, &Tensor),
         (middle, factors): (&Middle, &Factors),
         grad: &Tensor,
@@ -116,17 +116,17 @@ impl Layers {
         let narrow = rows::cast(&outer, self.dtype)?;
         let inner = self.weights[1].backward_input(&narrow, self.dtype)?;
         let (inside, inner) = self.backward_middle(bundle, middle, &inner)?;
-        self.leave(bundle, 1, &inside, (&narrow, &outer))?;
+        self.set_grad(bundle, 1, &inside, (&narrow, &outer))?;
         drop((inside, narrow, outer));
         let normed = self.norm.forward(xs, self.dtype)?.ys.into_tensor();
-        self.leave(bundle, 0, &normed, (&inner, &inner))?;
+        self.set_grad(bundle, 0, &normed, (&inner, &inner))?;
         let inner = self.weights[0].backward_input(&inner, self.dtype)?;
         let tracks = |at: usize| bundle.tensors[at].track_op();
         if tracks(0) || tracks(1) {
             let [dw, db] = backward_affine((xs, moments), &inner)?;
             for (at, gradient) in [(0, dw), (1, db)] {
                 if tracks(at) {
-                    bundle.leave(at, gradient)?;
+                    bundle.set_grad(at, gradient)?;
                 }
             }
         }
@@ -134,20 +134,20 @@ impl Layers {
     }
 
     /// Leaves the gradients of a layer's weight and bias; `exact` is `grad` as exact as it is known.
-    fn leave(
+    fn set_grad(
         &self,
-        bundle: &Bundle<8>,
+        bundle: &MultiOperand<8>,
         layer: usize,
         xs: &Tensor,
         (grad, exact): (&Tensor, &Tensor),
     ) -> Result<()> {
         let at = 2 + 2 * layer;
         if bundle.tensors[at].track_op() {
-            bundle.leave(at, self.weights[layer].backward_weight(xs, grad)?)?;
+            bundle.set_grad(at, self.weights[layer].backward_weight(xs, grad)?)?;
         }
         if bundle.tensors[at + 1].track_op() {
             let width = self.biases[layer].elem_count();
-            bundle.leave(at + 1, rows::column_sums(exact, width)?)?;
+            bundle.set_grad(at + 1, rows::column_sums(exact, width)?)?;
         }
         Ok(())
     }
@@ -196,13 +196,13 @@ impl Factors {
     }
 
     /// The gradient of the branch; that of layer scale is left in the bundle.
-    fn backward(&self, bundle: &Bundle<8>, grad: &Tensor) -> Result<Tensor> {
+    fn backward(&self, bundle: &MultiOperand<8>, grad: &Tensor) -> Result<Tensor> {
         if let (Some(scale), Some(branch)) = (&self.scale, &self.branch)
             && bundle.tensors[SCALE].track_op()
         {
             let products = (self.of_samples(grad)? * branch)?;
             let sums = rows::column_sums(&products, scale.elem_count())?;
-            bundle.leave(SCALE, sums)?;
+            bundle.set_grad(SCALE, sums)?;
         }
         self.multiply(grad)
     }
@@ -229,7 +229,7 @@ pub(super) fn residual(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> crate:
         Inner::Gelu => None,
         Inner::Attention { bias, .. } => bias,
     };
-    let (bundle, token) = half.bundle(bias)?;
+    let (bundle, handle) = half.bundle(bias)?;
     let layers = Layers::new(&bundle.tensors, super::narrow(half.eps))?;
     let mut factors = Factors::new(half, &xs)?;
     let values = xs.detach();
@@ -249,8 +249,8 @@ pub(super) fn residual(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> crate:
         ys = Buffer::copy(&(&values + factors.multiply(&branch)?)?)?;
         factors.branch = factors.scale.is_some().then_some(branch);
     }
-    let (tracked, links) = (xs.track_op(), ask_links(&token));
-    Ok(differentiable([&xs, &token], ys, move |_, grad| {
+    let (tracked, links) = (xs.track_op(), request_backward(&handle));
+    Ok(differentiable([&xs, &handle], ys, move |_, grad| {
         let dx = layers.backward(&bundle, (&values, &moments), (&middle, &factors), grad)?;
         Ok([tracked.then_some(dx), links.clone()])
     })?)

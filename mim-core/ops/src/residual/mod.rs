@@ -16,8 +16,8 @@ use candle_core::Tensor;
 
 use self::op::Residual;
 use super::attention::Attention;
-use super::bundle::Bundle;
 use super::host::is_f32_on_cpu;
+use super::multi_operand::MultiOperand;
 use crate::{Error, Result};
 
 /// Weight and bias of a norm or of a linear layer.
@@ -121,14 +121,16 @@ impl Half<'_> {
 
     /// Weight and bias of the norm, of the first and of the second layer, layer scale and the bias of attention,
     /// all contiguous; something without a gradient for what is not there.
-    fn bundle(&self, bias: Option<&Tensor>) -> Result<(Bundle<8>, Tensor)> {
+    fn bundle(&self, bias: Option<&Tensor>) -> Result<(MultiOperand<8>, Tensor)> {
         let none = self.norm.bias.detach();
         let [norm, first, second] =
             [self.norm, self.maps[0], self.maps[1]].map(|part| [part.weight, part.bias]);
         let optional = [self.scale, bias].map(|tensor| tensor.unwrap_or(&none));
         let [[nw, nb], [w1, b1], [w2, b2], [scale, bias]] =
             [norm, first, second, optional].map(|pair| pair.map(Tensor::contiguous));
-        Ok(Bundle::new([nw?, nb?, w1?, b1?, w2?, b2?, scale?, bias?])?)
+        Ok(MultiOperand::new([
+            nw?, nb?, w1?, b1?, w2?, b2?, scale?, bias?,
+        ])?)
     }
 
     fn check_samples(&self, xs: &Tensor) -> Result<()> {
@@ -175,7 +177,7 @@ fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
             Some(Attention::of(shape, (heads, scale), bias)?)
         }
     };
-    let (bundle, token) = half.bundle(bias)?;
+    let (bundle, handle) = half.bundle(bias)?;
     let op = Residual {
         bundle,
         scaled: half.scale.is_some(),
@@ -186,7 +188,7 @@ fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
         keep: all.iter().any(|t| t.track_op()),
         saved: Mutex::new(None),
     };
-    Ok(xs.contiguous()?.apply_op2(&token, op)?)
+    Ok(xs.contiguous()?.apply_op2(&handle, op)?)
 }
 
 #[expect(

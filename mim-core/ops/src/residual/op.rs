@@ -8,9 +8,9 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use super::cpu;
 use crate::attention::{Attention, Bias, Inputs};
 use crate::bfloat::Kept;
-use crate::bundle::{Bundle, ask_links};
 use crate::host::{floats, operand};
 use crate::linear::Linear;
+use crate::multi_operand::{MultiOperand, request_backward};
 use crate::profile::{Pass, Timer, timer};
 use crate::{gelu, layer_norm};
 
@@ -27,7 +27,7 @@ pub(super) struct Saved {
 pub(super) struct Residual {
     /// Weight and bias of the norm, of the first and of the second linear layer; layer scale and the bias of
     /// attention.
-    pub(super) bundle: Bundle<8>,
+    pub(super) bundle: MultiOperand<8>,
     /// Whether there is layer scale.
     pub(super) scaled: bool,
     /// Whether there is a bias of attention.
@@ -159,7 +159,7 @@ impl Residual {
             && scale.track_op()
         {
             let values = cpu::columns_gradient(grad, branch, factors);
-            self.bundle.leave_values(SCALE, values)?;
+            self.bundle.set_grad_values(SCALE, values)?;
         }
         Ok(match factors {
             cpu::Factors {
@@ -188,7 +188,7 @@ impl Residual {
         let ([dx, _], scores) = call.backward(grad, bias.track_op())?;
         if bias.track_op() {
             self.bundle
-                .leave(BIAS, attention.bias_gradient(bias, &scores)?)?;
+                .set_grad(BIAS, attention.bias_gradient(bias, &scores)?)?;
         }
         Ok(dx)
     }
@@ -222,7 +222,7 @@ impl Residual {
             let (dw, db) = layer_norm::cpu::backward_affine(xs, found, &inner, width);
             for (at, part, values) in [(0, weight, dw), (1, bias, db)] {
                 if part.track_op() {
-                    self.bundle.leave_values(at, values)?;
+                    self.bundle.set_grad_values(at, values)?;
                 }
             }
         }
@@ -260,7 +260,7 @@ impl CustomOp2 for Residual {
     fn bwd(
         &self,
         xs: &Tensor,
-        token: &Tensor,
+        handle: &Tensor,
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
@@ -293,6 +293,6 @@ impl CustomOp2 for Residual {
         drop(normed);
         let dx = self.norm_gradient((&values, &found), inner, &grad)?;
         let dx = Tensor::from_vec(dx, xs.shape(), xs.device())?;
-        Ok((xs.track_op().then_some(dx), ask_links(token)))
+        Ok((xs.track_op().then_some(dx), request_backward(handle)))
     }
 }

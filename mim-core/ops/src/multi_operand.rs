@@ -14,23 +14,23 @@ use super::grad_accumulator::{accumulate_or_return, accumulate_values_or_return}
 /// The gradients of the tensors of a bundle, from the operation that takes it to the links that give them on.
 type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-/// Tensors that stand behind one operand, [`Bundle::token`].
+/// Tensors that stand behind one operand, [`MultiOperand::new`].
 ///
-/// The operation reads the tensors from here and returns a gradient for the token, whatever it is; those of
-/// the tensors it leaves with [`Bundle::leave`], and candle's backward pass finds them there.
-pub(super) struct Bundle<const N: usize> {
+/// The operation reads the tensors from here and returns a gradient for the handle, whatever it is; those of
+/// the tensors it leaves with [`MultiOperand::set_grad`], and candle's backward pass finds them there.
+pub(super) struct MultiOperand<const N: usize> {
     pub(super) tensors: [Tensor; N],
     gradients: Gradients,
 }
 
-impl<const N: usize> Bundle<N> {
-    /// The bundle and its token, on their device, which tracks gradients if one of the tensors does. `N` must
+impl<const N: usize> MultiOperand<N> {
+    /// The bundle and its handle, on their device, which tracks gradients if one of the tensors does. `N` must
     /// be even.
     pub(super) fn new(tensors: [Tensor; N]) -> Result<(Self, Tensor)> {
         const { assert!(N.is_multiple_of(2), "a link takes two tensors") };
         let gradients = Gradients::new(Mutex::new(vec![None; N]));
         // Where nothing tracks gradients, any tensor of the device will do.
-        let mut token = tensors[0].detach();
+        let mut handle = tensors[0].detach();
         for (first, pair) in tensors.as_chunks::<2>().0.iter().enumerate() {
             if !pair.iter().any(Tensor::track_op) {
                 continue;
@@ -39,13 +39,13 @@ impl<const N: usize> Bundle<N> {
                 first: 2 * first,
                 gradients: gradients.clone(),
             };
-            token = token.apply_op3(&pair[0], &pair[1], link)?;
+            handle = handle.apply_op3(&pair[0], &pair[1], link)?;
         }
-        Ok((Self { tensors, gradients }, token))
+        Ok((Self { tensors, gradients }, handle))
     }
 
     /// Leaves the gradient of a tensor, unless it is one that is handed over.
-    pub(super) fn leave(&self, index: usize, gradient: Tensor) -> Result<()> {
+    pub(super) fn set_grad(&self, index: usize, gradient: Tensor) -> Result<()> {
         self.set(
             index,
             accumulate_or_return(self.tensors[index].id(), gradient)?,
@@ -54,7 +54,7 @@ impl<const N: usize> Bundle<N> {
     }
 
     /// The same for the values of a gradient on the CPU.
-    pub(super) fn leave_values(&self, index: usize, gradient: Vec<f32>) -> Result<()> {
+    pub(super) fn set_grad_values(&self, index: usize, gradient: Vec<f32>) -> Result<()> {
         self.set(
             index,
             accumulate_values_or_return(&self.tensors[index], gradient)?,
@@ -68,9 +68,9 @@ impl<const N: usize> Bundle<N> {
     }
 }
 
-/// What an operation returns as the gradient of its token: something of its shape, so that the links are asked.
-pub(super) fn ask_links(token: &Tensor) -> Option<Tensor> {
-    token.track_op().then(|| token.detach())
+/// What an operation returns as the gradient of its handle: something of its shape, so that the links are asked.
+pub(super) fn request_backward(handle: &Tensor) -> Option<Tensor> {
+    handle.track_op().then(|| handle.detach())
 }
 
 fn locked(gradients: &Gradients) -> std::sync::MutexGuard<'_, Vec<Option<Tensor>>> {
@@ -104,7 +104,7 @@ impl CustomOp3 for Link {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        token: &candle_core::CudaStorage,
+        handle: &candle_core::CudaStorage,
         _: &Layout,
         _: &candle_core::CudaStorage,
         _: &Layout,
@@ -114,7 +114,11 @@ impl CustomOp3 for Link {
         use candle_core::backend::BackendDevice;
         let shape = Shape::from(1);
         // SAFETY: nobody looks at the value.
-        let storage = unsafe { token.device.alloc_uninit(&shape, candle_core::DType::F32)? };
+        let storage = unsafe {
+            handle
+                .device
+                .alloc_uninit(&shape, candle_core::DType::F32)?
+        };
         Ok((storage, shape))
     }
 
