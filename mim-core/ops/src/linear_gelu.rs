@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
+use super::cpu_slices::{floats, is_f32_on_cpu, operand};
 use super::gelu::{self, gelu};
 use super::gpu::serves;
-use super::host::{floats, is_f32_on_cpu, operand};
 use super::linear::{self, Linear, linear};
 use crate::Result;
 

@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, Var, bail};
 
+use super::cpu_slices::{is_f32_on_cpu, operand};
 use super::gpu::{Buffer, differentiable, serves};
 use super::grad_accumulator;
-use super::host::{is_f32_on_cpu, operand};
 use crate::{Error, Result};
 
 /// `layer(xs)`, of which only `xs` is kept for the backward pass, which runs the layer once more.

@@ -7,8 +7,8 @@ mod reference;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::cpu_slices::{change, check_in_place, floats, is_f32_on_cpu};
 use super::gpu::serves;
-use super::host::{change, check_in_place, floats, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::AdamWStep;
 use crate::Result;
-use crate::host::{overwrite, wide};
+use crate::cpu_slices::{overwrite, wide};
 
 /// See [`super::adamw_step`]; computed in f32 at least.
 pub(super) fn adamw_step(

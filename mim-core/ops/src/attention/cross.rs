@@ -4,8 +4,8 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
 use super::cpu::{Inputs, Sizes};
 use super::{Attention, gpu, narrow, reference};
+use crate::cpu_slices::{floats, is_f32_on_cpu, operand};
 use crate::gpu::serves;
-use crate::host::{floats, is_f32_on_cpu, operand};
 use crate::profile::{Pass, timer};
 use crate::{Error, Result};
 

@@ -8,8 +8,8 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
 use self::cpu::{Call, Sizes};
+use super::cpu_slices::{floats, is_f32_on_cpu, operand};
 use super::gpu::serves;
-use super::host::{floats, is_f32_on_cpu, operand};
 use super::precision::precision;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};

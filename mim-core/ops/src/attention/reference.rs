@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 
 use crate::Result;
-use crate::host::wide;
+use crate::cpu_slices::wide;
 use crate::softmax::reference_softmax;
 
 /// See [`super::attention()`]; the softmax is taken in f32 at least.

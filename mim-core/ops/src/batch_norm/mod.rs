@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
 
+use super::cpu_slices::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::gpu::serves;
 use super::grad_accumulator::{accumulate_values_or_return, mark_collective};
-use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 pub use all_reduce_sum::AllReduceSum;

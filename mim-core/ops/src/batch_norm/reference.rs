@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::Normed;
 use super::all_reduce_sum::{AllReduceSum, sum_over_all};
 use crate::Result;
-use crate::host::wide;
+use crate::cpu_slices::wide;
 
 /// See [`super::batch_norm()`] and, with `comm`, [`super::sync_batch_norm`]; moments in f32 at least.
 pub(super) fn batch_norm(

@@ -6,8 +6,8 @@ mod reference;
 
 use candle_core::{Device, Tensor};
 
+use super::cpu_slices::{change, check_in_place, expect_shape, is_f32_on_cpu};
 use super::gpu::serves;
-use super::host::{change, check_in_place, expect_shape, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::Result;
 

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::Result;
-use crate::host::{overwrite, wide};
+use crate::cpu_slices::{overwrite, wide};
 
 /// `xs ← factor * xs`, computed in f32 at least.
 pub(super) fn scale(xs: &Tensor, factor: f64) -> Result<()> {

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor, bail};
 
+use super::cpu_slices::{floats, is_f32_on_cpu, last_axis, operand, wide};
 use super::gpu::serves;
-use super::host::{floats, is_f32_on_cpu, last_axis, operand, wide};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 

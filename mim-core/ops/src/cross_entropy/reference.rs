@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use candle_nn::ops::log_softmax;
 
 use crate::Result;
-use crate::host::wide;
+use crate::cpu_slices::wide;
 
 /// See [`super::cross_entropy()`]; in f32 at least.
 pub(super) fn cross_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {

@@ -7,9 +7,9 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Geometry;
+use super::cpu_slices::{expect_shape, floats, is_f32_on_cpu, operand};
 use super::gpu::serves;
 use super::grad_accumulator::accumulate_values_or_return;
-use super::host::{expect_shape, floats, is_f32_on_cpu, operand};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 

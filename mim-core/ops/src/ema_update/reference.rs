@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::Result;
-use crate::host::{overwrite, wide};
+use crate::cpu_slices::{overwrite, wide};
 
 /// See [`super::ema_update()`]; computed in f32 at least.
 pub(super) fn ema_update(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<()> {

@@ -6,9 +6,9 @@ mod reference;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 
+use super::cpu_slices::{floats, is_f32_on_cpu, last_axis, operand};
 use super::gpu::serves;
 use super::grad_accumulator::accumulate_values_or_return;
-use super::host::{floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use super::transfer::upload;
 use crate::{Error, Result};

@@ -6,8 +6,8 @@ mod reference;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
+use super::cpu_slices::{floats, is_f32_on_cpu, operand};
 use super::gpu::serves;
-use super::host::{floats, is_f32_on_cpu, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
 

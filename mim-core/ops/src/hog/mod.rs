@@ -7,8 +7,8 @@ mod reference;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::cpu_slices::{floats, is_f32_on_cpu};
 use super::gpu::serves;
-use super::host::{floats, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 

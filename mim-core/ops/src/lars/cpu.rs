@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::{LarsMoving, LarsStep};
 use crate::blocks::rows_per_task;
-use crate::host::{change, floats};
+use crate::cpu_slices::{change, floats};
 use crate::simd::multiversion;
 
 /// Partial sums: four AVX-512 registers, so that their latencies overlap.

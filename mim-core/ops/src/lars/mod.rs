@@ -7,8 +7,8 @@ mod reference;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::cpu_slices::{check_in_place, is_f32_on_cpu};
 use super::gpu::serves;
-use super::host::{check_in_place, is_f32_on_cpu};
 use super::profile::{Pass, timer};
 use crate::Result;
 

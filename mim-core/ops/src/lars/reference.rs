@@ -2,7 +2,7 @@
 
 use super::LarsMoving;
 use crate::Result;
-use crate::host::{overwrite, wide};
+use crate::cpu_slices::{overwrite, wide};
 use crate::sum_squares;
 
 /// See [`super::lars_steps`]; computed in f32 at least.

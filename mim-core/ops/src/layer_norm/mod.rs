@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor, bail};
 
+use super::cpu_slices::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::gpu::serves;
 use super::grad_accumulator::accumulate_values_or_return;
-use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
 

@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 
 use crate::Result;
-use crate::host::wide;
+use crate::cpu_slices::wide;
 
 /// See [`super::normalize`]; moments in f32 at least.
 pub(super) fn normalize(xs: &Tensor, eps: f64) -> Result<Tensor> {

@@ -7,9 +7,9 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Sizes;
+use super::cpu_slices::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::gpu::serves;
 use super::grad_accumulator::{accumulate, accumulate_values_or_return};
-use super::host::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, Timer, timer};
 use crate::{Error, Result};
 

@@ -16,7 +16,7 @@ use candle_core::Tensor;
 
 use self::op::Residual;
 use super::attention::Attention;
-use super::host::is_f32_on_cpu;
+use super::cpu_slices::is_f32_on_cpu;
 use super::multi_operand::MultiOperand;
 use crate::{Error, Result};
 

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use super::cpu;
 use crate::attention::{Attention, Bias, Inputs};
 use crate::bfloat::Kept;
-use crate::host::{floats, operand};
+use crate::cpu_slices::{floats, operand};
 use crate::linear::Linear;
 use crate::multi_operand::{MultiOperand, request_backward};
 use crate::profile::{Pass, Timer, timer};

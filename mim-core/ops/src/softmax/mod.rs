@@ -8,8 +8,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 pub(super) use cpu::{backward_rows, forward_rows};
 pub(super) use reference::softmax as reference_softmax;
 
+use super::cpu_slices::{floats, is_f32_on_cpu, last_axis, operand};
 use super::gpu::serves;
-use super::host::{floats, is_f32_on_cpu, last_axis, operand};
 use super::profile::{Pass, timer};
 use crate::Result;
 

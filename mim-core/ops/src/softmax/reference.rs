@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 
 use crate::Result;
-use crate::host::wide;
+use crate::cpu_slices::wide;
 
 /// See [`super::softmax()`]; exponentials and sums in f32 at least.
 pub(crate) fn softmax(xs: &Tensor) -> Result<Tensor> {

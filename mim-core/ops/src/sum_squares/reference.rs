@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use crate::Result;
-use crate::host::wide;
+use crate::cpu_slices::wide;
 
 /// See [`super::sum_squares()`].
 pub(super) fn sum_squares(xs: &Tensor) -> Result<f64> {
