@@ -15,7 +15,7 @@ pub(super) fn is_f32_on_cpu(tensors: &[&Tensor]) -> bool {
 }
 
 /// The type in which a reference computes means, sums and exponentials of `dtype`.
-pub(super) fn wide(dtype: DType) -> DType {
+pub(super) fn accumulation_dtype(dtype: DType) -> DType {
     match dtype {
         DType::F64 => DType::F64,
         _ => DType::F32,

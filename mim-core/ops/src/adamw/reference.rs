@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::AdamWStep;
 use crate::Result;
-use crate::cpu_slices::{overwrite, wide};
+use crate::cpu_slices::{accumulation_dtype, overwrite};
 
 /// See [`super::adamw_step`]; computed in f32 at least.
 pub(super) fn adamw_step(
@@ -14,7 +14,7 @@ pub(super) fn adamw_step(
     exp_avg_sq: &Tensor,
     step: &AdamWStep,
 ) -> Result<()> {
-    let widened = |xs: &Tensor| xs.detach().to_dtype(wide(xs.dtype()));
+    let widened = |xs: &Tensor| xs.detach().to_dtype(accumulation_dtype(xs.dtype()));
     let grad = grad.detach().to_dtype(widened(param)?.dtype())?;
     let (correction1, correction2) = step.corrections();
     let mean = ((widened(exp_avg)? * step.beta1)? + (&grad * (1.0 - step.beta1))?)?;

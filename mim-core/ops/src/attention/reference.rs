@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 
 use crate::Result;
-use crate::cpu_slices::wide;
+use crate::cpu_slices::accumulation_dtype;
 use crate::softmax::reference_softmax;
 
 /// See [`super::attention()`]; the softmax is taken in f32 at least.
@@ -39,7 +39,7 @@ pub(super) fn cross_attention(q: &Tensor, kv: &Tensor, heads: usize, scale: f64)
 fn attend([q, k, v]: [Tensor; 3], bias: Option<&Tensor>, scale: f64) -> Result<Tensor> {
     let (batch, heads, tokens, head_dim) = q.dims4()?;
     let scores = (q * scale)?.matmul(&k.transpose(D::Minus2, D::Minus1)?)?;
-    let scores = scores.to_dtype(wide(v.dtype()))?;
+    let scores = scores.to_dtype(accumulation_dtype(v.dtype()))?;
     let scores = match bias {
         Some(bias) => {
             let rows = bias.dim(0)?;

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::Normed;
 use super::all_reduce_sum::{AllReduceSum, sum_over_all};
 use crate::Result;
-use crate::cpu_slices::wide;
+use crate::cpu_slices::accumulation_dtype;
 
 /// See [`super::batch_norm()`] and, with `comm`, [`super::sync_batch_norm`]; moments in f32 at least.
 pub(super) fn batch_norm(
@@ -17,7 +17,7 @@ pub(super) fn batch_norm(
     comm: Option<&Arc<dyn AllReduceSum>>,
 ) -> Result<Normed> {
     let rows = xs.reshape(((), weight.dim(0)?))?;
-    let rows = rows.to_dtype(wide(xs.dtype()))?;
+    let rows = rows.to_dtype(accumulation_dtype(xs.dtype()))?;
     let mean = column_means(&rows, comm)?;
     let centred = rows.broadcast_sub(&mean)?;
     let variance = column_means(&centred.sqr()?, comm)?;

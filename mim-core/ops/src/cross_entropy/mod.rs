@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor, bail};
 
-use super::cpu_slices::{floats, is_f32_on_cpu, last_axis, operand, wide};
+use super::cpu_slices::{accumulation_dtype, floats, is_f32_on_cpu, last_axis, operand};
 use super::gpu::serves;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -80,7 +80,7 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, temperature: f64) -
     if targets.track_op() {
         return reference::soft_cross_entropy(logits, targets, temperature);
     }
-    let targets = &targets.to_dtype(wide(logits.dtype()))?;
+    let targets = &targets.to_dtype(accumulation_dtype(logits.dtype()))?;
     if serves(&[logits, targets]) {
         return Ok(gpu::cross_entropy(logits, targets, scale)?);
     }

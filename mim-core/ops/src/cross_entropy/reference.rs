@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use candle_nn::ops::log_softmax;
 
 use crate::Result;
-use crate::cpu_slices::wide;
+use crate::cpu_slices::accumulation_dtype;
 
 /// See [`super::cross_entropy()`]; in f32 at least.
 pub(super) fn cross_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
@@ -27,6 +27,6 @@ pub(super) fn soft_cross_entropy(
 }
 
 fn logs(logits: &Tensor, temperature: f64) -> Result<Tensor> {
-    let logits = (logits.to_dtype(wide(logits.dtype()))? / temperature)?;
+    let logits = (logits.to_dtype(accumulation_dtype(logits.dtype()))? / temperature)?;
     Ok(log_softmax(&logits, D::Minus1)?)
 }

@@ -2,12 +2,12 @@
 
 use super::LarsMoving;
 use crate::Result;
-use crate::cpu_slices::{overwrite, wide};
+use crate::cpu_slices::{accumulation_dtype, overwrite};
 use crate::sum_squares;
 
 /// See [`super::lars_steps`]; computed in f32 at least.
 pub(super) fn lars_step(moving: &LarsMoving<'_>) -> Result<()> {
-    let (step, wide) = (&moving.step, wide(moving.param.dtype()));
+    let (step, wide) = (&moving.step, accumulation_dtype(moving.param.dtype()));
     let param = moving.param.detach().to_dtype(wide)?;
     let grad = moving.grad.detach().to_dtype(wide)?;
     let grad = (grad + (&param * step.weight_decay)?)?;

@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 
 use crate::Result;
-use crate::cpu_slices::wide;
+use crate::cpu_slices::accumulation_dtype;
 
 /// See [`super::normalize`]; moments in f32 at least.
 pub(super) fn normalize(xs: &Tensor, eps: f64) -> Result<Tensor> {
@@ -20,7 +20,7 @@ pub(super) fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) 
 }
 
 fn standardised(xs: &Tensor, eps: f64) -> Result<Tensor> {
-    let xs = xs.to_dtype(wide(xs.dtype()))?;
+    let xs = xs.to_dtype(accumulation_dtype(xs.dtype()))?;
     let centred = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     Ok(centred.broadcast_div(&(variance + eps)?.sqrt()?)?)
