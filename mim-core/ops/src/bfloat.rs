@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use super::alloc_uninit::alloc_uninit;
 use super::blocks::rows_per_task;
-use super::fresh::fresh;
 use super::precision::{Precision, precision};
 use super::simd::multiversion;
 
@@ -60,7 +60,7 @@ fn round(xs: &[f32]) -> Vec<u16> {
     let task = rows_per_task(1);
     // SAFETY: the tasks cover all values.
     unsafe {
-        fresh(xs.len(), |ys| {
+        alloc_uninit(xs.len(), |ys| {
             ys.par_chunks_mut(task)
                 .zip(xs.par_chunks(task))
                 .for_each(|(ys, xs)| round_block(xs, ys));
@@ -73,7 +73,7 @@ fn widen(xs: &[u16]) -> Vec<f32> {
     let task = rows_per_task(1);
     // SAFETY: the tasks cover all values.
     unsafe {
-        fresh(xs.len(), |ys| {
+        alloc_uninit(xs.len(), |ys| {
             ys.par_chunks_mut(task)
                 .zip(xs.par_chunks(task))
                 .for_each(|(ys, xs)| widen_block(xs, ys));

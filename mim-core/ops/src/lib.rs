@@ -15,6 +15,7 @@
 //! these do not.
 
 mod adamw;
+mod alloc_uninit;
 mod attention;
 mod batch_norm;
 mod bfloat;
@@ -25,7 +26,6 @@ mod cross_entropy;
 mod depthwise_conv;
 mod ema_update;
 mod error;
-mod fresh;
 mod gather_rows;
 mod gelu;
 mod gpu;

@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::alloc_uninit::alloc_uninit;
 use crate::blocks::rows_per_task;
-use crate::fresh::fresh;
 use crate::simd::{exp, largest, multiversion, sum, sum2};
 
 /// What is wanted of all rows.
@@ -121,7 +121,7 @@ pub(super) fn backward(
     let width = (xs.len() / found.len().max(1)).max(1);
     // SAFETY: every row is written whole.
     unsafe {
-        fresh(xs.len(), |dx| {
+        alloc_uninit(xs.len(), |dx| {
             dx.par_chunks_exact_mut(width)
                 .zip(xs.par_chunks_exact(width))
                 .zip(found.par_iter().zip(grad))

@@ -8,7 +8,10 @@ use crate::gpu::Kernel;
 use crate::gpu::table::{Table, address, pair};
 
 /// See [`super::ema_updates`]; all operands have been checked, and there is at least one pair.
-pub(super) fn ema_updates(pairs: &[(&Tensor, &Tensor)], [keep, fresh]: [f32; 2]) -> Result<()> {
+pub(super) fn ema_updates(
+    pairs: &[(&Tensor, &Tensor)],
+    [keep, alloc_uninit]: [f32; 2],
+) -> Result<()> {
     let students = pairs.iter().map(|(_, student)| student.contiguous());
     let students: Vec<Tensor> = students.collect::<Result<_>>()?;
     let mut table = Table::default();
@@ -18,7 +21,7 @@ pub(super) fn ema_updates(pairs: &[(&Tensor, &Tensor)], [keep, fresh]: [f32; 2])
             address(teacher)?,
             address(student)?,
             values as i64,
-            pair(keep, fresh),
+            pair(keep, alloc_uninit),
         ];
         table.push(&words, values);
     }

@@ -45,9 +45,9 @@ pub fn ema_updates(pairs: &[(&Tensor, &Tensor)], momentum: f64) -> Result<()> {
         clippy::cast_possible_truncation,
         reason = "the kernel computes in f32"
     )]
-    let (keep, fresh) = (momentum as f32, (1.0 - momentum) as f32);
+    let (keep, alloc_uninit) = (momentum as f32, (1.0 - momentum) as f32);
     if !pairs.is_empty() && pairs.iter().all(|(t, s)| serves(&[t, s])) {
-        return Ok(gpu::ema_updates(pairs, [keep, fresh])?);
+        return Ok(gpu::ema_updates(pairs, [keep, alloc_uninit])?);
     }
     pairs
         .par_iter()
@@ -59,7 +59,7 @@ pub fn ema_updates(pairs: &[(&Tensor, &Tensor)], momentum: f64) -> Result<()> {
             let student = student.contiguous()?;
             let student = floats(&student)?;
             Ok(change(teacher, |teacher| {
-                cpu::ema_update(teacher, &student, keep, fresh);
+                cpu::ema_update(teacher, &student, keep, alloc_uninit);
                 Ok(())
             })?)
         })

@@ -10,8 +10,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::alloc_uninit::alloc_uninit;
 use crate::blocks::rows_per_task;
-use crate::fresh::fresh;
 use crate::simd::{exp, multiversion, polynomial};
 
 /// The density of the normal distribution at 0: `1 / √(2π)`.
@@ -95,7 +95,7 @@ pub(crate) fn forward(xs: &[f32]) -> Vec<f32> {
     let task = rows_per_task(1);
     // SAFETY: the blocks cover all values.
     unsafe {
-        fresh(xs.len(), |ys| {
+        alloc_uninit(xs.len(), |ys| {
             ys.par_chunks_mut(task)
                 .zip(xs.par_chunks(task))
                 .for_each(|(ys, xs)| forward_block(xs, ys));
@@ -108,7 +108,7 @@ pub(crate) fn forward_and_slopes(xs: &mut [f32]) -> Vec<f32> {
     let task = rows_per_task(1);
     // SAFETY: the blocks cover all values.
     unsafe {
-        fresh(xs.len(), |ys| {
+        alloc_uninit(xs.len(), |ys| {
             ys.par_chunks_mut(task)
                 .zip(xs.par_chunks_mut(task))
                 .for_each(|(ys, xs)| both_blocks(xs, ys));

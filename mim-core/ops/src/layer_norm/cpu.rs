@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::alloc_uninit::alloc_uninit;
 use crate::blocks::{add_partials, rows_per_partial, rows_per_task};
-use crate::fresh::fresh;
 use crate::simd::{multiversion, sum, sum2};
 
 /// What the backward pass needs of a row: its mean and the reciprocal of its deviation.
@@ -109,7 +109,7 @@ pub(crate) fn forward(
     let rows = rows_per_task(width);
     // SAFETY: the tasks cover all rows, and each row is written whole.
     let ys = unsafe {
-        fresh(xs.len(), |ys| {
+        alloc_uninit(xs.len(), |ys| {
             ys.par_chunks_mut(rows * width)
                 .zip(xs.par_chunks(rows * width))
                 .zip(found.par_chunks_mut(rows))

@@ -14,9 +14,9 @@ use rayon::prelude::*;
 
 use super::Matrix;
 use super::args::{Call, Init};
+use crate::alloc_uninit::alloc_uninit;
 use crate::bfloat::round_in_f32;
 use crate::blocks::rows_per_task;
-use crate::fresh::fresh;
 use crate::precision::Precision;
 
 /// Computes a product of any size but 0.
@@ -53,7 +53,7 @@ fn rounded(matrix: Matrix<'_>, parallel: bool) -> Vec<f32> {
     };
     // SAFETY: the lines cover all values.
     unsafe {
-        fresh(lines * len, |room| {
+        alloc_uninit(lines * len, |room| {
             if parallel {
                 let lines = room.par_chunks_mut(len).enumerate();
                 lines.with_min_len(rows_per_task(len)).for_each(round);

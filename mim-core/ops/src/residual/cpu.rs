@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::alloc_uninit::alloc_uninit;
 use crate::blocks::{add_partials, rows_per_partial, rows_per_task};
-use crate::fresh::fresh;
 use crate::simd::multiversion;
 
 /// The factors of a branch of rows of `width` values, `sample` values to a sample.
@@ -71,7 +71,7 @@ fn rows(from: Option<&[f32]>, branch: &[f32], factors: Factors<'_>) -> Vec<f32> 
     };
     // SAFETY: the tasks cover all rows, and each row is written whole.
     unsafe {
-        fresh(branch.len(), |to| {
+        alloc_uninit(branch.len(), |to| {
             to.par_chunks_mut(task * width)
                 .enumerate()
                 .for_each(|(index, to)| {

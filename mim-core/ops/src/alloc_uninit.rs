@@ -11,7 +11,10 @@ use std::mem::MaybeUninit;
 /// # Safety
 ///
 /// `write` must write every value of what it gets.
-pub(super) unsafe fn fresh<T>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
+pub(super) unsafe fn alloc_uninit<T>(
+    len: usize,
+    write: impl FnOnce(&mut [MaybeUninit<T>]),
+) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     write(&mut values.spare_capacity_mut()[..len]);
     // SAFETY: there is room for `len` values, and the caller vouches for their being written.
