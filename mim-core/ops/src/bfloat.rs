@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::alloc_uninit::alloc_uninit;
-use super::blocks::rows_per_task;
+use super::partition::rows_per_task;
 use super::precision::{Precision, precision};
 use super::simd::multiversion;
 

@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::blocks::{add_partials, rows_per_partial, rows_per_task};
+use crate::partition::{add_partials, rows_per_partial, rows_per_task};
 use crate::simd::multiversion;
 
 /// Mean and variance of each column over so many rows, and the reciprocal of its deviation.

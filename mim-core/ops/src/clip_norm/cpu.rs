@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use crate::blocks::rows_per_task;
+use crate::partition::rows_per_task;
 use crate::simd::multiversion;
 
 multiversion! {

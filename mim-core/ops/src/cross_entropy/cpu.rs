@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::alloc_uninit::alloc_uninit;
-use crate::blocks::rows_per_task;
+use crate::partition::rows_per_task;
 use crate::simd::{exp, largest, multiversion, sum, sum2};
 
 /// What is wanted of all rows.

@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use crate::blocks::{add_partials, rows_per_partial, rows_per_task};
+use crate::partition::{add_partials, rows_per_partial, rows_per_task};
 use crate::simd::multiversion;
 
 /// Channels whose sums stay in registers: two of AVX-512, four of AVX2.

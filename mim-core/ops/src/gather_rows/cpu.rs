@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::blocks::rows_per_task;
+use crate::partition::rows_per_task;
 
 /// Rows `ids` of `xs`; every id must be a row of `xs`.
 pub(super) fn forward(xs: &[f32], ids: &[u32], width: usize) -> Vec<f32> {

@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::alloc_uninit::alloc_uninit;
-use crate::blocks::rows_per_task;
+use crate::partition::rows_per_task;
 use crate::simd::{exp, multiversion, polynomial};
 
 /// The density of the normal distribution at 0: `1 / √(2π)`.

@@ -9,8 +9,8 @@ use candle_core::Result;
 use rayon::prelude::*;
 
 use super::{LarsMoving, LarsStep};
-use crate::blocks::rows_per_task;
 use crate::cpu_slices::{change, floats};
+use crate::partition::rows_per_task;
 use crate::simd::multiversion;
 
 /// Partial sums: four AVX-512 registers, so that their latencies overlap.

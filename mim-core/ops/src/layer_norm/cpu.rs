@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::alloc_uninit::alloc_uninit;
-use crate::blocks::{add_partials, rows_per_partial, rows_per_task};
+use crate::partition::{add_partials, rows_per_partial, rows_per_task};
 use crate::simd::{multiversion, sum, sum2};
 
 /// What the backward pass needs of a row: its mean and the reciprocal of its deviation.

@@ -8,8 +8,8 @@
 use candle_core::Result;
 use rayon::prelude::*;
 
-use crate::blocks::{add_partials, rows_per_partial};
 use crate::matmul::{Init, Matrix, add_product, product};
+use crate::partition::{add_partials, rows_per_partial};
 use crate::simd::multiversion;
 
 /// Sizes of a linear layer's operands: `xs` is `[rows, inputs]`, `weight` is `[outputs, inputs]`.

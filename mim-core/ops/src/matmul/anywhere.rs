@@ -16,7 +16,7 @@ use super::Matrix;
 use super::args::{Call, Init};
 use crate::alloc_uninit::alloc_uninit;
 use crate::bfloat::round_in_f32;
-use crate::blocks::rows_per_task;
+use crate::partition::rows_per_task;
 use crate::precision::Precision;
 
 /// Computes a product of any size but 0.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Window;
-use crate::blocks::rows_per_task;
+use crate::partition::rows_per_task;
 
 /// Sizes of maps, of the grid of windows, and the windows.
 #[derive(Debug, Clone, Copy)]
