@@ -2,13 +2,13 @@
 //!
 //! Each op is a folder: `mod.rs` checks its arguments and chooses, `cpu.rs` holds the kernels for
 //! f32 on the CPU, and `reference.rs` says the same in plain candle operations. The reference is
-//! the oracle of the tests and serves every other device and dtype. Kernels use AVX-512 or
+//! the oracle of the tests and is_supported every other device and dtype. Kernels use AVX-512 or
 //! AVX2 where the machine has it, found at run time; apart from matrix products they give the same
 //! bits on every machine. Sums are split into blocks by size alone, so no thread schedule
 //! changes a result. Matrix products are in blocks of our own on AVX-512 and AMX, by the crate `gemm`
 //! elsewhere and where they are small, and in f32 or bf16 ([`with_precision`]).
 //!
-//! On CUDA devices the kernels are `gpu.rs` and the files in `gpu/kernels`; there the reference serves what
+//! On CUDA devices the kernels are `gpu.rs` and the files in `gpu/kernels`; there the reference is_supported what
 //! has none.
 //!
 //! candle's own `softmax_last_dim`, `layer_norm` and `rms_norm` drop gradients without an error;

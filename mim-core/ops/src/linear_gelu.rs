@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::cpu_slices::{floats, is_f32_on_cpu, operand};
 use super::gelu::{self, gelu};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::linear::{self, Linear, linear};
 use crate::Result;
 
@@ -20,7 +20,7 @@ use crate::Result;
 pub fn linear_gelu(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let fits = matches!(*weight.dims(), [outputs, inputs] if outputs > 0 && inputs > 0
         && xs.dims().last() == Some(&inputs) && bias.dims() == [outputs]);
-    if fits && serves(&[xs, weight, bias]) {
+    if fits && is_supported(&[xs, weight, bias]) {
         return Ok(linear::gpu::linear_gelu(xs, weight, bias)?);
     }
     if !fits || !is_f32_on_cpu(&[xs, weight, bias]) {

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::gelu::gpu::Unit;
-use super::gpu::serves;
+use super::gpu::is_supported;
 use crate::Result;
 
 /// `x σ(1.702 x)`, any shape (Hendrycks and Gimpel, arXiv:1606.08415, section 2).
@@ -12,7 +12,7 @@ use crate::Result;
 ///
 /// Fails only if the device does.
 pub fn quick_gelu(xs: &Tensor) -> Result<Tensor> {
-    if serves(&[xs]) {
+    if is_supported(&[xs]) {
         return Ok(Unit::QuickGelu.apply(xs)?);
     }
     Ok((xs * candle_nn::ops::sigmoid(&(xs * 1.702)?)?)?)

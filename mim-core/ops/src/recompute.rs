@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, Var, bail};
 
 use super::cpu_slices::{is_f32_on_cpu, operand};
-use super::gpu::{Buffer, differentiable, serves};
+use super::gpu::{Buffer, differentiable, is_supported};
 use super::grad_accumulator;
 use crate::{Error, Result};
 
@@ -33,7 +33,7 @@ where
 
 /// Whether the layer is recomputed in the backward pass.
 fn is_recomputed(xs: &Tensor) -> bool {
-    xs.track_op() && (serves(&[xs]) || is_f32_on_cpu(&[xs]))
+    xs.track_op() && (is_supported(&[xs]) || is_f32_on_cpu(&[xs]))
 }
 
 /// The value `ys` of the layer, with a gradient that runs the layer again.
@@ -47,7 +47,7 @@ where
 {
     let layer = move |xs: &Tensor| layer(xs).map_err(candle_core::Error::wrap);
     let ys = ys.detach().contiguous()?;
-    if serves(&[xs]) {
+    if is_supported(&[xs]) {
         let (xs, ys) = (xs.contiguous()?, Buffer::copy(&ys)?);
         let inside = xs.detach();
         let backward = move |_: &Tensor, grad: &Tensor| Ok([gradient(&layer, &inside, grad)?]);

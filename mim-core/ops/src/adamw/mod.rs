@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::cpu_slices::{change, check_in_place, floats, is_f32_on_cpu};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
@@ -122,7 +122,7 @@ pub struct Moving<'a> {
 ///
 /// As [`adamw_step`]; others than the one at fault may have moved.
 pub fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
-    let on_gpu = |m: &Moving<'_>| serves(&[m.param, m.grad, m.exp_avg, m.exp_avg_sq]);
+    let on_gpu = |m: &Moving<'_>| is_supported(&[m.param, m.grad, m.exp_avg, m.exp_avg_sq]);
     let _timer = timer("adamw", Pass::Update, &[], 0.);
     if all.is_empty() || !all.iter().all(on_gpu) {
         return all

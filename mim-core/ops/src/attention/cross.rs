@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use super::cpu::{Inputs, Sizes};
 use super::{Attention, gpu, narrow, reference};
 use crate::cpu_slices::{floats, is_f32_on_cpu, operand};
-use crate::gpu::serves;
+use crate::gpu::is_supported;
 use crate::profile::{Pass, timer};
 use crate::{Error, Result};
 
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// [`Error::Shape`] if `dim` is not a multiple of `heads`, or the arguments do not fit together.
 pub fn cross_attention(q: &Tensor, kv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
     let sizes = sizes(q, kv, heads)?;
-    if serves(&[q, kv]) && sizes.head_dim <= gpu::WIDEST {
+    if is_supported(&[q, kv]) && sizes.head_dim <= gpu::WIDEST {
         return Ok(gpu::cross_attention(q, kv, (sizes, narrow(scale)))?);
     }
     if !is_f32_on_cpu(&[q, kv]) {

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
 use self::cpu::{Call, Sizes};
 use super::cpu_slices::{floats, is_f32_on_cpu, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::precision::precision;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -36,7 +36,7 @@ pub fn attention(qkv: &Tensor, heads: usize, bias: Option<&Tensor>, scale: f64) 
     }
     let mut operands = vec![qkv];
     operands.extend(bias);
-    if serves(&operands) && sizes.head_dim <= gpu::WIDEST {
+    if is_supported(&operands) && sizes.head_dim <= gpu::WIDEST {
         return Ok(gpu::attention(qkv, bias, (sizes, narrow(scale)))?);
     }
     if !is_f32_on_cpu(&operands) {

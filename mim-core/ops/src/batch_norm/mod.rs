@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
 
 use super::cpu_slices::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::grad_accumulator::{accumulate_values_or_return, mark_collective};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -71,7 +71,7 @@ fn normalise(
         reason = "the kernels compute in f32"
     )]
     let narrow = eps as f32;
-    if comm.is_none() && serves(&[xs, weight, bias]) {
+    if comm.is_none() && is_supported(&[xs, weight, bias]) {
         return Ok(gpu::batch_norm(xs, [weight, bias], narrow)?);
     }
     if !is_f32_on_cpu(&[xs, weight, bias]) || xs.elem_count() == 0 {

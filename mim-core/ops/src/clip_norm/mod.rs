@@ -7,7 +7,7 @@ mod reference;
 use candle_core::{Device, Tensor};
 
 use super::cpu_slices::{change, check_in_place, expect_shape, is_f32_on_cpu};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::Result;
 
@@ -39,7 +39,7 @@ pub fn clip_norm(all: &[&Tensor], squares: &Tensor, max_norm: MaxNorm) -> Result
         return Ok(());
     }
     let _timer = timer("clip_norm", Pass::Update, &[], 0.);
-    if squares.device().is_cuda() && serves(all) {
+    if squares.device().is_cuda() && is_supported(all) {
         return Ok(gpu::clip_norm(all, squares, max_norm)?);
     }
     let squares: Vec<f64> = squares.to_device(&Device::Cpu)?.to_vec1()?;

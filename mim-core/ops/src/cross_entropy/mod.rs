@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor, bail};
 
 use super::cpu_slices::{accumulation_dtype, floats, is_f32_on_cpu, last_axis, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ pub fn cross_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<
             "give the class of each row",
         ));
     }
-    if serves(&[logits]) {
+    if is_supported(&[logits]) {
         return Ok(gpu::cross_entropy(logits, ids, scale)?);
     }
     if !logits.device().is_cpu() {
@@ -81,7 +81,7 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, temperature: f64) -
         return reference::soft_cross_entropy(logits, targets, temperature);
     }
     let targets = &targets.to_dtype(accumulation_dtype(logits.dtype()))?;
-    if serves(&[logits, targets]) {
+    if is_supported(&[logits, targets]) {
         return Ok(gpu::cross_entropy(logits, targets, scale)?);
     }
     if is_f32_on_cpu(&[logits, targets]) {
@@ -148,7 +148,7 @@ impl CustomOp2 for CrossEntropy {
             shares => cpu::Targets::Shares(operand(shares, targets_l)?),
         };
         let (losses, found) = cpu::forward(operand(logits, l)?, targets, width, self.scale);
-        // A value serves one call, so nothing is there yet.
+        // A value is_supported one call, so nothing is there yet.
         let _ = self.found.set(found);
         Ok((CpuStorage::F32(losses), rows.into()))
     }

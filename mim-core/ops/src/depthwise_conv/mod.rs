@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Geometry;
 use super::cpu_slices::{expect_shape, floats, is_f32_on_cpu, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::grad_accumulator::accumulate_values_or_return;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
@@ -41,7 +41,7 @@ pub fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Ten
         &[channels, 1, side, side],
     )?;
     expect_shape("depthwise_conv", "bias", bias, &[channels])?;
-    let on_gpu = serves(&[xs, weight, bias]);
+    let on_gpu = is_supported(&[xs, weight, bias]);
     if on_gpu || is_f32_on_cpu(&[xs, weight, bias]) {
         // Taps first, so that the weights of neighbouring channels lie together.
         let taps = weight.reshape((channels, side * side))?.t()?.contiguous()?;

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::cpu_slices::{change, check_in_place, floats, is_f32_on_cpu};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
@@ -46,7 +46,7 @@ pub fn ema_updates(pairs: &[(&Tensor, &Tensor)], momentum: f64) -> Result<()> {
         reason = "the kernel computes in f32"
     )]
     let (keep, alloc_uninit) = (momentum as f32, (1.0 - momentum) as f32);
-    if !pairs.is_empty() && pairs.iter().all(|(t, s)| serves(&[t, s])) {
+    if !pairs.is_empty() && pairs.iter().all(|(t, s)| is_supported(&[t, s])) {
         return Ok(gpu::ema_updates(pairs, [keep, alloc_uninit])?);
     }
     pairs

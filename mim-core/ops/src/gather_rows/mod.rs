@@ -7,7 +7,7 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 
 use super::cpu_slices::{floats, is_f32_on_cpu, last_axis, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::grad_accumulator::accumulate_values_or_return;
 use super::profile::{Pass, timer};
 use super::transfer::upload;
@@ -31,7 +31,7 @@ pub fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
             "flatten the input to rows and the ids to one axis of u32",
         ));
     }
-    if serves(&[xs]) && ids.elem_count() > 0 {
+    if is_supported(&[xs]) && ids.elem_count() > 0 {
         return Ok(gpu::gather_rows(xs, ids)?);
     }
     if !ids.device().is_cpu() {
@@ -77,7 +77,7 @@ pub fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
             "use ids of this input's tokens, and batches of fewer than 2^32 tokens",
         ));
     };
-    if serves(&[xs]) && !order.is_empty() {
+    if is_supported(&[xs]) && !order.is_empty() {
         return Ok(gpu::gather_tokens(xs, order)?);
     }
     let starts = (0..total).step_by(tokens.max(1));

@@ -7,7 +7,7 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::cpu_slices::{floats, is_f32_on_cpu, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::Result;
 
@@ -20,7 +20,7 @@ use crate::Result;
 ///
 /// Fails only if the device does.
 pub fn gelu(xs: &Tensor) -> Result<Tensor> {
-    if serves(&[xs]) {
+    if is_supported(&[xs]) {
         return Ok(gpu::Unit::Gelu.apply(xs)?);
     }
     if is_f32_on_cpu(&[xs]) {

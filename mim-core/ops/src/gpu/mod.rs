@@ -48,10 +48,10 @@ pub(super) use self::pinned::{Download, upload};
 pub(super) use self::product::product;
 
 /// Whether the kernels apply: f32 tensors on a CUDA device, none of them empty.
-pub(super) fn serves(tensors: &[&Tensor]) -> bool {
-    let serves =
+pub(super) fn is_supported(tensors: &[&Tensor]) -> bool {
+    let is_supported =
         |t: &&Tensor| t.dtype() == DType::F32 && t.device().is_cuda() && t.elem_count() > 0;
-    tensors.iter().all(serves)
+    tensors.iter().all(is_supported)
 }
 
 /// The most bytes that tensors have taken at a time on a CUDA device, all of this process' together; none for other
@@ -68,7 +68,7 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
     }
 }
 
-/// The error of whoever asks for kernels where [`serves`] says no.
+/// The error of whoever asks for kernels where [`is_supported`] says no.
 fn no_kernels(what: &str, device: &Device) -> candle_core::Error {
     let device = device.location();
     candle_core::Error::msg(format!("{what}: there are no kernels for {device:?}"))

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::cpu_slices::{floats, is_f32_on_cpu};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
@@ -57,7 +57,7 @@ pub fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     let _timer = timer("hog", Pass::Forward, images.dims(), 0.);
     check(images, filter)?;
     let images = images.detach();
-    if serves(&[&images]) && filter.bins <= gpu::MOST_BINS {
+    if is_supported(&[&images]) && filter.bins <= gpu::MOST_BINS {
         return Ok(gpu::hog(&images, filter)?);
     }
     if !is_f32_on_cpu(&[&images]) {

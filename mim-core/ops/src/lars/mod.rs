@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::cpu_slices::{check_in_place, is_f32_on_cpu};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::Result;
 
@@ -53,7 +53,7 @@ pub fn lars_steps(all: &[LarsMoving<'_>]) -> Result<()> {
     for moving in all {
         check_in_place("lars", &[moving.param, moving.momentum], &[moving.grad])?;
     }
-    let operands = |m: &LarsMoving<'_>| serves(&[m.param, m.grad, m.momentum]);
+    let operands = |m: &LarsMoving<'_>| is_supported(&[m.param, m.grad, m.momentum]);
     if !all.is_empty() && all.iter().all(operands) {
         return Ok(gpu::lars_steps(all)?);
     }

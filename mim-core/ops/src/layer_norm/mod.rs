@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor, bail};
 
 use super::cpu_slices::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::grad_accumulator::accumulate_values_or_return;
 use super::profile::{Pass, timer};
 use crate::Result;
@@ -30,7 +30,7 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
     let width = last_axis("layer_norm", xs)?;
     expect_shape("layer_norm", "weight", weight, &[width])?;
     expect_shape("layer_norm", "bias", bias, &[width])?;
-    if serves(&[xs, weight, bias]) {
+    if is_supported(&[xs, weight, bias]) {
         return Ok(gpu::layer_norm(xs, [weight, bias], narrow(eps))?);
     }
     if is_f32_on_cpu(&[xs, weight, bias]) {
@@ -50,7 +50,7 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
 /// [`Error::Shape`](crate::Error::Shape) if the last axis is missing or empty.
 pub fn normalize(xs: &Tensor, eps: f64) -> Result<Tensor> {
     last_axis("normalize", xs)?;
-    if serves(&[xs]) {
+    if is_supported(&[xs]) {
         return Ok(gpu::normalize(xs, narrow(eps))?);
     }
     if is_f32_on_cpu(&[xs]) {
@@ -83,7 +83,7 @@ impl LayerNorm {
     fn forward(&self, xs: &[f32], layout: &Layout, affine: cpu::Affine<'_>) -> (CpuStorage, Shape) {
         let width = layout.dims().last().copied().unwrap_or(1);
         let (ys, found) = cpu::forward(xs, width, affine, self.eps);
-        // A value serves one call, so nothing is there yet.
+        // A value is_supported one call, so nothing is there yet.
         let _ = self.found.set(found);
         (CpuStorage::F32(ys), layout.shape().clone())
     }

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use self::cpu::Sizes;
 use super::cpu_slices::{expect_shape, floats, is_f32_on_cpu, last_axis, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::grad_accumulator::{accumulate, accumulate_values_or_return};
 use super::profile::{Pass, Timer, timer};
 use crate::{Error, Result};
@@ -40,7 +40,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     }
     let mut operands = vec![xs, weight];
     operands.extend(bias);
-    if serves(&operands) {
+    if is_supported(&operands) {
         return Ok(gpu::linear(xs, weight, bias)?);
     }
     if !is_f32_on_cpu(&operands) {

@@ -209,7 +209,12 @@ impl Factors {
 }
 
 /// Whether kernels take these operands; `packed` is the width behind the first layer.
-pub(super) fn serves(xs: &Tensor, operands: &[&Tensor], packed: usize, inner: Inner<'_>) -> bool {
+pub(super) fn is_supported(
+    xs: &Tensor,
+    operands: &[&Tensor],
+    packed: usize,
+    inner: Inner<'_>,
+) -> bool {
     let takes = match (inner, xs.dims()) {
         (Inner::Gelu, _) => true,
         (Inner::Attention { heads, bias, .. }, &[batch, tokens, _]) => {
@@ -219,7 +224,7 @@ pub(super) fn serves(xs: &Tensor, operands: &[&Tensor], packed: usize, inner: In
         }
         _ => false,
     };
-    takes && gpu::serves(operands)
+    takes && gpu::is_supported(operands)
 }
 
 /// See [`super::apply`]; shapes have been checked.

@@ -163,7 +163,7 @@ fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
     ]
     .concat();
     let fits = half.fits(width, inner.parts());
-    if fits && gpu::serves(xs, &all, first.weight.dims()[0], inner) {
+    if fits && gpu::is_supported(xs, &all, first.weight.dims()[0], inner) {
         return gpu::residual(xs, half, inner);
     }
     if !fits || !is_f32_on_cpu(&all) {

@@ -9,7 +9,7 @@ pub(super) use cpu::{backward_rows, forward_rows};
 pub(super) use reference::softmax as reference_softmax;
 
 use super::cpu_slices::{floats, is_f32_on_cpu, last_axis, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::Result;
 
@@ -22,7 +22,7 @@ use crate::Result;
 /// [`Error::Shape`](crate::Error::Shape) for a scalar or an empty last axis.
 pub fn softmax(xs: &Tensor) -> Result<Tensor> {
     last_axis("softmax", xs)?;
-    if serves(&[xs]) {
+    if is_supported(&[xs]) {
         return Ok(gpu::softmax(xs)?);
     }
     if is_f32_on_cpu(&[xs]) {

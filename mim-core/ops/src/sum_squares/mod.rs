@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::cpu_slices::{floats, is_f32_on_cpu};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::Result;
 
@@ -35,7 +35,7 @@ pub fn sum_squares(xs: &Tensor) -> Result<f64> {
 /// Fails only if the device does.
 pub fn sums_of_squares(all: &[&Tensor]) -> Result<Tensor> {
     let _timer = timer("sum_squares", Pass::Update, &[], 0.);
-    if !all.is_empty() && serves(all) {
+    if !all.is_empty() && is_supported(all) {
         return Ok(gpu::sums_of_squares(all)?);
     }
     let each = all.par_iter().with_max_len(1);

@@ -7,7 +7,7 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::cpu_slices::{floats, is_f32_on_cpu, operand};
-use super::gpu::serves;
+use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
@@ -49,7 +49,7 @@ pub fn unfold(xs: &Tensor, window: Window) -> Result<Tensor> {
             channels,
             window,
         };
-        if serves(&[xs]) {
+        if is_supported(&[xs]) {
             return Ok(gpu::unfold(xs, geometry)?);
         }
         if !is_f32_on_cpu(&[xs]) {
