@@ -51,7 +51,7 @@ mod testing;
 mod transfer;
 mod unfold;
 
-pub use adamw::{AdamWStep, Moving, adamw_step, adamw_steps};
+pub use adamw::{AdamWParam, AdamWStep, adamw_step, adamw_steps};
 pub use attention::{attention, cross_attention};
 pub use batch_norm::{AllReduceSum, Normed, batch_norm, sync_batch_norm};
 pub use clip_norm::{MaxNorm, clip_norm};
@@ -63,7 +63,7 @@ pub use gather_rows::{gather_rows, gather_tokens};
 pub use gelu::gelu;
 pub use gpu::{launches, peak_memory};
 pub use hog::{HogFilter, HogGradient, hog};
-pub use lars::{LarsMoving, LarsStep, lars_steps};
+pub use lars::{LarsParam, LarsStep, lars_steps};
 pub use layer_norm::{layer_norm, normalize};
 pub use linear::linear;
 pub use linear_gelu::linear_gelu;

@@ -4,13 +4,13 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Moving;
+use super::AdamWParam;
 use super::cpu::Factors;
 use crate::gpu::Kernel;
 use crate::gpu::table::{Table, address, pair};
 
 /// See [`super::adamw_steps`]; all operands have been checked, and there is at least one.
-pub(super) fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
+pub(super) fn adamw_steps(all: &[AdamWParam<'_>]) -> Result<()> {
     let gradients = all.iter().map(|moving| moving.grad.contiguous());
     let gradients: Vec<Tensor> = gradients.collect::<Result<_>>()?;
     let mut table = Table::default();
@@ -39,7 +39,7 @@ pub(super) fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
 #[cfg(test)]
 #[cfg(feature = "cuda")]
 mod tests {
-    use super::super::{AdamWStep, Moving, adamw_step, adamw_steps};
+    use super::super::{AdamWParam, AdamWStep, adamw_step, adamw_steps};
     use crate::testing::{gpu, random};
     use candle_core::{Device, Tensor};
 
@@ -78,7 +78,7 @@ mod tests {
         let device = gpu();
         let got = state(device);
         let places = got.iter().enumerate();
-        let all: Vec<Moving<'_>> = places.map(|(place, t)| step(place).of(t)).collect();
+        let all: Vec<AdamWParam<'_>> = places.map(|(place, t)| step(place).of(t)).collect();
         let before = crate::launches();
         adamw_steps(&all).unwrap();
         assert_eq!(crate::launches(), before + 1);
@@ -88,8 +88,8 @@ mod tests {
     }
 
     impl AdamWStep {
-        fn of(self, [param, grad, exp_avg, exp_avg_sq]: &[Tensor; 4]) -> Moving<'_> {
-            Moving {
+        fn of(self, [param, grad, exp_avg, exp_avg_sq]: &[Tensor; 4]) -> AdamWParam<'_> {
+            AdamWParam {
                 param,
                 grad,
                 exp_avg,

@@ -103,7 +103,7 @@ pub fn adamw_step(
 
 /// A parameter and what moves it, as in [`adamw_step`].
 #[derive(Debug, Clone, Copy)]
-pub struct Moving<'a> {
+pub struct AdamWParam<'a> {
     /// Changed in place.
     pub param: &'a Tensor,
     /// Its gradient.
@@ -121,8 +121,8 @@ pub struct Moving<'a> {
 /// # Errors
 ///
 /// As [`adamw_step`]; others than the one at fault may have moved.
-pub fn adamw_steps(all: &[Moving<'_>]) -> Result<()> {
-    let on_gpu = |m: &Moving<'_>| is_supported(&[m.param, m.grad, m.exp_avg, m.exp_avg_sq]);
+pub fn adamw_steps(all: &[AdamWParam<'_>]) -> Result<()> {
+    let on_gpu = |m: &AdamWParam<'_>| is_supported(&[m.param, m.grad, m.exp_avg, m.exp_avg_sq]);
     let _timer = timer("adamw", Pass::Update, &[], 0.);
     if all.is_empty() || !all.iter().all(on_gpu) {
         return all

@@ -1,4 +1,4 @@
-//! Moving averages on a GPU: one launch for all parameters.
+//! AdamWParam averages on a GPU: one launch for all parameters.
 
 #![expect(unsafe_code, reason = "kernels are launched")]
 

@@ -8,7 +8,7 @@
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::{LarsMoving, LarsStep};
+use super::{LarsParam, LarsStep};
 use crate::cpu_slices::{change, floats};
 use crate::partition::rows_per_task;
 use crate::simd::multiversion;
@@ -79,7 +79,7 @@ multiversion! {
 }
 
 /// One step of a parameter.
-pub(super) fn lars_step(moving: &LarsMoving<'_>) -> Result<()> {
+pub(super) fn lars_step(moving: &LarsParam<'_>) -> Result<()> {
     let (factors, task) = (Factors::new(&moving.step), rows_per_task(1));
     let grad = moving.grad.contiguous()?;
     let grad = floats(&grad)?;

@@ -4,13 +4,13 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::LarsMoving;
+use super::LarsParam;
 use super::cpu::Factors;
 use crate::gpu::table::{Table, address, pair};
 use crate::gpu::{Arg, Buffer, Kernel};
 
 /// See [`super::lars_steps`]; all operands have been checked, and there is at least one.
-pub(super) fn lars_steps(all: &[LarsMoving<'_>]) -> Result<()> {
+pub(super) fn lars_steps(all: &[LarsParam<'_>]) -> Result<()> {
     let gradients = all.iter().map(|moving| moving.grad.contiguous());
     let gradients: Vec<Tensor> = gradients.collect::<Result<_>>()?;
     let device = all[0].param.device();
@@ -45,7 +45,7 @@ pub(super) fn lars_steps(all: &[LarsMoving<'_>]) -> Result<()> {
 #[cfg(test)]
 #[cfg(feature = "cuda")]
 mod tests {
-    use super::super::{LarsMoving, LarsStep, lars_steps};
+    use super::super::{LarsParam, LarsStep, lars_steps};
     use crate::testing::{gpu, random};
     use candle_core::{Device, Tensor};
 
@@ -54,10 +54,10 @@ mod tests {
         let at = |seed, shape: &[usize]| random(seed, shape).to_device(device).unwrap();
         let of = |(seed, shape): (u64, &&[usize])| [0, 10, 20].map(|more| at(seed + more, shape));
         let state: Vec<[Tensor; 3]> = (0..).zip(&shapes).map(of).collect();
-        let all: Vec<LarsMoving<'_>> = state
+        let all: Vec<LarsParam<'_>> = state
             .iter()
             .enumerate()
-            .map(|(place, [param, grad, momentum])| LarsMoving {
+            .map(|(place, [param, grad, momentum])| LarsParam {
                 param,
                 grad,
                 momentum,

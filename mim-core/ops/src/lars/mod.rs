@@ -27,7 +27,7 @@ pub struct LarsStep {
 
 /// A parameter and what moves it by LARS.
 #[derive(Debug, Clone, Copy)]
-pub struct LarsMoving<'a> {
+pub struct LarsParam<'a> {
     /// Changed in place.
     pub param: &'a Tensor,
     /// Its gradient.
@@ -48,12 +48,12 @@ pub struct LarsMoving<'a> {
 ///
 /// [`Error::Shape`](crate::Error::Shape) if shapes differ, [`Error::Unsupported`](crate::Error::Unsupported) if
 /// the operands of a parameter share storage or are not contiguous; others may have moved then.
-pub fn lars_steps(all: &[LarsMoving<'_>]) -> Result<()> {
+pub fn lars_steps(all: &[LarsParam<'_>]) -> Result<()> {
     let _timer = timer("lars", Pass::Update, &[], 0.);
     for moving in all {
         check_in_place("lars", &[moving.param, moving.momentum], &[moving.grad])?;
     }
-    let operands = |m: &LarsMoving<'_>| is_supported(&[m.param, m.grad, m.momentum]);
+    let operands = |m: &LarsParam<'_>| is_supported(&[m.param, m.grad, m.momentum]);
     if !all.is_empty() && all.iter().all(operands) {
         return Ok(gpu::lars_steps(all)?);
     }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     fn step(param: &Tensor, grad: &Tensor, momentum: &Tensor, step: LarsStep) -> Result<()> {
-        lars_steps(&[LarsMoving {
+        lars_steps(&[LarsParam {
             param,
             grad,
             momentum,
@@ -137,7 +137,7 @@ mod tests {
                     ..STEP
                 };
                 step(&param, &grad, &momentum, decayed).unwrap();
-                reference::lars_step(&LarsMoving {
+                reference::lars_step(&LarsParam {
                     param: &other_param,
                     grad: &grad,
                     momentum: &other_momentum,

@@ -1,12 +1,12 @@
 //! The step of LARS in candle operations.
 
-use super::LarsMoving;
+use super::LarsParam;
 use crate::Result;
 use crate::cpu_slices::{accumulation_dtype, overwrite};
 use crate::sum_squares;
 
 /// See [`super::lars_steps`]; computed in f32 at least.
-pub(super) fn lars_step(moving: &LarsMoving<'_>) -> Result<()> {
+pub(super) fn lars_step(moving: &LarsParam<'_>) -> Result<()> {
     let (step, wide) = (&moving.step, accumulation_dtype(moving.param.dtype()));
     let param = moving.param.detach().to_dtype(wide)?;
     let grad = moving.grad.detach().to_dtype(wide)?;
