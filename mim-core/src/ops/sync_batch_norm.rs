@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use mim_ops::{AllReduceSum, Normed};
+use mim_ops::{AllReduceSum, BatchNormOutput};
 
 use crate::Result;
 use crate::comm::{Communicator, Reduce};
@@ -20,7 +20,7 @@ pub fn sync_batch_norm(
     affine: (&Tensor, &Tensor),
     eps: f64,
     comm: &Arc<dyn Communicator>,
-) -> Result<Normed> {
+) -> Result<BatchNormOutput> {
     let processes: Arc<dyn AllReduceSum> = Arc::new(Processes(comm.clone()));
     Ok(mim_ops::sync_batch_norm(xs, affine, eps, &processes)?)
 }

@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::Normed;
+use super::BatchNormOutput;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows::Parts};
 use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
@@ -56,7 +56,11 @@ impl Matrix {
 }
 
 /// See [`super::batch_norm`]; the input is not empty.
-pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) -> Result<Normed> {
+pub(super) fn batch_norm(
+    xs: &Tensor,
+    [weight, bias]: [&Tensor; 2],
+    eps: f32,
+) -> Result<BatchNormOutput> {
     let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
     let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(tracked_id));
     let (values, scale, shift) = (xs.detach(), weight.detach(), bias.detach());
@@ -102,7 +106,7 @@ pub(super) fn batch_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
         };
         Ok([dx, row(0)?, row(1)?])
     })?;
-    Ok(Normed { ys, mean, variance })
+    Ok(BatchNormOutput { ys, mean, variance })
 }
 
 #[cfg(test)]

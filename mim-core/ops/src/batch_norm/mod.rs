@@ -18,7 +18,7 @@ pub use all_reduce_sum::AllReduceSum;
 
 /// Normalised values, and the statistics they were normalised with.
 #[derive(Debug, Clone)]
-pub struct Normed {
+pub struct BatchNormOutput {
     /// The values, in the shape of the input.
     pub ys: Tensor,
     /// Mean of each channel, `[dim]`, without gradient.
@@ -35,7 +35,12 @@ pub struct Normed {
 ///
 /// [`Error::Shape`](crate::Error::Shape) if the last axis is missing or empty, or weight or bias
 /// do not match it.
-pub fn batch_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Normed> {
+pub fn batch_norm(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<BatchNormOutput> {
     normalise(xs, (weight, bias), eps, None)
 }
 
@@ -52,7 +57,7 @@ pub fn sync_batch_norm(
     (weight, bias): (&Tensor, &Tensor),
     eps: f64,
     comm: &Arc<dyn AllReduceSum>,
-) -> Result<Normed> {
+) -> Result<BatchNormOutput> {
     let comm = (comm.world() > 1).then_some(comm);
     normalise(xs, (weight, bias), eps, comm)
 }
@@ -62,7 +67,7 @@ fn normalise(
     (weight, bias): (&Tensor, &Tensor),
     eps: f64,
     comm: Option<&Arc<dyn AllReduceSum>>,
-) -> Result<Normed> {
+) -> Result<BatchNormOutput> {
     let width = last_axis("batch_norm", xs)?;
     expect_shape("batch_norm", "weight", weight, &[width])?;
     expect_shape("batch_norm", "bias", bias, &[width])?;
@@ -84,7 +89,7 @@ fn normalise(
     });
     let columns = cpu::columns(&floats(&xs)?, width, narrow, group)?;
     let row = |values: &[f32]| Tensor::from_slice(values, width, xs.device());
-    Ok(Normed {
+    Ok(BatchNormOutput {
         mean: row(&columns.mean)?,
         variance: row(&columns.variance)?,
         ys: xs.apply_op3(&weight, &bias, BatchNorm { columns, comm })?,
@@ -164,7 +169,7 @@ mod tests {
     use crate::testing::{Threads, check, check_repeats, random};
     use candle_core::Var;
 
-    fn plain(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Normed> {
+    fn plain(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<BatchNormOutput> {
         reference::batch_norm(xs, (weight, bias), 1e-5, None)
     }
 
@@ -233,7 +238,8 @@ mod tests {
         check_repeats(&inputs, |t| Ok(batch_norm(&t[0], &t[1], &t[2], 1e-5)?.ys));
     }
 
-    type Norm = fn(&Tensor, (&Tensor, &Tensor), f64, &Arc<dyn AllReduceSum>) -> Result<Normed>;
+    type Norm =
+        fn(&Tensor, (&Tensor, &Tensor), f64, &Arc<dyn AllReduceSum>) -> Result<BatchNormOutput>;
 
     /// Values and moments, and the gradients of a random weighting of the values: of rows, weight and bias.
     fn all_of(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::Normed;
+use super::BatchNormOutput;
 use super::all_reduce_sum::{AllReduceSum, sum_over_all};
 use crate::Result;
 use crate::cpu_slices::accumulation_dtype;
@@ -15,7 +15,7 @@ pub(super) fn batch_norm(
     (weight, bias): (&Tensor, &Tensor),
     eps: f64,
     comm: Option<&Arc<dyn AllReduceSum>>,
-) -> Result<Normed> {
+) -> Result<BatchNormOutput> {
     let rows = xs.reshape(((), weight.dim(0)?))?;
     let rows = rows.to_dtype(accumulation_dtype(xs.dtype()))?;
     let mean = column_means(&rows, comm)?;
@@ -25,7 +25,7 @@ pub(super) fn batch_norm(
         .broadcast_div(&(&variance + eps)?.sqrt()?)?
         .broadcast_mul(&weight.to_dtype(rows.dtype())?)?
         .broadcast_add(&bias.to_dtype(rows.dtype())?)?;
-    Ok(Normed {
+    Ok(BatchNormOutput {
         ys: ys.reshape(xs.shape())?.to_dtype(xs.dtype())?,
         mean: mean.squeeze(0)?.detach(),
         variance: variance.squeeze(0)?.detach(),

@@ -8,7 +8,7 @@ use crate::gpu::{Arg, Buffer, Kernel, differentiable, launch, rows, type_name};
 use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
 /// Normalised rows and what their backward pass needs of them.
-pub(crate) struct Normed {
+pub(crate) struct BatchNormOutput {
     pub(crate) ys: Buffer,
     /// Mean and reciprocal deviation, `[rows, 2]`.
     pub(crate) moments: Tensor,
@@ -27,7 +27,7 @@ impl Norm {
     }
 
     /// Rows of f32 normalised, written as `dtype`.
-    pub(crate) fn forward(&self, xs: &Tensor, dtype: DType) -> Result<Normed> {
+    pub(crate) fn forward(&self, xs: &Tensor, dtype: DType) -> Result<BatchNormOutput> {
         let (height, width) = matrix(xs);
         let mut ys = Buffer::new(xs.shape(), dtype, xs.device())?;
         let mut moments = Buffer::new((height, 2), DType::F32, xs.device())?;
@@ -45,7 +45,7 @@ impl Norm {
         // SAFETY: `xs` and `ys` are `[height, width]`, weight and bias `[width]`, and rows have two moments.
         unsafe { launch(xs.device(), &kernel, rows::warps(height), &mut args)? };
         let moments = moments.into_tensor();
-        Ok(Normed { ys, moments })
+        Ok(BatchNormOutput { ys, moments })
     }
 
     /// The gradient of `xs` from that of its normalised rows, with `added` added.
@@ -119,7 +119,7 @@ pub(super) fn layer_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
     };
     let values = xs.detach();
     let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(tracked_id));
-    let Normed { ys, moments } = norm.forward(&values, DType::F32)?;
+    let BatchNormOutput { ys, moments } = norm.forward(&values, DType::F32)?;
     differentiable([&xs, &weight, &bias], ys, move |_, grad| {
         let rows = (&values, &moments);
         let dx = match tracked {
@@ -143,7 +143,7 @@ pub(super) fn normalize(xs: &Tensor, eps: f32) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let norm = Norm { affine: None, eps };
     let values = xs.detach();
-    let Normed { ys, moments } = norm.forward(&values, DType::F32)?;
+    let BatchNormOutput { ys, moments } = norm.forward(&values, DType::F32)?;
     differentiable([&xs], ys, move |_, grad| {
         Ok([Some(norm.backward((&values, &moments), grad, None)?)])
     })

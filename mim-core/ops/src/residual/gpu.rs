@@ -11,7 +11,7 @@ use crate::attention::gpu::{Attended, Call, Inputs, WIDEST};
 use crate::attention::{check_bias, sizes};
 use crate::gelu::gpu::Unit;
 use crate::gpu::{self, Buffer, differentiable, rows};
-use crate::layer_norm::gpu::{Norm, Normed, backward_affine};
+use crate::layer_norm::gpu::{BatchNormOutput, Norm, backward_affine};
 use crate::linear::gpu::{Weight, compute_type};
 use crate::multi_operand::{MultiOperand, request_backward};
 use crate::transfer::send;
@@ -238,7 +238,7 @@ pub(super) fn residual(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> crate:
     let layers = Layers::new(&bundle.tensors, super::narrow(half.eps))?;
     let mut factors = Factors::new(half, &xs)?;
     let values = xs.detach();
-    let Normed {
+    let BatchNormOutput {
         ys: normed,
         moments,
     } = layers.norm.forward(&values, layers.dtype)?;
