@@ -72,7 +72,7 @@ pub use precision::{Precision, with_precision};
 pub use profile::{Cost, Pass, Profile, profiled};
 pub use quick_gelu::quick_gelu;
 pub use recompute::recompute;
-pub use residual::{Affine, Half, residual_attention, residual_mlp};
+pub use residual::{Affine, HalfBlock, residual_attention, residual_mlp};
 pub use softmax::softmax;
 pub use sum_squares::{sum_squares, sums_of_squares};
 pub use transfer::{Readback, to_device, upload};

@@ -6,7 +6,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::op::{BIAS, SCALE};
-use super::{Half, Inner};
+use super::{HalfBlock, Inner};
 use crate::attention::gpu::{Attended, Call, Inputs, WIDEST};
 use crate::attention::{check_bias, sizes};
 use crate::gelu::gpu::Unit;
@@ -163,7 +163,7 @@ struct Factors {
 }
 
 impl Factors {
-    fn new(half: &Half<'_>, xs: &Tensor) -> Result<Self> {
+    fn new(half: &HalfBlock<'_>, xs: &Tensor) -> Result<Self> {
         let mut shape = vec![1; xs.rank()];
         shape[0] = xs.dims()[0];
         let samples = half.samples;
@@ -228,7 +228,11 @@ pub(super) fn is_supported(
 }
 
 /// See [`super::apply`]; shapes have been checked.
-pub(super) fn residual(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> crate::Result<Tensor> {
+pub(super) fn residual(
+    xs: &Tensor,
+    half: &HalfBlock<'_>,
+    inner: Inner<'_>,
+) -> crate::Result<Tensor> {
     let xs = xs.contiguous()?;
     let bias = match inner {
         Inner::Gelu => None,

@@ -31,13 +31,13 @@ pub struct Affine<'a> {
 
 /// What half of a block consists of, but for the function in the middle.
 #[derive(Debug, Clone, Copy)]
-pub struct Half<'a> {
+pub struct HalfBlock<'a> {
     /// The layer norm in front.
     pub norm: Affine<'a>,
     /// Its epsilon.
     pub eps: f64,
     /// The linear layers before and behind the middle.
-    pub maps: [Affine<'a>; 2],
+    pub linears: [Affine<'a>; 2],
     /// Layer scale `[dim]`: factors of the columns of the branch (Touvron et al., "Going deeper with Image
     /// Transformers", ICCV 2021).
     pub scale: Option<&'a Tensor>,
@@ -47,18 +47,18 @@ pub struct Half<'a> {
 
 /// `xs + fc2(gelu(fc1(norm(xs))))`: the feed-forward half of a block.
 ///
-/// `xs` is `[..., dim]`, the `maps` of `half` are fc1 and fc2.
+/// `xs` is `[..., dim]`, the `linears` of `half` are fc1 and fc2.
 ///
 /// # Errors
 ///
 /// [`Error::Shape`] if the shapes do not fit together.
-pub fn residual_mlp(xs: &Tensor, half: &Half<'_>) -> Result<Tensor> {
+pub fn residual_mlp(xs: &Tensor, half: &HalfBlock<'_>) -> Result<Tensor> {
     apply(xs, half, Inner::Gelu)
 }
 
 /// `xs + proj(attention(qkv(norm(xs))))`: the attention half of a block.
 ///
-/// `xs` is `[batch, tokens, dim]`, the `maps` of `half` are qkv, packed as
+/// `xs` is `[batch, tokens, dim]`, the `linears` of `half` are qkv, packed as
 /// [`attention()`](super::attention()) takes it, and proj; `scale` multiplies the scores and `bias` is added
 /// to them, both as there.
 ///
@@ -67,7 +67,7 @@ pub fn residual_mlp(xs: &Tensor, half: &Half<'_>) -> Result<Tensor> {
 /// [`Error::Shape`] if the shapes do not fit together.
 pub fn residual_attention(
     xs: &Tensor,
-    half: &Half<'_>,
+    half: &HalfBlock<'_>,
     (heads, scale): (usize, f64),
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
@@ -96,10 +96,10 @@ impl Inner<'_> {
     }
 }
 
-impl Half<'_> {
+impl HalfBlock<'_> {
     /// Whether everything has the shape that the width of the tokens asks for.
     fn fits(&self, width: usize, parts: usize) -> bool {
-        let [first, second] = self.maps;
+        let [first, second] = self.linears;
         let (&[middle, inputs], &[outputs, inside]) = (first.weight.dims(), second.weight.dims())
         else {
             return false;
@@ -124,7 +124,7 @@ impl Half<'_> {
     fn bundle(&self, bias: Option<&Tensor>) -> Result<(MultiOperand<8>, Tensor)> {
         let none = self.norm.bias.detach();
         let [norm, first, second] =
-            [self.norm, self.maps[0], self.maps[1]].map(|part| [part.weight, part.bias]);
+            [self.norm, self.linears[0], self.linears[1]].map(|part| [part.weight, part.bias]);
         let optional = [self.scale, bias].map(|tensor| tensor.unwrap_or(&none));
         let [[nw, nb], [w1, b1], [w2, b2], [scale, bias]] =
             [norm, first, second, optional].map(|pair| pair.map(Tensor::contiguous));
@@ -146,10 +146,10 @@ impl Half<'_> {
     }
 }
 
-fn apply(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
+fn apply(xs: &Tensor, half: &HalfBlock<'_>, inner: Inner<'_>) -> Result<Tensor> {
     half.check_samples(xs)?;
     let width = xs.dims().last().copied().unwrap_or(0);
-    let [first, second] = half.maps;
+    let [first, second] = half.linears;
     let bias = match inner {
         Inner::Gelu => None,
         Inner::Attention { bias, .. } => bias,
@@ -224,15 +224,15 @@ mod tests {
     }
 
     /// The operands behind those of [`operands`] are layer scale and the bias of attention.
-    fn half<'a>(t: &'a [Tensor], samples: Option<&'a [f32]>) -> Half<'a> {
+    fn half<'a>(t: &'a [Tensor], samples: Option<&'a [f32]>) -> HalfBlock<'a> {
         let part = |at: usize| Affine {
             weight: &t[at],
             bias: &t[at + 1],
         };
-        Half {
+        HalfBlock {
             norm: part(1),
             eps: 1e-6,
-            maps: [part(3), part(5)],
+            linears: [part(3), part(5)],
             scale: t.get(7),
             samples,
         }

@@ -2,13 +2,13 @@
 
 use candle_core::Tensor;
 
-use super::{Half, Inner};
+use super::{HalfBlock, Inner};
 use crate::Result;
 use crate::{attention, gelu, layer_norm, linear};
 
 /// See [`super::residual_mlp`] and [`super::residual_attention`].
-pub(super) fn residual(xs: &Tensor, half: &Half<'_>, inner: Inner<'_>) -> Result<Tensor> {
-    let [first, second] = half.maps;
+pub(super) fn residual(xs: &Tensor, half: &HalfBlock<'_>, inner: Inner<'_>) -> Result<Tensor> {
+    let [first, second] = half.linears;
     let normed = layer_norm(xs, half.norm.weight, half.norm.bias, half.eps)?;
     let middle = linear(&normed, first.weight, Some(first.bias))?;
     let inside = match inner {
