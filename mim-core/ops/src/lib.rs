@@ -23,6 +23,7 @@ mod clip_norm;
 mod cpu_slices;
 mod cross_entropy;
 mod depthwise_conv;
+mod device_copy;
 mod ema_update;
 mod error;
 mod gather_rows;
@@ -48,7 +49,6 @@ mod softmax;
 mod sum_squares;
 #[cfg(test)]
 mod testing;
-mod transfer;
 mod unfold;
 
 pub use adamw::{AdamWParam, AdamWStep, adamw_step, adamw_steps};
@@ -57,6 +57,7 @@ pub use batch_norm::{AllReduceSum, BatchNormOutput, batch_norm, sync_batch_norm}
 pub use clip_norm::{MaxNorm, clip_norm};
 pub use cross_entropy::{cross_entropy, soft_cross_entropy};
 pub use depthwise_conv::depthwise_conv;
+pub use device_copy::{AsyncDownload, to_device, upload};
 pub use ema_update::{ema_update, ema_updates};
 pub use error::{Error, Result};
 pub use gather_rows::{gather_rows, gather_tokens};
@@ -75,5 +76,4 @@ pub use recompute::recompute;
 pub use residual::{Affine, HalfBlock, residual_attention, residual_mlp};
 pub use softmax::softmax;
 pub use sum_squares::{sum_squares, sums_of_squares};
-pub use transfer::{Readback, to_device, upload};
 pub use unfold::{Window, unfold};

@@ -4,8 +4,8 @@
 
 use candle_core::{DType, Tensor};
 
+use super::device_copy::upload;
 use super::gpu::{Arg, Buffer, Grid, Kernel, launch};
-use super::transfer::upload;
 use crate::{Error, Result};
 
 /// Values of a thread.

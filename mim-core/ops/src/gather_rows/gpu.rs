@@ -4,9 +4,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::device_copy::send;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows};
 use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
-use crate::transfer::send;
 
 /// No further place in a chain, as in `gather_rows.cu`.
 const NO_ROW: u32 = u32::MAX;

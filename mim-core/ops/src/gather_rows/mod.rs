@@ -7,10 +7,10 @@ mod reference;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 
 use super::cpu_slices::{floats, is_f32_on_cpu, last_axis, operand};
+use super::device_copy::upload;
 use super::gpu::is_supported;
 use super::grad_accumulator::accumulate_values_or_return;
 use super::profile::{Pass, timer};
-use super::transfer::upload;
 use crate::{Error, Result};
 
 /// Rows `ids` of `xs`: `[rows, dim]` and `[total]` u32 give `[total, dim]`.

@@ -44,7 +44,7 @@ pub(super) use self::kernel::{Arg, Grid, Kernel};
 pub(super) use self::launch::launch;
 pub use self::launch::launches;
 #[cfg(feature = "cuda")]
-pub(super) use self::pinned::{Download, upload};
+pub(super) use self::pinned::{PinnedDownload, upload};
 pub(super) use self::product::product;
 
 /// Whether the kernels apply: f32 tensors on a CUDA device, none of them empty.

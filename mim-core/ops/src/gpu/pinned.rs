@@ -119,7 +119,7 @@ pub(crate) fn upload(xs: &Tensor, to: &Device) -> Result<Tensor> {
 
 /// Values on their way to the host.
 #[derive(Debug)]
-pub(crate) struct Download {
+pub(crate) struct PinnedDownload {
     /// There until it is dropped.
     block: Option<Block>,
     device: CudaDevice,
@@ -127,7 +127,7 @@ pub(crate) struct Download {
     count: usize,
 }
 
-impl Download {
+impl PinnedDownload {
     /// Asks for a contiguous tensor of f32 or f64.
     pub(crate) fn new(xs: &Tensor) -> Result<Self> {
         let device = xs.device().as_cuda_device()?;
@@ -168,7 +168,7 @@ impl Download {
     }
 }
 
-impl Drop for Download {
+impl Drop for PinnedDownload {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             block.give_back(&self.device);

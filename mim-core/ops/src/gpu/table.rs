@@ -5,7 +5,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::{Arg, Grid, Kernel, launch, no_kernels};
-use crate::transfer::send;
+use crate::device_copy::send;
 
 /// Where the values of a contiguous tensor begin, for kernels that find it in memory.
 pub(crate) fn address(tensor: &Tensor) -> Result<i64> {

@@ -5,8 +5,8 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::{HogFilter, HogGradient, edges, gaussian};
+use crate::device_copy::send;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, launch};
-use crate::transfer::send;
 
 /// Threads of a block, each of which has its counts in shared memory.
 const THREADS: u32 = 128;

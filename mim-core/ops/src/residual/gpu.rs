@@ -9,12 +9,12 @@ use super::op::{BIAS, SCALE};
 use super::{HalfBlock, Inner};
 use crate::attention::gpu::{Attended, Call, Inputs, WIDEST};
 use crate::attention::{check_bias, sizes};
+use crate::device_copy::send;
 use crate::gelu::gpu::Unit;
 use crate::gpu::{self, Buffer, differentiable, rows};
 use crate::layer_norm::gpu::{BatchNormOutput, Norm, backward_affine};
 use crate::linear::gpu::{Weight, compute_type};
 use crate::multi_operand::{MultiOperand, request_backward};
-use crate::transfer::send;
 
 /// Weights and biases of a half, ready for kernels.
 struct Layers {

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Shape, Tensor, WithDType};
 
 #[cfg(feature = "cuda")]
-use super::gpu::Download;
+use super::gpu::PinnedDownload;
 use crate::{Error, Result};
 
 /// Values of the host as a tensor; on a GPU they are copied as in [`to_device`].
@@ -53,16 +53,16 @@ fn moved(xs: &Tensor, device: &Device) -> candle_core::Result<Tensor> {
 ///
 /// Dropped, they are not read.
 #[derive(Debug)]
-pub struct Readback(From);
+pub struct AsyncDownload(From);
 
 #[derive(Debug)]
 enum From {
     Host(Vec<f64>),
     #[cfg(feature = "cuda")]
-    Gpu(Download),
+    Gpu(PinnedDownload),
 }
 
-impl Readback {
+impl AsyncDownload {
     /// Asks for the values of a tensor of f32 or f64.
     ///
     /// # Errors
@@ -71,11 +71,11 @@ impl Readback {
     pub fn new(xs: &Tensor) -> Result<Self> {
         if !matches!(xs.dtype(), DType::F32 | DType::F64) {
             let (want, fix) = ("f32 or f64", "convert it on its device");
-            return Err(Error::shape("Readback", want, xs.dtype(), fix));
+            return Err(Error::shape("AsyncDownload", want, xs.dtype(), fix));
         }
         #[cfg(feature = "cuda")]
         if xs.device().is_cuda() {
-            return Ok(Self(From::Gpu(Download::new(&xs.contiguous()?)?)));
+            return Ok(Self(From::Gpu(PinnedDownload::new(&xs.contiguous()?)?)));
         }
         let xs = xs.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         Ok(Self(From::Host(xs.flatten_all()?.to_vec1()?)))
@@ -132,8 +132,8 @@ mod tests {
                     let there = upload(values(at), 300 * (1 + at % 7), &device).unwrap();
                     let wide = there.to_dtype(DType::F64).unwrap();
                     [
-                        Readback::new(&there).unwrap(),
-                        Readback::new(&wide).unwrap(),
+                        AsyncDownload::new(&there).unwrap(),
+                        AsyncDownload::new(&wide).unwrap(),
                     ]
                 })
                 .collect();
@@ -143,7 +143,7 @@ mod tests {
                     assert_eq!(copy.wait().unwrap(), want);
                 }
             }
-            assert!(Readback::new(&upload(vec![1u8], 1, &device).unwrap()).is_err());
+            assert!(AsyncDownload::new(&upload(vec![1u8], 1, &device).unwrap()).is_err());
         }
     }
 }
