@@ -5,7 +5,7 @@
 use candle_core::Result;
 use rayon::prelude::*;
 
-use crate::matmul::{Destination, Init, Matrix, multiply};
+use crate::matmul::{Accumulate, Destination, Matrix, multiply};
 use crate::precision::Precision;
 use crate::simd::multiversion;
 use crate::softmax::{backward_rows, forward_rows};
@@ -82,7 +82,7 @@ impl Sizes {
         Destination {
             start: values.as_mut_ptr(),
             row_stride: self.keys,
-            init: Init::Zero,
+            init: Accumulate::Zero,
         }
     }
 
@@ -153,7 +153,7 @@ impl Interleaved {
         Destination {
             start: self.start.wrapping_add(self.place.offset(task)),
             row_stride: self.place.row_stride,
-            init: Init::Zero,
+            init: Accumulate::Zero,
         }
     }
 }

@@ -8,7 +8,7 @@
 use candle_core::Result;
 use rayon::prelude::*;
 
-use crate::matmul::{Init, Matrix, add_product, product};
+use crate::matmul::{Accumulate, Matrix, add_product, product};
 use crate::partition::{add_partials, rows_per_partial};
 use crate::simd::multiversion;
 
@@ -29,7 +29,7 @@ pub(super) fn forward(
 ) -> Result<Vec<f32>> {
     let xs = Matrix::dense(xs, sizes.rows, sizes.inputs)?;
     let weight = Matrix::dense(weight, sizes.outputs, sizes.inputs)?.transposed();
-    product(xs, weight, bias.map_or(Init::Zero, Init::Row))
+    product(xs, weight, bias.map_or(Accumulate::Zero, Accumulate::Row))
 }
 
 /// `xs weightᵀ + bias + more`, `[rows, outputs]`.
@@ -41,7 +41,7 @@ pub(super) fn forward_added(
 ) -> Result<Vec<f32>> {
     let xs = Matrix::dense(xs, sizes.rows, sizes.inputs)?;
     let weight = Matrix::dense(weight, sizes.outputs, sizes.inputs)?.transposed();
-    product(xs, weight, Init::Rows { row: bias, more })
+    product(xs, weight, Accumulate::Rows { row: bias, more })
 }
 
 /// The gradient of `xs`: `grad weight`.
@@ -50,7 +50,7 @@ pub(super) fn backward_input(grad: &[f32], weight: &[f32], sizes: Sizes) -> Resu
     product(
         grad,
         Matrix::dense(weight, sizes.outputs, sizes.inputs)?,
-        Init::Zero,
+        Accumulate::Zero,
     )
 }
 
@@ -60,7 +60,7 @@ pub(super) fn backward_weight(grad: &[f32], xs: &[f32], sizes: Sizes) -> Result<
     product(
         grad.transposed(),
         Matrix::dense(xs, sizes.rows, sizes.inputs)?,
-        Init::Zero,
+        Accumulate::Zero,
     )
 }
 

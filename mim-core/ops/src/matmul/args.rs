@@ -6,7 +6,7 @@ use super::Matrix;
 
 /// What a product is added to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Init<'a> {
+pub(crate) enum Accumulate<'a> {
     /// Nothing: what was there is replaced.
     Zero,
     /// What is there.
@@ -17,7 +17,7 @@ pub(crate) enum Init<'a> {
     Rows { row: &'a [f32], more: &'a [f32] },
 }
 
-impl Init<'_> {
+impl Accumulate<'_> {
     /// For the part of a product whose first value is this far from its own.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
@@ -38,12 +38,12 @@ impl Init<'_> {
 pub(crate) struct Destination<'a> {
     pub(crate) start: *mut f32,
     pub(crate) row_stride: usize,
-    pub(crate) init: Init<'a>,
+    pub(crate) init: Accumulate<'a>,
 }
 
 /// A product `scale * lhs * rhs`, and where it goes.
 #[derive(Clone, Copy)]
-pub(super) struct Call<'a> {
+pub(super) struct GemmArgs<'a> {
     pub(super) to: Destination<'a>,
     pub(super) scale: f32,
     pub(super) lhs: Matrix<'a>,
@@ -53,10 +53,10 @@ pub(super) struct Call<'a> {
 }
 
 // SAFETY: threads write through `to` to parts of their own.
-unsafe impl Sync for Call<'_> {}
+unsafe impl Sync for GemmArgs<'_> {}
 
 #[cfg(target_arch = "x86_64")]
-impl Call<'_> {
+impl GemmArgs<'_> {
     /// Whether packing costs more than it brings: `gemm` reads small operands where they lie.
     pub(super) fn is_small(&self) -> bool {
         /// Multiplications from which a product on all threads is large.

@@ -7,36 +7,36 @@
 
 use candle_core::{Result, bail};
 
-use super::args::{Call, Destination, Init};
+use super::args::{Accumulate, Destination, GemmArgs};
 #[cfg(target_arch = "x86_64")]
-use super::blocked::Way;
-use super::{Matrix, anywhere};
+use super::blocked::GemmKernel;
+use super::{Matrix, fallback};
 use crate::precision::{Precision, precision};
 
-fn check(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Init<'_>) -> Result<()> {
+fn check(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Accumulate<'_>) -> Result<()> {
     let (rows, cols) = (lhs.rows, rhs.cols);
     if lhs.cols != rhs.rows {
         let (inner, other) = (lhs.cols, rhs.rows);
         bail!("cannot multiply {rows} x {inner} by {other} x {cols}");
     }
-    let (Init::Row(row) | Init::Rows { row, .. }) = init else {
+    let (Accumulate::Row(row) | Accumulate::Rows { row, .. }) = init else {
         return Ok(());
     };
     if row.len() != cols {
         bail!("{} values do not start rows of {cols}", row.len());
     }
     match init {
-        Init::Rows { more, .. } if more.len() != rows * cols => {
+        Accumulate::Rows { more, .. } if more.len() != rows * cols => {
             bail!("{} values do not start {rows} x {cols}", more.len())
         }
         _ => Ok(()),
     }
 }
 
-/// `lhs * rhs`, added to anything but [`Init::Sum`], on all threads.
-pub(crate) fn product(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Init<'_>) -> Result<Vec<f32>> {
+/// `lhs * rhs`, added to anything but [`Accumulate::Sum`], on all threads.
+pub(crate) fn product(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Accumulate<'_>) -> Result<Vec<f32>> {
     check(lhs, rhs, init)?;
-    if matches!(init, Init::Sum) {
+    if matches!(init, Accumulate::Sum) {
         bail!("a new product has no values to be added to");
     }
     let len = lhs.rows * rhs.cols;
@@ -46,7 +46,7 @@ pub(crate) fn product(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Init<'_>) -> Resul
         row_stride: rhs.cols,
         init,
     };
-    let call = Call {
+    let call = GemmArgs {
         to,
         scale: 1.0,
         lhs,
@@ -64,7 +64,7 @@ pub(crate) fn product(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Init<'_>) -> Resul
 
 /// `out += lhs * rhs` with dense `out`, on all threads.
 pub(crate) fn add_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) -> Result<()> {
-    check(lhs, rhs, Init::Sum)?;
+    check(lhs, rhs, Accumulate::Sum)?;
     if out.len() != lhs.rows * rhs.cols {
         let (rows, cols, len) = (lhs.rows, rhs.cols, out.len());
         bail!("a product of {rows} x {cols} values does not fit {len}");
@@ -72,9 +72,9 @@ pub(crate) fn add_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) -> 
     let to = Destination {
         start: out.as_mut_ptr(),
         row_stride: rhs.cols,
-        init: Init::Sum,
+        init: Accumulate::Sum,
     };
-    let call = Call {
+    let call = GemmArgs {
         to,
         scale: 1.0,
         lhs,
@@ -101,7 +101,7 @@ pub(crate) unsafe fn multiply(
     precision: Precision,
 ) -> Result<()> {
     check(lhs, rhs, to.init)?;
-    let call = Call {
+    let call = GemmArgs {
         to,
         scale,
         lhs,
@@ -116,7 +116,7 @@ pub(crate) unsafe fn multiply(
 /// # Safety
 ///
 /// As [`multiply`], and the sizes must agree.
-unsafe fn run(call: Call<'_>, precision: Precision) {
+unsafe fn run(call: GemmArgs<'_>, precision: Precision) {
     if call.lhs.rows == 0 || call.rhs.cols == 0 {
         return;
     }
@@ -125,11 +125,11 @@ unsafe fn run(call: Call<'_>, precision: Precision) {
         #[cfg(target_arch = "x86_64")]
         if call.lhs.cols > 0
             && !(precision == Precision::F32 && call.is_small())
-            && let Some(way) = Way::here(precision).next()
+            && let Some(way) = GemmKernel::here(precision).next()
         {
             return way.multiply(call);
         }
-        anywhere::multiply(call, precision);
+        fallback::multiply(call, precision);
     }
 }
 
@@ -140,16 +140,16 @@ mod tests {
     use crate::testing::random;
 
     /// Computes a product in one of the ways there are.
-    type Compute = Box<dyn Fn(Call<'_>)>;
+    type Compute = Box<dyn Fn(GemmArgs<'_>)>;
 
     /// All ways this machine can go, and their names.
     fn ways(precision: Precision) -> Vec<(&'static str, Compute)> {
         // SAFETY: the tests give it room.
-        let by_gemm: Compute = Box::new(move |call| unsafe { anywhere::multiply(call, precision) });
+        let by_gemm: Compute = Box::new(move |call| unsafe { fallback::multiply(call, precision) });
         #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
         let mut ways = vec![("gemm", by_gemm)];
         #[cfg(target_arch = "x86_64")]
-        ways.extend(Way::here(precision).map(|way| {
+        ways.extend(GemmKernel::here(precision).map(|way| {
             // SAFETY: the machine has it, and the tests give it room.
             let compute: Compute = Box::new(move |call| unsafe { way.multiply(call) });
             (way.name, compute)
@@ -163,9 +163,9 @@ mod tests {
         let to = Destination {
             start: got.as_mut_ptr(),
             row_stride: rhs.cols,
-            init: Init::Zero,
+            init: Accumulate::Zero,
         };
-        compute(Call {
+        compute(GemmArgs {
             to,
             scale: 1.0,
             lhs,
@@ -210,17 +210,17 @@ mod tests {
     fn exact(
         [a, b]: [&[f64]; 2],
         [rows, inner, cols]: [usize; 3],
-        init: Init<'_>,
+        init: Accumulate<'_>,
         start: &[f32],
     ) -> Vec<f64> {
         let value = |at: usize| {
             let (i, j) = (at / cols, at % cols);
             let sum: f64 = (0..inner).map(|k| a[i * inner + k] * b[k * cols + j]).sum();
             let from = match init {
-                Init::Zero => 0.0,
-                Init::Sum => f64::from(start[at]),
-                Init::Row(row) => f64::from(row[j]),
-                Init::Rows { row, more } => f64::from(row[j]) + f64::from(more[at]),
+                Accumulate::Zero => 0.0,
+                Accumulate::Sum => f64::from(start[at]),
+                Accumulate::Row(row) => f64::from(row[j]),
+                Accumulate::Rows { row, more } => f64::from(row[j]) + f64::from(more[at]),
             };
             0.5 * sum + from
         };
@@ -235,10 +235,10 @@ mod tests {
         let [left, right] = [&a, &b].map(|values| seen(precision, values));
         let (row, more) = (&row[..], &start[..]);
         let inits = [
-            Init::Zero,
-            Init::Sum,
-            Init::Row(row),
-            Init::Rows { row, more },
+            Accumulate::Zero,
+            Accumulate::Sum,
+            Accumulate::Row(row),
+            Accumulate::Rows { row, more },
         ];
         let wanted = inits.map(|init| exact([&left, &right], [rows, inner, cols], init, &start));
         let tolerance = 4e-6 * (1.0 + (inner as f64).sqrt());
@@ -257,7 +257,7 @@ mod tests {
                         row_stride: cols,
                         init: *init,
                     };
-                    compute(Call {
+                    compute(GemmArgs {
                         to,
                         scale: 0.5,
                         lhs,
@@ -310,9 +310,9 @@ mod tests {
                 let to = Destination {
                     start: got[10..].as_mut_ptr(),
                     row_stride: 40,
-                    init: Init::Zero,
+                    init: Accumulate::Zero,
                 };
-                compute(Call {
+                compute(GemmArgs {
                     to,
                     scale: 1.0,
                     lhs,

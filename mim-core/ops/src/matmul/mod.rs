@@ -1,12 +1,12 @@
 //! Matrix products on strided views of f32 slices.
 
-mod anywhere;
 mod args;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
 mod cpu;
+mod fallback;
 
-pub(super) use args::{Destination, Init};
+pub(super) use args::{Accumulate, Destination};
 use candle_core::{Result, bail};
 pub(super) use cpu::{add_product, multiply, product};
 
@@ -127,8 +127,8 @@ mod tests {
         // [[1, 2], [3, 4]] with a gap, times the transpose of [[5, 6]].
         let a = Matrix::new(&[1., 2., 9., 3., 4.], [2, 2], 3).unwrap();
         let b = Matrix::dense(&[5., 6.], 1, 2).unwrap().transposed();
-        assert_eq!(product(a, b, Init::Zero).unwrap(), [17., 39.]);
-        assert_eq!(product(a, b, Init::Row(&[1.])).unwrap(), [18., 40.]);
+        assert_eq!(product(a, b, Accumulate::Zero).unwrap(), [17., 39.]);
+        assert_eq!(product(a, b, Accumulate::Row(&[1.])).unwrap(), [18., 40.]);
         let mut sum = vec![1., 1.];
         add_product(&mut sum, a, b).unwrap();
         assert_eq!(sum, [18., 40.]);
@@ -161,17 +161,21 @@ mod tests {
                 let wanted = exact(lhs, rhs);
                 for (precision, tolerance) in [(Precision::F32, 1e-6), (Precision::Bf16, 1e-2)] {
                     with_precision(precision, || {
-                        close(&product(lhs, rhs, Init::Zero).unwrap(), &wanted, tolerance);
+                        close(
+                            &product(lhs, rhs, Accumulate::Zero).unwrap(),
+                            &wanted,
+                            tolerance,
+                        );
                         let more = wanted.iter().enumerate();
                         let more: Vec<f64> =
                             more.map(|(i, x)| x + f64::from(start[i % cols])).collect();
-                        let mut with_row = product(lhs, rhs, Init::Row(&start)).unwrap();
+                        let mut with_row = product(lhs, rhs, Accumulate::Row(&start)).unwrap();
                         close(&with_row, &more, tolerance);
                         add_product(&mut with_row, lhs, rhs).unwrap();
                         let twice: Vec<f64> =
                             more.iter().zip(&wanted).map(|(a, b)| a + b).collect();
                         close(&with_row, &twice, tolerance);
-                        let init = Init::Rows {
+                        let init = Accumulate::Rows {
                             row: &start,
                             more: &with_row,
                         };
@@ -193,12 +197,14 @@ mod tests {
             Matrix::dense(&a, 3, 20).unwrap(),
             Matrix::dense(&b, 20, 4).unwrap(),
         );
-        let rounded = with_precision(Precision::Bf16, || product(lhs, rhs, Init::Zero).unwrap());
-        assert_eq!(rounded, product(lhs, rhs, Init::Zero).unwrap());
+        let rounded = with_precision(Precision::Bf16, || {
+            product(lhs, rhs, Accumulate::Zero).unwrap()
+        });
+        assert_eq!(rounded, product(lhs, rhs, Accumulate::Zero).unwrap());
         let third = [1. / 3.];
         let third = Matrix::dense(&third, 1, 1).unwrap();
         let square = with_precision(Precision::Bf16, || {
-            product(third, third, Init::Zero).unwrap()
+            product(third, third, Accumulate::Zero).unwrap()
         });
         let rounded = 0.333_984_38f32;
         assert_eq!(square, [rounded * rounded]);
@@ -208,11 +214,11 @@ mod tests {
     fn refuses_what_does_not_fit() {
         assert!(Matrix::dense(&[1., 2.], 2, 2).is_err());
         let a = Matrix::dense(&[1., 2.], 1, 2).unwrap();
-        assert!(product(a, a, Init::Zero).is_err());
-        assert!(product(a, a.transposed(), Init::Row(&[1., 2.])).is_err());
+        assert!(product(a, a, Accumulate::Zero).is_err());
+        assert!(product(a, a.transposed(), Accumulate::Row(&[1., 2.])).is_err());
         assert!(add_product(&mut [0.; 2], a, a.transposed()).is_err());
-        assert!(product(a, a.transposed(), Init::Sum).is_err());
-        let init = Init::Rows {
+        assert!(product(a, a.transposed(), Accumulate::Sum).is_err());
+        let init = Accumulate::Rows {
             row: &[1.],
             more: &[1., 2.],
         };
@@ -222,12 +228,19 @@ mod tests {
     #[test]
     fn empty_products_are_zero() {
         let a = Matrix::dense(&[], 2, 0).unwrap();
-        assert_eq!(product(a, a.transposed(), Init::Zero).unwrap(), [0.; 4]);
         assert_eq!(
-            product(a, a.transposed(), Init::Row(&[1., 2.])).unwrap(),
+            product(a, a.transposed(), Accumulate::Zero).unwrap(),
+            [0.; 4]
+        );
+        assert_eq!(
+            product(a, a.transposed(), Accumulate::Row(&[1., 2.])).unwrap(),
             [1., 2., 1., 2.]
         );
         let a = Matrix::dense(&[], 0, 2).unwrap();
-        assert!(product(a, a.transposed(), Init::Zero).unwrap().is_empty());
+        assert!(
+            product(a, a.transposed(), Accumulate::Zero)
+                .unwrap()
+                .is_empty()
+        );
     }
 }

@@ -8,7 +8,7 @@ use super::numbers::{Numbers, Pairs, Single};
 use super::pack::panel;
 use super::register::{LANES, load, store};
 use crate::matmul::Matrix;
-use crate::matmul::args::Init;
+use crate::matmul::args::Accumulate;
 
 /// Columns of a tile: two registers.
 pub(super) const COLS: usize = 2 * LANES;
@@ -104,7 +104,7 @@ pub(super) struct Tile<'a> {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) scale: f32,
-    pub(super) init: Init<'a>,
+    pub(super) init: Accumulate<'a>,
 }
 
 impl Tile<'_> {
@@ -155,23 +155,23 @@ impl Tile<'_> {
             let col = half * LANES;
             let lanes = self.cols.saturating_sub(col);
             // SAFETY: lanes beyond the tile's columns are neither read nor written, nor are rows beyond its
-            // rows; the caller vouches for those inside, and `Init` covers them.
+            // rows; the caller vouches for those inside, and `Accumulate` covers them.
             unsafe {
                 let row = match self.init {
-                    Init::Row(row) | Init::Rows { row, .. } => {
+                    Accumulate::Row(row) | Accumulate::Rows { row, .. } => {
                         load(row.as_ptr().wrapping_add(col), lanes)
                     }
-                    Init::Zero | Init::Sum => _mm512_setzero_ps(),
+                    Accumulate::Zero | Accumulate::Sum => _mm512_setzero_ps(),
                 };
                 for (i, sums) in sums.iter().enumerate().take(self.rows) {
                     let place = i * self.row_stride + col;
                     let to = self.start.wrapping_add(place);
                     let from = match self.init {
-                        Init::Sum => load(to, lanes),
-                        Init::Rows { more, .. } => {
+                        Accumulate::Sum => load(to, lanes),
+                        Accumulate::Rows { more, .. } => {
                             _mm512_add_ps(row, load(more.as_ptr().wrapping_add(place), lanes))
                         }
-                        Init::Zero | Init::Row(_) => row,
+                        Accumulate::Zero | Accumulate::Row(_) => row,
                     };
                     let values = _mm512_add_ps(_mm512_mul_ps(sums[half], scale), from);
                     store(to, lanes, values);

@@ -28,7 +28,7 @@ use self::amx::{Amx, Hardware};
 use self::kernel::{Avx512, Avx512Bf16, COLS, Kernel, Tile};
 use self::pack::{Pack, one_panel, panels};
 use super::Matrix;
-use super::args::{Call, Init};
+use super::args::{Accumulate, GemmArgs};
 use crate::Precision;
 use crate::simd::{has_avx512, has_avx512_bf16};
 
@@ -48,24 +48,24 @@ thread_local! {
 }
 
 /// A kernel, and when to take it.
-pub(super) struct Way {
+pub(super) struct GemmKernel {
     #[cfg_attr(not(test), expect(dead_code, reason = "tests name what fails"))]
     pub(super) name: &'static str,
     precision: Precision,
     available: fn() -> bool,
-    run: for<'a> unsafe fn(Call<'a>),
+    run: for<'a> unsafe fn(GemmArgs<'a>),
 }
 
 /// All kernels, the fastest of each precision first.
-const WAYS: &[Way] = &[
-    Way::new::<Amx<Hardware>>("AMX", Precision::Bf16, amx::available),
-    Way::new::<Avx512Bf16>("AVX512-BF16", Precision::Bf16, has_avx512_bf16),
+const KERNELS: &[GemmKernel] = &[
+    GemmKernel::new::<Amx<Hardware>>("AMX", Precision::Bf16, amx::available),
+    GemmKernel::new::<Avx512Bf16>("AVX512-BF16", Precision::Bf16, has_avx512_bf16),
     #[cfg(test)]
-    Way::new::<Amx<amx::Emulated>>("AMX, emulated", Precision::Bf16, has_avx512_bf16),
-    Way::new::<Avx512>("AVX-512", Precision::F32, has_avx512),
+    GemmKernel::new::<Amx<amx::Emulated>>("AMX, emulated", Precision::Bf16, has_avx512_bf16),
+    GemmKernel::new::<Avx512>("AVX-512", Precision::F32, has_avx512),
 ];
 
-impl Way {
+impl GemmKernel {
     const fn new<K: Kernel>(
         name: &'static str,
         precision: Precision,
@@ -82,14 +82,14 @@ impl Way {
     /// Those that this machine can go, the fastest first.
     pub(super) fn here(precision: Precision) -> impl Iterator<Item = &'static Self> {
         let right = move |way: &&Self| way.precision == precision && (way.available)();
-        WAYS.iter().filter(right)
+        KERNELS.iter().filter(right)
     }
 
     /// # Safety
     ///
-    /// This must be one of [`Way::here`], the inner sizes must agree, no size may be 0, and `to` must be good
+    /// This must be one of [`GemmKernel::here`], the inner sizes must agree, no size may be 0, and `to` must be good
     /// for `lhs.rows` rows of `rhs.cols` values that no one else touches, initialised ones if it adds to them.
-    pub(super) unsafe fn multiply(&self, call: Call<'_>) {
+    pub(super) unsafe fn multiply(&self, call: GemmArgs<'_>) {
         // SAFETY: the caller promises what is asked for.
         unsafe { (self.run)(call) }
     }
@@ -97,15 +97,15 @@ impl Way {
 
 /// # Safety
 ///
-/// As [`Way::multiply`].
-unsafe fn run<K: Kernel>(call: Call<'_>) {
+/// As [`GemmKernel::multiply`].
+unsafe fn run<K: Kernel>(call: GemmArgs<'_>) {
     // SAFETY: the caller promises what is asked for.
     unsafe { Product::<K>::new(call).run() };
 }
 
 /// A product in parts.
 struct Product<'a, K> {
-    call: Call<'a>,
+    call: GemmArgs<'a>,
     /// The operands, so that lines are rows of the result, and columns.
     sides: [Matrix<'a>; 2],
     /// Panels of both.
@@ -134,8 +134,8 @@ impl<'a, K: Kernel> Product<'a, K> {
     const GROUPS: [usize; 2] = [K::ROW_PANELS, COL_PANELS];
     const PACK: [Pack; 2] = [(K::GROUP, K::pack_rows), (K::GROUP, K::pack_cols)];
 
-    fn new(call: Call<'a>) -> Self {
-        let Call { lhs, rhs, .. } = call;
+    fn new(call: GemmArgs<'a>) -> Self {
+        let GemmArgs { lhs, rhs, .. } = call;
         let sides = [lhs, rhs.transposed()];
         let large = lhs.rows * lhs.cols * rhs.cols > SMALL;
         Self {
@@ -151,7 +151,7 @@ impl<'a, K: Kernel> Product<'a, K> {
 
     /// # Safety
     ///
-    /// As [`Way::multiply`].
+    /// As [`GemmKernel::multiply`].
     unsafe fn run(&self) {
         let (split, whole) = (self.split, 1 - self.split);
         let (matrix, lines) = (self.sides[whole], Self::LINES[whole]);
@@ -181,7 +181,7 @@ impl<'a, K: Kernel> Product<'a, K> {
     ///
     /// # Safety
     ///
-    /// As [`Way::multiply`], for the values of these tiles.
+    /// As [`GemmKernel::multiply`], for the values of these tiles.
     unsafe fn part(&self, own: Range<usize>, whole: &[u32], room: &mut Vec<u32>) {
         let (split, lines) = (self.split, Self::LINES[self.split]);
         let passes = self.depth.div_ceil(DEPTH);
@@ -236,7 +236,7 @@ impl<'a, K: Kernel> Product<'a, K> {
     ///
     /// # Safety
     ///
-    /// As [`Way::multiply`], for the values of these tiles.
+    /// As [`GemmKernel::multiply`], for the values of these tiles.
     unsafe fn tiles(&self, pass: &Pass<'_>, rows: Range<usize>, cols: Range<usize>) {
         let to = self.call.to;
         for row in rows {
@@ -250,7 +250,7 @@ impl<'a, K: Kernel> Product<'a, K> {
                     cols: (self.sides[1].rows - col * COLS).min(COLS),
                     scale: self.call.scale,
                     init: match to.init {
-                        _ if pass.start > 0 => Init::Sum,
+                        _ if pass.start > 0 => Accumulate::Sum,
                         init => init.at(place[0], place[1]),
                     },
                 };

@@ -11,10 +11,10 @@ use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 
 use super::super::kernel::{Avx512Bf16, Kernel};
-use super::super::{Call, run};
+use super::super::{GemmArgs, run};
 use super::{Amx, Hardware};
 use crate::matmul::Matrix;
-use crate::matmul::args::{Destination, Init};
+use crate::matmul::args::{Accumulate, Destination};
 use crate::simd::{Instructions, has_avx512_bf16};
 
 /// Whether the processor has the unit, the system lets this process use it, and it computes what is expected.
@@ -107,12 +107,12 @@ pub(super) unsafe fn small<K: Kernel>() -> Vec<f32> {
     let to = Destination {
         start: product.as_mut_ptr(),
         row_stride: cols,
-        init: Init::Zero,
+        init: Accumulate::Zero,
     };
     let (lhs, rhs) = (matrix(&a[..], rows, inner), matrix(&b[..], inner, cols));
     // SAFETY: `product` has the size of the product; the caller vouches for the instructions.
     unsafe {
-        run::<K>(Call {
+        run::<K>(GemmArgs {
             to,
             scale: 1.0,
             lhs,

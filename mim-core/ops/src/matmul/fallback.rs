@@ -13,7 +13,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::Matrix;
-use super::args::{Call, Init};
+use super::args::{Accumulate, GemmArgs};
 use crate::alloc_uninit::alloc_uninit;
 use crate::bfloat::round_in_f32;
 use crate::partition::rows_per_task;
@@ -24,8 +24,8 @@ use crate::precision::Precision;
 /// # Safety
 ///
 /// As [`super::cpu::multiply`], and the inner sizes must agree.
-pub(super) unsafe fn multiply(call: Call<'_>, precision: Precision) {
-    let Call {
+pub(super) unsafe fn multiply(call: GemmArgs<'_>, precision: Precision) {
+    let GemmArgs {
         lhs, rhs, parallel, ..
     } = call;
     // SAFETY: the caller vouches for `to`.
@@ -38,7 +38,7 @@ pub(super) unsafe fn multiply(call: Call<'_>, precision: Precision) {
             values,
             ..like.without_gaps()
         });
-        by_gemm(Call { lhs, rhs, ..call });
+        by_gemm(GemmArgs { lhs, rhs, ..call });
     }
 }
 
@@ -64,7 +64,7 @@ fn rounded(matrix: Matrix<'_>, parallel: bool) -> Vec<f32> {
     }
 }
 
-impl Call<'_> {
+impl GemmArgs<'_> {
     /// Writes what a row of the product is added to, unless it is there.
     ///
     /// # Safety
@@ -77,14 +77,16 @@ impl Call<'_> {
         // SAFETY: the caller vouches for the room.
         unsafe {
             match to.init {
-                Init::Row(values) => start.copy_from_nonoverlapping(values.as_ptr(), rhs.cols),
-                Init::Rows { row: values, more } => {
+                Accumulate::Row(values) => {
+                    start.copy_from_nonoverlapping(values.as_ptr(), rhs.cols)
+                }
+                Accumulate::Rows { row: values, more } => {
                     let sums = values.iter().zip(&more[place..]).map(|(a, b)| a + b);
                     sums.enumerate()
                         .for_each(|(col, sum)| start.add(col).write(sum));
                 }
-                Init::Zero => start.write_bytes(0, rhs.cols),
-                Init::Sum => {}
+                Accumulate::Zero => start.write_bytes(0, rhs.cols),
+                Accumulate::Sum => {}
             }
         }
     }
@@ -95,8 +97,8 @@ impl Call<'_> {
 /// # Safety
 ///
 /// As [`multiply`].
-unsafe fn by_gemm(call: Call<'_>) {
-    let Call {
+unsafe fn by_gemm(call: GemmArgs<'_>) {
+    let GemmArgs {
         to,
         scale,
         lhs,
@@ -104,7 +106,7 @@ unsafe fn by_gemm(call: Call<'_>) {
         parallel,
     } = call;
     let empty = lhs.cols == 0;
-    if matches!(to.init, Init::Row(_) | Init::Rows { .. }) || empty {
+    if matches!(to.init, Accumulate::Row(_) | Accumulate::Rows { .. }) || empty {
         // SAFETY: the caller vouches for `to`; rows do not overlap.
         let begin = |row| unsafe { call.begin_row(row) };
         if parallel {
@@ -132,7 +134,7 @@ unsafe fn by_gemm(call: Call<'_>) {
             to.start,
             1,
             signed(to.row_stride),
-            !matches!(to.init, Init::Zero),
+            !matches!(to.init, Accumulate::Zero),
             lhs.values.as_ptr(),
             signed(lhs.col_stride),
             signed(lhs.row_stride),
