@@ -11,21 +11,22 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::grad_accumulator::{accumulate_or_return, accumulate_values_or_return};
 
-/// The gradients of the tensors of a bundle, from the operation that takes it to the links that give them on.
+/// The gradient of each tensor: set by the operation, read by the links.
 type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-/// Tensors that stand behind one operand, [`MultiOperand::new`].
+/// Tensors that an operation takes as one operand, their handle.
 ///
-/// The operation reads the tensors from here and returns a gradient for the handle, whatever it is; those of
-/// the tensors it leaves with [`MultiOperand::set_grad`], and candle's backward pass finds them there.
+/// The operation reads the tensors from here. Its backward pass sets their gradients by
+/// [`MultiOperand::set_grad`] and returns [`request_backward`] as the gradient of the handle; the links of the
+/// handle then return the gradients to candle.
 pub(super) struct MultiOperand<const N: usize> {
     pub(super) tensors: [Tensor; N],
     gradients: Gradients,
 }
 
 impl<const N: usize> MultiOperand<N> {
-    /// The bundle and its handle, on their device, which tracks gradients if one of the tensors does. `N` must
-    /// be even.
+    /// The operands and their handle. The handle is on their device and tracks gradients if one of them does. `N`
+    /// must be even.
     pub(super) fn new(tensors: [Tensor; N]) -> Result<(Self, Tensor)> {
         const { assert!(N.is_multiple_of(2), "a link takes two tensors") };
         let gradients = Gradients::new(Mutex::new(vec![None; N]));
@@ -44,7 +45,7 @@ impl<const N: usize> MultiOperand<N> {
         Ok((Self { tensors, gradients }, handle))
     }
 
-    /// Leaves the gradient of a tensor, unless it is one that is handed over.
+    /// Sets the gradient of a tensor, unless the gradient accumulator takes it.
     pub(super) fn set_grad(&self, index: usize, gradient: Tensor) -> Result<()> {
         self.set(
             index,
@@ -53,7 +54,7 @@ impl<const N: usize> MultiOperand<N> {
         Ok(())
     }
 
-    /// The same for the values of a gradient on the CPU.
+    /// [`MultiOperand::set_grad`] of values on the CPU.
     pub(super) fn set_grad_values(&self, index: usize, gradient: Vec<f32>) -> Result<()> {
         self.set(
             index,
@@ -62,13 +63,13 @@ impl<const N: usize> MultiOperand<N> {
         Ok(())
     }
 
-    /// Leaves the gradient of a tensor; none for one that has had its gradient already, or needs none.
+    /// Sets the gradient that candle gets; none for a tensor whose gradient is accumulated already, or needs none.
     pub(super) fn set(&self, index: usize, gradient: Option<Tensor>) {
         locked(&self.gradients)[index] = gradient;
     }
 }
 
-/// What an operation returns as the gradient of its handle: something of its shape, so that the links are asked.
+/// Placeholder gradient for the handle: it makes candle run the backward pass of the links.
 pub(super) fn request_backward(handle: &Tensor) -> Option<Tensor> {
     handle.track_op().then(|| handle.detach())
 }
@@ -78,7 +79,7 @@ fn locked(gradients: &Gradients) -> std::sync::MutexGuard<'_, Vec<Option<Tensor>
     gradients.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Two tensors of a bundle, behind the links before them.
+/// Two tensors of a [`MultiOperand`], after the links before them.
 struct Link {
     first: usize,
     gradients: Gradients,
@@ -86,7 +87,7 @@ struct Link {
 
 impl CustomOp3 for Link {
     fn name(&self) -> &'static str {
-        "bundle"
+        "multi_operand"
     }
 
     fn cpu_fwd(
@@ -135,7 +136,7 @@ impl CustomOp3 for Link {
             .get_mut(self.first..)
             .and_then(<[_]>::first_chunk_mut)
         else {
-            bail!("a bundle has fewer tensors than links");
+            bail!("a MultiOperand has fewer tensors than links");
         };
         // The links before this one must be asked as well.
         Ok((

@@ -72,10 +72,10 @@ impl Layers {
     }
 
     /// The output of the middle, and the gradient of its input from that of its output; that of attention's bias
-    /// is left in the bundle.
+    /// is left in `operands`.
     fn backward_middle(
         &self,
-        bundle: &MultiOperand<8>,
+        operands: &MultiOperand<8>,
         middle: &Middle,
         grad: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
@@ -89,10 +89,10 @@ impl Layers {
                 }
             }
             Middle::Attention { call, ys, lse } => {
-                let wanted = call.bias.is_some() && bundle.tensors[BIAS].track_op();
+                let wanted = call.bias.is_some() && operands.tensors[BIAS].track_op();
                 let (inputs, bias) = call.backward((ys, lse), grad, wanted)?;
                 if let Some(bias) = bias {
-                    bundle.set_grad(BIAS, bias)?;
+                    operands.set_grad(BIAS, bias)?;
                 }
                 match inputs {
                     Inputs::Packed(dx) => Ok((ys.clone(), dx)),
@@ -104,29 +104,29 @@ impl Layers {
         }
     }
 
-    /// The gradient of the input; those of the other operands are left in the bundle.
+    /// The gradient of the input; those of the other operands are left in `operands`.
     fn backward(
         &self,
-        bundle: &MultiOperand<8>,
+        operands: &MultiOperand<8>,
         (xs, moments): (&Tensor, &Tensor),
         (middle, factors): (&Middle, &Factors),
         grad: &Tensor,
     ) -> Result<Tensor> {
-        let outer = factors.backward(bundle, grad)?;
+        let outer = factors.backward(operands, grad)?;
         let narrow = rows::cast(&outer, self.dtype)?;
         let inner = self.weights[1].backward_input(&narrow, self.dtype)?;
-        let (inside, inner) = self.backward_middle(bundle, middle, &inner)?;
-        self.set_grad(bundle, 1, &inside, (&narrow, &outer))?;
+        let (inside, inner) = self.backward_middle(operands, middle, &inner)?;
+        self.set_grad(operands, 1, &inside, (&narrow, &outer))?;
         drop((inside, narrow, outer));
         let normed = self.norm.forward(xs, self.dtype)?.ys.into_tensor();
-        self.set_grad(bundle, 0, &normed, (&inner, &inner))?;
+        self.set_grad(operands, 0, &normed, (&inner, &inner))?;
         let inner = self.weights[0].backward_input(&inner, self.dtype)?;
-        let tracks = |at: usize| bundle.tensors[at].track_op();
+        let tracks = |at: usize| operands.tensors[at].track_op();
         if tracks(0) || tracks(1) {
             let [dw, db] = backward_affine((xs, moments), &inner)?;
             for (at, gradient) in [(0, dw), (1, db)] {
                 if tracks(at) {
-                    bundle.set_grad(at, gradient)?;
+                    operands.set_grad(at, gradient)?;
                 }
             }
         }
@@ -136,18 +136,18 @@ impl Layers {
     /// Leaves the gradients of a layer's weight and bias; `exact` is `grad` as exact as it is known.
     fn set_grad(
         &self,
-        bundle: &MultiOperand<8>,
+        operands: &MultiOperand<8>,
         layer: usize,
         xs: &Tensor,
         (grad, exact): (&Tensor, &Tensor),
     ) -> Result<()> {
         let at = 2 + 2 * layer;
-        if bundle.tensors[at].track_op() {
-            bundle.set_grad(at, self.weights[layer].backward_weight(xs, grad)?)?;
+        if operands.tensors[at].track_op() {
+            operands.set_grad(at, self.weights[layer].backward_weight(xs, grad)?)?;
         }
-        if bundle.tensors[at + 1].track_op() {
+        if operands.tensors[at + 1].track_op() {
             let width = self.biases[layer].elem_count();
-            bundle.set_grad(at + 1, rows::column_sums(exact, width)?)?;
+            operands.set_grad(at + 1, rows::column_sums(exact, width)?)?;
         }
         Ok(())
     }
@@ -195,14 +195,14 @@ impl Factors {
         }
     }
 
-    /// The gradient of the branch; that of layer scale is left in the bundle.
-    fn backward(&self, bundle: &MultiOperand<8>, grad: &Tensor) -> Result<Tensor> {
+    /// The gradient of the branch; that of layer scale is left in `operands`.
+    fn backward(&self, operands: &MultiOperand<8>, grad: &Tensor) -> Result<Tensor> {
         if let (Some(scale), Some(branch)) = (&self.scale, &self.branch)
-            && bundle.tensors[SCALE].track_op()
+            && operands.tensors[SCALE].track_op()
         {
             let products = (self.of_samples(grad)? * branch)?;
             let sums = rows::column_sums(&products, scale.elem_count())?;
-            bundle.set_grad(SCALE, sums)?;
+            operands.set_grad(SCALE, sums)?;
         }
         self.multiply(grad)
     }
@@ -238,8 +238,8 @@ pub(super) fn residual(
         Inner::Gelu => None,
         Inner::Attention { bias, .. } => bias,
     };
-    let (bundle, handle) = half.bundle(bias)?;
-    let layers = Layers::new(&bundle.tensors, super::narrow(half.eps))?;
+    let (operands, handle) = half.operands(bias)?;
+    let layers = Layers::new(&operands.tensors, super::narrow(half.eps))?;
     let mut factors = Factors::new(half, &xs)?;
     let values = xs.detach();
     let BatchNormOutput {
@@ -260,7 +260,7 @@ pub(super) fn residual(
     }
     let (tracked, links) = (xs.track_op(), request_backward(&handle));
     Ok(differentiable([&xs, &handle], ys, move |_, grad| {
-        let dx = layers.backward(&bundle, (&values, &moments), (&middle, &factors), grad)?;
+        let dx = layers.backward(&operands, (&values, &moments), (&middle, &factors), grad)?;
         Ok([tracked.then_some(dx), links.clone()])
     })?)
 }

@@ -121,7 +121,7 @@ impl HalfBlock<'_> {
 
     /// Weight and bias of the norm, of the first and of the second layer, layer scale and the bias of attention,
     /// all contiguous; something without a gradient for what is not there.
-    fn bundle(&self, bias: Option<&Tensor>) -> Result<(MultiOperand<8>, Tensor)> {
+    fn operands(&self, bias: Option<&Tensor>) -> Result<(MultiOperand<8>, Tensor)> {
         let none = self.norm.bias.detach();
         let [norm, first, second] =
             [self.norm, self.linears[0], self.linears[1]].map(|part| [part.weight, part.bias]);
@@ -177,9 +177,9 @@ fn apply(xs: &Tensor, half: &HalfBlock<'_>, inner: Inner<'_>) -> Result<Tensor> 
             Some(Attention::of(shape, (heads, scale), bias)?)
         }
     };
-    let (bundle, handle) = half.bundle(bias)?;
+    let (operands, handle) = half.operands(bias)?;
     let op = Residual {
-        bundle,
+        operands,
         scaled: half.scale.is_some(),
         biased: bias.is_some(),
         eps: narrow(half.eps),

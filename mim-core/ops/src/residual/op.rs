@@ -27,7 +27,7 @@ pub(super) struct Saved {
 pub(super) struct Residual {
     /// Weight and bias of the norm, of the first and of the second linear layer; layer scale and the bias of
     /// attention.
-    pub(super) bundle: MultiOperand<8>,
+    pub(super) operands: MultiOperand<8>,
     /// Whether there is layer scale.
     pub(super) scaled: bool,
     /// Whether there is a bias of attention.
@@ -43,7 +43,7 @@ pub(super) struct Residual {
     pub(super) saved: Mutex<Option<Saved>>,
 }
 
-/// Positions in the bundle.
+/// Positions in `operands`.
 const FIRST: usize = 2;
 const SECOND: usize = 4;
 pub(super) const SCALE: usize = 6;
@@ -53,7 +53,7 @@ impl Residual {
     fn timer(&self, pass: Pass, dims: &[usize]) -> Timer {
         let width = dims.last().copied().unwrap_or(1);
         let rows = dims.iter().product::<usize>() / width;
-        let weights = [FIRST, SECOND].map(|at| self.bundle.tensors[at].elem_count());
+        let weights = [FIRST, SECOND].map(|at| self.operands.tensors[at].elem_count());
         let products = if pass == Pass::Backward { 2. } else { 1. };
         let flop = products * 2. * (rows * (weights[0] + weights[1])) as f64;
         match &self.attention {
@@ -68,16 +68,16 @@ impl Residual {
     }
 
     fn scale(&self) -> Option<&Tensor> {
-        self.scaled.then(|| &self.bundle.tensors[SCALE])
+        self.scaled.then(|| &self.operands.tensors[SCALE])
     }
 
     fn bias(&self) -> Option<&Tensor> {
-        self.biased.then(|| &self.bundle.tensors[BIAS])
+        self.biased.then(|| &self.operands.tensors[BIAS])
     }
 
     /// The normalised input, and what its backward pass needs.
     fn normed(&self, xs: &[f32]) -> candle_core::Result<(Vec<f32>, Vec<layer_norm::Moments>)> {
-        let [weight, bias, ..] = &self.bundle.tensors;
+        let [weight, bias, ..] = &self.operands.tensors;
         let (weight, bias) = (floats(weight)?, floats(bias)?);
         let affine = Some((&*weight, &*bias));
         Ok(layer_norm::cpu::forward(xs, weight.len(), affine, self.eps))
@@ -102,7 +102,7 @@ impl Residual {
 
     /// What the backward pass needs, and the result if it is wanted.
     fn run(&self, xs: &[f32], normed: &[f32]) -> candle_core::Result<(Saved, Vec<f32>)> {
-        let [_, _, first, first_bias, second, second_bias, ..] = &self.bundle.tensors;
+        let [_, _, first, first_bias, second, second_bias, ..] = &self.operands.tensors;
         let middle = Linear::values(normed, first, &floats(first_bias)?)?;
         let attended = self.attended(&middle)?;
         let inside = match &attended {
@@ -132,7 +132,7 @@ impl Residual {
         cpu::Factors {
             columns: scale,
             samples,
-            width: self.bundle.tensors[0].elem_count(),
+            width: self.operands.tensors[0].elem_count(),
             sample: values / samples.map_or(1, <[f32]>::len).max(1),
         }
     }
@@ -159,7 +159,7 @@ impl Residual {
             && scale.track_op()
         {
             let values = cpu::columns_gradient(grad, branch, factors);
-            self.bundle.set_grad_values(SCALE, values)?;
+            self.operands.set_grad_values(SCALE, values)?;
         }
         Ok(match factors {
             cpu::Factors {
@@ -187,7 +187,7 @@ impl Residual {
         let call = attention.call(inputs, Some(Bias::new(&values, bias.shape())?));
         let ([dx, _], scores) = call.backward(grad, bias.track_op())?;
         if bias.track_op() {
-            self.bundle
+            self.operands
                 .set_grad(BIAS, attention.bias_gradient(bias, &scores)?)?;
         }
         Ok(dx)
@@ -200,10 +200,10 @@ impl Residual {
         xs: &[f32],
         grad: &[f32],
     ) -> candle_core::Result<Vec<f32>> {
-        let (weight, bias) = (&self.bundle.tensors[at], &self.bundle.tensors[at + 1]);
-        self.bundle
+        let (weight, bias) = (&self.operands.tensors[at], &self.operands.tensors[at + 1]);
+        self.operands
             .set(at, Linear::weight_gradient(weight, xs, grad)?);
-        self.bundle
+        self.operands
             .set(at + 1, Linear::bias_gradient(bias, weight, grad)?);
         Linear::input_gradient(weight, grad)
     }
@@ -215,14 +215,14 @@ impl Residual {
         inner: Vec<f32>,
         grad: &[f32],
     ) -> candle_core::Result<Vec<f32>> {
-        let [weight, bias, ..] = &self.bundle.tensors;
+        let [weight, bias, ..] = &self.operands.tensors;
         let scale = floats(weight)?;
         let width = scale.len();
         if weight.track_op() || bias.track_op() {
             let (dw, db) = layer_norm::cpu::backward_affine(xs, found, &inner, width);
             for (at, part, values) in [(0, weight, dw), (1, bias, db)] {
                 if part.track_op() {
-                    self.bundle.set_grad_values(at, values)?;
+                    self.operands.set_grad_values(at, values)?;
                 }
             }
         }
