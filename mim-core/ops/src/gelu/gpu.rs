@@ -15,13 +15,14 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn kernel(self, pass: &str, types: [DType; 2]) -> Kernel {
+    fn kernel(self, pass: &str, types: [DType; 2]) -> Result<Kernel> {
         let name = match self {
             Self::Gelu => "gelu",
             Self::QuickGelu => "quick_gelu",
         };
-        let [first, second] = types.map(type_name);
-        Kernel::new("gelu", format!("{name}_{pass}_{first}_{second}"))
+        let (first, second) = (type_name(types[0])?, type_name(types[1])?);
+        let name = format!("{name}_{pass}_{first}_{second}");
+        Ok(Kernel::new("gelu", name))
     }
 
     /// The unit of f32 or bf16 values with `bias` added to each row, as `dtype`.
@@ -40,7 +41,7 @@ impl Unit {
             Arg::Count(total),
             Arg::Count(width(bias)),
         ];
-        let kernel = self.kernel("forward", [xs.dtype(), dtype]);
+        let kernel = self.kernel("forward", [xs.dtype(), dtype])?;
         // SAFETY: `xs` and `ys` hold `total` values, in rows of the width of the bias.
         unsafe { launch(xs.device(), &kernel, rows::fours(total), &mut args)? };
         Ok(ys)
@@ -69,7 +70,7 @@ impl Unit {
             Arg::Count(total),
             Arg::Count(width(bias)),
         ];
-        let kernel = self.kernel("backward", [xs.dtype(), grad.dtype()]);
+        let kernel = self.kernel("backward", [xs.dtype(), grad.dtype()])?;
         // SAFETY: all but the bias hold `total` values, in rows of the width of the bias.
         unsafe { launch(xs.device(), &kernel, rows::fours(total), &mut args)? };
         Ok((dx.into_tensor(), ys.map(Buffer::into_tensor)))

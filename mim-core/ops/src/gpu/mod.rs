@@ -18,7 +18,7 @@
     not(feature = "cuda"),
     allow(
         dead_code,
-        reason = "checked without a GPU as well, but reached with one alone"
+        reason = "type-checked without CUDA, reachable only with it"
     )
 )]
 
@@ -35,7 +35,7 @@ mod product;
 pub(super) mod rows;
 pub(super) mod table;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 pub(super) use self::buffer::Buffer;
 pub(super) use self::differentiable::differentiable;
@@ -68,16 +68,36 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
     }
 }
 
-/// The error of whoever asks for kernels where [`is_supported`] says no.
+/// Error for a kernel launch on a device without kernels.
 fn no_kernels(what: &str, device: &Device) -> candle_core::Error {
     let device = device.location();
     candle_core::Error::msg(format!("{what}: there are no kernels for {device:?}"))
 }
 
 /// The name of a type in the names of kernels.
-pub(super) fn type_name(dtype: DType) -> &'static str {
+///
+/// # Errors
+///
+/// If the kernels do not take values of this type.
+pub(super) fn type_name(dtype: DType) -> Result<&'static str> {
     match dtype {
-        DType::BF16 => "bf16",
-        _ => "f32",
+        DType::BF16 => Ok("bf16"),
+        DType::F32 => Ok("f32"),
+        other => bail!("there are no kernels for {other:?}: use f32 or bf16"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_without_kernels_are_refused() {
+        assert_eq!(type_name(DType::F32).unwrap(), "f32");
+        assert_eq!(type_name(DType::BF16).unwrap(), "bf16");
+        for dtype in [DType::F64, DType::F16, DType::U32] {
+            let message = type_name(dtype).unwrap_err().to_string();
+            assert!(message.contains("use f32 or bf16"), "{message}");
+        }
     }
 }

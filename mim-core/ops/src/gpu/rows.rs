@@ -64,7 +64,7 @@ pub(crate) fn cast(xs: &Tensor, dtype: DType) -> Result<Tensor> {
 
 /// The values of a contiguous tensor as another float type.
 pub(crate) fn convert(xs: &Tensor, dtype: DType) -> Result<Buffer> {
-    let (from, to) = (type_name(xs.dtype()), type_name(dtype));
+    let (from, to) = (type_name(xs.dtype())?, type_name(dtype)?);
     let mut ys = Buffer::new(xs.shape(), dtype, xs.device())?;
     let total = xs.elem_count();
     let kernel = Kernel::new("rows", format!("convert_{from}_{to}"));
@@ -95,7 +95,7 @@ pub(crate) fn start_rows(bias: &Tensor, more: Option<&Tensor>, rows: usize) -> R
 /// `ys += bias` in every row of a bf16 or f32 matrix.
 pub(crate) fn add_bias(ys: &Tensor, bias: &Tensor) -> Result<()> {
     let total = ys.elem_count();
-    let kernel = Kernel::new("rows", format!("add_bias_{}", type_name(ys.dtype())));
+    let kernel = Kernel::new("rows", format!("add_bias_{}", type_name(ys.dtype())?));
     let mut args = [
         Arg::Change(ys),
         Arg::Read(bias),
@@ -111,7 +111,7 @@ pub(crate) fn column_sums(xs: &Tensor, width: usize) -> Result<Tensor> {
     let rows = xs.elem_count() / width;
     let parts = Parts::of(rows, width);
     let mut partials = Buffer::new((parts.count, width), DType::F32, xs.device())?;
-    let kernel = Kernel::new("rows", format!("column_sums_{}", type_name(xs.dtype())));
+    let kernel = Kernel::new("rows", format!("column_sums_{}", type_name(xs.dtype())?));
     let mut args = [
         Arg::Read(xs),
         Arg::Write(&mut partials),

@@ -41,7 +41,7 @@ impl Norm {
             Arg::Count(width),
             Arg::Float(self.eps),
         ];
-        let kernel = kernel("forward", dtype);
+        let kernel = kernel("forward", dtype)?;
         // SAFETY: `xs` and `ys` are `[height, width]`, weight and bias `[width]`, and rows have two moments.
         unsafe { launch(xs.device(), &kernel, rows::warps(height), &mut args)? };
         let moments = moments.into_tensor();
@@ -67,7 +67,7 @@ impl Norm {
             Arg::Count(height),
             Arg::Count(width),
         ];
-        let kernel = kernel("backward", grad.dtype());
+        let kernel = kernel("backward", grad.dtype())?;
         // SAFETY: `xs`, `grad`, `added` and `dx` are `[height, width]`, the weight `[width]`, and rows have two
         // moments.
         unsafe { launch(xs.device(), &kernel, rows::warps(height), &mut args)? };
@@ -92,7 +92,7 @@ pub(crate) fn backward_affine(
         Arg::Count(width),
         Arg::Count(parts.rows),
     ];
-    let kernel = kernel("affine", grad.dtype());
+    let kernel = kernel("affine", grad.dtype())?;
     // SAFETY: `xs` and `grad` are `[height, width]`, rows have two moments, and there are two rows of partial
     // sums for each block along the second axis.
     unsafe { launch(xs.device(), &kernel, parts.grid, &mut args)? };
@@ -100,9 +100,9 @@ pub(crate) fn backward_affine(
     Ok([sums.narrow(0, 0, width)?, sums.narrow(0, width, width)?])
 }
 
-fn kernel(pass: &str, dtype: DType) -> Kernel {
-    let name = format!("layer_norm_{pass}_{}", type_name(dtype));
-    Kernel::new("layer_norm", name)
+fn kernel(pass: &str, dtype: DType) -> Result<Kernel> {
+    let name = format!("layer_norm_{pass}_{}", type_name(dtype)?);
+    Ok(Kernel::new("layer_norm", name))
 }
 
 fn matrix(xs: &Tensor) -> (usize, usize) {

@@ -78,13 +78,14 @@ impl Call {
         self.inputs.first().device()
     }
 
-    fn kernel(&self, file: &'static str) -> Kernel {
+    fn kernel(&self, file: &'static str) -> Result<Kernel> {
         let width = match self.sizes.head_dim {
             ..=32 => 32,
             33..=64 => 64,
             _ => WIDEST,
         };
-        Kernel::new(file, format!("{file}_{}_{width}", type_name(self.dtype())))
+        let name = format!("{file}_{}_{width}", type_name(self.dtype())?);
+        Ok(Kernel::new(file, name))
     }
 
     /// A block for each tile of the queries or keys of a head; `rows` and `threads` are those of f32.
@@ -144,7 +145,7 @@ impl Call {
         args.extend([Arg::Write(&mut ys), Arg::Write(&mut lse)]);
         args.extend(self.numbers());
         let (kernel, grid) = (
-            self.kernel("attention_forward"),
+            self.kernel("attention_forward")?,
             self.grid(queries, (64, 256)),
         );
         // SAFETY: `sizes` was checked against the inputs and the bias; the results have the kernel's shapes.
@@ -193,7 +194,7 @@ impl Call {
         args.extend([Arg::ChangeAt(dq, q_start), Arg::Long(q_row)]);
         args.push(Arg::MaybeWrite(scores.as_mut()));
         args.extend(self.numbers());
-        let kernel = self.kernel("attention_queries_backward");
+        let kernel = self.kernel("attention_queries_backward")?;
         // SAFETY: as in the forward pass; gradients lie as the inputs do, and there is a score for each pair.
         unsafe {
             launch(
@@ -208,7 +209,7 @@ impl Call {
         args.extend([Arg::ChangeAt(dk, k_start), Arg::Long(k_row)]);
         args.extend([Arg::ChangeAt(dv, v_start), Arg::Long(v_row)]);
         args.extend(self.numbers());
-        let kernel = self.kernel("attention_keys_backward");
+        let kernel = self.kernel("attention_keys_backward")?;
         // SAFETY: as above.
         unsafe {
             launch(
@@ -256,7 +257,7 @@ impl Call {
             Arg::Count(heads),
             Arg::Count(head_dim),
         ];
-        let name = format!("attention_delta_{}", type_name(self.dtype()));
+        let name = format!("attention_delta_{}", type_name(self.dtype())?);
         let kernel = Kernel::new("attention_queries_backward", name);
         let grid = Grid::line((rows * heads).div_ceil(4), 128);
         // SAFETY: results and gradients are `[batch, queries, dim]`.
