@@ -85,7 +85,7 @@ NVCC
 pretend_device() {
     local tests=$root/mim-core/tests/pretend_cuda made kernel name crates
     made=$(mktemp -d "$folder/made.XXXXXX")
-    for kernel in "$root"/mim-core/src/ops/gpu/kernels/*.cu; do
+    for kernel in "$root"/mim-core/ops/src/gpu/kernels/*.cu; do
         printf '#include "%s"\n' "$kernel"
     done >"$made/kernels.cpp"
     mapfile -t crates < <(cd "$root" && cargo metadata --locked --format-version 1 --features cuda,nccl |

@@ -3,7 +3,7 @@
 #
 #   scripts/gpu_check.sh --tests TEST_PROGRAM --mim MIM [--goldens FOLDER]... [--torch SCRIPT] [--batch N]
 #
-# TEST_PROGRAM  the unit tests of mim-core, MIM the program `mim`, both built with `--features cuda`:
+# TEST_PROGRAM  the unit tests of mim-ops, MIM the program `mim`, both built with `--features cuda`:
 #                   cargo test --release --workspace --features cuda --lib --no-run
 #                   cargo build --release --features cuda
 #               Packed ones (.xz, .gz) are unpacked first.
@@ -104,7 +104,7 @@ export -f training step
 export work mim
 
 if [ -n "$tests" ]; then
-    part 'ops against references' 180 "$(unpacked "$tests" tests)" --test-threads=1 ops::
+    part 'ops against references' 180 "$(unpacked "$tests" tests)" --test-threads=1
 fi
 if [ -n "$mim" ]; then
     mim=$(unpacked "$mim" mim)

@@ -89,7 +89,10 @@ pub(crate) fn backward(ys: &Tensor, gradients: &mut Gradients) -> Result<()> {
 pub(crate) type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
 
 /// A result of ours as one of candle's, for comparing the two.
-pub(crate) fn fused<T>(result: Result<T>) -> candle_core::Result<T> {
+pub(crate) fn fused<T, E>(result: Result<T, E>) -> candle_core::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
     result.map_err(candle_core::Error::wrap)
 }
 

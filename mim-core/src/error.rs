@@ -150,6 +150,41 @@ impl From<candle_core::Error> for Error {
     }
 }
 
+impl From<mim_ops::Error> for Error {
+    fn from(error: mim_ops::Error) -> Self {
+        use mim_ops::Error as Op;
+        match error {
+            Op::InvalidArgument {
+                op,
+                argument,
+                value,
+                why,
+                fix,
+            } => Self::config(op, argument, value, why, fix),
+            Op::Shape {
+                what,
+                expected,
+                got,
+                fix,
+            } => Self::Shape {
+                what,
+                expected,
+                got,
+                fix,
+            },
+            Op::Unsupported { what, why, fix } => Self::unsupported(what, why, fix),
+            Op::AllReduce(error) => match error.downcast::<Self>() {
+                Ok(own) => *own,
+                Err(other) => {
+                    Self::group(other.to_string(), "check the processes and their network")
+                }
+            },
+            Op::Tensor(error) => error.into(),
+            other => candle_core::Error::wrap(other).into(),
+        }
+    }
+}
+
 /// Result of every fallible mim function.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -1,6 +1,6 @@
 //! Vocabulary, layers, encoders, decoders, data and training engine of mim.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod augment;
 mod batch;

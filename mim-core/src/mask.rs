@@ -187,7 +187,7 @@ impl Mask {
             .flat_map(|row| self.part(row, hidden))
             .copied()
             .collect();
-        upload(ids, (self.rows(), count), device)
+        Ok(upload(ids, (self.rows(), count), device)?)
     }
 
     /// Visible ids `[rows, keep]` u32, in the mask's order.
@@ -214,7 +214,11 @@ impl Mask {
     ///
     /// Fails only if the device does.
     pub fn ids_order(&self, device: &Device) -> Result<Tensor> {
-        upload(self.order.clone(), (self.rows(), self.width), device)
+        Ok(upload(
+            self.order.clone(),
+            (self.rows(), self.width),
+            device,
+        )?)
     }
 
     /// For each token of the grid its place in the mask's order, `[rows, tokens]` u32.
@@ -238,7 +242,7 @@ impl Mask {
                 out[id as usize] = place;
             }
         }
-        upload(restore, (self.rows(), self.width), device)
+        Ok(upload(restore, (self.rows(), self.width), device)?)
     }
 
     /// Positions of the hidden (or visible) tokens in a flattened `[images * tokens, C]` tensor,
@@ -265,7 +269,7 @@ impl Mask {
             flat.extend(self.part(row, hidden).iter().map(|id| base + id));
         }
         let total = flat.len();
-        upload(flat, total, device)
+        Ok(upload(flat, total, device)?)
     }
 
     /// 1 for hidden and 0 for every other token, `[rows, tokens]` flattened, image order.
@@ -287,7 +291,7 @@ impl Mask {
     /// Fails only if the device does.
     pub fn bits(&self, device: &Device) -> Result<Tensor> {
         let bits: Vec<f32> = self.to_bits().into_iter().map(f32::from).collect();
-        upload(bits, (self.rows(), self.grid.len()), device)
+        Ok(upload(bits, (self.rows(), self.grid.len()), device)?)
     }
 
     /// The same mask with visible and hidden swapped.

@@ -262,4 +262,43 @@ mod tests {
                 .contains("1 means")
         );
     }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn bytes_on_a_gpu_have_the_bits_of_the_cpu() {
+        let norms = [
+            Norm::imagenet(),
+            Norm {
+                reverse_channels: true,
+                ..Norm::clip()
+            },
+        ];
+        for (height, width) in [(1, 1), (7, 9), (16, 12), (40, 33), (32, 64)] {
+            let count = 2 * 3 * height * width;
+            let bytes: Vec<u8> = (0..=255).cycle().take(count).collect();
+            let pixels = Tensor::from_vec(bytes, (2, 3, height, width), &Device::Cpu).unwrap();
+            // The second is a part that begins at any byte, the last one is strided.
+            let versions = [
+                pixels.clone(),
+                pixels.narrow(0, 1, 1).unwrap(),
+                pixels.transpose(2, 3).unwrap(),
+            ];
+            for (norm, pixels) in norms
+                .iter()
+                .flat_map(|n| versions.iter().map(move |p| (n, p)))
+            {
+                let values = |pixels: Tensor| -> Vec<f32> {
+                    let view = View::new(pixels, vec![]).unwrap();
+                    let ys = view.normalized(norm).unwrap();
+                    assert_eq!(ys.dims(), view.pixels().dims());
+                    ys.flatten_all().unwrap().to_vec1().unwrap()
+                };
+                let want = values(pixels.clone());
+                let device = Device::new_cuda(0).unwrap();
+                let before = crate::launches();
+                assert_eq!(values(pixels.to_device(&device).unwrap()), want);
+                assert_eq!(crate::launches(), before + 1);
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@
     reason = "a test may panic, and its numbers are small"
 )]
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use mim_core::augment::{CropBox, ImageOp, PixelShift, Sample, weighted_grayscale};
 use mim_core::rng::stream;
 use mim_core::{Norm, Purpose, View};

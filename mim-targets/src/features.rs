@@ -122,7 +122,7 @@ impl TargetGenerator for FeatureTarget {
 impl FeatureTarget {
     fn norm(&self, rows: &Tensor) -> Result<Tensor> {
         match self.config.layer_norm_eps {
-            Some(eps) => ops::normalize(rows, eps),
+            Some(eps) => Ok(ops::normalize(rows, eps)?),
             None => Ok(rows.clone()),
         }
     }

@@ -24,8 +24,8 @@ impl Activation {
     /// Fails only if the device does.
     pub fn forward(self, xs: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Gelu => ops::gelu(xs),
-            Self::QuickGelu => ops::quick_gelu(xs),
+            Self::Gelu => Ok(ops::gelu(xs)?),
+            Self::QuickGelu => Ok(ops::quick_gelu(xs)?),
         }
     }
 }

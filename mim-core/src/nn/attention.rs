@@ -92,7 +92,7 @@ impl Attention {
         if let Some(bias) = bias {
             logits = logits.broadcast_add(&bias.narrow(2, 0, queries)?)?;
         }
-        ops::softmax(&logits)
+        Ok(ops::softmax(&logits)?)
     }
 
     /// `xs` and the branch `forward(norm(xs), bias)` as one operation, where there is one: if both linear
@@ -117,7 +117,7 @@ impl Attention {
         };
         let half = branch.half(norm, [qkv, proj]);
         let heads = (self.heads, self.scale()?);
-        ops::residual_attention(xs, &half, heads, bias).map(Some)
+        Ok(Some(ops::residual_attention(xs, &half, heads, bias)?))
     }
 
     fn scale(&self) -> Result<f64> {
@@ -126,7 +126,7 @@ impl Attention {
     }
 
     fn qkv(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::linear(xs, &self.qkv, self.qkv_bias()?.as_ref())
+        Ok(ops::linear(xs, &self.qkv, self.qkv_bias()?.as_ref())?)
     }
 
     fn qkv_bias(&self) -> Result<Option<Tensor>> {

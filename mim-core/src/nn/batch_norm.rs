@@ -76,7 +76,7 @@ impl BatchNorm {
     }
 
     /// Moves the buffers towards the statistics of a batch of `rows` rows.
-    fn follow(&self, batch: &ops::Normed, rows: usize) -> Result<()> {
+    fn follow(&self, batch: &ops::BatchNormOutput, rows: usize) -> Result<()> {
         if rows < 2 {
             return Err(Error::shape(
                 "batch norm",

@@ -79,12 +79,12 @@ impl Branch<'_> {
     pub(super) fn half<'a>(
         &'a self,
         norm: &'a LayerNorm,
-        maps: [ops::Affine<'a>; 2],
-    ) -> ops::Half<'a> {
-        ops::Half {
+        linears: [ops::Affine<'a>; 2],
+    ) -> ops::HalfBlock<'a> {
+        ops::HalfBlock {
             norm: norm.affine(),
             eps: norm.eps(),
-            maps,
+            linears,
             scale: self.scale,
             samples: self.samples.as_deref(),
         }

@@ -58,7 +58,7 @@ impl Conv {
     ///
     /// If the map does not fit.
     pub fn windows(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::unfold(xs, self.window)
+        Ok(ops::unfold(xs, self.window)?)
     }
 
     /// The outputs of some windows, `[..., values]` to `[..., outputs]`.
@@ -69,7 +69,7 @@ impl Conv {
     pub fn apply(&self, windows: &Tensor) -> Result<Tensor> {
         // The values of a window come with the channels last.
         let weight = self.weight.permute((0, 2, 3, 1))?.flatten_from(1)?;
-        ops::linear(windows, &weight, Some(&self.bias))
+        Ok(ops::linear(windows, &weight, Some(&self.bias))?)
     }
 }
 
@@ -99,7 +99,7 @@ impl DepthwiseConv {
     ///
     /// If the map has other channels.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::depthwise_conv(xs, &self.weight, &self.bias)
+        Ok(ops::depthwise_conv(xs, &self.weight, &self.bias)?)
     }
 }
 

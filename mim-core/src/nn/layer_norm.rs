@@ -47,7 +47,7 @@ impl LayerNorm {
     ///
     /// If the last axis is not `dim` wide.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(xs, &self.weight, &self.bias, self.eps)
+        Ok(ops::layer_norm(xs, &self.weight, &self.bias, self.eps)?)
     }
 
     pub(super) fn affine(&self) -> ops::Affine<'_> {

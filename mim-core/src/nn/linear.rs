@@ -45,8 +45,8 @@ impl Linear {
     /// If the last axis is not `inputs` wide.
     pub fn forward_gelu(&self, xs: &Tensor) -> Result<Tensor> {
         match &self.bias {
-            Some(bias) => ops::linear_gelu(xs, &self.weight, bias),
-            None => ops::gelu(&self.forward(xs)?),
+            Some(bias) => Ok(ops::linear_gelu(xs, &self.weight, bias)?),
+            None => Ok(ops::gelu(&self.forward(xs)?)?),
         }
     }
 
@@ -56,7 +56,7 @@ impl Linear {
     ///
     /// If the last axis is not `inputs` wide.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::linear(xs, &self.weight, self.bias.as_ref())
+        Ok(ops::linear(xs, &self.weight, self.bias.as_ref())?)
     }
 
     /// Weight and bias, if it has one.

@@ -63,7 +63,7 @@ impl Mlp {
     ) -> Result<Option<Tensor>> {
         match (self.activation, self.fc1.affine(), self.fc2.affine()) {
             (Activation::Gelu, Some(fc1), Some(fc2)) => {
-                ops::residual_mlp(xs, &branch.half(norm, [fc1, fc2])).map(Some)
+                Ok(Some(ops::residual_mlp(xs, &branch.half(norm, [fc1, fc2]))?))
             }
             _ => Ok(None),
         }

@@ -88,6 +88,10 @@ impl PatchEmbed {
     }
 
     fn embed(&self, patches: &Tensor) -> Result<Tensor> {
-        ops::linear(patches, &self.weight.flatten_from(1)?, self.bias.as_ref())
+        Ok(ops::linear(
+            patches,
+            &self.weight.flatten_from(1)?,
+            self.bias.as_ref(),
+        )?)
     }
 }

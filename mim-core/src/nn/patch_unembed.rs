@@ -40,7 +40,11 @@ impl PatchUnembed {
             .unsqueeze(1)?
             .broadcast_as((channels, height * width))?
             .flatten_all()?;
-        ops::linear(xs, &self.weight.flatten_from(1)?.t()?, Some(&bias))
+        Ok(ops::linear(
+            xs,
+            &self.weight.flatten_from(1)?.t()?,
+            Some(&bias),
+        )?)
     }
 }
 

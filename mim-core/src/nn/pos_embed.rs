@@ -143,7 +143,7 @@ fn resize_matrix(from: PatchGrid, to: PatchGrid, device: &Device) -> Result<Tens
             }
         }
     }
-    ops::upload(matrix, (to.len(), from.len()), device)
+    Ok(ops::upload(matrix, (to.len(), from.len()), device)?)
 }
 
 /// Fixed 2-D sines and cosines `[1, prefix + tokens, dim]`, zero for the prefix.
@@ -190,7 +190,7 @@ pub fn sincos_table(
             table.extend_from_slice(&halves[place]);
         }
     }
-    ops::upload(table, (1, prefix + grid.len(), dim), device)
+    Ok(ops::upload(table, (1, prefix + grid.len(), dim), device)?)
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ impl Windows {
         let dim = xs.dim(D::Minus1)?;
         let xs = xs.reshape(((), self.padded.len(), dim))?;
         match &self.orders {
-            Some(orders) => ops::gather_tokens(&xs, &orders.back),
+            Some(orders) => Ok(ops::gather_tokens(&xs, &orders.back)?),
             None => Ok(xs),
         }
     }
@@ -190,7 +190,7 @@ impl Windows {
             }
         }
         let shape = (self.len(), 1, self.area(), self.area());
-        ops::upload(mask, shape, device).map(Some)
+        Ok(Some(ops::upload(mask, shape, device)?))
     }
 }
 
@@ -202,10 +202,10 @@ impl Windows {
 pub(crate) fn gather_padded(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
     let (rows, tokens, dim) = xs.dims3()?;
     if order.iter().all(|id| (*id as usize) < tokens) {
-        return ops::gather_tokens(xs, order);
+        return Ok(ops::gather_tokens(xs, order)?);
     }
     let zeros = Tensor::zeros((rows, 1, dim), xs.dtype(), xs.device())?;
-    ops::gather_tokens(&Tensor::cat(&[xs, &zeros], 1)?, order)
+    Ok(ops::gather_tokens(&Tensor::cat(&[xs, &zeros], 1)?, order)?)
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ fn select(values: &Tensor, mask: &Mask, part: Rows) -> Result<Tensor> {
         ));
     }
     let ids = mask.flat(part == Rows::Masked, rows, values.device())?;
-    ops::gather_rows(&values.flatten(0, 1)?, &ids)
+    Ok(ops::gather_rows(&values.flatten(0, 1)?, &ids)?)
 }
 
 /// [`pair`] with targets of the same shape in f32.

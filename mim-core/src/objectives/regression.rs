@@ -232,7 +232,7 @@ fn neighbour_weights(mask: &Mask, rows: usize, device: &candle_core::Device) -> 
             "use a decoder for patches, without class token",
         ));
     }
-    ops::upload(weights, rows, device)
+    Ok(ops::upload(weights, rows, device)?)
 }
 
 #[cfg(test)]

@@ -249,12 +249,16 @@ impl SelfDistillation {
         step: &StepContext,
     ) -> Result<Tensor> {
         let centred = logits.detach().broadcast_sub(center)?;
-        ops::softmax(&(centred / temperature.at(step))?)
+        Ok(ops::softmax(&(centred / temperature.at(step))?)?)
     }
 
     /// The cross-entropy of each row of the student's logits.
     fn losses(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        ops::soft_cross_entropy(logits, targets, self.config.student_temp)
+        Ok(ops::soft_cross_entropy(
+            logits,
+            targets,
+            self.config.student_temp,
+        )?)
     }
 
     /// Moves a centre towards the mean logits over all processes.

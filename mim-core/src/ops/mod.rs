@@ -1,79 +1,8 @@
-//! The operations every layer is built from, all with gradients, and those that change parameters.
-//!
-//! Each op is a folder: `mod.rs` checks its arguments and chooses, `cpu.rs` holds the kernels for
-//! f32 on the CPU, and `reference.rs` says the same in plain candle operations. The reference is
-//! the oracle of the tests and serves every other device and dtype. Kernels use AVX-512 or
-//! AVX2 where the machine has it, found at run time; apart from matrix products they give the same
-//! bits on every machine. Sums are split into blocks by size alone, so no thread schedule
-//! changes a result. Matrix products are in blocks of our own on AVX-512 and AMX, by the crate `gemm`
-//! elsewhere and where they are small, and in f32 or bf16 ([`with_precision`]).
-//!
-//! On CUDA devices the kernels are `gpu.rs` and the files in `gpu/kernels`; there the reference serves what
-//! has none.
-//!
-//! candle's own `softmax_last_dim`, `layer_norm` and `rms_norm` drop gradients without an error;
-//! these do not.
+//! The operations every layer is built from: those of the crate `mim_ops`, and patches of images.
 
-mod adamw;
-mod attention;
-mod batch_norm;
-mod bfloat;
-mod blocks;
-mod bundle;
-mod clip_norm;
-mod cross_entropy;
-mod depthwise_conv;
-mod ema_update;
-mod fresh;
-mod gather_rows;
-mod gelu;
-mod gpu;
-mod hog;
-mod host;
-mod lars;
-mod layer_norm;
-mod linear;
-mod linear_gelu;
-mod matmul;
-mod normalize_bytes;
 mod patchify;
-mod precision;
-mod profile;
-mod quick_gelu;
-mod recompute;
-mod residual;
-mod simd;
-pub(crate) mod sink;
-mod softmax;
-mod sum_squares;
-#[cfg(test)]
-pub(crate) mod testing;
-mod transfer;
-mod unfold;
+mod sync_batch_norm;
 
-pub use adamw::{AdamWStep, Moving, adamw_step, adamw_steps};
-pub use attention::{attention, cross_attention};
-pub use batch_norm::{Normed, batch_norm, sync_batch_norm};
-pub use clip_norm::{MaxNorm, clip_norm};
-pub use cross_entropy::{cross_entropy, soft_cross_entropy};
-pub use depthwise_conv::depthwise_conv;
-pub use ema_update::{ema_update, ema_updates};
-pub use gather_rows::{gather_rows, gather_tokens};
-pub use gelu::gelu;
-pub use gpu::{launches, peak_memory};
-pub use hog::{HogFilter, HogGradient, hog};
-pub use lars::{LarsMoving, LarsStep, lars_steps};
-pub use layer_norm::{layer_norm, normalize};
-pub use linear::linear;
-pub use linear_gelu::linear_gelu;
-pub(crate) use normalize_bytes::normalize_bytes;
+pub use mim_ops::*;
 pub use patchify::{PatchOrder, patchify, unpatchify};
-pub use precision::{Precision, with_precision};
-pub use profile::{Cost, Pass, Profile, profiled};
-pub use quick_gelu::quick_gelu;
-pub use recompute::recompute;
-pub use residual::{Affine, Half, residual_attention, residual_mlp};
-pub use softmax::softmax;
-pub use sum_squares::{sum_squares, sums_of_squares};
-pub use transfer::{Readback, to_device, upload};
-pub use unfold::{Window, unfold};
+pub use sync_batch_norm::sync_batch_norm;

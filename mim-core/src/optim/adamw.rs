@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::all_known;
 use super::{Gradients, NoDecay, Optimizer};
-use crate::ops::{AdamWStep, Moving, adamw_steps};
+use crate::ops::{AdamWParam, AdamWStep, adamw_steps};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
 
@@ -147,7 +147,7 @@ impl Optimizer for AdamW {
             };
             let slot: &Slot = slot;
             let [exp_avg, exp_avg_sq] = &slot.moments;
-            moving.push(Moving {
+            moving.push(AdamWParam {
                 param: &slot.var,
                 grad,
                 exp_avg,
@@ -155,7 +155,7 @@ impl Optimizer for AdamW {
                 step,
             });
         }
-        adamw_steps(&moving)
+        Ok(adamw_steps(&moving)?)
     }
 
     fn set_weight_decay(&mut self, weight_decay: f64) {

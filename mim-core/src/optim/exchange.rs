@@ -2,7 +2,7 @@
 //!
 //! Gradients go in buckets, all of them in the same order on every process: that in which they were complete on
 //! rank 0 in the step before. During the pass, a bucket goes when all before it have gone and each of its gradients
-//! has had as many parts handed over (`ops::sink`) as in the pass before; what is missing when the pass is over
+//! has had as many parts handed over (`ops::grad_accumulator`) as in the pass before; what is missing when the pass is over
 //! goes then. So every process sends the same, whatever its own graph is.
 //!
 //! A wrong guess costs time but is never wrong: a mean is linear, so parts that come when their bucket has gone are
@@ -19,7 +19,7 @@ use candle_core::{Device, Tensor, TensorId, Var};
 use super::buckets::buckets;
 use crate::Result;
 use crate::comm::{Communicator, Overlap, Pending, Reduce};
-use crate::ops::sink::{Collected, Watch, take};
+use crate::ops::grad_accumulator::{Collected, GradHook, take};
 
 /// A parameter: name, variable, gradient.
 pub(super) type Entry = (String, Var, Option<Tensor>);
@@ -111,7 +111,7 @@ impl Exchange {
         let seen = |(_, var, _): &Entry| match found.slots.get(&var.id()) {
             Some(slot) if !stored(var) => Seen {
                 parts: slot.parts,
-                place: slot.place,
+                place: slot.order,
             },
             _ => Seen::default(),
         };
@@ -192,7 +192,7 @@ pub(super) struct Sender {
 
 impl Sender {
     /// What looks on for this sender.
-    pub(super) fn watch(sender: &Rc<RefCell<Self>>) -> Box<Watch> {
+    pub(super) fn watch(sender: &Rc<RefCell<Self>>) -> Box<GradHook> {
         let sender = sender.clone();
         Box::new(move |weight, parts| {
             let noted = sender.borrow_mut().note(weight, parts);
@@ -284,9 +284,9 @@ mod tests {
 
     use super::*;
     use crate::comm::Threads;
-    use crate::ops::testing::random;
     use crate::ops::{linear, sync_batch_norm};
     use crate::optim::Gradients;
+    use crate::optim::testing::random;
 
     /// Counts what is started.
     struct Counting {

@@ -8,7 +8,7 @@ use candle_core::{Tensor, Var};
 use super::exchange::{Entry, Exchange, Sender, add_to};
 use crate::comm::{Communicator, Overlap};
 use crate::ops::MaxNorm;
-use crate::ops::sink::{Collected, collecting};
+use crate::ops::grad_accumulator::{Collected, collecting};
 use crate::{Result, ops};
 
 /// Gradients by parameter, in the store's order, summed over micro-batches.
@@ -163,7 +163,7 @@ impl Gradients {
     /// The sum of squares of each gradient that is there, in order, `[gradients]` f64; on a GPU they stay there.
     pub(super) fn squares(&self) -> Result<Tensor> {
         let gradients: Vec<&Tensor> = self.iter().filter_map(|(_, _, sum)| sum).collect();
-        ops::sums_of_squares(&gradients)
+        Ok(ops::sums_of_squares(&gradients)?)
     }
 
     /// [`ops::clip_norm`] of the gradients that are there; in place, so whoever else holds one sees it change.
@@ -177,7 +177,7 @@ impl Gradients {
             *gradient = gradient.contiguous()?;
         }
         let gradients: Vec<&Tensor> = self.iter().filter_map(|(_, _, sum)| sum).collect();
-        ops::clip_norm(&gradients, squares, max_norm)
+        Ok(ops::clip_norm(&gradients, squares, max_norm)?)
     }
 }
 
@@ -185,7 +185,7 @@ impl Gradients {
 mod tests {
     use super::*;
     use crate::comm::Threads;
-    use crate::ops::testing::random;
+    use crate::optim::testing::random;
 
     #[test]
     fn averages_over_processes_and_knows_who_has_none() {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::all_known;
 use super::{Gradients, NoDecay, Optimizer};
-use crate::ops::{LarsMoving, LarsStep, lars_steps};
+use crate::ops::{LarsParam, LarsStep, lars_steps};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
 
@@ -105,7 +105,7 @@ impl Optimizer for Lars {
     fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         let config = &self.config;
         let moving = self.slots.iter().filter_map(|slot| {
-            Some(LarsMoving {
+            Some(LarsParam {
                 param: &slot.var,
                 grad: gradients.get(&slot.name)?,
                 momentum: &slot.momentum,
@@ -117,7 +117,7 @@ impl Optimizer for Lars {
                 },
             })
         });
-        lars_steps(&moving.collect::<Vec<_>>())
+        Ok(lars_steps(&moving.collect::<Vec<_>>())?)
     }
 
     fn set_weight_decay(&mut self, weight_decay: f64) {

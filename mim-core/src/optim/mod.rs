@@ -9,6 +9,8 @@ mod groups;
 mod hold;
 mod lars;
 mod optimizer;
+#[cfg(test)]
+mod testing;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use clip::Clip;

@@ -102,7 +102,7 @@ impl Ema {
             .iter()
             .map(|(teacher, student)| (teacher.as_tensor(), student.as_tensor()))
             .collect();
-        ops::ema_updates(&pairs, momentum)
+        Ok(ops::ema_updates(&pairs, momentum)?)
     }
 }
 

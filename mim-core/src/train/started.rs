@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::StepReport;
 use crate::comm::{Communicator, Reduce};
-use crate::ops::{Readback, upload};
+use crate::ops::{AsyncDownload, upload};
 use crate::{Error, LossTerms, Result};
 
 /// A step that was asked for, and that a GPU may still work at.
@@ -56,7 +56,7 @@ impl Started {
 pub(super) struct Coming {
     pub(super) scalars: Means,
     /// Sums of squares of all gradients.
-    pub(super) squares: Readback,
+    pub(super) squares: AsyncDownload,
     /// What a micro-batch counts.
     pub(super) share: f64,
 }
@@ -73,7 +73,7 @@ pub(super) struct Scalars {
 #[derive(Debug)]
 pub(super) struct Means {
     names: Vec<Option<String>>,
-    values: Readback,
+    values: AsyncDownload,
 }
 
 impl Scalars {
@@ -103,7 +103,7 @@ impl Scalars {
         if comm.world() > 1 {
             values = comm.all_reduce(&values, Reduce::Mean)?;
         }
-        let values = Readback::new(&values)?;
+        let values = AsyncDownload::new(&values)?;
         Ok(Means { names, values })
     }
 }

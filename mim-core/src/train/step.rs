@@ -2,7 +2,7 @@
 
 use super::started::{Coming, Scalars};
 use super::{Started, StepReport};
-use crate::ops::{Precision, Readback, with_precision};
+use crate::ops::{AsyncDownload, Precision, with_precision};
 use crate::optim::{Clip, Gradients, Hold, Optimizer, OptimizerConfig};
 use crate::{Batch, Error, Method, Result, StepContext};
 
@@ -169,7 +169,7 @@ impl Stepper {
             images: images * step.comm.world(),
         };
         let coming = Coming {
-            squares: Readback::new(&squares)?,
+            squares: AsyncDownload::new(&squares)?,
             scalars: scalars.mean(step.comm.as_ref())?,
             share,
         };

@@ -47,6 +47,12 @@ impl From<Error> for Problem {
     }
 }
 
+impl From<mim_core::ops::Error> for Problem {
+    fn from(error: mim_core::ops::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 impl From<candle_core::Error> for Problem {
     fn from(error: candle_core::Error) -> Self {
         Self::Failed(error.into())

@@ -47,7 +47,7 @@ impl StageEmbed {
     }
 
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::gelu(&self.norm.forward(&self.proj.forward(xs)?)?)
+        Ok(ops::gelu(&self.norm.forward(&self.proj.forward(xs)?)?)?)
     }
 }
 

@@ -1,0 +1,77 @@
+//! A sum over processes that gradients pass.
+
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor, bail};
+
+use crate::grad_accumulator::mark_collective;
+use crate::{Error, Result};
+
+/// The processes that compute one batch together.
+pub trait AllReduceSum: Send + Sync {
+    /// How many processes there are.
+    fn world(&self) -> usize;
+
+    /// The elementwise sum of all processes' `xs`, in the shape of `xs`, without gradient. All processes call it, in
+    /// the same order.
+    ///
+    /// # Errors
+    ///
+    /// If the processes cannot be reached.
+    fn all_reduce_sum(
+        &self,
+        xs: &Tensor,
+    ) -> Result<Tensor, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// The elementwise sum of all processes' `xs`, with the gradient of the sum of their losses: that is, the sum of
+/// their gradients.
+pub(super) fn sum_over_all(xs: &Tensor, comm: &Arc<dyn AllReduceSum>) -> Result<Tensor> {
+    let sum = comm.all_reduce_sum(&xs.detach());
+    let sum = sum.map_err(Error::AllReduce)?.contiguous()?;
+    let comm = comm.clone();
+    Ok(xs.apply_op1(SumOverAll { sum, comm })?)
+}
+
+/// Gives the sum, which is known before: a process can be asked for tensors, not for storages.
+struct SumOverAll {
+    sum: Tensor,
+    comm: Arc<dyn AllReduceSum>,
+}
+
+impl CustomOp1 for SumOverAll {
+    fn name(&self) -> &'static str {
+        "sum_over_all"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        match &*self.sum.storage_and_layout().0 {
+            Storage::Cpu(sum) => Ok((sum.clone(), self.sum.shape().clone())),
+            _ => bail!("the sum over processes is on another device than its parts"),
+        }
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (storage, _) = self.sum.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(sum) => Ok((sum.try_clone(layout)?, self.sum.shape().clone())),
+            _ => bail!("the sum over processes is on another device than its parts"),
+        }
+    }
+
+    fn bwd(
+        &self,
+        _xs: &Tensor,
+        _sum: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<Option<Tensor>> {
+        mark_collective();
+        let sum = self.comm.all_reduce_sum(grad).map_err(Error::AllReduce);
+        sum.map(Some).map_err(candle_core::Error::wrap)
+    }
+}

@@ -1,0 +1,271 @@
+//! Matrix products in blocks that fit the caches, on AVX-512 (Goto and van de Geijn, "Anatomy of
+//! High-Performance Matrix Multiplication", ACM TOMS 2008).
+//!
+//! Operands are packed into panels that the innermost loop reads front to back: the smaller one whole, the larger
+//! one part by part by the threads that compute a part of the result each, so that it never goes through memory
+//! twice. Every value is one sum over the inner axis in ascending order, cut at fixed places, so that neither
+//! threads nor their number change a bit.
+//!
+//! Other machines, and small products in f32, are left to the crate `gemm`: the same scheme was tried with AVX2
+//! (tiles of 6 rows of two registers) and, for bfloat16 without instructions for it, with operands rounded as they
+//! are packed, and was not faster than `gemm` on rounded copies.
+
+#![expect(unsafe_code, reason = "threads write blocks of one result")]
+
+mod amx;
+mod kernel;
+mod numbers;
+mod pack;
+mod register;
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use self::amx::{Amx, Hardware};
+use self::kernel::{Avx512, Avx512Bf16, COLS, Kernel, Tile};
+use self::pack::{Pack, one_panel, panels};
+use super::Matrix;
+use super::args::{Accumulate, GemmArgs};
+use crate::Precision;
+use crate::simd::{has_avx512, has_avx512_bf16};
+
+/// Packed values of the inner axis that one pass over a part takes: a panel of rows fits the first-level cache,
+/// and a group of panels of either side together the second-level one.
+const DEPTH: usize = 512;
+/// Panels of columns of a group.
+const COL_PANELS: usize = 4;
+/// Parts that each thread gets of a large product, so that none waits long for the last one.
+const PARTS: usize = 8;
+/// Products with fewer multiplications run on the calling thread: it costs more to wake the others.
+const SMALL: usize = 1 << 18;
+
+thread_local! {
+    /// Where a thread packs what it alone reads.
+    static ROOM: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A kernel, and when to take it.
+pub(super) struct GemmKernel {
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests name what fails"))]
+    pub(super) name: &'static str,
+    precision: Precision,
+    available: fn() -> bool,
+    run: for<'a> unsafe fn(GemmArgs<'a>),
+}
+
+/// All kernels, the fastest of each precision first.
+const KERNELS: &[GemmKernel] = &[
+    GemmKernel::new::<Amx<Hardware>>("AMX", Precision::Bf16, amx::available),
+    GemmKernel::new::<Avx512Bf16>("AVX512-BF16", Precision::Bf16, has_avx512_bf16),
+    #[cfg(test)]
+    GemmKernel::new::<Amx<amx::Emulated>>("AMX, emulated", Precision::Bf16, has_avx512_bf16),
+    GemmKernel::new::<Avx512>("AVX-512", Precision::F32, has_avx512),
+];
+
+impl GemmKernel {
+    const fn new<K: Kernel>(
+        name: &'static str,
+        precision: Precision,
+        available: fn() -> bool,
+    ) -> Self {
+        Self {
+            name,
+            precision,
+            available,
+            run: run::<K>,
+        }
+    }
+
+    /// Those that this machine can go, the fastest first.
+    pub(super) fn here(precision: Precision) -> impl Iterator<Item = &'static Self> {
+        let right = move |way: &&Self| way.precision == precision && (way.available)();
+        KERNELS.iter().filter(right)
+    }
+
+    /// # Safety
+    ///
+    /// This must be one of [`GemmKernel::here`], the inner sizes must agree, no size may be 0, and `to` must be good
+    /// for `lhs.rows` rows of `rhs.cols` values that no one else touches, initialised ones if it adds to them.
+    pub(super) unsafe fn multiply(&self, call: GemmArgs<'_>) {
+        // SAFETY: the caller promises what is asked for.
+        unsafe { (self.run)(call) }
+    }
+}
+
+/// # Safety
+///
+/// As [`GemmKernel::multiply`].
+unsafe fn run<K: Kernel>(call: GemmArgs<'_>) {
+    // SAFETY: the caller promises what is asked for.
+    unsafe { Product::<K>::new(call).run() };
+}
+
+/// A product in parts.
+struct Product<'a, K> {
+    call: GemmArgs<'a>,
+    /// The operands, so that lines are rows of the result, and columns.
+    sides: [Matrix<'a>; 2],
+    /// Panels of both.
+    panels: [usize; 2],
+    /// Packed values of a line.
+    depth: usize,
+    /// The side of which each part has some panels: the one with more lines.
+    split: usize,
+    parallel: bool,
+    kernel: PhantomData<fn() -> K>,
+}
+
+/// Packed values from `start` to `start + depth` of the lines that a part needs.
+struct Pass<'a> {
+    start: usize,
+    depth: usize,
+    /// The panels of the split side, from number `first` on; these packed values of them alone.
+    own: &'a [u32],
+    first: usize,
+    /// All panels of the other side, whole.
+    whole: &'a [u32],
+}
+
+impl<'a, K: Kernel> Product<'a, K> {
+    const LINES: [usize; 2] = [K::ROWS, COLS];
+    const GROUPS: [usize; 2] = [K::ROW_PANELS, COL_PANELS];
+    const PACK: [Pack; 2] = [(K::GROUP, K::pack_rows), (K::GROUP, K::pack_cols)];
+
+    fn new(call: GemmArgs<'a>) -> Self {
+        let GemmArgs { lhs, rhs, .. } = call;
+        let sides = [lhs, rhs.transposed()];
+        let large = lhs.rows * lhs.cols * rhs.cols > SMALL;
+        Self {
+            call,
+            sides,
+            panels: [0, 1].map(|side| sides[side].rows.div_ceil(Self::LINES[side])),
+            depth: lhs.cols.div_ceil(K::GROUP).next_multiple_of(K::STEP),
+            split: usize::from(sides[1].rows > sides[0].rows),
+            parallel: call.parallel && rayon::current_num_threads() > 1 && large,
+            kernel: PhantomData,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`GemmKernel::multiply`].
+    unsafe fn run(&self) {
+        let (split, whole) = (self.split, 1 - self.split);
+        let (matrix, lines) = (self.sides[whole], Self::LINES[whole]);
+        let (pack, depth) = (Self::PACK[whole], self.depth);
+        // SAFETY: the caller vouches for the instructions.
+        let whole = unsafe { panels(matrix, lines, depth, pack, self.parallel) };
+        let least = match self.parallel {
+            true => PARTS * rayon::current_num_threads(),
+            false => 1,
+        };
+        let panels = self.panels[split];
+        let size = panels.div_ceil(panels.div_ceil(Self::GROUPS[split]).max(least));
+        let part = |index: usize| {
+            let own = index * size..((index + 1) * size).min(panels);
+            // SAFETY: parts do not overlap, and the caller vouches for the rest.
+            ROOM.with_borrow_mut(|room| unsafe { self.part(own, &whole, room) });
+        };
+        let parts = panels.div_ceil(size);
+        if self.parallel {
+            (0..parts).into_par_iter().with_max_len(1).for_each(part);
+        } else {
+            (0..parts).for_each(part);
+        }
+    }
+
+    /// Computes all tiles of the panels `own` of the split side; the other side's are `whole`.
+    ///
+    /// # Safety
+    ///
+    /// As [`GemmKernel::multiply`], for the values of these tiles.
+    unsafe fn part(&self, own: Range<usize>, whole: &[u32], room: &mut Vec<u32>) {
+        let (split, lines) = (self.split, Self::LINES[self.split]);
+        let passes = self.depth.div_ceil(DEPTH);
+        let step = self.depth.div_ceil(passes).next_multiple_of(K::STEP);
+        if room.len() < own.len() * step * lines {
+            room.resize(own.len() * step * lines, 0);
+        }
+        // SAFETY: the caller vouches for the instructions.
+        unsafe { K::begin() };
+        for start in (0..self.depth).step_by(step) {
+            let depth = step.min(self.depth - start);
+            let matrix = self.sides[split].cols_from(start * K::GROUP, depth * K::GROUP);
+            let room = &mut room[..own.len() * depth * lines];
+            for (panel, room) in own.clone().zip(room.chunks_exact_mut(depth * lines)) {
+                let to = room.as_mut_ptr();
+                // SAFETY: there is room for a panel; the caller vouches for the instructions.
+                unsafe { one_panel(matrix, panel * lines, [lines, depth], Self::PACK[split], to) };
+            }
+            let pass = Pass {
+                start,
+                depth,
+                own: room,
+                first: own.start,
+                whole,
+            };
+            let all = |side: usize| match side == split {
+                true => own.clone(),
+                false => 0..self.panels[side],
+            };
+            for rows in groups(all(0), Self::GROUPS[0]) {
+                for cols in groups(all(1), Self::GROUPS[1]) {
+                    // SAFETY: the caller vouches for these tiles.
+                    unsafe { self.tiles(&pass, rows.clone(), cols) };
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { K::end() };
+    }
+
+    /// The packed values of a pass of one panel.
+    fn panel<'b>(&self, pass: &Pass<'b>, side: usize, index: usize) -> &'b [u32] {
+        let lines = Self::LINES[side];
+        let (packed, start) = match side == self.split {
+            true => (pass.own, (index - pass.first) * pass.depth),
+            false => (pass.whole, index * self.depth + pass.start),
+        };
+        &packed[start * lines..][..pass.depth * lines]
+    }
+
+    /// Computes the tiles where these panels of rows and columns meet, as far as a pass goes.
+    ///
+    /// # Safety
+    ///
+    /// As [`GemmKernel::multiply`], for the values of these tiles.
+    unsafe fn tiles(&self, pass: &Pass<'_>, rows: Range<usize>, cols: Range<usize>) {
+        let to = self.call.to;
+        for row in rows {
+            let left = self.panel(pass, 0, row);
+            for col in cols.clone() {
+                let place = [row * K::ROWS * to.row_stride, col * COLS];
+                let tile = Tile {
+                    start: to.start.wrapping_add(place[0] + place[1]),
+                    row_stride: to.row_stride,
+                    rows: (self.sides[0].rows - row * K::ROWS).min(K::ROWS),
+                    cols: (self.sides[1].rows - col * COLS).min(COLS),
+                    scale: self.call.scale,
+                    init: match to.init {
+                        _ if pass.start > 0 => Accumulate::Sum,
+                        init => init.at(place[0], place[1]),
+                    },
+                };
+                // SAFETY: the panels are of one depth, the tile lies inside the result, and the caller vouches
+                // for the instructions.
+                unsafe { K::compute(&tile, left, self.panel(pass, 1, col)) };
+            }
+        }
+    }
+}
+
+/// A range in parts of `size`.
+fn groups(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range
+        .step_by(size)
+        .map(move |first| first..(first + size).min(end))
+}
