@@ -1,7 +1,6 @@
 //! Schedules against the numbers of the released training code.
 
 #![expect(
-    clippy::unwrap_used,
     clippy::cast_possible_truncation,
     reason = "a test may panic, and its numbers are small"
 )]
