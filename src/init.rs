@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use mim_core::encoders::EncoderConfig;
-use mim_core::params::ParamStore;
+use mim_core::params::{Kind, ParamStore};
 use mim_core::train::Checkpoint;
 use mim_core::weights::{Guess, LoadReport, Pattern, Source, WeightFile, WeightMap, fit};
 use mim_core::{Error, Method, Result};
@@ -85,6 +85,7 @@ impl InitFrom {
         };
         let (weights, from) =
             read_weights(&self.path, self.source.as_deref(), self.key.as_deref())?;
+        weights.check_finite()?;
         let encoder = encoder_of(config, student);
         let grid = encoder
             .as_ref()
@@ -95,7 +96,7 @@ impl InitFrom {
         let whole = student
             .vars()
             .iter()
-            .all(|(name, _)| !missing(name) || self.allows(name));
+            .all(|(name, _)| !missing(name) || self.allows(name) || is_computed(student, name));
         let part = match encoder {
             Some((_, names)) if !whole => Some(names),
             _ => None,
@@ -107,8 +108,10 @@ impl InitFrom {
             .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
             .collect();
         // Parameters alone may be missing: nothing may be left over.
-        let optional =
-            |name: &str| student.var(name).is_some() && (!wanted(name) || self.allows(name));
+        let optional = |name: &str| {
+            student.var(name).is_some()
+                && (!wanted(name) || self.allows(name) || is_computed(student, name))
+        };
         let report = student
             .load_allowing(&kept, optional)
             .map_err(|error| self.explain(error))?;
@@ -197,6 +200,19 @@ impl Display for Started {
     }
 }
 
+/// Whether an entry is a table of fixed positions: a file may leave it out, since it follows from the settings.
+fn is_computed(store: &ParamStore, name: &str) -> bool {
+    let is_table = name
+        .rsplit('.')
+        .next()
+        .is_some_and(|name| name.ends_with("pos_embed"));
+    is_table
+        && store
+            .names()
+            .iter()
+            .any(|(known, kind)| known == name && *kind == Kind::Frozen)
+}
+
 /// The encoder of a run's settings, and the names of its parameters; none if the method keeps it elsewhere.
 ///
 /// An encoder without `type` is of the kind whose parameters the student has.
@@ -220,8 +236,18 @@ pub fn encoder_of(
         let fits =
             |name: &str, dims: &[usize]| student.var(name).is_some_and(|var| var.dims() == dims);
         let vars = own.vars();
-        let all = vars.iter().all(|(name, var)| fits(name, var.dims()));
-        all.then(|| (encoder, vars.into_iter().map(|(name, _)| name).collect()))
+        // Teachers have no token for hidden patches.
+        let is_token = |name: &str| name == "mask_token";
+        let all = vars
+            .iter()
+            .all(|(name, var)| fits(name, var.dims()) || is_token(name));
+        let own = vars.into_iter().map(|(name, _)| name);
+        all.then(|| {
+            (
+                encoder,
+                own.filter(|name| student.var(name).is_some()).collect(),
+            )
+        })
     })
 }
 

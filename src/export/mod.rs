@@ -1,6 +1,7 @@
 //! Trained models as folders that timm and transformers load.
 
 mod configs;
+mod images;
 
 use std::path::Path;
 
@@ -8,10 +9,12 @@ use configs::{beit, beit_like, mae, plain, supported, swin_config, vit_config};
 
 use mim_core::encoders::EncoderConfig;
 use mim_core::weights::{Source, WeightMap};
-use mim_core::{Error, ImageSize, Norm, Result};
+use mim_core::{Error, ImageSize, Result};
+use mim_eval::Pooling;
 use serde_json::{Value, json};
 
 use crate::Pretrained;
+use crate::backbone::choose;
 use crate::init::encoder_of;
 
 /// For whom a model is written.
@@ -38,25 +41,42 @@ impl std::str::FromStr for ExportFormat {
     }
 }
 
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// The encoder, such as `teacher`.
+    pub encoder: String,
+    /// The line of Python, or the command, that loads it.
+    pub loads: String,
+}
+
 /// Files of at most so many bytes, as transformers writes them.
 const SHARD: usize = 5_000_000_000;
 
-/// Writes the student of `model` with a `config.json` into `folder`, and says what loads it.
+/// Writes an encoder of `model`, the one called `encoder` or the one that evaluations use, into `folder`, with a
+/// `config.json` and for transformers a `preprocessor_config.json`, and says what loads it.
 ///
 /// # Errors
 ///
 /// [`Error::Unsupported`] if the format cannot express the encoder, naming the setting; [`Error::Io`] if a file cannot
 /// be written.
-pub fn export(model: &Pretrained, format: ExportFormat, folder: &Path) -> Result<String> {
+pub fn export(
+    model: &Pretrained,
+    encoder: Option<&str>,
+    format: ExportFormat,
+    folder: &Path,
+) -> Result<Exported> {
+    let (name, _) = choose(model.method.as_ref(), encoder)?;
     let stores = model.method.stores();
-    let Some(&(_, student)) = stores.first() else {
+    // Encoders are called as the stores that hold their weights.
+    let Some(&(_, store)) = stores.iter().find(|(known, _)| *known == name) else {
         return Err(cannot(
-            "a method without weights",
-            "there is nothing to write",
+            format!("the encoder `{name}`"),
+            "it has no weights of its own",
             "use another run",
         ));
     };
-    let weights: WeightMap = student
+    let weights: WeightMap = store
         .vars()
         .into_iter()
         .map(|(name, var)| (name, var.as_detached_tensor()))
@@ -68,7 +88,7 @@ pub fn export(model: &Pretrained, format: ExportFormat, folder: &Path) -> Result
             ("mae", config, loads, weights)
         }
         ExportFormat::Timm | ExportFormat::Hf => {
-            let Some((encoder, names)) = encoder_of(&model.config, student) else {
+            let Some((encoder, names)) = encoder_of(&model.config, store) else {
                 let what = format!("exporting {}", model.method.name());
                 return Err(cannot(
                     what,
@@ -91,7 +111,15 @@ pub fn export(model: &Pretrained, format: ExportFormat, folder: &Path) -> Result
     theirs.write_folder(folder, SHARD)?;
     let path = folder.join("config.json");
     std::fs::write(&path, format!("{config:#}\n")).map_err(Error::io("write", path))?;
-    Ok(loads)
+    if format == ExportFormat::Hf {
+        let path = folder.join("preprocessor_config.json");
+        let config = images::preprocessor(model)?;
+        std::fs::write(&path, format!("{config:#}\n")).map_err(Error::io("write", path))?;
+    }
+    Ok(Exported {
+        encoder: name.to_owned(),
+        loads,
+    })
 }
 
 /// (source, config.json, what loads it, weights)
@@ -132,9 +160,15 @@ fn timm(
     let ImageSize { height, width } = encoder.image_size();
     arguments["img_size"] = json!([height, width]);
     arguments["in_chans"] = json!(encoder.in_channels());
-    let Norm { mean, std, .. } = &model.method.input().norm;
-    let pool = if source == "timm" { "token" } else { "avg" };
-    let config = json!({
+    let pool = match model.config.eval.pooling {
+        Pooling::Cls => "token",
+        Pooling::Mean => "avg",
+    };
+    // With it timm would move the last norm behind the mean; evaluations take the mean of normed tokens.
+    if source == "timm" {
+        arguments["fc_norm"] = json!(false);
+    }
+    let mut config = json!({
         "architecture": architecture,
         "num_classes": 0,
         "num_features": encoder.dim(),
@@ -143,15 +177,15 @@ fn timm(
         "pretrained_cfg": {
             "input_size": [encoder.in_channels(), height, width],
             "fixed_input_size": true,
-            "interpolation": "bicubic",
-            "mean": mean,
-            "std": std,
             "num_classes": 0,
             "pool_size": null,
             "first_conv": "patch_embed.proj",
             "classifier": if source == "timm" { "head" } else { "head.fc" },
         },
     });
+    for (key, value) in images::timm(model)? {
+        config["pretrained_cfg"][key] = value;
+    }
     let loads = format!(
         "timm.create_model(\"local-dir:{}\", pretrained=True)",
         folder.display()
@@ -236,4 +270,55 @@ fn cannot(
     fix: impl Into<mim_core::Text>,
 ) -> Error {
     Error::unsupported(what, why, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RunConfig;
+    use candle_core::Device;
+
+    /// An iBOT whose teacher is no copy of its student.
+    fn ibot() -> Pretrained {
+        let text = "method = \"ibot\"\nhead = { out_dim = 8, patch_out_dim = 8, hidden_dim = 8, bottleneck_dim = 4 }\n\
+            encoder = { image_size = 32, patch_size = 16, embed_dim = 8, depth = 1, num_heads = 2 }";
+        let config = RunConfig::from_table(text.parse().unwrap()).unwrap();
+        let method = config.build(&Device::Cpu).unwrap();
+        for (_, var) in method.stores()[0].1.vars() {
+            var.set(&var.affine(2., 1.).unwrap()).unwrap();
+        }
+        Pretrained {
+            config,
+            method,
+            step: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_exported_is_what_is_evaluated() {
+        let (model, folder) = (ibot(), tempfile::tempdir().unwrap());
+        let name = "blocks.0.attn.qkv.weight";
+        for (asked, written, store) in [(None, "teacher", 1), (Some("student"), "student", 0)] {
+            let done = export(&model, asked, ExportFormat::Timm, folder.path()).unwrap();
+            assert_eq!(done.encoder, written);
+            let got = WeightMap::read(folder.path().join("model.safetensors")).unwrap();
+            let own = model.method.stores()[store].1.var(name).unwrap();
+            let values = |tensor: &candle_core::Tensor| {
+                tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            assert_eq!(values(got.get(name).unwrap()), values(&own));
+        }
+        assert!(export(&model, Some("momentum"), ExportFormat::Timm, folder.path()).is_err());
+        let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        // The default views: 36 pixels, then the middle 32; the mean of normed tokens.
+        assert_eq!(config["global_pool"], "avg");
+        assert_eq!(config["model_args"]["fc_norm"], false);
+        assert_eq!(config["pretrained_cfg"]["crop_mode"], "center");
+        export(&model, None, ExportFormat::Hf, folder.path()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("preprocessor_config.json")).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(config["size"]["shortest_edge"], 36);
+        assert_eq!(config["image_mean"], json!(model.method.input().norm.mean));
+    }
 }

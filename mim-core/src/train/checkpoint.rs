@@ -71,6 +71,11 @@ impl Checkpoint {
     /// [`Error::Format`] if there is none, or it was written by another version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        // A file of a checkpoint stands for the whole of it.
+        let path = match path.parent() {
+            Some(folder) if path.is_file() => folder,
+            _ => path,
+        };
         if !path.join(STATE).exists() {
             return match Self::latest(path)? {
                 Some(checkpoint) => Ok(checkpoint),

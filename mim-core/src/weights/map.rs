@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::WeightFile;
 use crate::{Error, Result};
@@ -50,6 +50,34 @@ impl WeightMap {
     /// Adds or replaces a tensor.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
         self.0.insert(name.into(), tensor);
+    }
+
+    /// Refuses values that are infinite or not numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] naming the first tensors that have any.
+    pub fn check_finite(&self) -> Result<()> {
+        let mut bad = Vec::new();
+        for (name, tensor) in self.iter().filter(|(_, tensor)| tensor.dtype().is_float()) {
+            // Zero times what is not finite is not a number.
+            let sum = (tensor.to_dtype(DType::F32)? * 0.)?.sum_all()?;
+            if sum.to_scalar::<f32>()?.is_nan() {
+                bad.push(name);
+            }
+        }
+        if bad.is_empty() {
+            return Ok(());
+        }
+        let first = bad[..bad.len().min(5)].join(", ");
+        Err(Error::unsupported(
+            "starting from these weights",
+            format!(
+                "{} tensors have values that are infinite or not numbers: {first}",
+                bad.len()
+            ),
+            "use a checkpoint from before the training diverged",
+        ))
     }
 
     /// All names, in order.

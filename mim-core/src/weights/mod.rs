@@ -16,7 +16,7 @@ mod sources;
 
 pub use adapt::resize_pos_embed;
 pub use detect::{Guess, describe, is_encoder, look};
-pub use file::{WeightFile, WeightFormat};
+pub use file::{TensorHeader, WeightFile, WeightFormat};
 pub use fit::{Fitted, fit};
 pub use locate::locate;
 pub use map::WeightMap;

@@ -17,6 +17,9 @@ pub(crate) struct Args {
     /// For whom: timm (the encoder), hf (transformers; MAE with its decoder) or mae (everything, mim's own names).
     #[arg(long, default_value = "timm")]
     format: ExportFormat,
+    /// Which encoder, where a method has several: teacher (the default there, as in `mim eval`) or student.
+    #[arg(long, value_name = "NAME")]
+    encoder: Option<String>,
     /// The folder that gets model.safetensors and config.json.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -24,6 +27,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let model = Pretrained::open(&args.checkpoint, &Device::Cpu)?;
-    println!("{}", export(&model, args.format, &args.output)?);
+    let done = export(&model, args.encoder.as_deref(), args.format, &args.output)?;
+    eprintln!("wrote the {}", done.encoder);
+    println!("{}", done.loads);
     Ok(ExitCode::SUCCESS)
 }

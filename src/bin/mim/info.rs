@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use candle_core::{DType, Device, Tensor};
 use mim_core::Result;
 use mim_core::train::Checkpoint;
-use mim_core::weights::{Guess, WeightFile, WeightMap, describe, look};
+use mim_core::weights::{Guess, TensorHeader, WeightFile, WeightMap, describe, look};
 
 /// Settings of `mim info`.
 #[derive(Debug, clap::Args)]
@@ -24,6 +25,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         checkpoint(path)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args.key.is_none()
+        && let Ok(Some(tensors)) = WeightFile::header(path)
+    {
+        println!("{}", path.display());
+        headers(&tensors)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     match WeightFile::open(path, args.key.as_deref()) {
         Ok(file) => {
             println!("{file}");
@@ -37,6 +45,31 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the header of a file says, without its values.
+fn headers(tensors: &[TensorHeader]) -> Result<()> {
+    let shapes = tensors.iter().map(|tensor| {
+        // One number stands for all: no memory is needed for the others.
+        let zero = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+        Ok((
+            tensor.name.clone(),
+            zero.broadcast_as(tensor.shape.as_slice())?,
+        ))
+    });
+    names(&shapes.collect::<Result<WeightMap>>()?);
+    let width = tensors
+        .iter()
+        .map(|tensor| tensor.name.len())
+        .max()
+        .unwrap_or(0);
+    let mut values = 0usize;
+    for TensorHeader { name, dtype, shape } in tensors {
+        println!("{name:width$}  {:8}  {shape:?}", dtype.to_lowercase());
+        values = values.saturating_add(shape.iter().product());
+    }
+    println!("{} tensors, {values} values", tensors.len());
+    Ok(())
+}
+
 /// Whose names they are, and of what network.
 fn names(weights: &WeightMap) {
     let (guesses, network) = look(weights);
@@ -45,7 +78,13 @@ fn names(weights: &WeightMap) {
         None => println!("names of no source that is known"),
         Some(Guess { unknown, .. }) => {
             // Projects that copied each other's names cannot be told apart by them.
-            print!("names of {}", sources[..sources.len().min(4)].join(", "));
+            print!("names of {}", sources[0]);
+            if sources.len() > 1 {
+                print!(
+                    " (also readable as {})",
+                    sources[1..sources.len().min(4)].join(", ")
+                );
+            }
             match unknown.as_slice() {
                 [] => println!(),
                 [first, ..] => println!(" but for {}, {first} for instance", unknown.len()),

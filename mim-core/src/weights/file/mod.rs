@@ -51,6 +51,17 @@ pub struct WeightFile {
     pub skipped: Vec<String>,
 }
 
+/// What a file says of a tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorHeader {
+    /// Its name.
+    pub name: String,
+    /// Its type, as the file names it: `F32`, `F8_E5M2`, ...
+    pub dtype: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
 /// What a folder of weights may hold, in the order in which it is looked for.
 const IN_FOLDER: [&str; 4] = [
     "model.safetensors",
@@ -92,8 +103,33 @@ impl WeightFile {
         Self::open_one(path, key)
     }
 
+    /// Names, types and shapes of a `.safetensors` file; none if it is of another kind. Only the header is read, and
+    /// types that cannot be loaded are listed too.
+    ///
+    /// # Errors
+    ///
+    /// As [`WeightFile::open`].
+    pub fn header(path: impl AsRef<Path>) -> Result<Option<Vec<TensorHeader>>> {
+        let path = super::locate(path)?;
+        if path.is_dir() {
+            return match in_folder(&path)? {
+                file if file.extension().is_some_and(|name| name == "safetensors") => {
+                    Self::header(file)
+                }
+                _ => Ok(None),
+            };
+        }
+        let start = start(&path)?;
+        no_weights(&path, &start)?;
+        match start.get(8) == Some(&b'{') && !start.starts_with(b"PK") {
+            true => safetensors::header(&path).map(Some),
+            false => Ok(None),
+        }
+    }
+
     fn open_one(path: &Path, key: Option<&str>) -> Result<Self> {
         let start = start(path)?;
+        no_weights(path, &start)?;
         if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
             return Self::open_zip(path, key);
         }
@@ -206,6 +242,20 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
 }
 
 /// The first bytes of a file.
+/// Refuses what often lies where weights should be: a Git LFS pointer, a web page.
+fn no_weights(path: &Path, start: &[u8]) -> Result<()> {
+    let (what, fix) = if start.starts_with(b"version https://git-lfs") {
+        let fix = "run `git lfs pull` in its repository, or download the file itself";
+        ("this is a Git LFS pointer, not the file it stands for", fix)
+    } else if start.trim_ascii_start().starts_with(b"<") {
+        let fix = "download the file itself: an address of a page, or an error page, was saved";
+        ("this is a web page, not a file of weights", fix)
+    } else {
+        return Ok(());
+    };
+    Err(Error::format(path, what, fix))
+}
+
 fn start(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut start = Vec::new();

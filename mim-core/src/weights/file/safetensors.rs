@@ -1,6 +1,8 @@
 //! `.safetensors` files, one or several with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -8,6 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
 
+use super::TensorHeader;
 use super::elements::Elements;
 use crate::weights::WeightMap;
 use crate::{Error, Result};
@@ -41,6 +44,67 @@ pub(super) fn read(path: &Path) -> Result<WeightMap> {
     });
     tensors.collect()
 }
+
+/// What the header says of the tensors, by name.
+///
+/// # Errors
+///
+/// As [`read`].
+pub(super) fn header(path: &Path) -> Result<Vec<TensorHeader>> {
+    let damaged = |what: String| super::torch::damaged(path, what);
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let there = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut bytes = vec![0; 8];
+    file.read_exact(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    let length = bytes
+        .iter()
+        .rev()
+        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    if length > MOST_HEADER || length + 8 > there {
+        return Err(damaged(format!(
+            "its header is said to have {length} bytes, the file has {there}"
+        )));
+    }
+    file.take(length)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    let entries: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..])
+        .map_err(|error| damaged(format!("the safetensors header cannot be read ({error})")))?;
+    let mut end = 0;
+    let mut tensors = Vec::new();
+    for (name, value) in entries
+        .into_iter()
+        .filter(|(name, _)| name != "__metadata__")
+    {
+        let entry: Entry = serde_json::from_value(value)
+            .map_err(|error| damaged(format!("tensor `{name}` of its header: {error}")))?;
+        end = end.max(entry.data_offsets[1]);
+        tensors.push(TensorHeader {
+            name,
+            dtype: entry.dtype,
+            shape: entry.shape,
+        });
+    }
+    let promised = end.saturating_add(8 + length);
+    if promised != there {
+        return Err(damaged(format!(
+            "the file has {there} bytes, its header promises {promised}"
+        )));
+    }
+    Ok(tensors)
+}
+
+/// A tensor in a header.
+#[derive(Debug, Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [u64; 2],
+}
+
+/// Bytes of a header at most, as the format says.
+const MOST_HEADER: u64 = 100_000_000;
 
 /// The part of an index file that matters: which tensor is in which file.
 #[derive(Debug, Deserialize)]

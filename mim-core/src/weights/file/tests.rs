@@ -317,3 +317,62 @@ proptest! {
         let _ = WeightFile::open(&path, None);
     }
 }
+
+#[test]
+fn pointers_and_pages_are_named_for_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["m.safetensors", "m.pth"] {
+        let path = folder.path().join(name);
+        for (text, what) in [
+            (
+                "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n",
+                "Git LFS pointer",
+            ),
+            ("<!DOCTYPE html><html></html>", "web page"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = WeightFile::open(&path, None).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+}
+
+#[test]
+fn headers_list_types_that_cannot_be_loaded_and_read_no_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    let header = r#"{"b":{"dtype":"F8_E5M2","shape":[4],"data_offsets":[16,20]},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend([0; 20]);
+    std::fs::write(&path, &bytes).unwrap();
+    let tensors = WeightFile::header(&path).unwrap().unwrap();
+    let named: Vec<_> = tensors
+        .iter()
+        .map(|t| (t.name.as_str(), t.dtype.as_str(), t.shape.len()))
+        .collect();
+    assert_eq!(named, [("a", "F32", 2), ("b", "F8_E5M2", 1)]);
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = WeightFile::header(&path).unwrap_err().to_string();
+    assert!(error.contains("header promises"), "{error}");
+}
+
+#[test]
+fn values_that_are_no_numbers_are_named() {
+    let tensor =
+        |value: f32| candle_core::Tensor::new(&[1., value], &candle_core::Device::Cpu).unwrap();
+    let weights = |value: f32| -> WeightMap {
+        [("a", 2.), ("b", value)]
+            .map(|(name, value)| (name.to_owned(), tensor(value)))
+            .into_iter()
+            .collect()
+    };
+    weights(3.).check_finite().unwrap();
+    for bad in [f32::NAN, f32::INFINITY] {
+        let error = weights(bad).check_finite().unwrap_err().to_string();
+        assert!(
+            error.contains("1 tensors") && error.contains(": b;"),
+            "{error}"
+        );
+    }
+}
