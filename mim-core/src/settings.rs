@@ -1,5 +1,6 @@
 //! Settings as tables: overlaying, dotted overrides, and errors that name the nearest valid key.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
@@ -90,6 +91,18 @@ pub fn read<T: DeserializeOwned>(component: &'static str, table: Table) -> Resul
                 .unwrap_or("the settings");
             Error::config(component, key.to_owned(), "not usable", message, fix)
         })
+}
+
+/// Settings as a table.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] if they cannot be written as TOML.
+pub fn to_table<T: Serialize>(settings: &T) -> Result<Table> {
+    Table::try_from(settings).map_err(|error| {
+        let (why, fix) = ("they cannot be written as TOML", "report this");
+        Error::config("method", "settings", error, why, fix)
+    })
 }
 
 /// "did you mean" from serde's "unknown field `a`, expected one of `b`, `c`".

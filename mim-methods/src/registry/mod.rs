@@ -1,18 +1,20 @@
 //! All methods: the table behind the command line, the docs and the tests.
 
 mod methods;
+mod parts;
 
 use candle_core::Device;
 use mim_core::{Error, Method, ParamStore, Result, settings};
 use toml::Table;
 
 pub use methods::METHODS;
+pub use parts::Registry;
 
 use crate::MethodConfig;
 use crate::parity::{Case, Setup};
 
 /// Makes a method from settings; without a seed its weights are never trained.
-type Build = fn(Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
+type Build = fn(&Registry, Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
 
 /// A method of the registry.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +33,7 @@ pub struct Entry {
     pub status: &'static str,
     /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
     pub recipes: &'static [(&'static str, &'static str)],
-    resolve: fn(Table) -> Result<Table>,
+    resolve: fn(&Registry, Table) -> Result<Table>,
     build: Build,
     parity: fn(&Case, &Device) -> Result<Setup>,
 }
@@ -102,7 +104,7 @@ impl Entry {
             return Err(Error::config(self.name, "arch", arch, why, fix));
         }
         settings.remove("method");
-        (self.resolve)(settings)
+        (self.resolve)(Registry::shipped(), settings)
     }
 
     /// Builds the method from resolved settings, its weights drawn from `seed`.
@@ -111,7 +113,7 @@ impl Entry {
     ///
     /// If a setting does not hold.
     pub fn build(&self, settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
-        (self.build)(settings, device, Some(seed))
+        (self.build)(Registry::shipped(), settings, device, Some(seed))
     }
 
     /// Builds the method from resolved settings, its weights zero and never trained: to be loaded.
@@ -120,7 +122,7 @@ impl Entry {
     ///
     /// If a setting does not hold.
     pub fn build_frozen(&self, settings: Table, device: &Device) -> Result<Box<dyn Method>> {
-        (self.build)(settings, device, None)
+        (self.build)(Registry::shipped(), settings, device, None)
     }
 
     /// Prepares a golden case of this method.
@@ -133,12 +135,13 @@ impl Entry {
     }
 }
 
-fn resolve<C: MethodConfig>(settings: Table) -> Result<Table> {
+fn resolve<C: MethodConfig>(_registry: &Registry, settings: Table) -> Result<Table> {
     C::resolve(settings)
 }
 
 /// Without a seed the weights are never trained.
 fn build<C: MethodConfig>(
+    _registry: &Registry,
     settings: Table,
     device: &Device,
     seed: Option<u64>,
