@@ -1,6 +1,6 @@
 //! The README says what the registry holds.
 
-use mim::methods::registry::METHODS;
+use mim::methods::registry::{METHODS, Registry};
 
 const README: &str = include_str!("../README.md");
 
@@ -26,16 +26,38 @@ fn table() -> String {
     head.to_owned() + &rows.collect::<String>()
 }
 
-#[test]
-fn the_method_table_is_that_of_the_registry() {
-    let (_, rest) = README.split_once("<!-- METHODS").expect("a start mark");
+/// The parts of the method `custom`, as Markdown.
+fn parts() -> String {
+    let registry = Registry::default();
+    let rows = registry.kinds().into_iter().flat_map(|(kind, infos)| {
+        infos.into_iter().map(move |info| {
+            let (name, about, paper) = (&info.name, info.about, info.paper);
+            format!("| `{kind}.type` | `{name}` | {about} | {paper} |\n")
+        })
+    });
+    let head = "| setting | value | part | paper |\n|---|---|---|---|\n";
+    head.to_owned() + &rows.collect::<String>()
+}
+
+/// Asserts that `table` stands between the marks called `mark`.
+fn stands_between_marks(mark: &str, table: &str) {
+    let (_, rest) = README
+        .split_once(&format!("<!-- {mark}"))
+        .expect("a start mark");
     let (_, rest) = rest.split_once("-->\n").expect("the end of the mark");
-    let (found, _) = rest.split_once("<!-- /METHODS -->").expect("an end mark");
+    let (found, _) = rest
+        .split_once(&format!("<!-- /{mark} -->"))
+        .expect("an end mark");
     assert!(
-        found == table(),
-        "put this table between the METHODS marks of README.md:\n\n{}",
-        table()
+        found == table,
+        "put this table between the {mark} marks of README.md:\n\n{table}"
     );
+}
+
+#[test]
+fn the_tables_are_those_of_the_registry() {
+    stands_between_marks("METHODS", &table());
+    stands_between_marks("PARTS", &parts());
 }
 
 #[test]
