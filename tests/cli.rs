@@ -382,6 +382,6 @@ fn damaged_weights_and_folders_that_cannot_be_written_are_named() {
                 "mask_patch_size=8",
             ],
         ),
-        &["decoder"],
+        &["`--method` is simmim", "is of mae"],
     );
 }

@@ -24,6 +24,28 @@ pub enum Error {
         /// What to change.
         fix: Text,
     },
+    /// There is no setting of this name.
+    #[error("{component}: there is no setting `{name}`; {fix}")]
+    UnknownSetting {
+        /// The component or table it was given to.
+        component: Text,
+        /// The name found, dotted below the component.
+        name: String,
+        /// The nearest name, or where to find all names.
+        fix: Text,
+    },
+    /// A setting's value is of the wrong type, or a choice is unknown.
+    #[error("{component}: the setting `{name}` cannot be read: {why}; {fix}")]
+    BadSetting {
+        /// The component or table it belongs to.
+        component: Text,
+        /// Its name, dotted below the component.
+        name: String,
+        /// What is wrong with its value.
+        why: String,
+        /// What to change.
+        fix: Text,
+    },
     /// A tensor or mask does not have the shape an operation needs.
     #[error("{what}: expected {expected}, got {got}; {fix}")]
     Shape {

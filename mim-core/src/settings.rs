@@ -75,22 +75,12 @@ pub fn set(table: &mut Table, setting: &str) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] naming the key, and for an unknown one the nearest valid one.
+/// [`Error::UnknownSetting`] for an unknown key, with the nearest valid one; [`Error::BadSetting`] for a value that
+/// does not fit its key.
 pub fn read<T: DeserializeOwned>(component: &'static str, table: Table) -> Result<T> {
     Value::Table(table)
         .try_into()
-        .map_err(|error: toml::de::Error| {
-            let message = error.message().trim().to_owned();
-            let fix = nearest(&message)
-                .unwrap_or_else(|| "see --print-config for all keys and their types".to_owned());
-            // toml reports where in the table it stopped after the message.
-            let place = error.to_string();
-            let key = place
-                .rsplit_once("in `")
-                .and_then(|(_, rest)| rest.split('`').next())
-                .unwrap_or("the settings");
-            Error::config(component, key.to_owned(), "not usable", message, fix)
-        })
+        .map_err(|error: toml::de::Error| explain(component, &error))
 }
 
 /// Settings as a table.
@@ -105,13 +95,61 @@ pub fn to_table<T: Serialize>(settings: &T) -> Result<Table> {
     })
 }
 
-/// "did you mean" from serde's "unknown field `a`, expected one of `b`, `c`".
-fn nearest(message: &str) -> Option<String> {
+/// serde's error in our words.
+fn explain(component: &'static str, error: &toml::de::Error) -> Error {
+    let message = error.message().trim();
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = quoted.next().filter(|_| message.starts_with("unknown"))?;
-    let distance = |known: &&str| strsim::damerau_levenshtein(unknown, known);
-    let best = quoted.min_by_key(distance)?;
-    Some(format!("did you mean `{best}`?"))
+    let (first, rest) = (quoted.next().unwrap_or_default(), quoted);
+    let near = nearest(first, rest).map(|near| format!("did you mean `{near}`?"));
+    // toml reports where in the table it stopped after the message.
+    let place = error.to_string();
+    let place = place
+        .rsplit_once("in `")
+        .and_then(|(_, rest)| rest.split('`').next())
+        .filter(|place| !place.is_empty());
+    if message.starts_with("unknown field") {
+        // The place of an unknown key is the table around it, or the key itself.
+        let name = match place {
+            Some(table) if table.rsplit('.').next() != Some(first) => format!("{table}.{first}"),
+            Some(key) => key.to_owned(),
+            None => first.to_owned(),
+        };
+        let fix = near.unwrap_or_else(|| "see --print-config for all keys".to_owned());
+        return Error::UnknownSetting {
+            component: component.into(),
+            name,
+            fix: fix.into(),
+        };
+    }
+    let fix = near
+        .filter(|_| message.starts_with("unknown"))
+        .unwrap_or_else(|| "see --print-config for all keys and their types".to_owned());
+    Error::BadSetting {
+        component: component.into(),
+        name: place.unwrap_or("the whole table").to_owned(),
+        why: message.to_owned(),
+        fix: fix.into(),
+    }
+}
+
+/// The known name that `name` is most like, if it is like one: at most a third of its letters differ.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |name: &str| name.to_lowercase().replace('-', "_");
+    let wanted = plain(name);
+    let most = wanted.chars().count();
+    let distance = |known: &str| strsim::damerau_levenshtein(&wanted, &plain(known));
+    let all = known.into_iter().map(|known| (distance(known), known));
+    let (distance, best) = all.min_by_key(|(distance, _)| *distance)?;
+    (distance < most && distance <= most.div_ceil(3)).then_some(best)
+}
+
+/// What to do about an unknown `name`: the known one it is most like, or all of them.
+pub fn choices<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    let all: Vec<&str> = known.clone().into_iter().collect();
+    match nearest(name, known) {
+        Some(near) => format!("did you mean {near}? There are {}", all.join(", ")),
+        None => format!("use one of {}", all.join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +176,42 @@ mod tests {
         assert!(
             error.contains("mask_rato") && error.contains("did you mean `mask_ratio`?"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn only_like_names_are_suggested() {
+        let known = ["mae", "simmim", "vit_tiny", "mae_base", "epochs"];
+        for (name, near) in [
+            ("mea", Some("mae")),
+            ("MAE", Some("mae")),
+            ("mae_bas", Some("mae_base")),
+            ("vit_tinny", Some("vit_tiny")),
+            ("clip", None),
+            ("epoch", Some("epochs")),
+        ] {
+            assert_eq!(nearest(name, known), near, "{name}");
+        }
+        assert_eq!(choices("x", ["a", "b"]), "use one of a, b");
+        assert_eq!(
+            choices("max", ["mae", "sim"]),
+            "did you mean mae? There are mae, sim"
+        );
+        assert_eq!(choices("xyz", ["a", "b"]), "use one of a, b");
+    }
+
+    #[test]
+    fn errors_are_sentences() {
+        let error = |text: &str| read::<Sample>("mae", table(text)).unwrap_err().to_string();
+        assert_eq!(
+            error("mask_rato = 0.5"),
+            "mae: there is no setting `mask_rato`; did you mean `mask_ratio`?"
+        );
+        assert!(
+            error("mask_ratio = \"big\"")
+                .starts_with("mae: the setting `mask_ratio` cannot be read: "),
+            "{}",
+            error("mask_ratio = \"big\"")
         );
     }
 

@@ -5,7 +5,7 @@ use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::count::{check_ratio, share};
+use crate::count::{check_range, share};
 use crate::draws::{Draws, Fresh};
 use crate::{Guide, GuideKind, MaskRequest, Masker, MaskerSettings, RatioRange};
 
@@ -63,9 +63,9 @@ impl AttentionMaskerConfig {
     ///
     /// [`Error::InvalidConfig`] if a share leaves `[0, 1)` or the probability `[0, 1]`.
     pub fn build(&self) -> Result<AttentionMasker> {
-        check_ratio(NAME, "ratio", self.ratio.mean - self.ratio.spread)?;
-        check_ratio(NAME, "ratio", self.ratio.mean + self.ratio.spread)?;
-        check_ratio(NAME, "show_max", self.show_max)?;
+        check_range(NAME, "ratio", self.ratio.mean - self.ratio.spread)?;
+        check_range(NAME, "ratio", self.ratio.mean + self.ratio.spread)?;
+        check_range(NAME, "show_max", self.show_max)?;
         if !(0. ..=1.).contains(&self.masking_prob) {
             return Err(Error::config(
                 NAME,

@@ -14,7 +14,7 @@ pub enum HiddenCount {
     },
     /// `floor(tokens * ratio)` patches, for any image size.
     Ratio {
-        /// The share, in `[0, 1)`.
+        /// The share, in `(0, 1)`.
         ratio: f64,
     },
 }
@@ -23,6 +23,13 @@ impl HiddenCount {
     /// Checks what can be checked before the grid is known.
     pub(crate) fn validate(self, component: &'static str) -> Result<()> {
         match self {
+            Self::Patches { count: 0 } => Err(Error::config(
+                component,
+                "count",
+                0,
+                "a mask that hides nothing leaves nothing to learn",
+                "hide 1 or more patches",
+            )),
             Self::Patches { .. } => Ok(()),
             Self::Ratio { ratio } => check_ratio(component, "ratio", ratio),
         }
@@ -34,6 +41,11 @@ impl HiddenCount {
             Self::Patches { count } => count,
             Self::Ratio { ratio } => share(grid.len(), ratio),
         };
+        if let (0, Self::Ratio { ratio }) = (count, self) {
+            let why = format!("it hides none of the {} patches", grid.len());
+            let fix = "raise the ratio, or use larger images or smaller patches";
+            return Err(Error::config(component, "ratio", ratio, why, fix));
+        }
         if count >= grid.len() {
             return Err(Error::config(
                 component,
@@ -56,18 +68,28 @@ pub(crate) fn share(tokens: usize, ratio: f64) -> usize {
     (tokens as f64 * ratio) as usize
 }
 
-/// Refuses a ratio outside `[0, 1)`.
+/// Refuses a share of hidden patches outside `(0, 1)`: a mask that hides nothing leaves nothing to learn.
 pub(crate) fn check_ratio(component: &'static str, field: &'static str, ratio: f64) -> Result<()> {
-    if (0. ..1.).contains(&ratio) {
+    if ratio > 0. && ratio < 1. {
         return Ok(());
     }
     Err(Error::config(
         component,
         field,
         ratio,
-        "it is the share of hidden patches and must be at least 0 and below 1",
+        "it is the share of hidden patches and must be above 0 and below 1",
         format!("set {field} to something like 0.6"),
     ))
+}
+
+/// Refuses the end of a range of shares outside `[0, 1)`: some draws may hide nothing.
+pub(crate) fn check_range(component: &'static str, field: &'static str, ratio: f64) -> Result<()> {
+    if (0. ..1.).contains(&ratio) {
+        return Ok(());
+    }
+    let why = "it is the share of hidden patches and must be at least 0 and below 1";
+    let fix = format!("set {field} to something like 0.6");
+    Err(Error::config(component, field, ratio, why, fix))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::BlockRule;
-use crate::count::{check_ratio, share};
+use crate::count::{check_range, share};
 use crate::draws::{Draws, Fresh, fill_up};
 use crate::{MaskRequest, Masker, MaskerSettings};
 
@@ -87,8 +87,8 @@ impl IbotBlockMaskerConfig {
             }
         }
         for range in &self.ratios {
-            check_ratio(NAME, "ratios", range.mean - range.spread)?;
-            check_ratio(NAME, "ratios", range.mean + range.spread)?;
+            check_range(NAME, "ratios", range.mean - range.spread)?;
+            check_range(NAME, "ratios", range.mean + range.spread)?;
         }
         Ok(IbotBlockMasker {
             log_aspect: BlockRule::log_aspect(NAME, self.min_aspect, None)?,

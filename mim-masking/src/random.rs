@@ -12,7 +12,7 @@ use crate::{MaskRequest, Masker, MaskerSettings};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomMaskerConfig {
-    /// Share of hidden patches, in `[0, 1)`.
+    /// Share of hidden patches, in `(0, 1)`.
     pub mask_ratio: f64,
 }
 
@@ -27,7 +27,7 @@ impl RandomMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if `mask_ratio` is outside `[0, 1)`.
+    /// [`Error::InvalidConfig`] if `mask_ratio` is outside `(0, 1)`.
     pub fn build(&self) -> Result<RandomMasker> {
         check_ratio("random masker", "mask_ratio", self.mask_ratio)?;
         Ok(RandomMasker {
@@ -176,7 +176,7 @@ mod tests {
     proptest! {
         #[test]
         fn counts_are_exact_and_restore_inverts_order(
-            seed in any::<u64>(), rows in 2usize..9, cols in 2usize..9, percent in 0u32..75, images in 1usize..4,
+            seed in any::<u64>(), rows in 2usize..9, cols in 2usize..9, percent in 1u32..75, images in 1usize..4,
         ) {
             let (grid, step) = (PatchGrid::new(rows, cols), StepContext::new(0));
             let config = RandomMaskerConfig { mask_ratio: f64::from(percent) / 100. };

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use mim_core::decoders::MaeDecoderConfig;
 use mim_core::encoders::{ConvMaeConfig, EncoderConfig, RelPosBiasKind, SwinConfig, VitConfig};
 use mim_core::nn::{PosEmbedKind, QkvBias};
-use mim_core::{Error, Norm, Result};
+use mim_core::{Error, Norm, Result, settings};
 
 pub use table::ZOO;
 
@@ -94,8 +94,8 @@ pub fn find(path: &Path) -> Result<Option<(&'static Published, PathBuf)>> {
     };
     let entry = ZOO.iter().find(|entry| entry.name == name);
     let entry = entry.ok_or_else(|| {
-        let known: Vec<_> = ZOO.iter().map(|entry| entry.name).collect();
-        let fix = format!("use one of {} (mim zoo says more)", known.join(", "));
+        let known = ZOO.iter().map(|entry| entry.name);
+        let fix = format!("{} (mim zoo says more)", settings::choices(name, known));
         Error::config("zoo", "name", name, "no such weights are known", fix)
     })?;
     let path = match (given, entry.home) {

@@ -298,7 +298,7 @@ mod tests {
             .unwrap()
             .to_string();
         assert!(
-            error.contains("masker") && error.contains("`mask_ratio`"),
+            error.contains("`masker.mask_raito`") && error.contains("`mask_ratio`"),
             "{error}"
         );
     }

@@ -48,14 +48,9 @@ pub fn method(name: &str) -> Result<&'static Entry> {
         .iter()
         .find(|entry| entry.name == name)
         .ok_or_else(|| {
-            let known: Vec<_> = METHODS.iter().map(|entry| entry.name).collect();
-            Error::config(
-                "settings",
-                "method",
-                name,
-                "no such method is known",
-                format!("use one of {}", known.join(", ")),
-            )
+            let known = METHODS.iter().map(|entry| entry.name);
+            let (why, fix) = ("no such method is known", settings::choices(name, known));
+            Error::config("settings", "method", name, why, fix)
         })
 }
 
@@ -65,24 +60,16 @@ pub fn method(name: &str) -> Result<&'static Entry> {
 ///
 /// [`Error::InvalidConfig`] listing all recipes.
 pub fn recipe(name: &str) -> Result<&'static str> {
-    let mut all = METHODS.iter().flat_map(|entry| entry.recipes);
-    all.clone()
-        .find(|(known, _)| *known == name)
-        .map(|(_, text)| *text)
-        .ok_or_else(|| {
-            let known = all
-                .by_ref()
-                .map(|(known, _)| *known)
-                .collect::<Vec<_>>()
-                .join(", ");
-            Error::config(
-                "settings",
-                "recipe",
-                name,
-                "no such recipe is shipped",
-                format!("use a file, or one of {known}"),
-            )
-        })
+    let all = METHODS.iter().flat_map(|entry| entry.recipes);
+    let found = all.clone().find(|(known, _)| *known == name);
+    found.map(|(_, text)| *text).ok_or_else(|| {
+        let known = settings::choices(name, all.map(|(known, _)| *known));
+        let (why, fix) = (
+            "no such recipe is shipped",
+            format!("{known}, or give a file"),
+        );
+        Error::config("settings", "recipe", name, why, fix)
+    })
 }
 
 impl Entry {
@@ -91,7 +78,16 @@ impl Entry {
     /// # Errors
     ///
     /// If a setting is unknown or of another type.
-    pub fn resolve(&self, mut settings: Table) -> Result<Table> {
+    pub fn resolve(&self, settings: Table) -> Result<Table> {
+        self.resolve_with(Registry::shipped(), settings)
+    }
+
+    /// As [`Entry::resolve`], with the parts of `registry`.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is unknown or of another type.
+    pub fn resolve_with(&self, registry: &Registry, mut settings: Table) -> Result<Table> {
         if let Some(arch) = settings.get("arch").and_then(|arch| arch.as_str())
             && !self.archs.contains(&arch)
         {
@@ -99,12 +95,12 @@ impl Entry {
             let why = format!("{} has no such size", self.name);
             let fix = match self.archs {
                 [] => "set the sizes of its encoder, such as encoder.embed_dim".to_owned(),
-                known => format!("use one of {}", known.join(", ")),
+                known => settings::choices(&arch, known.iter().copied()),
             };
             return Err(Error::config(self.name, "arch", arch, why, fix));
         }
         settings.remove("method");
-        (self.resolve)(Registry::shipped(), settings)
+        (self.resolve)(registry, settings)
     }
 
     /// Builds the method from resolved settings, its weights drawn from `seed`.
@@ -113,7 +109,22 @@ impl Entry {
     ///
     /// If a setting does not hold.
     pub fn build(&self, settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
-        (self.build)(Registry::shipped(), settings, device, Some(seed))
+        self.build_with(Registry::shipped(), settings, device, seed)
+    }
+
+    /// As [`Entry::build`], with the parts of `registry`.
+    ///
+    /// # Errors
+    ///
+    /// If a setting does not hold.
+    pub fn build_with(
+        &self,
+        registry: &Registry,
+        settings: Table,
+        device: &Device,
+        seed: u64,
+    ) -> Result<Box<dyn Method>> {
+        (self.build)(registry, settings, device, Some(seed))
     }
 
     /// Builds the method from resolved settings, its weights zero and never trained: to be loaded.

@@ -86,7 +86,7 @@ impl Source {
                 "source",
                 name,
                 "no such source is known",
-                format!("use one of {}", Self::names().join(", ")),
+                crate::settings::choices(name, Self::names()),
             )
         })?;
         Ok(Self {

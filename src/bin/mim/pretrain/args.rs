@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use mim::init::InitFrom;
 use mim::{RunConfig, run_config, zoo};
 use mim_core::data::DataSource;
+use mim_core::train::Checkpoint;
 use mim_core::weights::Pattern;
-use mim_core::{Result, settings};
+use mim_core::{Error, Result, settings};
 use mim_methods::registry;
 use toml::{Table, Value};
 
@@ -21,6 +22,9 @@ pub(crate) struct Args {
     /// The method; its recipe for 32-pixel images is used unless --config is given [default: mae].
     #[arg(long)]
     method: Option<String>,
+    /// The encoder's size, such as vit_small (see `mim methods`); it replaces the sizes of the recipe.
+    #[arg(long)]
+    arch: Option<String>,
     /// Images: embedded, PATH, idx:PATH, folder:PATH, cifar:PATH, parquet:PATH, or hf:owner/name of the
     /// Hugging Face Hub (the last two with --features parquet).
     #[arg(long)]
@@ -75,7 +79,8 @@ pub(crate) struct Args {
     /// Threads that decode and augment images.
     #[arg(long)]
     workers: Option<i64>,
-    /// Any setting, as dotted.key=value; repeatable. Setting a `type` replaces that table by the type's defaults.
+    /// Any setting, as dotted.key=value; repeatable, in any order. Setting a `type` replaces that table by the type's
+    /// defaults.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Print all settings and end.
@@ -84,18 +89,51 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What the options build on: --config, the run that is gone on with, or the method's first recipe.
-    fn base(&self) -> Result<String> {
-        if let Some(file) = &self.config {
-            return Ok(file.clone());
+    /// What the options build on: --config, the run that is resumed, or the method's first recipe.
+    fn base(&self) -> Result<Table> {
+        let (table, from) = match (&self.config, self.resumed()?) {
+            (Some(file), _) => (run_config::read_file(file)?, format!("--config {file}")),
+            (None, Some((table, from))) => (table, from),
+            (None, None) => {
+                let method = self.method.as_deref().unwrap_or(registry::METHODS[0].name);
+                let (recipe, _) = registry::method(method)?.recipes[0];
+                (run_config::read_file(recipe)?, recipe.to_owned())
+            }
+        };
+        let theirs = run_config::method(&table)?;
+        match &self.method {
+            Some(method) if *method != theirs => {
+                registry::method(method)?;
+                let fix = "leave --method out, or give settings of that method";
+                let why = format!("{from} is of {theirs}");
+                Err(Error::config("command line", "--method", method, why, fix))
+            }
+            _ => Ok(table),
         }
-        let own = self.output_dir.as_ref().map(|run| run.join("config.toml"));
-        if let (Some("auto"), Some(own)) = (self.resume.as_deref(), own.filter(|own| own.exists()))
-        {
-            return Ok(own.display().to_string());
-        }
-        let method = self.method.as_deref().unwrap_or(registry::METHODS[0].name);
-        Ok(registry::method(method)?.recipes[0].0.to_owned())
+    }
+
+    /// The settings of the run that is resumed, and where they are.
+    fn resumed(&self) -> Result<Option<(Table, String)>> {
+        let (settings, from) = match (self.resume.as_deref(), &self.output_dir) {
+            (None, _) | (Some("auto"), None) => return Ok(None),
+            (Some("auto"), Some(run)) => {
+                let own = run.join("config.toml");
+                if !own.exists() {
+                    return Ok(None);
+                }
+                let own = own.display().to_string();
+                (
+                    run_config::read_file(&own)?,
+                    format!("the run {}", run.display()),
+                )
+            }
+            (Some(path), _) => {
+                let checkpoint = Checkpoint::open(path)?;
+                let config = RunConfig::from_json(&checkpoint.state().config)?;
+                (config.to_table()?, format!("the checkpoint {path}"))
+            }
+        };
+        Ok(Some((settings, from)))
     }
 
     /// The weights to start from.
@@ -119,34 +157,54 @@ impl Args {
         }))
     }
 
-    /// All settings.
+    /// All settings. Images are measured where `norm = "auto"` asks for it, unless the settings are only printed.
     pub(super) fn config(&self) -> Result<RunConfig> {
-        let mut table = run_config::read_file(&self.base()?)?;
-        if let Some(method) = &self.method {
-            table.insert("method".to_owned(), method.clone().into());
+        let mut table = self.base()?;
+        self.put_options(&mut table);
+        // A size comes before the keys that refine it, and a type before the keys of its table.
+        let set = |setting: &&String| {
+            setting
+                .split('=')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        let (archs, others): (Vec<_>, Vec<_>) = self.set.iter().partition(|one| set(one) == "arch");
+        let archs = archs.iter().filter_map(|one| one.split_once('='));
+        let archs = archs.map(|(_, arch)| arch.trim().trim_matches('"'));
+        if let Some(arch) = self.arch.as_deref().into_iter().chain(archs).last() {
+            run_config::replace_sizes(&mut table, arch)?;
         }
+        let (types, others): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .partition(|one| set(one).rsplit('.').next() == Some("type"));
+        for setting in types.into_iter().chain(others) {
+            settings::set(&mut table, setting)?;
+        }
+        if !self.print_config
+            && let Some(line) = run_config::measure_norm(&mut table)?
+        {
+            eprintln!("{line}");
+        }
+        RunConfig::from_table(table)
+    }
+
+    /// Lays the options that stand for settings over `table`.
+    fn put_options(&self, table: &mut Table) {
         let mut put = |part: &str, key: &str, value: Option<Value>| {
             if let Some(value) = value {
-                let inner = Table::from_iter([(key.to_owned(), value)]);
-                settings::overlay(
-                    &mut table,
-                    Table::from_iter([(part.to_owned(), Value::Table(inner))]),
-                );
+                let inner = Value::Table(Table::from_iter([(key.to_owned(), value)]));
+                settings::overlay(table, Table::from_iter([(part.to_owned(), inner)]));
             }
         };
-        put(
-            "data",
-            "source",
-            self.data.as_ref().map(|source| source.to_string().into()),
-        );
+        let source = self.data.as_ref().map(|source| source.to_string().into());
+        put("data", "source", source);
         put("data", "workers", self.workers.map(Value::from));
         put("train", "epochs", self.epochs.map(Value::from));
         put("train", "batch_size", self.batch_size.map(Value::from));
-        put(
-            "train",
-            "precision",
-            self.precision.clone().map(Value::from),
-        );
+        let precision = self.precision.clone().map(Value::from);
+        put("train", "precision", precision);
         put("train", "seed", self.seed.map(Value::from));
         put("train", "lr", self.lr.map(Value::from));
         put("train", "blr", self.blr.map(Value::from));
@@ -159,9 +217,5 @@ impl Args {
                 train.remove("lr");
             }
         }
-        for setting in &self.set {
-            settings::set(&mut table, setting)?;
-        }
-        RunConfig::from_table(table)
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Device;
-use mim::RunConfig;
+use mim::{RunConfig, run_config};
 use mim_core::comm::{self, Communicator, Launch};
 use mim_core::data::Split;
 use mim_core::rng::name_hash;
@@ -112,6 +112,7 @@ fn ready(
         };
         Ok((dataset, method, started))
     })?;
+    config.check_views(method.as_ref())?;
     let data = (
         dataset.clone(),
         config.data.loading(config.train.batch_size),
@@ -138,6 +139,9 @@ fn ready(
             folder::write(&run.join(INIT), &format!("{started}\n"))?;
         }
         announce(config, &trainer, dataset.len(), comm.world());
+        for line in run_config::warnings(config, trainer.iters_per_epoch()) {
+            eprintln!("warning: {line}");
+        }
         if let Some(checkpoint) = &checkpoint {
             let all = trainer.iters_per_epoch() * config.train.epochs;
             eprintln!("resuming at step {} of {all}", checkpoint.state().step);

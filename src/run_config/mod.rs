@@ -1,5 +1,9 @@
 //! Everything a run depends on, as one TOML file.
 
+mod before;
+mod layers;
+mod norm;
+
 use std::path::Path;
 
 use candle_core::Device;
@@ -71,52 +75,39 @@ pub struct RunConfig {
     pub eval: EvalConfig,
 }
 
-/// Keys at the top level that are not the method's.
-const OWN: [&str; 5] = ["method", "arch", "data", "train", "eval"];
-
 impl RunConfig {
     /// Reads settings; what they leave out has the method's and the engine's defaults.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidConfig`] for an unknown key or value; it names the nearest valid one.
-    pub fn from_table(mut table: Table) -> Result<Self> {
-        let method = match table.remove("method") {
-            Some(Value::String(name)) => name,
-            Some(other) => {
-                return Err(Error::config(
-                    "settings",
-                    "method",
-                    other,
-                    "it is a name",
-                    "use for instance \"mae\"",
-                ));
-            }
-            None => registry::METHODS[0].name.to_owned(),
-        };
+    pub fn from_table(table: Table) -> Result<Self> {
+        let names = table.clone();
+        Self::read(table).map_err(|error| layers::suggest(error, &names))
+    }
+
+    fn read(mut table: Table) -> Result<Self> {
+        let method = layers::method(&table)?;
+        let entry = registry::method(&method)?;
+        norm::without_data(&mut table, entry)?;
+        layers::fill_sizes(&mut table, entry)?;
+        table.remove("method");
         let mut part = |key: &str| match table.remove(key) {
             None => Ok(Table::new()),
             Some(Value::Table(part)) => Ok(part),
             Some(other) => {
                 let fix = format!("write [{key}] and its keys below");
-                Err(Error::config(
-                    "settings",
-                    key.to_owned(),
-                    other,
-                    "it is a table",
-                    fix,
-                ))
+                let (key, why) = (key.to_owned(), "it is a table");
+                Err(Error::config("settings", key, other, why, fix))
             }
         };
         let (data, train, eval) = (part("data")?, part("train")?, part("eval")?);
-        let entry = registry::method(&method)?;
-        let keys: Vec<String> = table.keys().cloned().collect();
-        let model = entry
-            .resolve(table)
-            .map_err(|error| misspelt(&keys, error))?;
+        let model = entry.resolve(table)?;
         let train: TrainConfig = settings::read("train", train)?;
         train.validate()?;
-        let (data, eval) = (settings::read("data", data)?, settings::read("eval", eval)?);
+        let data: DataConfig = settings::read("data", data)?;
+        let eval: EvalConfig = settings::read("eval", eval)?;
+        eval.check()?;
         Ok(Self {
             method,
             model,
@@ -194,6 +185,10 @@ impl RunConfig {
     }
 }
 
+pub use before::warnings;
+pub use layers::{method, replace_sizes};
+pub use norm::measure as measure_norm;
+
 /// The settings in a TOML file, or in the shipped recipe of that name.
 ///
 /// # Errors
@@ -204,8 +199,10 @@ pub fn read_file(name: &str) -> Result<Table> {
     let text = if path.exists() {
         std::fs::read_to_string(path).map_err(Error::io("read", path))?
     } else if name.contains(['/', '.']) {
-        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(Error::io("read", path)(missing));
+        let recipes = registry::METHODS.iter().flat_map(|entry| entry.recipes);
+        let recipes: Vec<_> = recipes.map(|(name, _)| *name).collect();
+        let fix = format!("give a TOML file, or a recipe: {}", recipes.join(", "));
+        return Err(Error::format(path, "there is no such file", fix));
     } else {
         registry::recipe(name)?.to_owned()
     };
@@ -221,25 +218,6 @@ fn unwritable(error: &dyn std::fmt::Display) -> Error {
         "it cannot be written",
         "report this as a bug",
     )
-}
-
-/// Points from an unknown key of the method to one of our own that it may have meant.
-fn misspelt(keys: &[String], error: Error) -> Error {
-    let near = |key: &String| {
-        OWN.into_iter()
-            .find(|own| strsim::damerau_levenshtein(key, own) <= 2)
-            .map(|own| (key.clone(), own))
-    };
-    match keys.iter().find_map(near).filter(|(key, own)| key != own) {
-        Some((key, own)) if error.to_string().contains(&key) => Error::config(
-            "settings",
-            key,
-            "not usable",
-            "no setting has this name",
-            format!("did you mean `{own}`?"),
-        ),
-        _ => error,
-    }
 }
 
 #[cfg(test)]
