@@ -32,6 +32,7 @@ const INPUTS: usize = 384;
 /// Values of a patch of 16 x 16 pixels.
 const PIXELS: usize = 768;
 
+type Plain = fn(&Params) -> Result<Box<dyn Decoder>>;
 type Build = Box<dyn Fn(&Params) -> Result<Box<dyn Decoder>>>;
 
 fn sizes() -> MaeDecoderConfig {
@@ -139,15 +140,11 @@ fn run(c: &mut Criterion, patches: usize, decoders: &[(String, Build)]) {
 
 fn visible(c: &mut Criterion) {
     let mut decoders = named(TokensNeeded::Visible);
-    let more: [(&str, fn(&Params) -> Result<Box<dyn Decoder>>); 4] = [
-        ("inject", inject),
-        ("visible_mlp", visible_mlp),
-        ("relative", relative),
-        ("pooled", pooled),
-    ];
-    for (name, build) in more {
-        decoders.push((name.to_owned(), Box::new(build)));
-    }
+    let mut more = |name: &str, build| decoders.push((name.to_owned(), Box::new(build)));
+    more("inject", inject as Plain);
+    more("visible_mlp", visible_mlp);
+    more("relative", relative);
+    more("pooled", pooled);
     run(c, GRID.len() / 4, &decoders);
 }
 
