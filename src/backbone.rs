@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use candle_core::Device;
-use mim_core::data::DataSource;
 use mim_core::weights::{LoadReport, Source, WeightFile, WeightMap, fit};
 use mim_core::{Encoder, Error, Input, Method, ParamStore, Result};
 use mim_eval::EvalConfig;
 
-use crate::{Pretrained, zoo};
+use crate::{DataConfig, Pretrained, zoo};
 
 /// Images of a forward pass of a published encoder: they are large.
 const BATCH: usize = 32;
@@ -18,8 +17,10 @@ pub struct Backbone {
     trunk: Trunk,
     /// Images it takes.
     pub input: Input,
-    /// Images it was trained on, or `embedded`.
-    pub data: DataSource,
+    /// Images it was trained on, or the embedded ones.
+    pub data: DataConfig,
+    /// Seed of its run, which chose the images that were held out.
+    pub seed: u64,
     /// How it is evaluated.
     pub eval: EvalConfig,
 }
@@ -43,7 +44,8 @@ impl Backbone {
         let Pretrained { config, method, .. } = Pretrained::open(path, device)?;
         Ok(Self {
             input: method.input().clone(),
-            data: config.data.source,
+            data: config.data,
+            seed: config.train.seed,
             eval: config.eval,
             trunk: Trunk::Method(method),
         })
@@ -62,7 +64,8 @@ impl Backbone {
                 size: entry.image_size().into(),
                 norm: entry.images.norm(),
             },
-            data: DataSource::Embedded,
+            data: DataConfig::default(),
+            seed: 0,
             eval: EvalConfig {
                 batch_size: BATCH,
                 ..EvalConfig::default()
@@ -70,15 +73,15 @@ impl Backbone {
         })
     }
 
-    /// The encoder called `name`, or the first choice.
+    /// The encoder called `name`, or the first choice, with its name.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] listing the encoders that are there.
-    pub fn encoder(&self, name: Option<&str>) -> Result<&dyn Encoder> {
+    /// [`Error::Unsupported`] listing the encoders that there are.
+    pub fn encoder(&self, name: Option<&str>) -> Result<(&str, &dyn Encoder)> {
         match (&self.trunk, name) {
             (Trunk::Method(method), name) => choose(method.as_ref(), name),
-            (Trunk::Encoder(encoder), None) => Ok(encoder.as_ref()),
+            (Trunk::Encoder(encoder), None) => Ok(("encoder", encoder.as_ref())),
             (Trunk::Encoder(_), Some(name)) => Err(Error::unsupported(
                 format!("the encoder `{name}` of published weights"),
                 "they are those of one encoder",
@@ -98,27 +101,34 @@ impl std::fmt::Debug for Backbone {
     }
 }
 
-/// A method's encoder: the one called `name`, or the method's first choice.
+/// A method's encoder with its name: the one called `name`, or the method's first choice.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] listing the encoders that are there.
-pub fn choose<'a>(method: &'a dyn Method, name: Option<&str>) -> Result<&'a dyn Encoder> {
+/// [`Error::Unsupported`] listing the encoders that there are.
+pub fn choose<'a>(
+    method: &'a dyn Method,
+    name: Option<&str>,
+) -> Result<(&'a str, &'a dyn Encoder)> {
     let encoders = method.encoders();
+    let known: Vec<_> = encoders.iter().map(|(known, _)| *known).collect();
     let found = match name {
-        Some(name) => encoders.iter().find(|(known, _)| *known == name),
-        None => encoders.first(),
+        Some(name) => encoders.into_iter().find(|(known, _)| *known == name),
+        None => encoders.into_iter().next(),
     };
-    found.map(|(_, encoder)| *encoder).ok_or_else(|| {
-        let known: Vec<_> = encoders.iter().map(|(known, _)| *known).collect();
-        Error::unsupported(
-            format!("probing {}", method.name()),
-            match known.as_slice() {
-                [] => "it has no encoder".to_owned(),
-                known => format!("its encoders are: {}", known.join(", ")),
-            },
-            "probe an encoder that is there",
-        )
+    found.ok_or_else(|| match name {
+        None => Error::unsupported(
+            format!("an encoder of {}", method.name()),
+            "it has none",
+            "use a run of another method",
+        ),
+        Some(name) => Error::config(
+            "command line",
+            "--encoder",
+            name,
+            format!("{} has no encoder of this name", method.name()),
+            format!("use {}", known.join(" or ")),
+        ),
     })
 }
 

@@ -140,15 +140,16 @@ fn used_again(run: &Path, dir: &Path, summary: &serde_json::Value) {
     assert_eq!(
         linear.trim(),
         format!(
-            "linear_top1 {:.2}",
-            summary["linear_top1"].as_f64().unwrap()
+            "linear_top1 {:.2}\nlinear_top5 {:.2}",
+            summary["linear_top1"].as_f64().unwrap(),
+            summary["linear_top5"].as_f64().unwrap()
         )
     );
     assert!(succeeds(mim(&["eval", "knn", "--checkpoint", checkpoint])).starts_with("knn_top1 "));
     let of = ["eval", "knn", "--checkpoint", checkpoint, "--encoder"];
     fails(
         mim(&[&of[..], &["teacher"]].concat()),
-        &["its encoders are: student"],
+        &["mae has no encoder of this name; use student"],
     );
     let picture = dir.join("picture.png");
     succeeds(mim(&[

@@ -88,6 +88,16 @@ pub enum Error {
         /// What to do about it.
         fix: Text,
     },
+    /// A data set has no such split.
+    #[error("{from}: there is no {split} split; {fix}")]
+    NoSplit {
+        /// The data set.
+        from: String,
+        /// The split that was asked for.
+        split: crate::data::Split,
+        /// Which splits there are, or what to do.
+        fix: Text,
+    },
     /// A file of the Hugging Face Hub cannot be had.
     #[error("{file}: {what}; {fix}")]
     Hub {
@@ -144,6 +154,19 @@ impl From<candle_core::Error> for Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// An [`Error::NoSplit`] from its parts.
+    pub fn no_split(
+        from: impl std::fmt::Display,
+        split: crate::data::Split,
+        fix: impl Into<Text>,
+    ) -> Self {
+        Self::NoSplit {
+            from: from.to_string(),
+            split,
+            fix: fix.into(),
+        }
+    }
+
     /// An [`Error::InvalidConfig`] from its parts.
     pub fn config(
         component: impl Into<Text>,

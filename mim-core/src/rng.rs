@@ -19,6 +19,8 @@ pub enum Purpose {
     DropPath = 5,
     /// Draws of a method's own.
     Method = 6,
+    /// Images that are held out of a data set.
+    Split = 7,
 }
 
 /// The ChaCha8 stream of (seed, purpose, position).

@@ -85,14 +85,56 @@ fn folders_are_labelled_by_their_first_level() {
     assert_eq!(train.class_names(), ["a", "b", "c"]);
     assert_eq!((train.len(), train.label(1)), (3, Some(1)));
     assert!(train.name_of(1).ends_with("1.png"));
-    let test = FolderDataset::open(root.path(), Split::Test).unwrap();
+    let test = FolderDataset::open(root.path(), Split::Val).unwrap();
     assert_eq!((test.len(), test.classes(), test.label(0)), (1, 3, Some(1)));
 
     copy("rgb.png", root.path().join("val/d/1.png"));
-    let error = FolderDataset::open(root.path(), Split::Test)
+    let error = FolderDataset::open(root.path(), Split::Val)
         .unwrap_err()
         .to_string();
     assert!(error.contains("no class of this name"), "{error}");
+}
+
+#[test]
+fn splits_have_their_usual_names_in_any_case() {
+    for (train, val) in [
+        ("training", "validation"),
+        ("Train", "Val"),
+        ("TRAIN", "dev"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, count) in [(train, 3), (val, 2), ("test", 1)] {
+            for index in 0..count {
+                copy(
+                    "rgb.png",
+                    root.path().join(format!("{folder}/a/{index}.png")),
+                );
+            }
+        }
+        for (split, count) in [(Split::Train, 3), (Split::Val, 2), (Split::Test, 1)] {
+            let images = FolderDataset::open(root.path(), split).unwrap();
+            assert_eq!(images.len(), count, "{train} {val} {split}");
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    copy("rgb.png", root.path().join("train/a/0.png"));
+    copy("rgb.png", root.path().join("training/a/0.png"));
+    let error = FolderDataset::open(root.path(), Split::Train).unwrap_err();
+    assert!(
+        error.to_string().contains("named like the train split"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_run_among_the_images_is_no_data() {
+    let root = tempfile::tempdir().unwrap();
+    copy("rgb.png", root.path().join("a/0.png"));
+    copy("rgb.png", root.path().join("runs/mae-1/reconstruction.png"));
+    fs::write(root.path().join("runs/mae-1/config.toml"), "").unwrap();
+    fs::write(root.path().join("runs/mae-1/log.jsonl"), "").unwrap();
+    let images = FolderDataset::open(root.path(), Split::Train).unwrap();
+    assert_eq!((images.len(), images.class_names().len()), (1, 1));
 }
 
 #[test]

@@ -7,46 +7,20 @@
     reason = "a test may panic, and its numbers are small"
 )]
 
-use std::collections::HashMap;
-use std::path::Path;
-
 use candle_core::{DType, Device, Tensor};
 use mim_core::augment::{CropBox, ImageOp, PixelShift, Sample, weighted_grayscale};
 use mim_core::rng::stream;
 use mim_core::{Norm, Purpose, View};
+use mim_testing::Golden;
 
-struct Case(HashMap<String, Tensor>);
-
-impl Case {
-    fn load(name: &str) -> Option<Self> {
-        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/goldens"));
-        if !folder.is_dir() {
-            eprintln!("SKIPPED: no reference values at {}", folder.display());
-            return None;
-        }
-        let file = folder.join(format!("{name}.safetensors"));
-        Some(Self(
-            candle_core::safetensors::load(file, &Device::Cpu).unwrap(),
-        ))
-    }
-
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        self.0[name].flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        self.0[name].flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    /// An image `[height, width, 3]`.
-    fn sample(&self, name: &str) -> Sample {
-        let (height, width, channels) = self.0[name].dims3().unwrap();
-        Sample::new(self.bytes(name), (height, width), channels).unwrap()
-    }
+fn cmae() -> Golden {
+    Golden::load("components/pixel_shift_cmae")
 }
 
-fn cmae() -> Option<Case> {
-    Case::load("components/pixel_shift_cmae")
+/// An image `[height, width, 3]`.
+fn sample(case: &Golden, name: &str) -> Sample {
+    let (height, width, channels) = case.get(name).dims3().unwrap();
+    Sample::new(case.bytes(name), (height, width), channels).unwrap()
 }
 
 /// Every 8th pixel of every 8th row.
@@ -60,9 +34,9 @@ fn subsampled(sample: &Sample) -> Vec<u8> {
 
 #[test]
 fn cmae_views_are_windows_of_the_crop() {
-    let Some(case) = cmae() else { return };
-    let source = case.sample("input.image");
-    let offsets: Vec<Vec<i64>> = case.0["input.offsets"].to_vec2().unwrap();
+    let case = cmae();
+    let source = sample(&case, "input.image");
+    let offsets: Vec<Vec<i64>> = case.tensors["input.offsets"].to_vec2().unwrap();
     let crops = case.bytes("expect.crops_every8");
     for (offset, crop) in offsets.iter().zip(crops.chunks(28 * 28 * 3)) {
         let window = CropBox {
@@ -86,7 +60,7 @@ fn cmae_views_are_windows_of_the_crop() {
 #[test]
 fn cmae_shifts_are_uniform_with_both_ends() {
     const DRAWS: u64 = 4000;
-    let Some(case) = cmae() else { return };
+    let case = cmae();
     let source = Sample::new(vec![0; 33 * 33], (33, 33), 1).unwrap();
     let shift = PixelShift {
         size: 2.into(),
@@ -108,15 +82,15 @@ fn cmae_shifts_are_uniform_with_both_ends() {
 
 #[test]
 fn cmae_greys_with_its_own_weights() {
-    let Some(case) = cmae() else { return };
-    let grey = weighted_grayscale(case.sample("input.norm_image"), [0.114, 0.587, 0.2989]);
+    let case = cmae();
+    let grey = weighted_grayscale(sample(&case, "input.norm_image"), [0.114, 0.587, 0.2989]);
     assert_eq!(grey.pixels(), case.bytes("expect.grayscale"));
 }
 
 #[test]
 fn cmae_subtracts_the_mean_of_red_from_blue() {
-    let Some(case) = cmae() else { return };
-    let pixels = case.0["input.norm_image"].permute((2, 0, 1)).unwrap();
+    let case = cmae();
+    let pixels = case.tensors["input.norm_image"].permute((2, 0, 1)).unwrap();
     let pixels = pixels.contiguous().unwrap().unsqueeze(0).unwrap();
     assert_eq!(pixels.dtype(), DType::U8);
     let norm = Norm {

@@ -10,6 +10,7 @@ use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::{Activation, PosEmbedKind};
 use mim_core::weights::{Source, WeightMap};
 use mim_core::{Encoder, Masking, ParamStore, StepContext, TraceSink, Want};
+use mim_testing::shared;
 
 #[derive(Default)]
 struct Trace(Mutex<BTreeMap<String, Tensor>>);
@@ -22,18 +23,12 @@ impl TraceSink for Trace {
     }
 }
 
-/// The recorded case; none, and said so, where it is not there.
-fn case() -> Option<(serde_json::Value, WeightMap)> {
-    let stem = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../shared/goldens/components/clip_visual_tiny"
-    );
-    let Ok(text) = std::fs::read_to_string(format!("{stem}.json")) else {
-        eprintln!("SKIPPED: no reference values at {stem}");
-        return None;
-    };
-    let tensors = WeightMap::read(format!("{stem}.safetensors")).unwrap();
-    Some((serde_json::from_str(&text).unwrap(), tensors))
+/// The recorded case.
+fn case() -> (serde_json::Value, WeightMap) {
+    let case = shared("components/clip_visual_tiny");
+    let text = std::fs::read_to_string(case.with_extension("json")).unwrap();
+    let tensors = WeightMap::read(case.with_extension("safetensors")).unwrap();
+    (serde_json::from_str(&text).unwrap(), tensors)
 }
 
 fn config(json: &serde_json::Value) -> VitConfig {
@@ -64,8 +59,9 @@ fn assert_close(got: &Tensor, want: &Tensor) {
 }
 
 #[test]
+#[ignore = "needs ../shared/goldens"]
 fn tokens_and_attention_are_those_of_both_implementations() {
-    let Some((json, case)) = case() else { return };
+    let (json, case) = case();
     let config = config(&json["config"]);
     assert_eq!(config.activation, Activation::QuickGelu);
     for (prefix, source) in [("param.", "openai_clip"), ("hf.", "hf_clip")] {
@@ -111,8 +107,9 @@ fn tokens_and_attention_are_those_of_both_implementations() {
 }
 
 #[test]
+#[ignore = "needs ../shared/goldens"]
 fn whole_checkpoints_and_bare_towers_load() {
-    let Some((json, case)) = case() else { return };
+    let (json, case) = case();
     let config = config(&json["config"]);
     let zero = || Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
     let load = |source: &str, weights: &WeightMap| {

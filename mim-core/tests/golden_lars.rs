@@ -2,10 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::Path;
-
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use mim_core::optim::{Gradients, LarsConfig, Optimizer, OptimizerConfig};
+use mim_testing::Golden;
 
 const NAMES: [&str; 3] = ["weight", "bias", "zero_matrix"];
 
@@ -13,11 +12,11 @@ fn values(xs: &Tensor) -> Vec<f32> {
     xs.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn steps_agree(file: &Path) {
-    let recorded = candle_core::safetensors::load(file.with_extension("safetensors"), &Device::Cpu);
-    let recorded = recorded.unwrap();
-    let settings = std::fs::read_to_string(file.with_extension("json")).unwrap();
-    let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+fn steps_agree(name: &str) {
+    let Golden {
+        json: settings,
+        tensors: recorded,
+    } = Golden::load(name);
     let config = LarsConfig {
         momentum: settings["config"]["momentum"].as_f64().unwrap(),
         trust_coefficient: settings["config"]["trust_coefficient"].as_f64().unwrap(),
@@ -52,18 +51,6 @@ fn steps_agree(file: &Path) {
 
 #[test]
 fn three_steps_agree() {
-    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/lars_wd");
-    steps_agree(Path::new(own));
-    let shared = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../shared/goldens/evaluation"
-    );
-    for name in ["lars", "lars_wd"] {
-        let file = Path::new(shared).join(name);
-        if file.with_extension("json").is_file() {
-            steps_agree(&file);
-        } else {
-            eprintln!("SKIPPED: no reference values at {}", file.display());
-        }
-    }
+    steps_agree("evaluation/lars");
+    steps_agree("evaluation/lars_wd");
 }

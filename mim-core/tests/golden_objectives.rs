@@ -6,8 +6,6 @@
     reason = "a test may panic, and its numbers are small"
 )]
 
-use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -18,37 +16,13 @@ use mim_core::objectives::{
 };
 use mim_core::ops;
 use mim_core::{Mask, Objective, PatchGrid, Prediction, Rows, StepContext, Target, TraceSink};
+use mim_testing::Golden;
 
-struct Case(HashMap<String, Tensor>);
-
-impl Case {
-    fn load(name: &str) -> Option<Self> {
-        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/goldens"));
-        if !folder.is_dir() {
-            eprintln!("SKIPPED: no reference values at {}", folder.display());
-            return None;
-        }
-        let file = folder.join(format!("{name}.safetensors"));
-        Some(Self(
-            candle_core::safetensors::load(file, &Device::Cpu).unwrap(),
-        ))
-    }
-
-    fn get(&self, name: &str) -> Tensor {
-        self.0[name].clone()
-    }
-
-    fn scalar(&self, name: &str) -> f32 {
-        self.0[name].to_scalar().unwrap()
-    }
-
-    /// A recorded 0/1 mask, `[images, tokens]` or on a grid.
-    fn mask(&self, name: &str) -> Mask {
-        let bits = self.0[name].flatten_from(1).unwrap();
-        let side = bits.dim(1).unwrap().isqrt();
-        let bits = bits.to_dtype(DType::U8).unwrap().flatten_all().unwrap();
-        Mask::from_bits(PatchGrid::new(side, side), &bits.to_vec1().unwrap()).unwrap()
-    }
+/// A recorded 0/1 mask, `[images, tokens]` or on a grid.
+fn mask_of(case: &Golden, name: &str) -> Mask {
+    let side = case.get(name).flatten_from(1).unwrap().dim(1).unwrap();
+    let side = side.isqrt();
+    Mask::from_bits(PatchGrid::new(side, side), &case.bytes(name)).unwrap()
 }
 
 fn predict(values: &Tensor, rows: Rows, mask: &Mask) -> Prediction {
@@ -97,32 +71,37 @@ fn rows_of(images: &Tensor, side: usize) -> Tensor {
         .unwrap()
 }
 
+fn check_mae(case: &Golden) {
+    let mask = mask_of(case, "input.mask");
+    let target = Target::patches(case.get("expect.target"));
+    let mse = RegressionConfig::default().build().unwrap();
+    let pred = case.get("expect.pred");
+    let all = predict(&pred, Rows::Patches, &mask);
+    assert_loss(&run(&mse, &all, &target, &mask), case.scalar("expect.loss"));
+    let ids = mask.flat(true, pred.dim(0).unwrap(), &Device::Cpu).unwrap();
+    let hidden = pred.flatten(0, 1).unwrap().index_select(&ids, 0).unwrap();
+    let hidden = predict(&hidden, Rows::Masked, &mask);
+    assert_loss(
+        &run(&mse, &hidden, &target, &mask),
+        case.scalar("expect.loss"),
+    );
+}
+
 #[test]
 fn mae_from_all_patches_and_from_hidden_ones() {
-    for name in ["mae/case1_normpix", "mae/case2_rawpix"] {
-        let Some(case) = Case::load(name) else { return };
-        let mask = case.mask("input.mask");
-        let target = Target::patches(case.get("expect.target"));
-        let mse = RegressionConfig::default().build().unwrap();
-        let pred = case.get("expect.pred");
-        let all = predict(&pred, Rows::Patches, &mask);
-        assert_loss(&run(&mse, &all, &target, &mask), case.scalar("expect.loss"));
-        let ids = mask.flat(true, pred.dim(0).unwrap(), &Device::Cpu).unwrap();
-        let hidden = pred.flatten(0, 1).unwrap().index_select(&ids, 0).unwrap();
-        let hidden = predict(&hidden, Rows::Masked, &mask);
-        assert_loss(
-            &run(&mse, &hidden, &target, &mask),
-            case.scalar("expect.loss"),
-        );
-    }
+    check_mae(&Golden::load("mae/case1_normpix"));
+}
+
+#[test]
+#[ignore = "needs ../shared/goldens"]
+fn mae_from_raw_pixels() {
+    check_mae(&Golden::load_shared("mae/case2_rawpix"));
 }
 
 #[test]
 fn simmim_counts_pixels_once() {
-    let Some(case) = Case::load("simmim/vit_case1") else {
-        return;
-    };
-    let mask = case.mask("input.mask");
+    let case = Golden::load("simmim/vit_case1");
+    let mask = mask_of(&case, "input.mask");
     let pred = rows_of(&case.get("expect.reconstruction"), 6);
     let target = Target::patches(rows_of(&case.get("input.images"), 6));
     let l1 = RegressionConfig::simmim().build().unwrap();
@@ -136,8 +115,8 @@ fn bootmae_weighs_the_inside_of_blocks() {
         ("bootmae/case0", TokenWeights::Neighbours),
         ("bootmae/case1", TokenWeights::Uniform),
     ] {
-        let Some(case) = Case::load(name) else { return };
-        let mask = case.mask("expect.loss_mask");
+        let case = Golden::load(name);
+        let mask = mask_of(&case, "expect.loss_mask");
         let side = mask.grid().rows;
         let pixel = RegressionConfig {
             weights,
@@ -174,9 +153,7 @@ fn bootmae_weighs_the_inside_of_blocks() {
 
 #[test]
 fn dbots_smooth_l1_counts_the_class_token_and_has_its_gradient() {
-    let Some(case) = Case::load("components/dbot_smooth_l1") else {
-        return;
-    };
+    let case = Golden::load("components/dbot_smooth_l1");
     let bits = case.get("input.mask").narrow(1, 1, 16).unwrap();
     let bits = bits.flatten_all().unwrap().to_vec1().unwrap();
     let mask = Mask::from_bits(PatchGrid::new(4, 4), &bits).unwrap();
@@ -195,39 +172,42 @@ fn dbots_smooth_l1_counts_the_class_token_and_has_its_gradient() {
     assert_close(grad, &case.get("grad.pred_raw"), 1e-4);
 }
 
+fn check_saim(case: &Golden, kind: RegressionKind) {
+    let target = case.get("expect.target");
+    let (images, tokens, _) = target.dims3().unwrap();
+    let side = tokens.isqrt();
+    let bits = vec![1u8; images * tokens];
+    let mask = Mask::from_bits(PatchGrid::new(side, side), &bits).unwrap();
+    let config = RegressionConfig {
+        kind,
+        region: Region::All,
+        ..RegressionConfig::default()
+    };
+    let pred = case.get("expect.pred").narrow(1, 1, tokens).unwrap();
+    let got = run(
+        &config.build().unwrap(),
+        &predict(&pred, Rows::Patches, &mask),
+        &Target::patches(target),
+        &mask,
+    );
+    assert_loss(&got, case.scalar("expect.loss"));
+}
+
 #[test]
 fn saim_counts_every_patch() {
-    for (name, kind) in [
-        ("saim/mlp_blur", RegressionKind::Mse),
-        ("saim/linear_l1_shared", RegressionKind::L1),
-    ] {
-        let Some(case) = Case::load(name) else { return };
-        let target = case.get("expect.target");
-        let (images, tokens, _) = target.dims3().unwrap();
-        let side = tokens.isqrt();
-        let bits = vec![1u8; images * tokens];
-        let mask = Mask::from_bits(PatchGrid::new(side, side), &bits).unwrap();
-        let config = RegressionConfig {
-            kind,
-            region: Region::All,
-            ..RegressionConfig::default()
-        };
-        let pred = case.get("expect.pred").narrow(1, 1, tokens).unwrap();
-        let got = run(
-            &config.build().unwrap(),
-            &predict(&pred, Rows::Patches, &mask),
-            &Target::patches(target),
-            &mask,
-        );
-        assert_loss(&got, case.scalar("expect.loss"));
-    }
+    check_saim(&Golden::load("saim/mlp_blur"), RegressionKind::Mse);
+}
+
+#[test]
+#[ignore = "needs ../shared/goldens"]
+fn saim_counts_every_patch_in_l1() {
+    let case = Golden::load_shared("saim/linear_l1_shared");
+    check_saim(&case, RegressionKind::L1);
 }
 
 #[test]
 fn sdae_compares_over_tokens_of_folds_or_over_features() {
-    let Some(case) = Case::load("sdae/multifold") else {
-        return;
-    };
+    let case = Golden::load("sdae/multifold");
     let hidden: Vec<i64> = case
         .get("input.ids_masked")
         .flatten_all()
@@ -269,10 +249,8 @@ fn sdae_compares_over_tokens_of_folds_or_over_features() {
 
 #[test]
 fn milan_counts_every_token() {
-    let Some(case) = Case::load("milan/random_mask") else {
-        return;
-    };
-    let mask = case.mask("input.mask");
+    let case = Golden::load("milan/random_mask");
+    let mask = mask_of(&case, "input.mask");
     let target = case.get("expect.clip_target");
     let target = Target {
         image: Some(target.narrow(1, 0, 1).unwrap().squeeze(1).unwrap()),
@@ -289,9 +267,7 @@ fn milan_counts_every_token() {
 
 #[test]
 fn evas_cosine_floors_each_length() {
-    let Some(case) = Case::load("components/eva_cosine_loss") else {
-        return;
-    };
+    let case = Golden::load("components/eva_cosine_loss");
     let mask = Mask::from_bits(PatchGrid::new(1, 11), &[1; 11]).unwrap();
     let pred = Var::from_tensor(&case.get("input.pred")).unwrap();
     let target = Target::patches(case.get("input.target").unsqueeze(0).unwrap());
@@ -313,8 +289,9 @@ fn evas_cosine_floors_each_length() {
 #[test]
 fn beits_ids_and_mc_beits_probabilities() {
     let objective = CrossEntropyConfig::default().build();
-    if let Some(case) = Case::load("beit/case_a") {
-        let mask = case.mask("input.mask");
+    {
+        let case = Golden::load("beit/case_a");
+        let mask = mask_of(&case, "input.mask");
         let ids = case.get("expect.tokens").to_dtype(DType::U32).unwrap();
         let got = run(
             &objective,
@@ -324,8 +301,9 @@ fn beits_ids_and_mc_beits_probabilities() {
         );
         assert_loss(&got, case.scalar("expect.loss"));
     }
-    if let Some(case) = Case::load("mcbeit/case_a") {
-        let mask = case.mask("input.mask");
+    {
+        let case = Golden::load("mcbeit/case_a");
+        let mask = mask_of(&case, "input.mask");
         let got = run(
             &objective,
             &predict(&case.get("expect.logits"), Rows::Patches, &mask),
@@ -365,9 +343,7 @@ impl Communicator for Pair {
 
 #[test]
 fn uni_grad_on_one_and_two_processes() {
-    let Some(case) = Case::load("components/unigrad_loss") else {
-        return;
-    };
+    let case = Golden::load("components/unigrad_loss");
     for (name, neg_weight) in [("w1", 0.02), ("w2", 0.02), ("ln", 0.5)] {
         let get = |part: &str| case.get(&part.replace('_', name));
         let targets = |name: &str| ops::normalize(&case.get(name), 1e-5).unwrap();
@@ -440,9 +416,7 @@ impl TraceSink for Score {
 
 #[test]
 fn cmae_contrast_in_one_process_and_in_three() {
-    let Some(case) = Case::load("components/infonce_cmae") else {
-        return;
-    };
+    let case = Golden::load("components/infonce_cmae");
     for (name, temperature, weight) in [("w1", 0.07, 1.), ("w3r1", 0.2, 0.5)] {
         let score = Arc::new(Score::default());
         let mut step = StepContext {
@@ -452,7 +426,7 @@ fn cmae_contrast_in_one_process_and_in_three() {
         if name == "w3r1" {
             step.comm = Arc::new(OneOfThree(case.get("input.w3r1.proj_t_others")));
         }
-        let mask = case.mask(&format!("input.{name}.mask"));
+        let mask = mask_of(&case, &format!("input.{name}.mask"));
         let pred = Var::from_tensor(&case.get(&format!("input.{name}.pred"))).unwrap();
         let prediction = predict(pred.as_tensor(), Rows::Image, &mask);
         let target = Target::image(case.get(&format!("input.{name}.proj_t")));
@@ -473,11 +447,9 @@ fn cmae_contrast_in_one_process_and_in_three() {
 
 #[test]
 fn cmae_reconstruction_is_maes() {
-    let Some(case) = Case::load("components/infonce_cmae") else {
-        return;
-    };
+    let case = Golden::load("components/infonce_cmae");
     for (name, weight) in [("w1", 1.), ("w3r1", 2.)] {
-        let mask = case.mask(&format!("input.{name}.mask"));
+        let mask = mask_of(&case, &format!("input.{name}.mask"));
         let pred = Var::from_tensor(&case.get(&format!("input.{name}.pred_pixel"))).unwrap();
         let prediction = predict(pred.as_tensor(), Rows::Patches, &mask);
         let target = Target::patches(case.get(&format!("expect.{name}.target")));

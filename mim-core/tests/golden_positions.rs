@@ -8,26 +8,11 @@ use mim_core::nn::{
 };
 use mim_core::weights::{WeightMap, resize_pos_embed, resize_rel_pos_bias};
 use mim_core::{ParamStore, PatchGrid};
+use mim_testing::committed;
 
 fn case(stem: &str) -> WeightMap {
-    WeightMap::read(format!(
-        "{}/tests/goldens/{stem}.safetensors",
-        env!("CARGO_MANIFEST_DIR")
-    ))
-    .unwrap()
-}
-
-/// A case that is not shipped; none, and said so, where it is not there.
-fn shared(stem: &str) -> Option<WeightMap> {
-    let path = format!(
-        "{}/../../shared/goldens/components/{stem}.safetensors",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    if !std::path::Path::new(&path).exists() {
-        eprintln!("skipped: {path} is not there");
-        return None;
-    }
-    Some(WeightMap::read(path).unwrap())
+    let case = committed(&format!("components/{stem}"));
+    WeightMap::read(case.with_extension("safetensors")).unwrap()
 }
 
 fn ids(tensor: &Tensor) -> Vec<u32> {
@@ -75,9 +60,7 @@ fn resized_tables_equal_the_recorded_ones() {
 
 #[test]
 fn tables_for_other_image_sizes_equal_the_recorded_ones() {
-    let Some(case) = shared("dino_pos_embed_bicubic") else {
-        return;
-    };
+    let case = case("dino_pos_embed_bicubic");
     for (name, from, to) in [("a", 14, 6), ("b", 4, 2), ("c", 5, 8)] {
         let table = case.get(&format!("input.{name}.pos_embed")).unwrap();
         let store = ParamStore::cpu(0);
@@ -132,18 +115,15 @@ fn windows_agree(case: &WeightMap, index: &str, sides: &[usize], masks: &[&str])
 fn windows_and_their_shift_equal_the_recorded_ones() {
     let case = case("relative_position_index");
     windows_agree(&case, "swin_index_w", &[3, 4, 7], &["attn_mask_8x8_w4_s2"]);
-    if let Some(case) = shared("swin_window_index_and_shift_mask") {
-        let masks = ["attn_mask_H6_w4_s2", "attn_mask_H8_w4_s2"];
-        windows_agree(&case, "relative_position_index_w", &[2, 3, 7], &masks);
-    }
+    let case = self::case("swin_window_index_and_shift_mask");
+    let masks = ["attn_mask_H6_w4_s2", "attn_mask_H8_w4_s2"];
+    windows_agree(&case, "relative_position_index_w", &[2, 3, 7], &masks);
 }
 
 #[test]
 fn resized_relative_tables_equal_the_recorded_ones() {
     for (stem, from, to) in [("rel_pos_geo_up", 4, 6), ("rel_pos_geo_6_to_7", 6, 7)] {
-        let Some(case) = shared(stem) else {
-            continue;
-        };
+        let case = case(stem);
         let (from, to) = (PatchGrid::new(from, from), PatchGrid::new(to, to));
         for (name, extra) in [("vit_table", 3), ("swin_table", 0)] {
             let table = case.get(&format!("input.{name}")).unwrap();

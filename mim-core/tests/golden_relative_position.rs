@@ -8,26 +8,18 @@
 )]
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::augment::{CropBox, HorizontalFlip, ImageOp, Interpolation, Sample, resize};
 use mim_core::nn::{RelativeGrid, sincos_table};
 use mim_core::rng::stream;
 use mim_core::{Crop, Norm, PatchGrid, Purpose, View};
+use mim_testing::Golden;
 
 const SOURCE: (usize, usize) = (80, 96);
 
-fn case() -> Option<HashMap<String, Tensor>> {
-    let file = Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../shared/goldens/components/sim_relative_position.safetensors"
-    ));
-    if !file.exists() {
-        eprintln!("SKIPPED: no reference values at {}", file.display());
-        return None;
-    }
-    Some(candle_core::safetensors::load(file, &Device::Cpu).unwrap())
+fn case() -> HashMap<String, Tensor> {
+    Golden::load("components/sim_relative_position").tensors
 }
 
 /// Top, left, height, width and flip of both views of each row.
@@ -64,7 +56,7 @@ fn assert_close(ours: &[f32], theirs: &Tensor, atol: f32) {
 
 #[test]
 fn relative_positions_equal_the_recorded_ones() {
-    let Some(case) = case() else { return };
+    let case = case();
     for (side, dim) in [(4, 24), (14, 16)] {
         let grid = PatchGrid::new(side, side);
         let (mut rows, mut cols, mut waves) = (vec![], vec![], vec![]);
@@ -89,7 +81,7 @@ fn relative_positions_equal_the_recorded_ones() {
 
 #[test]
 fn a_flip_before_a_crop_gives_the_recorded_views_and_crops() {
-    let Some(case) = case() else { return };
+    let case = case();
     let image = case["input.image"].flatten_all().unwrap();
     let image = Sample::new(image.to_vec1().unwrap(), SOURCE, 3).unwrap();
     for (row, views) in boxes(&case).into_iter().enumerate() {

@@ -6,37 +6,8 @@
     reason = "a test may panic, and its numbers are small"
 )]
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-
-use candle_core::{DType, Device, Tensor};
 use mim_core::{Per, Point, Schedule, StepContext, Warmup};
-
-/// Folder of the shared reference values, if this checkout has it.
-fn shared() -> Option<PathBuf> {
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/goldens"));
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!("SKIPPED: no reference values at {}", folder.display());
-    None
-}
-
-struct Case(HashMap<String, Tensor>);
-
-impl Case {
-    fn load(name: &str) -> Option<Self> {
-        let file = shared()?.join(format!("{name}.safetensors"));
-        Some(Self(
-            candle_core::safetensors::load(file, &Device::Cpu).unwrap(),
-        ))
-    }
-
-    fn values(&self, name: &str) -> Vec<f64> {
-        let xs = self.0[name].to_dtype(DType::F64).unwrap();
-        xs.flatten_all().unwrap().to_vec1().unwrap()
-    }
-}
+use mim_testing::Golden;
 
 fn at_epoch(epoch: f64, epochs: usize) -> StepContext {
     const ITERS: usize = 1_000_000_000;
@@ -81,9 +52,7 @@ fn table(peak: f64, min: f64, warmup: Warmup) -> Schedule {
 
 #[test]
 fn mae_cosine_matches_pretraining_finetuning_and_probing() {
-    let Some(case) = Case::load("evaluation/cosine_schedule") else {
-        return;
-    };
+    let case = Golden::load("evaluation/cosine_schedule");
     for (name, peak, min, warmup_epochs, epochs) in [
         ("pretrain_mae", 2.4e-3, 0., 40., 800),
         ("finetune_base", 2e-3, 1e-6, 5., 100),
@@ -110,9 +79,7 @@ fn mae_cosine_matches_pretraining_finetuning_and_probing() {
 
 #[test]
 fn simmim_schedules_are_set_after_the_step() {
-    let Some(case) = Case::load("evaluation/simmim_schedules") else {
-        return;
-    };
+    let case = Golden::load("evaluation/simmim_schedules");
     let multi_step = Schedule::MultiStep {
         peak: 4e-4,
         gamma: 0.1,
@@ -146,9 +113,7 @@ fn simmim_schedules_are_set_after_the_step() {
 
 #[test]
 fn bootmae_momentum_feature_weight_and_learning_rate() {
-    let Some(case) = Case::load("components/ema_and_lr_schedules") else {
-        return;
-    };
+    let case = Golden::load("components/ema_and_lr_schedules");
     let epochs = case.values("input.bootmae.epoch");
     let per_epoch = |schedule: Schedule| -> Vec<f64> {
         let at = |epoch: &f64| schedule.at(&at_iter(epoch * 5. + 3., 801, 5));
@@ -195,9 +160,7 @@ fn bootmae_momentum_feature_weight_and_learning_rate() {
 
 #[test]
 fn sim_learning_rate_and_momentum() {
-    let Some(case) = Case::load("components/ema_and_lr_schedules") else {
-        return;
-    };
+    let case = Golden::load("components/ema_and_lr_schedules");
     let epochs = case.values("input.sim.epoch");
     let lr = Schedule::MaeCosine {
         peak: 1e-3,
@@ -225,9 +188,7 @@ fn sim_learning_rate_and_momentum() {
 
 #[test]
 fn cmae_learning_rate_and_momentum() {
-    let Some(case) = Case::load("components/ema_and_lr_schedules") else {
-        return;
-    };
+    let case = Golden::load("components/ema_and_lr_schedules");
     let lr = Schedule::TableCosine {
         peak: 2.4e-3,
         min: 0.,
@@ -255,9 +216,7 @@ fn cmae_learning_rate_and_momentum() {
 
 #[test]
 fn beit_tables() {
-    let Some(folder) = shared() else { return };
-    let text = std::fs::read_to_string(folder.join("components/beit_schedules.json")).unwrap();
-    let case: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let case = Golden::load("components/beit_schedules").json;
     for (name, warmup) in [
         ("lr", Warmup::Epochs(2.)),
         ("lr_warmup_steps5", Warmup::Steps(5)),
@@ -273,9 +232,7 @@ fn beit_tables() {
 
 #[test]
 fn eva_table() {
-    let Some(case) = Case::load("components/eva_lr_schedule") else {
-        return;
-    };
+    let case = Golden::load("components/eva_lr_schedule");
     let schedule = table(1e-3, 1e-5, Warmup::Epochs(2.));
     let got: Vec<f64> = (0..3000)
         .map(|i| schedule.at(&at_iter(f64::from(i), 150, 20)))
@@ -285,9 +242,7 @@ fn eva_table() {
 
 #[test]
 fn dino_tables_and_temperatures() {
-    let Some(case) = Case::load("components/dino_centering_and_schedules") else {
-        return;
-    };
+    let case = Golden::load("components/dino_centering_and_schedules");
     for (name, schedule) in [
         ("lr", table(2e-3, 1e-6, Warmup::Epochs(10.))),
         ("weight_decay", table(0.04, 0.4, Warmup::default())),
@@ -326,9 +281,7 @@ fn dino_tables_and_temperatures() {
 
 #[test]
 fn dbot_stages_restart_the_learning_rate() {
-    let Some(case) = Case::load("components/dbot_stage_lr") else {
-        return;
-    };
+    let case = Golden::load("components/dbot_stage_lr");
     let schedule = Schedule::Staged {
         starts: vec![0, 800],
         inner: Box::new(Schedule::MaeCosine {

@@ -35,6 +35,8 @@ pub struct EvalConfig {
     pub batch_size: usize,
     /// Threads that decode images; they do not change results. Default 4.
     pub workers: usize,
+    /// Whether a run also probes the raw pixels ([`raw_pixels`](crate::raw_pixels)). Default true.
+    pub raw_pixels: bool,
     /// The linear probe.
     pub linear: LinearConfig,
     /// The nearest neighbours.
@@ -48,6 +50,7 @@ impl Default for EvalConfig {
             pooling: Pooling::default(),
             batch_size: 250,
             workers: 4,
+            raw_pixels: true,
             linear: LinearConfig::default(),
             knn: KnnConfig::default(),
         }
@@ -105,6 +108,7 @@ impl EvalConfig {
             batch_size: self.batch_size,
             workers: self.workers,
             drop_last: false,
+            leave_out_unreadable: true,
             ..LoaderConfig::default()
         }
     }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::augment::ViewPlan;
-use mim_core::data::{Dataset, Loader};
+use mim_core::data::{Dataset, Loader, Subset};
 use mim_core::{Batch, Encoder, Error, ImageSize, Masking, Norm, Result, StepContext, Want};
 
 use crate::{EvalConfig, Pooling};
+
+/// Longest side in pixels of raw pixels as features.
+const RAW_SIDE: usize = 64;
 
 /// One feature and one label an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,7 +117,18 @@ pub fn extract(
     })
 }
 
-/// What [`extract`] computes, for images with or without labels: features `[images, dim]`, and the labels if there are any.
+/// Features of images with or without labels.
+#[derive(Debug, Clone)]
+pub struct FeatureRows {
+    /// The features `[rows, dim]`, on the CPU.
+    pub values: Tensor,
+    /// The image of each row, by its index in the data set.
+    pub images: Vec<usize>,
+    /// Images that could not be read and have no row.
+    pub left_out: Vec<usize>,
+}
+
+/// What [`extract`] computes, for images with or without labels. An image that cannot be read has no row.
 ///
 /// # Errors
 ///
@@ -126,23 +140,25 @@ pub fn features(
     norm: &Norm,
     device: &Device,
     config: &EvalConfig,
-) -> Result<(Tensor, Option<Vec<u32>>)> {
+) -> Result<FeatureRows> {
     config.check()?;
     let plan = config.view_plan(image_size, norm.mean.len());
+    let count = dataset.len();
     let loader = Loader::new(dataset, plan, config.loader(), 0)?;
-    let (mut rows, mut labels) = (vec![], Some(vec![]));
-    for batch in loader.sequential()? {
+    let (mut rows, mut batches) = (vec![], loader.sequential()?);
+    for batch in &mut batches {
         let batch = batch?;
-        rows.push(pooled(encoder, &batch, norm, device, config)?.to_device(&Device::Cpu)?);
-        labels = match (labels, &batch.labels) {
-            (Some(mut all), Some(more)) => {
-                all.extend(more.to_vec1::<u32>()?);
-                Some(all)
-            }
-            _ => None,
-        };
+        if !batch.is_empty() {
+            rows.push(pooled(encoder, &batch, norm, device, config)?.to_device(&Device::Cpu)?);
+        }
     }
-    Ok((Tensor::cat(&rows, 0)?, labels))
+    let left_out = batches.left_out().to_vec();
+    let images = (0..count).filter(|index| left_out.binary_search(index).is_err());
+    Ok(FeatureRows {
+        values: Tensor::cat(&rows, 0)?,
+        images: images.collect(),
+        left_out,
+    })
 }
 
 /// The features of a batch, `[batch, dim]`.
@@ -172,6 +188,9 @@ fn pooled(
 /// The first view of each image as bytes / 255 in the data set's own channels, flattened: the baseline every
 /// encoder should beat.
 ///
+/// Images of more than 64 pixels a side are averaged over blocks of pixels until they have 64 at most, and of more
+/// images than [`LinearConfig::max_train`](crate::LinearConfig) evenly spread ones are used, so memory is bounded.
+///
 /// # Errors
 ///
 /// [`Error::Unsupported`] if the data set has no labels; otherwise what the loader returns.
@@ -180,8 +199,23 @@ pub fn raw_pixels(
     plan: ViewPlan,
     config: &EvalConfig,
 ) -> Result<Features> {
+    let (all, most) = (dataset.len(), config.linear.max_train);
+    let dataset = match all <= most {
+        true => dataset,
+        false => {
+            let spread = (0..most).map(|place| place * all / most);
+            Arc::new(Subset::new(dataset, spread.collect())?)
+        }
+    };
     collect(dataset, plan, config, |batch| {
-        Ok(batch.view(0)?.unit()?.flatten_from(1)?)
+        let pixels = batch.view(0)?.unit()?;
+        let (_, _, height, width) = pixels.dims4()?;
+        let block = height.max(width).div_ceil(RAW_SIDE);
+        let pixels = match block {
+            1 => pixels,
+            block => pixels.avg_pool2d(block.min(height).min(width))?,
+        };
+        Ok(pixels.flatten_from(1)?)
     })
 }
 
@@ -207,6 +241,9 @@ fn collect(
     let (mut values, mut labels, mut dim) = (vec![], vec![], None);
     for batch in loader.sequential()? {
         let batch = batch?;
+        if batch.is_empty() {
+            continue;
+        }
         labels.extend(
             batch
                 .labels

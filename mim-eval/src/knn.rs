@@ -5,7 +5,7 @@ use mim_core::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::Features;
+use crate::{Accuracy, Features};
 
 /// Similarities held at a time, to bound memory: 64 MiB.
 const SIMILARITIES: usize = 1 << 24;
@@ -35,15 +35,6 @@ impl Default for KnnConfig {
             temperature: 0.07,
         }
     }
-}
-
-/// How often the right class is among the first, in percent.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct KnnAccuracy {
-    /// The right class has the most votes.
-    pub top1: f64,
-    /// The right class is among the five with the most votes.
-    pub top5: f64,
 }
 
 impl KnnConfig {
@@ -83,7 +74,7 @@ impl KnnConfig {
     ///
     /// [`Error::InvalidConfig`] for a setting out of range or more neighbours than training images;
     /// [`Error::Shape`] if the widths differ.
-    pub fn accuracy(&self, train: &Features, test: &Features) -> Result<KnnAccuracy> {
+    pub fn accuracy(&self, train: &Features, test: &Features) -> Result<Accuracy> {
         let mut labels = test.labels().iter();
         let (mut first, mut among_five) = (0, 0);
         self.each_chunk(train, test, |votes| {
@@ -94,7 +85,7 @@ impl KnnConfig {
             }
         })?;
         let percent = |count: usize| 100. * count as f64 / test.len() as f64;
-        Ok(KnnAccuracy {
+        Ok(Accuracy {
             top1: percent(first),
             top5: percent(among_five),
         })

@@ -30,9 +30,9 @@ mod picture;
 mod probe;
 
 pub use config::{EvalConfig, Pooling};
-pub use features::{Features, extract, features, raw_pixels};
-pub use knn::{KnnAccuracy, KnnConfig};
+pub use features::{FeatureRows, Features, extract, features, raw_pixels};
+pub use knn::KnnConfig;
 pub use linear::{LinearConfig, LinearProbe};
 pub use logistic::{Logistic, LogisticRegression};
 pub use picture::{reconstruction_grid, save_png};
-pub use probe::{ProbeResult, probe};
+pub use probe::{Accuracy, ProbeResult, probe};

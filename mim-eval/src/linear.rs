@@ -5,8 +5,8 @@ use mim_core::rng::{Purpose, stream};
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::Features;
 use crate::logistic::{Logistic, LogisticRegression};
+use crate::{Accuracy, Features};
 
 /// Rows classified at a time, to bound memory.
 const CHUNK: usize = 1024;
@@ -152,6 +152,52 @@ impl LinearProbe {
     ///
     /// [`Error::Shape`] if the width of the features differs.
     pub fn predict(&self, features: &Features) -> Result<Vec<u32>> {
+        let mut predictions = Vec::with_capacity(features.len());
+        self.each_chunk(features, |logits| {
+            let best = logits.argmax(1)?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+            predictions.extend(best.iter().map(|class| self.classes[*class as usize]));
+            Ok(())
+        })?;
+        Ok(predictions)
+    }
+
+    /// How often the right class is the most likely one, and among the five most likely. Of equals the lower class
+    /// comes first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the width of the features differs.
+    pub fn accuracies(&self, features: &Features) -> Result<Accuracy> {
+        let mut labels = features.labels().iter();
+        let (mut first, mut among_five) = (0, 0);
+        self.each_chunk(features, |logits| {
+            for (row, label) in logits.to_vec2::<f64>()?.iter().zip(&mut labels) {
+                // A class that training images do not have is never right.
+                let Ok(own) = self.classes.binary_search(label) else {
+                    continue;
+                };
+                let before = |(at, value): &(usize, &f64)| {
+                    **value > row[own] || (**value == row[own] && *at < own)
+                };
+                let rank = row.iter().enumerate().filter(before).count();
+                first += usize::from(rank < 1);
+                among_five += usize::from(rank < 5);
+            }
+            Ok(())
+        })?;
+        let percent = |count: usize| 100. * count as f64 / features.len() as f64;
+        Ok(Accuracy {
+            top1: percent(first),
+            top5: percent(among_five),
+        })
+    }
+
+    /// Hands on the logits `[images, classes]` of some images at a time, in order.
+    fn each_chunk(
+        &self,
+        features: &Features,
+        mut take: impl FnMut(Tensor) -> Result<()>,
+    ) -> Result<()> {
         if features.dim() != self.scaler.mean.len() {
             return Err(Error::shape(
                 "features for the linear probe",
@@ -160,32 +206,14 @@ impl LinearProbe {
                 "extract both with the same encoder and views",
             ));
         }
-        let mut predictions = Vec::with_capacity(features.len());
         for start in (0..features.len()).step_by(CHUNK) {
             let rows = start..features.len().min(start + CHUNK);
             let shape = (rows.len(), features.dim());
-            let values: Vec<f64> = rows
-                .flat_map(|row| self.scaler.apply(features, row))
-                .collect();
-            let logits = self
-                .logistic
-                .logits(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
-            let best = logits.argmax(1)?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-            predictions.extend(best.iter().map(|class| self.classes[*class as usize]));
+            let values = rows.flat_map(|row| self.scaler.apply(features, row));
+            let values = Tensor::from_vec(values.collect::<Vec<f64>>(), shape, &Device::Cpu)?;
+            take(self.logistic.logits(&values)?)?;
         }
-        Ok(predictions)
-    }
-
-    /// Images classified correctly, in percent.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Shape`] if the width of the features differs.
-    pub fn accuracy(&self, features: &Features) -> Result<f64> {
-        let predictions = self.predict(features)?;
-        let pairs = predictions.iter().zip(features.labels());
-        let right = pairs.filter(|(class, label)| class == label).count();
-        Ok(100. * right as f64 / features.len() as f64)
+        Ok(())
     }
 }
 
@@ -288,7 +316,10 @@ mod tests {
             [4, 9]
         );
         assert_eq!(
-            probe.accuracy(&features(&[0., 10.], 1, &[4, 4])).unwrap(),
+            probe
+                .accuracies(&features(&[0., 10.], 1, &[4, 4]))
+                .unwrap()
+                .top1,
             50.
         );
     }

@@ -5,11 +5,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EvalConfig, Features};
 
+/// How often the right class is among the first, in percent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// The right class comes first.
+    pub top1: f64,
+    /// The right class is among the first five.
+    pub top5: f64,
+}
+
 /// Accuracies on the test images, in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ProbeResult {
     /// Linear probe, see [`LinearConfig`](crate::LinearConfig).
     pub linear_top1: f64,
+    /// Linear probe, the right class among the first five.
+    pub linear_top5: f64,
     /// Nearest neighbours, see [`KnnConfig`](crate::KnnConfig).
     pub knn_top1: f64,
     /// Nearest neighbours, the right class among the first five.
@@ -26,8 +37,10 @@ pub fn probe(train: &Features, test: &Features, config: &EvalConfig) -> Result<P
     config.check()?;
     train.check_pair(test)?;
     let neighbours = config.knn.accuracy(train, test)?;
+    let linear = config.linear.fit(train)?.accuracies(test)?;
     Ok(ProbeResult {
-        linear_top1: config.linear.fit(train)?.accuracy(test)?,
+        linear_top1: linear.top1,
+        linear_top5: linear.top5,
         knn_top1: neighbours.top1,
         knn_top5: neighbours.top5,
     })

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -11,41 +10,29 @@ use mim_core::data::{DataSource, Split};
 use mim_eval::{
     EvalConfig, Features, KnnConfig, LinearConfig, LogisticRegression, probe, raw_pixels,
 };
+use mim_testing::Golden;
 use serde_json::Value;
 
-/// A case of the shared reference values, if this checkout has them.
-struct Case {
-    tensors: HashMap<String, Tensor>,
-    json: Value,
-}
+/// A recorded case of evaluation.
+struct Case(Golden);
 
 impl Case {
-    fn load(name: &str) -> Option<Self> {
-        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/goldens"));
-        if !folder.is_dir() {
-            eprintln!("SKIPPED: no reference values at {}", folder.display());
-            return None;
-        }
-        let stem = folder.join("evaluation").join(name);
-        let file = stem.with_extension("safetensors");
-        Some(Self {
-            tensors: candle_core::safetensors::load(file, &Device::Cpu).unwrap(),
-            json: read_json(&stem.with_extension("json")),
-        })
+    fn load(name: &str) -> Self {
+        Self(Golden::load(&format!("evaluation/{name}")))
     }
 
     fn values(&self, name: &str) -> Vec<f64> {
-        let xs = self.tensors[name].to_dtype(DType::F64).unwrap();
+        let xs = self.0.tensors[name].to_dtype(DType::F64).unwrap();
         xs.flatten_all().unwrap().to_vec1().unwrap()
     }
 
     fn labels(&self, name: &str) -> Vec<u32> {
-        let xs = self.tensors[name].to_dtype(DType::U32).unwrap();
+        let xs = self.0.tensors[name].to_dtype(DType::U32).unwrap();
         xs.to_vec1().unwrap()
     }
 
     fn features(&self, split: &str) -> Features {
-        let xs = &self.tensors[&format!("input.{split}_features")];
+        let xs = &self.0.tensors[&format!("input.{split}_features")];
         let values = xs.flatten_all().unwrap().to_vec1().unwrap();
         let labels = self.labels(&format!("input.{split}_labels"));
         Features::new(values, xs.dim(1).unwrap(), labels).unwrap()
@@ -54,7 +41,7 @@ impl Case {
     #[track_caller]
     fn check(&self, name: &str, got: &[f64]) {
         let want = self.values(&format!("expect.{name}"));
-        let tolerance = |key: &str| self.json["tolerance"][key].as_f64().unwrap();
+        let tolerance = |key: &str| self.0.json["tolerance"][key].as_f64().unwrap();
         let (rtol, atol) = (tolerance("rtol"), tolerance("atol"));
         assert_eq!(got.len(), want.len(), "{name}");
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
@@ -70,16 +57,14 @@ fn read_json(path: &Path) -> Value {
 
 #[test]
 fn knn_votes_and_accuracies_are_those_of_the_released_classifier() {
-    let Some(case) = Case::load("knn") else {
-        return;
-    };
+    let case = Case::load("knn");
     let (train, test) = (case.features("train"), case.features("test"));
-    let ks = case.json["config"]["k"].as_array().unwrap();
+    let ks = case.0.json["config"]["k"].as_array().unwrap();
     assert_eq!(ks.len(), 3);
     for k in ks.iter().map(|k| k.as_u64().unwrap()) {
         let config = KnnConfig {
             k: usize::try_from(k).unwrap(),
-            temperature: case.json["config"]["temperature"].as_f64().unwrap(),
+            temperature: case.0.json["config"]["temperature"].as_f64().unwrap(),
         };
         let votes = config.votes(&train, &test).unwrap().concat();
         case.check(&format!("votes_k{k}"), &votes);
@@ -91,17 +76,15 @@ fn knn_votes_and_accuracies_are_those_of_the_released_classifier() {
 
 #[test]
 fn logistic_regression_finds_the_recorded_optimum() {
-    let Some(case) = Case::load("logistic_regression") else {
-        return;
-    };
+    let case = Case::load("logistic_regression");
     let regression = LogisticRegression {
-        penalty: case.json["config"]["lam"].as_f64().unwrap(),
+        penalty: case.0.json["config"]["lam"].as_f64().unwrap(),
         intercept: false,
         max_iter: 1000,
         tolerance: 1e-9,
     };
     let xs = |split: &str| {
-        let xs = &case.tensors[&format!("input.{split}_features")];
+        let xs = &case.0.tensors[&format!("input.{split}_features")];
         xs.to_dtype(DType::F64).unwrap()
     };
     let targets = case.labels("input.train_labels");
@@ -160,7 +143,7 @@ fn linear_probe_of_pixels_agrees_with_scikit_learn() {
         differences(&fitted.predict(&test).unwrap(), &want["predictions"]),
         0
     );
-    assert!((fitted.accuracy(&test).unwrap() - want["top1"].as_f64().unwrap()).abs() < 1e-9);
+    assert!((fitted.accuracies(&test).unwrap().top1 - want["top1"].as_f64().unwrap()).abs() < 1e-9);
     // 300 steps do not reach the optimum here, neither there nor here: an image near a border may differ.
     let quick = LinearConfig::default().fit(&train).unwrap();
     let predictions = quick.predict(&test).unwrap();

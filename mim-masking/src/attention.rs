@@ -270,8 +270,8 @@ impl Masker for AttentionMasker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::Case;
     use mim_core::StepContext;
+    use mim_testing::Golden;
     use proptest::prelude::*;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
@@ -304,10 +304,8 @@ mod tests {
 
     #[test]
     fn recorded_draws_give_the_recorded_masks() {
-        let Some(case) = Case::load("components", "attmask") else {
-            return;
-        };
-        let [rows, tokens] = case.dims("input.attention") else {
+        let case = Golden::load("components/attmask");
+        let [rows, tokens] = case.dims("input.attention")[..] else {
             panic!("attention [rows, tokens]");
         };
         let scores = case.floats("input.attention");
@@ -322,20 +320,18 @@ mod tests {
                 uniforms: case.values(&format!("input.{name}.rand")),
                 reveal_ids,
             };
-            assert_eq!(draws.uniforms.len(), *rows);
+            assert_eq!(draws.uniforms.len(), rows);
             let mask = masker(entry)
-                .from_draws(square(*tokens), &scores, &draws)
+                .from_draws(square(tokens), &scores, &draws)
                 .unwrap();
-            let theirs = case.bits(&format!("expect.{name}.mask"));
+            let theirs = case.bytes(&format!("expect.{name}.mask"));
             assert_eq!(mask.to_bits(), theirs, "{name}");
         }
     }
 
     #[test]
     fn hints_are_drawn_as_often_as_recorded() {
-        let Some(case) = Case::load("components", "attmask") else {
-            return;
-        };
+        let case = Golden::load("components/attmask");
         let entry = &case.json["config"]["hint_frequency"];
         let tokens = case.dims("input.attention")[1];
         let scores = &case.floats("input.attention")[..tokens];
@@ -427,7 +423,7 @@ mod tests {
     fn refuses_other_guides_and_settings_without_sense() {
         let masker = AttentionMaskerConfig::default().build().unwrap();
         let step = StepContext::new(0);
-        let rq = crate::golden::request(&step, 2, square(4));
+        let rq = crate::sampling::request(&step, 2, square(4));
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let error = masker.sample(&rq, &mut rng).unwrap_err().to_string();
         assert!(error.contains("class token"), "{error}");

@@ -211,8 +211,9 @@ impl Masker for BlockwiseMasker {
 mod tests {
     use super::*;
     use crate::draws::Tape;
-    use crate::golden::{Case, Statistics, assert_mean, request};
+    use crate::sampling::{Statistics, assert_mean, request};
     use mim_core::StepContext;
+    use mim_testing::Golden;
     use proptest::prelude::*;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn beits_traces_and_statistics() {
-        let case = Case::load("components", "blockwise_masker").unwrap();
+        let case = Golden::load("components/blockwise_masker");
         for (name, config) in case.json["config"]["traces"].as_object().unwrap() {
             let settings = BlockwiseMaskerConfig {
                 min_block: number(&config["min_num_patches"]),
@@ -282,9 +283,7 @@ mod tests {
 
     #[test]
     fn evas_traces_and_statistics() {
-        let Some(case) = Case::load("components", "eva_blockwise_mask") else {
-            return;
-        };
+        let case = Golden::load("components/eva_blockwise_mask");
         for (i, entry) in case.json["config"]["cases"]
             .as_array()
             .unwrap()
@@ -300,7 +299,7 @@ mod tests {
             };
             let draws = case.values(&format!("input.draws_{i}"));
             let drawn = draws.iter().filter(|x| **x != -1.).map(|x| (None, *x));
-            let want = case.bits(&format!("expect.mask_{i}"));
+            let want = case.bytes(&format!("expect.mask_{i}"));
             replay(&config, grid(&entry["grid"]), Tape::new(drawn), &want);
         }
         let statistics = case.json["config"]["expect_statistics"].as_array().unwrap();
@@ -324,9 +323,7 @@ mod tests {
 
     #[test]
     fn bootmaes_tapes_and_statistics() {
-        let Some(case) = Case::load("components", "blockwise_mask_bootmae") else {
-            return;
-        };
+        let case = Golden::load("components/blockwise_mask_bootmae");
         for (i, entry) in case.json["config"]["tapes"]
             .as_array()
             .unwrap()
@@ -346,7 +343,7 @@ mod tests {
                     .into_iter()
                     .map(|x| (None, x)),
             );
-            let want = case.bits(&format!("expect.mask{i}"));
+            let want = case.bytes(&format!("expect.mask{i}"));
             replay(&config, grid(&entry["grid"]), tape, &want);
         }
         let mask = draw(
@@ -366,9 +363,7 @@ mod tests {
 
     #[test]
     fn sims_statistics_with_and_without_top_up() {
-        let Some(case) = Case::load("components", "blockwise_mask_sim") else {
-            return;
-        };
+        let case = Golden::load("components/blockwise_mask_sim");
         let free = BlockwiseMaskerConfig {
             when_stuck: WhenStuck::Stop,
             ..BlockwiseMaskerConfig::sim()

@@ -181,8 +181,9 @@ impl Masker for CellMasker {
 #[expect(clippy::cast_possible_truncation, reason = "small positive numbers")]
 mod tests {
     use super::*;
-    use crate::golden::{Case, Statistics, request};
+    use crate::sampling::{Statistics, request};
     use mim_core::StepContext;
+    use mim_testing::Golden;
     use proptest::prelude::*;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
@@ -252,21 +253,17 @@ mod tests {
 
     #[test]
     fn recorded_permutation_gives_simmims_mask() {
-        let Some(case) = Case::load("simmim", "vit_case1") else {
-            return;
-        };
+        let case = Golden::load("simmim/vit_case1");
         let masker = masker(16, 8, 0.6, CellRounding::HiddenUp);
         let mask = masker
             .from_permutation(PatchGrid::new(6, 6), &case.ids("input.permutation"))
             .unwrap();
-        assert_eq!(mask.to_bits(), case.bits("input.mask"));
+        assert_eq!(mask.to_bits(), case.bytes("input.mask"));
     }
 
     #[test]
     fn recorded_noise_gives_cmaes_mask() {
-        let Some(case) = Case::load("components", "mask_2x2_cmae") else {
-            return;
-        };
+        let case = Golden::load("components/mask_2x2_cmae");
         for (name, side, ratio) in [("g14", 14, 0.65), ("g14r75", 14, 0.75), ("g6", 6, 0.5)] {
             let mask = masker(32, 16, ratio, CellRounding::VisibleDown)
                 .from_noise(
@@ -274,7 +271,7 @@ mod tests {
                     &case.floats(&format!("input.{name}.noise")),
                 )
                 .unwrap();
-            assert_eq!(mask.to_bits(), case.bits(&format!("expect.{name}.mask")));
+            assert_eq!(mask.to_bits(), case.bytes(&format!("expect.{name}.mask")));
             let kept = case.ids(&format!("expect.{name}.ids_keep"));
             let keep = mask.constant_keep().unwrap();
             for (row, kept) in kept.chunks(keep).enumerate() {

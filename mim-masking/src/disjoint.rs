@@ -257,9 +257,10 @@ impl Masker for DisjointMasker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Case, request};
+    use crate::sampling::request;
     use candle_core::Device;
     use mim_core::StepContext;
+    use mim_testing::Golden;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
@@ -317,9 +318,7 @@ mod tests {
 
     #[test]
     fn recorded_draws_give_the_recorded_masks_and_counts() {
-        let Some(case) = Case::load("components", "dmjd_disjoint_masks") else {
-            return;
-        };
+        let case = Golden::load("components/dmjd_disjoint_masks");
         let config = &case.json["config"];
         for (index, settings) in config["cases"].as_array().unwrap().iter().enumerate() {
             let number = |key: &str| settings[key].as_f64().unwrap();
@@ -343,7 +342,7 @@ mod tests {
             let ids = |ids: candle_core::Tensor| -> Vec<u32> {
                 ids.flatten_all().unwrap().to_vec1().unwrap()
             };
-            assert_eq!(mask.to_bits(), case.bits(&format!("expect.{index}.mask")));
+            assert_eq!(mask.to_bits(), case.bytes(&format!("expect.{index}.mask")));
             let keep = ids(mask.ids_keep(&Device::Cpu).unwrap());
             assert_eq!(keep, case.ids(&format!("expect.{index}.ids_keep")));
             let restore = ids(mask.ids_restore(&Device::Cpu).unwrap());

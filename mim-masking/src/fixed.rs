@@ -36,7 +36,7 @@ impl Masker for FixedMasker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::request;
+    use crate::sampling::request;
     use mim_core::{PatchGrid, StepContext};
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;

@@ -174,8 +174,9 @@ impl Masker for IbotBlockMasker {
 mod tests {
     use super::*;
     use crate::draws::Tape;
-    use crate::golden::{Case, Statistics, assert_mean, request};
+    use crate::sampling::{Statistics, assert_mean, request};
     use mim_core::StepContext;
+    use mim_testing::Golden;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
     use serde_json::Value;
@@ -208,9 +209,7 @@ mod tests {
 
     #[test]
     fn recorded_draws_give_the_recorded_masks() {
-        let Some(case) = Case::load("components", "ibot_block_mask") else {
-            return;
-        };
+        let case = Golden::load("components/ibot_block_mask");
         for (i, entry) in case.json["config"]["tapes"]
             .as_array()
             .unwrap()
@@ -221,16 +220,14 @@ mod tests {
             let bits = masker(entry, IbotShape::Block)
                 .bits(grid(entry), 0, &mut tape)
                 .unwrap();
-            assert_eq!(bits, case.bits(&format!("expect.mask_{i}")), "tape {i}");
+            assert_eq!(bits, case.bytes(&format!("expect.mask_{i}")), "tape {i}");
             assert!(tape.is_used_up());
         }
     }
 
     #[test]
     fn statistics_agree() {
-        let Some(case) = Case::load("components", "ibot_block_mask") else {
-            return;
-        };
+        let case = Golden::load("components/ibot_block_mask");
         let step = StepContext::new(0);
         for (name, entry) in case.json["config"]["expect_statistics"]
             .as_object()

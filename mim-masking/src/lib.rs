@@ -9,9 +9,9 @@ mod blocks;
 mod count;
 mod draws;
 mod fixed;
-#[cfg(test)]
-mod golden;
 mod masker;
+#[cfg(test)]
+mod sampling;
 
 pub use count::HiddenCount;
 pub use fixed::FixedMasker;
@@ -33,7 +33,7 @@ mim_core::parts! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::request;
+    use crate::sampling::request;
     use mim_core::{PatchGrid, StepContext};
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;

@@ -129,9 +129,10 @@ impl Masker for RolledBlockMasker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Case, Statistics, request};
+    use crate::sampling::{Statistics, request};
     use candle_core::Device;
     use mim_core::StepContext;
+    use mim_testing::Golden;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
@@ -159,16 +160,14 @@ mod tests {
 
     #[test]
     fn recorded_draws_give_the_recorded_order_and_statistics_agree() {
-        let Some(case) = Case::load("components", "blockwise_mask_bootmae") else {
-            return;
-        };
+        let case = Golden::load("components/blockwise_mask_bootmae");
         let masker = RolledBlockMaskerConfig::default().build().unwrap();
         let grid = PatchGrid::new(14, 14);
         assert_eq!(case.dims("input.order.mask"), [4, 14, 14]);
         let mask = masker
             .from_draws(
                 grid,
-                &case.bits("input.order.mask"),
+                &case.bytes("input.order.mask"),
                 &case.floats("input.order.rand"),
                 3,
             )

@@ -142,8 +142,9 @@ impl Masker for WeightedMasker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Case, request};
+    use crate::sampling::request;
     use mim_core::StepContext;
+    use mim_testing::Golden;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
@@ -189,9 +190,7 @@ mod tests {
 
     #[test]
     fn recorded_draws_give_the_recorded_order_and_frequencies() {
-        let Some(case) = Case::load("components", "milan_semantic_sampler") else {
-            return;
-        };
+        let case = Golden::load("components/milan_semantic_sampler");
         let ratio = case.json["config"]["mask_ratio"].as_f64().unwrap();
         let importance = case.floats("input.importance");
         let (tokens, draws) = (importance.len(), case.floats("input.exp_noise"));

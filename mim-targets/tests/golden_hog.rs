@@ -3,23 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use mim_core::{Norm, PatchGrid};
 use mim_targets::{HogNorm, HogTargetConfig};
+use mim_testing::Golden;
 
-fn load(name: &str) -> Option<HashMap<String, Tensor>> {
-    let folder = Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../shared/goldens/components"
-    ));
-    if !folder.is_dir() {
-        eprintln!("SKIPPED: no reference values at {}", folder.display());
-        return None;
-    }
-    let file = folder.join(format!("{name}.safetensors"));
-    Some(candle_core::safetensors::load(file, &Device::Cpu).unwrap())
+fn load(name: &str) -> HashMap<String, Tensor> {
+    Golden::load(&format!("components/{name}")).tensors
 }
 
 #[track_caller]
@@ -49,7 +40,7 @@ fn images(case: &HashMap<String, Tensor>) -> (Tensor, Tensor) {
 #[test]
 fn fastmim_maskfeat_and_dmjd_on_photos_and_noise() {
     for name in ["hog_natural", "hog_noise"] {
-        let Some(case) = load(name) else { return };
+        let case = load(name);
         let (bytes, images) = images(&case);
         let (batch, _, height, width) = images.dims4().unwrap();
         let grid = PatchGrid::new(height / 16, width / 16);
@@ -94,7 +85,7 @@ fn fastmim_maskfeat_and_dmjd_on_photos_and_noise() {
 
 #[test]
 fn dmjd_on_oblong_and_flat_images() {
-    let Some(case) = load("hog_dmjd") else { return };
+    let case = load("hog_dmjd");
     let target = HogTargetConfig::dmjd().build().unwrap();
     for name in ["a", "b"] {
         let bytes = case[&format!("input.{name}.image_u8")]

@@ -2,22 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::HashMap;
-use std::path::Path;
-
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use mim_core::PatchGrid;
 use mim_targets::{Blur, PatchNorm, PixelTargetConfig};
-
-fn load(name: &str) -> Option<HashMap<String, Tensor>> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/goldens"));
-    if !folder.is_dir() {
-        eprintln!("SKIPPED: no reference values at {}", folder.display());
-        return None;
-    }
-    let file = folder.join(format!("{name}.safetensors"));
-    Some(candle_core::safetensors::load(file, &Device::Cpu).unwrap())
-}
+use mim_testing::Golden;
 
 #[track_caller]
 fn assert_close(got: &Tensor, want: &Tensor) {
@@ -36,20 +24,18 @@ fn raw() -> PixelTargetConfig {
     }
 }
 
-fn check(name: &str, images: &str, side: usize, config: &PixelTargetConfig) {
-    let Some(case) = load(name) else { return };
+fn check(case: &Golden, images: &str, side: usize, config: &PixelTargetConfig) {
     let grid = PatchGrid::new(side, side);
     let target = config.build().unwrap();
-    let ys = target.target(&case[images], grid).unwrap();
-    assert_close(&ys, &case["expect.target"]);
+    let ys = target.target(&case.get(images), grid).unwrap();
+    assert_close(&ys, &case.get("expect.target"));
 }
 
 #[test]
 fn mae_and_its_relatives() {
     let mae = PixelTargetConfig::default();
-    check("mae/case1_normpix", "input.images", 4, &mae);
-    check("mae/case2_rawpix", "input.images", 6, &raw());
-    check("cmae/case0", "input.img", 8, &mae);
+    check(&Golden::load("mae/case1_normpix"), "input.images", 4, &mae);
+    check(&Golden::load("cmae/case0"), "input.img", 8, &mae);
 }
 
 #[test]
@@ -61,18 +47,32 @@ fn saim_smooths_first() {
         }),
         ..PixelTargetConfig::default()
     };
-    check("saim/mlp_blur", "input.images", 4, &smooth);
-    check("saim/linear_l1_shared", "input.images", 6, &raw());
+    check(&Golden::load("saim/mlp_blur"), "input.images", 4, &smooth);
+}
+
+#[test]
+#[ignore = "needs ../shared/goldens"]
+fn raw_pixels_are_the_target_without_norm() {
+    check(
+        &Golden::load_shared("mae/case2_rawpix"),
+        "input.images",
+        6,
+        &raw(),
+    );
+    check(
+        &Golden::load_shared("saim/linear_l1_shared"),
+        "input.images",
+        6,
+        &raw(),
+    );
 }
 
 #[test]
 fn bootmae_normalises_channels() {
-    let Some(case) = load("bootmae/case0") else {
-        return;
-    };
+    let case = Golden::load("bootmae/case0");
     let grid = PatchGrid::new(6, 6);
     let target = PixelTargetConfig::bootmae().build().unwrap();
-    let ys = target.target(&case["input.images"], grid).unwrap();
+    let ys = target.target(&case.get("input.images"), grid).unwrap();
     let image = target.unpatchify(&ys, grid, 3).unwrap();
-    assert_close(&image, &case["expect.pix_target"]);
+    assert_close(&image, &case.get("expect.pix_target"));
 }

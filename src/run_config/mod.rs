@@ -1,63 +1,18 @@
 //! Everything a run depends on, as one TOML file.
 
 mod before;
+mod data;
 mod layers;
 mod norm;
 
 use std::path::Path;
 
 use candle_core::Device;
-use mim_core::data::{DataSource, LoaderConfig};
 use mim_core::train::TrainConfig;
 use mim_core::{Error, Method, Result, settings};
 use mim_eval::EvalConfig;
 use mim_methods::registry::{self, Entry};
-use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-
-/// Where images come from and how they are read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataConfig {
-    /// `embedded`, a path, `idx:`, `folder:`, `cifar:` or `parquet:` and a path, or `hf:owner/name`. Default `embedded`.
-    pub source: DataSource,
-    /// Threads that decode and augment; 0 does it between steps. Default 1.
-    pub workers: usize,
-    /// Batches made ahead. Default 2.
-    pub prefetch: usize,
-    /// Share of unreadable images that an epoch tolerates. Default 0.05.
-    pub max_bad_share: f64,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            source: DataSource::Embedded,
-            workers: 1,
-            prefetch: 2,
-            max_bad_share: 0.05,
-        }
-    }
-}
-
-impl DataConfig {
-    /// Settings of a loader of `batch_size` images.
-    pub fn loading(&self, batch_size: usize) -> LoaderConfig {
-        let Self {
-            workers,
-            prefetch,
-            max_bad_share,
-            ..
-        } = *self;
-        LoaderConfig {
-            batch_size,
-            workers,
-            prefetch,
-            max_bad_share,
-            ..LoaderConfig::default()
-        }
-    }
-}
 
 /// Everything a run depends on. In a file the method's own settings stand at the top level, beside
 /// `method`, `arch` and the tables `data`, `train` and `eval`.
@@ -106,6 +61,7 @@ impl RunConfig {
         let train: TrainConfig = settings::read("train", train)?;
         train.validate()?;
         let data: DataConfig = settings::read("data", data)?;
+        data.check()?;
         let eval: EvalConfig = settings::read("eval", eval)?;
         eval.check()?;
         Ok(Self {
@@ -161,7 +117,8 @@ impl RunConfig {
     ///
     /// If the settings do not fit this version.
     pub fn from_json(json: &serde_json::Value) -> Result<Self> {
-        let table = Table::try_from(json).map_err(|error| unwritable(&error))?;
+        let mut table = Table::try_from(json).map_err(|error| unwritable(&error))?;
+        data::of_older_run(&mut table);
         Self::from_table(table)
     }
 
@@ -186,8 +143,20 @@ impl RunConfig {
 }
 
 pub use before::warnings;
+pub use data::{DataConfig, HeldOut, Images};
 pub use layers::{method, replace_sizes};
 pub use norm::measure as measure_norm;
+
+/// The settings in `config.toml` of a run folder.
+///
+/// # Errors
+///
+/// If it cannot be read, or is not TOML.
+pub fn read_run(run: &Path) -> Result<Table> {
+    let mut table = read_file(&run.join("config.toml").to_string_lossy())?;
+    data::of_older_run(&mut table);
+    Ok(table)
+}
 
 /// The settings in a TOML file, or in the shipped recipe of that name.
 ///

@@ -56,7 +56,7 @@ impl CropBox {
     }
 
     /// The box of `(height, width)` in the middle of an image, the odd pixel by rounding halves to even.
-    fn centred((height, width): (usize, usize), image: (usize, usize)) -> Self {
+    pub(super) fn centred((height, width): (usize, usize), image: (usize, usize)) -> Self {
         let margin = |whole: usize, side: usize| rounded((whole - side) as f64 / 2.);
         Self {
             top: margin(image.0, height),

@@ -4,8 +4,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Augment, CenterCrop, HorizontalFlip, ImageOp, Interpolation, RandomResizedCrop, Resize, Sample,
-    Size, ToChannels,
+    Augment, CenterCrop, CropBox, HorizontalFlip, ImageOp, Interpolation, RandomResizedCrop,
+    Resize, Sample, Size, ToChannels,
 };
 use crate::{Error, Result};
 
@@ -120,8 +120,15 @@ impl ViewPlan {
     /// Fails if a setting is out of range or does not fit the image.
     pub fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Vec<Sample>> {
         let run = |ops: &[Augment], sample: Sample, rng: &mut dyn Rng| {
-            ops.iter()
-                .try_fold(sample, |sample, op| op.apply(sample, rng))
+            ops.iter().enumerate().try_fold(sample, |sample, (at, op)| {
+                let sample = match (op, ops.get(at + 1)) {
+                    (Augment::Resize(resize), Some(Augment::CenterCrop(crop))) => {
+                        middle_of_thin(sample, resize, crop)?
+                    }
+                    _ => sample,
+                };
+                op.apply(sample, rng)
+            })
         };
         let mut shared = run(&self.shared, sample, rng)?;
         let mut views = Vec::with_capacity(self.views.len());
@@ -136,6 +143,33 @@ impl ViewPlan {
     }
 }
 
+/// Pixels of a resized image above which only what the crop needs is resized.
+const MOST_RESIZED: usize = 1 << 25;
+/// Pixels around the middle that a resized pixel may be made from.
+const REACH: usize = 8;
+
+/// The middle of an image so thin that it would become huge when its shorter side is resized, as much of it as the
+/// crop after that reads; other images as they are.
+fn middle_of_thin(sample: Sample, resize: &Resize, crop: &CenterCrop) -> Result<Sample> {
+    let (height, width) = sample.size();
+    let Size::Side(side) = resize.size else {
+        return Ok(sample);
+    };
+    let shorter = height.min(width).max(1);
+    if (height * side / shorter).saturating_mul(width * side / shorter) <= MOST_RESIZED {
+        return Ok(sample);
+    }
+    let (rows, columns) = crop.size.square();
+    // As far from both ends, so that the middle stays where it is.
+    let kept = |from: usize, read: usize| {
+        let wanted = (read * shorter).div_ceil(side) + 2 * REACH;
+        let wanted = wanted.max(shorter) + (wanted.max(shorter) + from) % 2;
+        wanted.min(from)
+    };
+    let middle = (kept(height, rows), kept(width, columns));
+    CropBox::centred(middle, sample.size()).cut(sample)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +178,24 @@ mod tests {
     fn photo() -> Sample {
         let bytes = (0..40 * 60 * 3).map(|v: u32| (v % 251) as u8).collect();
         Sample::new(bytes, (40, 60), 3).unwrap()
+    }
+
+    #[test]
+    fn thin_images_are_resized_only_where_the_crop_reads_them() {
+        let plan = ViewPlan::evaluation(256, 224);
+        let mut rng = stream(0, Purpose::Augment, [0, 0]);
+        let mut middle = |height: usize, width: usize| {
+            let bytes = (0..97).cycle().take(height * width).collect();
+            let thin = Sample::new(bytes, (height, width), 1).unwrap();
+            plan.apply(thin, &mut rng).unwrap().remove(0)
+        };
+        for long in [4_000_000, 4_000_001] {
+            assert_eq!(middle(1, long).size(), (224, 224));
+            assert_eq!(middle(long, 1).size(), (224, 224));
+        }
+        // Just thin enough for the short way: the middle of a longer image with the same values there.
+        let [short, long] = [400, 2 * 97 * 6 + 400].map(|width| middle(1, width));
+        assert_eq!(short.pixels(), long.pixels());
     }
 
     #[test]

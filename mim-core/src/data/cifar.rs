@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::embedded::TWO;
 use super::{MemoryDataset, Split};
 use crate::{Error, Result};
 
@@ -36,6 +37,7 @@ impl Release {
                 existing(&["train.bin"]),
             ),
             Split::Test => (existing(&["test_batch.bin"]), existing(&["test.bin"])),
+            Split::Val => (vec![], vec![]),
         };
         let (classes, label_bytes, files) = if ten.is_empty() {
             (100, 2, hundred)
@@ -60,16 +62,14 @@ pub(super) fn recognises(folder: &Path) -> bool {
 /// Opens a split; CIFAR-100 with its fine labels.
 pub(super) fn open(folder: &Path, split: Split) -> Result<MemoryDataset> {
     let release = Release::find(folder, split).ok_or_else(|| {
-        Error::format(
-            folder,
-            match split {
-                Split::Train => {
-                    "no train split: there is no data_batch_1.bin ... 5.bin or train.bin"
-                }
-                Split::Test => "no test split: there is no test_batch.bin or test.bin",
-            },
-            "unpack the binary version of CIFAR-10 or CIFAR-100 and point to its folder",
-        )
+        let fix = match split {
+            Split::Train => {
+                "unpack data_batch_1.bin ... 5.bin of CIFAR-10 or train.bin of CIFAR-100 into it"
+            }
+            Split::Val => TWO,
+            Split::Test => "unpack test_batch.bin of CIFAR-10 or test.bin of CIFAR-100 into it",
+        };
+        Error::no_split(folder.display(), split, fix)
     })?;
     let (mut pixels, mut labels) = (vec![], vec![]);
     for path in &release.files {

@@ -5,7 +5,10 @@
 use std::path::Path;
 
 use super::{MemoryDataset, Split, idx};
-use crate::Result;
+use crate::{Error, Result};
+
+/// What to do where a data set is made of training and test images.
+pub(super) const TWO: &str = "this data set has train and test";
 
 macro_rules! file {
     ($name:literal) => {
@@ -23,6 +26,7 @@ pub(super) fn open(split: Split) -> Result<MemoryDataset> {
             file!("train-images-idx3-ubyte.gz"),
             file!("train-labels-idx1-ubyte.gz"),
         ),
+        Split::Val => return Err(Error::no_split("the embedded images", split, TWO)),
         Split::Test => (
             file!("t10k-images-idx3-ubyte.gz"),
             file!("t10k-labels-idx1-ubyte.gz"),

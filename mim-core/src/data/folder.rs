@@ -10,14 +10,12 @@ use super::{Dataset, Split};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// Names of the folder that holds the test split, the first that exists.
-const TEST_FOLDERS: [&str; 2] = ["val", "test"];
-
 /// Images of a folder (`.jpg`, `.jpeg`, `.png`, `.webp`), always as RGB, in the order of their names.
 ///
-/// The folder may have a `train` folder and a `val` or `test` folder; else it is all train split. Inside a split,
-/// images in subfolders (at any depth) are labelled by the first; images beside one another are unlabelled.
-/// Names that start with a dot are skipped.
+/// The folder may have a folder for each split, by any of its usual names ([`Split::names`]) in any case of letters;
+/// else it is all train split. Inside a split, images in subfolders (at any depth) are labelled by the first; images
+/// beside one another are unlabelled. Names that start with a dot are skipped, and so are folders that hold a run
+/// of `mim pretrain`.
 #[derive(Debug)]
 pub struct FolderDataset {
     files: Vec<PathBuf>,
@@ -33,34 +31,35 @@ impl FolderDataset {
     /// [`Error::Format`] if the split is missing, holds no image, or has a class that the train split lacks;
     /// [`Error::Io`] if a folder cannot be listed.
     pub fn open(root: &Path, split: Split) -> Result<Self> {
-        let train = root.join("train");
-        let test = TEST_FOLDERS
-            .iter()
-            .map(|name| root.join(name))
-            .find(|path| path.is_dir());
-        let missing = |what: &'static str, fix: &'static str| Err(Error::format(root, what, fix));
-        match (split, train.is_dir(), test) {
-            (Split::Train, true, _) => Self::list(&train),
-            (Split::Train, false, None) => Self::list(root),
-            (Split::Train, false, Some(_)) => missing(
-                "no train split: it has a test split but no folder `train`",
-                "move the training images into `train`",
-            ),
-            (Split::Test, false, Some(test)) => Self::list(&test),
-            (Split::Test, true, Some(test)) => {
-                let known = Self::list(&train)?.classes;
-                Self::list(&test)?.relabelled(known, &test)
-            }
-            (Split::Test, _, None) => missing(
-                "no test split: there is neither a folder `val` nor a folder `test`",
-                "put images to evaluate on into `val`, beside `train`",
-            ),
+        let found = Split::ALL.map(|split| find(root, split));
+        let [train, val, test] = found;
+        let (train, val, test) = (train?, val?, test?);
+        let there: Vec<&str> = [(&train, "train"), (&val, "val"), (&test, "test")]
+            .into_iter()
+            .filter_map(|(folder, name)| folder.as_ref().map(|_| name))
+            .collect();
+        let missing = || {
+            let fix = match there.as_slice() {
+                [] => format!(
+                    "put its images into a folder `{split}`, and those to train on into `train`"
+                ),
+                there => format!(
+                    "it has {}; put the images into a folder `{split}`",
+                    there.join(" and ")
+                ),
+            };
+            Error::no_split(root.display(), split, fix)
+        };
+        let other = match split {
+            Split::Train if there.is_empty() => return Self::list(root),
+            Split::Train => return Self::list(&train.ok_or_else(missing)?),
+            Split::Val => val.ok_or_else(missing)?,
+            Split::Test => test.ok_or_else(missing)?,
+        };
+        match train {
+            Some(train) => Self::list(&other)?.relabelled(Self::list(&train)?.classes, &other),
+            None => Self::list(&other),
         }
-    }
-
-    /// Names of the classes, by label; empty without labels.
-    pub fn class_names(&self) -> &[String] {
-        &self.classes
     }
 
     fn list(folder: &Path) -> Result<Self> {
@@ -157,6 +156,10 @@ impl Dataset for FolderDataset {
         self.classes.len()
     }
 
+    fn class_names(&self) -> &[String] {
+        &self.classes
+    }
+
     fn name_of(&self, index: usize) -> String {
         self.files
             .get(index)
@@ -164,7 +167,35 @@ impl Dataset for FolderDataset {
     }
 }
 
-/// Subfolders and files of a folder, each sorted.
+/// The folder of a split, by any of its names.
+fn find(root: &Path, split: Split) -> Result<Option<PathBuf>> {
+    let (folders, _) = entries(root)?;
+    let of_split = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| Split::of_name(name) == Some(split))
+    };
+    let mut found: Vec<PathBuf> = folders.into_iter().filter(of_split).collect();
+    if let [first, second, ..] = found.as_slice() {
+        let what = format!(
+            "both it and {} are named like the {split} split",
+            second.display()
+        );
+        return Err(Error::format(
+            first,
+            what,
+            "keep one of them, or name the other one differently",
+        ));
+    }
+    Ok(found.pop())
+}
+
+/// Whether a folder holds a run of `mim pretrain`.
+fn is_run(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).exists();
+    has("config.toml") && (has("checkpoints") || has("log.jsonl"))
+}
+
+/// Subfolders and files of a folder, each sorted, without run folders.
 fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut folders, mut files) = (vec![], vec![]);
     for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
@@ -176,6 +207,10 @@ fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
         let kind = entry.file_type().map_err(Error::io("read", &path))?;
         // Links are followed: data sets are often assembled from them.
         if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
+            if is_run(&path) {
+                tracing::info!("{} holds a run and is passed over", path.display());
+                continue;
+            }
             folders.push(path);
         } else {
             files.push(path);

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::embedded::TWO;
 use super::{MemoryDataset, Split};
 use crate::{Error, Result};
 
@@ -35,6 +36,7 @@ pub(super) fn open(folder: &Path, split: Split) -> Result<MemoryDataset> {
     let mut classes = values.iter().max().map_or(0, |label| label + 1);
     let other = match split {
         Split::Train => Split::Test,
+        Split::Val => return Err(Error::no_split(folder.display(), split, TWO)),
         Split::Test => Split::Train,
     };
     if let Some(path) = find(folder, &label_file(other)) {
@@ -55,7 +57,7 @@ fn label_file(split: Split) -> String {
 fn stem(split: Split) -> &'static str {
     match split {
         Split::Train => "train",
-        Split::Test => "t10k",
+        Split::Val | Split::Test => "t10k",
     }
 }
 

@@ -29,6 +29,8 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// Whether an epoch leaves out an incomplete last batch, which is the default.
     pub drop_last: bool,
+    /// Whether an unreadable sample is left out of its batch; by default the next readable one takes its place.
+    pub leave_out_unreadable: bool,
     /// Share of unreadable samples that an epoch tolerates, 0.05 by default; small data sets are judged as if
     /// they had 100 samples.
     pub max_bad_share: f64,
@@ -41,6 +43,7 @@ impl Default for LoaderConfig {
             workers: 4,
             prefetch: 2,
             drop_last: true,
+            leave_out_unreadable: false,
             max_bad_share: 0.05,
         }
     }
@@ -82,6 +85,7 @@ impl Loader {
             dataset,
             plan,
             seed,
+            leave_out_unreadable: config.leave_out_unreadable,
         };
         Ok(Self {
             stage: Arc::new(stage),
@@ -168,8 +172,13 @@ impl Loader {
             order,
             iter: start,
             max_bad_share: self.config.max_bad_share,
+            instead: match self.config.leave_out_unreadable {
+                true => "it is left out",
+                false => "the next readable sample takes its place",
+            },
             seen: 0,
             bad: 0,
+            left_out: Vec::new(),
             failed: false,
         })
     }
@@ -200,15 +209,23 @@ pub struct Batches {
     order: Arc<Order>,
     iter: usize,
     max_bad_share: f64,
+    /// What becomes of unreadable samples, in words.
+    instead: &'static str,
     seen: usize,
     bad: usize,
+    left_out: Vec<usize>,
     failed: bool,
 }
 
 impl Batches {
-    /// Samples that could not be read so far and were replaced by the next readable ones.
-    pub fn replaced(&self) -> usize {
+    /// Samples that could not be read so far.
+    pub fn unreadable(&self) -> usize {
         self.bad
+    }
+
+    /// Indices of the samples that were left out so far ([`LoaderConfig::leave_out_unreadable`]).
+    pub fn left_out(&self) -> &[usize] {
+        &self.left_out
     }
 
     fn assemble(&mut self) -> Result<Batch> {
@@ -227,8 +244,9 @@ impl Batches {
     fn chunk(&mut self, samples: usize) -> Result<Chunk> {
         let chunk = self.engine.next()?;
         for error in &chunk.unreadable {
-            tracing::warn!("{error}; the next readable sample takes its place");
+            tracing::warn!("{error}; {}", self.instead);
         }
+        self.left_out.extend(&chunk.left_out);
         self.bad += chunk.unreadable.len();
         let judged = (self.seen + samples).max(JUDGED);
         if self.bad as f64 > self.max_bad_share * judged as f64 {
@@ -274,7 +292,7 @@ impl std::fmt::Debug for Batches {
         f.debug_struct("Batches")
             .field("iter", &self.iter)
             .field("of", &self.order.len())
-            .field("replaced", &self.bad)
+            .field("unreadable", &self.bad)
             .finish_non_exhaustive()
     }
 }

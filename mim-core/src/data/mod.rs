@@ -26,11 +26,11 @@ mod parquet;
 mod queue;
 mod sampler;
 mod source;
+mod split;
 mod stage;
+mod subset;
 
 use std::fmt;
-
-use serde::{Deserialize, Serialize};
 
 pub use folder::{FolderDataset, decode};
 pub use loader::{Batches, Loader, LoaderConfig};
@@ -39,6 +39,8 @@ pub use memory::MemoryDataset;
 pub use parquet::ParquetDataset;
 pub use sampler::{EpochSampler, Order};
 pub use source::DataSource;
+pub use split::Split;
+pub use subset::{Subset, hold_out};
 
 use crate::Result;
 use crate::augment::Sample;
@@ -66,27 +68,13 @@ pub trait Dataset: Send + Sync + fmt::Debug {
     /// Number of classes; 0 without labels.
     fn classes(&self) -> usize;
 
+    /// Names of the classes, by label; empty if they have none.
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+
     /// What messages call image `index`: its path, or `#index`.
     fn name_of(&self, index: usize) -> String {
         format!("#{index}")
-    }
-}
-
-/// Part of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    /// What models learn from.
-    Train,
-    /// What they are judged by.
-    Test,
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Train => "train",
-            Self::Test => "test",
-        })
     }
 }

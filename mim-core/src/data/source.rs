@@ -69,6 +69,19 @@ impl DataSource {
         })
     }
 
+    /// The split that results are measured on without further choice: val, or test where there is no val.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSplit`] if there is neither; else as [`DataSource::open`].
+    pub fn open_for_evaluation(&self) -> Result<(Split, Arc<dyn Dataset>)> {
+        match self.open(Split::Val) {
+            Ok(images) => Ok((Split::Val, images)),
+            Err(Error::NoSplit { .. }) => Ok((Split::Test, self.open(Split::Test)?)),
+            Err(error) => Err(error),
+        }
+    }
+
     fn detect(path: &Path) -> Result<Self> {
         let path = folder(path)?;
         Ok(if idx::recognises(path) {

@@ -20,6 +20,8 @@ pub(super) struct Stage {
     pub(super) dataset: Arc<dyn Dataset>,
     pub(super) plan: ViewPlan,
     pub(super) seed: u64,
+    /// Whether unreadable samples are left out, rather than replaced.
+    pub(super) leave_out_unreadable: bool,
 }
 
 /// Some finished samples of one batch.
@@ -28,8 +30,10 @@ pub(super) struct Chunk {
     views: Vec<Planes>,
     labels: Vec<u32>,
     samples: usize,
-    /// Why samples were replaced, with their names.
+    /// Why samples were replaced or left out, with their names.
     pub(super) unreadable: Vec<String>,
+    /// Indices of those left out.
+    pub(super) left_out: Vec<usize>,
 }
 
 /// One view of some samples, `[samples, channels, height, width]`.
@@ -60,7 +64,17 @@ impl Stage {
     }
 
     fn add(&self, epoch: u64, index: usize, chunk: &mut Chunk) -> Result<()> {
-        let (sample, read, unreadable) = self.read(index)?;
+        let (sample, read, unreadable) = match self.leave_out_unreadable {
+            false => self.read(index)?,
+            true => match self.try_read(index) {
+                Ok(sample) => (sample, index, None),
+                Err(error) => {
+                    chunk.unreadable.push(error.to_string());
+                    chunk.left_out.push(index);
+                    return Ok(());
+                }
+            },
+        };
         let mut rng = stream(self.seed, Purpose::Augment, [epoch, index as u64]);
         let views = self.plan.apply(sample, &mut rng)?;
         chunk.views.resize_with(views.len(), Planes::default);
@@ -146,6 +160,9 @@ impl Planes {
 impl Chunk {
     /// Appends the samples of `other`.
     pub(super) fn extend(&mut self, other: Self) -> Result<()> {
+        if other.samples == 0 {
+            return Ok(());
+        }
         self.views.resize_with(other.views.len(), Planes::default);
         for (view, (planes, more)) in self.views.iter_mut().zip(other.views).enumerate() {
             planes.fit(more.shape, view)?;

@@ -6,14 +6,14 @@ use mim_core::objectives::TokenWeights;
 use mim_core::ops::{PatchOrder, unpatchify};
 use mim_core::schedule::{Per, Point, Schedule};
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, PatchGrid, Result, StepContext, View};
+use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
 use mim_masking::{HiddenCount, RolledBlockMaskerConfig};
 use mim_targets::PatchNorm;
 use serde::Deserialize;
 
 use super::mae::vit;
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{BootMaeConfig, MethodConfig};
 
 /// `decoder` or `feature_decoder` of a case.
@@ -72,7 +72,7 @@ fn config(case: &Case) -> Result<BootMaeConfig> {
     let last = encoder.depth.saturating_sub(1);
     let layers: Vec<usize> = case.setting_or("fea_list", vec![0, last])?;
     let Some(&first) = layers.first() else {
-        return Err(case.bad("`fea_list` is empty".to_owned()));
+        return Err(case.bad("`fea_list` is empty".to_owned()).into());
     };
     let last = layers.get(1).copied().unwrap_or(first);
     let patch_norm = match case.setting_or("norm_pix_loss", true)? {
@@ -111,12 +111,16 @@ fn config(case: &Case) -> Result<BootMaeConfig> {
 
 /// The mask of the recorded blocks, noise and roll; the recorded order must agree with it.
 fn mask(case: &Case, config: &BootMaeConfig) -> Result<Mask> {
+    // The blocks are recorded, and so is the teacher after the step.
+    case.informs(&["block_masker", "mask_ratio", "ema"]);
     let grid = config.encoder.grid()?;
     let noise: Vec<f32> = case.required("input.rand")?.flatten_all()?.to_vec1()?;
     let roll = case.required("input.rand_roll")?.to_dtype(DType::U32)?;
     let roll: Vec<u32> = roll.flatten_all()?.to_vec1()?;
     let [roll] = roll[..] else {
-        return Err(case.bad("`input.rand_roll` is not one number".to_owned()));
+        return Err(case
+            .bad("`input.rand_roll` is not one number".to_owned())
+            .into());
     };
     let blocks = case.bits("input.block_mask", grid)?;
     let masker = config.masker.build()?;
@@ -125,7 +129,7 @@ fn mask(case: &Case, config: &BootMaeConfig) -> Result<Mask> {
     let ours = mask.ids_order(&Device::Cpu)?;
     if order.flatten_all()?.to_vec1::<u32>()? != ours.flatten_all()?.to_vec1::<u32>()? {
         let what = "the masker gives another `input.idx_shuffle` for the recorded draws";
-        return Err(case.bad(what.to_owned()));
+        return Err(case.bad(what.to_owned()).into());
     }
     Ok(mask)
 }
@@ -153,7 +157,12 @@ fn traced(name: &'static str) -> Extract {
 fn image(name: &'static str, patch: usize, grid: PatchGrid) -> Extract {
     Box::new(move |recorded: &Recorded| {
         let patches = recorded.get(name)?;
-        unpatchify(&patches, patch, grid, PatchOrder::ChannelsThenPixels)
+        Ok(unpatchify(
+            &patches,
+            patch,
+            grid,
+            PatchOrder::ChannelsThenPixels,
+        )?)
     })
 }
 
@@ -171,17 +180,17 @@ fn outputs(
 ) -> Result<Vec<(&'static str, Extract)>> {
     let (grid, patch) = (config.encoder.grid()?, config.encoder.patch_size);
     let bits = mask.bits(&Device::Cpu)?;
-    let hidden = bits.clone();
+    let map = bits.reshape(((), grid.rows, grid.cols))?;
     let weights: Extract = match config.token_weights {
         TokenWeights::Neighbours => Box::new(move |recorded: &Recorded| {
             in_image_order(&recorded.get("pixel.weights")?, &mask)
         }),
-        TokenWeights::Uniform => Box::new(move |_: &Recorded| Ok(hidden.clone())),
+        TokenWeights::Uniform => Box::new(move |_: &Recorded| Ok(bits.clone())),
     };
     let block = |layer: Option<usize>| {
         let name = BLOCKS.get(layer.unwrap_or(usize::MAX));
         name.copied()
-            .ok_or_else(|| not_built(format!("BootMAE with the block {layer:?} injected")))
+            .ok_or_else(|| Problem::unknown(format!("BootMAE with the block {layer:?} injected")))
     };
     Ok(vec![
         ("patch_tokens", traced("patch_embed")),
@@ -197,7 +206,7 @@ fn outputs(
         ("pix_target", image("target.pixels", patch, grid)),
         ("feat_pred", traced("pred.feature")),
         ("feat_target", traced("target.features")),
-        ("loss_mask", Box::new(move |_: &Recorded| Ok(bits.clone()))),
+        ("loss_mask", Box::new(move |_: &Recorded| Ok(map.clone()))),
         ("perc_mask", weights),
         ("loss_pixel", traced("loss.pixel")),
         ("loss_feature", traced("loss.feature")),
@@ -218,6 +227,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     };
     let images = case.required("input.images")?.to_device(device)?;
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "bootmae".to_owned())?)?,
         batch: Batch::single(View::new(images, vec![])?),

@@ -1,8 +1,10 @@
 //! Reading golden cases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
 use mim_core::weights::WeightMap;
@@ -10,13 +12,29 @@ use mim_core::{Error, PatchGrid, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::{Problem, Tolerance};
+
 /// A golden case.
 #[derive(Debug, Clone)]
 pub struct Case {
     path: PathBuf,
     header: Header,
     tensors: WeightMap,
+    /// Settings that were asked for.
+    read: Arc<Mutex<BTreeSet<String>>>,
 }
+
+/// Settings that inform and are no settings of a method: a reader may check them. What they lead to
+/// is recorded among the inputs.
+const INFORMATION: &[&str] = &[
+    "aliases",
+    "batch",
+    "batch_size",
+    "ema_schedule",
+    "hf_config",
+    "schedule",
+    "seed",
+];
 
 #[derive(Debug, Clone, Deserialize)]
 struct Header {
@@ -32,65 +50,6 @@ struct Header {
     tensors: serde_json::Value,
     #[expect(dead_code, reason = "required, not read")]
     notes: serde_json::Value,
-}
-
-/// How far numbers may differ, and which mean nothing.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Tolerance {
-    /// Relative, for outputs.
-    pub rtol: f64,
-    /// Absolute, for outputs.
-    pub atol: f64,
-    /// Relative, for gradients.
-    pub grad_rtol: f64,
-    /// Absolute, for gradients.
-    pub grad_atol: f64,
-    /// Absolute, for parameters after a step.
-    pub step_atol: f64,
-    /// Smallest gradient whose step is compared end to end.
-    pub step_min_abs_grad: f64,
-    /// Tensors, or parts of them, that are not compared.
-    pub ignore: Vec<Ignore>,
-}
-
-/// A tensor, or a part of it, that means nothing to compare.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Ignore {
-    /// Glob over tensor names.
-    pub pattern: String,
-    /// `middle third` or `first half` of the first axis; absent: the whole tensor.
-    pub rows: Option<String>,
-}
-
-impl Tolerance {
-    /// The elements of `name`, a tensor of `count` elements, that are not compared.
-    ///
-    /// Rows are blocks of the first axis, so they are ranges of elements too.
-    pub(super) fn ignored(&self, name: &str, count: usize) -> Vec<std::ops::Range<usize>> {
-        let matching = self
-            .ignore
-            .iter()
-            .filter(|ignore| glob(&ignore.pattern, name));
-        matching
-            .map(|ignore| match ignore.rows.as_deref() {
-                Some("middle third") => count / 3..count / 3 * 2,
-                Some("first half") => 0..count / 2,
-                _ => 0..count,
-            })
-            .collect()
-    }
-}
-
-/// Whether `name` matches `pattern`, where `*` stands for any text.
-fn glob(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((head, rest)) => name.strip_prefix(head).is_some_and(|tail| {
-            (0..=tail.len())
-                .filter(|&at| tail.is_char_boundary(at))
-                .any(|at| glob(rest, &tail[at..]))
-        }),
-    }
 }
 
 impl Case {
@@ -117,6 +76,7 @@ impl Case {
             path: path.to_owned(),
             header,
             tensors,
+            read: Arc::default(),
         })
     }
 
@@ -146,12 +106,51 @@ impl Case {
     ///
     /// If the setting has another type.
     pub fn setting<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        self.informs(&[key]);
         let Some(value) = self.header.config.get(key).filter(|value| !value.is_null()) else {
             return Ok(None);
         };
         let read = serde_json::from_value(value.clone());
         read.map(Some)
             .map_err(|error| self.bad(format!("setting `{key}`: {error}")))
+    }
+
+    /// Refuses another value of a setting than `value`, the only one that our method can have.
+    pub(super) fn fixed<T>(&self, key: &str, value: T) -> super::Result<()>
+    where
+        T: DeserializeOwned + PartialEq + fmt::Display,
+    {
+        match self.setting::<T>(key)? {
+            Some(found) if found != value => Err(Problem::unknown(format!(
+                "{} with {key} = {found}, only {value}",
+                self.method()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that these settings only inform about this method, or have been read.
+    pub(super) fn informs(&self, keys: &[&str]) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.extend(keys.iter().map(|&key| key.to_owned()));
+    }
+
+    /// Checks that every setting was read.
+    ///
+    /// # Errors
+    ///
+    /// If one was not: the method may not be that of the case.
+    pub(super) fn all_read(&self) -> Result<()> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |key: &str| {
+            read.contains(key) || INFORMATION.contains(&key) || key.starts_with("expect_")
+        };
+        let keys = self.header.config.keys().map(String::as_str);
+        let unread: Vec<_> = keys.filter(|key| !known(key)).collect();
+        match unread.is_empty() {
+            true => Ok(()),
+            false => Err(self.bad(format!("nobody reads the settings {unread:?}"))),
+        }
     }
 
     /// A setting, or `default` where the case leaves it to the paper.
@@ -238,11 +237,11 @@ impl Case {
     }
 }
 
-/// All cases at `path`: a case, or a folder searched through. Other files in a folder are passed over.
+/// All cases at `path`: a case, or a folder searched through. JSON objects without a `kind` are no cases.
 ///
 /// # Errors
 ///
-/// If there is no case at all.
+/// If there is no case at all, or a case or a JSON file cannot be read.
 pub fn find(path: &Path) -> Result<Vec<Case>> {
     if path.is_file() {
         return Ok(vec![Case::read(path)?]);
@@ -250,17 +249,12 @@ pub fn find(path: &Path) -> Result<Vec<Case>> {
     let mut files = Vec::new();
     walk(path, &mut files)?;
     files.sort();
-    let is_case = |path: &PathBuf| {
-        let header = fs::read_to_string(path)
-            .ok()
-            .and_then(|text| serde_json::from_str::<Header>(&text).ok());
-        header.is_some()
-    };
-    let cases = files
-        .iter()
-        .filter(|path| is_case(path))
-        .map(|path| Case::read(path))
-        .collect::<Result<Vec<_>>>()?;
+    let mut cases = Vec::new();
+    for file in &files {
+        if is_case(file)? {
+            cases.push(Case::read(file)?);
+        }
+    }
     if cases.is_empty() {
         return Err(Error::format(
             path,
@@ -269,6 +263,16 @@ pub fn find(path: &Path) -> Result<Vec<Case>> {
         ));
     }
     Ok(cases)
+}
+
+/// Whether a JSON file says that it is a case.
+fn is_case(path: &Path) -> Result<bool> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
+        let what = format!("this is not JSON ({error})");
+        Error::format(path, what, "mend it or take it out of the folder")
+    })?;
+    Ok(json.get("kind").is_some())
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -284,16 +288,4 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn globs_match_any_text() {
-        assert!(glob("grad.*attn.qkv.bias", "grad.blocks.0.attn.qkv.bias"));
-        assert!(glob("grad.*", "grad.x") && glob("a*b*c", "a1b2c") && glob("a", "a"));
-        assert!(!glob("grad.*bias", "grad.weight") && !glob("a*b", "ac"));
-    }
 }

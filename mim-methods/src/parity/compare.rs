@@ -52,7 +52,7 @@ impl Worst {
         theirs: &Tensor,
         rule: &Rule<'_>,
     ) -> Result<()> {
-        if ours.elem_count() != theirs.elem_count() {
+        if ours.dims() != theirs.dims() {
             self.fail(
                 name,
                 format!("shape {:?}, recorded {:?}", ours.dims(), theirs.dims()),
@@ -63,11 +63,12 @@ impl Worst {
         let values = |xs: &Tensor| xs.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
         let (ours, theirs) = (values(ours)?, values(theirs)?);
         let largest = theirs.iter().fold(0f64, |max, value| max.max(value.abs()));
-        let (mut difference, mut excess) = (0f64, 0f64);
+        let (mut difference, mut excess, mut compared) = (0f64, 0f64, false);
         for (index, (a, b)) in ours.iter().zip(&theirs).enumerate() {
             if (rule.skip)(index) {
                 continue;
             }
+            compared = true;
             // Not `max`, which would pass over NaN.
             let off = if a == b { 0. } else { (a - b).abs() };
             let off = if off.is_nan() { f64::INFINITY } else { off };
@@ -78,6 +79,9 @@ impl Worst {
             };
             difference = difference.max(off);
             excess = excess.max(if off == 0. { 0. } else { off / allowed });
+        }
+        if !compared {
+            return Ok(());
         }
         let relative = if difference == 0. {
             0.
@@ -135,6 +139,22 @@ mod tests {
         );
         assert!(compared(&[f64::NAN], &[1.], &|_| false).failure.is_some());
         assert!(compared(&[1.], &[1., 2.], &|_| false).failure.is_some());
+        assert_eq!(compared(&[1.], &[1.], &|_| true).error, None);
+    }
+
+    #[test]
+    fn shapes_must_be_equal() {
+        let row = Tensor::zeros((1, 4), DType::F32, &Device::Cpu).unwrap();
+        let square = row.reshape((2, 2)).unwrap();
+        let rule = Rule {
+            rtol: 1.,
+            atol: 1.,
+            floor: 1.,
+            skip: &|_| false,
+        };
+        let mut worst = Worst::default();
+        worst.tensor("x", &row, &square, &rule).unwrap();
+        assert!(worst.failure.unwrap().1.contains("shape"));
     }
 
     #[test]

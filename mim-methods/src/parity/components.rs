@@ -1,12 +1,11 @@
 //! Golden cases of parts: outputs of a network on recorded inputs.
 
 use candle_core::{Device, Tensor};
-use mim_core::Result;
 
 use super::compare::Worst;
 use super::report::Report;
-use super::run::{not_built, rule};
-use super::{Case, Setup, Tolerance, dvae};
+use super::run::rule;
+use super::{Case, Problem, Result, Setup, Tolerance, dvae};
 
 /// Makes our outputs of a case, named as the recorded ones without `expect.`.
 type Outputs = fn(&Case, &Device) -> Result<Vec<(String, Tensor)>>;
@@ -22,7 +21,7 @@ pub(super) fn find(name: &str) -> Option<Outputs> {
 
 /// The adapter of a method without recorded cases.
 pub(crate) fn none(case: &Case, _device: &Device) -> Result<Setup> {
-    Err(not_built(format!("a case of {}", case.method())))
+    Err(Problem::unknown(format!("a case of {}", case.method())))
 }
 
 /// Compares every recorded output.

@@ -4,17 +4,17 @@ use candle_core::Device;
 use mim_core::decoders::MaeDecoderConfig;
 use mim_core::encoders::ConvMaeConfig as HybridConfig;
 use mim_core::weights::Source;
-use mim_core::{Batch, Method, Result, StepContext, View};
+use mim_core::{Batch, Method, StepContext, View};
 
 use super::mae::{Decoder, mask};
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{ConvMaeConfig, MethodConfig};
 
 /// The encoder of a case.
 pub(crate) fn encoder(case: &Case, defaults: HybridConfig) -> Result<HybridConfig> {
     if !case.setting_or("qkv_bias", true)? {
-        return Err(not_built(
+        return Err(Problem::unknown(
             "ConvMAE's encoder without biases of queries".to_owned(),
         ));
     }
@@ -23,7 +23,7 @@ pub(crate) fn encoder(case: &Case, defaults: HybridConfig) -> Result<HybridConfi
         None => defaults.mlp_ratios,
     };
     let conv_norm_eps = case.setting_or("conv_norm_eps", defaults.conv_norm_eps)?;
-    Ok(HybridConfig {
+    let config = HybridConfig {
         image_size: case.setting_or("image_size", defaults.image_size)?,
         in_channels: case.setting_or("in_channels", defaults.in_channels)?,
         patch_sizes: case.setting_or("patch_sizes", defaults.patch_sizes)?,
@@ -33,7 +33,13 @@ pub(crate) fn encoder(case: &Case, defaults: HybridConfig) -> Result<HybridConfi
         mlp_ratios: case.setting_or("mlp_ratios", mlp_ratios)?,
         norm_eps: case.setting_or("norm_eps", defaults.norm_eps)?,
         conv_norm_eps: case.setting_or("conv_block_norm_eps", conv_norm_eps)?,
-    })
+    };
+    case.fixed("patch_size", config.patch_sizes[0])?;
+    case.fixed(
+        "output_stride",
+        config.patch_sizes.iter().product::<usize>(),
+    )?;
+    Ok(config)
 }
 
 /// The decoder of a case; its MLPs follow those of the encoder's first stage.
@@ -88,6 +94,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     let (bits, restore) = (mask.bits(device)?, mask.ids_restore(device)?);
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "convmae".to_owned())?)?,
         step: StepContext::new(0),

@@ -4,14 +4,14 @@ use candle_core::{DType, Device, Tensor};
 use mim_core::decoders::VisibleMlpConfig;
 use mim_core::objectives::RegressionKind;
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, Norm, Result, StepContext, View};
+use mim_core::{Batch, Mask, Method, Norm, StepContext, View};
 use mim_masking::DisjointMaskerConfig;
 use mim_targets::{HogNorm, HogTargetConfig};
 use serde::Deserialize;
 
 use super::convmae::{decoder, encoder, map};
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{DmjdConfig, MethodConfig};
 
 #[derive(Deserialize)]
@@ -34,7 +34,7 @@ fn loss(case: &Case, key: &str, default: RegressionKind) -> Result<RegressionKin
         None => Ok(default),
         Some("l2") => Ok(RegressionKind::Mse),
         Some("smooth_l1") => Ok(RegressionKind::SmoothL1 { beta }),
-        Some(other) => Err(not_built(format!("DMJD with {key} = {other}"))),
+        Some(other) => Err(Problem::unknown(format!("DMJD with {key} = {other}"))),
     }
 }
 
@@ -43,7 +43,7 @@ fn masker(case: &Case, defaults: DisjointMaskerConfig) -> Result<DisjointMaskerC
         None => defaults.unit,
         Some("rand") => 1,
         Some("block") => 2,
-        Some(other) => return Err(not_built(format!("DMJD with masks of type {other}"))),
+        Some(other) => return Err(Problem::unknown(format!("DMJD with masks of type {other}"))),
     };
     Ok(DisjointMaskerConfig {
         mask_ratio: case.setting_or("mask_ratio", defaults.mask_ratio)?,
@@ -95,6 +95,8 @@ fn config(case: &Case) -> Result<DmjdConfig> {
 
 /// The masks of the recorded noise and permutations.
 fn mask(case: &Case, config: &DmjdConfig) -> Result<Mask> {
+    // Counts that follow from sizes and ratios.
+    case.informs(&["grid", "n_units", "n_keep_units", "n_extra_units"]);
     let ids = |name: &str| -> Result<Vec<u32>> {
         let ids = case.required(name)?.to_dtype(DType::U32)?;
         Ok(ids.flatten_all()?.to_vec1()?)
@@ -102,11 +104,11 @@ fn mask(case: &Case, config: &DmjdConfig) -> Result<Mask> {
     let noise = case.required("input.noise")?.to_dtype(DType::F32)?;
     let draw = (ids("input.perm_disjoint")?, ids("input.perm_joint")?);
     let masker = config.masker.build()?;
-    masker.from_draws(
+    Ok(masker.from_draws(
         config.encoder.grid()?,
         &noise.flatten_all()?.to_vec1::<f32>()?,
         &[draw],
-    )
+    )?)
 }
 
 /// The histograms before they are whitened, `[batch, channels, rows, cols, bins]`, as many rows as
@@ -136,6 +138,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     let known = |tensor: Tensor| -> Extract { Box::new(move |_| Ok(tensor.clone())) };
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "dmjd".to_owned())?)?,
         step: StepContext::new(0),

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use candle_core::{D, Device, Tensor};
 use mim_core::params::ParamStore;
 use mim_core::weights::Source;
-use mim_core::{Result, StepContext, ops};
+use mim_core::{StepContext, ops};
 use mim_targets::dvae::{DvaeConfig, DvaeDecoder, DvaeEncoder};
 use serde::Deserialize;
 
-use super::run::not_built;
-use super::{Case, Recorded};
+use super::{Case, Problem, Recorded, Result};
 
 #[derive(Deserialize)]
 struct Decoder {
@@ -19,11 +18,15 @@ struct Decoder {
 }
 
 fn config(case: &Case) -> Result<DvaeConfig> {
+    // Any size will do, images are recorded in [0, 1], and the gap says how sure the tokens are.
+    case.informs(&["image_size", "input_norm", "min_top2_gap"]);
     let defaults = DvaeConfig::default();
     let eps: f64 = case.setting_or("logit_laplace_eps", 0.1)?;
     let groups: usize = case.setting_or("group_count", 4)?;
     if (eps, groups) != (0.1, 4) {
-        return Err(not_built(format!("a dVAE of {groups} groups, eps {eps}")));
+        return Err(Problem::unknown(format!(
+            "a dVAE of {groups} groups, eps {eps}"
+        )));
     }
     let decoder = case.setting::<Decoder>("decoder")?.unwrap_or(Decoder {
         n_init: defaults.decoder_n_init,

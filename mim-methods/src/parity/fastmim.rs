@@ -6,11 +6,11 @@ use mim_core::encoders::{EncoderConfig, PvtV2Config, SwinConfig, VitConfig};
 use mim_core::nn::QkvBias;
 use mim_core::ops::{PatchOrder, unpatchify};
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, PatchGrid, Result, StepContext, View};
+use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
 use serde::Deserialize;
 
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup, mae, simmim};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup, mae, simmim};
 use crate::{FastMimConfig, FastMimTarget, MethodConfig};
 
 /// `decoder` of a case.
@@ -35,8 +35,12 @@ fn pvt_v2(case: &Case) -> Result<PvtV2Config> {
     let defaults = PvtV2Config::default();
     let conv_norm_eps = case.setting_or("patch_norm_eps", defaults.conv_norm_eps)?;
     if case.setting_or("sr_norm_eps", conv_norm_eps)?.to_bits() != conv_norm_eps.to_bits() {
-        return Err(not_built("two epsilons behind convolutions".to_owned()));
+        return Err(Problem::unknown(
+            "two epsilons behind convolutions".to_owned(),
+        ));
     }
+    let stem = serde_json::json!({ "kernel": 7, "stride": 4, "padding": 3 });
+    case.fixed("stem", stem)?;
     Ok(PvtV2Config {
         image_size: case.setting_or("image_size", defaults.image_size)?,
         patch_size: case.setting_or("patch_size", defaults.patch_size)?,
@@ -66,11 +70,17 @@ fn encoder(case: &Case) -> Result<EncoderConfig> {
         .into(),
         ("swin", _) => simmim::swin(case, SwinConfig::default())?.into(),
         ("pvtv2", _) => pvt_v2(case)?.into(),
-        _ => return Err(not_built(format!("FastMIM with the encoder `{arch}`"))),
+        _ => {
+            return Err(Problem::unknown(format!(
+                "FastMIM with the encoder `{arch}`"
+            )));
+        }
     };
     let stride = encoder.output_stride();
     if case.setting_or("output_stride", stride)? != stride {
-        return Err(case.bad(format!("`output_stride` is not the encoder's {stride}")));
+        return Err(case
+            .bad(format!("`output_stride` is not the encoder's {stride}"))
+            .into());
     }
     Ok(encoder)
 }
@@ -81,7 +91,7 @@ fn config(case: &Case) -> Result<FastMimConfig> {
     let target = match loss.as_str() {
         "HOG" => FastMimTarget::Hog,
         "l2" => FastMimTarget::Pixel,
-        _ => return Err(not_built(format!("FastMIM with the loss `{loss}`"))),
+        _ => return Err(Problem::unknown(format!("FastMIM with the loss `{loss}`"))),
     };
     let hog_cell = match case.setting::<Hog>("hog")? {
         Some(Hog {
@@ -90,7 +100,7 @@ fn config(case: &Case) -> Result<FastMimConfig> {
             gaussian_window: 0,
         }) => pool,
         None => defaults.hog_cell,
-        Some(_) => return Err(not_built("FastMIM with other histograms".to_owned())),
+        Some(_) => return Err(Problem::unknown("FastMIM with other histograms".to_owned())),
     };
     let decoder = match case.setting::<Decoder>("decoder")? {
         Some(sizes) => LightDecoderConfig {
@@ -122,7 +132,9 @@ fn mask(case: &Case, config: &FastMimConfig, grid: PatchGrid) -> Result<Mask> {
     let mask = config.masker()?.from_noise(grid, &noise)?;
     match mask.to_bits() == recorded {
         true => Ok(mask),
-        false => Err(case.bad("the masker gives another mask for the recorded noise".to_owned())),
+        false => Err(case
+            .bad("the masker gives another mask for the recorded noise".to_owned())
+            .into()),
     }
 }
 
@@ -139,13 +151,19 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     // Theirs is a map of cells with the bins of all colours as channels.
     let hog: Extract = Box::new(move |recorded: &Recorded| {
         let tokens = recorded.get("target.hog")?;
-        unpatchify(&tokens, cells, grid, PatchOrder::ChannelsThenPixels)
+        Ok(unpatchify(
+            &tokens,
+            cells,
+            grid,
+            PatchOrder::ChannelsThenPixels,
+        )?)
     });
     let pred = match config.target {
         FastMimTarget::Hog => "hog.tokens",
         FastMimTarget::Pixel => "pixel.tokens",
     };
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "fastmim".to_owned())?)?,
         step: StepContext::new(0),

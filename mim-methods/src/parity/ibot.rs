@@ -1,18 +1,18 @@
 //! Golden cases of iBOT and AttMask.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use mim_core::encoders::{EncoderConfig, VitConfig};
 use mim_core::nn::{DinoHeadConfig, QkvBias};
 use mim_core::objectives::SelfDistillationConfig;
 use mim_core::schedule::Schedule;
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, Result, StepContext, View};
+use mim_core::{Batch, Mask, Method, StepContext, View};
 use mim_masking::{AttentionDraws, AttentionMaskerConfig, AttentionMode, IbotBlockMaskerConfig};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup, mae, simmim};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup, mae, simmim};
 use crate::{CropsConfig, DistillationConfig, Ibot, MethodConfig, NamingMasker};
 
 /// Names under which masks of global crops are recorded.
@@ -67,7 +67,7 @@ fn encoder(case: &Case, defaults: EncoderConfig) -> Result<EncoderConfig> {
         }
         .into(),
         ("swin", EncoderConfig::Swin(defaults)) => simmim::swin(case, defaults)?.into(),
-        (arch, _) => return Err(not_built(format!("iBOT with the encoder `{arch}`"))),
+        (arch, _) => return Err(Problem::unknown(format!("iBOT with the encoder `{arch}`"))),
     })
 }
 
@@ -120,7 +120,7 @@ where
     };
     for (key, value, known) in [("norm", head.norm, "none"), ("act", head.act, "gelu")] {
         if let Some(other) = value.filter(|value| value != known) {
-            return Err(not_built(format!("iBOT with head.{key} = {other}")));
+            return Err(Problem::unknown(format!("iBOT with head.{key} = {other}")));
         }
     }
     config.norm_last_layer = head.norm_last_layer.unwrap_or(config.norm_last_layer);
@@ -144,7 +144,7 @@ fn masks(case: &Case, config: &EncoderConfig, globals: usize) -> Result<Mask> {
     for name in MASKS.iter().take(globals) {
         bits.extend(case.bits(&format!("input.{name}"), grid)?);
     }
-    Mask::from_bits(grid, &bits)
+    Ok(Mask::from_bits(grid, &bits)?)
 }
 
 /// Masks by attention, from the recorded draws.
@@ -156,7 +156,11 @@ fn guided(case: &Case) -> Result<Option<(AttentionMaskerConfig, AttentionDraws)>
         "attmask_hint" => AttentionMode::Hint,
         "attmask_low" => AttentionMode::Low,
         "block" | "rand" => return Ok(None),
-        other => return Err(not_built(format!("AttMask with pred_shape = {other}"))),
+        other => {
+            return Err(Problem::unknown(format!(
+                "AttMask with pred_shape = {other}"
+            )));
+        }
     };
     let show_max = case.setting_or("show_max", defaults.show_max)?;
     let config = AttentionMaskerConfig {
@@ -205,10 +209,12 @@ fn finish<M>(
     config: &DistillationConfig<M>,
     device: &Device,
 ) -> Result<Setup> {
+    // The crops and masks themselves are recorded, and so is whose gradients are withheld.
+    case.informs(&["local_image_size", "freeze_last_layer", "force_rand"]);
     let crops = &config.crops;
     let views = (0..crops.global + crops.local).map(|index| {
         let crop = case.required(&format!("input.crop_{index}"))?;
-        View::new(crop.to_device(device)?, vec![])
+        Ok(View::new(crop.to_device(device)?, vec![])?)
     });
     let views = views.collect::<Result<Vec<_>>>()?;
     let batch = Batch {
@@ -221,16 +227,21 @@ fn finish<M>(
         ..StepContext::new(0)
     };
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "ibot".to_owned())?)?,
-        outputs: outputs(config, batch.len()),
+        outputs: outputs(config, batch.len())?,
         step,
         batch,
     })
 }
 
 /// Where the recorded outputs of a batch of `images` are found.
-fn outputs<M>(config: &DistillationConfig<M>, images: usize) -> Vec<(&'static str, Extract)> {
+fn outputs<M>(
+    config: &DistillationConfig<M>,
+    images: usize,
+) -> Result<Vec<(&'static str, Extract)>> {
+    let grid = config.encoder.grid()?;
     let trace =
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     // Theirs include the weights.
@@ -263,9 +274,7 @@ fn outputs<M>(config: &DistillationConfig<M>, images: usize) -> Vec<(&'static st
     ];
     for name in [
         "teacher_cls",
-        "teacher_patch",
         "student_cls",
-        "student_patch",
         "student_local_cls",
         "cls_attention",
         "center",
@@ -273,11 +282,21 @@ fn outputs<M>(config: &DistillationConfig<M>, images: usize) -> Vec<(&'static st
     ] {
         outputs.push((name, trace(name)));
     }
+    // Ours are rows of all images; theirs have an axis of images.
+    for name in ["teacher_patch", "student_patch"] {
+        let split: Extract = Box::new(move |recorded: &Recorded| {
+            let rows = recorded.get(name)?;
+            let width = rows.dim(D::Minus1)?;
+            Ok(rows.reshape(((), grid.len(), width))?)
+        });
+        outputs.push((name, split));
+    }
     for (index, name) in MASKS.into_iter().enumerate().take(config.crops.global) {
         let mask: Extract = Box::new(move |recorded: &Recorded| {
-            Ok(recorded.get("mask")?.narrow(0, index * images, images)?)
+            let mask = recorded.get("mask")?.narrow(0, index * images, images)?;
+            Ok(mask.reshape((images, grid.rows, grid.cols))?)
         });
         outputs.push((name, mask));
     }
-    outputs
+    Ok(outputs)
 }

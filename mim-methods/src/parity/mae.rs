@@ -5,12 +5,12 @@ use mim_core::decoders::MaeDecoderConfig;
 use mim_core::encoders::VitConfig;
 use mim_core::nn::QkvBias;
 use mim_core::weights::Source;
-use mim_core::{Batch, Error, Mask, Method, PatchGrid, Result, StepContext, View};
+use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
 use mim_masking::RandomMaskerConfig;
 use serde::Deserialize;
 
 use super::run::Extract;
-use super::{Case, Recorded, Setup};
+use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{MaeConfig, MethodConfig};
 
 /// The decoder's settings that all cases with MAE's decoder share.
@@ -80,21 +80,21 @@ fn config(case: &Case) -> Result<MaeConfig> {
 /// The mask of the case's noise; the recorded mask and ids must agree with it.
 pub(crate) fn mask(case: &Case, grid: PatchGrid, mask_ratio: f64) -> Result<Mask> {
     let Some(noise) = case.tensor("input.noise") else {
-        return Mask::from_bits(grid, &case.bits("input.mask", grid)?);
+        return Ok(Mask::from_bits(grid, &case.bits("input.mask", grid)?)?);
     };
     let noise: Vec<f32> = noise.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let masker = RandomMaskerConfig { mask_ratio }.build()?;
     let mask = masker.from_noise(grid, &noise)?;
-    let ids = |ids: Result<Tensor>| -> Result<Vec<i64>> {
-        Ok(ids?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
+    let ids = |ids: &Tensor| -> Result<Vec<i64>> {
+        Ok(ids.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
     };
     let device = &Device::Cpu;
     for (name, ours) in [
-        ("input.ids_keep", ids(mask.ids_keep(device))?),
-        ("input.ids_restore", ids(mask.ids_restore(device))?),
+        ("input.ids_keep", ids(&mask.ids_keep(device)?)?),
+        ("input.ids_restore", ids(&mask.ids_restore(device)?)?),
     ] {
         if let Some(theirs) = case.tensor(name)
-            && ids(Ok(theirs.clone()))? != ours
+            && ids(theirs)? != ours
         {
             return Err(disagrees(case, name));
         }
@@ -105,10 +105,9 @@ pub(crate) fn mask(case: &Case, grid: PatchGrid, mask_ratio: f64) -> Result<Mask
     Ok(mask)
 }
 
-fn disagrees(case: &Case, name: &str) -> Error {
-    case.bad(format!(
-        "the masker gives another `{name}` for the recorded noise"
-    ))
+fn disagrees(case: &Case, name: &str) -> Problem {
+    let what = format!("the masker gives another `{name}` for the recorded noise");
+    case.bad(what).into()
 }
 
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
@@ -119,6 +118,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let trace =
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "mae".to_owned())?)?,
         step: StepContext::new(0),

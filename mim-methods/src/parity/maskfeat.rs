@@ -4,12 +4,12 @@ use candle_core::Device;
 use mim_core::encoders::VitConfig;
 use mim_core::nn::QkvBias;
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, Result, StepContext, View};
+use mim_core::{Batch, Mask, Method, StepContext, View};
 use serde::Deserialize;
 
 use super::mae;
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{MaskFeatConfig, MethodConfig};
 
 #[derive(Deserialize)]
@@ -22,6 +22,8 @@ struct Hog {
 }
 
 fn config(case: &Case) -> Result<MaskFeatConfig> {
+    // The mask is recorded.
+    case.informs(&["mask_ratio"]);
     let defaults = MaskFeatConfig::default();
     let qkv_bias = match case.setting_or("qkv_bias", true)? {
         true => QkvBias::Full,
@@ -43,14 +45,14 @@ fn config(case: &Case) -> Result<MaskFeatConfig> {
         && std != (window / 2) as f64
     {
         let what = format!("a window of {window} pixels and deviation {std}");
-        return Err(not_built(what));
+        return Err(Problem::unknown(what));
     }
     let grid = config.encoder.grid()?;
     if hog
         .grid
         .is_some_and(|side| (side, side) != (grid.rows, grid.cols))
     {
-        return Err(not_built(format!(
+        return Err(Problem::unknown(format!(
             "histograms on another grid than the patches' {grid}"
         )));
     }
@@ -71,6 +73,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let trace =
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "mmengine".to_owned())?)?,
         step: StepContext::new(0),

@@ -5,13 +5,13 @@ use mim_core::decoders::MaeDecoderConfig;
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::Activation;
 use mim_core::weights::Source;
-use mim_core::{Batch, Encoder, Error, Mask, Method, ParamStore, Result, StepContext, View};
+use mim_core::{Batch, Encoder, Mask, Method, ParamStore, StepContext, View};
 use mim_masking::{RandomMaskerConfig, WeightedMaskerConfig};
 use serde::Deserialize;
 
 use super::mae::vit;
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{MethodConfig, MilanConfig, MilanTarget};
 
 #[derive(Deserialize)]
@@ -57,14 +57,16 @@ fn teacher(case: &Case, device: &Device) -> Result<Box<dyn Encoder>> {
     Ok(Box::new(tower))
 }
 
-fn no_setting(name: &str) -> Error {
-    not_built(format!("a case without the setting `{name}`"))
+fn no_setting(name: &str) -> Problem {
+    Problem::unknown(format!("a case without the setting `{name}`"))
 }
 
 fn config(case: &Case) -> Result<MilanConfig> {
+    // Each target has a setting that the other does not use.
+    case.informs(&["norm_pix_loss", "clip"]);
     let defaults = MilanConfig::default();
     if !case.setting_or("qkv_bias", true)? {
-        return Err(not_built("MILAN without biases".to_owned()));
+        return Err(Problem::unknown("MILAN without biases".to_owned()));
     }
     let encoder = vit(case, defaults.encoder)?;
     let decoder: Decoder = case
@@ -77,7 +79,7 @@ fn config(case: &Case) -> Result<MilanConfig> {
         },
     };
     if case.setting_or("clip_input", "same_image".to_owned())? != "same_image" {
-        return Err(not_built("another image for CLIP".to_owned()));
+        return Err(Problem::unknown("another image for CLIP".to_owned()));
     }
     Ok(MilanConfig {
         mask_ratio: case.setting_or("mask_ratio", defaults.mask_ratio)?,
@@ -126,7 +128,7 @@ fn mask(case: &Case, config: &MilanConfig) -> Result<Mask> {
     ] {
         if ids(case.required(name)?)? != ids(&ours)? {
             let what = format!("the masker gives another `{name}` for the recorded draws");
-            return Err(case.bad(what));
+            return Err(case.bad(what).into());
         }
     }
     Ok(mask)
@@ -164,6 +166,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         "pred.pixel"
     };
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named("mae")?,
         step: StepContext::new(0),

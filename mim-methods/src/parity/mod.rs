@@ -18,18 +18,24 @@ pub(crate) mod mae;
 pub(crate) mod maskfeat;
 pub(crate) mod milan;
 mod optimizer;
+mod problem;
 mod report;
 mod rounding;
 mod run;
 pub(crate) mod sim;
 pub(crate) mod simmim;
 mod stores;
+mod tolerance;
 
-pub use case::{Case, Tolerance, find};
+pub use case::{Case, find};
 pub use compare::Worst;
 pub(crate) use components::none;
+pub use problem::{Problem, Result};
 pub use report::{Report, Verdict};
+pub use rounding::Rounding;
 pub use run::{Extract, Overrides, Recorded, Setup, run};
+
+pub use tolerance::{Ignore, Rows, Tolerance};
 
 #[cfg(doc)]
 use mim_core::weights::Source;

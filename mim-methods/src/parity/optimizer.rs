@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
-use mim_core::Result;
 use mim_core::optim::{AdamWConfig, Clip, Gradients, NoDecay, OptimizerConfig};
 use mim_core::weights::WeightMap;
 use serde::Deserialize;
 
 use super::compare::{Rule, Worst};
-use super::run::{Run, not_built, rule};
+use super::run::{Run, rule};
+use super::{Problem, Result};
 
 /// `config.optimizer` of a case.
 #[derive(Deserialize)]
@@ -52,7 +52,9 @@ impl Optimizer {
             ("none", _) => Clip::None,
             ("global", Some(max_norm)) => Clip::Global { max_norm },
             ("per_tensor", Some(max_norm)) => Clip::PerTensor { max_norm },
-            (kind, value) => return Err(not_built(format!("clipping `{kind}` by {value:?}"))),
+            (kind, value) => {
+                return Err(Problem::unknown(format!("clipping `{kind}` by {value:?}")));
+            }
         })
     }
 }
@@ -68,7 +70,7 @@ impl Run<'_> {
         buffers: &BTreeMap<String, Tensor>,
     ) -> Result<Worst> {
         if settings.kind != "adamw" || settings.lr_scale.is_some() {
-            return Err(not_built(format!(
+            return Err(Problem::unknown(format!(
                 "the optimizer `{}` of this case",
                 settings.kind
             )));
@@ -79,7 +81,8 @@ impl Run<'_> {
             if !fed.set(name, gradient.to_device(self.device)?) {
                 return Err(self
                     .case
-                    .bad(format!("`grad.{name}` belongs to no trainable parameter")));
+                    .bad(format!("`grad.{name}` belongs to no trainable parameter"))
+                    .into());
             }
         }
         let mut worst = Worst::default();

@@ -9,9 +9,9 @@ use super::Worst;
 pub enum Verdict {
     /// Everything recorded agrees.
     Pass,
-    /// Something does not.
+    /// Something does not, or nothing was compared.
     Fail,
-    /// The case is of a kind or method that is not built yet.
+    /// `mim parity` does not know the kind of case, the method or one of its settings.
     Unsupported,
 }
 
@@ -71,12 +71,19 @@ impl Report {
         let failure = [&forward, &grad, &step]
             .into_iter()
             .find_map(|group| group.failure.clone());
-        let verdict = if failure.is_some() {
+        let compared = [&forward, &grad, &step]
+            .into_iter()
+            .any(|group| group.error.is_some());
+        let verdict = if failure.is_some() || !compared {
             Verdict::Fail
         } else {
             Verdict::Pass
         };
-        let reason = failure.map(|(tensor, why)| format!("{tensor} ({why})"));
+        let reason = match (failure, compared) {
+            (Some((tensor, why)), _) => Some(format!("{tensor} ({why})")),
+            (None, false) => Some("nothing was compared".to_owned()),
+            (None, true) => None,
+        };
         Self {
             case,
             verdict,
@@ -105,5 +112,18 @@ impl fmt::Display for Report {
             Some(reason) => write!(f, " {reason}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_compared_is_a_failure() {
+        let none = Worst::default;
+        let report = Report::of("mae/empty".into(), none(), none(), none());
+        assert_eq!(report.verdict, Verdict::Fail);
+        assert!(report.to_string().contains("nothing was compared"));
     }
 }

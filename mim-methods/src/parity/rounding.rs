@@ -1,10 +1,8 @@
 //! Recorded gradients whose own rounding is larger than their case allows.
 //!
-//! Some are zero by mathematics although the case does not list them: what is recorded of them is
-//! rounding, and so is ours, and both are compared with zero, not with each other. Others have passed
-//! a batch norm over three to five nearly equal rows, whose division by a small deviation magnifies
-//! rounding: computed in f64 from the same inputs, CMAE's case0 differs from what is recorded by up
-//! to 2.6e-5 of the largest element of a tensor, 1.2 times what the case allows.
+//! Some are zero by mathematics although the case does not list them. Ours and theirs are then both
+//! rounding, and both are compared with zero, not with each other. Others have been magnified
+//! together with their rounding. A method's adapter names both, with the reason.
 
 use candle_core::{DType, Tensor};
 use mim_core::Result;
@@ -12,43 +10,32 @@ use mim_core::weights::WeightMap;
 
 use super::compare::Worst;
 
-/// (method, the authors' name, why).
-const ZERO: &[(&str, &str, &str)] = &[
-    (
-        "cmae",
-        "feature_decoder.ln1.bias",
-        "it moves the pooled rows of all images alike, and the projector's batch norm takes that away",
-    ),
-    (
-        "cmae",
-        "feature_decoder.decoder_pred.bias",
-        "it moves the pooled rows of all images alike, and the projector's batch norm takes that away",
-    ),
-];
-
 /// Share of the largest recorded gradient below which a number counts as rounding.
 const ROUNDING: f64 = 1e-4;
 
-/// (method, start of the authors' names) of gradients that have passed a batch norm of few rows.
-const MAGNIFIED: &[(&str, &str)] = &[
-    ("cmae", "backbone."),
-    ("cmae", "feature_decoder."),
-    ("cmae", "projector."),
-    ("cmae", "head.predictor."),
-];
-
-/// Share of a tensor's largest gradient by which each element may be off in any case.
-pub(super) fn floor(method: &str, name: &str) -> Option<f64> {
-    MAGNIFIED
-        .iter()
-        .any(|(known, start)| *known == method && name.starts_with(start))
-        .then_some(1e-4)
+/// Gradients of a method that are compared in another way than the case says, by the authors' names.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rounding {
+    /// (name, why): zero but for rounding.
+    pub zero: &'static [(&'static str, &'static str)],
+    /// (start of the name, share of the tensor's largest gradient by which an element may be off, why).
+    pub magnified: &'static [(&'static str, f64, &'static str)],
 }
 
-/// Whether the gradient of the authors' `name` is zero but for rounding.
-pub(super) fn is_zero(method: &str, name: &str) -> bool {
-    ZERO.iter()
-        .any(|(known, zero, _)| *known == method && *zero == name)
+impl Rounding {
+    /// Share of a tensor's largest gradient by which each element may be off in any case.
+    pub(super) fn floor(&self, name: &str) -> Option<f64> {
+        let found = self.magnified.iter();
+        found
+            .filter(|(start, ..)| name.starts_with(start))
+            .map(|(_, share, _)| *share)
+            .next()
+    }
+
+    /// Whether a gradient is zero but for rounding.
+    pub(super) fn is_zero(&self, name: &str) -> bool {
+        self.zero.iter().any(|(zero, _)| *zero == name)
+    }
 }
 
 /// The largest magnitude among all recorded gradients.
@@ -108,9 +95,12 @@ mod tests {
         assert!(failure(&[1e-3, 0.], &[0., 0.]).unwrap().contains("ours"));
         assert!(failure(&[0.], &[-1e-3]).unwrap().contains("recorded"));
         assert!(failure(&[f32::NAN, 0.], &[0., 0.]).is_some());
-        assert!(is_zero("cmae", "feature_decoder.ln1.bias"));
-        assert!(!is_zero("mae", "feature_decoder.ln1.bias"));
-        assert_eq!(floor("cmae", "backbone.cls_token"), Some(1e-4));
-        assert_eq!(floor("cmae", "pixel_decoder.mask_token"), None);
+        let rules = Rounding {
+            zero: &[("ln.bias", "taken away by a norm")],
+            magnified: &[("backbone.", 1e-4, "passed a batch norm of few rows")],
+        };
+        assert!(rules.is_zero("ln.bias") && !rules.is_zero("ln.weight"));
+        assert_eq!(rules.floor("backbone.cls_token"), Some(1e-4));
+        assert_eq!(rules.floor("decoder.mask_token"), None);
     }
 }

@@ -7,13 +7,13 @@ use candle_core::{Device, Tensor};
 use mim_core::optim::Gradients;
 use mim_core::params::ParamStore;
 use mim_core::weights::Source;
-use mim_core::{Batch, Error, Method, Result, StepContext, TraceSink};
+use mim_core::{Batch, Error, Method, StepContext, TraceSink};
 
 use super::compare::{Rule, Worst};
 use super::optimizer::Optimizer;
 use super::report::{Report, Verdict};
-use super::rounding;
-use super::{Case, Tolerance, components};
+use super::rounding::{self, Rounding};
+use super::{Case, Problem, Result, Tolerance, components};
 use crate::registry;
 
 /// How a recorded output is found among ours.
@@ -27,6 +27,8 @@ pub struct Setup {
     pub source: Source,
     /// Where in the run the case's step lies; schedules depend on it.
     pub step: StepContext,
+    /// Gradients whose recorded values are no better than rounding.
+    pub rounding: Rounding,
     /// The case's inputs.
     pub batch: Batch,
     /// For each recorded output (without `expect.`) how to find ours; `loss` and `grad_norm` are known.
@@ -65,18 +67,19 @@ impl Recorded {
     /// If the forward pass gave none of that name.
     pub fn get(&self, name: &str) -> Result<Tensor> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(name).cloned().ok_or_else(|| {
+        let error = || {
             Error::unsupported(
                 format!("reading `{name}`"),
                 "the forward pass gave no such output",
                 "check the case's adapter",
             )
-        })
+        };
+        Ok(all.get(name).cloned().ok_or_else(error)?)
     }
 }
 
 impl TraceSink for Recorded {
-    fn record(&self, name: &str, value: &Tensor) -> Result<()> {
+    fn record(&self, name: &str, value: &Tensor) -> mim_core::Result<()> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(name.to_owned(), value.detach());
         Ok(())
@@ -100,8 +103,8 @@ pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     });
     match compared {
         Ok(report) => report,
-        Err(error @ Error::Unsupported { .. }) => {
-            Report::without_numbers(case.name(), Verdict::Unsupported, error.to_string())
+        Err(problem @ Problem::Unknown(_)) => {
+            Report::without_numbers(case.name(), Verdict::Unsupported, problem.to_string())
         }
         Err(error) => Report::without_numbers(case.name(), Verdict::Fail, error.to_string()),
     }
@@ -112,23 +115,31 @@ fn compared(
     device: &Device,
     (tolerance, losses_only): (Tolerance, bool),
 ) -> Result<Report> {
-    match (case.kind(), components::find(case.method())) {
+    let report = match (case.kind(), components::find(case.method())) {
         ("method", _) => {
             let entry = registry::method(case.method())
-                .map_err(|_| not_built(format!("the method {}", case.method())))?;
+                .map_err(|_| Problem::unknown(format!("the method {}", case.method())))?;
             let setup = entry.parity(case, device)?;
-            Run {
+            let run = Run {
                 case,
                 setup,
                 tolerance,
                 losses_only,
                 device,
-            }
-            .all()
+            };
+            run.all()?
         }
-        ("component", Some(outputs)) => components::run(case, outputs, &tolerance, device),
-        (kind, _) => Err(not_built(format!("a {kind} case of {}", case.method()))),
+        ("component", Some(outputs)) => components::run(case, outputs, &tolerance, device)?,
+        (kind, _) => {
+            let what = format!("a {kind} case of {}", case.method());
+            return Err(Problem::unknown(what));
+        }
+    };
+    // The optimizer's are not read where losses alone are compared.
+    if report.verdict == Verdict::Pass && !losses_only {
+        case.all_read()?;
     }
+    Ok(report)
 }
 
 /// How recorded values are compared: relative and absolute tolerance, and what is passed over.
@@ -147,10 +158,6 @@ pub(super) struct Run<'a> {
     pub(super) tolerance: Tolerance,
     losses_only: bool,
     pub(super) device: &'a Device,
-}
-
-pub(super) fn not_built(what: String) -> Error {
-    Error::unsupported(what, "parity does not know it yet", "use another case")
 }
 
 impl Run<'_> {
@@ -191,7 +198,7 @@ impl Run<'_> {
             .into_iter()
             .find(|(name, _)| *name == "student")
             .map(|(_, store)| store);
-        found.ok_or_else(|| not_built("a method without student".to_owned()))
+        found.ok_or_else(|| Problem::unknown("a method without student".to_owned()))
     }
 
     fn forward(&self, recorded: &Recorded, gradients: &Gradients) -> Result<Worst> {
@@ -250,14 +257,14 @@ impl Run<'_> {
                 worst.fail(&full, "no gradient arrives");
                 continue;
             };
-            if rounding::is_zero(self.case.method(), name) {
+            if self.setup.rounding.is_zero(name) {
                 rounding::check(&mut worst, &full, (ours, theirs), scale)?;
                 continue;
             }
             let ignored = self.tolerance.ignored(&full, theirs.elem_count());
             let skip = |index| ignored.iter().any(|range| range.contains(&index));
             let mut rule = rule((self.tolerance.grad_rtol, self.tolerance.grad_atol), &skip);
-            if let Some(floor) = rounding::floor(self.case.method(), name) {
+            if let Some(floor) = self.setup.rounding.floor(name) {
                 rule.floor = floor;
             }
             worst.tensor(&full, ours, theirs, &rule)?;

@@ -7,13 +7,13 @@ use mim_core::nn::NormKind;
 use mim_core::objectives::UniGradConfig;
 use mim_core::schedule::{Per, Schedule};
 use mim_core::weights::Source;
-use mim_core::{Batch, Crop, Mask, Method, Result, StepContext, View};
+use mim_core::{Batch, Crop, Mask, Method, StepContext, View};
 use mim_masking::{BlockwiseMaskerConfig, HiddenCount};
 use serde::Deserialize;
 
 use super::mae::vit;
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{MethodConfig, SimConfig};
 
 #[derive(Deserialize)]
@@ -63,7 +63,9 @@ fn heads(case: &Case, encoder: &VitConfig) -> Result<(ProjectorConfig, RelativeP
         .batch_norm_momentum
         .is_some_and(|share| share != 0.1)
     {
-        return Err(not_built("another momentum of batch norm".to_owned()));
+        return Err(Problem::unknown(
+            "another momentum of batch norm".to_owned(),
+        ));
     }
     let eps = |norm| match norm {
         NormKind::BatchNorm => decoder.batch_norm_eps.unwrap_or(1e-5),
@@ -104,11 +106,13 @@ fn momentum(case: &Case, default: Schedule) -> Result<Schedule> {
             end: 1.,
             per: Per::Iter,
         }),
-        other => Err(not_built(format!("the momentum schedule `{other}`"))),
+        other => Err(Problem::unknown(format!("the momentum schedule `{other}`"))),
     }
 }
 
 fn learning_rate(case: &Case) -> Result<Option<Schedule>> {
+    // `schedule` and `num_masking_patches` say it again; `ema` is what the momentum's schedule gives.
+    case.informs(&["warmup_epochs", "mask_ratio", "ema"]);
     match case.setting("schedule")? {
         Some(LearningRate {
             peak_lr,
@@ -120,9 +124,9 @@ fn learning_rate(case: &Case) -> Result<Option<Schedule>> {
             min: min_lr,
             warmup_epochs,
         })),
-        Some(LearningRate { kind, .. }) => {
-            Err(not_built(format!("the learning rate schedule `{kind}`")))
-        }
+        Some(LearningRate { kind, .. }) => Err(Problem::unknown(format!(
+            "the learning rate schedule `{kind}`"
+        ))),
         None => Ok(None),
     }
 }
@@ -131,7 +135,7 @@ fn config(case: &Case) -> Result<SimConfig> {
     let defaults = SimConfig::default();
     let processes: usize = case.setting_or("world_size", 1)?;
     if processes != 1 {
-        return Err(not_built(format!("a step of {processes} processes")));
+        return Err(Problem::unknown(format!("a step of {processes} processes")));
     }
     let encoder = VitConfig {
         layer_scale_init: case.setting("init_values")?,
@@ -166,10 +170,12 @@ fn crops(case: &Case) -> Result<[Vec<Crop>; 2]> {
     let mut views = [vec![], vec![]];
     for row in boxes.to_vec2::<f32>()? {
         let [sides @ .., width] = row.as_slice() else {
-            return Err(case.bad("`input.crop_boxes` is empty".to_owned()));
+            return Err(case.bad("`input.crop_boxes` is empty".to_owned()).into());
         };
         if sides.len() != 10 {
-            return Err(case.bad("`input.crop_boxes` must have 11 columns".to_owned()));
+            return Err(case
+                .bad("`input.crop_boxes` must have 11 columns".to_owned())
+                .into());
         }
         #[expect(
             clippy::cast_possible_truncation,
@@ -229,6 +235,7 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         extras: std::collections::BTreeMap::new(),
     };
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "sim".to_owned())?)?,
         batch,
@@ -245,6 +252,10 @@ fn outputs(
 ) -> Result<Vec<(&'static str, Extract)>> {
     let trace =
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
+    // Theirs has the rows of all images on one axis.
+    let rows = |name: &'static str| -> Extract {
+        Box::new(move |recorded: &Recorded| Ok(recorded.get(name)?.flatten_to(1)?))
+    };
     let value = |schedule: &Schedule| -> Extract {
         let (value, device) = (schedule.at(step), device.clone());
         Box::new(move |_: &Recorded| Ok(Tensor::new(value, &device)?))
@@ -254,14 +265,14 @@ fn outputs(
         ("online_proj", trace("projected")),
         ("mm_latent", trace("teacher.latent")),
         ("target", trace("teacher.patches")),
-        ("target_norm", trace("target.features")),
+        ("target_norm", rows("target.features")),
         ("rel_grid_h", trace("dense.rel_grid_h")),
         ("rel_grid_w", trace("dense.rel_grid_w")),
         ("rel_sincos", trace("dense.rel_sincos")),
         ("rel_embed", trace("dense.rel_embed")),
         ("decoder_in", trace("dense.decoder_in")),
         ("pred", trace("dense.pred")),
-        ("pred_norm", trace("pred.dense")),
+        ("pred_norm", rows("pred.dense")),
         ("correlation", trace("dense.correlation")),
         ("loss_pos", trace("dense.loss_pos")),
         ("loss_neg", trace("dense.loss_neg")),

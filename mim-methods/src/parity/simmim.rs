@@ -5,11 +5,11 @@ use mim_core::encoders::{EncoderConfig, RelPosBiasKind, SwinConfig, VitConfig};
 use mim_core::nn::{PosEmbedKind, QkvBias};
 use mim_core::ops::{PatchOrder, unpatchify};
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, PatchGrid, Result, StepContext, View};
+use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
 
 use super::mae;
-use super::run::{Extract, not_built};
-use super::{Case, Recorded, Setup};
+use super::run::Extract;
+use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{MethodConfig, SimMimConfig};
 
 /// The ViT of a case.
@@ -28,7 +28,9 @@ fn vit(case: &Case, defaults: VitConfig) -> Result<VitConfig> {
         (false, true) => RelPosBiasKind::PerBlock,
         (false, false) => RelPosBiasKind::None,
         (true, true) => {
-            return Err(not_built("a shared beside a bias in each block".to_owned()));
+            return Err(Problem::unknown(
+                "a shared beside a bias in each block".to_owned(),
+            ));
         }
     };
     let pos_embed = if flag("use_abs_pos_emb", false)? {
@@ -50,14 +52,14 @@ fn vit(case: &Case, defaults: VitConfig) -> Result<VitConfig> {
 /// The Swin of a case.
 pub(crate) fn swin(case: &Case, defaults: SwinConfig) -> Result<SwinConfig> {
     if case.setting_or("ape", false)? || case.setting_or("use_abs_pos_emb", false)? {
-        return Err(not_built("Swin with a position table".to_owned()));
+        return Err(Problem::unknown("Swin with a position table".to_owned()));
     }
     let qkv_bias = if case.setting_or("qkv_bias", true)? {
         QkvBias::Full
     } else {
         QkvBias::None
     };
-    Ok(SwinConfig {
+    let config = SwinConfig {
         image_size: case.setting_or("image_size", defaults.image_size)?,
         patch_size: case.setting_or("patch_size", defaults.patch_size)?,
         in_channels: case.setting_or("in_channels", defaults.in_channels)?,
@@ -72,17 +74,27 @@ pub(crate) fn swin(case: &Case, defaults: SwinConfig) -> Result<SwinConfig> {
         qkv_bias,
         mask_token: true,
         ..defaults
-    })
+    };
+    case.fixed("output_stride", config.output_stride())?;
+    Ok(config)
 }
 
 fn config(case: &Case) -> Result<SimMimConfig> {
     let defaults = SimMimConfig::default();
     let arch: String = case.setting_or("arch", "vit".to_owned())?;
-    let encoder = match (arch.as_str(), defaults.encoder.clone()) {
+    let encoder: EncoderConfig = match (arch.as_str(), defaults.encoder.clone()) {
         ("vit", EncoderConfig::Vit(defaults)) => vit(case, defaults)?.into(),
         ("swin", _) => swin(case, SwinConfig::default())?.into(),
-        _ => return Err(not_built(format!("SimMIM with the encoder `{arch}`"))),
+        _ => {
+            return Err(Problem::unknown(format!(
+                "SimMIM with the encoder `{arch}`"
+            )));
+        }
     };
+    case.fixed("encoder_stride", encoder.output_stride())?;
+    case.fixed("drop_rate", 0.)?;
+    // Of classification.
+    case.informs(&["use_mean_pooling"]);
     Ok(SimMimConfig {
         mask_ratio: case.setting_or("mask_ratio", defaults.mask_ratio)?,
         mask_patch_size: case.setting_or("mask_patch_size", defaults.mask_patch_size)?,
@@ -114,9 +126,12 @@ fn mask(case: &Case, config: &SimMimConfig) -> Result<Mask> {
         }
     };
     if mask.upsample(first)?.to_bits() != recorded {
-        return Err(case.bad(
-            "`input.mask` is not whole cells, or not those of the recorded permutation".to_owned(),
-        ));
+        return Err(case
+            .bad(
+                "`input.mask` is not whole cells, or not those of the recorded permutation"
+                    .to_owned(),
+            )
+            .into());
     }
     Ok(mask)
 }
@@ -138,14 +153,16 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
             .reshape((tokens.dim(0)?, (), grid.rows, grid.cols))?)
     });
     let image: Extract = Box::new(move |recorded: &Recorded| {
-        unpatchify(
-            &recorded.get("pred.pixel")?,
+        let pixels = recorded.get("pred.pixel")?;
+        Ok(unpatchify(
+            &pixels,
             stride,
             cells,
             PatchOrder::ChannelsThenPixels,
-        )
+        )?)
     });
     Ok(Setup {
+        rounding: Rounding::default(),
         method: Box::new(method),
         source: Source::named(&case.setting_or("source_names", "simmim".to_owned())?)?,
         step: StepContext::new(0),

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use mim_core::Result;
 use mim_core::params::{Kind, ParamStore};
 use mim_core::weights::WeightMap;
 
+use super::Result;
 use super::run::Run;
 
 /// Store in front of an entry's name; nothing for the student.

@@ -11,7 +11,7 @@ pub use methods::METHODS;
 pub use parts::Registry;
 
 use crate::MethodConfig;
-use crate::parity::{Case, Setup};
+use crate::parity::{self, Case, Setup};
 
 /// Makes a method from settings; without a seed its weights are never trained.
 type Build = fn(&Registry, Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
@@ -35,7 +35,7 @@ pub struct Entry {
     pub recipes: &'static [(&'static str, &'static str)],
     resolve: fn(&Registry, Table) -> Result<Table>,
     build: Build,
-    parity: fn(&Case, &Device) -> Result<Setup>,
+    parity: fn(&Case, &Device) -> parity::Result<Setup>,
 }
 
 /// The method called `name`.
@@ -141,7 +141,7 @@ impl Entry {
     /// # Errors
     ///
     /// If the case's settings or inputs do not fit.
-    pub fn parity(&self, case: &Case, device: &Device) -> Result<Setup> {
+    pub fn parity(&self, case: &Case, device: &Device) -> parity::Result<Setup> {
         (self.parity)(case, device)
     }
 }

@@ -2,15 +2,19 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Subcommand;
+use mim::DataConfig;
 use mim::backbone::Backbone;
-use mim_core::Result;
-use mim_core::data::{DataSource, Split};
-use mim_eval::{Pooling, ProbeResult};
+use mim_core::data::{DataSource, Dataset, Split};
+use mim_core::{Error, Result};
+use mim_eval::Pooling;
+use serde_json::json;
 
 use crate::device;
-use crate::pretrain::probe::Probes;
+use crate::pretrain::probe::{Pair, cap, put_settings};
+use crate::pretrain::summary::version;
 
 /// Settings of `mim eval`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +25,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Protocol {
-    /// A linear classifier on frozen features: multinomial logistic regression, top-1 in percent.
+    /// A linear classifier on frozen features: multinomial logistic regression, top-1 and top-5 in percent.
     Linear(Settings),
     /// The votes of the nearest training images in feature space, top-1 and top-5 in percent.
     Knn(Neighbours),
@@ -49,6 +53,13 @@ struct Settings {
     /// Labelled images, as in `mim pretrain`; those of the run by default (`embedded` for published weights).
     #[arg(long)]
     data: Option<DataSource>,
+    /// Which images are measured on: train, val or test; what the table of a run uses by default (val, test, or the
+    /// share of the training images that was held out).
+    #[arg(long)]
+    split: Option<Split>,
+    /// Print all results and settings as JSON.
+    #[arg(long)]
+    json: bool,
     /// What becomes the feature: mean (of the patches) or cls; that of the run's evaluation by default.
     #[arg(long, value_parser = pooling)]
     pooling: Option<Pooling>,
@@ -92,17 +103,62 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Protocol::Knn(Neighbours { k: Some(k), .. }) = args.protocol {
         model.eval.knn.k = k;
     }
-    let encoder = model.encoder(settings.encoder.as_deref())?;
-    let source = settings.data.as_ref().unwrap_or(&model.data);
-    let (train, test) = (source.open(Split::Train)?, source.open(Split::Test)?);
-    let ProbeResult {
-        linear_top1,
-        knn_top1,
-        knn_top5,
-    } = Probes::new(&model.eval, train, test, &device).encoder(encoder, &model.input)?;
-    match args.protocol {
-        Protocol::Linear(_) => println!("linear_top1 {linear_top1:.2}"),
-        Protocol::Knn(_) => println!("knn_top1 {knn_top1:.2}\nknn_top5 {knn_top5:.2}"),
+    if let Some(source) = &settings.data {
+        model.data.source = source.clone();
     }
+    let (name, encoder) = model.encoder(settings.encoder.as_deref())?;
+    let (split, [train, test]) = images(settings, &model.data, model.seed)?;
+    let data = (&train, &test);
+    let pair = Pair::of_encoder(encoder, &model.input, data, (&model.eval, &device))?;
+    let (protocol, accuracy) = match args.protocol {
+        Protocol::Linear(_) => ("linear", pair.linear(&model.eval)?),
+        Protocol::Knn(_) => ("knn", pair.knn(&model.eval)?),
+    };
+    if protocol == "linear"
+        && let Some(line) = cap(pair.images()[0], &model.eval)
+    {
+        eprintln!("{line}");
+    }
+    if !settings.json {
+        eprintln!("{name}, {split} of {}", model.data.source);
+        println!(
+            "{protocol}_top1 {:.2}\n{protocol}_top5 {:.2}",
+            accuracy.top1, accuracy.top5
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    let [probed, held_out] = pair.images();
+    let mut all = json!({
+        "checkpoint": settings.checkpoint,
+        "encoder": name,
+        "data": model.data.source,
+        "split": split,
+        "seed": model.seed,
+        "probed_images": { "train": probed, "held_out": held_out },
+        format!("{protocol}_top1"): accuracy.top1,
+        format!("{protocol}_top5"): accuracy.top5,
+    });
+    put_settings(&mut all, &model.eval);
+    version(&mut all);
+    println!("{all:#}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The name of the split that is measured on, the training images and those of the split.
+fn images(
+    settings: &Settings,
+    data: &DataConfig,
+    seed: u64,
+) -> Result<(String, [Arc<dyn Dataset>; 2])> {
+    let all = data.open(seed)?;
+    if let Some(split) = settings.split {
+        let images = [all.train, data.open_split(split, seed)?];
+        return Ok((split.to_string(), images));
+    }
+    let (which, images) = all.held_out.ok_or_else(|| {
+        let fix =
+            "put images into a folder val, or give data with labels, of which a share is held out";
+        Error::no_split(&data.source, Split::Val, fix)
+    })?;
+    Ok((which.to_string(), [all.train, images]))
 }

@@ -1,17 +1,17 @@
 //! `mim features`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::Tensor;
 use mim::backbone::Backbone;
-use mim_core::data::{DataSource, Split};
+use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::weights::WeightMap;
 use mim_core::{Error, Result};
-use mim_eval::{Pooling, features};
+use mim_eval::{FeatureRows, Pooling, features};
 
-use crate::device;
 use crate::eval::pooling;
+use crate::{device, folder};
 
 /// Settings of `mim features`.
 #[derive(Debug, clap::Args)]
@@ -22,10 +22,11 @@ pub(crate) struct Args {
     /// Images, with or without labels: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH; those of the run by default.
     #[arg(long)]
     data: Option<DataSource>,
-    /// Which images of the data: train or test.
-    #[arg(long, default_value = "train", value_parser = split)]
+    /// Which images of the data: train, val or test.
+    #[arg(long, default_value = "train")]
     split: Split,
     /// The file to write, a row an image in the order of the data: .npy, or .safetensors with `features` and `labels`.
+    /// A .csv beside it has the name, label and class of each row.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Which encoder, where a method has several: teacher (the default there) or student.
@@ -42,14 +43,6 @@ pub(crate) struct Args {
     pub(crate) threads: Option<usize>,
 }
 
-fn split(name: &str) -> std::result::Result<Split, String> {
-    match name {
-        "train" => Ok(Split::Train),
-        "test" => Ok(Split::Test),
-        _ => Err("use train or test".to_owned()),
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let kind = args
         .output
@@ -62,28 +55,89 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "give the file one of these endings",
         ));
     }
+    folder::check_parent(&args.output)?;
     let device = device::open(&args.device)?;
     let mut model = Backbone::open(&args.checkpoint, &device)?;
     if let Some(pooling) = args.pooling {
         model.eval.pooling = pooling;
     }
-    let data = args.data.as_ref().unwrap_or(&model.data).open(args.split)?;
-    let encoder = model.encoder(args.encoder.as_deref())?;
+    if let Some(source) = &args.data {
+        model.data.source = source.clone();
+    }
+    let data = model.data.open_split(args.split, model.seed)?;
+    let (name, encoder) = model.encoder(args.encoder.as_deref())?;
     let input = &model.input;
-    let (rows, labels) = features(encoder, data, input.size, &input.norm, &device, &model.eval)?;
-    let shape = rows.dims().to_vec();
-    match kind {
-        Some("npy") => rows.write_npy(&args.output)?,
+    let rows = features(
+        encoder,
+        data.clone(),
+        input.size,
+        &input.norm,
+        &device,
+        &model.eval,
+    )?;
+    if !rows.left_out.is_empty() {
+        eprintln!(
+            "{} images could not be read and have no row",
+            rows.left_out.len()
+        );
+    }
+    write(&args.output, data.as_ref(), &rows)?;
+    let table = args.output.with_extension("csv");
+    folder::write(&table, &csv(data.as_ref(), &rows))?;
+    eprintln!(
+        "{name}, {} of {}, rows in {}",
+        args.split,
+        model.data.source,
+        table.display()
+    );
+    println!("{} {:?}", args.output.display(), rows.values.dims());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the features, and labels where the format has a place for them.
+fn write(output: &Path, data: &dyn Dataset, rows: &FeatureRows) -> Result<()> {
+    match output.extension() {
+        Some(kind) if kind == "npy" => folder::replace(output, |path| {
+            rows.values.write_npy(path).map_err(|error| {
+                Error::format(
+                    output,
+                    format!("cannot be written: {error}"),
+                    "check the disk",
+                )
+            })
+        })?,
         _ => {
             let mut out = WeightMap::default();
-            out.insert("features", rows);
-            if let Some(labels) = labels {
-                let labels: Vec<i64> = labels.into_iter().map(i64::from).collect();
+            let labels = rows
+                .images
+                .iter()
+                .map(|image| data.label(*image).map(i64::from));
+            if let Some(labels) = labels
+                .collect::<Option<Vec<_>>>()
+                .filter(|_| data.classes() > 0)
+            {
                 out.insert("labels", Tensor::new(labels, &candle_core::Device::Cpu)?);
             }
-            out.write(&args.output, None)?;
+            out.insert("features", rows.values.clone());
+            folder::replace(output, |path| out.write(path, None))?;
         }
     }
-    println!("{} {shape:?}", args.output.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// A line a row: its number, the image's name, its label and the name of its class.
+fn csv(data: &dyn Dataset, rows: &FeatureRows) -> String {
+    let quoted = |text: &str| match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    };
+    let mut table = "row,name,label,class\n".to_owned();
+    for (row, image) in rows.images.iter().enumerate() {
+        let label = data.label(*image);
+        let class = label.and_then(|label| data.class_names().get(label as usize));
+        let label = label.map_or(String::new(), |label| label.to_string());
+        let class = class.map_or(String::new(), |class| quoted(class));
+        table += &format!("{row},{},{label},{class}\n", quoted(&data.name_of(*image)));
+    }
+    table
 }

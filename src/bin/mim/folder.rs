@@ -85,9 +85,38 @@ fn clear(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file whole: under a temporary name, then renamed.
+/// Refuses to write where there is no folder, before any work is done.
+pub(crate) fn check_parent(path: &Path) -> Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    match parent {
+        Some(parent) if !parent.is_dir() => Err(Error::format(
+            path,
+            "its folder does not exist",
+            "create the folder first",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a text file whole: under a temporary name, then renamed.
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, text).map_err(Error::io("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(Error::io("write", path))
+    replace(path, |temporary| {
+        fs::write(temporary, text).map_err(Error::io("write", path))
+    })
+}
+
+/// Lets `write` make a file under a temporary name, and renames it; what stood there stays if that fails.
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    let temporary = path.with_file_name(name);
+    let written = write(&temporary)
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("write", path)));
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }

@@ -50,8 +50,8 @@ struct Group {
 impl ParquetDataset {
     /// Opens a split of a parquet file or of a folder of them.
     ///
-    /// A path with `train`, `validation` or `test` in it (as a word) is of that split, the test split being
-    /// `validation` where there is one; files without such a word are the train split.
+    /// A path with a name of a split in it (as a word, [`Split::names`]) is of that split; files without such a word
+    /// are the train split where no file is named so.
     ///
     /// # Errors
     ///
@@ -60,21 +60,20 @@ impl ParquetDataset {
     pub fn open(root: &Path, split: Split) -> Result<Self> {
         if root.is_file() {
             let name = root.file_name().unwrap_or_default().to_string_lossy();
-            return match split::select(&[name.into_owned()], "", split) {
-                Ok(_) => Self::of_files(&[root.to_owned()], &[]),
-                Err((what, fix)) => Err(Error::format(root, what, fix)),
-            };
+            split::select(&[name.into_owned()], "", split)
+                .map_err(|refusal| refusal.at(root, split))?;
+            return Self::of_files(&[root.to_owned()], &[]);
         }
         let files = split::files(root)?;
         let select = |split| split::select(&files, "", split);
-        let names = select(split).map_err(|(what, fix)| Error::format(root, what, fix))?;
+        let names = select(split).map_err(|refusal| refusal.at(root, split))?;
         let paths = |names: Vec<String>| names.iter().map(|name| root.join(name)).collect();
         let files: Vec<PathBuf> = paths(names);
-        let others = select(match split {
-            Split::Train => Split::Test,
-            Split::Test => Split::Train,
-        });
-        Self::of_files(&files, &others.map(paths).unwrap_or_default())
+        let others = Split::ALL.into_iter().filter(|other| *other != split);
+        let others = others
+            .filter_map(|other| select(other).ok())
+            .flat_map(paths);
+        Self::of_files(&files, &others.collect::<Vec<_>>())
     }
 
     /// Opens a split of a data set on the Hub, downloading its files unless they are there.
@@ -89,11 +88,6 @@ impl ParquetDataset {
         split: Split,
     ) -> Result<Self> {
         Self::of_files(&hub::fetch(hub, path, split)?, &[])
-    }
-
-    /// Names of the classes, by label; empty if the files do not say them.
-    pub fn class_names(&self) -> &[String] {
-        &self.classes
     }
 
     /// The rows of `files`; the labels of `others` count as classes too.
@@ -185,6 +179,10 @@ impl ParquetDataset {
 }
 
 impl Dataset for ParquetDataset {
+    fn class_names(&self) -> &[String] {
+        &self.classes
+    }
+
     fn len(&self) -> usize {
         self.rows
     }

@@ -6,17 +6,6 @@ use std::path::Path;
 use super::super::Split;
 use crate::{Error, Result, Text};
 
-const TRAIN: [&str; 2] = ["train", "training"];
-const VALIDATION: [&str; 4] = ["validation", "valid", "val", "dev"];
-const TEST: [&str; 4] = ["test", "testing", "eval", "evaluation"];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Train,
-    Validation,
-    Test,
-}
-
 /// Parquet files below a folder, as paths inside it.
 pub(super) fn files(root: &Path) -> Result<Vec<String>> {
     let mut files = vec![];
@@ -42,16 +31,31 @@ fn walk(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) -> R
     Ok(())
 }
 
+/// Why files are no split of one data set.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The split is not among them; what to do.
+    NoSplit(String),
+    /// What is wrong, and what to do.
+    Wrong(String, Text),
+}
+
+impl Refusal {
+    /// The error of the files at `path`.
+    pub(super) fn at(self, path: &Path, split: Split) -> Error {
+        match self {
+            Self::NoSplit(fix) => Error::no_split(path.display(), split, fix),
+            Self::Wrong(what, fix) => Error::format(path, what, fix),
+        }
+    }
+}
+
 /// The files of a split among those in `inside` (a folder or a file; all if empty), in order.
 ///
 /// # Errors
 ///
 /// What is wrong, and what to do.
-pub(super) fn select(
-    files: &[String],
-    inside: &str,
-    split: Split,
-) -> Result<Vec<String>, (String, Text)> {
+pub(super) fn select(files: &[String], inside: &str, split: Split) -> Result<Vec<String>, Refusal> {
     let within = |file: &&String| {
         let rest = file.strip_prefix(inside);
         rest.is_some_and(|rest| inside.is_empty() || rest.is_empty() || rest.starts_with('/'))
@@ -62,13 +66,13 @@ pub(super) fn select(
         .filter(within)
         .collect();
     if files.is_empty() {
-        return Err((
+        return Err(Refusal::Wrong(
             "holds no parquet files".to_owned(),
             "name a data set of parquet files; other kinds are read as folder:, idx: or cifar:"
                 .into(),
         ));
     }
-    let parts: Vec<(Option<Part>, &String)> = files
+    let parts: Vec<(Option<Split>, &String)> = files
         .into_iter()
         .map(|file| {
             (
@@ -79,10 +83,8 @@ pub(super) fn select(
         .collect();
     let has = |part| parts.iter().any(|(found, _)| *found == part);
     let wanted = match split {
-        Split::Train if has(Some(Part::Train)) => Some(Part::Train),
-        Split::Train => None,
-        Split::Test if has(Some(Part::Validation)) => Some(Part::Validation),
-        Split::Test => Some(Part::Test),
+        Split::Train if !has(Some(Split::Train)) => None,
+        split => Some(split),
     };
     let chosen = parts.iter().filter(|(found, _)| *found == wanted);
     let chosen: Vec<String> = chosen.map(|(_, file)| (*file).clone()).collect();
@@ -92,10 +94,10 @@ pub(super) fn select(
             .take(8)
             .map(|(_, file)| file.as_str())
             .collect();
-        return Err((
-            format!("no {split} split among its files ({})", names.join(", ")),
-            "files of a split have train, validation or test in their path".into(),
-        ));
+        return Err(Refusal::NoSplit(format!(
+            "files of a split have train, validation or test in their path, but its files are {}",
+            names.join(", ")
+        )));
     }
     one_set(&chosen)?;
     whole(&chosen)?;
@@ -103,27 +105,13 @@ pub(super) fn select(
 }
 
 /// The last word of a path that names a part.
-fn part(path: &str) -> Option<Part> {
+fn part(path: &str) -> Option<Split> {
     let words = path.split(|c: char| !c.is_alphanumeric());
-    words.rev().find_map(word)
-}
-
-fn word(word: &str) -> Option<Part> {
-    let word = word.to_lowercase();
-    let is_one_of = |words: &[&str]| words.contains(&word.as_str());
-    if is_one_of(&TRAIN) {
-        Some(Part::Train)
-    } else if is_one_of(&VALIDATION) {
-        Some(Part::Validation)
-    } else if is_one_of(&TEST) {
-        Some(Part::Test)
-    } else {
-        None
-    }
+    words.rev().find_map(Split::of_name)
 }
 
 /// Refuses files of several data sets, which stand in folders of their own.
-fn one_set(files: &[String]) -> Result<(), (String, Text)> {
+fn one_set(files: &[String]) -> Result<(), Refusal> {
     let set = |file: &String| {
         let (folder, _) = file.rsplit_once('/').unwrap_or(("", file));
         let names = folder.split('/').filter(|name| part(name).is_none());
@@ -134,7 +122,7 @@ fn one_set(files: &[String]) -> Result<(), (String, Text)> {
         return Ok(());
     }
     let names: Vec<String> = sets.into_iter().take(20).collect();
-    Err((
+    Err(Refusal::Wrong(
         format!("holds several data sets: {}", names.join(", ")),
         format!(
             "name one of these folders, as {}",
@@ -145,14 +133,14 @@ fn one_set(files: &[String]) -> Result<(), (String, Text)> {
 }
 
 /// Refuses a part of the files `..-00000-of-00005.parquet`.
-fn whole(files: &[String]) -> Result<(), (String, Text)> {
+fn whole(files: &[String]) -> Result<(), Refusal> {
     let promised = |file: &String| {
         let (_, rest) = file.rsplit_once("-of-")?;
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         rest[..digits].parse::<usize>().ok()
     };
     match files.iter().filter_map(promised).max() {
-        Some(promised) if promised > files.len() => Err((
+        Some(promised) if promised > files.len() => Err(Refusal::Wrong(
             format!("only {} of {promised} files are there", files.len()),
             "download the others".into(),
         )),
@@ -164,9 +152,16 @@ fn whole(files: &[String]) -> Result<(), (String, Text)> {
 mod tests {
     use super::*;
 
-    fn chosen(files: &[&str], inside: &str, split: Split) -> Result<Vec<String>, (String, Text)> {
+    fn chosen(files: &[&str], inside: &str, split: Split) -> Result<Vec<String>, Refusal> {
         let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
         select(&files, inside, split)
+    }
+
+    fn wrong(chosen: Result<Vec<String>, Refusal>) -> String {
+        match chosen.unwrap_err() {
+            Refusal::Wrong(what, _) => what,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -179,7 +174,8 @@ mod tests {
             "data/validation-00000-of-00001.parquet",
         ];
         assert_eq!(chosen(&hub, "", Split::Train).unwrap(), hub[2..4]);
-        assert_eq!(chosen(&hub, "", Split::Test).unwrap(), hub[4..]);
+        assert_eq!(chosen(&hub, "", Split::Val).unwrap(), hub[4..]);
+        assert_eq!(chosen(&hub, "", Split::Test).unwrap(), hub[1..2]);
         let converted = [
             "default/test/0000.parquet",
             "default/partial-train/0000.parquet",
@@ -195,22 +191,23 @@ mod tests {
             chosen(&plain, "b.parquet", Split::Train).unwrap(),
             plain[1..]
         );
-        let (what, _) = chosen(&plain, "", Split::Test).unwrap_err();
+        let refusal = chosen(&plain, "", Split::Test).unwrap_err();
+        let error = refusal.at(Path::new("x"), Split::Test).to_string();
         assert!(
-            what.contains("no test split") && what.contains("a.parquet"),
-            "{what}"
+            error.contains("no test split") && error.contains("a.parquet"),
+            "{error}"
         );
     }
 
     #[test]
     fn what_is_not_one_whole_data_set_is_refused() {
         let sets = ["cat/train-0.parquet", "cats/train-0.parquet"];
-        let (what, _) = chosen(&sets, "", Split::Train).unwrap_err();
+        let what = wrong(chosen(&sets, "", Split::Train));
         assert!(what.contains("cat, cats"), "{what}");
         assert_eq!(chosen(&sets, "cat", Split::Train).unwrap(), sets[..1]);
-        let (what, _) = chosen(&["train-00001-of-00003.parquet"], "", Split::Train).unwrap_err();
+        let what = wrong(chosen(&["train-00001-of-00003.parquet"], "", Split::Train));
         assert!(what.contains("1 of 3"), "{what}");
-        let (what, _) = chosen(&["a.jpg"], "", Split::Train).unwrap_err();
+        let what = wrong(chosen(&["a.jpg"], "", Split::Train));
         assert!(what.contains("no parquet files"), "{what}");
     }
 }

@@ -117,13 +117,11 @@ impl Args {
         let (settings, from) = match (self.resume.as_deref(), &self.output_dir) {
             (None, _) | (Some("auto"), None) => return Ok(None),
             (Some("auto"), Some(run)) => {
-                let own = run.join("config.toml");
-                if !own.exists() {
+                if !run.join("config.toml").exists() {
                     return Ok(None);
                 }
-                let own = own.display().to_string();
                 (
-                    run_config::read_file(&own)?,
+                    run_config::read_run(run)?,
                     format!("the run {}", run.display()),
                 )
             }

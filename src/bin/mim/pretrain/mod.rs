@@ -3,7 +3,7 @@
 mod args;
 pub(crate) mod picture;
 pub(crate) mod probe;
-mod summary;
+pub(crate) mod summary;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Device;
-use mim::{RunConfig, run_config};
+use mim::RunConfig;
+use mim::run_config::{self, HeldOut, Images};
 use mim_core::comm::{self, Communicator, Launch};
-use mim_core::data::Split;
 use mim_core::rng::name_hash;
 use mim_core::train::{Checkpoint, EpochLog, Outcome, Trainer};
 use mim_core::{Error, Result};
@@ -71,7 +71,7 @@ fn train(
         .output_dir
         .clone()
         .unwrap_or_else(|| folder::next(&config.method));
-    let mut trainer = ready(args, config, (device, comm), &run)?;
+    let (mut trainer, images) = ready(args, config, (device, comm), &run)?;
     let mut progress = Progress::new(config.train.epochs, leads);
     let outcome = trainer.train(&mut progress)?;
     progress.finish();
@@ -80,7 +80,6 @@ fn train(
     if !leads {
         return Ok(ExitCode::SUCCESS);
     }
-    plot::loss(&EpochLog::new(&run).read()?, &run.join("loss.svg"))?;
     if let Outcome::Stopped { step } = outcome {
         eprintln!(
             "stopped after step {step}; go on with --resume auto --output-dir {}",
@@ -88,8 +87,7 @@ fn train(
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let summary = finish(config, &trainer, &run, device, start)?;
-    summary.print();
+    finish(config, (&trainer, &images), &run, device, start);
     println!("{}", run.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -100,21 +98,21 @@ fn ready(
     config: &RunConfig,
     (device, comm): (&Device, &Arc<dyn Communicator>),
     run: &Path,
-) -> Result<Trainer> {
+) -> Result<(Trainer, Images)> {
     let checkpoint = args.checkpoint(run)?;
     // What rank 0 downloads is there for the others.
-    let (dataset, method, started) = comm::rank_0_first(comm.as_ref(), || {
-        let dataset = config.data.source.open(Split::Train)?;
+    let (images, method, started) = comm::rank_0_first(comm.as_ref(), || {
+        let images = config.data.open(config.train.seed)?;
         let method = config.build(device)?;
         let started = match (&checkpoint, args.init()?) {
             (None, Some(init)) => Some(init.apply(config, method.as_ref())?.to_string()),
             _ => None,
         };
-        Ok((dataset, method, started))
+        Ok((images, method, started))
     })?;
     config.check_views(method.as_ref())?;
     let data = (
-        dataset.clone(),
+        images.train.clone(),
         config.data.loading(config.train.batch_size),
     );
     let resolved = config.to_json()?;
@@ -138,7 +136,7 @@ fn ready(
             eprintln!("{started}");
             folder::write(&run.join(INIT), &format!("{started}\n"))?;
         }
-        announce(config, &trainer, dataset.len(), comm.world());
+        announce(config, &trainer, &images, comm.world());
         for line in run_config::warnings(config, trainer.iters_per_epoch()) {
             eprintln!("warning: {line}");
         }
@@ -147,42 +145,58 @@ fn ready(
             eprintln!("resuming at step {} of {all}", checkpoint.state().step);
         }
     }
-    Ok(trainer)
+    Ok((trainer, images))
 }
 
-/// Pictures, probes and summary of a finished run.
+/// Pictures, probes and summary of a finished run. Nothing here costs the run: what fails is said and listed.
 fn finish(
     config: &RunConfig,
-    trainer: &Trainer,
+    (trainer, images): (&Trainer, &Images),
     run: &Path,
     device: &Device,
     start: Instant,
-) -> Result<Summary> {
-    match picture::images(&config.data.source).and_then(|images| {
-        picture::draw(
-            config,
-            trainer.method(),
-            images,
-            (8, config.train.seed),
-            &run.join("reconstruction.png"),
-        )
-    }) {
-        Err(error @ Error::Unsupported { .. }) => eprintln!("no picture: {error}"),
-        done => done?,
+) {
+    let mut problems = Vec::new();
+    let mut keep = |what: &str, done: Result<()>| {
+        if let Err(error) = done {
+            problems.push(format!("no {what}: {error}"));
+        }
+    };
+    let log = EpochLog::new(run).read().unwrap_or_else(|error| {
+        keep("log", Err(error));
+        Vec::new()
+    });
+    keep("loss.svg", plot::loss(&log, &run.join("loss.svg")));
+    let method = trainer.method();
+    let pictures = images
+        .held_out
+        .as_ref()
+        .map_or(&images.train, |(_, held)| held);
+    let (many, path) = ((8, config.train.seed), run.join("reconstruction.png"));
+    match picture::draw(config, method, pictures.clone(), many, &path) {
+        Err(Error::Unsupported { .. }) => {
+            eprintln!("no picture: {} does not predict pixels", method.name())
+        }
+        done => keep("picture", done),
     }
-    let probes = probe::all(config, trainer.method(), device)?;
-    let mut notes = trainer.method().notes();
+    let mut summary = Summary::new(&log);
+    summary.rows = probe::all(config, method, images, device);
+    summary.notes = method.notes();
     if let Ok(started) = std::fs::read_to_string(run.join(INIT)) {
-        notes.extend(started.lines().next().map(str::to_owned));
+        summary
+            .notes
+            .extend(started.lines().next().map(str::to_owned));
     }
-    let summary = Summary::new(
-        &EpochLog::new(run).read()?,
-        probes,
-        start.elapsed().as_secs_f64(),
-        notes,
-    );
-    summary.write(&run.join("summary.json"))?;
-    Ok(summary)
+    summary.images = images.train.len();
+    summary.seconds = start.elapsed().as_secs_f64();
+    summary.rows.problems.splice(0..0, problems);
+    if let Err(error) = summary.write(config, &run.join("summary.json")) {
+        summary
+            .rows
+            .problems
+            .push(format!("no summary.json: {error}"));
+    }
+    summary.print();
 }
 
 /// A checkpoint goes on under the settings it was made with; only those that cannot change a result may differ.
@@ -195,7 +209,9 @@ fn same_settings(config: &RunConfig, checkpoint: &Checkpoint) -> Result<()> {
     ];
     let (mut now, mut then) = (Vec::new(), Vec::new());
     flatten(&config.to_json()?, String::new(), &mut now);
-    flatten(&checkpoint.state().config, String::new(), &mut then);
+    // Settings that are newer than the run have the values it was trained with.
+    let old = RunConfig::from_json(&checkpoint.state().config)?;
+    flatten(&old.to_json()?, String::new(), &mut then);
     let free = |key: &str| FREE.contains(&key) || key.starts_with("eval.");
     let differs = |pair: &&(String, String), others: &[(String, String)]| {
         !free(&pair.0) && !others.contains(pair)
@@ -242,18 +258,27 @@ fn flatten(value: &serde_json::Value, key: String, out: &mut Vec<(String, String
     }
 }
 
-fn announce(config: &RunConfig, trainer: &Trainer, images: usize, processes: usize) {
+fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: usize) {
     let values: usize = trainer
         .method()
         .stores()
         .iter()
         .map(|(_, store)| store.trainable_values())
         .sum();
+    let (trained, held) = (images.train.len(), images.held_out.as_ref());
+    let images = match held {
+        Some((HeldOut::Share(_), held)) => format!(
+            "{} images from {}, {} of them held out for probes",
+            trained + held.len(),
+            config.data.source,
+            held.len()
+        ),
+        _ => format!("{trained} images from {}", config.data.source),
+    };
     eprintln!(
-        "{}: {:.2} M parameters, {images} images from {}, {} epochs of {} steps{}, peak lr {:.2e}, into {}",
+        "{}: {:.2} M parameters, {images}, {} epochs of {} steps{}, peak lr {:.2e}, into {}",
         config.method,
         values as f64 / 1e6,
-        config.data.source,
         config.train.epochs,
         trainer.iters_per_epoch(),
         match processes {

@@ -8,11 +8,13 @@ use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
 use mim_core::{Error, Method, Result, StepContext};
 use mim_eval::{reconstruction_grid, save_png};
 
-/// The test images of a source, or its training images where there are no others.
+/// The val or test images of a source, or its training images where there are no others.
 pub(crate) fn images(source: &DataSource) -> Result<Arc<dyn Dataset>> {
-    source
-        .open(Split::Test)
-        .or_else(|_| source.open(Split::Train))
+    match source.open_for_evaluation() {
+        Ok((_, images)) => Ok(images),
+        Err(Error::NoSplit { .. }) => source.open(Split::Train),
+        Err(error) => Err(error),
+    }
 }
 
 /// Draws original, masked and reconstruction of the first `count` images into a PNG file.

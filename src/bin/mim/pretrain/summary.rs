@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use mim::RunConfig;
 use mim_core::train::EpochRecord;
 use mim_core::{Error, Result};
-use serde_json::json;
+use mim_eval::Accuracy;
+use serde_json::{Value, json};
 
 use super::probe::Rows;
 use crate::folder;
@@ -12,49 +14,46 @@ use crate::folder;
 /// What a finished run reports.
 #[derive(Debug)]
 pub(super) struct Summary {
-    rows: Option<Rows>,
+    pub(super) rows: Rows,
+    pub(super) images: usize,
+    pub(super) seconds: f64,
+    pub(super) notes: Vec<String>,
     images_per_s: f64,
-    final_loss: f64,
-    seconds: f64,
-    notes: Vec<String>,
+    final_loss: Option<f64>,
 }
 
 impl Summary {
-    pub(super) fn new(
-        log: &[EpochRecord],
-        rows: Option<Rows>,
-        seconds: f64,
-        notes: Vec<String>,
-    ) -> Self {
-        let mean = |pick: fn(&EpochRecord) -> f64| {
-            log.iter().map(pick).sum::<f64>() / log.len().max(1) as f64
-        };
-        let final_loss = log.last().map_or(f64::NAN, |record| record.train_loss);
+    /// A summary of the epochs in `log`, without the rest.
+    pub(super) fn new(log: &[EpochRecord]) -> Self {
+        let speeds = log.iter().map(|record| record.images_per_s);
         Self {
-            rows,
-            images_per_s: mean(|record| record.images_per_s),
-            final_loss,
-            seconds,
-            notes,
+            rows: Rows::default(),
+            images: 0,
+            seconds: 0.,
+            notes: Vec::new(),
+            images_per_s: speeds.sum::<f64>() / log.len().max(1) as f64,
+            final_loss: log.last().map(|record| record.train_loss),
         }
     }
 
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    pub(super) fn write(&self, config: &RunConfig, path: &Path) -> Result<()> {
         let mut summary = json!({
+            "method": config.method,
+            "data": config.data.source,
+            "seed": config.train.seed,
+            "epochs": config.train.epochs,
+            "images": self.images,
             "images_per_s": self.images_per_s,
             "final_loss": self.final_loss,
             "seconds": self.seconds,
             "notes": self.notes,
+            "problems": self.rows.problems,
         });
-        if let Some(rows) = &self.rows {
-            for (prefix, row) in [
-                ("", &rows.pretrained),
-                ("random_", &rows.random),
-                ("raw_", &rows.raw),
-            ] {
-                summary[format!("{prefix}linear_top1")] = json!(row.linear_top1);
-                summary[format!("{prefix}knn_top1")] = json!(row.knn_top1);
-            }
+        version(&mut summary);
+        if let (Some(all), Value::Object(rows)) =
+            (summary.as_object_mut(), self.rows.to_json(&config.eval))
+        {
+            all.extend(rows);
         }
         let text = serde_json::to_string_pretty(&summary)
             .map_err(|error| Error::format(path, error.to_string(), "report this as a bug"))?;
@@ -62,21 +61,45 @@ impl Summary {
     }
 
     pub(super) fn print(&self) {
+        let loss = self
+            .final_loss
+            .map_or("no epoch logged".to_owned(), |loss| {
+                format!("final loss {loss:.4}")
+            });
         println!(
-            "final loss {:.4}, {:.0} images/s, {:.0} s in all",
-            self.final_loss, self.images_per_s, self.seconds
+            "{loss}, {:.0} images/s, {:.0} s in all",
+            self.images_per_s, self.seconds
         );
         for note in &self.notes {
             println!("{note}");
         }
-        let Some(rows) = &self.rows else { return };
-        println!("{:24} {:>8} {:>8}", "top-1 in percent", "linear", "k-NN");
-        let names = ["pretrained encoder", "random encoder", "raw pixels"];
-        for (name, row) in names
-            .into_iter()
-            .zip([&rows.pretrained, &rows.random, &rows.raw])
-        {
-            println!("{name:24} {:>8.1} {:>8.1}", row.linear_top1, row.knn_top1);
+        for problem in &self.rows.problems {
+            eprintln!("warning: {problem}");
         }
+        let Some(split) = self.rows.split else { return };
+        println!(
+            "{:24} {:>8} {:>8}   ({split})",
+            "top-1 in percent", "linear", "k-NN"
+        );
+        let top1 = |accuracy: Option<Accuracy>| {
+            accuracy.map_or("-".to_owned(), |accuracy| format!("{:.1}", accuracy.top1))
+        };
+        for row in &self.rows.rows {
+            println!(
+                "{:24} {:>8} {:>8}",
+                row.name,
+                top1(row.linear),
+                top1(row.knn)
+            );
+        }
+    }
+}
+
+/// Adds what program wrote it: its version, and the commit it was built from if the build was told
+/// (`MIM_GIT_COMMIT`).
+pub(crate) fn version(all: &mut Value) {
+    all["version"] = json!(env!("CARGO_PKG_VERSION"));
+    if let Some(commit) = option_env!("MIM_GIT_COMMIT") {
+        all["commit"] = json!(commit);
     }
 }

@@ -1,0 +1,180 @@
+//! The images of a run.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mim_core::data::{DataSource, Dataset, LoaderConfig, Split, hold_out};
+use mim_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// Where images come from and how they are read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// `embedded`, a path, `idx:`, `folder:`, `cifar:` or `parquet:` and a path, or `hf:owner/name`. Default `embedded`.
+    pub source: DataSource,
+    /// Share of each class of the training images that is held out for probes, where the data has labels but neither
+    /// a val nor a test split; 0 holds out none. Default 0.1.
+    pub val_share: f64,
+    /// Threads that decode and augment; 0 does it between steps. Default 1.
+    pub workers: usize,
+    /// Batches made ahead. Default 2.
+    pub prefetch: usize,
+    /// Share of unreadable images that an epoch tolerates. Default 0.05.
+    pub max_bad_share: f64,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: DataSource::Embedded,
+            val_share: 0.1,
+            workers: 1,
+            prefetch: 2,
+            max_bad_share: 0.05,
+        }
+    }
+}
+
+/// Images to train on, and those to measure results on.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// What is trained on.
+    pub train: Arc<dyn Dataset>,
+    /// What results are measured on; none if the data has no such images.
+    pub held_out: Option<(HeldOut, Arc<dyn Dataset>)>,
+}
+
+/// Which images results are measured on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HeldOut {
+    /// A split of the data set.
+    Split(Split),
+    /// A share of the training images ([`DataConfig::val_share`]).
+    Share(f64),
+}
+
+impl fmt::Display for HeldOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Split(split) => split.fmt(f),
+            Self::Share(share) => write!(f, "{share} of train"),
+        }
+    }
+}
+
+impl DataConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first one that does not hold.
+    pub fn check(&self) -> Result<()> {
+        if (0. ..1.).contains(&self.val_share) {
+            return Ok(());
+        }
+        let why = "it is a share of the training images";
+        let fix = "use a number from 0 to below 1, such as 0.1";
+        Err(Error::config(
+            "settings",
+            "data.val_share",
+            self.val_share,
+            why,
+            fix,
+        ))
+    }
+
+    /// Opens the images: those to train on, and of val, test or a held-out share the first that there is. The share
+    /// depends on `seed`.
+    ///
+    /// # Errors
+    ///
+    /// If the training images cannot be opened, or the others are there and cannot.
+    pub fn open(&self, seed: u64) -> Result<Images> {
+        self.check()?;
+        let train = self.source.open(Split::Train)?;
+        match self.source.open_for_evaluation() {
+            Ok((split, images)) => Ok(Images {
+                train,
+                held_out: Some((HeldOut::Split(split), images)),
+            }),
+            Err(Error::NoSplit { .. }) if self.val_share > 0. && train.classes() > 0 => {
+                let (rest, held) = hold_out(&train, self.val_share, seed)?;
+                let images: Arc<dyn Dataset> = Arc::new(held);
+                let some = !images.is_empty();
+                Ok(Images {
+                    train: Arc::new(rest),
+                    held_out: some.then_some((HeldOut::Share(self.val_share), images)),
+                })
+            }
+            Err(Error::NoSplit { .. }) => Ok(Images {
+                train,
+                held_out: None,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens one split. Of data without a val and test split, val is the share that a run of this `seed` held out.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataConfig::open`]; [`Error::NoSplit`] if there is no such split.
+    pub fn open_split(&self, split: Split, seed: u64) -> Result<Arc<dyn Dataset>> {
+        match (split, self.source.open(split)) {
+            (Split::Val, Err(error @ Error::NoSplit { .. })) => match self.open(seed)?.held_out {
+                Some((HeldOut::Share(_), images)) => Ok(images),
+                _ => Err(error),
+            },
+            (_, opened) => opened,
+        }
+    }
+
+    /// Settings of a loader of `batch_size` images.
+    pub fn loading(&self, batch_size: usize) -> LoaderConfig {
+        LoaderConfig {
+            batch_size,
+            workers: self.workers,
+            prefetch: self.prefetch,
+            max_bad_share: self.max_bad_share,
+            ..LoaderConfig::default()
+        }
+    }
+}
+
+/// Completes the settings of a run that an older version wrote: it held nothing out.
+pub(super) fn of_older_run(table: &mut Table) {
+    if let Some(data) = table.get_mut("data").and_then(Value::as_table_mut) {
+        data.entry("val_share").or_insert(Value::Float(0.));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_images_are_measured_on_their_test_split() {
+        let images = DataConfig::default().open(0).unwrap();
+        assert_eq!(images.train.len(), 1000);
+        let (which, held) = images.held_out.unwrap();
+        assert_eq!((which, held.len()), (HeldOut::Split(Split::Test), 500));
+        let error = DataConfig::default().open_split(Split::Val, 0).unwrap_err();
+        assert!(
+            error.to_string().contains("there is no val split"),
+            "{error}"
+        );
+        let config = DataConfig {
+            val_share: 1.,
+            ..DataConfig::default()
+        };
+        assert!(
+            config
+                .open(0)
+                .unwrap_err()
+                .to_string()
+                .contains("data.val_share")
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! What a run and its evaluations say: splits, features, and probes that cannot be made.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use image::{Rgb, RgbImage};
+
+const CONFIG: &str = "method = \"mae\"\nmask_ratio = 0.5\nencoder = { image_size = 16, patch_size = 8, embed_dim = 8, \
+    depth = 1, num_heads = 2 }\ndecoder = { embed_dim = 8, depth = 1, num_heads = 2 }\n[data]\nworkers = 0\n\
+    [train]\nepochs = 1\nbatch_size = 4\nlr = 1e-3\n";
+
+fn mim(args: &[&str], dir: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command.args(args).current_dir(dir).output().unwrap()
+}
+
+/// Standard output and error of what must end with this status.
+fn ends(args: &[&str], dir: &Path, status: i32) -> (String, String) {
+    let output = mim(args, dir);
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert_eq!(output.status.code(), Some(status), "{args:?}\n{out}{err}");
+    (out, err)
+}
+
+/// `count` images of one brightness, noisy enough to differ.
+fn images(folder: &Path, count: u8, brightness: u8) {
+    fs::create_dir_all(folder).unwrap();
+    for number in 0..count {
+        let pixel = |x: u32, y: u32| {
+            let noise = u8::try_from((x * 7 + y * 3 + u32::from(number) * 5) % 17).unwrap();
+            Rgb([brightness + noise; 3])
+        };
+        let image = RgbImage::from_fn(16, 16, pixel);
+        image.save(folder.join(format!("{number}.png"))).unwrap();
+    }
+}
+
+fn classes(split: &Path, count: u8) {
+    images(&split.join("dark"), count, 20);
+    images(&split.join("light"), count, 200);
+}
+
+fn pretrain(dir: &Path, run: &str) -> (String, serde_json::Value) {
+    fs::write(dir.join("c.toml"), CONFIG).unwrap();
+    let args = [
+        "pretrain",
+        "--config",
+        "c.toml",
+        "--data",
+        "folder:photos",
+        "--output-dir",
+        run,
+    ];
+    let (_, err) = ends(&args, dir, 0);
+    let summary = fs::read(dir.join(run).join("summary.json")).unwrap();
+    (err, serde_json::from_slice(&summary).unwrap())
+}
+
+#[test]
+fn splits_are_the_folders_of_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, photos) = (dir.path(), dir.path().join("photos"));
+    classes(&photos.join("train"), 12);
+    classes(&photos.join("Validation"), 3);
+    classes(&photos.join("test"), 4);
+    let (_, summary) = pretrain(dir, "run");
+    assert_eq!(summary["split"], "val");
+    assert_eq!(
+        summary["probed_images"],
+        serde_json::json!({ "train": 24, "held_out": 6 })
+    );
+    assert_eq!(
+        (&summary["raw_linear_top1"], &summary["k"]),
+        (&100.0.into(), &20.into())
+    );
+    for (split, rows) in [("train", 24), ("val", 6), ("test", 8)] {
+        let args = [
+            "features",
+            "--checkpoint",
+            "run",
+            "--split",
+            split,
+            "--output",
+            "f.npy",
+        ];
+        let (out, err) = ends(&args, dir, 0);
+        assert!(
+            out.contains(&format!("[{rows}, 8]")) && err.contains(split),
+            "{out}{err}"
+        );
+    }
+    let args = [
+        "eval",
+        "knn",
+        "--checkpoint",
+        "run",
+        "--split",
+        "test",
+        "--json",
+    ];
+    let (out, _) = ends(&args, dir, 0);
+    let results: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&results["split"], &results["encoder"]),
+        (&"test".into(), &"student".into())
+    );
+    assert_eq!(results["probed_images"]["held_out"], 8);
+}
+
+#[test]
+fn unreadable_images_have_no_row_and_names_stand_beside_the_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, photos) = (dir.path(), dir.path().join("photos"));
+    classes(&photos.join("train"), 12);
+    classes(&photos.join("val"), 3);
+    pretrain(dir, "run");
+    fs::write(photos.join("train/dark/0.png"), b"").unwrap();
+    let features = ["features", "--checkpoint", "run", "--output"];
+    let (out, err) = ends(&[&features[..], &["f.npy"]].concat(), dir, 0);
+    assert!(
+        out.contains("[23, 8]") && err.contains("1 images could not be read"),
+        "{out}{err}"
+    );
+    let table = fs::read_to_string(dir.join("f.csv")).unwrap();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!((lines[0], lines.len()), ("row,name,label,class", 24));
+    assert!(
+        lines[1].starts_with("0,photos/train/dark/1.png,0,dark"),
+        "{}",
+        lines[1]
+    );
+    let (_, err) = ends(&[&features[..], &["no/f.npy"]].concat(), dir, 1);
+    assert!(err.contains("no/f.npy: its folder does not exist"), "{err}");
+}
+
+#[test]
+fn a_share_is_held_out_where_there_is_no_other_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, photos) = (dir.path(), dir.path().join("photos"));
+    classes(&photos, 30);
+    let (err, summary) = pretrain(dir, "run");
+    assert!(
+        err.contains("60 images") && err.contains("6 of them held out"),
+        "{err}"
+    );
+    assert_eq!(
+        (&summary["split"], &summary["images"]),
+        (&"0.1 of train".into(), &54.into())
+    );
+    assert_eq!(summary["probed_images"]["held_out"], 6);
+    let (out, _) = ends(&["eval", "knn", "--checkpoint", "run", "--json"], dir, 0);
+    let results: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(results["knn_top1"], summary["knn_top1"]);
+}
+
+#[test]
+fn probes_that_cannot_be_made_do_not_cost_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, photos) = (dir.path(), dir.path().join("photos"));
+    // Fewer images than the 20 neighbours of k-NN.
+    classes(&photos.join("train"), 5);
+    classes(&photos.join("val"), 2);
+    let (err, summary) = pretrain(dir, "few");
+    assert!(
+        err.contains("no k-NN of pretrained encoder") && summary["knn_top1"].is_null(),
+        "{err}"
+    );
+    assert!(
+        summary["linear_top1"].is_number() && summary["problems"][0].is_string(),
+        "{summary}"
+    );
+    ends(&["eval", "linear", "--checkpoint", "few"], dir, 0);
+    let (_, err) = ends(&["eval", "knn", "--checkpoint", "few"], dir, 1);
+    assert!(err.contains("`k` is 20"), "{err}");
+    // One class, and val images without classes.
+    fs::remove_dir_all(photos.join("train/light")).unwrap();
+    fs::remove_dir_all(photos.join("val")).unwrap();
+    images(&photos.join("val"), 3, 9);
+    let (err, summary) = pretrain(dir, "one");
+    assert!(err.contains("no probes of pretrained encoder"), "{err}");
+    assert!(
+        summary["linear_top1"].is_null() && summary["final_loss"].is_number(),
+        "{summary}"
+    );
+}
