@@ -15,9 +15,9 @@ mod common;
 use common::{GRID, SIDE, backward, batch, brief, mask, time, values};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mim_core::decoders::{
-    InjectDecoder, InjectDecoderConfig, InjectOutput, LightDecoder, LightDecoderConfig,
-    LinearDecoder, MaeDecoder, MaeDecoderConfig, PooledDecoder, PromptDecoder, PromptOutput,
-    RelativePredictor, RelativePredictorConfig, VisibleMlp, VisibleMlpConfig,
+    DecoderShape, InjectDecoder, InjectDecoderConfig, InjectOutput, MaeDecoder, MaeDecoderConfig,
+    PooledDecoder, RelativePredictor, RelativePredictorConfig, TokensNeeded, VisibleMlp,
+    VisibleMlpConfig, decoders,
 };
 use mim_core::nn::ProjectionHeadConfig;
 use mim_core::optim::Gradients;
@@ -32,7 +32,8 @@ const INPUTS: usize = 384;
 /// Values of a patch of 16 x 16 pixels.
 const PIXELS: usize = 768;
 
-type Build = fn(&Params) -> Result<Box<dyn Decoder>>;
+type Plain = fn(&Params) -> Result<Box<dyn Decoder>>;
+type Build = Box<dyn Fn(&Params) -> Result<Box<dyn Decoder>>>;
 
 fn sizes() -> MaeDecoderConfig {
     MaeDecoderConfig {
@@ -43,29 +44,29 @@ fn sizes() -> MaeDecoderConfig {
     }
 }
 
-fn linear(params: &Params) -> Result<Box<dyn Decoder>> {
-    Ok(Box::new(LinearDecoder::new(params, INPUTS, PIXELS)?))
-}
-
-fn light(params: &Params) -> Result<Box<dyn Decoder>> {
-    let config = LightDecoderConfig {
-        depth: 2,
-        ..LightDecoderConfig::default()
-    };
-    Ok(Box::new(LightDecoder::new(
-        params, &config, INPUTS, PIXELS,
-    )?))
-}
-
-fn mae(params: &Params) -> Result<Box<dyn Decoder>> {
-    let widths = (INPUTS, PIXELS);
-    Ok(Box::new(MaeDecoder::new(params, &sizes(), GRID, widths)?))
-}
-
-fn prompt(params: &Params) -> Result<Box<dyn Decoder>> {
-    let widths = (INPUTS, PIXELS);
-    let decoder = PromptDecoder::new(params, &sizes(), GRID, widths, PromptOutput::Hidden)?;
-    Ok(Box::new(decoder))
+/// The decoders that configs can name and that read these tokens, in the common size.
+fn named(tokens: TokensNeeded) -> Vec<(String, Build)> {
+    let mut found: Vec<(String, Build)> = Vec::new();
+    for entry in decoders().iter() {
+        let mut table = entry.info.defaults().expect("they can be written");
+        for (key, size) in [("embed_dim", 256), ("depth", 2), ("num_heads", 8)] {
+            if let Some(value) = table.get_mut(key) {
+                *value = size.into();
+            }
+        }
+        let settings = entry.read(table).expect("the sizes fit");
+        if settings.tokens() == tokens {
+            let shape = DecoderShape {
+                inputs: INPUTS,
+                outputs: PIXELS,
+                grid: GRID,
+                cells: None,
+            };
+            let build = move |params: &Params| settings.build(params, shape);
+            found.push((entry.info.name.clone(), Box::new(build)));
+        }
+    }
+    found
 }
 
 fn inject(params: &Params) -> Result<Box<dyn Decoder>> {
@@ -106,7 +107,7 @@ fn pooled(params: &Params) -> Result<Box<dyn Decoder>> {
 }
 
 /// Times the decoders on `patches` tokens of each image.
-fn run(c: &mut Criterion, patches: usize, decoders: &[(&str, Build)]) {
+fn run(c: &mut Criterion, patches: usize, decoders: &[(String, Build)]) {
     let tokens = values(&[IMAGES, 1 + patches, INPUTS]).as_tensor().clone();
     let encoded = Encoded {
         prefix: 1,
@@ -138,20 +139,17 @@ fn run(c: &mut Criterion, patches: usize, decoders: &[(&str, Build)]) {
 }
 
 fn visible(c: &mut Criterion) {
-    let decoders: [(_, Build); 6] = [
-        ("mae", mae),
-        ("prompt", prompt),
-        ("inject", inject),
-        ("visible_mlp", visible_mlp),
-        ("relative", relative),
-        ("pooled", pooled),
-    ];
+    let mut decoders = named(TokensNeeded::Visible);
+    let mut more = |name: &str, build| decoders.push((name.to_owned(), Box::new(build)));
+    more("inject", inject as Plain);
+    more("visible_mlp", visible_mlp);
+    more("relative", relative);
+    more("pooled", pooled);
     run(c, GRID.len() / 4, &decoders);
 }
 
 fn whole(c: &mut Criterion) {
-    let decoders: [(_, Build); 2] = [("linear", linear), ("light", light)];
-    run(c, GRID.len(), &decoders);
+    run(c, GRID.len(), &named(TokensNeeded::All));
 }
 
 criterion_group! {

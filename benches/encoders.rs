@@ -15,10 +15,10 @@ mod common;
 use common::{SIDE, backward, brief, mask, time, values};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mim_core::encoders::{
-    ConvMaeConfig, EncoderConfig, PixelMasked, PvtV2, PvtV2Config, SwinConfig, VitConfig,
+    ConvMaeConfig, EncoderConfig, PixelMasked, PvtV2, PvtV2Config, SwinConfig, VitConfig, encoders,
 };
 use mim_core::optim::Gradients;
-use mim_core::{Encoder, Mask, Masking, ParamStore, StepContext, Want};
+use mim_core::{Encoder, Mask, MaskMode, Masking, ParamStore, StepContext, Want};
 
 /// What an encoder does with hidden patches.
 #[derive(Clone, Copy)]
@@ -110,11 +110,35 @@ fn vit(c: &mut Criterion) {
         ..VitConfig::arch("vit_small").expect("a known size")
     };
     run(c, "vit", small, 4, &[Way::Drop, Way::Replace]);
-    let tiny = VitConfig {
-        mask_token: true,
-        ..VitConfig::small()
-    };
-    run(c, "vit", tiny, 32, &[Way::Drop, Way::Replace]);
+}
+
+/// Every encoder that configs can name, in its size for images of 32 pixels.
+fn small(c: &mut Criterion) {
+    for entry in encoders().iter() {
+        let table = entry.info.small().expect("it is TOML");
+        let mut settings = entry.read(table).expect("the sizes fit");
+        settings.set_mask_token(true);
+        let (store, channels) = (ParamStore::cpu(0), settings.in_channels());
+        let root = store.root();
+        let mut encoder = settings.build(&root).expect("the sizes fit");
+        let way = match settings.hiding() {
+            MaskMode::Drop => Way::Drop,
+            MaskMode::Replace => Way::Replace,
+            MaskMode::Paint => {
+                let painted = PixelMasked::new(&root, encoder, channels);
+                encoder = Box::new(painted.expect("a name not taken"));
+                Way::Replace
+            }
+        };
+        let subject = Subject {
+            name: &entry.info.name,
+            encoder: &encoder,
+            store: &store,
+            images: 32,
+            side: settings.image_size().height,
+        };
+        subject.run(c, &[way]);
+    }
 }
 
 fn swin(c: &mut Criterion) {
@@ -160,6 +184,6 @@ fn pvt_v2(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = brief();
-    targets = vit, swin, conv_mae, pvt_v2
+    targets = small, vit, swin, conv_mae, pvt_v2
 }
 criterion_main!(benches);

@@ -17,53 +17,35 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mim_core::rng::stream;
 use mim_core::{Mask, PatchGrid, Purpose, StepContext};
 use mim_masking::{
-    AttentionMaskerConfig, BlockwiseMaskerConfig, CellMaskerConfig, DisjointMaskerConfig, Guide,
-    GuideKind, IbotBlockMaskerConfig, MaskRequest, MaskerConfig, RandomMaskerConfig,
-    RolledBlockMaskerConfig, WeightedMaskerConfig, WhenStuck,
+    BlockwiseMaskerConfig, Guide, GuideKind, MaskRequest, MaskerSettings, WhenStuck, maskers,
 };
 
 const IMAGES: usize = 256;
 
-fn all() -> [(&'static str, MaskerConfig); 10] {
-    let blockwise = |when_stuck| {
-        MaskerConfig::Blockwise(BlockwiseMaskerConfig {
+/// All maskers with their papers' settings, and `blockwise` in its other ways.
+fn all() -> Vec<(String, Box<dyn MaskerSettings>)> {
+    let blockwise = |name: &str, when_stuck| {
+        let config = BlockwiseMaskerConfig {
             when_stuck,
             ..BlockwiseMaskerConfig::default()
-        })
+        };
+        (name.to_owned(), Box::new(config) as Box<dyn MaskerSettings>)
     };
-    [
-        (
-            "random",
-            MaskerConfig::Random(RandomMaskerConfig::default()),
-        ),
-        ("cell", MaskerConfig::Cell(CellMaskerConfig::default())),
-        ("blockwise_stop", blockwise(WhenStuck::Stop)),
-        ("blockwise_top_up", blockwise(WhenStuck::TopUp)),
-        ("blockwise_retry", blockwise(WhenStuck::Retry)),
-        (
-            "rolled_block",
-            MaskerConfig::RolledBlock(RolledBlockMaskerConfig::default()),
-        ),
-        (
-            "ibot_block",
-            MaskerConfig::IbotBlock(IbotBlockMaskerConfig::default()),
-        ),
-        (
-            "disjoint",
-            MaskerConfig::Disjoint(DisjointMaskerConfig::default()),
-        ),
-        (
-            "weighted",
-            MaskerConfig::Weighted(WeightedMaskerConfig::default()),
-        ),
-        (
-            "attention",
-            MaskerConfig::Attention(AttentionMaskerConfig::default()),
-        ),
-    ]
+    let mut all: Vec<_> = maskers()
+        .iter()
+        .map(|entry| {
+            let defaults = entry.info.defaults().expect("they can be written");
+            let settings = entry.read(defaults).expect("what was written is read");
+            (entry.info.name.clone(), settings)
+        })
+        .collect();
+    all.push(blockwise("blockwise_stop", WhenStuck::Stop));
+    all.push(blockwise("blockwise_top_up", WhenStuck::TopUp));
+    all.push(blockwise("blockwise_retry", WhenStuck::Retry));
+    all
 }
 
-fn maskers(c: &mut Criterion) {
+fn rules(c: &mut Criterion) {
     let step = StepContext::new(0);
     let scores: Vec<f32> = (0..IMAGES * GRID.len())
         .map(|i| (i as f32 * 12.9898).sin().abs())
@@ -110,6 +92,6 @@ fn masks(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = brief();
-    targets = maskers, masks
+    targets = rules, masks
 }
 criterion_main!(benches);

@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use common::{GRID, brief, mask, time, values};
 use criterion::{Criterion, criterion_group, criterion_main};
 use mim_core::objectives::{
-    CosineConfig, CrossEntropyConfig, DistillationLogits, InfoNceConfig, ObjectiveConfig,
+    CosineConfig, CrossEntropyConfig, DistillationLogits, InfoNceConfig, ObjectiveSettings,
     RegressionConfig, RowNorm, SelfDistillationConfig, TokenWeights, UniGradConfig,
 };
 use mim_core::{Mask, Objective, ParamStore, Prediction, Rows, StepContext, Target};
@@ -61,7 +61,13 @@ fn patches(width: usize) -> Target {
     Target::patches(other.neg().expect("plain values"))
 }
 
-fn run(c: &mut Criterion, kind: &str, recipe: &str, objective: ObjectiveConfig, pair: &Pair) {
+fn run(
+    c: &mut Criterion,
+    kind: &str,
+    recipe: &str,
+    objective: &dyn ObjectiveSettings,
+    pair: &Pair,
+) {
     let objective = objective.build().expect("settings hold");
     let (step, dims) = (StepContext::new(0), pair.prediction.values.dims());
     let shape: Vec<String> = dims.iter().map(usize::to_string).collect();
@@ -90,25 +96,17 @@ fn regression(c: &mut Criterion) {
         ("smooth_l1", RegressionConfig::smooth_l1(2.)),
         ("bootmae", bootmae),
     ] {
-        run(
-            c,
-            "regression",
-            recipe,
-            ObjectiveConfig::Regression(config),
-            &pair,
-        );
+        run(c, "regression", recipe, &config, &pair);
     }
 }
 
 fn features(c: &mut Criterion) {
     let hidden = pair(IMAGES, Rows::Masked, FEATURES, patches(FEATURES));
     let all = pair(IMAGES, Rows::Patches, FEATURES, patches(FEATURES));
-    let cosine = ObjectiveConfig::Cosine;
-    run(c, "cosine", "eva", cosine(CosineConfig::default()), &hidden);
-    run(c, "cosine", "sdae", cosine(CosineConfig::sdae(3)), &hidden);
-    run(c, "cosine", "milan", cosine(CosineConfig::milan()), &all);
-    let sim = ObjectiveConfig::UniGrad(UniGradConfig::default());
-    run(c, "uni_grad", "sim", sim, &all);
+    run(c, "cosine", "eva", &CosineConfig::default(), &hidden);
+    run(c, "cosine", "sdae", &CosineConfig::sdae(3), &hidden);
+    run(c, "cosine", "milan", &CosineConfig::milan(), &all);
+    run(c, "uni_grad", "sim", &UniGradConfig::default(), &all);
 }
 
 fn tokens(c: &mut Criterion) {
@@ -120,8 +118,8 @@ fn tokens(c: &mut Criterion) {
     let probabilities = mim_core::ops::softmax(&probabilities).expect("plain values");
     for (recipe, target) in [("ids", ids), ("probabilities", probabilities)] {
         let pair = pair(IMAGES, Rows::Masked, VOCABULARY, Target::patches(target));
-        let config = ObjectiveConfig::CrossEntropy(CrossEntropyConfig::default());
-        run(c, "cross_entropy", recipe, config, &pair);
+        let config = CrossEntropyConfig::default();
+        run(c, "cross_entropy", recipe, &config, &pair);
     }
 }
 
@@ -130,8 +128,7 @@ fn contrast(c: &mut Criterion) {
     let keys = values(&[images, width]).as_detached_tensor();
     let keys = Target::image(keys.neg().expect("plain values"));
     let pair = pair(images, Rows::Image, width, keys);
-    let config = ObjectiveConfig::InfoNce(InfoNceConfig::default());
-    run(c, "info_nce", "cmae", config, &pair);
+    run(c, "info_nce", "cmae", &InfoNceConfig::default(), &pair);
 }
 
 /// iBOT's two global and ten local crops.

@@ -111,9 +111,9 @@ pub mod prelude {
         RandomMaskerConfig, WhenStuck,
     };
     pub use mim_methods::{
-        AttMaskConfig, BootMaeConfig, CmaeConfig, Composite, ConvMaeConfig, CustomConfig,
-        DmjdConfig, FastMimConfig, IbotConfig, MaeConfig, MaskFeatConfig, MaskMode, MethodConfig,
-        MilanConfig, SimConfig, SimMimConfig,
+        AttMaskConfig, BootMaeConfig, CmaeConfig, Composite, ConvMaeConfig, DmjdConfig,
+        FastMimConfig, IbotConfig, MaeConfig, MaskFeatConfig, MaskMode, MethodConfig, MilanConfig,
+        SimConfig, SimMimConfig,
     };
     pub use mim_targets::{
         FeatureTarget, FeatureTargetConfig, HogTargetConfig, Needs, PixelTargetConfig,

@@ -1,6 +1,6 @@
 //! The README says what the registry holds.
 
-use mim::methods::registry::METHODS;
+use mim::methods::registry::{METHODS, Registry};
 
 const README: &str = include_str!("../README.md");
 
@@ -26,16 +26,35 @@ fn table() -> String {
     head.to_owned() + &rows.collect::<String>()
 }
 
+/// The parts of the method `custom`, as Markdown.
+fn parts() -> String {
+    let registry = Registry::default();
+    let rows = registry.kinds().into_iter().flat_map(|(kind, infos)| {
+        infos.into_iter().map(move |info| {
+            let (name, about, paper) = (&info.name, info.about, info.paper);
+            format!("| `{kind}.type` | `{name}` | {about} | {paper} |\n")
+        })
+    });
+    let head = "| setting | value | part | paper |\n|---|---|---|---|\n";
+    head.to_owned() + &rows.collect::<String>()
+}
+
+/// What stands between the marks called `mark`.
+fn between_marks(mark: &str) -> Option<&'static str> {
+    let (_, rest) = README.split_once(&format!("<!-- {mark}"))?;
+    let (_, rest) = rest.split_once("-->\n")?;
+    let (found, _) = rest.split_once(&format!("<!-- /{mark} -->"))?;
+    Some(found)
+}
+
 #[test]
-fn the_method_table_is_that_of_the_registry() {
-    let (_, rest) = README.split_once("<!-- METHODS").expect("a start mark");
-    let (_, rest) = rest.split_once("-->\n").expect("the end of the mark");
-    let (found, _) = rest.split_once("<!-- /METHODS -->").expect("an end mark");
-    assert!(
-        found == table(),
-        "put this table between the METHODS marks of README.md:\n\n{}",
-        table()
-    );
+fn the_tables_are_those_of_the_registry() {
+    for (mark, table) in [("METHODS", table()), ("PARTS", parts())] {
+        assert!(
+            between_marks(mark) == Some(&table),
+            "put this table between the {mark} marks of README.md:\n\n{table}"
+        );
+    }
 }
 
 #[test]

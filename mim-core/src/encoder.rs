@@ -1,8 +1,32 @@
 //! The encoder trait: images to tokens, under a mask or not.
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Mask, PatchGrid, Result, StepContext};
+
+/// What becomes of hidden patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskMode {
+    /// They do not enter the encoder (MAE).
+    Drop,
+    /// A trained token takes their place (BEiT, SimMIM).
+    Replace,
+    /// Their pixels are painted over in a trained colour, before any encoder (FastMIM): the encoder is a
+    /// [`crate::encoders::PixelMasked`].
+    Paint,
+}
+
+impl MaskMode {
+    /// The mask as the encoder gets it.
+    pub fn masking(self, mask: &Mask) -> Masking<'_> {
+        match self {
+            Self::Drop => Masking::Drop(mask),
+            Self::Replace | Self::Paint => Masking::Replace(mask),
+        }
+    }
+}
 
 /// What an encoder does with a mask.
 #[derive(Debug, Clone, Copy)]

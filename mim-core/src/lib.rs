@@ -24,6 +24,7 @@ pub mod objectives;
 pub mod ops;
 pub mod optim;
 pub mod params;
+pub mod parts;
 pub mod rng;
 mod rows;
 pub mod schedule;
@@ -36,7 +37,7 @@ mod wide;
 
 pub use batch::Batch;
 pub use decoder::{DecodeContext, Decoder};
-pub use encoder::{Encoded, Encoder, Masking, Want};
+pub use encoder::{Encoded, Encoder, MaskMode, Masking, Want};
 pub use error::{Error, Result, Text};
 pub use grid::PatchGrid;
 pub use image_size::ImageSize;

@@ -1,5 +1,6 @@
 //! Settings as tables: overlaying, dotted overrides, and errors that name the nearest valid key.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
@@ -80,6 +81,18 @@ pub fn read<T: DeserializeOwned>(component: &'static str, table: Table) -> Resul
     Value::Table(table)
         .try_into()
         .map_err(|error: toml::de::Error| explain(component, &error))
+}
+
+/// Settings as a table.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] if they cannot be written as TOML.
+pub fn to_table<T: Serialize>(settings: &T) -> Result<Table> {
+    Table::try_from(settings).map_err(|error| {
+        let (why, fix) = ("they cannot be written as TOML", "report this");
+        Error::config("method", "settings", error, why, fix)
+    })
 }
 
 /// serde's error in our words.

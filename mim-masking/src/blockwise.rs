@@ -1,5 +1,6 @@
 //! Rectangles hidden up to a count.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::BlockRule;
 use crate::count::HiddenCount;
 use crate::draws::{Draws, Fresh, fill_up};
-use crate::{MaskRequest, Masker};
+use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "blockwise masker";
 
@@ -150,6 +151,22 @@ impl BlockwiseMaskerConfig {
                 attempts,
             },
         })
+    }
+}
+
+impl Part for BlockwiseMaskerConfig {
+    const ABOUT: &'static str = "rectangles up to a count";
+    const PAPER: &'static str = "BEiT: Bao et al., ICLR 2022, arXiv 2106.08254; MaskFeat; SIM";
+    const SMALL: &'static str = r#"
+hidden = { type = "ratio", ratio = 0.6 }
+min_block = 2
+when_stuck = "retry"
+"#;
+}
+
+impl MaskerSettings for BlockwiseMaskerConfig {
+    fn build(&self) -> Result<Box<dyn Masker>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

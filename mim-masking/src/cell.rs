@@ -1,12 +1,13 @@
 //! Cells of several patches hidden at random.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 use crate::count::{check_ratio, share};
 use crate::random::argsort;
-use crate::{MaskRequest, Masker};
+use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "cell masker";
 
@@ -67,6 +68,19 @@ impl CellMaskerConfig {
         Ok(CellMasker {
             config: self.clone(),
         })
+    }
+}
+
+impl Part for CellMaskerConfig {
+    const ABOUT: &'static str = "whole cells of several patches";
+    const PAPER: &'static str = "SimMIM: Xie et al., CVPR 2022, arXiv 2111.09886; CMAE; FastMIM";
+    const SMALL: &'static str = "mask_patch_size = 8";
+    const FOLLOWS: &'static [&'static str] = &["patch_size"];
+}
+
+impl MaskerSettings for CellMaskerConfig {
+    fn build(&self) -> Result<Box<dyn Masker>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Several masks of an image that between them hide nearly every patch.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::count::{check_ratio, share};
 use crate::random::argsort;
-use crate::{MaskRequest, Masker};
+use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "disjoint masker";
 
@@ -62,6 +63,17 @@ impl DisjointMaskerConfig {
         Ok(DisjointMasker {
             config: self.clone(),
         })
+    }
+}
+
+impl Part for DisjointMaskerConfig {
+    const ABOUT: &'static str = "several masks an image, which hide nearly all of it between them";
+    const PAPER: &'static str = "DMJD: Ma et al., TMM 2023, arXiv 2301.00230";
+}
+
+impl MaskerSettings for DisjointMaskerConfig {
+    fn build(&self) -> Result<Box<dyn Masker>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

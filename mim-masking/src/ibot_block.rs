@@ -1,5 +1,6 @@
 //! iBOT's masks: rectangles up to a drawn share of the image.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::BlockRule;
 use crate::count::{check_range, share};
 use crate::draws::{Draws, Fresh, fill_up};
-use crate::{MaskRequest, Masker};
+use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "iBOT masker";
 
@@ -93,6 +94,18 @@ impl IbotBlockMaskerConfig {
             log_aspect: BlockRule::log_aspect(NAME, self.min_aspect, None)?,
             config: self.clone(),
         })
+    }
+}
+
+impl Part for IbotBlockMaskerConfig {
+    const ABOUT: &'static str = "rectangles up to a share drawn for each image";
+    const PAPER: &'static str = "iBOT: Zhou et al., ICLR 2022, arXiv 2111.07832";
+    const SMALL: &'static str = "ratios = [{ mean = 0.5, spread = 0.2 }]";
+}
+
+impl MaskerSettings for IbotBlockMaskerConfig {
+    fn build(&self) -> Result<Box<dyn Masker>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

@@ -1,45 +1,60 @@
 //! Maskers of mim: which tokens of an image are hidden.
 //!
-//! | masker | rule | used by |
-//! |---|---|---|
-//! | [`RandomMasker`] | uniform noise, the smallest stay | MAE and most that drop patches |
-//! | [`CellMasker`] | whole cells of several patches | SimMIM, CMAE, FastMIM |
-//! | [`BlockwiseMasker`] | rectangles up to a count | BEiT, EVA, MaskFeat, data2vec, SIM, CAE |
-//! | [`RolledBlockMasker`] | rectangles and some more patches, rolled order | BootMAE |
-//! | [`IbotBlockMasker`] | rectangles up to a drawn share | iBOT |
-//! | [`AttentionMasker`] | what a teacher attends to most, or least | AttMask |
-//! | [`DisjointMasker`] | several masks an image that hide nearly all of it | DMJD |
-//! | [`WeightedMasker`] | draws by a teacher's attention, the first stay | MILAN |
-//! | [`FixedMasker`] | a given mask | parity checks, pictures, tests |
+//! [`maskers`] lists those that a config can name, each with what it does and its paper. [`FixedMasker`] is a given
+//! mask, for parity checks, pictures and tests.
 
 #![forbid(unsafe_code)]
 
-mod attention_guided;
 mod blocks;
-mod blockwise;
-mod cell;
-mod config;
 mod count;
-mod disjoint;
 mod draws;
 mod fixed;
-mod ibot_block;
 mod masker;
-mod random;
-mod rolled;
 #[cfg(test)]
 mod sampling;
-mod weighted;
 
-pub use attention_guided::{AttentionDraws, AttentionMasker, AttentionMaskerConfig, AttentionMode};
-pub use blockwise::{BlockwiseMasker, BlockwiseMaskerConfig, WhenStuck};
-pub use cell::{CellMasker, CellMaskerConfig, CellRounding};
-pub use config::MaskerConfig;
 pub use count::HiddenCount;
-pub use disjoint::{DisjointDraw, DisjointMasker, DisjointMaskerConfig};
 pub use fixed::FixedMasker;
-pub use ibot_block::{IbotBlockMasker, IbotBlockMaskerConfig, IbotShape, RatioRange};
-pub use masker::{Guide, GuideKind, MaskRequest, Masker};
-pub use random::{RandomMasker, RandomMaskerConfig};
-pub use rolled::{RolledBlockMasker, RolledBlockMaskerConfig};
-pub use weighted::{WeightedMasker, WeightedMaskerConfig};
+pub use masker::{Guide, GuideKind, MaskRequest, Masker, MaskerSettings};
+
+mim_core::parts! {
+    /// The maskers that a config can name.
+    pub fn maskers() -> dyn MaskerSettings as "masker";
+    random => RandomMaskerConfig, RandomMasker;
+    cell => CellMaskerConfig, CellMasker, CellRounding;
+    blockwise => BlockwiseMaskerConfig, BlockwiseMasker, WhenStuck;
+    rolled_block => RolledBlockMaskerConfig, RolledBlockMasker;
+    ibot_block => IbotBlockMaskerConfig, IbotBlockMasker, IbotShape, RatioRange;
+    disjoint => DisjointMaskerConfig, DisjointDraw, DisjointMasker;
+    weighted => WeightedMaskerConfig, WeightedMasker;
+    attention => AttentionMaskerConfig, AttentionDraws, AttentionMasker, AttentionMode;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::request;
+    use mim_core::{PatchGrid, StepContext};
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    #[test]
+    fn every_masker_samples_the_same_mask_from_the_same_seed() {
+        let step = StepContext::new(0);
+        let scores: Vec<f32> = (0..4 * 196).map(|at| (at % 31) as f32).collect();
+        for entry in maskers().iter() {
+            let settings = entry.read(entry.info.defaults().unwrap()).unwrap();
+            let draw = || {
+                let mut rng = ChaCha8Rng::seed_from_u64(3);
+                let rq = MaskRequest {
+                    guide: Guide::Scores(&scores),
+                    ..request(&step, 4, PatchGrid::new(14, 14))
+                };
+                settings.build().unwrap().sample(&rq, &mut rng).unwrap()
+            };
+            let mask = draw();
+            assert_eq!(mask, draw(), "{}", entry.info.name);
+            assert_eq!(mask.rows() % 4, 0, "{}", entry.info.name);
+        }
+    }
+}

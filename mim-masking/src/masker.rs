@@ -1,5 +1,6 @@
 //! The masker trait.
 
+use mim_core::parts::Settings;
 use mim_core::{Mask, PatchGrid, Result, StepContext};
 use rand::Rng;
 
@@ -76,4 +77,14 @@ impl<T: Masker + ?Sized> Masker for Box<T> {
     fn sample(&self, rq: &MaskRequest<'_>, rng: &mut dyn Rng) -> Result<Mask> {
         (**self).sample(rq, rng)
     }
+}
+
+/// Settings of a masker that a config can name.
+pub trait MaskerSettings: Settings {
+    /// Checks the settings and builds the masker.
+    ///
+    /// # Errors
+    ///
+    /// [`mim_core::Error::InvalidConfig`] naming the setting.
+    fn build(&self) -> Result<Box<dyn Masker>>;
 }

@@ -1,11 +1,12 @@
 //! Patches hidden uniformly at random.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 use crate::count::{check_ratio, share};
-use crate::{MaskRequest, Masker};
+use crate::{MaskRequest, Masker, MaskerSettings};
 
 /// Settings of [`RandomMasker`]; `Default` is the MAE pre-training recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,17 @@ impl RandomMaskerConfig {
         Ok(RandomMasker {
             mask_ratio: self.mask_ratio,
         })
+    }
+}
+
+impl Part for RandomMaskerConfig {
+    const ABOUT: &'static str = "uniform noise; the patches with the smallest stay visible";
+    const PAPER: &'static str = "MAE: He et al., CVPR 2022, arXiv 2111.06377";
+}
+
+impl MaskerSettings for RandomMaskerConfig {
+    fn build(&self) -> Result<Box<dyn Masker>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

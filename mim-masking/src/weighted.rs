@@ -1,11 +1,12 @@
 //! Patches kept with a probability that follows a score.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 use crate::count::{check_ratio, share};
-use crate::{Guide, GuideKind, MaskRequest, Masker};
+use crate::{Guide, GuideKind, MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "weighted masker";
 
@@ -34,6 +35,17 @@ impl WeightedMaskerConfig {
         Ok(WeightedMasker {
             mask_ratio: self.mask_ratio,
         })
+    }
+}
+
+impl Part for WeightedMaskerConfig {
+    const ABOUT: &'static str = "draws weighted by a teacher's attention; the first stay visible";
+    const PAPER: &'static str = "MILAN: Hou et al., 2022, arXiv 2208.06049";
+}
+
+impl MaskerSettings for WeightedMaskerConfig {
+    fn build(&self) -> Result<Box<dyn Masker>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

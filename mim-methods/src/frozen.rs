@@ -4,13 +4,15 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use mim_core::encoders::{EncoderConfig, VitConfig};
+use mim_core::objectives::{CosineConfig, ObjectiveSettings};
 use mim_core::params::{Init, ParamStore};
+use mim_core::parts::Part;
 use mim_core::train::Checkpoint;
 use mim_core::weights::{Source, WeightMap};
 use mim_core::{
     Encoded, Encoder, Error, Masking, Method, Norm, PatchGrid, Result, StepContext, Want,
 };
-use mim_targets::FeatureTargetConfig;
+use mim_targets::{BuiltTarget, FeatureTarget, FeatureTargetConfig, TargetContext, TargetSettings};
 use serde::{Deserialize, Serialize};
 
 use crate::registry;
@@ -110,6 +112,37 @@ impl FrozenConfig {
     fn store(&self, device: &Device) -> ParamStore {
         let init = Init::Mae.build(self.encoder.patch_values());
         ParamStore::with_frozen(device, 0, init, |_| true)
+    }
+}
+
+impl Part for FrozenConfig {
+    const ABOUT: &'static str = "features of a frozen network";
+    const PAPER: &'static str =
+        "MILAN: Hou et al., 2022, arXiv 2208.06049; EVA: Fang et al., CVPR 2023, arXiv 2211.07636";
+    const SMALL: &'static str = r#"
+encoder = { type = "vit", image_size = 32, patch_size = 4, embed_dim = 128, depth = 4, num_heads = 4 }
+"#;
+}
+
+impl TargetSettings for FrozenConfig {
+    fn build(&self, cx: &TargetContext<'_>) -> Result<BuiltTarget> {
+        let teacher = self.open(cx.student.device())?;
+        let values = teacher.dim();
+        let config = FeatureTargetConfig {
+            attention: cx.attention,
+            ..self.features(cx.norm)
+        };
+        Ok(BuiltTarget {
+            note: Some(self.note()),
+            ..BuiltTarget::new(FeatureTarget::new(teacher, config)?, values)
+        })
+    }
+
+    fn objective(&self) -> Box<dyn ObjectiveSettings> {
+        Box::new(CosineConfig {
+            offset: 1.,
+            ..CosineConfig::default()
+        })
     }
 }
 

@@ -6,7 +6,7 @@ mod bootmae;
 mod cmae;
 mod composite;
 mod convmae;
-pub mod custom;
+mod custom;
 mod dmjd;
 mod fastmim;
 mod frozen;
@@ -22,9 +22,8 @@ mod simmim;
 
 pub use bootmae::BootMaeConfig;
 pub use cmae::CmaeConfig;
-pub use composite::{Composite, CompositeBuilder, MaskMode};
+pub use composite::{Composite, CompositeBuilder};
 pub use convmae::ConvMaeConfig;
-pub use custom::CustomConfig;
 pub use dmjd::{DmjdConfig, VisibleOrder};
 pub use fastmim::{FastMimConfig, FastMimTarget, ResolutionStage};
 pub use frozen::FrozenConfig;
@@ -35,3 +34,5 @@ pub use method_config::MethodConfig;
 pub use milan::{MilanConfig, MilanTarget};
 pub use sim::SimConfig;
 pub use simmim::SimMimConfig;
+
+pub use mim_core::MaskMode;

@@ -2,7 +2,8 @@
 
 use candle_core::Device;
 use mim_core::params::{InitScheme, ParamStore};
-use mim_core::{Error, Method, Result, settings};
+use mim_core::settings::{self, to_table};
+use mim_core::{Method, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::Table;
@@ -48,21 +49,4 @@ pub trait MethodConfig: Default + Serialize + DeserializeOwned {
     ///
     /// If a setting does not hold.
     fn build(&self, student: &ParamStore) -> Result<Self::Method>;
-}
-
-/// Settings as a table.
-///
-/// # Errors
-///
-/// If they cannot be written as TOML.
-pub(crate) fn to_table<C: Serialize>(config: &C) -> Result<Table> {
-    Table::try_from(config).map_err(|error| {
-        Error::config(
-            "method",
-            "settings",
-            error,
-            "they cannot be written as TOML",
-            "report this",
-        )
-    })
 }

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use mim_core::data::{Loader, LoaderConfig, MemoryDataset};
 use mim_core::optim::Gradients;
 use mim_core::{Error, Result, StepContext};
-use mim_methods::registry;
+use mim_methods::registry::{self, Registry};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -26,64 +26,94 @@ const MASKING: &[&str] = &[
     "masking = \"paint\"",
 ];
 const STRIDE: &[&str] = &["", "", "", "mask_stride = 4"];
-const MASKERS: &[&str] = &[
-    "type = \"random\"",
-    "type = \"cell\", mask_patch_size = 16",
-    "type = \"blockwise\", hidden = { type = \"ratio\", ratio = 0.5 }, min_block = 1, when_stuck = \"retry\"",
-    "type = \"blockwise\", hidden = { type = \"ratio\", ratio = 0.5 }, min_block = 1, when_stuck = \"stop\"",
-    "type = \"rolled_block\", hidden = { type = \"ratio\", ratio = 0.6 }, blocks = { hidden = { type = \"ratio\", ratio = 0.4 }, min_block = 1 }",
-    "type = \"ibot_block\", ratios = [{ mean = 0.5, spread = 0.2 }]",
-    "type = \"disjoint\"",
-    "type = \"weighted\"",
-    "type = \"attention\"",
-];
-const ENCODERS: &[&str] = &[
-    "type = \"vit\", image_size = 32, patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2",
-    "type = \"vit\", image_size = 32, patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, class_token = false",
-    "type = \"vit\", image_size = 32, patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, rel_pos_bias = \"shared\"",
-    "type = \"swin\", image_size = 32, patch_size = 4, embed_dim = 8, depths = [1, 1], num_heads = [1, 2], window_size = 4",
-    "type = \"pvt_v2\", image_size = 32, patch_size = 4, embed_dims = [8, 16], depths = [1, 1], num_heads = [1, 2], mlp_ratios = [2.0, 2.0], sr_ratios = [2, 1]",
-    "type = \"conv_mae\", image_size = 32, patch_sizes = [2, 2, 2], embed_dims = [8, 12, 16], depths = [1, 1, 1], num_heads = 2",
-];
-const TARGETS: &[&str] = &[
-    "type = \"pixel\"",
-    "type = \"pixel\", order = \"channels_then_pixels\", patch_norm = { type = \"none\" }",
-    "type = \"hog\", cell = 4",
-    "type = \"features\", checkpoint = \"random\", encoder = { type = \"vit\", image_size = 32, patch_size = 8, embed_dim = 12, depth = 1, num_heads = 2 }",
-    "type = \"momentum\"",
-    "type = \"tokens\", checkpoint = \"random\", network = { n_hid = 4, n_blk_per_group = 1, vocab_size = 7 }",
-];
-const DECODERS: &[&str] = &[
-    "type = \"linear\"",
-    "type = \"mae\", embed_dim = 8, depth = 1, num_heads = 2",
-    "type = \"light\", embed_dim = 8, depth = 1",
-    "type = \"prompt\", embed_dim = 8, depth = 1, num_heads = 2",
-];
-const OBJECTIVES: &[&str] = &[
-    "",
-    "",
-    "",
-    "",
-    "",
-    "objective = { type = \"regression\" }",
-    "objective = { type = \"cosine\" }",
-    "objective = { type = \"cross_entropy\" }",
-    "objective = { type = \"info_nce\" }",
-    "objective = { type = \"uni_grad\" }",
+/// Settings in place of those for 32-pixel images: what is cheaper, and what takes another way through a part.
+const VARIANTS: &[(&str, &[&str])] = &[
+    ("masker.cell", &["mask_patch_size = 16"]),
+    (
+        "masker.blockwise",
+        &[
+            "hidden = { type = \"ratio\", ratio = 0.5 }, min_block = 1, when_stuck = \"retry\"",
+            "hidden = { type = \"ratio\", ratio = 0.5 }, min_block = 1, when_stuck = \"stop\"",
+        ],
+    ),
+    (
+        "masker.rolled_block",
+        &[
+            "hidden = { type = \"ratio\", ratio = 0.6 }, blocks = { hidden = { type = \"ratio\", ratio = 0.4 }, min_block = 1 }",
+        ],
+    ),
+    (
+        "encoder.vit",
+        &[
+            "patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2",
+            "patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, class_token = false",
+            "patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, rel_pos_bias = \"shared\"",
+        ],
+    ),
+    (
+        "encoder.swin",
+        &["embed_dim = 8, depths = [1, 1], num_heads = [1, 2]"],
+    ),
+    (
+        "encoder.pvt_v2",
+        &["embed_dims = [8, 16], depths = [1, 1], num_heads = [1, 2], mlp_ratios = [2.0, 2.0]"],
+    ),
+    (
+        "encoder.conv_mae",
+        &["patch_sizes = [2, 2, 2], embed_dims = [8, 12, 16], depths = [1, 1, 1], num_heads = 2"],
+    ),
+    (
+        "target.pixel",
+        &[
+            "",
+            "order = \"channels_then_pixels\", patch_norm = { type = \"none\" }",
+        ],
+    ),
+    ("target.hog", &["window = 16"]),
+    (
+        "target.features",
+        &[
+            "checkpoint = \"random\", encoder = { type = \"vit\", image_size = 32, patch_size = 8, embed_dim = 12, depth = 1, num_heads = 2 }",
+        ],
+    ),
+    (
+        "target.tokens",
+        &["checkpoint = \"random\", network = { n_hid = 4, n_blk_per_group = 1, vocab_size = 7 }"],
+    ),
+    ("decoder.mae", &["embed_dim = 8, depth = 1, num_heads = 2"]),
+    ("decoder.light", &["embed_dim = 8, depth = 1"]),
+    (
+        "decoder.prompt",
+        &["embed_dim = 8, depth = 1, num_heads = 2"],
+    ),
 ];
 
+/// The table of a part, with its variant number `which`.
+fn table(kind: &str, name: &str, which: usize) -> String {
+    let variants = VARIANTS
+        .iter()
+        .find(|(part, _)| *part == format!("{kind}.{name}"));
+    let variants = variants.map_or(&[""][..], |(_, variants)| *variants);
+    let settings = match variants[which % variants.len()] {
+        "" => String::new(),
+        settings => format!(", {settings}"),
+    };
+    format!("{kind} = {{ type = \"{name}\"{settings} }}")
+}
+
+/// A part of each kind, and half of the objectives left out.
 fn combination(rng: &mut dyn Rng) -> String {
-    let mut one = |parts: &[&'static str]| parts[rng.random_range(0..parts.len())];
-    format!(
-        "{}\n{}\n{}\nmasker = {{ {} }}\nencoder = {{ {} }}\ntarget = {{ {} }}\ndecoder = {{ {} }}",
-        one(MASKING),
-        one(STRIDE),
-        one(OBJECTIVES),
-        one(MASKERS),
-        one(ENCODERS),
-        one(TARGETS),
-        one(DECODERS)
-    )
+    let mut one = |choices: &[&'static str]| choices[rng.random_range(0..choices.len())];
+    let mut lines = vec!["scale = \"32px\"".to_owned()];
+    lines.extend([MASKING, STRIDE].map(|choices| one(choices).to_owned()));
+    for (kind, infos) in Registry::shipped().kinds() {
+        if kind == "objective" && rng.random() {
+            continue;
+        }
+        let name = &infos[rng.random_range(0..infos.len())].name;
+        lines.push(table(kind, name, rng.random_range(0..60)));
+    }
+    lines.join("\n")
 }
 
 /// Builds the method and trains it one step; gives the gradients.
@@ -156,22 +186,30 @@ fn random_combinations_train_or_are_refused_with_the_reason() {
 fn what_does_not_fit_and_what_would_is_said() {
     let error = |settings: &str| train(settings).unwrap_err().to_string();
     let parts = |masker: &str, encoder: &str, target: &str, decoder: &str| {
-        format!(
-            "masker = {{ {masker} }}\nencoder = {{ {encoder} }}\ntarget = {{ {target} }}\ndecoder = {{ {decoder} }}"
-        )
+        [
+            table("masker", masker, 0),
+            table("encoder", encoder, 0),
+            table("target", target, 0),
+            table("decoder", decoder, 0),
+        ]
+        .join("\n")
+            + "\nscale = \"32px\""
     };
-    let drop_on_swin = error(&parts(MASKERS[0], ENCODERS[3], TARGETS[0], DECODERS[1]));
+    let drop_on_swin = error(&parts("random", "swin", "pixel", "mae"));
     assert!(
         drop_on_swin.contains("Swin") && drop_on_swin.contains("replace"),
         "{drop_on_swin}"
     );
-    let no_guide = error(&parts(MASKERS[7], ENCODERS[0], TARGETS[0], DECODERS[1]));
+    let no_guide = error(&parts("weighted", "vit", "pixel", "mae"));
     assert!(
         no_guide.contains("guide") && no_guide.contains("attention"),
         "{no_guide}"
     );
-    let foreign_grid = TARGETS[3].replace("patch_size = 8", "patch_size = 4");
-    let foreign_grid = error(&parts(MASKERS[0], ENCODERS[0], &foreign_grid, DECODERS[1]));
+    let foreign_grid = parts("random", "vit", "features", "mae").replace(
+        "image_size = 32, patch_size = 8",
+        "image_size = 32, patch_size = 4",
+    );
+    let foreign_grid = error(&foreign_grid);
     assert!(foreign_grid.contains("grid"), "{foreign_grid}");
     let no_weights = error("target = { type = \"features\" }\nscale = \"32px\"");
     assert!(
@@ -180,7 +218,7 @@ fn what_does_not_fit_and_what_would_is_said() {
     );
     let error = error(&format!(
         "objective = {{ type = \"cosine\" }}\n{}",
-        parts(MASKERS[0], ENCODERS[0], TARGETS[5], DECODERS[1])
+        parts("random", "vit", "tokens", "mae")
     ));
     assert!(!error.is_empty());
 }

@@ -1,11 +1,12 @@
 //! Histograms of oriented gradients of each patch, in the three forms that papers use.
 
 use candle_core::{DType, Tensor};
-use mim_core::ops::{HogFilter, HogGradient, hog, normalize};
+use mim_core::ops::{HogFilter, HogGradient, PatchOrder, hog, normalize};
+use mim_core::parts::Part;
 use mim_core::{Error, Norm, PatchGrid, Result, Target, View};
 use serde::{Deserialize, Serialize};
 
-use crate::{TargetGenerator, TargetRequest};
+use crate::{BuiltTarget, TargetContext, TargetGenerator, TargetRequest, TargetSettings};
 
 const NAME: &str = "hog target";
 
@@ -145,6 +146,30 @@ impl HogTargetConfig {
     /// Values of a token of `patch` pixels in an image of `channels` channels.
     pub fn values(&self, patch: usize, channels: usize) -> usize {
         (patch / self.cell.max(1)).pow(2) * self.bins * channels
+    }
+}
+
+impl Part for HogTargetConfig {
+    const ABOUT: &'static str = "histograms of oriented gradients, in three forms";
+    const PAPER: &'static str = "MaskFeat: Wei et al., CVPR 2022, arXiv 2112.09133; FastMIM; DMJD";
+    const SMALL: &'static str = r#"
+cell = 4
+window = 8
+"#;
+    const FOLLOWS: &'static [&'static str] = &["norm"];
+}
+
+impl TargetSettings for HogTargetConfig {
+    fn build(&self, cx: &TargetContext<'_>) -> Result<BuiltTarget> {
+        let (stride, channels) = (cx.encoder.output_stride(), cx.encoder.in_channels());
+        let order = match self.order {
+            HogOrder::ChannelsBinsCells => PatchOrder::ChannelsThenPixels,
+            HogOrder::CellsBinsChannels => PatchOrder::PixelsThenChannels,
+        };
+        Ok(BuiltTarget {
+            cells: Some((order, channels * self.bins)),
+            ..BuiltTarget::new(self.build()?, self.values(stride, channels))
+        })
     }
 }
 

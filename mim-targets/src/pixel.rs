@@ -2,11 +2,12 @@
 
 use candle_core::{D, Tensor};
 use mim_core::ops::{PatchOrder, patchify, unpatchify};
+use mim_core::parts::Part;
 use mim_core::{Batch, Error, Norm, PatchGrid, Result, Target};
 use serde::{Deserialize, Serialize};
 
 use crate::blur::Blur;
-use crate::{TargetGenerator, TargetRequest};
+use crate::{BuiltTarget, TargetContext, TargetGenerator, TargetRequest, TargetSettings};
 
 const NAME: &str = "pixel target";
 
@@ -103,6 +104,23 @@ impl PixelTargetConfig {
         }
         Ok(PixelTarget {
             config: self.clone(),
+        })
+    }
+}
+
+impl Part for PixelTargetConfig {
+    const ABOUT: &'static str = "pixels of each patch, plain or normalised";
+    const PAPER: &'static str =
+        "MAE: He et al., CVPR 2022, arXiv 2111.06377; SimMIM: Xie et al., CVPR 2022, arXiv 2111.09886";
+    const FOLLOWS: &'static [&'static str] = &["norm"];
+}
+
+impl TargetSettings for PixelTargetConfig {
+    fn build(&self, cx: &TargetContext<'_>) -> Result<BuiltTarget> {
+        let (stride, channels) = (cx.encoder.output_stride(), cx.encoder.in_channels());
+        Ok(BuiltTarget {
+            cells: Some((self.order, channels)),
+            ..BuiltTarget::new(self.build()?, stride * stride * channels)
         })
     }
 }

@@ -3,9 +3,11 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::{DecoderSettings, DecoderShape};
 use crate::nn::{Block, BlockConfig, LayerNorm, Linear, NormKind, QkvBias};
 use crate::ops::PatchOrder;
 use crate::params::Params;
+use crate::parts::Part;
 use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows, StepContext};
 
 /// Settings of [`LightDecoder`]; `Default` is FastMIM's for ViT.
@@ -49,6 +51,26 @@ impl LightDecoderConfig {
             layer_scale_init: None,
             drop_path: 0.,
         }
+    }
+}
+
+impl Part for LightDecoderConfig {
+    const ABOUT: &'static str = "all patches from all tokens, by a few blocks";
+    const PAPER: &'static str =
+        "FastMIM: Guo et al., 2022, arXiv 2212.06593; ggjy/FastMIM.pytorch @ d4eea0d";
+    const SMALL: &'static str = r#"
+embed_dim = 64
+depth = 1
+"#;
+}
+
+impl DecoderSettings for LightDecoderConfig {
+    fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>> {
+        let decoder = LightDecoder::new(params, self, shape.inputs, shape.outputs)?;
+        Ok(Box::new(match shape.cells {
+            Some((order, channels)) => decoder.cells(order, channels),
+            None => decoder,
+        }))
     }
 }
 

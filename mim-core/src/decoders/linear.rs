@@ -1,9 +1,33 @@
 //! One linear layer on the encoder's tokens.
 
+use serde::{Deserialize, Serialize};
+
+use super::{DecoderSettings, DecoderShape};
 use crate::nn::Linear;
 use crate::ops::PatchOrder;
 use crate::params::Params;
+use crate::parts::Part;
 use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows, ops};
+
+/// Settings of [`LinearDecoder`]: there are none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearDecoderConfig {}
+
+impl Part for LinearDecoderConfig {
+    const ABOUT: &'static str = "each hidden patch from its own token, by one linear layer";
+    const PAPER: &'static str = "SimMIM: Xie et al., CVPR 2022, arXiv 2111.09886; BEiT: Bao et al., ICLR 2022, arXiv 2106.08254";
+}
+
+impl DecoderSettings for LinearDecoderConfig {
+    fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>> {
+        let decoder = LinearDecoder::new(params, shape.inputs, shape.outputs)?;
+        Ok(Box::new(match shape.cells {
+            Some((order, channels)) => decoder.pixels(order, channels),
+            None => decoder,
+        }))
+    }
+}
 
 /// Predicts each hidden patch from its own token by one affine map (SimMIM, BEiT).
 #[derive(Debug, Clone)]

@@ -4,8 +4,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::image_order::in_image_order;
+use super::{DecoderSettings, DecoderShape, TokensNeeded};
 use crate::nn::{Block, BlockConfig, LayerNorm, Linear, NormKind, PosEmbed, PosEmbedKind, QkvBias};
 use crate::params::Params;
+use crate::parts::Part;
 use crate::{DecodeContext, Decoder, Error, PatchGrid, Prediction, Result, Rows};
 
 /// Settings of [`MaeDecoder`]; `Default` is MAE's at every encoder size.
@@ -48,6 +50,29 @@ impl MaeDecoderConfig {
             num_heads: 4,
             ..Self::default()
         }
+    }
+}
+
+impl Part for MaeDecoderConfig {
+    const ABOUT: &'static str = "hidden patches from the visible ones, by self-attention";
+    const PAPER: &'static str =
+        "MAE: He et al., CVPR 2022, arXiv 2111.06377; facebookresearch/mae @ efb2a80";
+    const SMALL: &'static str = r#"
+embed_dim = 64
+depth = 2
+num_heads = 4
+"#;
+}
+
+impl DecoderSettings for MaeDecoderConfig {
+    fn tokens(&self) -> TokensNeeded {
+        TokensNeeded::Visible
+    }
+
+    fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>> {
+        let widths = (shape.inputs, shape.outputs);
+        let decoder = MaeDecoder::new(params, self, shape.grid, widths)?;
+        Ok(Box::new(decoder))
     }
 }
 

@@ -1,22 +1,23 @@
 //! Decoders.
 
-mod config;
 mod image_order;
 mod inject;
-mod light;
-mod linear;
-mod mae;
 mod pooled;
-mod prompt;
 mod relative;
+mod settings;
 mod visible_mlp;
 
-pub use config::{DecoderConfig, DecoderShape};
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
-pub use light::{LightDecoder, LightDecoderConfig};
-pub use linear::LinearDecoder;
-pub use mae::{MaeDecoder, MaeDecoderConfig};
 pub use pooled::PooledDecoder;
-pub use prompt::{PromptDecoder, PromptOutput};
 pub use relative::{RelativePredictor, RelativePredictorConfig};
+pub use settings::{DecoderSettings, DecoderShape, TokensNeeded};
 pub use visible_mlp::{VisibleMlp, VisibleMlpConfig};
+
+crate::parts! {
+    /// The decoders that a config can name: those that need nothing but an encoder's output.
+    pub fn decoders() -> dyn DecoderSettings as "decoder";
+    linear => LinearDecoderConfig, LinearDecoder;
+    mae => MaeDecoderConfig, MaeDecoder;
+    light => LightDecoderConfig, LightDecoder;
+    prompt => PromptDecoderConfig, PromptDecoder, PromptOutput;
+}

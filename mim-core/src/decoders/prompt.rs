@@ -1,12 +1,40 @@
 //! MILAN's decoder: only mask tokens move, the encoder's tokens prompt them.
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use super::image_order::in_image_order;
 use super::mae::MaeDecoderConfig;
+use super::{DecoderSettings, DecoderShape, TokensNeeded};
 use crate::nn::{CrossAttention, LayerNorm, Linear, Mlp, PosEmbed, QkvBias};
 use crate::params::Params;
+use crate::parts::Part;
 use crate::{DecodeContext, Decoder, Error, PatchGrid, Prediction, Result, Rows};
+
+/// Settings of [`PromptDecoder`]: those of MAE's decoder.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PromptDecoderConfig(pub MaeDecoderConfig);
+
+impl Part for PromptDecoderConfig {
+    const ABOUT: &'static str = "hidden patches from the visible ones, which stay as they are";
+    const PAPER: &'static str =
+        "MILAN: Hou et al., 2022, arXiv 2208.06049; zejiangh/MILAN @ 7dcfe0f";
+    const SMALL: &'static str = MaeDecoderConfig::SMALL;
+}
+
+impl DecoderSettings for PromptDecoderConfig {
+    fn tokens(&self) -> TokensNeeded {
+        TokensNeeded::Visible
+    }
+
+    fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>> {
+        let widths = (shape.inputs, shape.outputs);
+        let output = PromptOutput::Hidden;
+        let decoder = PromptDecoder::new(params, &self.0, shape.grid, widths, output)?;
+        Ok(Box::new(decoder))
+    }
+}
 
 /// `h = norm1(q); q += attn(h, [F | h]); q += mlp(norm2(q))`: mask tokens `q` attend to the encoder's
 /// tokens `F`, which stay as they are, and to each other.

@@ -1,180 +1,67 @@
-//! Any of the encoders, as a setting.
+//! Any of the encoders, as a setting: the macro that lists them.
 
-use serde::{Deserialize, Serialize};
-
-use super::{
-    ConvMae, ConvMaeConfig, ConvMaeInit, PvtV2, PvtV2Config, RelPosBiasKind, Swin, SwinConfig, Vit,
-    VitConfig,
-};
-use crate::nn::PosEmbedKind;
-use crate::params::{Init, InitScheme, Params};
-use crate::{Encoder, ImageSize, PatchGrid, Result};
-
-/// Settings of an encoder, told apart by `type`.
+/// Declares the encoders, one a line: `module => Variant: Settings, other public items;`.
 ///
-/// ```toml
-/// [encoder]
-/// type = "swin"
-/// image_size = 192
-/// window_size = 6
-/// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum EncoderConfig {
-    /// A plain vision transformer.
-    Vit(VitConfig),
-    /// A Swin transformer.
-    Swin(SwinConfig),
-    /// A pyramid vision transformer, second version.
-    PvtV2(PvtV2Config),
-    /// ConvMAE's hybrid of masked convolutions and a transformer.
-    ConvMae(ConvMaeConfig),
-}
-
-impl From<VitConfig> for EncoderConfig {
-    fn from(config: VitConfig) -> Self {
-        Self::Vit(config)
-    }
-}
-
-impl From<SwinConfig> for EncoderConfig {
-    fn from(config: SwinConfig) -> Self {
-        Self::Swin(config)
-    }
-}
-
-impl From<PvtV2Config> for EncoderConfig {
-    fn from(config: PvtV2Config) -> Self {
-        Self::PvtV2(config)
-    }
-}
-
-impl From<ConvMaeConfig> for EncoderConfig {
-    fn from(config: ConvMaeConfig) -> Self {
-        Self::ConvMae(config)
-    }
-}
-
-impl EncoderConfig {
-    /// Checks the settings and builds the encoder under `params`.
-    ///
-    /// # Errors
-    ///
-    /// [`crate::Error::InvalidConfig`] if a setting does not hold.
-    pub fn build(&self, params: &Params) -> Result<Box<dyn Encoder>> {
-        Ok(match self {
-            Self::Vit(config) => Box::new(Vit::new(params, config)?),
-            Self::Swin(config) => Box::new(Swin::new(params, config)?),
-            Self::PvtV2(config) => Box::new(PvtV2::new(params, config)?),
-            Self::ConvMae(config) => Box::new(ConvMae::new(params, config)?),
-        })
-    }
-
-    /// Whether a trained token can stand for hidden patches.
-    pub fn can_replace(&self) -> bool {
-        matches!(self, Self::Vit(_) | Self::Swin(_))
-    }
-
-    /// Gives it the token for hidden patches, or takes it away; nothing for encoders that have none.
-    pub fn set_mask_token(&mut self, wanted: bool) {
-        match self {
-            Self::Vit(config) => config.mask_token = wanted,
-            Self::Swin(config) => config.mask_token = wanted,
-            Self::PvtV2(_) | Self::ConvMae(_) => {}
+/// Makes the modules and the list of parts (see [`crate::parts!`]), and the enum [`super::EncoderConfig`].
+macro_rules! encoders {
+    ($($module:ident => $variant:ident: $config:ident $(, $public:ident)*;)*) => {
+        crate::parts! {
+            /// The encoders that a config can name.
+            pub fn encoders() -> dyn EncoderSettings as "encoder";
+            $($module => $config $(, $public)*;)*
         }
-    }
 
-    /// Whether its weights, as they are, fit images of other sizes.
-    pub fn any_size(&self) -> bool {
-        match self {
-            Self::Vit(config) => {
-                (config.any_size || config.pos_embed != PosEmbedKind::Learned)
-                    && config.rel_pos_bias == RelPosBiasKind::None
+        /// Settings of an encoder, told apart by `type`. The methods are those of [`EncoderSettings`].
+        ///
+        /// ```toml
+        /// [encoder]
+        /// type = "swin"
+        /// image_size = 192
+        /// window_size = 6
+        /// ```
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(tag = "type", rename_all = "snake_case")]
+        pub enum EncoderConfig {
+            $(
+                #[doc = concat!("[`", stringify!($variant), "`].")]
+                $variant($config),
+            )*
+        }
+
+        $(
+            impl From<$config> for EncoderConfig {
+                fn from(config: $config) -> Self {
+                    Self::$variant(config)
+                }
             }
-            Self::Swin(_) | Self::PvtV2(_) | Self::ConvMae(_) => true,
+        )*
+
+        impl std::ops::Deref for EncoderConfig {
+            type Target = dyn EncoderSettings;
+
+            fn deref(&self) -> &Self::Target {
+                match self {
+                    $(Self::$variant(config) => config,)*
+                }
+            }
         }
-    }
 
-    /// How its authors start its weights; for a ViT, where methods differ, as `vit` says.
-    pub fn init(&self, vit: Init) -> Box<dyn InitScheme> {
-        let values = self.patch_values();
-        match self {
-            Self::Vit(_) => vit.build(values),
-            Self::Swin(_) => Init::Swin.build(values),
-            Self::PvtV2(_) => Init::PvtV2.build(values),
-            Self::ConvMae(config) => Box::new(ConvMaeInit(config.clone())),
+        impl std::ops::DerefMut for EncoderConfig {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                match self {
+                    $(Self::$variant(config) => config,)*
+                }
+            }
         }
-    }
-
-    /// Height and width of the images in pixels.
-    pub fn image_size(&self) -> ImageSize {
-        match self {
-            Self::Vit(config) => config.image_size,
-            Self::Swin(config) => config.image_size,
-            Self::PvtV2(config) => config.image_size,
-            Self::ConvMae(config) => config.image_size,
-        }
-    }
-
-    /// Channels of the images.
-    pub fn in_channels(&self) -> usize {
-        match self {
-            Self::Vit(config) => config.in_channels,
-            Self::Swin(config) => config.in_channels,
-            Self::PvtV2(config) => config.in_channels,
-            Self::ConvMae(config) => config.in_channels,
-        }
-    }
-
-    /// Side in pixels of a patch, of which the first tokens are made.
-    pub fn patch_size(&self) -> usize {
-        match self {
-            Self::Vit(config) => config.patch_size,
-            Self::Swin(config) => config.patch_size,
-            Self::PvtV2(config) => config.patch_size,
-            Self::ConvMae(config) => config.patch_sizes[0],
-        }
-    }
-
-    /// Side in pixels of what one token of the output stands for.
-    pub fn output_stride(&self) -> usize {
-        match self {
-            Self::Vit(config) => config.patch_size,
-            Self::Swin(config) => config.output_stride(),
-            Self::PvtV2(config) => config.output_stride(),
-            Self::ConvMae(config) => config.stride(),
-        }
-    }
-
-    /// Width of the output's tokens.
-    pub fn dim(&self) -> usize {
-        match self {
-            Self::Vit(config) => config.embed_dim,
-            Self::Swin(config) => config.dim(),
-            Self::PvtV2(config) => config.dim(),
-            Self::ConvMae(config) => config.dim(),
-        }
-    }
-
-    /// Numbers in a patch, as [`crate::params::Init::build`] wants them.
-    pub fn patch_values(&self) -> usize {
-        self.patch_size() * self.patch_size() * self.in_channels()
-    }
-
-    /// The output's token grid.
-    ///
-    /// # Errors
-    ///
-    /// [`crate::Error::InvalidConfig`] if a side is not a multiple of the output stride.
-    pub fn grid(&self) -> Result<PatchGrid> {
-        PatchGrid::of_image(self.image_size().into(), self.output_stride())
-    }
+    };
 }
+
+pub(super) use encoders;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::ParamStore;
+    use crate::encoders::{EncoderConfig, SwinConfig, encoders};
+    use crate::{ParamStore, PatchGrid};
 
     #[test]
     fn the_type_chooses_and_unknown_keys_are_refused() {
@@ -209,6 +96,16 @@ mod tests {
         }
         let text = toml::to_string(&swin).unwrap();
         assert_eq!(read(&text).unwrap(), swin);
+    }
+
+    #[test]
+    fn the_names_of_the_list_are_those_of_the_enum() {
+        for entry in encoders().iter() {
+            let name = &entry.info.name;
+            let config = toml::from_str::<EncoderConfig>(&format!("type = \"{name}\""));
+            let of_list = entry.info.defaults().unwrap();
+            assert_eq!(config.unwrap().to_table().unwrap(), of_list, "{name}");
+        }
     }
 
     #[test]

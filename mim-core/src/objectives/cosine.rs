@@ -3,7 +3,9 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::ObjectiveSettings;
 use super::pairing::{Region, pair_values};
+use crate::parts::Part;
 use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, Rows, StepContext, Target};
 
 const NAME: &str = "cosine objective";
@@ -99,6 +101,18 @@ impl CosineConfig {
         Ok(Cosine {
             config: self.clone(),
         })
+    }
+}
+
+impl Part for CosineConfig {
+    const ABOUT: &'static str = "angle between features";
+    const PAPER: &'static str =
+        "EVA: Fang et al., CVPR 2023, arXiv 2211.07636; MILAN: Hou et al., 2022, arXiv 2208.06049";
+}
+
+impl ObjectiveSettings for CosineConfig {
+    fn build(&self) -> Result<Box<dyn Objective>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

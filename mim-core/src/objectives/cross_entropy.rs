@@ -3,7 +3,9 @@
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::ObjectiveSettings;
 use super::pairing::{Pairs, Region, pair};
+use crate::parts::Part;
 use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target, ops};
 
 /// Settings of [`CrossEntropy`]; `Default` is BEiT's: over hidden tokens.
@@ -20,6 +22,17 @@ impl CrossEntropyConfig {
         CrossEntropy {
             region: self.region,
         }
+    }
+}
+
+impl Part for CrossEntropyConfig {
+    const ABOUT: &'static str = "cross-entropy with token ids or probabilities";
+    const PAPER: &'static str = "BEiT: Bao et al., ICLR 2022, arXiv 2106.08254";
+}
+
+impl ObjectiveSettings for CrossEntropyConfig {
+    fn build(&self) -> Result<Box<dyn Objective>> {
+        Ok(Box::new(self.build()))
     }
 }
 

@@ -3,7 +3,9 @@
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::ObjectiveSettings;
 use super::pairing::{Region, pair_values};
+use crate::parts::Part;
 use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target, ops};
 
 const NAME: &str = "info_nce objective";
@@ -49,6 +51,18 @@ impl InfoNceConfig {
         Ok(InfoNce {
             config: self.clone(),
         })
+    }
+}
+
+impl Part for InfoNceConfig {
+    const ABOUT: &'static str = "a row's own target among those of all rows";
+    const PAPER: &'static str =
+        "van den Oord et al., 2018, arXiv 1807.03748; CMAE: Huang et al., TPAMI 2023, arXiv 2207.13532";
+}
+
+impl ObjectiveSettings for InfoNceConfig {
+    fn build(&self) -> Result<Box<dyn Objective>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

@@ -3,57 +3,33 @@
 //! All losses are f32 scalars, whatever the type of the prediction, and the same whether a decoder
 //! predicts only the tokens that count or all of them.
 
-mod cosine;
-mod cross_entropy;
-mod info_nce;
 mod pairing;
-mod regression;
 mod self_distillation;
-mod uni_grad;
 
-use serde::{Deserialize, Serialize};
-
-pub use cosine::{Cosine, CosineAxis, CosineConfig};
-pub use cross_entropy::{CrossEntropy, CrossEntropyConfig};
-pub use info_nce::{InfoNce, InfoNceConfig};
 pub use pairing::Region;
-pub use regression::{Regression, RegressionConfig, RegressionKind, RowNorm, TokenWeights};
 pub use self_distillation::{DistillationLogits, SelfDistillation, SelfDistillationConfig};
-pub use uni_grad::{UniGrad, UniGradConfig};
 
+use crate::parts::Settings;
 use crate::{Objective, Result};
 
-/// An objective by its `type`: `regression`, `cosine`, `cross_entropy`, `uni_grad` or `info_nce`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ObjectiveConfig {
-    /// [`Regression`].
-    Regression(RegressionConfig),
-    /// [`Cosine`].
-    Cosine(CosineConfig),
-    /// [`CrossEntropy`].
-    CrossEntropy(CrossEntropyConfig),
-    /// [`InfoNce`].
-    InfoNce(InfoNceConfig),
-    /// [`UniGrad`].
-    UniGrad(UniGradConfig),
-}
-
-impl ObjectiveConfig {
+/// Settings of an objective that a config can name.
+pub trait ObjectiveSettings: Settings {
     /// Checks the settings and builds the objective.
     ///
     /// # Errors
     ///
     /// [`crate::Error::InvalidConfig`] naming the setting.
-    pub fn build(&self) -> Result<Box<dyn Objective>> {
-        Ok(match self {
-            Self::Regression(config) => Box::new(config.build()?),
-            Self::Cosine(config) => Box::new(config.build()?),
-            Self::CrossEntropy(config) => Box::new(config.build()),
-            Self::InfoNce(config) => Box::new(config.build()?),
-            Self::UniGrad(config) => Box::new(config.build()?),
-        })
-    }
+    fn build(&self) -> Result<Box<dyn Objective>>;
+}
+
+crate::parts! {
+    /// The objectives that a config can name.
+    pub fn objectives() -> dyn ObjectiveSettings as "objective";
+    regression => RegressionConfig, Regression, RegressionKind, RowNorm, TokenWeights;
+    cosine => CosineConfig, Cosine, CosineAxis;
+    cross_entropy => CrossEntropyConfig, CrossEntropy;
+    info_nce => InfoNceConfig, InfoNce;
+    uni_grad => UniGradConfig, UniGrad;
 }
 
 #[cfg(test)]
@@ -155,38 +131,5 @@ pub(crate) mod testing {
             let close = (slope - grad).abs() < 2e-3 * (1. + grad.abs());
             assert!(close, "element {i}: slope {slope}, gradient {grad}");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn configs_survive_json_and_refuse_misspelt_fields() {
-        let parse = |text: &str| serde_json::from_str::<ObjectiveConfig>(text);
-        for config in [
-            ObjectiveConfig::Regression(RegressionConfig::default()),
-            ObjectiveConfig::Regression(RegressionConfig::simmim()),
-            ObjectiveConfig::Regression(RegressionConfig::smooth_l1(2.)),
-            ObjectiveConfig::Cosine(CosineConfig::default()),
-            ObjectiveConfig::Cosine(CosineConfig {
-                axis: CosineAxis::Tokens { folds: 3 },
-                ..CosineConfig::default()
-            }),
-            ObjectiveConfig::CrossEntropy(CrossEntropyConfig {
-                region: Region::All,
-            }),
-            ObjectiveConfig::InfoNce(InfoNceConfig::default()),
-            ObjectiveConfig::UniGrad(UniGradConfig::default()),
-        ] {
-            let text = serde_json::to_string(&config).unwrap();
-            assert_eq!(parse(&text).unwrap(), config, "{text}");
-            assert!(config.build().is_ok());
-        }
-        let mse = ObjectiveConfig::Regression(RegressionConfig::default());
-        assert_eq!(parse(r#"{"type":"regression"}"#).unwrap(), mse);
-        assert!(parse(r#"{"type":"regression","beta":1.0}"#).is_err());
-        assert!(parse(r#"{"type":"regression","kind":{"type":"l3"}}"#).is_err());
     }
 }

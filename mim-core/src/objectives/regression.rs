@@ -3,7 +3,9 @@
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::ObjectiveSettings;
 use super::pairing::{Region, pair_values};
+use crate::parts::Part;
 use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target, ops};
 
 const NAME: &str = "regression";
@@ -139,6 +141,18 @@ impl RegressionConfig {
         Ok(Regression {
             config: self.clone(),
         })
+    }
+}
+
+impl Part for RegressionConfig {
+    const ABOUT: &'static str = "distance between values, squared, absolute or smooth";
+    const PAPER: &'static str =
+        "MAE: He et al., CVPR 2022, arXiv 2111.06377; SimMIM: Xie et al., CVPR 2022, arXiv 2111.09886";
+}
+
+impl ObjectiveSettings for RegressionConfig {
+    fn build(&self) -> Result<Box<dyn Objective>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

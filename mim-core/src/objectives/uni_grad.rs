@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ObjectiveSettings;
 use super::pairing::{Region, pair_values};
 use crate::comm::Reduce;
+use crate::parts::Part;
 use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target};
 
 /// Settings of [`UniGrad`]; `Default` is SIM's.
@@ -39,6 +41,17 @@ impl UniGradConfig {
             "it must be finite and not negative",
             "leave it out, or use 0 for no repulsion",
         ))
+    }
+}
+
+impl Part for UniGradConfig {
+    const ABOUT: &'static str = "attraction to the target, repulsion through second moments";
+    const PAPER: &'static str = "UniGrad: Tao et al., CVPR 2022, arXiv 2112.05141";
+}
+
+impl ObjectiveSettings for UniGradConfig {
+    fn build(&self) -> Result<Box<dyn Objective>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

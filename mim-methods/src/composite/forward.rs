@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use candle_core::DType;
 use mim_core::params::When;
 use mim_core::{
-    Batch, DecodeContext, Error, Mask, Masking, PatchGrid, Prediction, Purpose, Result,
-    StepContext, Target, Want,
+    Batch, DecodeContext, Error, Mask, PatchGrid, Prediction, Purpose, Result, StepContext, Target,
+    Want,
 };
 use mim_masking::{Guide, GuideKind, MaskRequest};
 use mim_targets::{Needs, TargetRequest};
 
-use super::{Branch, Composite, MaskMode};
+use super::{Branch, Composite};
 
 /// What one forward pass computes before the objectives.
 pub(super) struct Forward<'a> {
@@ -44,10 +44,7 @@ impl Composite {
         let mask = self.mask(batch, grid, &targets, step)?;
         request.mask = Some(&mask);
         self.generate(Needs::Mask, &needed, &request, &mut targets)?;
-        let masking = match self.mode {
-            MaskMode::Drop => Masking::Drop(&mask),
-            MaskMode::Replace => Masking::Replace(&mask),
-        };
+        let masking = self.mode.masking(&mask);
         let encoded = self.encoder.encode(
             &view.normalized(&self.input.norm)?,
             masking,

@@ -10,20 +10,11 @@ use mim_core::augment::ViewPlan;
 use mim_core::params::{Ema, ParamStore, When};
 use mim_core::schedule::Schedule;
 use mim_core::{
-    Batch, Decoder, Encoder, ImageSize, Input, LossTerms, Mask, Method, Norm, Objective, PatchGrid,
-    Reconstruction, Result, StepContext,
+    Batch, Decoder, Encoder, ImageSize, Input, LossTerms, Mask, MaskMode, Method, Norm, Objective,
+    PatchGrid, Reconstruction, Result, StepContext,
 };
 use mim_masking::{FixedMasker, Masker};
 use mim_targets::TargetGenerator;
-
-/// What becomes of hidden patches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaskMode {
-    /// They do not enter the encoder (MAE).
-    Drop,
-    /// A mask token takes their place (BEiT, SimMIM).
-    Replace,
-}
 
 /// A method made of parts: most papers are values of this type.
 ///

@@ -1,11 +1,11 @@
 //! The table of methods: a new method is one entry here.
 
 use super::{Entry, build, resolve};
-use crate::parity;
 use crate::{
-    AttMaskConfig, BootMaeConfig, CmaeConfig, ConvMaeConfig, CustomConfig, DmjdConfig,
-    FastMimConfig, IbotConfig, MaeConfig, MaskFeatConfig, MilanConfig, SimConfig, SimMimConfig,
+    AttMaskConfig, BootMaeConfig, CmaeConfig, ConvMaeConfig, DmjdConfig, FastMimConfig, IbotConfig,
+    MaeConfig, MaskFeatConfig, MilanConfig, SimConfig, SimMimConfig,
 };
+use crate::{custom, parity};
 
 const HYBRIDS: &[&str] = &[
     "convmae_tiny",
@@ -219,8 +219,8 @@ pub const METHODS: &[Entry] = &[
         archs: &[],
         status: "its parts are those of the other methods",
         recipes: recipes!("custom_32px"),
-        resolve: resolve::<CustomConfig>,
-        build: build::<CustomConfig>,
+        resolve: custom::resolve,
+        build: custom::build,
         parity: parity::none,
     },
 ];

@@ -1,18 +1,20 @@
 //! All methods: the table behind the command line, the docs and the tests.
 
 mod methods;
+mod parts;
 
 use candle_core::Device;
 use mim_core::{Error, Method, ParamStore, Result, settings};
 use toml::Table;
 
 pub use methods::METHODS;
+pub use parts::Registry;
 
 use crate::MethodConfig;
 use crate::parity::{self, Case, Setup};
 
 /// Makes a method from settings; without a seed its weights are never trained.
-type Build = fn(Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
+type Build = fn(&Registry, Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
 
 /// A method of the registry.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +33,7 @@ pub struct Entry {
     pub status: &'static str,
     /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
     pub recipes: &'static [(&'static str, &'static str)],
-    resolve: fn(Table) -> Result<Table>,
+    resolve: fn(&Registry, Table) -> Result<Table>,
     build: Build,
     parity: fn(&Case, &Device) -> parity::Result<Setup>,
 }
@@ -76,7 +78,16 @@ impl Entry {
     /// # Errors
     ///
     /// If a setting is unknown or of another type.
-    pub fn resolve(&self, mut settings: Table) -> Result<Table> {
+    pub fn resolve(&self, settings: Table) -> Result<Table> {
+        self.resolve_with(Registry::shipped(), settings)
+    }
+
+    /// As [`Entry::resolve`], with the parts of `registry`.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is unknown or of another type.
+    pub fn resolve_with(&self, registry: &Registry, mut settings: Table) -> Result<Table> {
         if let Some(arch) = settings.get("arch").and_then(|arch| arch.as_str())
             && !self.archs.contains(&arch)
         {
@@ -89,7 +100,7 @@ impl Entry {
             return Err(Error::config(self.name, "arch", arch, why, fix));
         }
         settings.remove("method");
-        (self.resolve)(settings)
+        (self.resolve)(registry, settings)
     }
 
     /// Builds the method from resolved settings, its weights drawn from `seed`.
@@ -98,7 +109,22 @@ impl Entry {
     ///
     /// If a setting does not hold.
     pub fn build(&self, settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
-        (self.build)(settings, device, Some(seed))
+        self.build_with(Registry::shipped(), settings, device, seed)
+    }
+
+    /// As [`Entry::build`], with the parts of `registry`.
+    ///
+    /// # Errors
+    ///
+    /// If a setting does not hold.
+    pub fn build_with(
+        &self,
+        registry: &Registry,
+        settings: Table,
+        device: &Device,
+        seed: u64,
+    ) -> Result<Box<dyn Method>> {
+        (self.build)(registry, settings, device, Some(seed))
     }
 
     /// Builds the method from resolved settings, its weights zero and never trained: to be loaded.
@@ -107,7 +133,7 @@ impl Entry {
     ///
     /// If a setting does not hold.
     pub fn build_frozen(&self, settings: Table, device: &Device) -> Result<Box<dyn Method>> {
-        (self.build)(settings, device, None)
+        (self.build)(Registry::shipped(), settings, device, None)
     }
 
     /// Prepares a golden case of this method.
@@ -120,12 +146,13 @@ impl Entry {
     }
 }
 
-fn resolve<C: MethodConfig>(settings: Table) -> Result<Table> {
+fn resolve<C: MethodConfig>(_registry: &Registry, settings: Table) -> Result<Table> {
     C::resolve(settings)
 }
 
 /// Without a seed the weights are never trained.
 fn build<C: MethodConfig>(
+    _registry: &Registry,
     settings: Table,
     device: &Device,
     seed: Option<u64>,

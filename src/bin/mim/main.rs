@@ -17,6 +17,7 @@ mod logging;
 mod methods;
 mod outcome;
 mod parity;
+mod parts;
 mod plot;
 mod pretrain;
 mod progress;
@@ -57,6 +58,8 @@ enum Command {
     Visualize(visualize::Args),
     /// List methods, their sizes, papers and recipes.
     Methods,
+    /// List the parts that the method `custom` joins, their papers, settings and defaults.
+    Parts(parts::Args),
     /// Say what a weights file or checkpoint holds.
     Info(info::Args),
     /// Write the features of images into a file.
@@ -99,6 +102,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Visualize(args) => visualize::run(&args),
         Command::Methods => methods::run(),
+        Command::Parts(args) => parts::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Export(args) => export::run(&args),

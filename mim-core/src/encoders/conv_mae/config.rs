@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{ConvMae, ConvMaeInit};
+use crate::encoders::EncoderSettings;
 use crate::nn::{BlockConfig, NormKind, QkvBias};
-use crate::{Error, ImageSize, PatchGrid, Result};
+use crate::params::{Init, InitScheme, Params};
+use crate::parts::Part;
+use crate::{Encoder, Error, ImageSize, MaskMode, PatchGrid, Result};
 
 /// Settings of [`super::ConvMae`]; `Default` is ConvMAE base.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -182,5 +186,52 @@ impl ConvMaeConfig {
             layer_scale_init: None,
             drop_path: 0.,
         }
+    }
+}
+
+impl Part for ConvMaeConfig {
+    const ABOUT: &'static str = "masked convolutions in two stages, then a transformer";
+    const PAPER: &'static str =
+        "ConvMAE: Gao et al., NeurIPS 2022, arXiv 2205.03892; Alpha-VL/ConvMAE @ 4c97b4c";
+    const SMALL: &'static str = r#"
+image_size = 32
+patch_sizes = [2, 2, 1]
+embed_dims = [32, 64, 128]
+depths = [1, 1, 3]
+num_heads = 4
+"#;
+}
+
+impl EncoderSettings for ConvMaeConfig {
+    fn build(&self, params: &Params) -> Result<Box<dyn Encoder>> {
+        Ok(Box::new(ConvMae::new(params, self)?))
+    }
+
+    fn image_size(&self) -> ImageSize {
+        self.image_size
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn patch_size(&self) -> usize {
+        self.patch_sizes[0]
+    }
+
+    fn output_stride(&self) -> usize {
+        self.stride()
+    }
+
+    fn dim(&self) -> usize {
+        self.dim()
+    }
+
+    fn hiding(&self) -> MaskMode {
+        MaskMode::Drop
+    }
+
+    fn init(&self, _method: Init) -> Box<dyn InitScheme> {
+        Box::new(ConvMaeInit(self.clone()))
     }
 }

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ImageSize, PatchGrid, Result};
+use super::PvtV2;
+use crate::encoders::EncoderSettings;
+use crate::params::{Init, InitScheme, Params};
+use crate::parts::Part;
+use crate::{Encoder, Error, ImageSize, MaskMode, PatchGrid, Result};
 
 /// Settings of [`super::PvtV2`]; `Default` is PVTv2-B2 as FastMIM pre-trains it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -236,6 +240,54 @@ impl PvtV2Config {
             true => Ok(()),
             false => bad("mlp_ratios", format!("{:?}", self.mlp_ratios), why, fix),
         }
+    }
+}
+
+impl Part for PvtV2Config {
+    const ABOUT: &'static str = "a pyramid vision transformer, second version";
+    const PAPER: &'static str = "Wang et al., CVMJ 2022, arXiv 2106.13797";
+    const SMALL: &'static str = r#"
+image_size = 32
+patch_size = 4
+embed_dims = [64, 128]
+depths = [2, 2]
+num_heads = [2, 4]
+mlp_ratios = [4.0, 4.0]
+sr_ratios = [2, 1]
+"#;
+}
+
+impl EncoderSettings for PvtV2Config {
+    fn build(&self, params: &Params) -> Result<Box<dyn Encoder>> {
+        Ok(Box::new(PvtV2::new(params, self)?))
+    }
+
+    fn image_size(&self) -> ImageSize {
+        self.image_size
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn patch_size(&self) -> usize {
+        self.patch_size
+    }
+
+    fn output_stride(&self) -> usize {
+        self.output_stride()
+    }
+
+    fn dim(&self) -> usize {
+        self.dim()
+    }
+
+    fn hiding(&self) -> MaskMode {
+        MaskMode::Paint
+    }
+
+    fn init(&self, _method: Init) -> Box<dyn InitScheme> {
+        Init::PvtV2.build(EncoderSettings::patch_values(self))
     }
 }
 

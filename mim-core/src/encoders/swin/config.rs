@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Swin;
+use crate::encoders::EncoderSettings;
 use crate::nn::{BlockConfig, NormKind, QkvBias};
-use crate::{Error, ImageSize, PatchGrid, Result};
+use crate::params::{Init, InitScheme, Params};
+use crate::parts::Part;
+use crate::{Encoder, Error, ImageSize, PatchGrid, Result};
 
 /// Settings of [`super::Swin`]; `Default` is Swin-B as SimMIM pre-trains it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -279,6 +283,58 @@ impl SwinConfig {
             layer_scale_init: None,
             drop_path: self.drop_path_rate * index as f64 / last,
         }
+    }
+}
+
+impl Part for SwinConfig {
+    const ABOUT: &'static str = "a Swin transformer: shifted windows in several stages";
+    const PAPER: &'static str = "Liu et al., ICCV 2021, arXiv 2103.14030";
+    const SMALL: &'static str = r#"
+image_size = 32
+patch_size = 4
+embed_dim = 64
+depths = [2, 2]
+num_heads = [4, 8]
+window_size = 4
+"#;
+    const FOLLOWS: &'static [&'static str] = &["mask_token"];
+}
+
+impl EncoderSettings for SwinConfig {
+    fn build(&self, params: &Params) -> Result<Box<dyn Encoder>> {
+        Ok(Box::new(Swin::new(params, self)?))
+    }
+
+    fn image_size(&self) -> ImageSize {
+        self.image_size
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn patch_size(&self) -> usize {
+        self.patch_size
+    }
+
+    fn output_stride(&self) -> usize {
+        self.output_stride()
+    }
+
+    fn dim(&self) -> usize {
+        self.dim()
+    }
+
+    fn can_replace(&self) -> bool {
+        true
+    }
+
+    fn set_mask_token(&mut self, wanted: bool) {
+        self.mask_token = wanted;
+    }
+
+    fn init(&self, _method: Init) -> Box<dyn InitScheme> {
+        Init::Swin.build(EncoderSettings::patch_values(self))
     }
 }
 

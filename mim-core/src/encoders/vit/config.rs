@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Vit;
+use crate::encoders::EncoderSettings;
 use crate::nn::{Activation, BlockConfig, NormKind, PosEmbedKind, QkvBias};
-use crate::{Error, ImageSize, PatchGrid, Result};
+use crate::params::Params;
+use crate::parts::Part;
+use crate::{Encoder, Error, ImageSize, PatchGrid, Result};
 
 /// Which blocks add a relative position bias to their attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -266,5 +270,53 @@ impl VitConfig {
             layer_scale_init: self.layer_scale_init,
             drop_path: self.drop_path_rate * index as f64 / last,
         }
+    }
+}
+
+impl Part for VitConfig {
+    const ABOUT: &'static str = "a plain vision transformer";
+    const PAPER: &'static str = "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929";
+    const SMALL: &'static str = r#"
+image_size = 32
+patch_size = 4
+embed_dim = 128
+depth = 4
+num_heads = 4
+"#;
+    const FOLLOWS: &'static [&'static str] = &["mask_token"];
+}
+
+impl EncoderSettings for VitConfig {
+    fn build(&self, params: &Params) -> Result<Box<dyn Encoder>> {
+        Ok(Box::new(Vit::new(params, self)?))
+    }
+
+    fn image_size(&self) -> ImageSize {
+        self.image_size
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn patch_size(&self) -> usize {
+        self.patch_size
+    }
+
+    fn dim(&self) -> usize {
+        self.embed_dim
+    }
+
+    fn can_replace(&self) -> bool {
+        true
+    }
+
+    fn set_mask_token(&mut self, wanted: bool) {
+        self.mask_token = wanted;
+    }
+
+    fn any_size(&self) -> bool {
+        (self.any_size || self.pos_embed != PosEmbedKind::Learned)
+            && self.rel_pos_bias == RelPosBiasKind::None
     }
 }

@@ -1,12 +1,13 @@
 //! AttMask's masks: the patches that a teacher attends to most.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::count::{check_range, share};
 use crate::draws::{Draws, Fresh};
-use crate::{Guide, GuideKind, MaskRequest, Masker, RatioRange};
+use crate::{Guide, GuideKind, MaskRequest, Masker, MaskerSettings, RatioRange};
 
 const NAME: &str = "attention-guided masker";
 
@@ -78,6 +79,17 @@ impl AttentionMaskerConfig {
             config: self.clone(),
             recorded: None,
         })
+    }
+}
+
+impl Part for AttentionMaskerConfig {
+    const ABOUT: &'static str = "the patches that a teacher attends to most, or least";
+    const PAPER: &'static str = "AttMask: Kakogeorgiou et al., ECCV 2022, arXiv 2203.12719";
+}
+
+impl MaskerSettings for AttentionMaskerConfig {
+    fn build(&self) -> Result<Box<dyn Masker>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! BootMAE's masks: blocks, some more patches, and a rolled order.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::count::HiddenCount;
 use crate::draws::{Draws, Fresh};
 use crate::random::argsort;
-use crate::{BlockwiseMasker, BlockwiseMaskerConfig, MaskRequest, Masker};
+use crate::{BlockwiseMasker, BlockwiseMaskerConfig, MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "rolled block masker";
 
@@ -46,6 +47,21 @@ impl RolledBlockMaskerConfig {
             hidden: self.hidden,
             max_roll: self.max_roll,
         })
+    }
+}
+
+impl Part for RolledBlockMaskerConfig {
+    const ABOUT: &'static str = "rectangles and further patches, in an order that is rolled";
+    const PAPER: &'static str = "BootMAE: Dong et al., ECCV 2022, arXiv 2207.07116";
+    const SMALL: &'static str = r#"
+hidden = { type = "ratio", ratio = 0.75 }
+blocks = { hidden = { type = "ratio", ratio = 0.5 }, min_block = 2 }
+"#;
+}
+
+impl MaskerSettings for RolledBlockMaskerConfig {
+    fn build(&self) -> Result<Box<dyn Masker>> {
+        Ok(Box::new(self.build()?))
     }
 }
 

@@ -1,0 +1,89 @@
+//! What the settings of a decoder do.
+
+use crate::ops::PatchOrder;
+use crate::params::Params;
+use crate::parts::Settings;
+use crate::{Decoder, PatchGrid, Result};
+
+/// What a decoder joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderShape {
+    /// Width of the encoder's tokens.
+    pub inputs: usize,
+    /// Values of a predicted token.
+    pub outputs: usize,
+    /// The encoder's output grid.
+    pub grid: PatchGrid,
+    /// If the values of a token are cells (pixels, histograms): their order and their channels.
+    pub cells: Option<(PatchOrder, usize)>,
+}
+
+/// The tokens of the encoder that a decoder reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokensNeeded {
+    /// One for every patch: the encoder replaces hidden patches.
+    All,
+    /// Those of the visible patches alone: the encoder drops hidden patches.
+    Visible,
+}
+
+/// Settings of a decoder that a config can name.
+pub trait DecoderSettings: Settings {
+    /// The tokens that it reads. Default: all.
+    fn tokens(&self) -> TokensNeeded {
+        TokensNeeded::All
+    }
+
+    /// Checks the settings and builds the decoder under `params`.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::InvalidConfig`] if a setting does not hold.
+    fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParamStore;
+    use crate::decoders::decoders;
+
+    #[test]
+    fn the_type_chooses_and_unknown_keys_are_refused() {
+        let all = decoders();
+        let read = |text: &str| all.read(text.parse().unwrap());
+        let shape = DecoderShape {
+            inputs: 8,
+            outputs: 6,
+            grid: PatchGrid::new(2, 2),
+            cells: None,
+        };
+        let trained = |text: &str| {
+            let store = ParamStore::cpu(0);
+            read(text).unwrap().build(&store.root(), shape).unwrap();
+            store.trainable().len()
+        };
+        let small = "embed_dim = 8\ndepth = 1\nnum_heads = 2";
+        assert_eq!(trained("type = \"linear\""), 2);
+        assert_eq!(
+            trained(&format!("type = \"mae\"\n{small}")),
+            2 + 1 + 12 + 2 + 2
+        );
+        assert_eq!(
+            trained(&format!("type = \"light\"\n{small}")),
+            2 + 12 + 2 + 2
+        );
+        assert_eq!(
+            trained(&format!("type = \"prompt\"\n{small}")),
+            2 + 1 + 14 + 2 + 2
+        );
+        for bad in [
+            "type = \"linear\"\ndepth = 2",
+            "type = \"prompt\"\ndpeth = 2",
+            "type = \"none\"",
+            "depth = 2",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

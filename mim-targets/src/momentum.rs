@@ -1,0 +1,57 @@
+//! Features of a momentum copy of the encoder.
+
+use mim_core::Result;
+use mim_core::objectives::{ObjectiveSettings, RegressionConfig};
+use mim_core::params::{Ema, ParamStore, Start, When};
+use mim_core::parts::Part;
+use mim_core::schedule::Schedule;
+use serde::{Deserialize, Serialize};
+
+use crate::{BuiltTarget, FeatureTarget, FeatureTargetConfig, TargetContext, TargetSettings};
+
+/// Settings of a momentum copy of the encoder as target; its attention can guide the masker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MomentumConfig {
+    /// Share of the copy that each step keeps. Default 0.996.
+    pub momentum: f64,
+    /// Epsilon of the layer norm without weights on each token. Default 1e-6.
+    pub layer_norm_eps: f64,
+}
+
+impl Default for MomentumConfig {
+    fn default() -> Self {
+        Self {
+            momentum: 0.996,
+            layer_norm_eps: 1e-6,
+        }
+    }
+}
+
+impl Part for MomentumConfig {
+    const ABOUT: &'static str = "features of a momentum copy of the encoder";
+    const PAPER: &'static str = "data2vec: Baevski et al., ICML 2022, arXiv 2202.03555; BootMAE; SIM";
+}
+
+impl TargetSettings for MomentumConfig {
+    fn build(&self, cx: &TargetContext<'_>) -> Result<BuiltTarget> {
+        let store = ParamStore::teacher(cx.student.device());
+        let copy = cx.encoder.build(&store.root())?;
+        let momentum = Schedule::constant(self.momentum);
+        let ema = Ema::new(cx.student, &store, momentum, When::AfterStep, Start::Copy)?;
+        let features = FeatureTargetConfig {
+            norm: cx.norm.clone(),
+            layer_norm_eps: Some(self.layer_norm_eps),
+            attention: cx.attention,
+            ..FeatureTargetConfig::default()
+        };
+        Ok(BuiltTarget {
+            teacher: Some((store, ema)),
+            ..BuiltTarget::new(FeatureTarget::new(copy, features)?, cx.encoder.dim())
+        })
+    }
+
+    fn objective(&self) -> Box<dyn ObjectiveSettings> {
+        Box::new(RegressionConfig::smooth_l1(2.))
+    }
+}
