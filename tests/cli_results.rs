@@ -137,6 +137,41 @@ fn unreadable_images_have_no_row_and_names_stand_beside_the_rows() {
 }
 
 #[test]
+fn a_file_of_weights_gives_the_features_of_its_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 12);
+    classes(&dir.join("photos/val"), 3);
+    pretrain(dir, "run");
+    let data = ["--data", "folder:photos", "--output"];
+    ends(
+        &[&["features", "--checkpoint", "run"], &data[..], &["a.npy"]].concat(),
+        dir,
+        0,
+    );
+    let file = "run/checkpoints/step-6/student.safetensors";
+    let of_file = [
+        "features",
+        "--weights",
+        file,
+        "--set",
+        "encoder.num_heads=2",
+    ];
+    let (_, err) = ends(&[&of_file[..], &data[..], &["b.npy"]].concat(), dir, 0);
+    assert!(
+        err.contains("images of 16x16 pixels") && err.contains("tensors set"),
+        "{err}"
+    );
+    let [a, b] = ["a.npy", "b.npy"].map(|name| fs::read(dir.join(name)).unwrap());
+    assert_eq!(a, b);
+    // The file itself stands for its checkpoint.
+    ends(&["eval", "knn", "--checkpoint", file, "--k", "5"], dir, 0);
+    let bad = ["eval", "knn", "--weights", file, "--set", "train.epochs=1"];
+    let (_, err) = ends(&bad, dir, 1);
+    assert!(err.contains("below encoder, norm and eval"), "{err}");
+}
+
+#[test]
 fn a_share_is_held_out_where_there_is_no_other_split() {
     let dir = tempfile::tempdir().unwrap();
     let (dir, photos) = (dir.path(), dir.path().join("photos"));

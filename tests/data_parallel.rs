@@ -302,7 +302,7 @@ fn a_killed_process_ends_the_run_which_then_goes_on() {
         "{said}"
     );
     assert_eq!(said.matches("epoch 12/12").count(), 1, "{said}");
-    assert_eq!(said.matches("pretrained encoder").count(), 1, "{said}");
+    assert_eq!(said.matches("top-1 in percent").count(), 1, "{said}");
     let written = |run: &str| Checkpoint::latest(Path::new(run)).unwrap();
     let mut child = mpirun(folder.path(), mim, &pretrain(&cut, &["--epochs", "12"]));
     until(|| written(&cut)).unwrap();

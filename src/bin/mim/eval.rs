@@ -1,18 +1,17 @@
 //! `mim eval`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Subcommand;
 use mim::DataConfig;
-use mim::backbone::Backbone;
 use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::{Error, Result};
 use mim_eval::Pooling;
 use serde_json::json;
 
 use crate::device;
+use crate::model::Model;
 use crate::pretrain::probe::{Pair, cap, put_settings};
 use crate::pretrain::summary::version;
 
@@ -44,9 +43,8 @@ struct Neighbours {
 /// Settings of a protocol.
 #[derive(Debug, clap::Args)]
 struct Settings {
-    /// A run folder, one of its checkpoints, or zoo:NAME[=PATH] for published weights (`mim zoo`).
-    #[arg(long)]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    model: Model,
     /// Which encoder, where a method has several: teacher (the default there) or student.
     #[arg(long, value_name = "NAME")]
     encoder: Option<String>,
@@ -96,7 +94,7 @@ impl Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let settings = args.settings();
     let device = device::open(&settings.device)?;
-    let mut model = Backbone::open(&settings.checkpoint, &device)?;
+    let mut model = settings.model.open(&device)?;
     if let Some(pooling) = settings.pooling {
         model.eval.pooling = pooling;
     }
@@ -129,7 +127,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let [probed, held_out] = pair.images();
     let mut all = json!({
-        "checkpoint": settings.checkpoint,
+        "checkpoint": settings.model.path(),
         "encoder": name,
         "data": model.data.source,
         "split": split,

@@ -4,21 +4,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::Tensor;
-use mim::backbone::Backbone;
 use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::weights::WeightMap;
 use mim_core::{Error, Result};
 use mim_eval::{FeatureRows, Pooling, features};
 
 use crate::eval::pooling;
+use crate::model::Model;
 use crate::{device, folder};
 
 /// Settings of `mim features`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A run folder, one of its checkpoints, or zoo:NAME[=PATH] for published weights (`mim zoo`).
-    #[arg(long)]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    model: Model,
     /// Images, with or without labels: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH; those of the run by default.
     #[arg(long)]
     data: Option<DataSource>,
@@ -57,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     folder::check_parent(&args.output)?;
     let device = device::open(&args.device)?;
-    let mut model = Backbone::open(&args.checkpoint, &device)?;
+    let mut model = args.model.open(&device)?;
     if let Some(pooling) = args.pooling {
         model.eval.pooling = pooling;
     }

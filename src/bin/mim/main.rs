@@ -15,6 +15,7 @@ mod folder;
 mod info;
 mod logging;
 mod methods;
+mod model;
 mod outcome;
 mod parity;
 mod parts;

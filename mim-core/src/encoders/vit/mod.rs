@@ -2,6 +2,7 @@
 
 mod clip;
 mod config;
+mod of_weights;
 
 use candle_core::Tensor;
 

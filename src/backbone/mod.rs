@@ -1,11 +1,15 @@
 //! Trained encoders: of a run, or published.
 
+mod file;
+
 use std::path::Path;
 
 use candle_core::Device;
 use mim_core::weights::{LoadReport, Source, WeightFile, WeightMap, fit};
 use mim_core::{Encoder, Error, Input, Method, ParamStore, Result};
 use mim_eval::EvalConfig;
+
+pub use file::WeightsOf;
 
 use crate::{DataConfig, Pretrained, zoo};
 
@@ -132,11 +136,17 @@ pub fn choose<'a>(
     })
 }
 
-/// Loads strictly what `store` has and passes over what else there is (decoders, heads, teachers).
+/// Names of parameters that no encoder reads in inference.
+fn is_unread(name: &str) -> bool {
+    name == "mask_token"
+}
+
+/// Loads what `store` has and inference reads, strictly, and passes over what else there is (decoders, heads,
+/// teachers).
 fn load_part(store: &ParamStore, weights: &WeightMap) -> Result<LoadReport> {
     let own = weights
         .iter()
         .filter(|(name, _)| store.var(name).is_some())
         .map(|(name, tensor)| (name.to_owned(), tensor.clone()));
-    store.load(&own.collect())
+    store.load_allowing(&own.collect(), is_unread)
 }

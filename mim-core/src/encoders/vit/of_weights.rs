@@ -1,0 +1,131 @@
+//! Sizes of a ViT from its weights.
+
+use std::collections::BTreeSet;
+
+use super::{RelPosBiasKind, VitConfig};
+use crate::nn::{PosEmbedKind, QkvBias};
+use crate::weights::WeightMap;
+use crate::{Error, Result};
+
+/// Widths of the field's sizes whose heads are not 64 wide: (width, heads).
+const HEADS: [(usize, usize); 3] = [(1280, 16), (1408, 16), (1664, 16)];
+
+impl VitConfig {
+    /// The settings that weights in our names belong to, as far as shapes tell: image and patch size, channels,
+    /// width, depth, MLP, biases, layer scale, class token, positions and norms.
+    ///
+    /// Shapes do not tell the number of heads, which is taken as `embed_dim / 64` (16 for widths of 1280, 1408 and
+    /// 1664), nor `norm_eps` and `activation`, which stay at their defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if they are not those of a ViT.
+    pub fn of_weights(weights: &WeightMap) -> Result<Self> {
+        let dims = |name: &str| weights.get(name).map(|tensor| tensor.dims().to_vec());
+        let has = |name: &str| weights.get(name).is_some();
+        let unknown = |why: &'static str| {
+            let fix = "name their source (--source), or give the sizes by --set encoder.KEY=VALUE";
+            Error::unsupported("finding the encoder of these weights", why, fix)
+        };
+        let patch = dims("patch_embed.proj.weight").unwrap_or_default();
+        let &[embed_dim, in_channels, patch_size, _] = patch.as_slice() else {
+            return Err(unknown("they have no patch_embed.proj.weight"));
+        };
+        let blocks = weights.names().filter_map(|name| name.strip_prefix("blocks.")?.split('.').next());
+        let depth = blocks.collect::<BTreeSet<_>>().len();
+        let hidden = dims("blocks.0.mlp.fc1.weight").and_then(|dims| dims.first().copied());
+        let Some(hidden) = hidden.filter(|_| !has("layers.0.blocks.0.norm1.weight")) else {
+            return Err(unknown("they have no blocks.0.mlp.fc1.weight, as a ViT has"));
+        };
+        let heads = HEADS.iter().find(|(width, _)| *width == embed_dim);
+        let positions = dims("pos_embed").and_then(|dims| dims.get(1).copied());
+        let why = "their positions are not those of a square image";
+        let image_size = side(positions, patch_size).ok_or_else(|| unknown(why))?;
+        let without_class = positions.is_some_and(|rows| rows.isqrt().pow(2) == rows && !has("cls_token"));
+        Ok(Self {
+            image_size: image_size.into(),
+            patch_size,
+            in_channels,
+            embed_dim,
+            depth,
+            num_heads: heads.map_or((embed_dim / 64).max(1), |(_, heads)| *heads),
+            mlp_ratio: hidden as f64 / embed_dim as f64,
+            qkv_bias: match (has("blocks.0.attn.qkv.bias"), has("blocks.0.attn.q_bias")) {
+                (true, _) => QkvBias::Full,
+                (false, true) => QkvBias::QV,
+                (false, false) => QkvBias::None,
+            },
+            layer_scale_init: has("blocks.0.gamma_1").then_some(1.),
+            pos_embed: match positions {
+                Some(_) => PosEmbedKind::Learned,
+                None => PosEmbedKind::None,
+            },
+            rel_pos_bias: match (
+                has("rel_pos_bias.relative_position_bias_table"),
+                has("blocks.0.attn.relative_position_bias_table"),
+            ) {
+                (true, _) => RelPosBiasKind::Shared,
+                (false, true) => RelPosBiasKind::PerBlock,
+                (false, false) => RelPosBiasKind::None,
+            },
+            class_token: !without_class,
+            final_norm: has("norm.weight"),
+            patch_bias: has("patch_embed.proj.bias"),
+            norm_pre: has("norm_pre.weight"),
+            projection_dim: dims("proj.weight").and_then(|dims| dims.first().copied()),
+            ..Self::default()
+        })
+    }
+}
+
+/// Side in pixels of the square image that so many rows of positions are for, with a row for the class token or
+/// without; about 224 without positions.
+fn side(positions: Option<usize>, patch_size: usize) -> Option<usize> {
+    let Some(rows) = positions else {
+        return Some(224 / patch_size * patch_size);
+    };
+    let mut patches = [rows.saturating_sub(1), rows].into_iter();
+    let square = patches.find(|patches| patches.isqrt().pow(2) == *patches)?;
+    Some(square.isqrt() * patch_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParamStore;
+    use crate::encoders::Vit;
+
+    #[test]
+    fn settings_come_back_from_their_weights() {
+        let base = VitConfig {
+            image_size: 32.into(),
+            patch_size: 8,
+            in_channels: 1,
+            embed_dim: 128,
+            depth: 3,
+            num_heads: 2,
+            mlp_ratio: 3.,
+            pos_embed: PosEmbedKind::Learned,
+            ..VitConfig::default()
+        };
+        let beit = VitConfig {
+            image_size: 224.into(),
+            patch_size: 16,
+            qkv_bias: QkvBias::QV,
+            layer_scale_init: Some(1.),
+            pos_embed: PosEmbedKind::None,
+            rel_pos_bias: RelPosBiasKind::PerBlock,
+            final_norm: false,
+            ..base.clone()
+        };
+        for config in [base, beit] {
+            let store = ParamStore::cpu(0);
+            Vit::new(&store.root(), &config).unwrap();
+            let vars = store.vars().into_iter();
+            let weights = vars.map(|(name, var)| (name, var.as_detached_tensor())).collect();
+            assert_eq!(VitConfig::of_weights(&weights).unwrap(), config);
+        }
+        let error = VitConfig::of_weights(&WeightMap::default()).unwrap_err();
+        assert!(error.to_string().contains("no patch_embed.proj.weight"), "{error}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Encoders of any file of weights.
+
+use std::path::Path;
+
+use candle_core::Device;
+use mim_core::encoders::{EncoderConfig, VitConfig};
+use mim_core::weights::{Guess, Source, WeightFile, WeightMap, fit};
+use mim_core::{Error, Input, Norm, ParamStore, Result, settings};
+use mim_eval::EvalConfig;
+use toml::{Table, Value};
+
+use super::{BATCH, Backbone, Trunk, load_part};
+use crate::DataConfig;
+
+/// How to read an encoder from a file of weights that no run and no entry of the zoo describes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WeightsOf<'a> {
+    /// Whose names it has ([`Source`]); the first that its names look like if none is given.
+    pub source: Option<&'a str>,
+    /// The size of a ViT, such as `vit_small`; found in the file if none is given.
+    pub arch: Option<&'a str>,
+    /// Settings `key=value` below `encoder`, `norm` and `eval`, over what the file says.
+    pub set: &'a [String],
+}
+
+/// Tables that settings may be in.
+const TABLES: [&str; 3] = ["encoder", "norm", "eval"];
+
+impl Backbone {
+    /// Opens an encoder from a file of weights, a folder with one, or `hf:owner/name`; gives a line about what was
+    /// found and loaded.
+    ///
+    /// Sizes are those of the file ([`VitConfig::of_weights`]); settings under `encoder` replace them, and with
+    /// `encoder.type` all of them. Images are normalised by ImageNet's mean and deviation unless `norm` says
+    /// otherwise, and prepared as [`EvalConfig::view_plan`] says unless `eval` does.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, its names or sizes are not recognised, or something that inference reads is
+    /// missing.
+    pub fn of_file(path: &Path, of: &WeightsOf<'_>, device: &Device) -> Result<(Self, String)> {
+        let file = WeightFile::open(path, None)?;
+        let source = match of.source {
+            Some(source) => source,
+            None => guess(path, &file.weights)?,
+        };
+        let weights = Source::named(source)?.import(&file.weights)?;
+        weights.check_finite()?;
+        let mut tables = tables(of.set)?;
+        let config = encoder(&weights, of.arch, tables.remove("encoder"))?;
+        let norm = match tables.remove("norm") {
+            Some(norm) => settings::read::<Norm>("norm", norm)?,
+            None => Norm::imagenet(),
+        };
+        norm.check(config.in_channels())?;
+        let mut eval = settings::to_table(&EvalConfig {
+            batch_size: BATCH,
+            ..EvalConfig::default()
+        })?;
+        settings::overlay(&mut eval, tables.remove("eval").unwrap_or_default());
+        let eval: EvalConfig = settings::read("eval", eval)?;
+        eval.check()?;
+        let store = ParamStore::teacher(device);
+        let encoder = config.build(&store.root())?;
+        let fitted = fit(&weights, &store, config.grid().ok())?;
+        let report = load_part(&store, &fitted.weights)?;
+        let line = format!(
+            "{file}, names of {source}: {} of {} tensors set, images of {} pixels; heads and norm_eps are not in a \
+             file: --set encoder.num_heads=N, encoder.norm_eps=E",
+            report.loaded.len(),
+            weights.len(),
+            config.image_size()
+        );
+        let backbone = Self {
+            input: Input {
+                size: config.image_size(),
+                norm,
+            },
+            trunk: Trunk::Encoder(encoder),
+            data: DataConfig::default(),
+            seed: 0,
+            eval,
+        };
+        Ok((backbone, line))
+    }
+}
+
+/// Whose names weights look like.
+fn guess(path: &Path, weights: &WeightMap) -> Result<&'static str> {
+    let guesses = Guess::best(weights);
+    let first = guesses.first().map(|guess| guess.source);
+    first.ok_or_else(|| {
+        let fix = format!("name their source: {}", Source::names().join(", "));
+        Error::format(path, "its names are of no source that is known", fix)
+    })
+}
+
+/// Settings by their table.
+fn tables(set: &[String]) -> Result<std::collections::BTreeMap<String, Table>> {
+    let mut all = Table::new();
+    for setting in set {
+        settings::set(&mut all, setting)?;
+    }
+    let read = |(key, value): (String, Value)| match value {
+        Value::Table(table) if TABLES.contains(&key.as_str()) => Ok((key, table)),
+        _ => {
+            let why = "settings of weights are below encoder, norm and eval";
+            let fix = "write for instance --set encoder.norm_eps=1e-12";
+            Err(Error::config("command line", "--set", key, why, fix))
+        }
+    };
+    all.into_iter().map(read).collect()
+}
+
+/// The encoder's settings: those of the file or of `arch`, with `set` over them.
+fn encoder(weights: &WeightMap, arch: Option<&str>, set: Option<Table>) -> Result<EncoderConfig> {
+    let set = set.unwrap_or_default();
+    let mut table = if set.contains_key("type") {
+        Table::new()
+    } else {
+        let found = VitConfig::of_weights(weights);
+        let vit = match arch {
+            None => found?,
+            Some(arch) => {
+                let size = VitConfig::arch(arch)?;
+                VitConfig {
+                    embed_dim: size.embed_dim,
+                    depth: size.depth,
+                    num_heads: size.num_heads,
+                    ..found.unwrap_or(size)
+                }
+            }
+        };
+        let mut table = settings::to_table(&vit)?;
+        table.insert("type".to_owned(), "vit".into());
+        table
+    };
+    // A table with a type replaces another one whole, so keys go over it one by one.
+    for (key, value) in set {
+        settings::overlay(&mut table, Table::from_iter([(key, value)]));
+    }
+    settings::read("encoder", table)
+}
