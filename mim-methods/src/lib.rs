@@ -2,37 +2,32 @@
 
 #![forbid(unsafe_code)]
 
-mod bootmae;
-mod cmae;
+#[macro_use]
+mod declare;
+
 mod composite;
-mod convmae;
-mod custom;
-mod dmjd;
-mod fastmim;
 mod frozen;
-mod ibot;
-mod mae;
-mod maskfeat;
 mod method_config;
-mod milan;
 pub mod parity;
 pub mod registry;
-mod sim;
-mod simmim;
 
-pub use bootmae::BootMaeConfig;
-pub use cmae::CmaeConfig;
 pub use composite::{Composite, CompositeBuilder};
-pub use convmae::ConvMaeConfig;
-pub use dmjd::{DmjdConfig, VisibleOrder};
-pub use fastmim::{FastMimConfig, FastMimTarget, ResolutionStage};
 pub use frozen::FrozenConfig;
-pub use ibot::{AttMaskConfig, CropsConfig, DistillationConfig, Ibot, IbotConfig, NamingMasker};
-pub use mae::MaeConfig;
-pub use maskfeat::MaskFeatConfig;
 pub use method_config::MethodConfig;
-pub use milan::{MilanConfig, MilanTarget};
-pub use sim::SimConfig;
-pub use simmim::SimMimConfig;
-
 pub use mim_core::MaskMode;
+
+methods! {
+    mae => MaeConfig;
+    simmim => SimMimConfig;
+    bootmae => BootMaeConfig;
+    sim => SimConfig;
+    cmae => CmaeConfig;
+    fastmim => FastMimConfig, FastMimTarget, ResolutionStage;
+    maskfeat => MaskFeatConfig;
+    convmae => ConvMaeConfig;
+    dmjd => DmjdConfig, VisibleOrder;
+    ibot => IbotConfig, CropsConfig, DistillationConfig, Ibot, NamingMasker;
+    attmask => AttMaskConfig;
+    milan => MilanConfig, MilanTarget;
+    custom;
+}
