@@ -8,20 +8,21 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::RunConfig;
 use candle_core::{Device, Tensor};
 use clap::Subcommand;
 use cpu_time::ProcessTime;
-use mim::RunConfig;
 use mim_core::augment::Sample;
 use mim_core::ops::{Precision, launches, peak_memory};
 use mim_core::rng::stream;
 use mim_core::train::Stepper;
 use mim_core::{Batch, Crop, Method, Purpose, Result, StepContext, View, settings};
+use mim_methods::registry;
 use rand::RngExt;
 use serde_json::json;
 use toml::Table;
 
-use crate::device;
+use crate::cli::device;
 
 /// Settings of `mim bench`.
 #[derive(Debug, clap::Args)]
@@ -48,9 +49,9 @@ struct Step {
     /// The method.
     #[arg(long, default_value = "mae")]
     method: String,
-    /// The encoder's size, one of those that `mim methods` lists.
-    #[arg(long, default_value = "vit_base")]
-    arch: String,
+    /// The encoder's size, one of those that `mim methods` lists [default: vit_base, where the method has it].
+    #[arg(long)]
+    arch: Option<String>,
     /// Images of a step.
     #[arg(long, default_value_t = 8)]
     batch: usize,
@@ -153,7 +154,7 @@ impl Step {
             .sum();
         Ok(json!({
             "framework": concat!("mim ", env!("CARGO_PKG_VERSION")),
-            "method": self.method, "arch": self.arch, "batch": self.batch, "threads": threads(),
+            "method": self.method, "arch": self.arch()?, "batch": self.batch, "threads": threads(),
             "device": self.device, "bf16": self.precision == Precision::Bf16, "compile": false, "parameters": parameters, "steps": self.steps,
             "wall_s_median": wall_median, "wall_s_min": wall_min, "cpu_s_median": cpu_median, "cpu_s_min": cpu_min,
             "images_per_s": self.batch as f64 / wall_median, "peak_mib": peak_mib(&device)?,
@@ -162,10 +163,23 @@ impl Step {
         }))
     }
 
+    /// The encoder's size; none for a method without sizes, unless one is asked for.
+    fn arch(&self) -> Result<Option<&str>> {
+        const BASE: &str = "vit_base";
+        let archs = registry::method(&self.method)?.archs;
+        let default = archs
+            .contains(&BASE)
+            .then_some(BASE)
+            .or(archs.first().copied());
+        Ok(self.arch.as_deref().or(default))
+    }
+
     fn config(&self) -> Result<RunConfig> {
         let mut table = Table::new();
         table.insert("method".to_owned(), self.method.clone().into());
-        table.insert("arch".to_owned(), self.arch.clone().into());
+        if let Some(arch) = self.arch()? {
+            table.insert("arch".to_owned(), arch.into());
+        }
         for setting in &self.set {
             settings::set(&mut table, setting)?;
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::init::{is_run, read_weights};
 use candle_core::DType;
 use mim_core::weights::{Guess, Source, WeightFile, WeightMap, is_encoder};
 use mim_core::{Error, Result};
@@ -13,7 +14,7 @@ const SHARD: usize = 5_000_000_000;
 /// Settings of `mim convert`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A file or folder of weights: .safetensors, .pth, .pt, .bin, .npz, or an index of several files.
+    /// A file or folder of weights: .safetensors, .pth, .pt, .bin, .npz, an index of several files, or a run folder.
     input: PathBuf,
     /// What to write: a .safetensors file, or a folder, which gets model.safetensors.
     output: PathBuf,
@@ -48,13 +49,19 @@ fn dtype(name: &str) -> Result<DType, String> {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (from, to) = (Source::named(&args.from)?, Source::named(&args.to)?);
-    let file = WeightFile::open(&args.input, args.key.as_deref())?;
-    eprintln!("{file}");
-    let mut ours = from.import(&file.weights)?;
-    check_names(args, &file.weights)?;
+    let theirs = read(args)?;
+    let ignored = check_names(args, &theirs)?;
+    say("are not carried over", &args.from, &ignored);
+    let mut ours = from.import(&theirs)?;
     if args.encoder_only {
-        let kept = ours.iter().filter(|(name, _)| is_encoder(&ours, name));
+        // Their models have no token for hidden patches, and refuse one.
+        let timm = to.name().contains("timm");
+        let kept = |name: &str| is_encoder(&ours, name) && !(timm && name == "mask_token");
+        let (kept, left): (Vec<_>, Vec<_>) = ours.iter().partition(|(name, _)| kept(name));
+        let left: Vec<_> = left.into_iter().map(|(name, _)| name.to_owned()).collect();
+        say("are no part of the encoder", "mae", &left);
         ours = kept
+            .into_iter()
             .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
             .collect();
     }
@@ -73,39 +80,66 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses names of another source: they would be written as they are.
-fn check_names(args: &Args, weights: &WeightMap) -> Result<()> {
-    let unknown = Guess::of_source(&args.from, weights)?.unknown;
-    if unknown.len() < weights.len() {
-        if !unknown.is_empty() {
-            let first = unknown
-                .iter()
-                .take(5)
-                .cloned()
-                .collect::<Vec<_>>()
-                .join(", ");
-            eprintln!(
-                "{} names are not known to {} and are kept: {first}",
-                unknown.len(),
-                args.from
-            );
-        }
-        return Ok(());
+/// The weights of the input: a file, or a run in mim's own names.
+fn read(args: &Args) -> Result<WeightMap> {
+    if !is_run(&args.input) {
+        let file = WeightFile::open(&args.input, args.key.as_deref())?;
+        eprintln!("{file}");
+        return Ok(file.weights);
     }
-    let best: Vec<_> = Guess::best(weights)
-        .into_iter()
-        .map(|guess| guess.source)
-        .collect();
+    if args.from != "mae" {
+        let why = "a run of mim has mim's own names";
+        return Err(Error::config(
+            "command line",
+            "--from",
+            &args.from,
+            why,
+            "use --from mae",
+        ));
+    }
+    let (weights, line) = read_weights(&args.input, None, None)?;
+    eprintln!("{line}");
+    Ok(weights)
+}
+
+/// Says how many names of a source have a fate, and which.
+fn say(fate: &str, source: &str, names: &[String]) {
+    if !names.is_empty() {
+        let first: Vec<_> = names.iter().take(5).cloned().collect();
+        let more = if names.len() > first.len() {
+            ", ..."
+        } else {
+            ""
+        };
+        let count = names.len();
+        eprintln!(
+            "{count} names of {source} {fate}: {}{more}",
+            first.join(", ")
+        );
+    }
+}
+
+/// Refuses names of another source, which would be written as they are; gives the names that the source passes over.
+fn check_names(args: &Args, weights: &WeightMap) -> Result<Vec<String>> {
+    let guess = Guess::of_source(&args.from, weights)?;
+    let best = Guess::best(weights);
+    let better = best.first().is_some_and(Guess::is_complete) && !guess.is_complete();
+    if guess.unknown.len() < weights.len() && !better {
+        say("are not known and are kept", &args.from, &guess.unknown);
+        return Ok(guess.ignored);
+    }
+    let best: Vec<_> = best.into_iter().map(|guess| guess.source).collect();
     let why = match best.as_slice() {
         [] => "none of its names is known".to_owned(),
         best => format!("its names look like those of {}", best.join(", ")),
     };
+    let fix = "name the source of the weights";
     Err(Error::config(
         "command line",
         "--from",
         &args.from,
         why,
-        "name the source of the weights",
+        fix,
     ))
 }
 

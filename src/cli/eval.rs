@@ -3,17 +3,17 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::DataConfig;
 use clap::Subcommand;
-use mim::DataConfig;
 use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::{Error, Result};
 use mim_eval::Pooling;
 use serde_json::json;
 
-use crate::device;
-use crate::model::Model;
-use crate::pretrain::probe::{Pair, cap, put_settings};
-use crate::pretrain::summary::version;
+use crate::cli::device;
+use crate::cli::model::Model;
+use crate::cli::pretrain::probe::{Pair, cap, put_settings};
+use crate::cli::pretrain::summary::version;
 
 /// Settings of `mim eval`.
 #[derive(Debug, clap::Args)]

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::Pretrained;
+use crate::export::{ExportFormat, export};
 use candle_core::Device;
-use mim::Pretrained;
-use mim::export::{ExportFormat, export};
 use mim_core::Result;
 
 /// Settings of `mim export`.

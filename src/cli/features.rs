@@ -9,9 +9,9 @@ use mim_core::weights::WeightMap;
 use mim_core::{Error, Result};
 use mim_eval::{FeatureRows, Pooling, features};
 
-use crate::eval::pooling;
-use crate::model::Model;
-use crate::{device, folder};
+use crate::cli::eval::pooling;
+use crate::cli::model::Model;
+use crate::cli::{device, folder};
 
 /// Settings of `mim features`.
 #[derive(Debug, clap::Args)]

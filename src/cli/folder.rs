@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::{RunConfig, run_config};
+use mim_core::train::Checkpoint;
 use mim_core::{Error, Result};
 
 /// The next free `runs/<method>-<n>`.
@@ -10,6 +12,29 @@ pub(crate) fn next(method: &str) -> PathBuf {
     let taken = |n: &usize| Path::new("runs").join(format!("{method}-{n}")).exists();
     let first = (1..).find(|n| !taken(n)).unwrap_or(1);
     Path::new("runs").join(format!("{method}-{first}"))
+}
+
+/// The newest run of `method` below `runs` that has not trained all its epochs.
+pub(crate) fn unfinished(method: &str) -> Result<Option<PathBuf>> {
+    let entries = match fs::read_dir("runs") {
+        Ok(entries) => entries,
+        Err(_) => return Ok(None),
+    };
+    let mut found = None;
+    for entry in entries {
+        let run = entry.map_err(Error::io("read", "runs"))?.path();
+        let Ok(written) = fs::metadata(run.join("config.toml")).and_then(|file| file.modified())
+        else {
+            continue;
+        };
+        let config = RunConfig::from_table(run_config::read_run(&run)?)?;
+        let done = Checkpoint::latest(&run)?.map_or(0, |checkpoint| checkpoint.state().epoch);
+        let newer = found.as_ref().is_none_or(|(newest, _)| written > *newest);
+        if config.method == method && done < config.train.epochs && newer {
+            found = Some((written, run));
+        }
+    }
+    Ok(found.map(|(_, run)| run))
 }
 
 /// What may be in a run folder before the run starts.
@@ -83,6 +108,12 @@ fn clear(path: &Path) -> Result<()> {
         removed.map_err(Error::io("remove", &entry))?;
     }
     Ok(())
+}
+
+/// Removes the folder of a run that never took a step.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    clear(path)?;
+    fs::remove_dir(path).map_err(Error::io("remove", path))
 }
 
 /// Refuses to write where there is no folder, before any work is done.

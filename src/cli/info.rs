@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::init::is_run;
+use crate::zoo;
 use candle_core::{DType, Device, Tensor};
 use mim_core::Result;
 use mim_core::train::Checkpoint;
@@ -12,7 +14,7 @@ use mim_core::weights::{Guess, TensorHeader, WeightFile, WeightMap, describe, lo
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A file of weights (.safetensors, .pth, .pt, .bin, .npz), a folder with one, a run folder, a checkpoint, or
-    /// hf:owner/name[@revision][/file] of the Hugging Face Hub.
+    /// hf:owner/name[@revision][/file] of the Hugging Face Hub, or zoo:NAME[=PATH].
     path: PathBuf,
     /// The key of the weights in a checkpoint of PyTorch (several joined by dots; `.` for all); found if not given.
     #[arg(long)]
@@ -20,8 +22,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let path = &args.path;
-    if path.join("state.json").exists() || path.join("checkpoints").exists() {
+    let path = match zoo::find(&args.path)? {
+        Some((_, path)) => &path.clone(),
+        None => &args.path,
+    };
+    if is_run(path) {
         checkpoint(path)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -3,10 +3,21 @@
 use std::process::ExitCode;
 
 use mim_core::Result;
-use mim_methods::registry::METHODS;
+use mim_methods::registry::{method, methods};
 
-pub(crate) fn run() -> Result<ExitCode> {
-    for entry in METHODS {
+/// Settings of `mim methods`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// One method; all by default.
+    name: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let entries = match &args.name {
+        Some(name) => std::slice::from_ref(method(name)?),
+        None => methods(),
+    };
+    for entry in entries {
         println!("{}", entry.name);
         println!("  {}", entry.title);
         println!("  {}", entry.paper);

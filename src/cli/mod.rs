@@ -1,6 +1,14 @@
-//! `mim`: pre-train, evaluate and look at masked image models.
+//! The program `mim`, for programs with methods and parts of their own.
+//!
+//! ```no_run
+//! use mim::methods::registry::Registry;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     // A registry with own parts has them in every command.
+//!     mim::cli::main(Registry::default())
+//! }
+//! ```
 
-#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "results go to standard output")]
 
 mod bench;
@@ -13,6 +21,7 @@ mod export;
 mod features;
 mod folder;
 mod info;
+mod interrupt;
 mod logging;
 mod methods;
 mod model;
@@ -28,13 +37,12 @@ mod zoo;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use mim_methods::registry::Registry;
 
 /// Masked image modeling: pre-train, probe, picture and benchmark vision transformers.
 ///
-/// Results go to standard output, logs and progress to standard error. Exit status: 0 done, 1 error, 2 usage.
+/// Results go to standard output, logs and progress to standard error. Exit status: 0 done, 1 error, 2 usage,
+/// 130 and 143 a run that was interrupted (SIGINT, SIGTERM), with a checkpoint to resume from.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, after_help = EXAMPLES)]
 struct Cli {
@@ -58,7 +66,7 @@ enum Command {
     /// Draw original, masked and reconstructed images.
     Visualize(visualize::Args),
     /// List methods, their sizes, papers and recipes.
-    Methods,
+    Methods(methods::Args),
     /// List the parts that the method `custom` joins, their papers, settings and defaults.
     Parts(parts::Args),
     /// Say what a weights file or checkpoint holds.
@@ -68,7 +76,7 @@ enum Command {
     /// Write a trained model as timm or transformers load it.
     Export(export::Args),
     /// List published weights that fit, where they live and under which licence.
-    Zoo,
+    Zoo(zoo::Args),
     /// Give weights the names of another project.
     Convert(convert::Args),
     /// Compare methods with numbers recorded from the authors' code.
@@ -80,7 +88,14 @@ enum Command {
 /// Deep graphs are walked recursively, so the work runs on a thread with room for it.
 const STACK: usize = 256 << 20;
 
-fn main() -> ExitCode {
+/// Runs the command line that the program was called with; configs know the methods and parts of `registry`.
+///
+/// Gives the exit status: 0 done, 1 error, 130 and 143 a run that was interrupted. A wrong command line ends the
+/// program with 2.
+pub fn main(registry: Registry) -> ExitCode {
+    if let Err(error) = registry.install() {
+        return outcome::failed(&error.to_string());
+    }
     let cli = Cli::parse();
     logging::start();
     #[cfg(feature = "hub")]
@@ -102,12 +117,12 @@ fn run(cli: Cli) -> ExitCode {
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Visualize(args) => visualize::run(&args),
-        Command::Methods => methods::run(),
+        Command::Methods(args) => methods::run(&args),
         Command::Parts(args) => parts::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Export(args) => export::run(&args),
-        Command::Zoo => zoo::run(),
+        Command::Zoo(args) => zoo::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),

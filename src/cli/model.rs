@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::backbone::{Backbone, WeightsOf};
 use candle_core::Device;
-use mim::backbone::{Backbone, WeightsOf};
 use mim_core::Result;
 
 /// A run, published weights, or a file of weights.
@@ -23,7 +23,7 @@ pub(crate) struct Model {
     /// Whose names the weights have, such as timm or hf_vit_mae; found if not given.
     #[arg(long, value_name = "NAME", requires = "weights")]
     source: Option<String>,
-    /// The size of the ViT of --weights, such as vit_small; read from the file if not given.
+    /// The size of the ViT or Swin of --weights, such as vit_small; read from the file if not given.
     #[arg(long, requires = "weights")]
     arch: Option<String>,
     /// A setting of the encoder of --weights, its images or its evaluation: encoder.norm_eps=1e-12, norm.mean=[..],

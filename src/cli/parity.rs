@@ -8,7 +8,7 @@ use mim_core::ops::{Precision, with_precision};
 use mim_methods::parity::{self, Overrides, Report, Verdict};
 use serde_json::{Value, json};
 
-use crate::device;
+use crate::cli::device;
 
 /// Settings of `mim parity`.
 #[derive(Debug, clap::Args)]

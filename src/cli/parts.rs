@@ -15,7 +15,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let kinds = Registry::shipped().kinds();
+    let kinds = Registry::current().kinds();
     let wanted = |kind: &str, info: &PartInfo| match &args.name {
         Some(name) => name == kind || *name == info.name,
         None => true,

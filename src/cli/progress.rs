@@ -1,19 +1,29 @@
-//! The progress bar, and Ctrl-C.
+//! The progress bar.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mim_core::train::{EpochRecord, Observer, StepReport};
 
-/// Shows a run on a terminal, or one line an epoch elsewhere.
+use crate::cli::interrupt::Interrupt;
+
+/// Where there is no terminal, a line comes at least this often.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Shows a run on a terminal, or as lines elsewhere, and ends it on Ctrl-C.
 pub(crate) struct Progress {
     shown: bool,
     bar: ProgressBar,
-    stop: Arc<AtomicBool>,
+    interrupt: Interrupt,
+    /// Whether the user knows that the run is ending.
+    told: Cell<bool>,
     start: Instant,
+    last_line: Instant,
+    /// Steps, images and seconds of waiting for images since the start of this program.
+    steps: usize,
     images: usize,
+    waited: f64,
     epochs: usize,
 }
 
@@ -25,74 +35,96 @@ impl Progress {
             false => ProgressDrawTarget::hidden(),
         };
         let bar = ProgressBar::with_draw_target(None, target);
-        let template = "{bar:24} {pos}/{len} steps, {msg}, {eta} left";
+        let template = "{bar:20} {pos}/{len} steps, {msg}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = stop.clone();
-        let handler = ctrlc::set_handler(move || {
-            if asked.swap(true, Ordering::SeqCst) {
-                std::process::exit(1);
-            }
-            if shown {
-                eprintln!("\nending after this step; press Ctrl-C again to end at once");
-            }
-        });
-        if let Err(error) = handler {
-            tracing::warn!("Ctrl-C will end the run without a checkpoint: {error}");
-        }
+        let now = Instant::now();
         Self {
             shown,
             bar,
-            stop,
-            start: Instant::now(),
+            interrupt: Interrupt::watch(),
+            told: Cell::new(false),
+            start: now,
+            last_line: now,
+            steps: 0,
             images: 0,
+            waited: 0.,
             epochs,
         }
     }
 
-    /// Leaves the bar as it is.
-    pub(crate) fn finish(&self) {
+    /// Leaves the bar as it is; from now on Ctrl-C ends the program at once. Gives the exit status of a run that was
+    /// interrupted, or 0.
+    pub(crate) fn finish(&self) -> u8 {
         self.bar.abandon();
+        self.interrupt.at_once();
+        self.interrupt.status()
+    }
+
+    /// Whether no step has been done.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.steps == 0
+    }
+
+    /// Images a second, and the share of the time that was waited for them.
+    fn speed(&self) -> String {
+        let seconds = self.start.elapsed().as_secs_f64();
+        format!(
+            "{:.0} images/s, {:.0} % of the time waiting for data",
+            self.images as f64 / seconds,
+            100. * self.waited / seconds
+        )
     }
 }
 
 impl Observer for Progress {
     fn step(&mut self, report: &StepReport) {
-        if self.images == 0 {
+        if self.steps == 0 {
             // A resumed run starts in the middle: the time left counts from there.
             self.bar.set_length(report.total as u64);
             self.bar.set_position(report.step as u64 - 1);
             self.bar.reset_eta();
         }
+        self.steps += 1;
         self.images += report.images;
-        let speed = self.images as f64 / self.start.elapsed().as_secs_f64();
+        self.waited += report.waited;
+        let (epoch, speed) = (report.epoch + 1, self.speed());
         self.bar.set_message(format!(
-            "loss {:.4}, lr {:.2e}, {speed:.0} images/s",
-            report.loss, report.lr
+            "epoch {epoch}/{}, loss {:.4}, lr {:.2e}, {speed}",
+            self.epochs, report.loss, report.lr
         ));
         self.bar.set_position(report.step as u64);
+        if self.shown && self.bar.is_hidden() && self.last_line.elapsed() >= PAUSE {
+            self.last_line = Instant::now();
+            let left = (report.total - report.step) as f64 / self.steps as f64;
+            let left = HumanDuration(self.start.elapsed().mul_f64(left));
+            eprintln!(
+                "epoch {epoch}/{}, step {}/{}: loss {:.4}, lr {:.2e}, {speed}, {left} left",
+                self.epochs, report.step, report.total, report.loss, report.lr
+            );
+        }
     }
 
     fn epoch(&mut self, record: &EpochRecord) {
         if self.shown && self.bar.is_hidden() {
-            let EpochRecord {
-                epoch,
-                train_loss,
-                lr,
-                images_per_s,
-                ..
-            } = record;
-            let epoch = epoch + 1;
+            self.last_line = Instant::now();
             eprintln!(
-                "epoch {epoch}/{}: loss {train_loss:.4}, lr {lr:.2e}, {images_per_s:.0} images/s",
-                self.epochs
+                "epoch {}/{}: loss {:.4}, lr {:.2e}, {}",
+                record.epoch + 1,
+                self.epochs,
+                record.train_loss,
+                record.lr,
+                self.speed()
             );
         }
     }
 
     fn stop(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        let asked = self.interrupt.asked();
+        if asked && self.shown && !self.told.replace(true) {
+            eprintln!("\nending after this step; press Ctrl-C again to end at once");
+        }
+        asked
     }
 }

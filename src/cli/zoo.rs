@@ -2,11 +2,22 @@
 
 use std::process::ExitCode;
 
-use mim::zoo::{Home, ZOO};
+use crate::zoo::{self, Home, ZOO};
 use mim_core::Result;
 
-pub(crate) fn run() -> Result<ExitCode> {
-    for entry in ZOO {
+/// Settings of `mim zoo`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// One entry; all by default.
+    name: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let entries = match &args.name {
+        Some(name) => std::slice::from_ref(zoo::named(name)?),
+        None => ZOO,
+    };
+    for entry in entries {
         println!("{}", entry.path());
         match entry.home {
             Home::Hub(repository) => println!("  weights    hf:{repository}"),

@@ -8,7 +8,7 @@ use mim_core::ops::{self, Cost, Pass, Profile, profiled};
 use mim_core::{Error, Result};
 
 use super::Step;
-use crate::device;
+use crate::cli::device;
 
 /// Where the time of the timed steps goes, as a table: the largest part first.
 pub(super) fn table(step: &Step) -> Result<String> {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use mim::init::InitFrom;
-use mim::{RunConfig, run_config, zoo};
+use crate::init::InitFrom;
+use crate::{RunConfig, run_config, zoo};
 use mim_core::data::DataSource;
 use mim_core::train::Checkpoint;
 use mim_core::weights::Pattern;
@@ -11,10 +11,10 @@ use mim_core::{Error, Result, settings};
 use mim_methods::registry;
 use toml::{Table, Value};
 
-use crate::device;
+use crate::cli::{device, folder};
 
 /// Settings of `mim pretrain`. Later ones win: recipe, --config, options, --set.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// A TOML file (a run's config.toml will do), or the name of a shipped recipe (see `mim methods`).
     #[arg(long, value_name = "FILE")]
@@ -44,12 +44,12 @@ pub(crate) struct Args {
     /// The run folder [default: runs/<method>-<n>].
     #[arg(long, value_name = "DIR")]
     pub(super) output_dir: Option<PathBuf>,
-    /// Go on from the run folder's newest checkpoint (auto; starts afresh without one) under its own
-    /// settings, or from this checkpoint.
+    /// Resume from the newest checkpoint of --output-dir (auto; without --output-dir that of the method's newest
+    /// unfinished run below runs), or from this checkpoint, under the settings of that run.
     #[arg(long, value_name = "auto|PATH")]
     pub(super) resume: Option<String>,
     /// Start from these weights: a run, a checkpoint of one, a file (.safetensors, .pth, ...), hf:owner/name or
-    /// zoo:NAME[=PATH]; the whole model if they hold it, else the encoder. A run that is gone on with has its own.
+    /// zoo:NAME[=PATH]; the whole model if they hold it, else the encoder. A resumed run has weights of its own.
     #[arg(long, value_name = "PATH")]
     init: Option<PathBuf>,
     /// Whose names the weights of --init have, such as timm or hf_vit_mae [default: mae, mim's own].
@@ -61,6 +61,9 @@ pub(crate) struct Args {
     /// Parameters that --init may leave at their initial values, `*` for any characters; repeatable.
     #[arg(long, value_name = "PATTERN", requires = "init")]
     allow_missing: Vec<Pattern>,
+    /// End after training, without probes and pictures.
+    #[arg(long)]
+    pub(super) no_eval: bool,
     /// Replace what an earlier run left in the run folder.
     #[arg(long, conflicts_with = "resume")]
     pub(super) overwrite: bool,
@@ -95,9 +98,18 @@ impl Args {
             (Some(file), _) => (run_config::read_file(file)?, format!("--config {file}")),
             (None, Some((table, from))) => (table, from),
             (None, None) => {
-                let method = self.method.as_deref().unwrap_or(registry::METHODS[0].name);
-                let (recipe, _) = registry::method(method)?.recipes[0];
-                (run_config::read_file(recipe)?, recipe.to_owned())
+                let method = self
+                    .method
+                    .as_deref()
+                    .unwrap_or(registry::methods()[0].name);
+                match registry::method(method)?.recipes {
+                    [(recipe, _), ..] => (run_config::read_file(recipe)?, (*recipe).to_owned()),
+                    // A method of the program's own may have none: its defaults are all.
+                    [] => {
+                        let table = [("method".to_owned(), method.into())];
+                        (Table::from_iter(table), "--method".to_owned())
+                    }
+                }
             }
         };
         let theirs = run_config::method(&table)?;
@@ -132,6 +144,30 @@ impl Args {
             }
         };
         Ok(Some((settings, from)))
+    }
+
+    /// The same options with the run folder that `--resume auto` means without --output-dir: the newest unfinished
+    /// run of the method below `runs`.
+    pub(super) fn located(&self) -> Result<Self> {
+        if self.output_dir.is_some() || self.resume.as_deref() != Some("auto") || self.print_config
+        {
+            return Ok(self.clone());
+        }
+        let method = match (&self.method, &self.config) {
+            (Some(method), _) => method.clone(),
+            (None, Some(file)) => run_config::method(&run_config::read_file(file)?)?,
+            (None, None) => registry::methods()[0].name.to_owned(),
+        };
+        let run = folder::unfinished(&method)?.ok_or_else(|| {
+            let why = format!("there is no unfinished run of {method} below runs");
+            let fix = "name the run by --output-dir, or leave --resume out to start one";
+            Error::config("command line", "--resume", "auto", why, fix)
+        })?;
+        eprintln!("resuming {}", run.display());
+        Ok(Self {
+            output_dir: Some(run),
+            ..self.clone()
+        })
     }
 
     /// The weights to start from.

@@ -1,8 +1,10 @@
 //! `mim pretrain`.
 
 mod args;
+mod finish;
 pub(crate) mod picture;
 pub(crate) mod probe;
+mod resume;
 pub(crate) mod summary;
 
 use std::path::{Path, PathBuf};
@@ -10,25 +12,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::RunConfig;
+use crate::run_config::{self, HeldOut, Images};
 use candle_core::Device;
-use mim::RunConfig;
-use mim::run_config::{self, HeldOut, Images};
+use mim_core::Result;
 use mim_core::comm::{self, Communicator, Launch};
 use mim_core::rng::name_hash;
-use mim_core::train::{Checkpoint, EpochLog, Outcome, Trainer};
-use mim_core::{Error, Result};
+use mim_core::train::{Checkpoint, Outcome, Trainer};
 
 pub(crate) use args::Args;
-use summary::Summary;
+use finish::finish;
+use resume::{is_finished, other_images, same_settings};
 
-use crate::folder::{self, Contents};
-use crate::progress::Progress;
-use crate::{device, outcome, plot};
+use crate::cli::folder::{self, Contents};
+use crate::cli::progress::Progress;
+use crate::cli::{device, outcome};
 
 /// What a run started from, if not from random weights.
 const INIT: &str = "init.txt";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let args = &args.located()?;
     let config = args.config()?;
     if args.print_config {
         print!("{}", config.to_toml()?);
@@ -71,40 +75,62 @@ fn train(
         .output_dir
         .clone()
         .unwrap_or_else(|| folder::next(&config.method));
-    let (mut trainer, images) = ready(args, config, (device, comm), &run)?;
+    let resumed = args.checkpoint(&run)?;
+    if let Some(checkpoint) = &resumed
+        && args.resume.as_deref() == Some("auto")
+        && is_finished(config, checkpoint, &run)
+    {
+        same_settings(config, checkpoint)?;
+        if leads {
+            let summary = run.join("summary.json");
+            let summary = summary.display();
+            eprintln!("the run is finished, see {summary}; train it further by --epochs");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (mut trainer, images) = ready(args, config, (device, comm), (&run, resumed.as_ref()))?;
     let mut progress = Progress::new(config.train.epochs, leads);
-    let outcome = trainer.train(&mut progress)?;
-    progress.finish();
+    let outcome = match trainer.train(&mut progress) {
+        Err(error) if leads && resumed.is_none() && progress.is_empty() => {
+            // A start that failed is no run.
+            folder::remove(&run)?;
+            return Err(error);
+        }
+        done => done?,
+    };
+    let status = progress.finish();
     // Before the rest, which rank 0 does alone.
     comm.leave();
+    if let Outcome::Stopped { step } = outcome {
+        if leads {
+            eprintln!(
+                "stopped after step {step}; resume with --resume auto --output-dir {}",
+                run.display()
+            );
+        }
+        return Ok(ExitCode::from(status));
+    }
     if !leads {
         return Ok(ExitCode::SUCCESS);
     }
-    if let Outcome::Stopped { step } = outcome {
-        eprintln!(
-            "stopped after step {step}; go on with --resume auto --output-dir {}",
-            run.display()
-        );
-        return Ok(ExitCode::SUCCESS);
-    }
-    finish(config, (&trainer, &images), &run, device, start);
+    let evaluate = !args.no_eval;
+    finish(config, (&trainer, &images), evaluate, device, start);
     println!("{}", run.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// The trainer at the place where the run starts or goes on, and its folder.
+/// The trainer at the place where the run starts or resumes, and its folder.
 fn ready(
     args: &Args,
     config: &RunConfig,
     (device, comm): (&Device, &Arc<dyn Communicator>),
-    run: &Path,
+    (run, checkpoint): (&Path, Option<&Checkpoint>),
 ) -> Result<(Trainer, Images)> {
-    let checkpoint = args.checkpoint(run)?;
     // What rank 0 downloads is there for the others.
     let (images, method, started) = comm::rank_0_first(comm.as_ref(), || {
         let images = config.data.open(config.train.seed)?;
         let method = config.build(device)?;
-        let started = match (&checkpoint, args.init()?) {
+        let started = match (checkpoint, args.init()?) {
             (None, Some(init)) => Some(init.apply(config, method.as_ref())?.to_string()),
             _ => None,
         };
@@ -123,14 +149,16 @@ fn ready(
     // None may change the folder before all have read it.
     comm::same(comm.as_ref(), "the settings", settings)?;
     let leads = comm.rank() == 0;
-    if leads {
-        folder::prepare(run, args.contents(run, checkpoint.is_some()))?;
-    }
-    if let Some(checkpoint) = &checkpoint {
-        same_settings(config, checkpoint)?;
+    if let Some(checkpoint) = checkpoint {
+        let changes = same_settings(config, checkpoint)?;
+        let changes = changes.into_iter().chain(other_images(&images, checkpoint));
+        if leads {
+            changes.for_each(|line| eprintln!("warning: {line}"));
+        }
         trainer.resume(checkpoint)?;
     }
     if leads {
+        folder::prepare(run, args.contents(run, checkpoint.is_some()))?;
         folder::write(&run.join("config.toml"), &config.to_toml()?)?;
         if let Some(started) = &started {
             eprintln!("{started}");
@@ -140,122 +168,16 @@ fn ready(
         for line in run_config::warnings(config, trainer.iters_per_epoch()) {
             eprintln!("warning: {line}");
         }
-        if let Some(checkpoint) = &checkpoint {
-            let all = trainer.iters_per_epoch() * config.train.epochs;
-            eprintln!("resuming at step {} of {all}", checkpoint.state().step);
+        if let Some(checkpoint) = checkpoint {
+            let state = checkpoint.state();
+            let epoch = (state.epoch + 1).min(config.train.epochs);
+            eprintln!(
+                "resuming after step {}, in epoch {epoch} of {}",
+                state.step, config.train.epochs
+            );
         }
     }
     Ok((trainer, images))
-}
-
-/// Pictures, probes and summary of a finished run. Nothing here costs the run: what fails is said and listed.
-fn finish(
-    config: &RunConfig,
-    (trainer, images): (&Trainer, &Images),
-    run: &Path,
-    device: &Device,
-    start: Instant,
-) {
-    let mut problems = Vec::new();
-    let mut keep = |what: &str, done: Result<()>| {
-        if let Err(error) = done {
-            problems.push(format!("no {what}: {error}"));
-        }
-    };
-    let log = EpochLog::new(run).read().unwrap_or_else(|error| {
-        keep("log", Err(error));
-        Vec::new()
-    });
-    keep("loss.svg", plot::loss(&log, &run.join("loss.svg")));
-    let method = trainer.method();
-    let pictures = images
-        .held_out
-        .as_ref()
-        .map_or(&images.train, |(_, held)| held);
-    let (many, path) = ((8, config.train.seed), run.join("reconstruction.png"));
-    match picture::draw(config, method, pictures.clone(), many, &path) {
-        Err(Error::Unsupported { .. }) => {
-            eprintln!("no picture: {} does not predict pixels", method.name())
-        }
-        done => keep("picture", done),
-    }
-    let mut summary = Summary::new(&log);
-    summary.rows = probe::all(config, method, images, device);
-    summary.notes = method.notes();
-    if let Ok(started) = std::fs::read_to_string(run.join(INIT)) {
-        summary
-            .notes
-            .extend(started.lines().next().map(str::to_owned));
-    }
-    summary.images = images.train.len();
-    summary.seconds = start.elapsed().as_secs_f64();
-    summary.rows.problems.splice(0..0, problems);
-    if let Err(error) = summary.write(config, &run.join("summary.json")) {
-        summary
-            .rows
-            .problems
-            .push(format!("no summary.json: {error}"));
-    }
-    summary.print();
-}
-
-/// A checkpoint goes on under the settings it was made with; only those that cannot change a result may differ.
-fn same_settings(config: &RunConfig, checkpoint: &Checkpoint) -> Result<()> {
-    const FREE: [&str; 4] = [
-        "data.workers",
-        "data.prefetch",
-        "train.keep_checkpoints",
-        "train.checkpoint_every",
-    ];
-    let (mut now, mut then) = (Vec::new(), Vec::new());
-    flatten(&config.to_json()?, String::new(), &mut now);
-    // Settings that are newer than the run have the values it was trained with.
-    let old = RunConfig::from_json(&checkpoint.state().config)?;
-    flatten(&old.to_json()?, String::new(), &mut then);
-    let free = |key: &str| FREE.contains(&key) || key.starts_with("eval.");
-    let differs = |pair: &&(String, String), others: &[(String, String)]| {
-        !free(&pair.0) && !others.contains(pair)
-    };
-    let mut changed: Vec<&str> = now
-        .iter()
-        .filter(|pair| differs(pair, &then))
-        .map(|(key, _)| key.as_str())
-        .collect();
-    changed.extend(
-        then.iter()
-            .filter(|pair| differs(pair, &now))
-            .map(|(key, _)| key.as_str()),
-    );
-    changed.sort_unstable();
-    changed.dedup();
-    if changed.is_empty() {
-        return Ok(());
-    }
-    Err(Error::format(
-        checkpoint.path(),
-        format!(
-            "the run was started with other settings: {} differ",
-            changed.join(", ")
-        ),
-        "resume with the settings of its config.toml (--config RUN/config.toml), or start a new run",
-    ))
-}
-
-/// Every value with its dotted key.
-fn flatten(value: &serde_json::Value, key: String, out: &mut Vec<(String, String)>) {
-    match value {
-        serde_json::Value::Object(entries) => {
-            for (name, value) in entries {
-                let key = if key.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{key}.{name}")
-                };
-                flatten(value, key, out);
-            }
-        }
-        value => out.push((key, value.to_string())),
-    }
 }
 
 fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: usize) {
@@ -291,7 +213,7 @@ fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: u
 }
 
 impl Args {
-    /// The checkpoint to go on from, if any.
+    /// The checkpoint to resume from, if any.
     fn checkpoint(&self, run: &Path) -> Result<Option<Checkpoint>> {
         match self.resume.as_deref() {
             None => Ok(None),

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mim::RunConfig;
-use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
+use crate::RunConfig;
+use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split, Subset};
 use mim_core::{Error, Method, Result, StepContext};
 use mim_eval::{reconstruction_grid, save_png};
 
@@ -17,7 +17,7 @@ pub(crate) fn images(source: &DataSource) -> Result<Arc<dyn Dataset>> {
     }
 }
 
-/// Draws original, masked and reconstruction of the first `count` images into a PNG file.
+/// Draws original, masked and reconstruction of `count` images, spread over the data set, into a PNG file.
 pub(crate) fn draw(
     config: &RunConfig,
     method: &dyn Method,
@@ -25,10 +25,12 @@ pub(crate) fn draw(
     (count, seed): (usize, u64),
     path: &Path,
 ) -> Result<()> {
-    let input = method.input();
+    let (input, count) = (method.input(), count.min(images.len()));
+    let spread = (0..count).map(|index| index * images.len() / count.max(1));
+    let images = Arc::new(Subset::new(images.clone(), spread.collect())?);
     let plan = config.eval.view_plan(input.size, input.channels());
     let loading = LoaderConfig {
-        batch_size: count.min(images.len()),
+        batch_size: count.max(1),
         workers: 0,
         ..LoaderConfig::default()
     };

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::RunConfig;
+use crate::backbone::choose;
+use crate::run_config::{HeldOut, Images};
 use candle_core::Device;
-use mim::RunConfig;
-use mim::backbone::choose;
-use mim::run_config::{HeldOut, Images};
 use mim_core::data::Dataset;
 use mim_core::{Encoder, Input, Method, Result};
 use mim_eval::{Accuracy, EvalConfig, Features, extract, raw_pixels};

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use mim::RunConfig;
+use crate::RunConfig;
 use mim_core::train::EpochRecord;
 use mim_core::{Error, Result};
 use mim_eval::Accuracy;
 use serde_json::{Value, json};
 
 use super::probe::Rows;
-use crate::folder;
+use crate::cli::folder;
 
 /// What a finished run reports.
 #[derive(Debug)]
