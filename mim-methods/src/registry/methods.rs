@@ -197,7 +197,7 @@ pub const METHODS: &[Entry] = &[
         recipes: recipes!("attmask_32px", "attmask_small"),
         resolve: resolve::<AttMaskConfig>,
         build: build::<AttMaskConfig>,
-        parity: parity::ibot::setup_attmask,
+        parity: parity::attmask::setup,
     },
     Entry {
         name: "milan",
