@@ -17,6 +17,6 @@ pub(crate) const ENTRY: Entry = Entry {
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
     status: "exact: masks, forward, losses, centres, gradients, step, teacher",
     recipes: recipes!("attmask_32px", "attmask_small"),
-    parity: crate::parity::ibot::setup_attmask,
+    parity: crate::parity::attmask::setup,
     ..Entry::new::<AttMaskConfig>("attmask")
 };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use mim_core::Result;
-use mim_core::ops::{Precision, with_precision};
+use mim_core::ops::Precision;
 use mim_methods::parity::{self, Overrides, Report, Verdict};
 use serde_json::{Value, json};
 
@@ -41,6 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         rtol: args.rtol.or(losses_only.then_some(2e-2)),
         atol: args.atol,
         losses_only,
+        precision: args.precision,
     };
     let mut cases = Vec::new();
     for path in &args.paths {
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut counts = [0usize; 3];
     for case in &cases {
-        let report = with_precision(args.precision, || parity::run(case, &device, overrides));
+        let report = parity::run(case, &device, overrides);
         counts[report.verdict as usize] += 1;
         match args.json {
             true => println!("{}", to_json(&report)),
