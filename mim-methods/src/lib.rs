@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod beit;
 mod bootmae;
 mod cmae;
 mod composite;
@@ -20,6 +21,7 @@ pub mod registry;
 mod sim;
 mod simmim;
 
+pub use beit::BeitConfig;
 pub use bootmae::BootMaeConfig;
 pub use cmae::CmaeConfig;
 pub use composite::{Composite, CompositeBuilder};

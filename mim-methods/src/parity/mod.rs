@@ -4,6 +4,7 @@
 //! its weights renamed through the method's [`Source`]; every recorded output, gradient and stepped
 //! parameter is compared.
 
+pub(crate) mod beit;
 pub(crate) mod bootmae;
 mod case;
 pub(crate) mod cmae;

@@ -2,8 +2,8 @@
 
 use super::{Entry, build, resolve};
 use crate::{
-    AttMaskConfig, BootMaeConfig, CmaeConfig, ConvMaeConfig, DmjdConfig, FastMimConfig, IbotConfig,
-    MaeConfig, MaskFeatConfig, MilanConfig, SimConfig, SimMimConfig,
+    AttMaskConfig, BeitConfig, BootMaeConfig, CmaeConfig, ConvMaeConfig, DmjdConfig, FastMimConfig,
+    IbotConfig, MaeConfig, MaskFeatConfig, MilanConfig, SimConfig, SimMimConfig,
 };
 use crate::{custom, parity};
 
@@ -210,6 +210,18 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<MilanConfig>,
         build: build::<MilanConfig>,
         parity: parity::milan::setup,
+    },
+    Entry {
+        name: "beit",
+        title: "BEiT: BERT Pre-Training of Image Transformers",
+        paper: "Bao et al., ICLR 2022, arXiv 2106.08254",
+        reference: "microsoft/unilm @ 768a3c8",
+        archs: VITS,
+        status: "exact: tokens, forward, loss, gradients, step",
+        recipes: recipes!("beit_32px", "beit_base"),
+        resolve: resolve::<BeitConfig>,
+        build: build::<BeitConfig>,
+        parity: parity::beit::setup,
     },
     Entry {
         name: "custom",
