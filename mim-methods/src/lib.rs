@@ -29,5 +29,6 @@ methods! {
     ibot => IbotConfig, CropsConfig, DistillationConfig, Ibot, NamingMasker;
     attmask => AttMaskConfig;
     milan => MilanConfig, MilanTarget;
+    beit => BeitConfig;
     custom;
 }

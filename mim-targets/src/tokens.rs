@@ -7,10 +7,11 @@ use mim_core::objectives::{CrossEntropyConfig, ObjectiveSettings};
 use mim_core::params::{Init, ParamStore};
 use mim_core::parts::Part;
 use mim_core::weights::{Source, WeightMap};
-use mim_core::{Error, Result, Target};
+use mim_core::{Error, PatchGrid, Result, Target};
 use serde::{Deserialize, Serialize};
 
 use crate::dvae::{DvaeConfig, DvaeEncoder};
+use crate::target_generator::view_size;
 use crate::{BuiltTarget, TargetContext, TargetGenerator, TargetRequest, TargetSettings};
 
 /// Settings of tokens as target.
@@ -58,7 +59,9 @@ impl TokensConfig {
         let encoder = DvaeEncoder::new(&store.root().pp("encoder"), &self.network)?;
         if !random {
             let weights = WeightMap::read(&self.checkpoint)?;
-            store.load(&Source::named(&self.source)?.import(&weights)?)?;
+            let weights = Source::named(&self.source)?.import(&weights)?;
+            self.network.check_weights(&weights)?;
+            store.load(&weights)?;
         }
         Ok(TokenTarget::new(encoder, self.view))
     }
@@ -119,24 +122,38 @@ impl TokenTarget {
     }
 }
 
+impl TokenTarget {
+    /// Refuses `tokens` of a view that are not those of `grid`.
+    fn check_grid(grid: PatchGrid, tokens: (usize, usize)) -> Result<()> {
+        if tokens == (grid.rows, grid.cols) {
+            return Ok(());
+        }
+        let side = DvaeConfig::STRIDE;
+        Err(Error::shape(
+            "tokens of the dVAE",
+            format!("one for each patch of the grid {grid}"),
+            format!("{}x{}", tokens.0, tokens.1),
+            format!(
+                "give the tokenizer a view of {}x{} pixels",
+                grid.rows * side,
+                grid.cols * side
+            ),
+        ))
+    }
+}
+
 impl TargetGenerator for TokenTarget {
+    fn check(&self, grid: PatchGrid, views: &[(usize, usize)]) -> Result<()> {
+        let (height, width) = view_size(views, self.view)?;
+        let side = DvaeConfig::STRIDE;
+        Self::check_grid(grid, (height / side, width / side))
+    }
+
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         let images = rq.batch.view(self.view)?.unit()?;
         let tokens = self.encoder.tokens(&images, &rq.step.scoped("tokenizer"))?;
         let (_, rows, cols) = tokens.dims3()?;
-        if (rows, cols) != (rq.grid.rows, rq.grid.cols) {
-            let side = DvaeConfig::STRIDE;
-            return Err(Error::shape(
-                "tokens of the dVAE",
-                format!("one for each patch of the grid {}", rq.grid),
-                format!("{rows}x{cols}"),
-                format!(
-                    "give the tokenizer a view of {}x{} pixels",
-                    rq.grid.rows * side,
-                    rq.grid.cols * side
-                ),
-            ));
-        }
+        Self::check_grid(rq.grid, (rows, cols))?;
         Ok(Target::patches(tokens.flatten_from(1)?.detach()))
     }
 }
@@ -145,7 +162,7 @@ impl TargetGenerator for TokenTarget {
 mod tests {
     use super::*;
     use candle_core::{DType, Device, Tensor};
-    use mim_core::{Batch, ParamStore, PatchGrid, StepContext, View};
+    use mim_core::{Batch, ParamStore, StepContext, View};
 
     #[test]
     fn every_patch_has_a_token_or_the_view_is_refused() {
@@ -174,5 +191,11 @@ mod tests {
         assert_eq!((tokens.dims(), tokens.dtype()), (&[2, 6][..], DType::U32));
         let error = generate(PatchGrid::new(4, 4)).unwrap_err().to_string();
         assert!(error.contains("32x32 pixels"), "{error}");
+        let check = |views: &[(usize, usize)]| target.check(PatchGrid::new(2, 3), views);
+        assert!(check(&[(16, 24)]).is_ok());
+        for (views, wanted) in [(&[(16, 16)][..], "16x24 pixels"), (&[], "target.view = 0")] {
+            let error = check(views).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
     }
 }

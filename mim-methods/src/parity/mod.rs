@@ -5,6 +5,7 @@
 //! parameter is compared.
 
 pub(crate) mod attmask;
+pub(crate) mod beit;
 pub(crate) mod bootmae;
 mod case;
 pub(crate) mod cmae;

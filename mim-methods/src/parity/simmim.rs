@@ -28,11 +28,7 @@ fn vit(case: &Case, defaults: VitConfig) -> Result<VitConfig> {
         (true, false) => RelPosBiasKind::Shared,
         (false, true) => RelPosBiasKind::PerBlock,
         (false, false) => RelPosBiasKind::None,
-        (true, true) => {
-            return Err(Problem::unknown(
-                "a shared beside a bias in each block".to_owned(),
-            ));
-        }
+        (true, true) => RelPosBiasKind::Both,
     };
     let pos_embed = if flag("use_abs_pos_emb", false)? {
         PosEmbedKind::Learned
