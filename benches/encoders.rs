@@ -18,7 +18,7 @@ use mim_core::encoders::{
     ConvMaeConfig, EncoderConfig, PixelMasked, PvtV2, PvtV2Config, SwinConfig, VitConfig, encoders,
 };
 use mim_core::optim::Gradients;
-use mim_core::{Encoder, Mask, MaskMode, Masking, ParamStore, StepContext, Want};
+use mim_core::{EncodeOptions, Encoder, Mask, MaskMode, Masking, ParamStore, StepContext};
 
 /// What an encoder does with hidden patches.
 #[derive(Clone, Copy)]
@@ -64,7 +64,7 @@ impl Subject<'_> {
         } = *self;
         let pictures = values(&[images, 3, side, side]).as_detached_tensor();
         let grid = encoder.grid((side, side)).expect("the side fits");
-        let (mask, want) = (mask(images, grid), Want::default());
+        let (mask, want) = (mask(images, grid), EncodeOptions::default());
         let mut gradients = Gradients::new(store.trainable());
         let mut group = c.benchmark_group(format!("encoders/{name}"));
         group.throughput(Throughput::Elements(images as u64));

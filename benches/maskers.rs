@@ -17,7 +17,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mim_core::rng::stream;
 use mim_core::{Mask, PatchGrid, Purpose, StepContext};
 use mim_masking::{
-    BlockwiseMaskerConfig, Guide, GuideKind, MaskRequest, MaskerSettings, WhenStuck, maskers,
+    BlockwiseMaskerConfig, Guide, GuideKind, MaskRequest, MaskerSettings, OnStuck, maskers,
 };
 
 const IMAGES: usize = 256;
@@ -39,9 +39,9 @@ fn all() -> Vec<(String, Box<dyn MaskerSettings>)> {
             (entry.info.name.clone(), settings)
         })
         .collect();
-    all.push(blockwise("blockwise_stop", WhenStuck::Stop));
-    all.push(blockwise("blockwise_top_up", WhenStuck::TopUp));
-    all.push(blockwise("blockwise_retry", WhenStuck::Retry));
+    all.push(blockwise("blockwise_stop", OnStuck::Stop));
+    all.push(blockwise("blockwise_top_up", OnStuck::TopUp));
+    all.push(blockwise("blockwise_retry", OnStuck::Retry));
     all
 }
 

@@ -16,7 +16,7 @@ use common::{brief, time, values};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::optim::{AdamW, AdamWConfig, Clip, Gradients, Lars, LarsConfig, Optimizer as _};
-use mim_core::params::{Ema, Start, When};
+use mim_core::params::{Ema, EmaStart, EmaTiming};
 use mim_core::{ParamStore, Result, Schedule, StepContext};
 
 const LR: f64 = 1e-4;
@@ -113,10 +113,16 @@ fn ema(c: &mut Criterion) {
     group.throughput(parameters(&student));
 
     let momentum = Schedule::Constant { value: MOMENTUM };
-    let ours = Ema::new(&student, &teacher, momentum, When::AfterStep, Start::Copy);
+    let ours = Ema::new(
+        &student,
+        &teacher,
+        momentum,
+        EmaTiming::AfterStep,
+        EmaStart::Copy,
+    );
     let (ours, step) = (ours.expect("the same network"), StepContext::new(0));
     time(&mut group, "ours/vits", || {
-        ours.update(When::AfterStep, &step)
+        ours.update(EmaTiming::AfterStep, &step)
     });
 
     let pairs: Vec<(Var, Var)> = teacher

@@ -64,7 +64,7 @@ fn main() -> Result<()> {
         .ok_or_else(|| Error::unsupported("features", "MAE has an encoder", "report this"))?;
     let images = Tensor::zeros((1, 1, 28, 28), DType::F32, &Device::Cpu)?;
     let step = StepContext::inference();
-    let features = encoder.encode(&images, Masking::None, &Want::default(), &step)?;
+    let features = encoder.encode(&images, Masking::None, &EncodeOptions::default(), &step)?;
     println!("features of one image: {:?}", features.tokens.dims());
     std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
     Ok(())

@@ -13,7 +13,7 @@ struct TeacherTokens(Vit);
 impl TargetGenerator for TeacherTokens {
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         let images = rq.batch.view(0)?.normalized(&Norm::imagenet())?;
-        let want = Want::default();
+        let want = EncodeOptions::default();
         let seen = self.0.encode(&images, Masking::None, &want, rq.step)?;
         Ok(Target::patches(seen.patches()?))
     }
@@ -26,7 +26,7 @@ fn compose(student: &ParamStore) -> Result<Composite> {
     let encoder = Vit::new(&student.root(), &vit)?;
     let masker = BlockwiseMaskerConfig {
         hidden: HiddenCount::Ratio { ratio: 0.6 },
-        when_stuck: WhenStuck::Retry,
+        when_stuck: OnStuck::Retry,
         ..BlockwiseMaskerConfig::default()
     };
 
@@ -34,7 +34,13 @@ fn compose(student: &ParamStore) -> Result<Composite> {
     let teacher = ParamStore::teacher(student.device());
     let momentum_encoder = Vit::new(&teacher.root(), &vit)?;
     let momentum = Schedule::constant(0.99);
-    let ema = Ema::new(student, &teacher, momentum, When::AfterStep, Start::Copy)?;
+    let ema = Ema::new(
+        student,
+        &teacher,
+        momentum,
+        EmaTiming::AfterStep,
+        EmaStart::Copy,
+    )?;
 
     let decoder = |branch: &str, outputs: usize| {
         let params = student.root().pp(branch);

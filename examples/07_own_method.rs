@@ -12,12 +12,12 @@ fn main() -> Result<()> {
     let (vit, light) = (VitConfig::small(), MaeDecoderConfig::small());
     let encoder = Vit::new(&student.root(), &vit)?;
     let copy = Vit::new(&teacher.root(), &vit)?;
-    let (keep, when) = (Schedule::constant(0.99), When::AfterStep);
-    let ema = Ema::new(&student, &teacher, keep, when, Start::Copy)?;
+    let (keep, when) = (Schedule::constant(0.99), EmaTiming::AfterStep);
+    let ema = Ema::new(&student, &teacher, keep, when, EmaStart::Copy)?;
     let masker = BlockwiseMaskerConfig {
         hidden: HiddenCount::Ratio { ratio: 0.6 },
         min_block: 4,
-        when_stuck: WhenStuck::Retry,
+        when_stuck: OnStuck::Retry,
         ..BlockwiseMaskerConfig::default()
     };
     let features = FeatureTarget::new(copy, FeatureTargetConfig::default())?;

@@ -97,20 +97,20 @@ pub mod prelude {
         CosineConfig, CrossEntropyConfig, Regression, RegressionConfig,
     };
     pub use mim_core::optim::{AdamWConfig, Clip};
-    pub use mim_core::params::{Ema, Init, Params, Start, When};
+    pub use mim_core::params::{Ema, EmaStart, EmaTiming, Init, Params};
     pub use mim_core::train::{
         Checkpoint, EpochRecord, Observer, Outcome, StepReport, Stepper, TrainConfig, Trainer,
     };
     pub use mim_core::weights::{Source, WeightMap};
     pub use mim_core::{
-        Batch, DecodeContext, Decoder, Encoded, Encoder, Error, ImageSize, LossTerms, Mask,
-        Masking, Method, Norm, Objective, ParamStore, PatchGrid, Prediction, Purpose,
-        Reconstruction, Result, Rows, Schedule, StepContext, Target, View, Want,
+        Batch, DecodeContext, Decoder, EncodeOptions, Encoded, Encoder, Error, ImageSize,
+        LossTerms, Mask, Masking, Method, Norm, Objective, ParamStore, PatchGrid, Prediction,
+        Purpose, Reconstruction, Result, Rows, Schedule, StepContext, Target, View,
     };
     pub use mim_eval::{EvalConfig, Features, extract, probe, reconstruction_grid, save_png};
     pub use mim_masking::{
-        BlockwiseMaskerConfig, CellMaskerConfig, Guide, HiddenCount, MaskRequest, Masker,
-        RandomMaskerConfig, WhenStuck,
+        BlockwiseMaskerConfig, CellMaskerConfig, Guide, HiddenCount, MaskRequest, Masker, OnStuck,
+        RandomMaskerConfig,
     };
     pub use mim_methods::{
         AttMaskConfig, BootMaeConfig, CmaeConfig, Composite, ConvMaeConfig, DmjdConfig,
@@ -118,8 +118,8 @@ pub mod prelude {
         SimConfig, SimMimConfig,
     };
     pub use mim_targets::{
-        FeatureTarget, FeatureTargetConfig, HogTargetConfig, Needs, PixelTargetConfig,
-        TargetGenerator, TargetRequest,
+        FeatureTarget, FeatureTargetConfig, HogTargetConfig, PixelTargetConfig, TargetGenerator,
+        TargetRequest, TargetStage,
     };
     pub use rand::{Rng, RngExt};
 }

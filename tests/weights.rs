@@ -28,7 +28,7 @@ fn features(method: &dyn Method) -> Vec<f32> {
     let step = StepContext::inference();
     let encoder = method.encoder().unwrap();
     let encoded = encoder
-        .encode(&image, Masking::None, &Want::default(), &step)
+        .encode(&image, Masking::None, &EncodeOptions::default(), &step)
         .unwrap();
     encoded.tokens.flatten_all().unwrap().to_vec1().unwrap()
 }

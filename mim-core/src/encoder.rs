@@ -51,7 +51,7 @@ impl<'a> Masking<'a> {
 
 /// Extra outputs of an encoder; nothing is computed unasked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Want {
+pub struct EncodeOptions {
     /// Blocks (from 0) whose outputs are wanted, before the final norm.
     pub layers: Vec<usize>,
     /// Whether the class token's attention in the last block is wanted.
@@ -124,7 +124,7 @@ impl Encoded {
                 Error::unsupported(
                     format!("reading block {index}"),
                     "the encoder was not asked for it",
-                    "list the block in Want::layers or Decoder::layers",
+                    "list the block in EncodeOptions::layers or Decoder::layers",
                 )
             })
     }
@@ -157,7 +157,7 @@ pub trait Encoder: Send + Sync {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded>;
 }
@@ -179,7 +179,7 @@ impl<T: Encoder + ?Sized> Encoder for Box<T> {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         (**self).encode(image, masking, want, step)

@@ -29,15 +29,15 @@ pub mod rng;
 mod rows;
 pub mod schedule;
 pub mod settings;
+mod simd;
 mod step;
 pub mod train;
 mod view;
 pub mod weights;
-mod wide;
 
 pub use batch::Batch;
 pub use decoder::{DecodeContext, Decoder};
-pub use encoder::{Encoded, Encoder, MaskMode, Masking, Want};
+pub use encoder::{EncodeOptions, Encoded, Encoder, MaskMode, Masking};
 pub use error::{Error, Result, Text};
 pub use grid::PatchGrid;
 pub use image_size::ImageSize;

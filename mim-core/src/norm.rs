@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::ops::normalize_bytes;
-use crate::wide::widest;
+use crate::simd::simd_dispatch;
 use crate::{Error, Result};
 
 /// Per-channel mean and deviation that map pixels in `[0, 1]` to a network's input.
@@ -169,7 +169,7 @@ impl Default for Norm {
     }
 }
 
-widest! {
+simd_dispatch! {
     fn normalize_plane<'a>(bytes: &'a [u8], ys: &'a mut [f32], scale: f32, shift: f32) {
         for (y, byte) in ys.iter_mut().zip(bytes) {
             *y = f32::from(*byte) * (1. / 255.) * scale + shift;

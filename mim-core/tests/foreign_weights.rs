@@ -12,8 +12,8 @@ use mim_core::encoders::{RelPosBiasKind, Swin, SwinConfig, Vit, VitConfig};
 use mim_core::nn::{Activation, PosEmbedKind, QkvBias};
 use mim_core::weights::{Guess, Source, WeightMap, look};
 use mim_core::{
-    Batch, DecodeContext, Decoder, Encoder, Mask, Masking, ParamStore, PatchGrid, Rows,
-    StepContext, View, Want,
+    Batch, DecodeContext, Decoder, EncodeOptions, Encoder, Mask, Masking, ParamStore, PatchGrid,
+    Rows, StepContext, View,
 };
 
 fn folder(name: &str) -> PathBuf {
@@ -37,7 +37,7 @@ fn load(fixture: &str, source: &str, store: &ParamStore, head: &str) {
 fn encode(encoder: &dyn Encoder, image: &Tensor, masking: Masking<'_>) -> Tensor {
     let step = StepContext::inference();
     encoder
-        .encode(image, masking, &Want::default(), &step)
+        .encode(image, masking, &EncodeOptions::default(), &step)
         .unwrap()
         .tokens
 }
@@ -326,7 +326,12 @@ fn mae_predicts_the_same_pixels_for_hidden_patches() {
     let (image, mask) = (values.get("image").unwrap(), mask(&values, grid));
     let step = StepContext::inference();
     let encoded = encoder
-        .encode(image, Masking::Drop(&mask), &Want::default(), &step)
+        .encode(
+            image,
+            Masking::Drop(&mask),
+            &EncodeOptions::default(),
+            &step,
+        )
         .unwrap();
     let cx = DecodeContext {
         encoded: &encoded,

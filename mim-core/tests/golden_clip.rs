@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::{Activation, PosEmbedKind};
 use mim_core::weights::{Source, WeightMap};
-use mim_core::{Encoder, Masking, ParamStore, StepContext, TraceSink, Want};
+use mim_core::{EncodeOptions, Encoder, Masking, ParamStore, StepContext, TraceSink};
 use mim_testing::shared;
 
 #[derive(Default)]
@@ -82,10 +82,10 @@ fn tokens_and_attention_are_those_of_both_implementations() {
             ..StepContext::inference()
         };
         let image = case.get("input.image").unwrap();
-        let want = Want {
+        let want = EncodeOptions {
             cls_attention: true,
             layers: vec![config.depth - 1],
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         let encoded = tower.encode(image, Masking::None, &want, &step).unwrap();
         let expect = |name: &str| case.get(&format!("expect.{name}")).unwrap();

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Tensor};
 use mim_core::encoders::{ConvMae, ConvMaeConfig};
 use mim_core::weights::{Source, WeightMap};
-use mim_core::{Encoder, Mask, Masking, ParamStore, PatchGrid, StepContext, TraceSink, Want};
+use mim_core::{
+    EncodeOptions, Encoder, Mask, Masking, ParamStore, PatchGrid, StepContext, TraceSink,
+};
 use mim_testing::shared;
 
 #[derive(Default)]
@@ -72,7 +74,7 @@ fn visible_tokens_and_fused_stages_are_those_of_the_release() {
     };
     let (image, want) = (
         get("input.image").to_device(&Device::Cpu).unwrap(),
-        Want::default(),
+        EncodeOptions::default(),
     );
     let encoded = encoder
         .encode(&image, Masking::Drop(&mask), &want, &step)

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use mim_core::augment::ViewPlan;
 use mim_core::data::{Dataset, Loader, Subset};
-use mim_core::{Batch, Encoder, Error, ImageSize, Masking, Norm, Result, StepContext, Want};
+use mim_core::{
+    Batch, EncodeOptions, Encoder, Error, ImageSize, Masking, Norm, Result, StepContext,
+};
 
 use crate::{EvalConfig, Pooling};
 
@@ -171,7 +173,7 @@ fn pooled(
 ) -> Result<Tensor> {
     let (encoder, step) = (encoder.trunk(), StepContext::inference());
     let images = batch.view(0)?.to_device(device)?.normalized(norm)?;
-    let encoded = encoder.encode(&images, Masking::None, &Want::default(), &step)?;
+    let encoded = encoder.encode(&images, Masking::None, &EncodeOptions::default(), &step)?;
     let pooled = match config.pooling {
         Pooling::Mean => encoded.patches()?.mean(1)?,
         Pooling::Cls => encoded.cls()?.ok_or_else(|| {

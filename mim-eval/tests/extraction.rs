@@ -11,7 +11,8 @@ use mim_core::data::{DataSource, Dataset, MemoryDataset, Split};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::params::MaeInit;
 use mim_core::{
-    Encoded, Encoder, Error, Masking, Norm, ParamStore, PatchGrid, Result, StepContext, Want,
+    EncodeOptions, Encoded, Encoder, Error, Masking, Norm, ParamStore, PatchGrid, Result,
+    StepContext,
 };
 use mim_eval::{EvalConfig, Features, Pooling, extract, probe, raw_pixels};
 
@@ -37,7 +38,7 @@ impl Encoder for Pixels {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        _want: &Want,
+        _want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         assert!(masking.mask().is_none() && !step.training);
@@ -73,7 +74,13 @@ impl Encoder for Wrapper {
         self.0.grid(image)
     }
 
-    fn encode(&self, _: &Tensor, _: Masking<'_>, _: &Want, _: &StepContext) -> Result<Encoded> {
+    fn encode(
+        &self,
+        _: &Tensor,
+        _: Masking<'_>,
+        _: &EncodeOptions,
+        _: &StepContext,
+    ) -> Result<Encoded> {
         unreachable!("features come from the trunk")
     }
 }

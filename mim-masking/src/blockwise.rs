@@ -15,7 +15,7 @@ const NAME: &str = "blockwise masker";
 /// What happens when no further block can be placed in `attempts` attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WhenStuck {
+pub enum OnStuck {
     /// The mask stays short of its count, so the count varies (BEiT, EVA, MaskFeat, data2vec).
     Stop,
     /// Single random patches fill it up to its count (SIM).
@@ -43,7 +43,7 @@ pub struct BlockwiseMaskerConfig {
     /// Attempts to place a block before it counts as stuck.
     pub attempts: usize,
     /// What happens then.
-    pub when_stuck: WhenStuck,
+    pub when_stuck: OnStuck,
 }
 
 impl Default for BlockwiseMaskerConfig {
@@ -55,7 +55,7 @@ impl Default for BlockwiseMaskerConfig {
             min_aspect: 0.3,
             max_aspect: None,
             attempts: 10,
-            when_stuck: WhenStuck::Stop,
+            when_stuck: OnStuck::Stop,
         }
     }
 }
@@ -89,7 +89,7 @@ impl BlockwiseMaskerConfig {
     /// SIM's recipe (Tao et al., CVPR 2023): exactly 118 of 14x14 patches.
     pub fn sim() -> Self {
         Self {
-            when_stuck: WhenStuck::TopUp,
+            when_stuck: OnStuck::TopUp,
             ..Self::patches(118)
         }
     }
@@ -97,7 +97,7 @@ impl BlockwiseMaskerConfig {
     /// CAE's recipe (Chen et al., IJCV 2023): exactly 98 of 14x14 patches.
     pub fn cae() -> Self {
         Self {
-            when_stuck: WhenStuck::Retry,
+            when_stuck: OnStuck::Retry,
             ..Self::patches(98)
         }
     }
@@ -107,7 +107,7 @@ impl BlockwiseMaskerConfig {
     pub fn bootmae() -> Self {
         Self {
             max_block: Some(60),
-            when_stuck: WhenStuck::Retry,
+            when_stuck: OnStuck::Retry,
             ..Self::patches(120)
         }
     }
@@ -138,12 +138,12 @@ impl BlockwiseMaskerConfig {
             }
         }
         let attempts = match self.when_stuck {
-            WhenStuck::Retry => None,
-            WhenStuck::Stop | WhenStuck::TopUp => Some(self.attempts),
+            OnStuck::Retry => None,
+            OnStuck::Stop | OnStuck::TopUp => Some(self.attempts),
         };
         Ok(BlockwiseMasker {
             hidden: self.hidden,
-            top_up: self.when_stuck == WhenStuck::TopUp,
+            top_up: self.when_stuck == OnStuck::TopUp,
             rule: BlockRule {
                 min_area: self.min_block as f64,
                 max_area: self.max_block.map_or(f64::INFINITY, |area| area as f64),
@@ -365,7 +365,7 @@ mod tests {
     fn sims_statistics_with_and_without_top_up() {
         let case = Golden::load("components/blockwise_mask_sim");
         let free = BlockwiseMaskerConfig {
-            when_stuck: WhenStuck::Stop,
+            when_stuck: OnStuck::Stop,
             ..BlockwiseMaskerConfig::sim()
         };
         for (name, config) in [("fixed", BlockwiseMaskerConfig::sim()), ("free", free)] {
@@ -472,7 +472,7 @@ mod tests {
             let most = (grid.len() as f64 * ratio) as usize;
             let mask = draw(&config, grid, 2, seed);
             prop_assert!((0..2).all(|row| mask.hidden(row).len() <= most));
-            let exact = BlockwiseMaskerConfig { when_stuck: WhenStuck::TopUp, ..config };
+            let exact = BlockwiseMaskerConfig { when_stuck: OnStuck::TopUp, ..config };
             prop_assert_eq!(draw(&exact, grid, 2, seed).constant_keep(), Some(grid.len() - most));
         }
     }

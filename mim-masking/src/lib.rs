@@ -22,7 +22,7 @@ mim_core::parts! {
     pub fn maskers() -> dyn MaskerSettings as "masker";
     random => RandomMaskerConfig, RandomMasker;
     cell => CellMaskerConfig, CellMasker, CellRounding;
-    blockwise => BlockwiseMaskerConfig, BlockwiseMasker, WhenStuck;
+    blockwise => BlockwiseMaskerConfig, BlockwiseMasker, OnStuck;
     rolled_block => RolledBlockMaskerConfig, RolledBlockMasker;
     ibot_block => IbotBlockMaskerConfig, IbotBlockMasker, IbotShape, RatioRange;
     disjoint => DisjointMaskerConfig, DisjointDraw, DisjointMasker;

@@ -11,7 +11,7 @@ use mim_core::decoders::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::{PosEmbed, PosEmbedKind, QkvBias};
 use mim_core::objectives::{Regression, RegressionConfig, RowNorm, TokenWeights};
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, Params, Start, When};
+use mim_core::params::{Ema, Init, InitScheme, ParamStore, Params, EmaStart, EmaTiming};
 use mim_core::schedule::{Per, Point, Schedule};
 use mim_core::{Error, Norm, Result};
 use mim_masking::RolledBlockMaskerConfig;
@@ -199,8 +199,8 @@ impl MethodConfig for BootMaeConfig {
             student,
             &teacher,
             self.momentum.clone(),
-            When::AfterStep,
-            Start::Copy,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
         )?;
         let pixels = PixelTargetConfig {
             norm: self.norm.clone(),

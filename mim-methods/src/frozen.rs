@@ -10,7 +10,7 @@ use mim_core::parts::Part;
 use mim_core::train::Checkpoint;
 use mim_core::weights::{Source, WeightMap};
 use mim_core::{
-    Encoded, Encoder, Error, Masking, Method, Norm, PatchGrid, Result, StepContext, Want,
+    EncodeOptions, Encoded, Encoder, Error, Masking, Method, Norm, PatchGrid, Result, StepContext,
 };
 use mim_targets::{BuiltTarget, FeatureTarget, FeatureTargetConfig, TargetContext, TargetSettings};
 use serde::{Deserialize, Serialize};
@@ -237,7 +237,7 @@ impl Encoder for RunEncoder {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         self.inner()?.encode(image, masking, want, step)

@@ -13,7 +13,7 @@ use mim_core::decoders::{RelativePredictor, RelativePredictorConfig};
 use mim_core::encoders::{Projected, ProjectorConfig, Vit, VitConfig};
 use mim_core::nn::PosEmbedKind;
 use mim_core::objectives::UniGradConfig;
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, Params, Start, When};
+use mim_core::params::{Ema, Init, InitScheme, ParamStore, Params, EmaStart, EmaTiming};
 use mim_core::schedule::{Per, Schedule};
 use mim_core::{Encoder, Norm, Result};
 use mim_masking::BlockwiseMaskerConfig;
@@ -163,7 +163,7 @@ impl MethodConfig for SimConfig {
         // Parity: the release averages the mask token too, though its teacher masks nothing.
         teacher.root().weight(&[1, 1, width], "mask_token")?;
         let momentum = self.momentum.clone();
-        let ema = Ema::new(student, &teacher, momentum, When::BeforeStep, Start::Copy)?;
+        let ema = Ema::new(student, &teacher, momentum, EmaTiming::BeforeStep, EmaStart::Copy)?;
         let masker = self.masker.build()?;
         Composite::builder("sim", student, encoder, masker, MaskMode::Drop)
             .input(self.encoder.image_size, self.norm.clone(), self.plan())
@@ -388,7 +388,7 @@ mod tests {
         let method = tiny().build(&store).unwrap();
         let encoder = method.encoder().unwrap().trunk();
         let image = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
-        let (masking, want) = (mim_core::Masking::None, mim_core::Want::default());
+        let (masking, want) = (mim_core::Masking::None, mim_core::EncodeOptions::default());
         let step = StepContext::inference();
         let encoded = encoder.encode(&image, masking, &want, &step).unwrap();
         assert_eq!(encoded.tokens.dims(), [1, 17, 16]);

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mim_core::data::{DataSource, Dataset, LoaderConfig, Split};
-use mim_core::optim::{AdamWConfig, Hold, LarsConfig};
+use mim_core::optim::{AdamWConfig, Freeze, LarsConfig};
 use mim_core::train::{Checkpoint, EpochLog, Outcome, TrainConfig, Trainer};
 
 use mim_core::{Method, Per, Schedule};
@@ -37,14 +37,14 @@ fn trainer(tiny: &Tiny, run: &Path, workers: usize) -> Trainer {
             end: 0.4,
             per: Per::Iter,
         }),
-        hold: vec![hold()],
+        freeze: vec![frozen()],
         ..config()
     };
     trainer_with(tiny, run, workers, train)
 }
 
-fn hold() -> Hold {
-    Hold {
+fn frozen() -> Freeze {
+    Freeze {
         contains: "last_layer".to_owned(),
         until_epoch: 1,
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use mim_core::optim::AdamW;
 use mim_core::weights::{Source, WeightMap};
-use mim_core::{Encoder, Masking, Method, ParamStore, StepContext, Want};
+use mim_core::{EncodeOptions, Encoder, Masking, Method, ParamStore, StepContext};
 use mim_methods::{Composite, MaeConfig, MethodConfig, registry};
 
 const MODEL: &str = "
@@ -101,7 +101,7 @@ fn an_encoder_without_its_decoder_loads_when_that_is_allowed() {
         .encode(
             &images,
             Masking::None,
-            &Want::default(),
+            &EncodeOptions::default(),
             &StepContext::inference(),
         )
         .unwrap();

@@ -162,7 +162,7 @@ fn pooled_hiera(config: &hiera::Config, vb: VarBuilder<'static>) -> CandleResult
 mod tests {
     use super::*;
     use candle_nn::{Activation, VarMap};
-    use mim_core::{Encoder, Masking, PatchGrid, StepContext, Want};
+    use mim_core::{EncodeOptions, Encoder, Masking, PatchGrid, StepContext};
 
     #[test]
     fn a_small_siglip_teaches_patches_without_gradient() {
@@ -191,7 +191,7 @@ mod tests {
         let images = Tensor::rand(0f32, 1f32, (2, 3, 32, 32), &Device::Cpu).unwrap();
         let step = StepContext::inference();
         let encoded = teacher
-            .encode(&images, Masking::None, &Want::default(), &step)
+            .encode(&images, Masking::None, &EncodeOptions::default(), &step)
             .unwrap();
         assert_eq!(encoded.tokens.dims(), [2, 16, 8]);
         assert_eq!(encoded.grid, PatchGrid::new(4, 4));

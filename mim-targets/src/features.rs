@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 use mim_core::nn::ProjectionHead;
 use mim_core::{
-    Encoded, Encoder, Error, Masking, Norm, PatchGrid, Result, StepContext, Target, Want, ops,
+    EncodeOptions, Encoded, Encoder, Error, Masking, Norm, PatchGrid, Result, StepContext, Target,
+    ops,
 };
 use serde::{Deserialize, Serialize};
 
@@ -146,7 +147,7 @@ impl TargetGenerator for FeatureTarget {
             .batch
             .view(self.config.view)?
             .normalized(&self.config.norm)?;
-        let want = Want {
+        let want = EncodeOptions {
             skip_norm: !self.config.final_norm,
             cls_attention: self.config.attention,
             layers: self.config.layers.clone(),
@@ -236,7 +237,7 @@ mod tests {
     use candle_core::{DType, Device};
     use mim_core::encoders::{Vit, VitConfig};
     use mim_core::nn::ProjectionHeadConfig;
-    use mim_core::params::{Ema, ParamStore, Start, When};
+    use mim_core::params::{Ema, EmaStart, EmaTiming, ParamStore};
     use mim_core::schedule::Schedule;
     use mim_core::{Batch, PatchGrid, StepContext, View};
 
@@ -260,8 +261,8 @@ mod tests {
             &student,
             &teacher,
             Schedule::constant(0.9),
-            When::AfterStep,
-            Start::Copy,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
         )
         .unwrap();
         let pixels = Tensor::rand(0f32, 1f32, (2, 3, 8, 8), &Device::Cpu).unwrap();
@@ -277,7 +278,7 @@ mod tests {
         };
         let made = target.generate(&request).unwrap();
         let encoded = own
-            .encode(&pixels, Masking::None, &Want::default(), &step)
+            .encode(&pixels, Masking::None, &EncodeOptions::default(), &step)
             .unwrap();
         let values = |xs: &Tensor| {
             xs.to_dtype(DType::F32)
@@ -321,9 +322,9 @@ mod tests {
                 step: &step,
             })
         };
-        let want = Want {
+        let want = EncodeOptions {
             layers: vec![1, 2],
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         let encoded = teacher()
             .encode(&pixels, Masking::None, &want, &step)
@@ -402,7 +403,7 @@ mod tests {
                 target.generate(&request).unwrap().image.unwrap()
             };
             let tokens = teacher()
-                .encode(&pixels, Masking::None, &Want::default(), &step)
+                .encode(&pixels, Masking::None, &EncodeOptions::default(), &step)
                 .unwrap()
                 .patches()
                 .unwrap();

@@ -16,7 +16,7 @@ mod target_generator;
 pub use blur::Blur;
 pub use features::{FeatureTarget, FeatureTargetConfig};
 pub use settings::{BuiltTarget, TargetContext, TargetSettings};
-pub use target_generator::{Needs, TargetGenerator, TargetRequest};
+pub use target_generator::{TargetGenerator, TargetRequest, TargetStage};
 
 mim_core::parts! {
     /// The targets that a config can name; `mim-methods` adds the features of a frozen network.

@@ -2,7 +2,7 @@
 
 use mim_core::Result;
 use mim_core::objectives::{ObjectiveSettings, RegressionConfig};
-use mim_core::params::{Ema, ParamStore, Start, When};
+use mim_core::params::{Ema, ParamStore, EmaStart, EmaTiming};
 use mim_core::parts::Part;
 use mim_core::schedule::Schedule;
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ impl TargetSettings for MomentumConfig {
         let store = ParamStore::teacher(cx.student.device());
         let copy = cx.encoder.build(&store.root())?;
         let momentum = Schedule::constant(self.momentum);
-        let ema = Ema::new(cx.student, &store, momentum, When::AfterStep, Start::Copy)?;
+        let ema = Ema::new(cx.student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
         let features = FeatureTargetConfig {
             norm: cx.norm.clone(),
             layer_norm_eps: Some(self.layer_norm_eps),

@@ -5,7 +5,7 @@ use mim_core::{Batch, Encoded, Error, Mask, PatchGrid, Result, StepContext, Targ
 
 /// What a target generator has to wait for; ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Needs {
+pub enum TargetStage {
     /// The images only: it runs before masks are drawn and may guide them.
     Image,
     /// The mask.
@@ -21,9 +21,9 @@ pub struct TargetRequest<'a> {
     pub batch: &'a Batch,
     /// The grid of mask and target: the encoder's token grid, or a finer one.
     pub grid: PatchGrid,
-    /// The mask, from [`Needs::Mask`] on.
+    /// The mask, from [`TargetStage::Mask`] on.
     pub mask: Option<&'a Mask>,
-    /// The student's output, from [`Needs::Student`] on.
+    /// The student's output, from [`TargetStage::Student`] on.
     pub student: Option<&'a Encoded>,
     /// Where training stands.
     pub step: &'a StepContext,
@@ -32,8 +32,8 @@ pub struct TargetRequest<'a> {
 /// Makes what predictions are compared with. The result carries no gradient unless documented.
 pub trait TargetGenerator: Send + Sync {
     /// What it has to wait for.
-    fn needs(&self) -> Needs {
-        Needs::Image
+    fn stage(&self) -> TargetStage {
+        TargetStage::Image
     }
 
     /// Makes the target.
@@ -91,8 +91,8 @@ pub(crate) fn view_size(views: &[(usize, usize)], index: usize) -> Result<(usize
 }
 
 impl<T: TargetGenerator + ?Sized> TargetGenerator for Box<T> {
-    fn needs(&self) -> Needs {
-        (**self).needs()
+    fn stage(&self) -> TargetStage {
+        (**self).stage()
     }
 
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ImageOp, Sample, check_probability, check_range, happens, uniform};
 use crate::Result;
-use crate::wide::widest;
+use crate::simd::simd_dispatch;
 
 /// Box blurs that stand for one Gaussian.
 const PASSES: usize = 3;
@@ -89,7 +89,7 @@ impl Window {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Blurs [`PASSES`] times along the outer axis of `[lines, line]` bytes.
     fn blur_lines<'a>(pixels: &'a mut Vec<u8>, line: usize, window: &'a Window) {
         let lines = pixels.len() / line;

@@ -4,7 +4,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{ImageOp, Sample, check_probability, happens};
-use crate::wide::{LANES, PixelMap, channels, map_pixels, widest};
+use crate::simd::{LANES, PixelMap, channels, map_pixels, simd_dispatch};
 use crate::{Error, Result};
 
 /// Greys the image, keeping its channels.
@@ -97,13 +97,13 @@ impl PixelMap for Luma {
     }
 }
 
-widest! {
+simd_dispatch! {
     fn to_luma<'a>(pixels: &'a mut [u8]) {
         map_pixels(pixels, &Luma);
     }
 }
 
-widest! {
+simd_dispatch! {
     /// The sum of the lumas of RGB pixels.
     pub(super) fn luma_sum<'a>(pixels: &'a [u8]) -> u64 {
         let (blocks, rest) = pixels.as_chunks::<3>().0.as_chunks::<LANES>();

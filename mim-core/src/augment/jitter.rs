@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::color::{luma, luma_sum};
 use super::{ImageOp, Sample, check_probability, happens, offset, uniform};
-use crate::wide::{PixelMap, map_pixels, whole_f32, whole_f64, widest};
+use crate::simd::{PixelMap, map_pixels, whole_f32, whole_f64, simd_dispatch};
 use crate::{Error, Result};
 
 /// Changes brightness, contrast, saturation and hue by random amounts, in random order.
@@ -94,7 +94,7 @@ fn blend(from: u8, to: u8, factor: f32) -> u8 {
     whole_f32((from + factor * (to - from)).clamp(0., 255.))
 }
 
-widest! {
+simd_dispatch! {
     /// Blends every value with `base`.
     fn blend_with<'a>(pixels: &'a mut [u8], base: u8, factor: f32) {
         for value in pixels {
@@ -142,7 +142,7 @@ impl PixelMap for Saturation {
     }
 }
 
-widest! {
+simd_dispatch! {
     fn saturate<'a>(pixels: &'a mut [u8], factor: f32) {
         map_pixels(pixels, &Saturation(factor));
     }
@@ -168,7 +168,7 @@ impl PixelMap for Turn {
     }
 }
 
-widest! {
+simd_dispatch! {
     fn turn_hue<'a>(pixels: &'a mut [u8], steps: u8) {
         map_pixels(pixels, &Turn(steps));
     }

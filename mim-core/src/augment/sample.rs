@@ -1,6 +1,6 @@
 //! One decoded image on its way through the augmentations.
 
-use crate::wide::{LANES, channels, widest};
+use crate::simd::{LANES, channels, simd_dispatch};
 use crate::{Crop, Error, Result};
 
 /// Bytes of one image, interleaved `[height, width, channels]`, and where they lie in the source image.
@@ -105,7 +105,7 @@ impl Sample {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// `[pixels, 3]` as `[3, pixels]`.
     fn take_apart<'a>(pixels: &'a [u8], planes: &'a mut [u8]) {
         let (blocks, rest) = pixels.as_chunks::<3>().0.as_chunks::<LANES>();

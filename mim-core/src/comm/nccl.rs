@@ -186,7 +186,7 @@ impl Communicator for Nccl {
         let candle = self.device.as_cuda_device()?.cuda_stream();
         xs.inplace_op1(&Mean)?;
         let end = with_comm(|comm| comm.stream().record_event(None).w())?;
-        let started = Started { xs, end, candle };
+        let started = PendingStep { xs, end, candle };
         Ok(Pending::new(move || {
             let mean = started.xs.clone();
             drop(started);
@@ -206,13 +206,13 @@ impl Communicator for Nccl {
 
 /// A tensor that NCCL writes to. However this ends, whatever candle does with that memory afterwards, down to its
 /// next owner, comes after NCCL.
-struct Started {
+struct PendingStep {
     xs: Tensor,
     end: CudaEvent,
     candle: Arc<CudaStream>,
 }
 
-impl Drop for Started {
+impl Drop for PendingStep {
     fn drop(&mut self) {
         let context = self.candle.context();
         context.record_err(self.candle.wait(&self.end));

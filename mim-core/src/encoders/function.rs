@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{EncodeOptions, Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext};
 
 /// Maps images `[batch, channels, height, width]` to tokens.
 type Forward = dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync;
@@ -55,7 +55,7 @@ impl FnEncoder {
         }
     }
 
-    fn check(&self, masking: Masking<'_>, want: &Want) -> Result<()> {
+    fn check(&self, masking: Masking<'_>, want: &EncodeOptions) -> Result<()> {
         let asked = match masking {
             Masking::None if want.cls_attention => "its attention",
             Masking::None if !want.layers.is_empty() => "the outputs of its blocks",
@@ -122,7 +122,7 @@ impl Encoder for FnEncoder {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         self.check(masking, want)?;
@@ -159,7 +159,12 @@ mod tests {
         let forward = move |_: &Tensor| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let image = Tensor::zeros((2, 3, 8, 16), DType::F32, &Device::Cpu)?;
         let encoder = FnEncoder::new(forward, output, 5);
-        encoder.encode(&image, masking, &Want::default(), &StepContext::inference())
+        encoder.encode(
+            &image,
+            masking,
+            &EncodeOptions::default(),
+            &StepContext::inference(),
+        )
     }
 
     fn tokens(prefix: usize) -> FnOutput {

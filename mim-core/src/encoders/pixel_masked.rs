@@ -4,7 +4,9 @@ use candle_core::Tensor;
 
 use super::check;
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{
+    EncodeOptions, Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext,
+};
 
 /// Any encoder behind a trained colour that takes the place of hidden pixels:
 /// `image * (1 - M) + mask_token * M`, `M` the mask repeated over the pixels of its cells.
@@ -69,7 +71,7 @@ impl<E: Encoder> Encoder for PixelMasked<E> {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         let painted = match masking {
@@ -147,7 +149,7 @@ mod tests {
     }
 
     fn encode(encoder: &dyn Encoder, images: &Tensor, masking: Masking<'_>) -> Tensor {
-        let (want, step) = (Want::default(), StepContext::new(0));
+        let (want, step) = (EncodeOptions::default(), StepContext::new(0));
         let encoded = encoder.encode(images, masking, &want, &step).unwrap();
         encoded.tokens
     }
@@ -230,7 +232,7 @@ mod tests {
             assert_eq!(encoder.dim(), 8);
             assert_eq!(store.var("mask_token").unwrap().dims(), [1, 2, 1, 1]);
             let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 1, 0, 1, 0, 0, 1]).unwrap();
-            let (want, step) = (Want::default(), StepContext::new(0));
+            let (want, step) = (EncodeOptions::default(), StepContext::new(0));
             let dropped = encoder.encode(&images(), Masking::Drop(&mask), &want, &step);
             assert!(dropped.unwrap_err().to_string().contains("Replace"));
         }

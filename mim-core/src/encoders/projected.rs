@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nn::{Block, BlockConfig, Linear, NormKind, QkvBias};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{EncodeOptions, Encoded, Encoder, Masking, PatchGrid, Result, StepContext};
 
 /// Settings of the projector of [`Projected`]; `Default` is that of SIM's ViT-B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,7 +103,7 @@ impl<E: Encoder> Encoder for Projected<E> {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         let encoded = self.trunk.encode(image, masking, want, step)?;
@@ -160,7 +160,12 @@ mod tests {
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 0, 1, 1, 0, 0, 1]).unwrap();
         let step = StepContext::new(0);
         let encoded = encoder
-            .encode(&images, Masking::Drop(&mask), &Want::default(), &step)
+            .encode(
+                &images,
+                Masking::Drop(&mask),
+                &EncodeOptions::default(),
+                &step,
+            )
             .unwrap();
         assert_eq!(
             (encoded.tokens.dims(), encoder.dim()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
-use super::exchange::{Entry, Exchange, Sender, add_to};
+use super::reducer::{Entry, GradReducer, Sender, add_to};
 use crate::comm::{Communicator, Overlap};
 use crate::ops::MaxNorm;
 use crate::ops::grad_accumulator::{Collected, collecting};
@@ -15,7 +15,7 @@ use crate::{Result, ops};
 #[derive(Debug)]
 pub struct Gradients {
     entries: Vec<Entry>,
-    exchange: Exchange,
+    exchange: GradReducer,
 }
 
 impl Gradients {
@@ -26,7 +26,7 @@ impl Gradients {
                 .into_iter()
                 .map(|(name, var)| (name, var, None))
                 .collect(),
-            exchange: Exchange::default(),
+            exchange: GradReducer::default(),
         }
     }
 

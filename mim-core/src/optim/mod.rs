@@ -3,19 +3,19 @@
 mod adamw;
 mod buckets;
 mod clip;
-mod exchange;
+mod freeze;
 mod gradients;
 mod groups;
-mod hold;
 mod lars;
 mod optimizer;
+mod reducer;
 #[cfg(test)]
 mod testing;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use clip::Clip;
+pub use freeze::Freeze;
 pub use gradients::Gradients;
 pub use groups::NoDecay;
-pub use hold::Hold;
 pub use lars::{Lars, LarsConfig};
 pub use optimizer::{Optimizer, OptimizerConfig};

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 /// When a teacher is updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+pub enum EmaTiming {
     /// Before the forward pass of each step (SIM).
     BeforeStep,
     /// After each optimizer step (most methods).
@@ -18,7 +18,7 @@ pub enum When {
 
 /// What a teacher starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum EmaStart {
     /// The student's initial values.
     Copy,
     /// Its own values.
@@ -33,7 +33,7 @@ pub struct Ema {
     student: ParamStore,
     teacher: ParamStore,
     momentum: Schedule,
-    when: When,
+    when: EmaTiming,
 }
 
 impl Ema {
@@ -46,8 +46,8 @@ impl Ema {
         student: &ParamStore,
         teacher: &ParamStore,
         momentum: Schedule,
-        when: When,
-        start: Start,
+        when: EmaTiming,
+        start: EmaStart,
     ) -> Result<Self> {
         for (name, _) in teacher.parameters() {
             if student.var(&name).is_none() {
@@ -70,10 +70,10 @@ impl Ema {
         student: &ParamStore,
         teacher: &ParamStore,
         momentum: Schedule,
-        when: When,
-        start: Start,
+        when: EmaTiming,
+        start: EmaStart,
     ) -> Result<Self> {
-        if start == Start::Copy {
+        if start == EmaStart::Copy {
             teacher.copy_from(student)?;
         }
         Ok(Self {
@@ -89,7 +89,7 @@ impl Ema {
     /// # Errors
     ///
     /// Fails only if the device does.
-    pub fn update(&self, now: When, step: &StepContext) -> Result<()> {
+    pub fn update(&self, now: EmaTiming, step: &StepContext) -> Result<()> {
         if now != self.when {
             return Ok(());
         }
@@ -117,16 +117,23 @@ mod tests {
         student.root().weight(&[2], "bias").unwrap();
         let seen = teacher.root().weight(&[2], "bias").unwrap();
         let momentum = Schedule::constant(0.75);
-        let ema = Ema::new(&student, &teacher, momentum, When::AfterStep, Start::Copy).unwrap();
+        let ema = Ema::new(
+            &student,
+            &teacher,
+            momentum,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )
+        .unwrap();
         student
             .var("bias")
             .unwrap()
             .set(&Tensor::new(&[4f32, -8.], &Device::Cpu).unwrap())
             .unwrap();
         let step = StepContext::new(0);
-        ema.update(When::BeforeStep, &step).unwrap();
+        ema.update(EmaTiming::BeforeStep, &step).unwrap();
         assert_eq!(seen.to_vec1::<f32>().unwrap(), [0., 0.]);
-        ema.update(When::AfterStep, &step).unwrap();
+        ema.update(EmaTiming::AfterStep, &step).unwrap();
         assert_eq!(seen.to_vec1::<f32>().unwrap(), [1., -2.]);
     }
 
@@ -138,8 +145,8 @@ mod tests {
             &student,
             &teacher,
             Schedule::constant(0.5),
-            When::AfterStep,
-            Start::Keep,
+            EmaTiming::AfterStep,
+            EmaStart::Keep,
         );
         assert!(made.unwrap_err().to_string().contains("`bias`"));
     }

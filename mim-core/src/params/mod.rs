@@ -5,7 +5,7 @@ mod init;
 mod path;
 mod store;
 
-pub use ema::{Ema, Start, When};
+pub use ema::{Ema, EmaStart, EmaTiming};
 pub use init::{
     BeitInit, BootMaeInit, CmaeInit, Draw, FastMimInit, IbotInit, Init, InitScheme, MaeInit,
     PvtV2Init, SwinInit, TransformersInit,

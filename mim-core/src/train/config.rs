@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ops::Precision;
-use crate::optim::{Clip, Hold, OptimizerConfig};
+use crate::optim::{Clip, Freeze, OptimizerConfig};
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -37,7 +37,8 @@ pub struct TrainConfig {
     /// Gradient clipping. Default none.
     pub clip: Clip,
     /// Parameters that do not move in the first epochs. Default none.
-    pub hold: Vec<Hold>,
+    #[serde(alias = "hold")]
+    pub freeze: Vec<Freeze>,
     /// Type of the operands of matrix products: `"f32"` (default) or `"bf16"`, see
     /// [`Precision`]. Parameters, their moments and all other arithmetic stay f32.
     pub precision: Precision,
@@ -69,7 +70,7 @@ impl Default for TrainConfig {
             optimizer: OptimizerConfig::default(),
             weight_decay_schedule: None,
             clip: Clip::None,
-            hold: vec![],
+            freeze: vec![],
             precision: Precision::F32,
             recompute: false,
             seed: 0,

@@ -65,7 +65,7 @@ impl Trainer {
             .map_or(Device::Cpu, |(_, student)| student.device().clone());
         config.precision.check(&device)?;
         let stepper = Stepper::new(method.as_ref(), config.optimizer.clone(), config.clip)?
-            .hold(config.hold.clone())
+            .freeze(config.freeze.clone())
             .precision(config.precision)
             .recompute(config.recompute);
         let state = TrainState::new(method.name(), config.seed, dataset.len());

@@ -5,7 +5,7 @@ mod config;
 mod engine;
 mod log;
 mod observer;
-mod started;
+mod pending_step;
 mod step;
 mod tensorboard;
 
@@ -14,6 +14,6 @@ pub use config::TrainConfig;
 pub use engine::{Outcome, Trainer};
 pub use log::{EpochLog, EpochRecord};
 pub use observer::{Observer, StepReport};
-pub use started::Started;
+pub use pending_step::PendingStep;
 pub use step::Stepper;
 pub use tensorboard::EventWriter;

@@ -1,9 +1,9 @@
 //! One optimizer step.
 
-use super::started::{Coming, Scalars};
-use super::{Started, StepReport};
+use super::pending_step::{PendingNumbers, Scalars};
+use super::{PendingStep, StepReport};
 use crate::ops::{AsyncDownload, Precision, with_precision};
-use crate::optim::{Clip, Gradients, Hold, Optimizer, OptimizerConfig};
+use crate::optim::{Clip, Freeze, Gradients, Optimizer, OptimizerConfig};
 use crate::{Batch, Error, Method, Result, StepContext};
 
 /// Runs optimizer steps of one method: forward, backward, clipping, optimizer.
@@ -12,7 +12,7 @@ pub struct Stepper {
     optimizer: Box<dyn Optimizer>,
     gradients: Gradients,
     clip: Clip,
-    hold: Vec<Hold>,
+    freeze: Vec<Freeze>,
     precision: Precision,
     recompute: bool,
 }
@@ -46,7 +46,7 @@ impl Stepper {
             optimizer,
             gradients: Gradients::new(trainable),
             clip,
-            hold: Vec::new(),
+            freeze: Vec::new(),
             precision: Precision::F32,
             recompute: false,
         })
@@ -54,8 +54,8 @@ impl Stepper {
 
     /// Leaves some parameters alone for a while.
     #[must_use]
-    pub fn hold(self, hold: Vec<Hold>) -> Self {
-        Self { hold, ..self }
+    pub fn freeze(self, freeze: Vec<Freeze>) -> Self {
+        Self { freeze, ..self }
     }
 
     /// Computes matrix products of forward and backward passes in this precision.
@@ -105,7 +105,7 @@ impl Stepper {
     ///
     /// # Errors
     ///
-    /// As there on the CPU. On a GPU it is [`Started::wait`] that finds what is not finite; the parameters have moved
+    /// As there on the CPU. On a GPU it is [`PendingStep::wait`] that finds what is not finite; the parameters have moved
     /// by then, so that training must go on from a checkpoint.
     pub fn start(
         &mut self,
@@ -113,7 +113,7 @@ impl Stepper {
         batches: &[Batch],
         step: &StepContext,
         lr: f64,
-    ) -> Result<Started> {
+    ) -> Result<PendingStep> {
         let mut started = self.backward(method, batches, step, lr)?;
         if !started.on_gpu() {
             started.read()?;
@@ -129,7 +129,7 @@ impl Stepper {
         batches: &[Batch],
         step: &StepContext,
         lr: f64,
-    ) -> Result<Started> {
+    ) -> Result<PendingStep> {
         if batches.is_empty() {
             let fix = "give each step the batches it accumulates over";
             return Err(Error::shape("step", "at least one batch", 0, fix));
@@ -169,18 +169,18 @@ impl Stepper {
             images: images * step.comm.world(),
             waited: 0.,
         };
-        let coming = Coming {
+        let coming = PendingNumbers {
             squares: AsyncDownload::new(&squares)?,
             scalars: scalars.mean(step.comm.as_ref())?,
             share,
         };
-        Ok(Started::new(report, coming, squares.device()))
+        Ok(PendingStep::new(report, coming, squares.device()))
     }
 
     /// Moves the parameters, and what follows them.
     fn update(&mut self, method: &dyn Method, step: &StepContext, lr: f64) -> Result<()> {
-        for hold in &self.hold {
-            hold.apply(&mut self.gradients, step);
+        for freeze in &self.freeze {
+            freeze.apply(&mut self.gradients, step);
         }
         self.optimizer.step(&self.gradients, lr)?;
         method.after_step(step)

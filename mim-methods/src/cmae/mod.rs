@@ -12,7 +12,7 @@ use mim_core::decoders::{MaeDecoder, MaeDecoderConfig, PooledDecoder};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::{PosEmbedKind, ProjectionHeadConfig};
 use mim_core::objectives::{InfoNceConfig, RegressionConfig};
-use mim_core::params::{CmaeInit, Ema, InitScheme, ParamStore, Params, Start, When};
+use mim_core::params::{CmaeInit, Ema, InitScheme, ParamStore, Params, EmaStart, EmaTiming};
 use mim_core::schedule::Schedule;
 use mim_core::{Error, Norm, Result};
 use mim_masking::{CellMaskerConfig, CellRounding};
@@ -191,7 +191,7 @@ impl MethodConfig for CmaeConfig {
         let teacher = ParamStore::teacher(student.device());
         let features = self.feature_target(&teacher.root())?;
         let momentum = self.momentum.clone();
-        let ema = Ema::new(student, &teacher, momentum, When::AfterStep, Start::Copy)?;
+        let ema = Ema::new(student, &teacher, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
         let pixels = PixelTargetConfig {
             norm: self.norm.clone(),
             ..PixelTargetConfig::default()

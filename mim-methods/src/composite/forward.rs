@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use candle_core::DType;
-use mim_core::params::When;
+use mim_core::params::EmaTiming;
 use mim_core::{
-    Batch, DecodeContext, Error, Mask, PatchGrid, Prediction, Purpose, Result, StepContext, Target,
-    Want,
+    Batch, DecodeContext, EncodeOptions, Error, Mask, PatchGrid, Prediction, Purpose, Result,
+    StepContext, Target,
 };
 use mim_masking::{Guide, GuideKind, MaskRequest};
-use mim_targets::{Needs, TargetRequest};
+use mim_targets::{TargetRequest, TargetStage};
 
 use super::{Branch, Composite};
 
@@ -40,10 +40,10 @@ impl Composite {
         };
         let guided = self.masker.guide() == GuideKind::Scores;
         let needed = |name: &str| guided || branches.iter().any(|branch| branch.target == name);
-        self.generate(Needs::Image, &needed, &request, &mut targets)?;
+        self.generate(TargetStage::Image, &needed, &request, &mut targets)?;
         let mask = self.mask(batch, grid, &targets, step)?;
         request.mask = Some(&mask);
-        self.generate(Needs::Mask, &needed, &request, &mut targets)?;
+        self.generate(TargetStage::Mask, &needed, &request, &mut targets)?;
         let masking = self.mode.masking(&mask);
         let encoded = self.encoder.encode(
             &view.normalized(&self.input.norm)?,
@@ -55,7 +55,7 @@ impl Composite {
             student: Some(&encoded),
             ..request
         };
-        self.generate(Needs::Student, &needed, &request, &mut targets)?;
+        self.generate(TargetStage::Student, &needed, &request, &mut targets)?;
         let cx = DecodeContext {
             encoded: &encoded,
             mask: &mask,
@@ -75,7 +75,7 @@ impl Composite {
 
     fn generate<'a>(
         &'a self,
-        needs: Needs,
+        stage: TargetStage,
         needed: &dyn Fn(&str) -> bool,
         request: &TargetRequest<'_>,
         targets: &mut BTreeMap<&'a str, Target>,
@@ -83,7 +83,7 @@ impl Composite {
         for (name, generator) in self
             .targets
             .iter()
-            .filter(|(name, generator)| generator.needs() == needs && needed(name))
+            .filter(|(name, generator)| generator.stage() == stage && needed(name))
         {
             let target = generator.generate(request)?;
             request
@@ -142,13 +142,13 @@ impl Composite {
         )
     }
 
-    pub(super) fn update_teachers(&self, now: When, step: &StepContext) -> Result<()> {
+    pub(super) fn update_teachers(&self, now: EmaTiming, step: &StepContext) -> Result<()> {
         self.emas.iter().try_for_each(|ema| ema.update(now, step))
     }
 }
 
 /// The union of what the decoders read.
-fn want(branches: &[&Branch]) -> Want {
+fn want(branches: &[&Branch]) -> EncodeOptions {
     let mut layers: Vec<usize> = branches
         .iter()
         .flat_map(|branch| branch.decoder.layers())
@@ -156,9 +156,9 @@ fn want(branches: &[&Branch]) -> Want {
         .collect();
     layers.sort_unstable();
     layers.dedup();
-    Want {
+    EncodeOptions {
         layers,
-        ..Want::default()
+        ..EncodeOptions::default()
     }
 }
 

@@ -7,7 +7,7 @@ mod reconstruct;
 pub use builder::CompositeBuilder;
 
 use mim_core::augment::ViewPlan;
-use mim_core::params::{Ema, ParamStore, When};
+use mim_core::params::{Ema, EmaTiming, ParamStore};
 use mim_core::schedule::Schedule;
 use mim_core::{
     Batch, Decoder, Encoder, ImageSize, Input, LossTerms, Mask, MaskMode, Method, Norm, Objective,
@@ -150,15 +150,15 @@ impl Method for Composite {
     }
 
     fn before_step(&self, step: &StepContext) -> Result<()> {
-        self.update_teachers(When::BeforeStep, step)
+        self.update_teachers(EmaTiming::BeforeStep, step)
     }
 
     fn after_step(&self, step: &StepContext) -> Result<()> {
-        self.update_teachers(When::AfterStep, step)
+        self.update_teachers(EmaTiming::AfterStep, step)
     }
 
     fn end_epoch(&mut self, step: &StepContext) -> Result<()> {
-        self.update_teachers(When::EndOfEpoch, step)
+        self.update_teachers(EmaTiming::EndOfEpoch, step)
     }
 
     fn override_mask(&mut self, mask: Mask) -> Result<()> {

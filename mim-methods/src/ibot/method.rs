@@ -3,10 +3,10 @@
 use candle_core::{DType, Tensor};
 use mim_core::augment::ViewPlan;
 use mim_core::objectives::{DistillationLogits, SelfDistillation};
-use mim_core::params::{Ema, ParamStore, When};
+use mim_core::params::{Ema, ParamStore, EmaTiming};
 use mim_core::{
     Batch, Encoded, Encoder, Error, Input, LossTerms, Mask, Masking, Method, Purpose, Result,
-    StepContext, Want, ops,
+    StepContext, EncodeOptions, ops,
 };
 use mim_masking::{FixedMasker, Guide, GuideKind, MaskRequest, Masker};
 
@@ -76,9 +76,9 @@ impl Ibot {
     }
 
     fn teach(&self, images: &Tensor, step: &StepContext) -> Result<Taught> {
-        let want = Want {
+        let want = EncodeOptions {
             cls_attention: self.masker.guide() == GuideKind::Scores,
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         let tower = &self.teacher;
         let step = step.teacher();
@@ -142,7 +142,7 @@ impl Ibot {
         hidden: &Tensor,
         step: &StepContext,
     ) -> Result<(Tensor, Tensor)> {
-        let (tower, want) = (&self.student, Want::default());
+        let (tower, want) = (&self.student, EncodeOptions::default());
         let masking = Masking::Replace(mask);
         let encoded = tower.encoder.encode(images, masking, &want, step)?;
         let mut cls = vec![image_rows(&encoded)?];
@@ -231,7 +231,7 @@ impl Method for Ibot {
     }
 
     fn after_step(&self, step: &StepContext) -> Result<()> {
-        self.ema.update(When::AfterStep, step)
+        self.ema.update(EmaTiming::AfterStep, step)
     }
 
     fn override_mask(&mut self, mask: Mask) -> Result<()> {

@@ -16,7 +16,7 @@ use mim_core::augment::ViewPlan;
 use mim_core::encoders::{EncoderConfig, SwinConfig, VitConfig};
 use mim_core::nn::{DinoHeadConfig, PosEmbedKind};
 use mim_core::objectives::SelfDistillationConfig;
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, Start, When};
+use mim_core::params::{Ema, Init, InitScheme, ParamStore, EmaStart, EmaTiming};
 use mim_core::schedule::{Per, Schedule};
 use mim_core::{Error, Input, Norm, Result};
 use mim_masking::{GuideKind, IbotBlockMaskerConfig, Masker};
@@ -170,8 +170,8 @@ impl<M: NamingMasker> DistillationConfig<M> {
 
     /// Ties the teacher to the student, and starts it from there.
     fn follow(&self, student: &ParamStore, teacher: &ParamStore) -> Result<Ema> {
-        let (momentum, when) = (self.momentum.clone(), When::AfterStep);
-        let ema = Ema::of_common(student, teacher, momentum, when, Start::Copy)?;
+        let (momentum, when) = (self.momentum.clone(), EmaTiming::AfterStep);
+        let ema = Ema::of_common(student, teacher, momentum, when, EmaStart::Copy)?;
         // Parity: the release copies by names, of which a shared layer has two, the patches' last.
         let layer = |shared: bool| if shared { "last_layer" } else { "last_layer2" };
         for part in ["weight_g", "weight_v"] {
@@ -276,7 +276,7 @@ mod tests {
     use candle_core::{DType, Tensor};
     use mim_core::optim::{AdamWConfig, Clip};
     use mim_core::train::Stepper;
-    use mim_core::{Batch, Error, Masking, Method, StepContext, View, Want};
+    use mim_core::{Batch, Error, Masking, Method, StepContext, View, EncodeOptions};
     use mim_masking::RatioRange;
 
     fn tiny<M: NamingMasker>() -> DistillationConfig<M> {
@@ -448,7 +448,7 @@ mod tests {
         student.var("cls_token").unwrap().set(&zeros).unwrap();
         let image = Tensor::ones((1, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
         let tokens = |encoder: &dyn mim_core::Encoder| -> Vec<f32> {
-            let (want, step) = (Want::default(), StepContext::inference());
+            let (want, step) = (EncodeOptions::default(), StepContext::inference());
             let encoded = encoder.encode(&image, Masking::None, &want, &step).unwrap();
             encoded.tokens.flatten_all().unwrap().to_vec1().unwrap()
         };

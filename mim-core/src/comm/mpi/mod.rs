@@ -1,6 +1,6 @@
 //! Processes started by `mpirun`.
 
-mod beside;
+mod progress_thread;
 
 use std::mem::ManuallyDrop;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use ::mpi::traits::{Communicator as _, CommunicatorCollectives as _};
 use ::mpi::{Threading, initialize_with_threading};
 use candle_core::{CpuStorage, Device, Storage, Tensor, bail};
 
-use self::beside::Beside;
+use self::progress_thread::ProgressThread;
 use super::{Communicator, Overlap, Pending, Reduce};
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 pub struct Mpi {
     rank: usize,
     world: usize,
-    beside: Option<Beside>,
+    beside: Option<ProgressThread>,
     // Not dropped with the group: after a failure, finalising would wait for the others for ever.
     universe: Mutex<Option<ManuallyDrop<Universe>>>,
 }
@@ -52,7 +52,7 @@ impl Mpi {
         };
         let lacks = provided != Threading::Multiple;
         if joined.world > 1 && !super::any(&joined, lacks)? {
-            joined.beside = Some(Beside::start()?);
+            joined.beside = Some(ProgressThread::start()?);
         }
         Ok(joined)
     }

@@ -11,7 +11,7 @@ pub use init::ConvMaeInit;
 use super::check;
 use crate::nn::{Block, Conv, ConvBlock, LayerNorm, Linear, PosEmbed, PosEmbedKind};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext, Want, ops};
+use crate::{Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext, EncodeOptions, ops};
 
 /// ConvMAE's encoder (Gao et al., NeurIPS 2022, arXiv 2205.03892; Alpha-VL/ConvMAE @ 4c97b4c): two stages
 /// of masked convolutions on the full map, a transformer on the visible tokens, and both stages'
@@ -187,7 +187,7 @@ impl Encoder for ConvMae {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         let grid = self.check(image, masking)?;
@@ -268,7 +268,7 @@ mod tests {
     fn encode(image: &Tensor, masking: Masking<'_>) -> Tensor {
         let step = StepContext::inference();
         tiny()
-            .encode(image, masking, &Want::default(), &step)
+            .encode(image, masking, &EncodeOptions::default(), &step)
             .unwrap()
             .tokens
     }
@@ -318,7 +318,7 @@ mod tests {
     fn refuses_what_it_cannot_do() {
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 1, 0]).unwrap();
         let step = StepContext::inference();
-        let (encoder, want) = (tiny(), Want::default());
+        let (encoder, want) = (tiny(), EncodeOptions::default());
         let replaced = encoder.encode(&images(), Masking::Replace(&mask), &want, &step);
         assert!(replaced.unwrap_err().to_string().contains("MaskMode::Drop"));
         let other = Mask::from_bits(PatchGrid::new(1, 2), &[0, 1]).unwrap();

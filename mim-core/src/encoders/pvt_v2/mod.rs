@@ -12,14 +12,14 @@ use super::check;
 use crate::nn::{Conv, LayerNorm};
 use crate::ops::Window;
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
 
 /// A pyramid vision transformer, second version (Wang et al., Computational Visual Media 2022, arXiv
 /// 2106.13797), parameters named as in whai362/PVT.
 ///
 /// There is no class token, no position table and no mask token: its zero-padded convolutions tell
 /// positions, and take images of every size that its stages tile. The output is on the grid of the
-/// last stage. [`Want::layers`] counts the blocks of all stages together; each block's output is on
+/// last stage. [`EncodeOptions::layers`] counts the blocks of all stages together; each block's output is on
 /// its own stage's grid, `[rows, stage tokens, stage dim]`.
 #[derive(Debug, Clone)]
 pub struct PvtV2 {
@@ -88,7 +88,7 @@ impl PvtV2 {
         &self.config
     }
 
-    fn check(&self, image: &Tensor, masking: Masking<'_>, want: &Want) -> Result<PatchGrid> {
+    fn check(&self, image: &Tensor, masking: Masking<'_>, want: &EncodeOptions) -> Result<PatchGrid> {
         let size = check::image_size(image, self.config.in_channels)?;
         if masking.mask().is_some() {
             return Err(Error::unsupported(
@@ -133,7 +133,7 @@ impl Encoder for PvtV2 {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         let output = self.check(image, masking, want)?;
@@ -210,7 +210,7 @@ mod tests {
         Tensor::from_vec(values, (2, 1, height, width), &Device::Cpu).unwrap()
     }
 
-    fn encode(pvt: &PvtV2, image: &Tensor, want: &Want) -> Encoded {
+    fn encode(pvt: &PvtV2, image: &Tensor, want: &EncodeOptions) -> Encoded {
         let step = StepContext::inference();
         pvt.encode(image, Masking::None, want, &step).unwrap()
     }
@@ -222,9 +222,9 @@ mod tests {
     #[test]
     fn blocks_are_counted_over_all_stages_and_keep_their_own_grid() {
         let (store, pvt) = pvt(&config());
-        let want = Want {
+        let want = EncodeOptions {
             layers: vec![1, 3],
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         let encoded = encode(&pvt, &image(16, 32), &want);
         assert_eq!(encoded.tokens.dims(), [2, 32, 8]);
@@ -243,7 +243,7 @@ mod tests {
             assert!(has(name), "{name}");
         }
         assert!(!has("block2.0.attn.sr.weight") && !has("block2.0.attn.norm.weight"));
-        let skipped = Want {
+        let skipped = EncodeOptions {
             skip_norm: true,
             ..want
         };
@@ -255,7 +255,7 @@ mod tests {
     fn gradients_arrive_at_every_parameter_and_the_image() {
         let (store, pvt) = pvt(&config());
         let image = Var::from_tensor(&image(16, 32)).unwrap();
-        let tokens = encode(&pvt, &image, &Want::default()).tokens;
+        let tokens = encode(&pvt, &image, &EncodeOptions::default()).tokens;
         // Plain sums are zero behind a layer norm.
         let weights = Tensor::arange(0f32, 512., &Device::Cpu).unwrap();
         let weights = weights.sin().unwrap().reshape((2, 32, 8)).unwrap();
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn takes_every_size_that_its_stages_tile() {
         let (_, pvt) = pvt(&config());
-        let encoded = encode(&pvt, &image(8, 12), &Want::default());
+        let encoded = encode(&pvt, &image(8, 12), &EncodeOptions::default());
         assert_eq!(encoded.tokens.dims(), [2, 6, 8]);
         assert_eq!(encoded.grid, PatchGrid::new(2, 3));
         let error = pvt.grid((16, 30)).unwrap_err().to_string();
@@ -287,22 +287,22 @@ mod tests {
     fn refuses_what_it_cannot_do() {
         let (_, pvt) = pvt(&config());
         let mask = Mask::from_bits(PatchGrid::new(4, 8), &[0u8; 64]).unwrap();
-        let fails = |masking, want: Want, part: &str| {
+        let fails = |masking, want: EncodeOptions, part: &str| {
             let step = StepContext::inference();
             let encoded = pvt.encode(&image(16, 32), masking, &want, &step);
             let error = encoded.unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         };
-        fails(Masking::Drop(&mask), Want::default(), "PixelMasked");
-        fails(Masking::Replace(&mask), Want::default(), "PixelMasked");
-        let cls = Want {
+        fails(Masking::Drop(&mask), EncodeOptions::default(), "PixelMasked");
+        fails(Masking::Replace(&mask), EncodeOptions::default(), "PixelMasked");
+        let cls = EncodeOptions {
             cls_attention: true,
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         fails(Masking::None, cls, "no class token");
-        let fifth = Want {
+        let fifth = EncodeOptions {
             layers: vec![4],
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         fails(Masking::None, fifth, "4 blocks");
     }
@@ -314,7 +314,7 @@ mod tests {
             ..config()
         });
         let tokens = |step: &StepContext| {
-            let encoded = pvt.encode(&image(16, 32), Masking::None, &Want::default(), step);
+            let encoded = pvt.encode(&image(16, 32), Masking::None, &EncodeOptions::default(), step);
             values(&encoded.unwrap().tokens)
         };
         assert_eq!(tokens(&StepContext::new(3)), tokens(&StepContext::new(3)));

@@ -16,13 +16,13 @@ use self::merging::PatchMerging;
 use super::check;
 use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want, ops};
+use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions, ops};
 
 /// A Swin transformer, first version (Liu et al., ICCV 2021), parameters named as in microsoft/SimMIM.
 ///
 /// There is no class token, and hidden patches are replaced by a mask token before the first stage:
 /// masks may be on any grid that the first stage's is a multiple of. The output is on the grid of
-/// the last stage. [`Want::layers`] counts the blocks of all stages together; each block's output
+/// the last stage. [`EncodeOptions::layers`] counts the blocks of all stages together; each block's output
 /// is on its own stage's grid, `[rows, stage tokens, stage dim]`, before its tokens are merged.
 #[derive(Debug, Clone)]
 pub struct Swin {
@@ -165,7 +165,7 @@ impl Swin {
         StageLayout::all(&self.config, (height, width), image.device()).map(Cow::Owned)
     }
 
-    fn check(&self, image: &Tensor, masking: Masking<'_>, want: &Want) -> Result<PatchGrid> {
+    fn check(&self, image: &Tensor, masking: Masking<'_>, want: &EncodeOptions) -> Result<PatchGrid> {
         let size = check::image_size(image, self.config.in_channels)?;
         if matches!(masking, Masking::Drop(_)) {
             return Err(Error::unsupported(
@@ -211,7 +211,7 @@ impl Encoder for Swin {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         let grid = self.check(image, masking, want)?;
@@ -282,7 +282,7 @@ mod tests {
         Tensor::from_vec(values, (rows, 1, 16, 32), &Device::Cpu).unwrap()
     }
 
-    fn encode(swin: &Swin, masking: Masking<'_>, want: &Want) -> Result<Encoded> {
+    fn encode(swin: &Swin, masking: Masking<'_>, want: &EncodeOptions) -> Result<Encoded> {
         swin.encode(&image(2), masking, want, &StepContext::inference())
     }
 
@@ -293,9 +293,9 @@ mod tests {
     #[test]
     fn blocks_are_counted_over_all_stages_and_keep_their_own_grid() {
         let (store, swin) = swin(&config());
-        let want = Want {
+        let want = EncodeOptions {
             layers: vec![1, 3],
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         let encoded = encode(&swin, Masking::None, &want).unwrap();
         assert_eq!(encoded.tokens.dims(), [2, 32, 8]);
@@ -316,7 +316,7 @@ mod tests {
         let skipped = encode(
             &swin,
             Masking::None,
-            &Want {
+            &EncodeOptions {
                 skip_norm: true,
                 ..want
             },
@@ -333,16 +333,16 @@ mod tests {
         let mut all = Vec::new();
         for grid in [(2, 4), (4, 8), (8, 16)] {
             let mask = coarse.upsample(PatchGrid::new(grid.0, grid.1)).unwrap();
-            let encoded = encode(&swin, Masking::Replace(&mask), &Want::default()).unwrap();
+            let encoded = encode(&swin, Masking::Replace(&mask), &EncodeOptions::default()).unwrap();
             all.push(values(&encoded.tokens));
         }
         assert!(all[0] == all[1] && all[1] == all[2]);
-        let plain = encode(&swin, Masking::None, &Want::default()).unwrap();
+        let plain = encode(&swin, Masking::None, &EncodeOptions::default()).unwrap();
         assert_ne!(values(&plain.tokens), all[0]);
         // Two masks an image: the first copy is that of the mask alone.
         let both: Vec<u8> = [coarse.to_bits(), coarse.complement().to_bits()].concat();
         let both = Mask::from_bits(coarse.grid(), &both).unwrap();
-        let encoded = encode(&swin, Masking::Replace(&both), &Want::default()).unwrap();
+        let encoded = encode(&swin, Masking::Replace(&both), &EncodeOptions::default()).unwrap();
         assert_eq!(encoded.tokens.dims(), [4, 32, 8]);
         assert_eq!(values(&encoded.tokens.narrow(0, 0, 2).unwrap()), all[0]);
     }
@@ -359,7 +359,7 @@ mod tests {
         let both = Tensor::cat(&[image(2), image(2)], 2).unwrap();
         let tokens = |swin: &Swin| {
             let step = StepContext::inference();
-            let encoded = swin.encode(&both, Masking::None, &Want::default(), &step);
+            let encoded = swin.encode(&both, Masking::None, &EncodeOptions::default(), &step);
             let encoded = encoded.unwrap();
             assert_eq!(encoded.grid, PatchGrid::new(8, 8));
             values(&encoded.tokens)
@@ -388,7 +388,7 @@ mod tests {
             let first = |image: &Tensor| {
                 let step = StepContext::inference();
                 let encoded = swin
-                    .encode(image, Masking::None, &Want::default(), &step)
+                    .encode(image, Masking::None, &EncodeOptions::default(), &step)
                     .unwrap();
                 values(&encoded.tokens.narrow(1, 0, 1).unwrap())
             };
@@ -404,23 +404,23 @@ mod tests {
     fn refuses_what_it_cannot_do() {
         let (_, swin) = swin(&config());
         let mask = Mask::from_bits(PatchGrid::new(4, 8), &[0u8; 64]).unwrap();
-        let fails = |masking, want: Want, part: &str| {
+        let fails = |masking, want: EncodeOptions, part: &str| {
             let error = encode(&swin, masking, &want).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         };
-        fails(Masking::Drop(&mask), Want::default(), "MaskMode::Replace");
-        let cls = Want {
+        fails(Masking::Drop(&mask), EncodeOptions::default(), "MaskMode::Replace");
+        let cls = EncodeOptions {
             cls_attention: true,
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         fails(Masking::None, cls, "no class token");
-        let fifth = Want {
+        let fifth = EncodeOptions {
             layers: vec![4],
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         fails(Masking::None, fifth, "4 blocks");
         let odd = Mask::from_bits(PatchGrid::new(3, 8), &[0u8; 48]).unwrap();
-        fails(Masking::Replace(&odd), Want::default(), "3x8");
+        fails(Masking::Replace(&odd), EncodeOptions::default(), "3x8");
         let error = swin.grid((8, 16)).unwrap_err().to_string();
         for part in ["4x4 tokens in stage 1", "16x32", "2x2 at 8x16 pixels"] {
             assert!(error.contains(part), "{error}");
@@ -431,7 +431,7 @@ mod tests {
             mask_token: false,
             ..config()
         });
-        let error = encode(&bare, Masking::Replace(&mask), &Want::default()).unwrap_err();
+        let error = encode(&bare, Masking::Replace(&mask), &EncodeOptions::default()).unwrap_err();
         assert!(error.to_string().contains("mask_token = true"), "{error}");
     }
 
@@ -444,7 +444,7 @@ mod tests {
         let (store, padded) = swin(&pad);
         let (_, plain) = swin(&config());
         let tokens = |swin: &Swin| {
-            let encoded = encode(swin, Masking::None, &Want::default()).unwrap();
+            let encoded = encode(swin, Masking::None, &EncodeOptions::default()).unwrap();
             values(&encoded.tokens)
         };
         assert_eq!(tokens(&padded), tokens(&plain));
@@ -452,7 +452,7 @@ mod tests {
         let small = image(2).narrow(2, 0, 10).unwrap().narrow(3, 0, 14).unwrap();
         let step = StepContext::inference();
         let encoded = padded
-            .encode(&small, Masking::None, &Want::default(), &step)
+            .encode(&small, Masking::None, &EncodeOptions::default(), &step)
             .unwrap();
         assert_eq!(encoded.grid, PatchGrid::new(3, 4));
         assert_eq!(encoded.tokens.dims(), [2, 12, 8]);
@@ -469,7 +469,7 @@ mod tests {
         let (_, odd) = swin(&odd);
         let square = Tensor::zeros((1, 1, 20, 20), small.dtype(), &Device::Cpu).unwrap();
         let encoded = odd
-            .encode(&square, Masking::None, &Want::default(), &step)
+            .encode(&square, Masking::None, &EncodeOptions::default(), &step)
             .unwrap();
         assert_eq!(encoded.grid, PatchGrid::new(5, 5));
     }
@@ -482,7 +482,7 @@ mod tests {
         });
         let tokens = |step: &StepContext| {
             let encoded = swin
-                .encode(&image(2), Masking::None, &Want::default(), step)
+                .encode(&image(2), Masking::None, &EncodeOptions::default(), step)
                 .unwrap();
             values(&encoded.tokens)
         };

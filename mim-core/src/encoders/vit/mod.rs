@@ -11,7 +11,7 @@ pub use config::{RelPosBiasKind, VitConfig};
 use super::check;
 use crate::nn::{Block, LayerNorm, Linear, MaskToken, PatchEmbed, PosEmbed, RelPosBias};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, Want};
+use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
 
 /// A vision transformer with a class token (Dosovitskiy et al., 2021), parameters named as in timm and MAE.
 #[derive(Debug, Clone)]
@@ -138,7 +138,7 @@ impl Vit {
     }
 
     /// The tokens after the last block, those after the blocks that are wanted, and the attention of the class token.
-    fn blocks(&self, mut xs: Tensor, want: &Want, step: &StepContext) -> Result<Blocks> {
+    fn blocks(&self, mut xs: Tensor, want: &EncodeOptions, step: &StepContext) -> Result<Blocks> {
         let bias = |bias: &RelPosBias| bias.forward(xs.device());
         let shared = self.shared_bias.as_ref().map(bias).transpose()?;
         let mut layers = Vec::with_capacity(want.layers.len());
@@ -229,7 +229,7 @@ impl Encoder for Vit {
         &self,
         image: &Tensor,
         masking: Masking<'_>,
-        want: &Want,
+        want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
         let grid = self.check(image, masking)?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Trainer;
 use crate::data::Loader;
-use crate::train::{EventWriter, Observer, Started, StepReport};
+use crate::train::{EventWriter, Observer, PendingStep, StepReport};
 use crate::{Batch, Result, StepContext};
 
 /// Who is told of each step.
@@ -47,7 +47,7 @@ impl Trainer {
     }
 
     /// Starts the optimizer step at the current place.
-    fn start(&mut self, batches: &mut impl Iterator<Item = Result<Batch>>) -> Result<Started> {
+    fn start(&mut self, batches: &mut impl Iterator<Item = Result<Batch>>) -> Result<PendingStep> {
         let start = Instant::now();
         let micro = batches.take(self.config.accum_iter);
         let micro = micro.collect::<Result<Vec<_>>>()?;
@@ -80,7 +80,7 @@ impl Trainer {
     }
 
     /// Waits for the report of a step, if there is one, adds it to the means of the epoch and passes it on.
-    fn read(&mut self, started: Option<Started>, watch: &mut Watch<'_>) -> Result<()> {
+    fn read(&mut self, started: Option<PendingStep>, watch: &mut Watch<'_>) -> Result<()> {
         let Some(started) = started else {
             return Ok(());
         };

@@ -32,7 +32,7 @@ fn family(model: &str) -> Vec<Rule> {
         Rule::ignore("*.relative_position_index"),
         Rule::ignore("classifier.{p}"),
         Rule::rename("lm_head.{p}", "decoder_pred.{p}"),
-        // Beside the model, not in it, where tokens are predicted.
+        // ProgressThread the model, not in it, where tokens are predicted.
         Rule::rename("layernorm.{p}", "norm.{p}"),
     ];
     for prefix in [model, ""] {

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use mim_core::encoders::EncoderConfig;
-use mim_core::{Batch, Encoded, Encoder, Masking, ParamStore, StepContext, Want};
+use mim_core::{Batch, EncodeOptions, Encoded, Encoder, Masking, ParamStore, StepContext};
 
 use super::super::compare::Worst;
 use super::super::stores::State;
@@ -78,9 +78,9 @@ impl Features {
         let images = batch
             .view(self.view)?
             .normalized(&state.method.input().norm)?;
-        let want = Want {
+        let want = EncodeOptions {
             skip_norm: self.skip_norm,
-            ..Want::default()
+            ..EncodeOptions::default()
         };
         let step = StepContext::inference();
         let encoded = self.encoder.encode(&images, Masking::None, &want, &step)?;

@@ -1,7 +1,7 @@
 //! The schedules and the optimizer of a trajectory.
 
 use mim_core::StepContext;
-use mim_core::optim::Hold;
+use mim_core::optim::Freeze;
 use mim_core::schedule::{Per, Schedule, Warmup};
 use mim_core::train::Stepper;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ pub(super) struct Plan {
     steps_per_epoch: usize,
     pub(super) lr: Schedule,
     pub(super) weight_decay: Option<Schedule>,
-    hold: Vec<Hold>,
+    freeze: Vec<Freeze>,
     optimizer: Optimizer,
 }
 
@@ -162,7 +162,7 @@ impl Plan {
             let what = "a trajectory with withheld gradients";
             return Err(Problem::unknown(what));
         }
-        let hold = settings.freeze_last_layer.map(|until_epoch| Hold {
+        let freeze = settings.freeze_last_layer.map(|until_epoch| Freeze {
             contains: "last_layer".to_owned(),
             until_epoch,
         });
@@ -172,7 +172,7 @@ impl Plan {
             steps_per_epoch: settings.steps_per_epoch,
             lr: settings.lr()?,
             weight_decay: settings.weight_decay(),
-            hold: hold.into_iter().collect(),
+            freeze: freeze.into_iter().collect(),
             optimizer,
         })
     }
@@ -200,6 +200,6 @@ impl Plan {
     pub(super) fn stepper(&self, state: State<'_>) -> Result<Stepper> {
         let config = self.optimizer.config(state)?;
         let stepper = Stepper::new(state.method, config, self.optimizer.clip()?)?;
-        Ok(stepper.hold(self.hold.clone()))
+        Ok(stepper.freeze(self.freeze.clone()))
     }
 }

@@ -9,14 +9,14 @@ use crate::{Error, LossTerms, Result};
 
 /// A step that was asked for, and that a GPU may still work at.
 #[derive(Debug)]
-pub struct Started {
+pub struct PendingStep {
     report: StepReport,
-    coming: Option<Coming>,
+    coming: Option<PendingNumbers>,
     on_gpu: bool,
 }
 
-impl Started {
-    pub(super) fn new(report: StepReport, coming: Coming, device: &Device) -> Self {
+impl PendingStep {
+    pub(super) fn new(report: StepReport, coming: PendingNumbers, device: &Device) -> Self {
         Self {
             report,
             coming: Some(coming),
@@ -59,7 +59,7 @@ impl Started {
 
 /// What a report lacks.
 #[derive(Debug)]
-pub(super) struct Coming {
+pub(super) struct PendingNumbers {
     pub(super) scalars: Means,
     /// Sums of squares of all gradients.
     pub(super) squares: AsyncDownload,

@@ -1,22 +1,22 @@
-//! Parameters that stay as they are for a while.
+//! Parameters that are frozen in the first epochs.
 
 use serde::{Deserialize, Serialize};
 
 use super::Gradients;
 use crate::StepContext;
 
-/// Leaves some parameters alone in the first epochs: neither moved nor decayed (DINO's last layer).
+/// Freezes some parameters in the first epochs: they are neither moved nor decayed (DINO's last layer).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hold {
+pub struct Freeze {
     /// Part of the names of the parameters.
     pub contains: String,
     /// The first epoch, from 0, in which they move.
     pub until_epoch: usize,
 }
 
-impl Hold {
-    /// Drops the gradients of the parameters it holds at `step`.
+impl Freeze {
+    /// Drops the gradients of the parameters that are frozen at `step`.
     pub fn apply(&self, gradients: &mut Gradients, step: &StepContext) {
         if step.epoch < self.until_epoch {
             gradients.withhold(|name| name.contains(&self.contains));
@@ -30,11 +30,11 @@ mod tests {
     use candle_core::{Device, Tensor, Var};
 
     #[test]
-    fn holds_by_name_until_its_epoch() {
+    fn freezes_by_name_until_its_epoch() {
         let names = ["head.last_layer.weight_v", "head.mlp.0.weight"];
         let zero = || Var::new(&[0f32], &Device::Cpu).unwrap();
         let vars = names.map(|name| (name.to_owned(), zero()));
-        let hold = Hold {
+        let freeze = Freeze {
             contains: "last_layer".to_owned(),
             until_epoch: 1,
         };
@@ -47,7 +47,7 @@ mod tests {
                 epoch,
                 ..StepContext::new(0)
             };
-            hold.apply(&mut gradients, &step);
+            freeze.apply(&mut gradients, &step);
             assert_eq!(names.map(|name| gradients.get(name).is_some()), left);
         }
     }

@@ -19,9 +19,9 @@ const NAP: Duration = Duration::from_micros(100);
 type Job = Box<dyn FnOnce(&SimpleCommunicator) + Send>;
 
 /// The thread, until its end, and the way to it.
-pub(super) struct Beside(Mutex<Option<(Sender<Job>, JoinHandle<()>)>>);
+pub(super) struct ProgressThread(Mutex<Option<(Sender<Job>, JoinHandle<()>)>>);
 
-impl Beside {
+impl ProgressThread {
     /// Starts the thread; all processes must do so between the same calls.
     pub(super) fn start() -> Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();

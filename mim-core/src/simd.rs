@@ -9,7 +9,7 @@ pub(crate) const LANES: usize = 64;
 
 /// Defines a function whose body is compiled for AVX-512, AVX2 and the baseline; each call picks
 /// the widest that the machine has. All references share the lifetime named.
-macro_rules! widest {
+macro_rules! simd_dispatch {
     (
         $(#[$meta:meta])*
         $vis:vis fn $name:ident<$life:lifetime>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
@@ -19,7 +19,7 @@ macro_rules! widest {
             // A closure would not do: nothing makes the compiler inline it.
             struct Call<$life> { $($arg: $ty),* }
             impl<$life> ::pulp::NullaryFnOnce for Call<$life> {
-                type Output = $crate::wide::widest!(@output $($ret)?);
+                type Output = $crate::simd::simd_dispatch!(@output $($ret)?);
                 #[inline(always)]
                 fn call(self) -> Self::Output {
                     let Self { $($arg),* } = self;
@@ -32,7 +32,7 @@ macro_rules! widest {
     (@output) => { () };
     (@output $ret:ty) => { $ret };
 }
-pub(crate) use widest;
+pub(crate) use simd_dispatch;
 
 /// A function of one RGB pixel. Not a closure, which the compiler would be free not to inline.
 pub(crate) trait PixelMap {
@@ -40,7 +40,7 @@ pub(crate) trait PixelMap {
     fn map(&self, pixel: [u8; 3]) -> [u8; 3];
 }
 
-/// Applies `map` to every pixel; for bodies of [`widest`].
+/// Applies `map` to every pixel; for bodies of [`simd_dispatch!`].
 #[inline(always)]
 pub(crate) fn map_pixels(pixels: &mut [u8], map: &impl PixelMap) {
     let (blocks, rest) = pixels.as_chunks_mut::<3>().0.as_chunks_mut::<LANES>();
@@ -101,7 +101,7 @@ mod tests {
         }
     }
 
-    widest! {
+    simd_dispatch! {
         fn turn<'a>(pixels: &'a mut [u8]) {
             map_pixels(pixels, &Turn);
         }

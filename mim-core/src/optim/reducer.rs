@@ -35,7 +35,7 @@ struct Seen {
 
 /// What is known of other processes' gradients, and under way to them.
 #[derive(Debug, Default)]
-pub(super) struct Exchange {
+pub(super) struct GradReducer {
     /// By parameter.
     seen: Vec<Seen>,
     /// The parameters of each bucket, the same on all processes.
@@ -56,7 +56,7 @@ struct Known {
     places: Vec<f32>,
 }
 
-impl Exchange {
+impl GradReducer {
     /// Forgets what is under way.
     pub(super) fn clear(&mut self) {
         self.sent.clear();
