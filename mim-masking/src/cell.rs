@@ -262,28 +262,6 @@ mod tests {
     }
 
     #[test]
-    fn recorded_noise_gives_cmaes_mask() {
-        let case = Golden::load("components/mask_2x2_cmae");
-        for (name, side, ratio) in [("g14", 14, 0.65), ("g14r75", 14, 0.75), ("g6", 6, 0.5)] {
-            let mask = masker(32, 16, ratio, CellRounding::VisibleDown)
-                .from_noise(
-                    PatchGrid::new(side, side),
-                    &case.floats(&format!("input.{name}.noise")),
-                )
-                .unwrap();
-            assert_eq!(mask.to_bits(), case.bytes(&format!("expect.{name}.mask")));
-            let kept = case.ids(&format!("expect.{name}.ids_keep"));
-            let keep = mask.constant_keep().unwrap();
-            for (row, kept) in kept.chunks(keep).enumerate() {
-                let (mut a, mut b) = (mask.visible(row).to_vec(), kept.to_vec());
-                a.sort_unstable();
-                b.sort_unstable();
-                assert_eq!(a, b);
-            }
-        }
-    }
-
-    #[test]
     fn cmaes_cells_are_hidden_equally_often() {
         const DRAWS: usize = 3000;
         let masker = masker(32, 16, 0.65, CellRounding::VisibleDown);

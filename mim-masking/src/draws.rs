@@ -1,5 +1,6 @@
 //! The random draws of block maskers, so that recorded ones can be replayed.
 
+use mim_core::{Error, Result};
 use rand::{Rng, RngExt};
 
 /// A source of the two kinds of draws that block maskers make.
@@ -34,55 +35,63 @@ pub(crate) fn fill_up(bits: &mut [u8], count: usize, draws: &mut impl Draws) {
     }
 }
 
-/// Recorded draws; checks that they are asked for in the recorded order and, if known, range.
-#[cfg(test)]
-pub(crate) struct Tape {
-    draws: std::collections::VecDeque<(Option<(f64, f64)>, f64)>,
+/// Recorded draws, in the order in which they are asked for. What does not fit is noted, to be told by
+/// [`Recorded::finish`]: a draw cannot fail.
+pub(crate) struct Recorded<'a> {
+    rest: &'a [f64],
+    misfit: Option<String>,
 }
 
-#[cfg(test)]
-impl Tape {
-    pub(crate) fn new(draws: impl IntoIterator<Item = (Option<(f64, f64)>, f64)>) -> Self {
+impl<'a> Recorded<'a> {
+    pub(crate) fn new(draws: &'a [f64]) -> Self {
         Self {
-            draws: draws.into_iter().collect(),
+            rest: draws,
+            misfit: None,
         }
     }
 
-    /// A list of `[kind, low, high, value]`.
-    pub(crate) fn from_json(draws: &serde_json::Value) -> Self {
-        let number = |draw: &serde_json::Value, i: usize| draw[i].as_f64().unwrap();
-        let draws = draws.as_array().unwrap().iter();
-        Self::new(draws.map(|d| (Some((number(d, 1), number(d, 2))), number(d, 3))))
-    }
-
-    pub(crate) fn is_used_up(&self) -> bool {
-        self.draws.is_empty()
-    }
-
+    /// The next draw, which must lie between `low` and `high`, or `low`.
     fn next(&mut self, low: f64, high: f64) -> f64 {
-        let (range, value) = self.draws.pop_front().expect("more draws than recorded");
-        if let Some((a, b)) = range {
-            let close = (a - low).abs() < 1e-9 && (b - high).abs() < 1e-9;
-            assert!(close, "asked for {low}..{high}, recorded {a}..{b}");
-        }
-        value
+        let misfit = match self.rest.split_first() {
+            // They may have been recorded in f32.
+            Some((&draw, rest)) if draw >= low.min(high) - 1e-4 && draw <= low.max(high) + 1e-4 => {
+                self.rest = rest;
+                return draw;
+            }
+            Some((draw, _)) => format!("{draw} where a draw from {low} to {high} is due"),
+            None => "fewer than are asked for".to_owned(),
+        };
+        self.misfit.get_or_insert(misfit);
+        low
+    }
+
+    /// Checks that all draws were asked for, and fitted.
+    pub(crate) fn finish(self) -> Result<()> {
+        let left = (!self.rest.is_empty()).then(|| format!("{} more than used", self.rest.len()));
+        let Some(got) = self.misfit.or(left) else {
+            return Ok(());
+        };
+        Err(Error::shape(
+            "recorded draws of a masker",
+            "those of one image on this grid, in their order",
+            got,
+            "give the masker the settings with which they were recorded",
+        ))
     }
 }
 
-#[cfg(test)]
-impl Draws for Tape {
+impl Draws for Recorded<'_> {
     fn uniform(&mut self, low: f64, high: f64) -> f64 {
         self.next(low, high)
     }
 
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "recorded integers are small"
+        clippy::cast_sign_loss,
+        reason = "it lies between two of its kind"
     )]
     fn integer(&mut self, low: usize, high: usize) -> usize {
-        let value = self.next(low as f64, high as f64);
-        assert_eq!(value.fract(), 0.);
-        value as usize
+        (self.next(low as f64, high as f64).round() as usize).clamp(low, high)
     }
 }
 
@@ -91,6 +100,24 @@ mod tests {
     use super::*;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
+
+    #[test]
+    fn recorded_draws_that_do_not_fit_are_told() {
+        let told = |draws: &[f64]| {
+            let mut recorded = Recorded::new(draws);
+            let drawn = (recorded.uniform(0., 1.), recorded.integer(2, 4));
+            (drawn, recorded.finish().map_err(|error| error.to_string()))
+        };
+        assert_eq!(told(&[0.5, 3.]), ((0.5, 3), Ok(())));
+        for (draws, what) in [
+            (&[0.5][..], "fewer"),
+            (&[0.5, 3., 1.], "1 more"),
+            (&[0.5, 5.], "5 where a draw from 2 to 4"),
+        ] {
+            let error = told(draws).1.unwrap_err();
+            assert!(error.contains(what), "{error}");
+        }
+    }
 
     #[test]
     fn fill_up_keeps_what_is_hidden_and_reaches_the_count() {

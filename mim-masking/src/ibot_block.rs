@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blocks::BlockRule;
 use crate::count::{check_range, share};
-use crate::draws::{Draws, Fresh, fill_up};
+use crate::draws::{Draws, Fresh, Recorded, fill_up};
 use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "iBOT masker";
@@ -139,6 +139,21 @@ impl IbotBlockMasker {
         }
     }
 
+    /// The mask of one image for recorded `draws`, in the order in which they were made.
+    ///
+    /// These are: a share for each range that has a spread, the number of the range if there are several, then
+    /// those of [`BlockwiseMasker::from_draws`](crate::BlockwiseMasker::from_draws), or the patches.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the draws do not fit.
+    pub fn from_draws(&self, grid: PatchGrid, draws: &[f64]) -> Result<Mask> {
+        let mut recorded = Recorded::new(draws);
+        let bits = self.bits(grid, self.config.start_epoch, &mut recorded)?;
+        recorded.finish()?;
+        Mask::from_bits(grid, &bits)
+    }
+
     /// 1 for each hidden patch of one image.
     fn bits(&self, grid: PatchGrid, epoch: usize, draws: &mut impl Draws) -> Result<Vec<u8>> {
         let ratio = self.ratio(epoch, draws);
@@ -173,84 +188,10 @@ impl Masker for IbotBlockMasker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draws::Tape;
-    use crate::sampling::{Statistics, assert_mean, request};
+    use crate::sampling::request;
     use mim_core::StepContext;
-    use mim_testing::Golden;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
-    use serde_json::Value;
-
-    fn ranges(mean: &Value, spread: &Value) -> Vec<RatioRange> {
-        let list = |value: &Value| match value.as_array() {
-            Some(values) => values.iter().map(|x| x.as_f64().unwrap()).collect(),
-            None => vec![value.as_f64().unwrap()],
-        };
-        let pairs = list(mean).into_iter().zip(list(spread));
-        pairs
-            .map(|(mean, spread)| RatioRange { mean, spread })
-            .collect()
-    }
-
-    fn masker(entry: &Value, shape: IbotShape) -> IbotBlockMasker {
-        IbotBlockMaskerConfig {
-            ratios: ranges(&entry["pred_ratio"], &entry["pred_ratio_var"]),
-            shape,
-            ..IbotBlockMaskerConfig::default()
-        }
-        .build()
-        .unwrap()
-    }
-
-    fn grid(entry: &Value) -> PatchGrid {
-        let side = usize::try_from(entry["grid"].as_u64().unwrap()).unwrap();
-        PatchGrid::new(side, side)
-    }
-
-    #[test]
-    fn recorded_draws_give_the_recorded_masks() {
-        let case = Golden::load("components/ibot_block_mask");
-        for (i, entry) in case.json["config"]["tapes"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .enumerate()
-        {
-            let mut tape = Tape::from_json(&entry["tape"]);
-            let bits = masker(entry, IbotShape::Block)
-                .bits(grid(entry), 0, &mut tape)
-                .unwrap();
-            assert_eq!(bits, case.bytes(&format!("expect.mask_{i}")), "tape {i}");
-            assert!(tape.is_used_up());
-        }
-    }
-
-    #[test]
-    fn statistics_agree() {
-        let case = Golden::load("components/ibot_block_mask");
-        let step = StepContext::new(0);
-        for (name, entry) in case.json["config"]["expect_statistics"]
-            .as_object()
-            .unwrap()
-        {
-            let shape = match entry["shape"].as_str().unwrap() {
-                "rand" => IbotShape::Random,
-                _ => IbotShape::Block,
-            };
-            let mut rng = ChaCha8Rng::seed_from_u64(8);
-            let rq = request(&step, 4000, grid(entry));
-            let mask = masker(entry, shape).sample(&rq, &mut rng).unwrap();
-            let got = Statistics::of(&mask);
-            let number = |key: &str| entry[key].as_f64().unwrap();
-            assert_mean(got.mean(), number("mean"), number("std"), 4000.);
-            assert_mean(got.share(0.), number("frac_zero"), 0.5, 4000.);
-            let std = got.std();
-            assert!(
-                (std - number("std")).abs() < 0.1 * number("std") + 1e-9,
-                "{name}: {std}"
-            );
-        }
-    }
 
     #[test]
     fn hides_nothing_before_its_epoch() {

@@ -42,20 +42,6 @@ impl Statistics {
         let squares: f64 = self.counts.iter().map(|c| (c - mean).powi(2)).sum();
         (squares / self.counts.len() as f64).sqrt()
     }
-
-    pub(crate) fn share(&self, count: f64) -> f64 {
-        self.counts.iter().filter(|c| **c == count).count() as f64 / self.counts.len() as f64
-    }
-}
-
-/// Asserts that two sampled means agree within 5 standard errors (5e-7 of false alarm).
-#[track_caller]
-pub(crate) fn assert_mean(got: f64, want: f64, std: f64, draws: f64) {
-    let error = 5. * std * (2. / draws).sqrt() + 1e-4;
-    assert!(
-        (got - want).abs() < error,
-        "{got} against {want} +- {error}"
-    );
 }
 
 pub(crate) fn request(

@@ -144,7 +144,6 @@ mod tests {
     use super::*;
     use crate::sampling::request;
     use mim_core::StepContext;
-    use mim_testing::Golden;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
@@ -186,51 +185,5 @@ mod tests {
                 .sample(&request(&step, 1, grid), &mut rng)
                 .is_err()
         );
-    }
-
-    #[test]
-    fn recorded_draws_give_the_recorded_order_and_frequencies() {
-        let case = Golden::load("components/milan_semantic_sampler");
-        let ratio = case.json["config"]["mask_ratio"].as_f64().unwrap();
-        let importance = case.floats("input.importance");
-        let (tokens, draws) = (importance.len(), case.floats("input.exp_noise"));
-        let grid = PatchGrid::new(1, tokens);
-        let rows = draws.len() / tokens;
-        let mask = masker(ratio)
-            .from_draws(grid, &importance.repeat(rows), &draws)
-            .unwrap();
-        let order: Vec<u32> = (0..rows)
-            .flat_map(|row| [mask.visible(row), mask.hidden(row)].concat())
-            .collect();
-        assert_eq!(order, case.ids("expect.ids_shuffle_given_noise"));
-
-        // Twice three standard errors: both sides are samples.
-        let images = 20_000;
-        let step = StepContext::new(0);
-        let scores = importance.repeat(images);
-        let rq = MaskRequest {
-            guide: Guide::Scores(&scores),
-            ..request(&step, images, grid)
-        };
-        let mask = masker(ratio)
-            .sample(&rq, &mut ChaCha8Rng::seed_from_u64(1))
-            .unwrap();
-        let (mut kept, mut first) = (vec![0f64; tokens], vec![0f64; tokens]);
-        for row in 0..images {
-            first[mask.visible(row)[0] as usize] += 1.;
-            for &id in mask.visible(row) {
-                kept[id as usize] += 1.;
-            }
-        }
-        for (name, counts) in [("keep_freq", kept), ("first_freq", first)] {
-            for (count, want) in counts.iter().zip(case.values(&format!("expect.{name}"))) {
-                let error = 6. * (want * (1. - want) / images as f64).sqrt();
-                let share = count / images as f64;
-                assert!(
-                    (share - want).abs() <= error + 1e-9,
-                    "{share} against {want}"
-                );
-            }
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! `mim parity`.
 
+mod evaluation;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut counts = [0usize; 3];
     for case in &cases {
-        let report = parity::run(case, &device, overrides);
+        let report = parity::run_with(case, &device, overrides, evaluation::PROTOCOLS);
         counts[report.verdict as usize] += 1;
         match args.json {
             true => println!("{}", to_json(&report)),

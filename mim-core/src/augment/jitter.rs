@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::color::{luma, luma_sum};
 use super::{ImageOp, Sample, check_probability, happens, offset, uniform};
-use crate::simd::{PixelMap, map_pixels, whole_f32, whole_f64, simd_dispatch};
+use crate::simd::{PixelMap, map_pixels, simd_dispatch, whole_f32, whole_f64};
 use crate::{Error, Result};
 
 /// Changes brightness, contrast, saturation and hue by random amounts, in random order.

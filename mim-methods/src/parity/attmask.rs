@@ -8,20 +8,25 @@ use super::ibot::{config, finish, masks};
 use super::{Case, Problem, Result, Setup};
 use crate::MethodConfig;
 
+/// What is hidden, by the authors' name; none for masks that do not depend on attention.
+pub(super) fn mode(name: &str) -> Result<Option<AttentionMode>> {
+    match name {
+        "attmask_high" => Ok(Some(AttentionMode::High)),
+        "attmask_hint" => Ok(Some(AttentionMode::Hint)),
+        "attmask_low" => Ok(Some(AttentionMode::Low)),
+        "block" | "rand" => Ok(None),
+        other => Err(Problem::unknown(format!(
+            "AttMask with pred_shape = {other}"
+        ))),
+    }
+}
+
 /// Masks by attention, from the recorded draws.
 fn guided(case: &Case) -> Result<Option<(AttentionMaskerConfig, AttentionDraws)>> {
     let defaults = AttentionMaskerConfig::default();
     let shape: String = case.setting_or("pred_shape", "attmask_hint".to_owned())?;
-    let mode = match shape.as_str() {
-        "attmask_high" => AttentionMode::High,
-        "attmask_hint" => AttentionMode::Hint,
-        "attmask_low" => AttentionMode::Low,
-        "block" | "rand" => return Ok(None),
-        other => {
-            return Err(Problem::unknown(format!(
-                "AttMask with pred_shape = {other}"
-            )));
-        }
+    let Some(mode) = mode(&shape)? else {
+        return Ok(None);
     };
     let show_max = case.setting_or("show_max", defaults.show_max)?;
     let config = AttentionMaskerConfig {

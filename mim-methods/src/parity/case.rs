@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor, WithDType};
 use mim_core::weights::WeightMap;
 use mim_core::{Error, PatchGrid, Result};
 use serde::Deserialize;
@@ -18,8 +18,8 @@ use super::{DriftTolerance, Problem, Tolerance};
 #[derive(Debug, Clone)]
 pub struct Case {
     path: PathBuf,
-    header: Header,
-    tensors: WeightMap,
+    pub(super) header: Header,
+    pub(super) tensors: WeightMap,
     /// Of a trajectory.
     drift: Option<DriftTolerance>,
     /// Settings that were asked for.
@@ -39,12 +39,14 @@ const INFORMATION: &[&str] = &[
 ];
 
 #[derive(Debug, Clone, Deserialize)]
-struct Header {
+pub(super) struct Header {
     kind: String,
     method: String,
     case: String,
-    config: BTreeMap<String, serde_json::Value>,
+    pub(super) config: BTreeMap<String, serde_json::Value>,
     tolerance: Tolerance,
+    /// Of a table.
+    values: Option<serde_json::Value>,
     // Their presence tells a case from other JSON files.
     #[expect(dead_code, reason = "required, not read")]
     source: serde_json::Value,
@@ -114,29 +116,6 @@ impl Case {
             .ok_or_else(|| self.bad("it is no trajectory".to_owned()))
     }
 
-    /// The inputs of one step of a trajectory, from 0: of each draw the step's own, and of what is recorded for each
-    /// image the rows of its batch.
-    pub(super) fn at_step(&self, index: usize) -> Result<Self> {
-        let steps = self.required("expect.loss")?.elem_count();
-        let rows: usize = self.setting_or("batch_size", 4)?;
-        let mut tensors = WeightMap::default();
-        for (name, all) in self.group("input.").iter() {
-            let first = all.dim(0)?;
-            let own = if first == steps {
-                all.get(index)?
-            } else {
-                let ids = (0..rows).map(|row| ((rows * index + row) % first) as i64);
-                let ids = Tensor::from_iter(ids, all.device())?;
-                all.index_select(&ids, 0)?
-            };
-            tensors.insert(format!("input.{name}"), own);
-        }
-        Ok(Self {
-            tensors,
-            ..self.clone()
-        })
-    }
-
     /// A setting, or none where the case leaves it to the paper.
     ///
     /// # Errors
@@ -167,7 +146,7 @@ impl Case {
     }
 
     /// Notes that these settings only inform about this method, or have been read.
-    pub(super) fn informs(&self, keys: &[&str]) {
+    pub fn informs(&self, keys: &[&str]) {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.extend(keys.iter().map(|&key| key.to_owned()));
     }
@@ -204,6 +183,57 @@ impl Case {
         self.tensors.strip_prefix(prefix)
     }
 
+    /// A setting that must be there.
+    ///
+    /// # Errors
+    ///
+    /// If it is not, or has another type.
+    pub fn needs<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
+        let none = || self.bad(format!("there is no setting `{key}`"));
+        self.setting(key)?.ok_or_else(none)
+    }
+
+    /// The numbers of a table.
+    ///
+    /// # Errors
+    ///
+    /// If there are none, or they have another form.
+    pub fn values<T: DeserializeOwned>(&self) -> Result<T> {
+        let values = self.header.values.clone().unwrap_or_default();
+        serde_json::from_value(values).map_err(|error| self.bad(format!("values: {error}")))
+    }
+
+    /// Names of all that the authors' code gave: outputs, gradients, and `values.<key>` of a table.
+    pub(super) fn recorded(&self) -> Vec<String> {
+        let tensors = self.tensors.names().map(str::to_owned);
+        let given = tensors.filter(|name| name.starts_with("expect.") || name.starts_with("grad"));
+        let values = self.header.values.as_ref();
+        let keys = values.and_then(serde_json::Value::as_object);
+        let keys = keys.into_iter().flat_map(serde_json::Map::keys);
+        given
+            .chain(keys.map(|key| format!("values.{key}")))
+            .collect()
+    }
+
+    /// All values of a tensor that must be there, in order.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there.
+    pub fn flat<T: WithDType>(&self, name: &str) -> Result<Vec<T>> {
+        let values = self.required(name)?.to_dtype(T::DTYPE)?;
+        Ok(values.flatten_all()?.to_vec1()?)
+    }
+
+    /// A tensor that must be there, on a device.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there, or the device fails.
+    pub fn on(&self, name: &str, device: &Device) -> Result<Tensor> {
+        Ok(self.required(name)?.to_device(device)?)
+    }
+
     /// One tensor.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
@@ -233,39 +263,6 @@ impl Case {
             )));
         }
         Ok(mask.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?)
-    }
-
-    /// The case itself and, where gradients `grad_aligned.` are recorded, the same with predictions of
-    /// visible patches compared in their own order (DMJD): its outputs end in `_aligned`, it has no step.
-    pub(super) fn variants(&self) -> (Self, Option<Self>) {
-        const ALIGNED: &str = "_aligned";
-        if self.group("grad_aligned.").is_empty() {
-            return (self.clone(), None);
-        }
-        let (mut first, mut second) = (self.clone(), self.clone());
-        (first.tensors, second.tensors) = Default::default();
-        for (name, tensor) in self.tensors.iter() {
-            let plain = name.replacen(ALIGNED, "", 1);
-            let of_second = plain != name;
-            let replaced = ["grad.", "step."]
-                .iter()
-                .any(|group| name.starts_with(group))
-                || name == "expect.loss"
-                || self.tensor(&format!("{name}{ALIGNED}")).is_some();
-            if !of_second {
-                first.tensors.insert(name, tensor.clone());
-            }
-            if of_second || !replaced {
-                second.tensors.insert(plain, tensor.clone());
-            }
-        }
-        let order = serde_json::Value::from("aligned");
-        second
-            .header
-            .config
-            .insert("visible_order".to_owned(), order);
-        second.header.config.remove("optimizer");
-        (first, Some(second))
     }
 
     /// An error about this case.

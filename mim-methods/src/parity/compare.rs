@@ -85,10 +85,10 @@ impl Worst {
             // Not `max`, which would pass over NaN.
             let off = if a == b { 0. } else { (a - b).abs() };
             let off = if off.is_nan() { f64::INFINITY } else { off };
-            let allowed = if exact {
-                0.
-            } else {
-                rule.atol + rule.rtol * b.abs() + rule.floor * largest
+            let allowed = match exact {
+                true => 0.,
+                // Not below zero, where nothing would be too much.
+                false => (rule.atol + rule.rtol * b.abs() + rule.floor * largest).max(0.),
             };
             difference = difference.max(off);
             excess = excess.max(if off == 0. { 0. } else { off / allowed });

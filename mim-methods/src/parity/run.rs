@@ -14,7 +14,7 @@ use super::optimizer::Optimizer;
 use super::report::{Report, Verdict};
 use super::rounding::{self, Rounding};
 use super::stores::State;
-use super::{Case, Problem, Result, Tolerance, components, trajectory};
+use super::{Case, Outputs, Problem, Result, Tolerance, components, trajectory};
 use crate::registry;
 
 /// How a recorded output is found among ours.
@@ -91,8 +91,20 @@ impl TraceSink for Recorded {
 
 /// Runs a case of the registry; errors become failures with their reason.
 pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
-    let run =
-        |case: &Case| with_precision(overrides.precision, || compared(case, device, overrides));
+    run_with(case, device, overrides, &[])
+}
+
+/// As [`run`], with further components by the `method` of their cases.
+pub fn run_with(
+    case: &Case,
+    device: &Device,
+    overrides: Overrides,
+    more: &[(&str, Outputs)],
+) -> Report {
+    let run = |case: &Case| {
+        let work = || compared(case, device, overrides, more);
+        with_precision(overrides.precision, work)
+    };
     let (first, second) = case.variants();
     let compared = run(&first).and_then(|report| match second {
         Some(second) => Ok(report.and(run(&second)?)),
@@ -107,7 +119,12 @@ pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     }
 }
 
-fn compared(case: &Case, device: &Device, overrides: Overrides) -> Result<Report> {
+fn compared(
+    case: &Case,
+    device: &Device,
+    overrides: Overrides,
+    more: &[(&str, Outputs)],
+) -> Result<Report> {
     let mut tolerance = case.tolerance().clone();
     if let Some(rtol) = overrides.rtol {
         (tolerance.rtol, tolerance.grad_rtol) = (rtol, rtol);
@@ -116,26 +133,29 @@ fn compared(case: &Case, device: &Device, overrides: Overrides) -> Result<Report
         (tolerance.atol, tolerance.grad_atol) = (atol, atol);
     }
     let losses_only = overrides.losses_only;
-    let report = match (case.kind(), components::find(case.method())) {
+    let network = |setup| {
+        let run = Run {
+            case,
+            setup,
+            tolerance: tolerance.clone(),
+            losses_only,
+            device,
+        };
+        run.all()
+    };
+    let method = case.method();
+    let report = match (case.kind(), components::find(method, more)) {
         ("method", _) => {
-            let entry = registry::method(case.method())
-                .map_err(|_| Problem::unknown(format!("the method {}", case.method())))?;
-            let setup = entry.parity(case, device)?;
-            let run = Run {
-                case,
-                setup,
-                tolerance,
-                losses_only,
-                device,
-            };
-            run.all()?
+            let entry = registry::method(method)
+                .map_err(|_| Problem::unknown(format!("the method {method}")))?;
+            network(entry.parity(case, device)?)?
         }
         ("trajectory", _) => trajectory::run(case, device, overrides)?,
-        ("component", Some(outputs)) => components::run(case, outputs, &tolerance, device)?,
-        (kind, _) => {
-            let what = format!("a {kind} case of {}", case.method());
-            return Err(Problem::unknown(what));
-        }
+        (_, Some(outputs)) => components::run(case, outputs, &tolerance, device)?,
+        (kind, None) => match components::network(method) {
+            Some(setup) => network(setup(case, device)?)?,
+            None => return Err(Problem::unknown(format!("cases of {method} ({kind})"))),
+        },
     };
     // The optimizer's are not read where losses alone are compared.
     if report.verdict == Verdict::Pass && !losses_only {

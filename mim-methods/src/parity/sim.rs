@@ -243,7 +243,7 @@ fn source(case: &Case) -> Result<Source> {
 
 pub(super) fn replay(case: &Case, device: &Device) -> Result<Replay> {
     // The masks are recorded; `num_masking_patches` and `ema_schedule` say the rest again.
-    case.informs(&["mask_ratio", "min_block", "ema", "ema_names", "epochs"]);
+    case.informs(&["mask_ratio", "min_block", "ema", "ema_names"]);
     let config = SimConfig {
         momentum: trajectory::momentum(case)?,
         ..config(case)?

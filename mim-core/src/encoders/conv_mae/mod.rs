@@ -157,6 +157,7 @@ impl ConvMae {
             step.trace(&format!("stage{}", stage + 1), || Ok(xs.clone()))?;
             fused.push(self.fusion[stage].windows(&xs)?);
             xs = self.embeds[stage + 1].forward(&xs)?;
+            step.trace(&format!("patch_embed{}", stage + 2), || Ok(xs.clone()))?;
         }
         let [first, second] = <[Tensor; 2]>::try_from(fused)
             .map_err(|_| Error::unsupported("fusing stages", "there are two", "report this"))?;

@@ -139,6 +139,10 @@ impl Plan {
             let what = format!("{steps} steps are more than its schedule has");
             return Err(case.bad(what).into());
         }
+        if case.setting_or("epochs", settings.epochs)? != settings.epochs {
+            let what = "`epochs` is another number than that of `schedule`";
+            return Err(case.bad(what.to_owned()).into());
+        }
         for (what, first, second) in [
             ("learning rates", settings.peak_lr, optimizer.lr),
             (

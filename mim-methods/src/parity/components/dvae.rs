@@ -9,7 +9,8 @@ use mim_core::{StepContext, ops};
 use mim_targets::dvae::{DvaeConfig, DvaeDecoder, DvaeEncoder};
 use serde::Deserialize;
 
-use super::{Case, Problem, Recorded, Result};
+use super::super::{Case, Problem, Recorded, Result};
+use super::Given;
 
 #[derive(Deserialize)]
 struct Decoder {
@@ -47,7 +48,7 @@ fn channels_first(xs: &Tensor) -> Result<Tensor> {
     Ok(xs.permute((0, 3, 1, 2))?.contiguous()?)
 }
 
-pub(super) fn outputs(case: &Case, device: &Device) -> Result<Vec<(String, Tensor)>> {
+pub(super) fn outputs(case: &Case, device: &Device) -> Result<Given> {
     let config = config(case)?;
     let store = ParamStore::teacher(device);
     let encoder = DvaeEncoder::new(&store.root().pp("encoder"), &config)?;
@@ -62,30 +63,25 @@ pub(super) fn outputs(case: &Case, device: &Device) -> Result<Vec<(String, Tenso
     let logits = encoder.logits(&images, &step)?;
     let tokens = logits.argmax(D::Minus1)?;
     let probabilities = ops::softmax(&logits)?;
-    let mut outputs = vec![
-        ("mapped", recorded.get("mapped")?),
-        ("logits", channels_first(&logits)?),
-        ("probs", channels_first(&probabilities)?),
-        (
-            "decoder_out",
-            channels_first(&decoder.statistics(&tokens)?)?,
-        ),
-        ("reconstruction01", decoder.images(&tokens)?),
-        ("tokens", tokens),
-    ];
-    let stages = [
+    let mut given = Given::default();
+    given.expect("mapped", recorded.get("mapped")?);
+    given.expect("logits", channels_first(&logits)?);
+    given.expect("probs", channels_first(&probabilities)?);
+    given.expect(
+        "decoder_out",
+        channels_first(&decoder.statistics(&tokens)?)?,
+    );
+    given.expect("reconstruction01", decoder.images(&tokens)?);
+    given.expect("tokens", tokens);
+    for name in [
         "stem",
         "group1_block1",
         "group1",
         "group2",
         "group3",
         "group4",
-    ];
-    for name in stages {
-        outputs.push((name, channels_first(&recorded.get(name)?)?));
+    ] {
+        given.expect(name, channels_first(&recorded.get(name)?)?);
     }
-    Ok(outputs
-        .into_iter()
-        .map(|(name, tensor)| (name.to_owned(), tensor))
-        .collect())
+    Ok(given)
 }

@@ -1,0 +1,104 @@
+//! Golden cases of parts: what one part gives for recorded inputs.
+//!
+//! A case is one function, in the file of its kind. [`Given`] holds what ours give, and compares it.
+
+mod augment;
+mod blocks;
+mod dvae;
+mod ema_and_lr;
+mod encoders;
+mod given;
+mod ibot_blocks;
+mod maskers;
+mod objectives;
+mod optimizers;
+mod positions;
+mod processes;
+mod sampled;
+mod schedules;
+mod self_distillation;
+mod targets;
+
+use candle_core::Device;
+
+pub use given::Given;
+
+use super::report::Report;
+use super::{Case, Problem, Result, Setup, Tolerance};
+
+/// Makes what ours give for a case.
+pub type Outputs = fn(&Case, &Device) -> Result<Given>;
+
+/// Prepares a case as that of a method.
+type Prepare = fn(&Case, &Device) -> Result<Setup>;
+
+/// The parts that `mim parity` knows, by the `method` of their cases. Those of mim-eval come from the program.
+const COMPONENTS: &[(&str, Outputs)] = &[
+    ("attmask", maskers::attmask),
+    ("beit_relative_position", positions::beit),
+    ("beit_schedules", schedules::beit),
+    ("blockwise_mask_bootmae", blocks::bootmae),
+    ("blockwise_mask_sim", blocks::sim),
+    ("blockwise_masker", blocks::beit),
+    ("clip_visual", encoders::clip),
+    ("cosine_schedule", schedules::mae),
+    ("dbot_smooth_l1", objectives::dbot),
+    ("dbot_stage_lr", schedules::dbot),
+    ("dino_centering_and_schedules", self_distillation::outputs),
+    ("dino_pos_embed_bicubic", positions::dino),
+    ("dmjd_disjoint_masks", maskers::dmjd),
+    ("dvae", dvae::outputs),
+    ("ema_and_lr_schedules", ema_and_lr::outputs),
+    ("eva_blockwise_mask", blocks::eva),
+    ("eva_cosine_loss", objectives::eva),
+    ("eva_lr_schedule", schedules::eva),
+    ("hog", targets::hog),
+    ("hog_dmjd", targets::dmjd),
+    ("ibot_block_mask", ibot_blocks::outputs),
+    ("infonce_cmae", objectives::cmae),
+    ("lars", optimizers::lars),
+    ("linear_probe", optimizers::linear_probe),
+    ("mask_2x2_cmae", maskers::cmae),
+    ("milan_semantic_sampler", maskers::milan),
+    ("pixel_shift_cmae", augment::cmae),
+    ("rel_pos_geo", positions::resized_tables),
+    ("relative_position_index", positions::indices),
+    ("saim_attention_masks", targets::saim),
+    ("sim_relative_position", positions::sim),
+    ("simmim_schedules", schedules::simmim),
+    ("sincos_pos_embed", positions::sincos),
+    ("swin_window_index_and_shift_mask", positions::swin),
+    ("two_crop_resize", augment::resizes),
+    ("unigrad_loss", objectives::uni_grad),
+];
+
+/// Parts of which a case records a whole training step but for the optimizer.
+const NETWORKS: &[(&str, Prepare)] = &[("convmae_encoder", encoders::conv_mae)];
+
+/// The component called `name`, also one of `more`.
+pub(super) fn find(name: &str, more: &[(&str, Outputs)]) -> Option<Outputs> {
+    let mut all = COMPONENTS.iter().chain(more);
+    all.find(|(known, _)| *known == name)
+        .map(|(_, outputs)| *outputs)
+}
+
+/// How the network called `name` is prepared.
+pub(super) fn network(name: &str) -> Option<Prepare> {
+    let found = NETWORKS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, setup)| *setup)
+}
+
+/// The adapter of a method without recorded cases.
+pub(crate) fn none(case: &Case, _device: &Device) -> Result<Setup> {
+    Err(Problem::unknown(format!("a case of {}", case.method())))
+}
+
+/// Compares everything recorded.
+pub(super) fn run(
+    case: &Case,
+    outputs: Outputs,
+    tolerance: &Tolerance,
+    device: &Device,
+) -> Result<Report> {
+    outputs(case, device)?.compare(case, tolerance)
+}

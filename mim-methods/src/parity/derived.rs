@@ -1,0 +1,76 @@
+//! Cases made from others: a step of a trajectory, a second variant, other names of settings.
+
+use candle_core::Tensor;
+use mim_core::Result;
+use mim_core::weights::WeightMap;
+
+use super::Case;
+
+impl Case {
+    /// The inputs of one step of a trajectory, from 0: of each draw the step's own, and of what is recorded for each
+    /// image the rows of its batch.
+    pub(super) fn at_step(&self, index: usize) -> Result<Self> {
+        let steps = self.required("expect.loss")?.elem_count();
+        let rows: usize = self.setting_or("batch_size", 4)?;
+        let mut tensors = WeightMap::default();
+        for (name, all) in self.group("input.").iter() {
+            let first = all.dim(0)?;
+            let own = if first == steps {
+                all.get(index)?
+            } else {
+                let ids = (0..rows).map(|row| ((rows * index + row) % first) as i64);
+                let ids = Tensor::from_iter(ids, all.device())?;
+                all.index_select(&ids, 0)?
+            };
+            tensors.insert(format!("input.{name}"), own);
+        }
+        let mut own = self.clone();
+        own.tensors = tensors;
+        Ok(own)
+    }
+
+    /// The case itself and, where gradients `grad_aligned.` are recorded, the same with predictions of
+    /// visible patches compared in their own order (DMJD): its outputs end in `_aligned`, it has no step.
+    pub(super) fn variants(&self) -> (Self, Option<Self>) {
+        const ALIGNED: &str = "_aligned";
+        if self.group("grad_aligned.").is_empty() {
+            return (self.clone(), None);
+        }
+        let (mut first, mut second) = (self.clone(), self.clone());
+        (first.tensors, second.tensors) = Default::default();
+        for (name, tensor) in self.tensors.iter() {
+            let plain = name.replacen(ALIGNED, "", 1);
+            let of_second = plain != name;
+            let replaced = ["grad.", "step."]
+                .iter()
+                .any(|group| name.starts_with(group))
+                || name == "expect.loss"
+                || self.tensor(&format!("{name}{ALIGNED}")).is_some();
+            if !of_second {
+                first.tensors.insert(name, tensor.clone());
+            }
+            if of_second || !replaced {
+                second.tensors.insert(plain, tensor.clone());
+            }
+        }
+        let order = serde_json::Value::from("aligned");
+        second
+            .header
+            .config
+            .insert("visible_order".to_owned(), order);
+        second.header.config.remove("optimizer");
+        (first, Some(second))
+    }
+
+    /// The same case with some settings under other names, which count as read.
+    pub(super) fn renamed(&self, names: &[(&str, &str)]) -> Self {
+        let mut renamed = self.clone();
+        for (theirs, ours) in names {
+            self.informs(&[theirs]);
+            if let Some(value) = renamed.header.config.remove(*theirs) {
+                renamed.header.config.insert((*ours).to_owned(), value);
+            }
+        }
+        renamed
+    }
+}
