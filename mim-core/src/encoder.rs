@@ -88,6 +88,16 @@ impl Encoded {
             .narrow(1, self.prefix, self.tokens.dim(1)? - self.prefix)?)
     }
 
+    /// The patch tokens after block `index`, `[rows, tokens, dim]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoded::layer`].
+    pub fn layer_patches(&self, index: usize) -> Result<Tensor> {
+        let xs = self.layer(index)?;
+        Ok(xs.narrow(1, self.prefix, xs.dim(1)? - self.prefix)?)
+    }
+
     /// The class token `[rows, dim]`, if the encoder has one.
     ///
     /// # Errors

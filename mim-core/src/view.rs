@@ -42,6 +42,8 @@ impl Crop {
 #[derive(Debug, Clone)]
 pub struct View {
     pixels: Tensor,
+    /// Whether f32 pixels are in `[0, 1]`, not normalised.
+    unit: bool,
     /// One crop an image, or empty where nobody recorded them.
     pub crops: Vec<Crop>,
 }
@@ -62,7 +64,25 @@ impl View {
                 "pass raw bytes, or f32 values normalised by you",
             ));
         }
-        Ok(Self { pixels, crops })
+        Ok(Self {
+            pixels,
+            unit: false,
+            crops,
+        })
+    }
+
+    /// A view of f32 pixels in `[0, 1]`, `[batch, channels, height, width]`, which nobody has normalised (recorded
+    /// inputs of tokenizers).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] for another rank or type.
+    pub fn of_unit(pixels: Tensor, crops: Vec<Crop>) -> Result<Self> {
+        let view = Self::new(pixels, crops)?;
+        Ok(Self {
+            unit: view.pixels.dtype() == DType::F32,
+            ..view
+        })
     }
 
     /// The pixels as given.
@@ -89,8 +109,11 @@ impl View {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for a view of f32 values, whose normalisation is not known.
+    /// [`Error::Unsupported`] for a view of normalised values, whose normalisation is not known.
     pub fn unit(&self) -> Result<Tensor> {
+        if self.unit {
+            return Ok(self.pixels.clone());
+        }
         if self.pixels.dtype() != DType::U8 {
             return Err(Error::unsupported(
                 "reading raw pixels of a normalised view",
@@ -101,7 +124,8 @@ impl View {
         Ok((self.pixels.to_dtype(DType::F32)? / 255.)?)
     }
 
-    /// The network's input: bytes are normalised with `norm`, f32 values are passed on as they are.
+    /// The network's input: bytes and values in `[0, 1]` are normalised with `norm`, other f32 values are passed on
+    /// as they are.
     ///
     /// # Errors
     ///
@@ -112,6 +136,7 @@ impl View {
                 Some(ys) => Ok(ys),
                 None => norm.apply(&self.unit()?),
             },
+            _ if self.unit => norm.apply(&self.pixels),
             _ => Ok(self.pixels.clone()),
         }
     }
@@ -124,7 +149,27 @@ impl View {
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         Ok(Self {
             pixels: ops::to_device(&self.pixels, device)?,
+            unit: self.unit,
             crops: self.crops.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_in_the_unit_range_are_normalised_and_normalised_ones_are_not() {
+        let pixels = Tensor::full(0.75f32, (1, 1, 2, 2), &Device::Cpu).unwrap();
+        let norm = Norm::uniform(0.5, 0.5, 1);
+        let first = |xs: Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
+        let unit = View::of_unit(pixels.clone(), vec![]).unwrap();
+        let unit = unit.to_device(&Device::Cpu).unwrap();
+        assert_eq!(first(unit.unit().unwrap()), 0.75);
+        assert_eq!(first(unit.normalized(&norm).unwrap()), 0.5);
+        let own = View::new(pixels, vec![]).unwrap();
+        assert_eq!(first(own.normalized(&norm).unwrap()), 0.75);
+        assert!(own.unit().is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! The target generator trait.
 
 use candle_core::Tensor;
-use mim_core::{Batch, Encoded, Mask, PatchGrid, Result, StepContext, Target};
+use mim_core::{Batch, Encoded, Error, Mask, PatchGrid, Result, StepContext, Target};
 
 /// What a target generator has to wait for; ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +43,16 @@ pub trait TargetGenerator: Send + Sync {
     /// If the batch does not fit the generator.
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target>;
 
+    /// Checks that views of these sizes, (height, width) each, give targets on `grid`, before any image is there.
+    /// Default: nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`mim_core::Error::Shape`] saying which size of its view would.
+    fn check(&self, _grid: PatchGrid, _views: &[(usize, usize)]) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether its targets carry the attention of a class token, which guides maskers.
     fn has_attention(&self) -> bool {
         false
@@ -64,6 +74,22 @@ pub trait TargetGenerator: Send + Sync {
     }
 }
 
+/// The size of view `index`.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if there are fewer views.
+pub(crate) fn view_size(views: &[(usize, usize)], index: usize) -> Result<(usize, usize)> {
+    views.get(index).copied().ok_or_else(|| {
+        Error::shape(
+            "views of the target",
+            format!("at least {}, as target.view = {index} asks", index + 1),
+            views.len(),
+            "set target.view to one of them, or add a view to `views`",
+        )
+    })
+}
+
 impl<T: TargetGenerator + ?Sized> TargetGenerator for Box<T> {
     fn needs(&self) -> Needs {
         (**self).needs()
@@ -71,6 +97,10 @@ impl<T: TargetGenerator + ?Sized> TargetGenerator for Box<T> {
 
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         (**self).generate(rq)
+    }
+
+    fn check(&self, grid: PatchGrid, views: &[(usize, usize)]) -> Result<()> {
+        (**self).check(grid, views)
     }
 
     fn has_attention(&self) -> bool {

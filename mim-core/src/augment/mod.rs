@@ -23,6 +23,7 @@ mod crop;
 mod flip;
 mod jitter;
 mod plan;
+mod random_box;
 mod resize;
 mod sample;
 mod size;
@@ -36,6 +37,7 @@ pub use crop::{CenterCrop, ClampedCrop, CropBox, Pad, PixelShift, RandomResizedC
 pub use flip::HorizontalFlip;
 pub use jitter::{ColorJitter, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation};
 pub use plan::ViewPlan;
+pub use random_box::RandomBox;
 pub use resize::{Interpolation, Resize, resize};
 pub use sample::Sample;
 pub use size::Size;
@@ -65,6 +67,8 @@ pub trait ImageOp {
 pub enum Augment {
     /// A random box of the image, resized.
     RandomResizedCrop(RandomResizedCrop),
+    /// A random box of the image, not resized.
+    RandomBox(RandomBox),
     /// A random box drawn once and clamped to the image, resized.
     ClampedCrop(ClampedCrop),
     /// Resizes the whole image.
@@ -93,6 +97,7 @@ impl Augment {
     fn op(&self) -> &dyn ImageOp {
         match self {
             Self::RandomResizedCrop(op) => op,
+            Self::RandomBox(op) => op,
             Self::ClampedCrop(op) => op,
             Self::Resize(op) => op,
             Self::CenterCrop(op) => op,

@@ -4,8 +4,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Augment, CenterCrop, CropBox, HorizontalFlip, ImageOp, Interpolation, RandomResizedCrop,
-    Resize, Sample, Size, ToChannels,
+    Augment, CenterCrop, CropBox, HorizontalFlip, ImageOp, Interpolation, RandomBox,
+    RandomResizedCrop, Resize, Sample, Size, ToChannels,
 };
 use crate::{Error, Result};
 
@@ -54,6 +54,31 @@ impl ViewPlan {
             Augment::RandomResizedCrop(crop),
             Augment::HorizontalFlip(HorizontalFlip::default()),
         ])
+    }
+
+    /// Two views of the same random box (share of the area from 0.08): `image` = (height, width) for the network,
+    /// bicubic, and `tokens` for a tokenizer, Lanczos. `shared` comes before the box.
+    ///
+    /// BEiT (Bao et al., ICLR 2022), microsoft/unilm @ 768a3c8, `beit/transforms.py`.
+    pub fn with_tokenizer(
+        mut shared: Vec<Augment>,
+        image: (usize, usize),
+        tokens: (usize, usize),
+    ) -> Self {
+        shared.push(Augment::RandomBox(RandomBox::default()));
+        let view = |size: (usize, usize), interpolation| {
+            vec![Augment::Resize(Resize {
+                size: size.into(),
+                interpolation,
+            })]
+        };
+        Self {
+            shared,
+            views: vec![
+                view(image, Interpolation::Bicubic),
+                view(tokens, Interpolation::Lanczos),
+            ],
+        }
     }
 
     /// The evaluation view: the shorter side to `resize` (bicubic), then the middle `size` pixels.

@@ -18,8 +18,8 @@ use super::{Problem, Tolerance};
 #[derive(Debug, Clone)]
 pub struct Case {
     path: PathBuf,
-    header: Header,
-    tensors: WeightMap,
+    pub(super) header: Header,
+    pub(super) tensors: WeightMap,
     /// Settings that were asked for.
     read: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -37,11 +37,11 @@ const INFORMATION: &[&str] = &[
 ];
 
 #[derive(Debug, Clone, Deserialize)]
-struct Header {
+pub(super) struct Header {
     kind: String,
-    method: String,
+    pub(super) method: String,
     case: String,
-    config: BTreeMap<String, serde_json::Value>,
+    pub(super) config: BTreeMap<String, serde_json::Value>,
     tolerance: Tolerance,
     // Their presence tells a case from other JSON files.
     #[expect(dead_code, reason = "required, not read")]
@@ -196,39 +196,6 @@ impl Case {
             )));
         }
         Ok(mask.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?)
-    }
-
-    /// The case itself and, where gradients `grad_aligned.` are recorded, the same with predictions of
-    /// visible patches compared in their own order (DMJD): its outputs end in `_aligned`, it has no step.
-    pub(super) fn variants(&self) -> (Self, Option<Self>) {
-        const ALIGNED: &str = "_aligned";
-        if self.group("grad_aligned.").is_empty() {
-            return (self.clone(), None);
-        }
-        let (mut first, mut second) = (self.clone(), self.clone());
-        (first.tensors, second.tensors) = Default::default();
-        for (name, tensor) in self.tensors.iter() {
-            let plain = name.replacen(ALIGNED, "", 1);
-            let of_second = plain != name;
-            let replaced = ["grad.", "step."]
-                .iter()
-                .any(|group| name.starts_with(group))
-                || name == "expect.loss"
-                || self.tensor(&format!("{name}{ALIGNED}")).is_some();
-            if !of_second {
-                first.tensors.insert(name, tensor.clone());
-            }
-            if of_second || !replaced {
-                second.tensors.insert(plain, tensor.clone());
-            }
-        }
-        let order = serde_json::Value::from("aligned");
-        second
-            .header
-            .config
-            .insert("visible_order".to_owned(), order);
-        second.header.config.remove("optimizer");
-        (first, Some(second))
     }
 
     /// An error about this case.

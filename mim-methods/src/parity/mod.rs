@@ -4,6 +4,7 @@
 //! its weights renamed through the method's [`Source`]; every recorded output, gradient and stepped
 //! parameter is compared.
 
+pub(crate) mod beitv2;
 pub(crate) mod bootmae;
 mod case;
 pub(crate) mod cmae;
@@ -16,8 +17,10 @@ pub(crate) mod fastmim;
 pub(crate) mod ibot;
 pub(crate) mod mae;
 pub(crate) mod maskfeat;
+pub(crate) mod mcbeit;
 pub(crate) mod milan;
 mod optimizer;
+pub(crate) mod peco;
 mod problem;
 mod report;
 mod rounding;
@@ -26,6 +29,8 @@ pub(crate) mod sim;
 pub(crate) mod simmim;
 mod stores;
 mod tolerance;
+mod variants;
+pub(crate) mod vqkd;
 
 pub use case::{Case, find};
 pub use compare::Worst;

@@ -10,7 +10,7 @@ use mim_core::parts::{Part, PartInfo, Parts};
 use mim_masking::{MaskerSettings, maskers};
 use mim_targets::{TargetSettings, targets};
 
-use crate::FrozenConfig;
+use crate::{FrozenConfig, SoftTokensConfig, TokensConfig};
 
 /// Every part that a config can name. `Default` holds those of mim; custom ones can be added.
 ///
@@ -43,7 +43,10 @@ impl Default for Registry {
         Self {
             maskers: maskers(),
             encoders: encoders(),
-            targets: targets().with("features", |config: FrozenConfig| Box::new(config)),
+            targets: targets()
+                .with("tokens", |config: TokensConfig| Box::new(config))
+                .with("soft_tokens", |config: SoftTokensConfig| Box::new(config))
+                .with("features", |config: FrozenConfig| Box::new(config)),
             decoders: decoders(),
             objectives: objectives(),
         }

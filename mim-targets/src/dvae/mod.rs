@@ -8,6 +8,7 @@ mod decoder;
 mod encoder;
 
 use candle_core::{DType, Tensor};
+use mim_core::weights::WeightMap;
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,40 @@ impl DvaeConfig {
         }
     }
 
+    /// Checks that an encoder's weights, in our names, have this width and this many tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] saying what the weights have.
+    pub fn check_weights(&self, weights: &WeightMap) -> Result<()> {
+        let outputs = |name: &str| {
+            let tensor = weights.get(name)?;
+            tensor.dims().first().copied()
+        };
+        let sizes = [
+            (
+                "n_hid",
+                self.n_hid,
+                outputs("encoder.blocks.input.weight"),
+                "channels in their first layer",
+            ),
+            (
+                "vocab_size",
+                self.vocab_size,
+                outputs("encoder.blocks.output.conv.weight"),
+                "tokens in their codebook",
+            ),
+        ];
+        for (field, set, found, what) in sizes {
+            if let Some(found) = found.filter(|found| *found != set) {
+                let why = format!("the weights have {found} {what}");
+                let fix = format!("set target.network.{field} = {found}, or give other weights");
+                return Err(Error::config("dvae", field, set, why, fix));
+            }
+        }
+        Ok(())
+    }
+
     /// Share of a block's own path in its output.
     fn post_gain(&self) -> f64 {
         1. / ((GROUPS * self.n_blk_per_group) as f64).powi(2)
@@ -146,6 +181,36 @@ mod tests {
         }
         let outside = Tensor::new(&[0f32, 1.], &Device::Cpu).unwrap();
         assert_eq!(flat(unmap_pixels(&outside).unwrap()), [0., 1.]);
+    }
+
+    #[test]
+    fn a_codebook_of_another_size_is_named() {
+        let weights = |vocab: usize, width: usize| {
+            let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+            let all = [
+                ("encoder.blocks.input.weight", zeros(&[width, 3, 7, 7])),
+                (
+                    "encoder.blocks.output.conv.weight",
+                    zeros(&[vocab, 8, 1, 1]),
+                ),
+            ];
+            all.map(|(name, tensor)| (name.to_owned(), tensor))
+                .into_iter()
+                .collect::<WeightMap>()
+        };
+        let config = DvaeConfig {
+            n_hid: 4,
+            vocab_size: 9,
+            ..DvaeConfig::default()
+        };
+        assert!(config.check_weights(&weights(9, 4)).is_ok());
+        for (vocab, width, wanted) in [
+            (7, 4, "set target.network.vocab_size = 7"),
+            (9, 8, "set target.network.n_hid = 8"),
+        ] {
+            let error = config.check_weights(&weights(vocab, width)).unwrap_err();
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
     }
 
     #[test]
