@@ -21,6 +21,8 @@ pub enum Purpose {
     Method = 6,
     /// Images that are held out of a data set.
     Split = 7,
+    /// Dropout of single values.
+    Dropout = 8,
 }
 
 /// The ChaCha8 stream of (seed, purpose, position).

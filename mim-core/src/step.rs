@@ -38,7 +38,7 @@ pub struct StepContext {
     pub pass: u8,
     /// Whether this is a training step: batch statistics, stochastic depth.
     pub training: bool,
-    /// Whether stochastic depth drops blocks in a training step; false in teachers.
+    /// Whether stochastic depth drops blocks, and dropout values, in a training step; false in teachers.
     pub stochastic_depth: bool,
     /// Whether transformer blocks keep only their input and compute the rest again in the backward pass.
     pub recompute: bool,

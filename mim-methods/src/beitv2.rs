@@ -6,8 +6,7 @@
 
 use mim_core::augment::{RandomResizedCrop, ViewPlan};
 use mim_core::decoders::{AggregationDecoder, AggregationDecoderConfig, LinearDecoder};
-use mim_core::encoders::{RelPosBiasKind, Vit, VitConfig};
-use mim_core::nn::{PosEmbedKind, QkvBias};
+use mim_core::encoders::{Vit, VitConfig};
 use mim_core::objectives::CrossEntropyConfig;
 use mim_core::params::{Draw, Init, InitScheme, ParamStore};
 use mim_core::schedule::Schedule;
@@ -16,7 +15,9 @@ use mim_masking::BlockwiseMaskerConfig;
 use mim_targets::{TargetGenerator, TokenTarget};
 use serde::{Deserialize, Serialize};
 
-use crate::tokens::{self, TokenizerConfig};
+use crate::registry::Entry;
+use crate::beit::{needs_mask_token, vit};
+use crate::tokens::{self, TokenView, TokenizerConfig};
 use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 
 /// Settings of BEiT v2; `Default` is ViT-B/16 as released.
@@ -47,21 +48,10 @@ impl Default for BeitV2Config {
     }
 }
 
-/// BEiT's variant of a ViT.
-pub(crate) fn beit_vit(size: VitConfig) -> VitConfig {
-    VitConfig {
-        qkv_bias: QkvBias::QV,
-        layer_scale_init: Some(if size.depth > 12 { 1e-5 } else { 0.1 }),
-        drop_path_rate: 0.1,
-        pos_embed: PosEmbedKind::None,
-        rel_pos_bias: RelPosBiasKind::Shared,
-        mask_token: true,
-        ..size
-    }
-}
-
 impl BeitV2Config {
     fn with_encoder(size: VitConfig) -> Self {
+        // As released: deep encoders start with a smaller layer scale.
+        let layer_scale = if size.depth > 12 { 1e-5 } else { 0.1 };
         // The ninth of 12 blocks, the 21st of 24.
         let early = if size.depth > 12 {
             size.depth - 3
@@ -77,7 +67,7 @@ impl BeitV2Config {
             init: Init::Beit,
             norm: Norm::imagenet(),
             views: None,
-            encoder: beit_vit(size),
+            encoder: vit(size, layer_scale),
             target: TokensConfig {
                 source: "vqkd".to_owned(),
                 network: TokenizerConfig::Vqkd(Box::default()),
@@ -87,7 +77,7 @@ impl BeitV2Config {
     }
 
     /// One view for both networks, or one for each where they need other sizes.
-    fn plan(&self, view: (usize, (usize, usize))) -> ViewPlan {
+    fn plan(&self, view: TokenView) -> ViewPlan {
         if let Some(views) = &self.views {
             return views.clone();
         }
@@ -102,10 +92,10 @@ impl BeitV2Config {
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
-        target: impl TargetGenerator + 'static,
-        vocab_size: usize,
-        view: (usize, (usize, usize)),
+        (target, vocab_size): (impl TargetGenerator + 'static, usize),
+        view: TokenView,
     ) -> Result<Composite> {
+        needs_mask_token("beitv2", &self.encoder)?;
         self.norm.check(self.encoder.in_channels)?;
         let params = student.root();
         let encoder = Vit::new(&params, &self.encoder)?;
@@ -165,13 +155,25 @@ impl MethodConfig for BeitV2Config {
     fn build(&self, student: &ParamStore) -> Result<Composite> {
         let tokenizer = self.target.open(student.device())?;
         tokens::check(&tokenizer, self.encoder.in_channels, false)?;
-        let (grid, image) = (self.encoder.grid()?, self.encoder.image_size);
-        let (view, size) = self.target.view(&tokenizer, image, grid)?;
+        let image = self.encoder.image_size;
+        let view = self.target.view(&tokenizer, image, self.encoder.grid()?)?;
         let vocab_size = tokenizer.vocab_size();
-        let target = TokenTarget::new(tokenizer, view);
-        self.compose(student, target, vocab_size, (view, size.into()))
+        let target = TokenTarget::new(tokenizer, view.index);
+        self.compose(student, (target, vocab_size), view)
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers",
+    paper: "Peng et al., 2022, arXiv 2208.06366",
+    reference: "microsoft/unilm @ 768a3c8, beit2",
+    archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    status: "exact with shared and own head: tokens, forward, losses, gradients",
+    recipes: recipes!("beitv2_32px", "beitv2_base", "beitv2_large"),
+    parity: crate::parity::beitv2::setup,
+    ..Entry::new::<BeitV2Config>("beitv2")
+};
 
 #[cfg(test)]
 mod tests {

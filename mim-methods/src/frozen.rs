@@ -73,9 +73,12 @@ impl FrozenConfig {
             RANDOM => self.encoder.build(&self.store(device).root()),
             _ if path.is_dir() => Ok(Box::new(RunEncoder::open(path, device)?)),
             _ => {
+                let weights = Source::named(&self.source)?.import(&WeightMap::read(path)?)?;
+                if let EncoderConfig::Vit(vit) = &self.encoder {
+                    vit.check_weights(&weights)?;
+                }
                 let store = self.store(device);
                 let encoder = self.encoder.build(&store.root())?;
-                let weights = Source::named(&self.source)?.import(&WeightMap::read(path)?)?;
                 // What else a file holds (decoders, heads) is of no use to a teacher.
                 let wanted = |name: &str| store.var(name).is_some();
                 let weights: WeightMap = weights
@@ -167,10 +170,10 @@ fn missing() -> Error {
         NAME,
         "checkpoint",
         "not set",
-        "this target is what a frozen network sees, and its weights come from outside: the paper's are \
-         CLIP ViT-B/16, model.safetensors of openai/clip-vit-base-patch16 on the Hugging Face Hub \
-         (MIT licence)",
-        "set target.checkpoint to \"hf:openai/clip-vit-base-patch16\", to the path of that file, to the folder \
+        "this target is what a frozen network sees, and its weights come from outside: MILAN's are CLIP \
+         ViT-B/16, openai/clip-vit-base-patch16 on the Hugging Face Hub, EVA's CLIP ViT-L/14, \
+         openai/clip-vit-large-patch14 (MIT licence)",
+        "set target.checkpoint to \"hf:openai/clip-vit-base-patch16\", to the path of such a file, to the folder \
          of a finished run whose encoder shall teach, or to \"random\" for a teacher that knows nothing",
     )
 }

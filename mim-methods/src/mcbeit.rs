@@ -15,7 +15,8 @@ use mim_targets::vqgan::VqganConfig;
 use mim_targets::{SoftLabelsConfig, SoftTokenTarget};
 use serde::{Deserialize, Serialize};
 
-use crate::beitv2::beit_vit;
+use crate::registry::Entry;
+use crate::beit::{needs_mask_token, vit};
 use crate::tokens::{self, TokenizerConfig};
 use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 
@@ -59,13 +60,14 @@ impl Default for McBeitConfig {
 
 impl McBeitConfig {
     fn with_encoder(size: VitConfig) -> Self {
+        let layer_scale = if size.depth > 12 { 1e-5 } else { 0.1 };
         Self {
             masker: McBeitMasker::Random(RandomMaskerConfig::default()),
             labels: SoftLabelsConfig::default(),
             init: Init::Beit,
             norm: Norm::imagenet(),
             views: None,
-            encoder: beit_vit(size),
+            encoder: vit(size, layer_scale),
             target: TokensConfig {
                 source: "vqgan".to_owned(),
                 network: TokenizerConfig::Vqgan(VqganConfig::default()),
@@ -98,12 +100,13 @@ impl McBeitConfig {
         tokens::check(&tokenizer, self.encoder.in_channels, true)?;
         let (params, size) = (student.root(), self.encoder.image_size);
         let encoder = Vit::new(&params, &self.encoder)?;
-        let (_, tokens) = self.target.view(&tokenizer, size, self.encoder.grid()?)?;
+        needs_mask_token("mcbeit", &self.encoder)?;
+        let tokens = self.target.view(&tokenizer, size, self.encoder.grid()?)?;
         let vocab_size = tokenizer.vocab_size();
         let decoder = LinearDecoder::new(&params, self.encoder.embed_dim, vocab_size)?;
         let view = self.target.view.unwrap_or(1);
         let target = SoftTokenTarget::new(tokenizer, view, self.labels.clone())?;
-        let (masker, plan) = (self.masker()?, self.plan(tokens.into()));
+        let (masker, plan) = (self.masker()?, self.plan(tokens.size));
         Composite::builder("mcbeit", student, encoder, masker, MaskMode::Replace)
             .input(size, self.norm.clone(), plan)
             .target("tokens", target)
@@ -133,6 +136,18 @@ impl MethodConfig for McBeitConfig {
         self.compose(student, self.target.open(student.device())?)
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "mc-BEiT: Multi-choice Discretization for Image BERT Pre-training",
+    paper: "Li et al., ECCV 2022, arXiv 2203.15371",
+    reference: "lixiaotong97/mc-BEiT @ 37489a1",
+    archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    status: "exact with dVAE and VQGAN tokens: forward, soft labels, gradients, step",
+    recipes: recipes!("mcbeit_32px", "mcbeit_base"),
+    parity: crate::parity::mcbeit::setup,
+    ..Entry::new::<McBeitConfig>("mcbeit")
+};
 
 #[cfg(test)]
 mod tests {

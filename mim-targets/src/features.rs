@@ -2,10 +2,15 @@
 
 use candle_core::Tensor;
 use mim_core::nn::ProjectionHead;
-use mim_core::{Encoder, Error, Masking, Norm, Result, StepContext, Target, Want, ops};
+use mim_core::{
+    Encoded, Encoder, Error, Masking, Norm, PatchGrid, Result, StepContext, Target, Want, ops,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::target_generator::view_size;
 use crate::{TargetGenerator, TargetRequest};
+
+const NAME: &str = "feature target";
 
 /// Settings of [`FeatureTarget`]; `Default` is the teacher's plain output on the student's own view.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +25,14 @@ pub struct FeatureTargetConfig {
     /// Epsilon of a layer norm without weights on each token; none (the default) for no such norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_norm_eps: Option<f64>,
+    /// Blocks, from 0, whose outputs before the final norm are averaged (data2vec); none (the default) for the output
+    /// of the whole teacher.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<usize>,
+    /// Epsilon of a layer norm without weights on each token of each of these blocks, before the average; none (the
+    /// default) for no such norm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_norm_eps: Option<f64>,
     /// Whether the teacher's class token is a target too, beside the patches (MILAN). Default false.
     pub class_token: bool,
     /// Whether the attention of the teacher's class token in its last block, averaged over the
@@ -36,10 +49,37 @@ impl Default for FeatureTargetConfig {
             norm: Norm::imagenet(),
             final_norm: true,
             layer_norm_eps: None,
+            layers: Vec::new(),
+            layers_norm_eps: None,
             class_token: false,
             attention: false,
             pool: false,
         }
+    }
+}
+
+impl FeatureTargetConfig {
+    fn check(&self) -> Result<()> {
+        let epsilons = [
+            ("layer_norm_eps", self.layer_norm_eps),
+            ("layers_norm_eps", self.layers_norm_eps),
+        ];
+        for (field, eps) in epsilons {
+            if let Some(eps) = eps.filter(|eps| eps.is_nan() || *eps <= 0.) {
+                let fix = "use 1e-5, or leave it out for no norm";
+                return Err(Error::config(NAME, field, eps, "it must be positive", fix));
+            }
+        }
+        let (field, why, fix) = if self.layers.is_empty() && self.layers_norm_eps.is_some() {
+            let why = "there are no blocks whose outputs it could normalise";
+            ("layers_norm_eps", why, "set layers, or leave it out")
+        } else if !self.layers.is_empty() && self.class_token {
+            let why = "of averaged blocks only patches are targets";
+            ("class_token", why, "leave out layers, or class_token")
+        } else {
+            return Ok(());
+        };
+        Err(Error::config(NAME, field, "set", why, fix))
     }
 }
 
@@ -58,17 +98,9 @@ impl FeatureTarget {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if an epsilon is not positive.
+    /// [`Error::InvalidConfig`] if an epsilon is not positive, or a class token is asked of the average of blocks.
     pub fn new(teacher: impl Encoder + 'static, config: FeatureTargetConfig) -> Result<Self> {
-        if let Some(eps) = config.layer_norm_eps.filter(|eps| *eps <= 0.) {
-            return Err(Error::config(
-                "feature target",
-                "layer_norm_eps",
-                eps,
-                "it must be positive",
-                "use 1e-5, or leave it out for no norm",
-            ));
-        }
+        config.check()?;
         Ok(Self {
             teacher: Box::new(teacher),
             head: None,
@@ -89,6 +121,26 @@ impl TargetGenerator for FeatureTarget {
         self.config.attention
     }
 
+    /// A teacher whose patches are larger or smaller needs another view.
+    fn check(&self, grid: PatchGrid, views: &[(usize, usize)]) -> Result<()> {
+        let (height, width) = view_size(views, self.config.view)?;
+        let own = self.teacher.grid((height, width))?;
+        if own == grid || self.config.pool {
+            return Ok(());
+        }
+        let (rows, cols) = (height / own.rows.max(1), width / own.cols.max(1));
+        Err(Error::shape(
+            "features of the teacher",
+            format!("one for each patch of the grid {grid}"),
+            format!("{own}"),
+            format!(
+                "give the teacher a view of {}x{} pixels (target.view, views), or another patch size",
+                grid.rows * rows,
+                grid.cols * cols
+            ),
+        ))
+    }
+
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         let image = rq
             .batch
@@ -97,11 +149,11 @@ impl TargetGenerator for FeatureTarget {
         let want = Want {
             skip_norm: !self.config.final_norm,
             cls_attention: self.config.attention,
-            ..Want::default()
+            layers: self.config.layers.clone(),
         };
         let step = rq.step.teacher();
         let encoded = self.teacher.encode(&image, Masking::None, &want, &step)?;
-        let mut rows = encoded.patches()?.detach();
+        let mut rows = self.patches(&encoded)?.detach();
         step.trace("patches", || Ok(rows.clone()))?;
         if self.config.pool {
             rows = self.finish(self.norm(&rows)?.mean(1)?, &step)?;
@@ -120,6 +172,25 @@ impl TargetGenerator for FeatureTarget {
 }
 
 impl FeatureTarget {
+    /// The patches of the output, or the mean of those after some blocks.
+    fn patches(&self, encoded: &Encoded) -> Result<Tensor> {
+        let Some((first, others)) = self.config.layers.split_first() else {
+            return encoded.patches();
+        };
+        let layer = |index: usize| -> Result<Tensor> {
+            let rows = encoded.layer_patches(index).map_err(|_| no_block(index))?;
+            Ok(match self.config.layers_norm_eps {
+                Some(eps) => ops::normalize(&rows, eps)?,
+                None => rows,
+            })
+        };
+        let mut sum = layer(*first)?;
+        for &index in others {
+            sum = (sum + layer(index)?)?;
+        }
+        Ok((sum / self.config.layers.len() as f64)?)
+    }
+
     fn norm(&self, rows: &Tensor) -> Result<Tensor> {
         match self.config.layer_norm_eps {
             Some(eps) => Ok(ops::normalize(rows, eps)?),
@@ -133,6 +204,14 @@ impl FeatureTarget {
             None => Ok(rows),
         }
     }
+}
+
+fn no_block(index: usize) -> Error {
+    Error::unsupported(
+        format!("features of block {index}"),
+        "the teacher has no such block; they count from 0",
+        "name others in layers",
+    )
 }
 
 fn no_class_token() -> Error {
@@ -217,6 +296,77 @@ mod tests {
         let teacher = Vit::new(&teacher.root().shared(), &tiny()).unwrap();
         let missing = FeatureTarget::new(teacher, second).unwrap();
         assert!(missing.generate(&request).is_err());
+    }
+
+    #[test]
+    fn outputs_of_blocks_are_normalised_each_and_averaged() {
+        let vit = VitConfig { depth: 3, ..tiny() };
+        let pixels = Tensor::rand(0f32, 1f32, (2, 3, 8, 8), &Device::Cpu).unwrap();
+        let batch = Batch::single(View::new(pixels.clone(), vec![]).unwrap());
+        let step = StepContext::new(0);
+        let teacher = || Vit::new(&ParamStore::cpu(0).root(), &vit).unwrap();
+        let generate = |layers: Vec<usize>| {
+            let config = FeatureTargetConfig {
+                layers,
+                layers_norm_eps: Some(1e-5),
+                layer_norm_eps: Some(1e-5),
+                ..FeatureTargetConfig::default()
+            };
+            let target = FeatureTarget::new(teacher(), config)?;
+            target.generate(&TargetRequest {
+                batch: &batch,
+                grid: PatchGrid::new(2, 2),
+                mask: None,
+                student: None,
+                step: &step,
+            })
+        };
+        let want = Want {
+            layers: vec![1, 2],
+            ..Want::default()
+        };
+        let encoded = teacher()
+            .encode(&pixels, Masking::None, &want, &step)
+            .unwrap();
+        let rows = |xs: &Tensor| -> Vec<Vec<f32>> { xs.flatten(0, 1).unwrap().to_vec2().unwrap() };
+        let normed = |xs: &Tensor| ops::normalize(xs, 1e-5).unwrap();
+        let layer = |index| rows(&normed(&encoded.layer_patches(index).unwrap()));
+        let made = rows(&generate(vec![1, 2]).unwrap().patches);
+        for ((made, a), b) in made.iter().zip(layer(1)).zip(layer(2)) {
+            let mean = made.iter().sum::<f32>() / 8.;
+            let variance = made.iter().map(|v| v * v).sum::<f32>() / 8.;
+            assert!(mean.abs() < 1e-5 && (variance - 1.).abs() < 1e-3);
+            // Along the average, up to the second norm.
+            let sums: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+            let length = |xs: &[f32]| xs.iter().map(|v| v * v).sum::<f32>().sqrt();
+            let dot: f32 = made.iter().zip(&sums).map(|(a, b)| a * b).sum();
+            assert!(dot / (length(made) * length(&sums)) > 1. - 1e-5);
+        }
+        // One block: the second norm changes nothing.
+        for (made, own) in rows(&generate(vec![2]).unwrap().patches)
+            .iter()
+            .zip(layer(2))
+        {
+            let apart = made.iter().zip(&own).map(|(a, b)| (a - b).abs());
+            assert!(apart.fold(0., f32::max) < 1e-4);
+        }
+        let error = generate(vec![3]).unwrap_err().to_string();
+        assert!(error.contains("block 3"), "{error}");
+        assert!(generate(vec![]).is_err());
+    }
+
+    #[test]
+    fn a_teacher_of_another_grid_is_told_which_view_fits() {
+        let vit = VitConfig {
+            pos_embed: mim_core::nn::PosEmbedKind::Sincos,
+            ..tiny()
+        };
+        let teacher = Vit::new(&ParamStore::cpu(0).root(), &vit).unwrap();
+        let target = FeatureTarget::new(teacher, FeatureTargetConfig::default()).unwrap();
+        assert!(target.check(PatchGrid::new(2, 3), &[(8, 12)]).is_ok());
+        let error = target.check(PatchGrid::new(4, 4), &[(8, 8)]).unwrap_err();
+        assert!(error.to_string().contains("16x16 pixels"), "{error}");
+        assert!(target.check(PatchGrid::new(4, 4), &[]).is_err());
     }
 
     #[test]

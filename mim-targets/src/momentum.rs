@@ -17,6 +17,13 @@ pub struct MomentumConfig {
     pub momentum: f64,
     /// Epsilon of the layer norm without weights on each token. Default 1e-6.
     pub layer_norm_eps: f64,
+    /// Blocks of the copy, from 0, whose outputs are averaged before that norm (data2vec); none (the default) for its
+    /// output.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<usize>,
+    /// Epsilon of a layer norm on each of these outputs; none (the default) for no such norm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_norm_eps: Option<f64>,
 }
 
 impl Default for MomentumConfig {
@@ -24,6 +31,8 @@ impl Default for MomentumConfig {
         Self {
             momentum: 0.996,
             layer_norm_eps: 1e-6,
+            layers: Vec::new(),
+            layers_norm_eps: None,
         }
     }
 }
@@ -42,6 +51,8 @@ impl TargetSettings for MomentumConfig {
         let features = FeatureTargetConfig {
             norm: cx.norm.clone(),
             layer_norm_eps: Some(self.layer_norm_eps),
+            layers: self.layers.clone(),
+            layers_norm_eps: self.layers_norm_eps,
             attention: cx.attention,
             ..FeatureTargetConfig::default()
         };

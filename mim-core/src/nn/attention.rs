@@ -4,9 +4,9 @@ use candle_core::{D, DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::block::Branch;
-use super::{LayerNorm, Linear};
+use super::{Dropout, LayerNorm, Linear};
 use crate::params::Params;
-use crate::{Result, ops};
+use crate::{Result, StepContext, ops};
 
 /// Which of query, key and value have a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -84,6 +84,35 @@ impl Attention {
     ///
     /// If a shape does not fit.
     pub fn weights(&self, xs: &Tensor, bias: Option<&Tensor>, queries: usize) -> Result<Tensor> {
+        Ok(self.weights_and_values(xs, bias, queries)?.0)
+    }
+
+    /// [`Attention::forward`] whose weights `drop` acts on.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit.
+    pub(super) fn forward_dropping(
+        &self,
+        xs: &Tensor,
+        bias: Option<&Tensor>,
+        drop: (Dropout, &StepContext),
+    ) -> Result<Tensor> {
+        let tokens = xs.dim(1)?;
+        let (weights, values) = self.weights_and_values(xs, bias, tokens)?;
+        let (dropout, step) = drop;
+        let seen = dropout.forward(weights, step)?.matmul(&values)?;
+        self.proj
+            .forward(&seen.transpose(1, 2)?.contiguous()?.flatten_from(2)?)
+    }
+
+    /// The attention of the first `queries` tokens, and the values `[rows, heads, tokens, head_dim]`.
+    fn weights_and_values(
+        &self,
+        xs: &Tensor,
+        bias: Option<&Tensor>,
+        queries: usize,
+    ) -> Result<(Tensor, Tensor)> {
         let (rows, tokens, _) = xs.dims3()?;
         let qkv = self.qkv(xs)?.reshape((rows, tokens, 3, self.heads, ()))?;
         let part = |which: usize| qkv.narrow(2, which, 1)?.squeeze(2)?.transpose(1, 2);
@@ -92,7 +121,7 @@ impl Attention {
         if let Some(bias) = bias {
             logits = logits.broadcast_add(&bias.narrow(2, 0, queries)?)?;
         }
-        Ok(ops::softmax(&logits)?)
+        Ok((ops::softmax(&logits)?, part(2)?.contiguous()?))
     }
 
     /// `xs` and the branch `forward(norm(xs), bias)` as one operation, where there is one: if both linear
@@ -138,5 +167,32 @@ impl Attention {
             }
             Bias::None => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParamStore;
+    use crate::objectives::testing::noise;
+
+    #[test]
+    fn attention_that_drops_nothing_is_the_plain_one_and_drops_otherwise() {
+        let store = ParamStore::cpu(2);
+        let attention = Attention::new(&store.root(), 8, 2, QkvBias::QV).unwrap();
+        let (xs, bias) = (noise(&[3, 5, 8], 1), noise(&[1, 2, 5, 5], 2));
+        let values = |ys: Tensor| ys.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let plain = values(attention.forward(&xs, Some(&bias)).unwrap());
+        let step = StepContext::new(0);
+        let dropping = |rate: f64| {
+            let drop = (Dropout::new(rate, 0), &step);
+            values(attention.forward_dropping(&xs, Some(&bias), drop).unwrap())
+        };
+        let apart = |ys: &[f32]| -> f32 {
+            let pairs = plain.iter().zip(ys);
+            pairs.fold(0f32, |most, (a, b)| most.max((a - b).abs()))
+        };
+        assert!(apart(&dropping(0.)) < 1e-6);
+        assert!(apart(&dropping(0.5)) > 1e-3);
     }
 }

@@ -2,7 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::{Activation, Attention, DropPath, LayerNorm, Mlp, NormKind, QkvBias, TokenNorm};
+use super::{
+    Activation, Attention, DropPath, Dropout, LayerNorm, Mlp, NormKind, QkvBias, TokenNorm,
+};
 use crate::params::Params;
 use crate::{Error, Result, StepContext, ops};
 
@@ -100,6 +102,8 @@ pub struct Block {
     mlp: Mlp,
     gamma: Option<(Tensor, Tensor)>,
     drop_path: [DropPath; 2],
+    attn_drop: Dropout,
+    index: u32,
 }
 
 impl Block {
@@ -139,7 +143,16 @@ impl Block {
             mlp: Mlp::new(&params.pp("mlp"), dim, hidden)?,
             gamma,
             drop_path: [0, 1].map(|branch| DropPath::new(config.drop_path, 2 * index + branch)),
+            attn_drop: Dropout::default(),
+            index,
         })
+    }
+
+    /// The same with dropout of the attention's weights; not in [`Block::forward_with`], whose attention is another.
+    #[must_use]
+    pub fn attn_drop(mut self, rate: f64) -> Self {
+        self.attn_drop = Dropout::new(rate, self.index);
+        self
     }
 
     /// The same with another activation in its MLP.
@@ -184,16 +197,21 @@ impl Block {
                 block.forward_from(xs, first, bias.as_ref(), &step)
             });
         }
+        let drops = self.attn_drop.acts(step);
         let whole = match &self.norm1 {
-            TokenNorm::Layer(norm) => {
+            TokenNorm::Layer(norm) if !drops => {
                 let branch = self.branch(0, xs, step)?;
                 self.attn.residual(xs, norm, bias, &branch)?
             }
-            TokenNorm::Batch(_) => None,
+            _ => None,
+        };
+        let attend = |attn: &Attention, ys: &Tensor| match drops {
+            true => attn.forward_dropping(ys, bias, (self.attn_drop, step)),
+            false => attn.forward(ys, bias),
         };
         let xs = match whole {
             Some(xs) => xs,
-            None => self.attended(xs, step, |attn, ys| attn.forward(ys, bias))?,
+            None => self.attended(xs, step, attend)?,
         };
         match &self.norm2 {
             TokenNorm::Layer(_) => self.fed(&tokens_from(&xs, first)?, step),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use mim_core::augment::ViewPlan;
+use mim_core::augment::{Sample, ViewPlan};
 use mim_core::params::{Ema, ParamStore};
+use mim_core::rng::stream;
 use mim_core::schedule::Schedule;
-use mim_core::{Decoder, Error, ImageSize, Input, Norm, Objective, Result};
+use mim_core::{Decoder, Error, ImageSize, Input, Method, Norm, Objective, Purpose, Result};
 use mim_masking::GuideKind;
 use mim_targets::TargetGenerator;
 
@@ -98,7 +99,8 @@ impl CompositeBuilder {
     /// # Errors
     ///
     /// [`Error::InvalidConfig`] if there is no branch, a name is given twice, a branch names a target that is
-    /// not there, a target has no use, or not exactly one target guides a masker that follows attention.
+    /// not there, a target has no use, or not exactly one target guides a masker that follows attention;
+    /// [`Error::Shape`] if a view has another size than a target needs.
     pub fn build(self) -> Result<Composite> {
         let composite = self.0;
         if composite.branches.is_empty() {
@@ -127,6 +129,7 @@ impl CompositeBuilder {
             }
         }
         check_guide(&composite)?;
+        check_targets(&composite)?;
         let guided = composite.masker.guide() == GuideKind::Scores;
         for (name, target) in &composite.targets {
             let predicted = composite
@@ -164,6 +167,23 @@ pub(super) fn check_guide(composite: &Composite) -> Result<()> {
         _ => format!("guided by {}", guides.join(" and ")),
     };
     Err(wrong(composite, "masker", value, why, fix))
+}
+
+/// Whether the views of the first epoch suit the targets. Views of other images than those of the method's size are
+/// not known here.
+fn check_targets(composite: &Composite) -> Result<()> {
+    let size = (composite.input.size.height, composite.input.size.width);
+    let blank = Sample::new(vec![0; 3 * size.0 * size.1], size, 3)?;
+    let mut rng = stream(0, Purpose::Augment, [0, 0]);
+    let Ok(views) = composite.views(0).apply(blank, &mut rng) else {
+        return Ok(());
+    };
+    let sizes: Vec<_> = views.iter().map(Sample::size).collect();
+    let Some(Ok(grid)) = sizes.first().map(|&first| composite.mask_grid(first)) else {
+        return Ok(());
+    };
+    let mut targets = composite.targets.iter();
+    targets.try_for_each(|(_, target)| target.check(grid, &sizes))
 }
 
 /// The error of a branch whose target is missing.

@@ -19,6 +19,7 @@ use mim_targets::dvae::{DvaeConfig, DvaeDecoder, DvaeEncoder, map_pixels};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use crate::registry::Entry;
 use crate::MethodConfig;
 use crate::tokens::{draws_no_masks, log_usage, redrawn};
 pub use annealed::Annealed;
@@ -219,6 +220,16 @@ impl Method for DvaeTraining {
         redrawn(&self.input.norm, &images, &self.decoder.images(&tokens)?)
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Zero-Shot Text-to-Image Generation: the discrete VAE",
+    paper: "Ramesh et al., ICML 2021, arXiv 2102.12092",
+    reference: "openai/DALL-E for the networks; no training code was released",
+    status: "networks exact: logits, tokens, reconstruction; training by the paper's text",
+    recipes: recipes!("dvae_32px", "dvae_base"),
+    ..Entry::new::<DvaeTrainingConfig>("dvae")
+};
 
 #[cfg(test)]
 mod tests {

@@ -2,40 +2,16 @@
 
 use candle_core::Device;
 use mim_core::decoders::AggregationDecoderConfig;
-use mim_core::encoders::{RelPosBiasKind, VitConfig};
-use mim_core::nn::PosEmbedKind;
 use mim_core::weights::{Source, WeightMap};
 use mim_core::{Batch, Mask, Method, ParamStore, StepContext, View};
 use mim_targets::TokenTarget;
 use mim_targets::vqkd::VqKdTokenizer;
 
-use super::mae::vit;
-use super::run::Extract;
+use super::beit::{hidden, traced, vit};
 use super::vqkd::{Sizes, no_setting};
-use super::{Case, Recorded, Result, Rounding, Setup};
+use super::{Case, Result, Rounding, Setup};
+use crate::tokens::TokenView;
 use crate::{BeitV2Config, MethodConfig};
-
-/// BEiT's ViT of a case.
-pub(super) fn beit_vit(case: &Case, defaults: VitConfig) -> Result<VitConfig> {
-    case.fixed("qkv_bias", "q_and_v".to_owned())?;
-    let flag = |key: &str, default: bool| case.setting_or(key, default);
-    let rel_pos_bias = match flag("use_shared_rel_pos_bias", true)? {
-        true => RelPosBiasKind::Shared,
-        false => RelPosBiasKind::None,
-    };
-    let pos_embed = match flag("use_abs_pos_emb", false)? {
-        true => PosEmbedKind::Learned,
-        false => PosEmbedKind::None,
-    };
-    // Zero means no layer scale at all.
-    let layer_scale = case.setting_or("layer_scale_init", 0.1)?;
-    Ok(VitConfig {
-        rel_pos_bias,
-        pos_embed,
-        layer_scale_init: (layer_scale > 0.).then_some(layer_scale),
-        ..vit(case, defaults)?
-    })
-}
 
 fn config(case: &Case) -> Result<BeitV2Config> {
     // The mask is recorded.
@@ -48,7 +24,7 @@ fn config(case: &Case) -> Result<BeitV2Config> {
             depth: case.setting_or("head_layers", defaults.aggregation.depth)?,
             shared_head: case.setting_or("shared_lm_head", defaults.aggregation.shared_head)?,
         },
-        encoder: beit_vit(case, defaults.encoder)?,
+        encoder: vit(case, defaults.encoder)?,
         ..BeitV2Config::default()
     })
 }
@@ -69,15 +45,6 @@ fn tokenizer(case: &Case, device: &Device) -> Result<VqKdTokenizer> {
     Ok(tokenizer)
 }
 
-/// The hidden rows of an output for all patches.
-fn hidden(name: &'static str, mask: Mask) -> Extract {
-    Box::new(move |recorded: &Recorded| {
-        let all = recorded.get(name)?;
-        let ids = mask.flat(true, all.dim(0)?, all.device())?;
-        Ok(all.flatten(0, 1)?.index_select(&ids, 0)?)
-    })
-}
-
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let config = config(case)?;
     let (grid, size) = (config.encoder.grid()?, config.encoder.image_size);
@@ -85,14 +52,16 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let vocab_size = target.vocab_size();
     case.fixed("vocab_size", vocab_size)?;
     let store = config.store(device, 0);
-    let mut method = config.compose(&store, target, vocab_size, (1, size.into()))?;
+    let view = TokenView {
+        index: 1,
+        size: size.into(),
+    };
+    let mut method = config.compose(&store, (target, vocab_size), view)?;
     let mask = Mask::from_bits(grid, &case.bits("input.mask", grid)?)?;
     method.override_mask(mask.clone())?;
     let image = case.required("input.image")?.to_device(device)?;
     let tokens = case.required("input.tokenizer_image01")?;
     let view = View::new(image, vec![])?;
-    let trace =
-        |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     Ok(Setup {
         rounding: Rounding::default(),
         method: Box::new(method),
@@ -106,11 +75,11 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
             ..Batch::single(view)
         },
         outputs: vec![
-            ("tokens", trace("target.tokens")),
-            ("logits", hidden("pred.token", mask.clone())),
-            ("logits_cls_pt", hidden("pred.aggregation", mask)),
-            ("loss_mim", trace("loss.token")),
-            ("loss_cls_pt", trace("loss.aggregation")),
+            ("tokens", traced("target.tokens")),
+            ("logits", hidden("pred.token", &mask)),
+            ("logits_cls_pt", hidden("pred.aggregation", &mask)),
+            ("loss_mim", traced("loss.token")),
+            ("loss_cls_pt", traced("loss.aggregation")),
         ],
     })
 }

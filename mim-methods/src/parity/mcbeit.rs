@@ -9,7 +9,7 @@ use mim_targets::dvae::{DvaeConfig, DvaeEncoder};
 use mim_targets::vqgan::{VqganConfig, VqganEncoder};
 use serde::Deserialize;
 
-use super::beitv2::beit_vit;
+use super::beit::{traced, vit};
 use super::run::Extract;
 use super::vqkd::no_setting;
 use super::{Case, Problem, Recorded, Result, Rounding, Setup};
@@ -103,7 +103,7 @@ fn config(case: &Case) -> Result<McBeitConfig> {
         ..defaults.labels
     };
     Ok(McBeitConfig {
-        encoder: beit_vit(case, defaults.encoder)?,
+        encoder: vit(case, defaults.encoder)?,
         labels,
         ..McBeitConfig::default()
     })
@@ -139,8 +139,6 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let second = case
         .required("input.tokenizer_image01")?
         .to_device(device)?;
-    let trace =
-        |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     let features: Extract = Box::new(move |recorded: &Recorded| {
         let all = recorded.get("latent")?;
         Ok(all.narrow(1, all.dim(1)? - grid.len(), grid.len())?)
@@ -157,11 +155,11 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         outputs: vec![
             ("tokens", Box::new(tokens)),
             ("token_logits", Box::new(token_logits)),
-            ("token_probs", trace("token_probs")),
+            ("token_probs", traced("token_probs")),
             ("features", features),
-            ("logits", trace("pred.token")),
-            ("similarity", trace("similarity")),
-            ("refined_target", trace("target.tokens")),
+            ("logits", traced("pred.token")),
+            ("similarity", traced("similarity")),
+            ("refined_target", traced("target.tokens")),
             ("loss_per_token", Box::new(loss_per_token)),
         ],
     })

@@ -8,6 +8,7 @@ use mim_core::{Batch, Encoder, ImageSize, Norm, ParamStore, StepContext, View};
 use mim_targets::peco::PecoNetworkConfig;
 use serde::Deserialize;
 
+use super::beit::traced;
 use super::run::Extract;
 use super::vqkd::{CodebookEma, no_setting};
 use super::{Case, Problem, Recorded, Result, Rounding, Setup};
@@ -161,10 +162,6 @@ const FEATURES: [(&str, &str); 12] = [
     ("teacher_feature_layer11", "teacher.layer10"),
     ("teacher_feature_layer12", "teacher.layer11"),
 ];
-
-fn traced(name: &'static str) -> Extract {
-    Box::new(move |recorded: &Recorded| recorded.get(name))
-}
 
 /// A map `[batch, rows, cols, dim]` with its channels first.
 fn channels_first(map: &Tensor) -> Result<Tensor> {

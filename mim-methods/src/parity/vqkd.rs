@@ -9,9 +9,9 @@ use mim_targets::vqkd::VqKdTokenizerConfig;
 use mim_targets::{TargetGenerator, TargetRequest};
 use serde::Deserialize;
 
+use super::beit::traced;
 use super::mae::vit;
-use super::run::Extract;
-use super::{Case, Problem, Recorded, Result, Rounding, Setup};
+use super::{Case, Problem, Result, Rounding, Setup};
 use crate::{MethodConfig, VqKdConfig, VqKdDecoderConfig};
 
 /// `codebook_ema` of a case.
@@ -101,8 +101,6 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         values,
     ));
     let images = case.required("input.tokenizer_image01")?;
-    let trace =
-        |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     Ok(Setup {
         rounding: Rounding::default(),
         method: Box::new(config.compose(&config.store(device, 0), target)?),
@@ -110,11 +108,11 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         step: StepContext::new(0),
         batch: Batch::single(View::of_unit(images.to_device(device)?, vec![])?),
         outputs: vec![
-            ("tokens", trace("codes")),
-            ("pre_quant", trace("pre_quant")),
-            ("reconstruction", trace("reconstruction")),
-            ("quant_loss", trace("loss.commitment")),
-            ("rec_loss", trace("loss.reconstruction")),
+            ("tokens", traced("codes")),
+            ("pre_quant", traced("pre_quant")),
+            ("reconstruction", traced("reconstruction")),
+            ("quant_loss", traced("loss.commitment")),
+            ("rec_loss", traced("loss.reconstruction")),
         ],
     })
 }

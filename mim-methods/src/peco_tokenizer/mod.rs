@@ -14,6 +14,7 @@ use mim_core::{Encoder, Error, ImageSize, Input, Norm, Result};
 use mim_targets::peco::{PecoNetworkConfig, PecoTokenizer};
 use serde::{Deserialize, Serialize};
 
+use crate::registry::Entry;
 use crate::{FrozenConfig, MethodConfig};
 pub use method::PecoTraining;
 
@@ -160,6 +161,17 @@ impl MethodConfig for PecoTokenizerConfig {
         self.compose(student, critic.transpose()?)
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "PeCo's tokenizer: Perceptual Codebook for BERT Pre-training of Vision Transformers",
+    paper: "Dong et al., AAAI 2023, arXiv 2111.12710",
+    reference: "none: no code was released",
+    status: "by the paper's text; agrees with a second implementation: forward, losses, gradients, codebook",
+    recipes: recipes!("peco_tokenizer_32px", "peco_tokenizer_base"),
+    parity: crate::parity::peco::setup,
+    ..Entry::new::<PecoTokenizerConfig>("peco_tokenizer")
+};
 
 #[cfg(test)]
 mod tests {

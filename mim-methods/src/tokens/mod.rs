@@ -27,6 +27,15 @@ pub(crate) use training::{draws_no_masks, log_usage, redrawn, untrained};
 /// The checkpoint that stands for no checkpoint.
 const RANDOM: &str = "random";
 
+/// The view of a batch that becomes tokens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TokenView {
+    /// Its number.
+    pub(crate) index: usize,
+    /// Height and width in pixels that give one token a patch.
+    pub(crate) size: (usize, usize),
+}
+
 /// Tokens as target; `Default` is DALL-E's discrete VAE, whose weights must be given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -117,9 +126,12 @@ impl TokensConfig {
         tokenizer: &dyn Tokenizer,
         image: ImageSize,
         grid: PatchGrid,
-    ) -> Result<(usize, ImageSize)> {
+    ) -> Result<TokenView> {
         let size = fits_grid(tokenizer, grid)?;
-        Ok((self.view.unwrap_or(usize::from(size != image)), size))
+        Ok(TokenView {
+            index: self.view.unwrap_or(usize::from(size != image)),
+            size: size.into(),
+        })
     }
 }
 
@@ -145,10 +157,10 @@ impl TargetSettings for TokensConfig {
         let tokenizer = self.open(cx.student.device())?;
         check(&tokenizer, cx.encoder.in_channels(), false)?;
         let values = tokenizer.vocab_size();
-        let (view, _) = self.view(&tokenizer, cx.encoder.image_size(), cx.encoder.grid()?)?;
+        let view = self.view(&tokenizer, cx.encoder.image_size(), cx.encoder.grid()?)?;
         Ok(BuiltTarget {
             note: Some(self.note()),
-            ..BuiltTarget::new(TokenTarget::new(tokenizer, view), values)
+            ..BuiltTarget::new(TokenTarget::new(tokenizer, view.index), values)
         })
     }
 
@@ -160,22 +172,22 @@ impl TargetSettings for TokensConfig {
     fn views(&self, encoder: &dyn EncoderSettings) -> Result<ViewPlan> {
         let (image, grid) = (encoder.image_size(), encoder.grid()?);
         let tokenizer = self.open(&Device::Cpu)?;
-        let (view, size) = self.view(&tokenizer, image, grid)?;
+        let view = self.view(&tokenizer, image, grid)?;
         let plan = ViewPlan::mae(<(usize, usize)>::from(image));
-        Ok(with_view(plan, (view, size.into())))
+        Ok(with_view(plan, view))
     }
 }
 
 /// The plan with a resized view number `view` for a tokenizer, unless that is the first.
-pub(crate) fn with_view(plan: ViewPlan, (view, size): (usize, (usize, usize))) -> ViewPlan {
-    if view == 0 {
+pub(crate) fn with_view(plan: ViewPlan, view: TokenView) -> ViewPlan {
+    if view.index == 0 {
         return plan;
     }
     let resize = Augment::Resize(Resize {
-        size: size.into(),
+        size: view.size.into(),
         interpolation: Interpolation::Lanczos,
     });
-    let mut views = vec![vec![]; view];
+    let mut views = vec![vec![]; view.index];
     views.push(vec![resize]);
     ViewPlan { views, ..plan }
 }

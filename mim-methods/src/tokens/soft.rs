@@ -32,8 +32,8 @@ impl TargetSettings for SoftTokensConfig {
         check(&tokenizer, cx.encoder.in_channels(), true)?;
         let values = tokenizer.vocab_size();
         let (image, grid) = (cx.encoder.image_size(), cx.encoder.grid()?);
-        let (view, _) = self.tokens.view(&tokenizer, image, grid)?;
-        let target = SoftTokenTarget::new(tokenizer, view, self.labels.clone())?;
+        let view = self.tokens.view(&tokenizer, image, grid)?;
+        let target = SoftTokenTarget::new(tokenizer, view.index, self.labels.clone())?;
         Ok(BuiltTarget {
             note: Some(self.tokens.note()),
             ..BuiltTarget::new(target, values)

@@ -16,6 +16,7 @@ use mim_targets::vqkd::{TaskLayer, VqKdTokenizer, VqKdTokenizerConfig};
 use mim_targets::{FeatureTarget, TargetGenerator};
 use serde::{Deserialize, Serialize};
 
+use crate::registry::Entry;
 use crate::{FrozenConfig, MethodConfig};
 use method::Head;
 pub use method::VqKd;
@@ -196,6 +197,18 @@ impl MethodConfig for VqKdConfig {
         })
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "BEiT v2's tokenizer: Vector-Quantized Knowledge Distillation",
+    paper: "Peng et al., 2022, arXiv 2208.06366",
+    reference: "microsoft/unilm @ 768a3c8, beit2",
+    archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    status: "exact: forward, losses, gradients, codebook",
+    recipes: recipes!("vqkd_32px", "vqkd_base"),
+    parity: crate::parity::vqkd::setup,
+    ..Entry::new::<VqKdConfig>("vqkd")
+};
 
 #[cfg(test)]
 mod tests {

@@ -20,6 +20,20 @@ pub enum RelPosBiasKind {
     Shared,
     /// All blocks, each from its own table.
     PerBlock,
+    /// All blocks, the sum of one table's and its own.
+    Both,
+}
+
+impl RelPosBiasKind {
+    /// Whether one table serves all blocks.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::Shared | Self::Both)
+    }
+
+    /// Whether each block has its own table.
+    pub fn is_per_block(self) -> bool {
+        matches!(self, Self::PerBlock | Self::Both)
+    }
 }
 
 /// Settings of [`super::Vit`]; `Default` is ViT-B/16 as MAE pre-trains it.
@@ -54,6 +68,8 @@ pub struct VitConfig {
     pub layer_scale_init: Option<f64>,
     /// Stochastic depth rate of the last block, rising linearly from 0. Default 0.
     pub drop_path_rate: f64,
+    /// Share of the attention's weights that are dropped in training. Default 0.
+    pub attn_drop_rate: f64,
     /// Positions added to the tokens. Default `sincos`.
     pub pos_embed: PosEmbedKind,
     /// Relative position bias of the attention. Default `none`.
@@ -91,6 +107,7 @@ impl Default for VitConfig {
             norm_eps: 1e-6,
             layer_scale_init: None,
             drop_path_rate: 0.,
+            attn_drop_rate: 0.,
             pos_embed: PosEmbedKind::Sincos,
             rel_pos_bias: RelPosBiasKind::None,
             class_token: true,
@@ -187,6 +204,7 @@ impl VitConfig {
         self.grid()?;
         let hidden = self.mlp_ratio * (self.embed_dim as f64);
         let divides = self.num_heads > 0 && self.embed_dim.is_multiple_of(self.num_heads);
+        let (dropping, rate) = self.worst_rate();
         // (holds, setting, value, why, fix)
         let rules: [(bool, &'static str, String, &'static str, &'static str); 7] = [
             (
@@ -211,11 +229,11 @@ impl VitConfig {
                 "change num_heads or embed_dim",
             ),
             (
-                (0. ..1.).contains(&self.drop_path_rate),
-                "drop_path_rate",
-                self.drop_path_rate.to_string(),
+                (0. ..1.).contains(&rate),
+                dropping,
+                rate.to_string(),
                 "it must be in [0, 1)",
-                "use 0 for no stochastic depth",
+                "use 0 to drop nothing",
             ),
             (
                 self.norm_eps > 0.,
@@ -242,6 +260,14 @@ impl VitConfig {
         match rules.into_iter().find(|(holds, ..)| !holds) {
             Some((_, field, value, why, fix)) => Err(Error::config("vit", field, value, why, fix)),
             None => self.validate_projection(),
+        }
+    }
+
+    /// A rate of dropping that may be outside its range, with its name.
+    fn worst_rate(&self) -> (&'static str, f64) {
+        match (0. ..1.).contains(&self.attn_drop_rate) {
+            true => ("drop_path_rate", self.drop_path_rate),
+            false => ("attn_drop_rate", self.attn_drop_rate),
         }
     }
 

@@ -28,6 +28,9 @@ pub struct Vit {
     proj: Option<Linear>,
 }
 
+/// What the blocks give: their last tokens, those of single blocks, and the attention of the class token.
+type Blocks = (Tensor, Vec<(usize, Tensor)>, Option<Tensor>);
+
 impl Vit {
     /// Builds the network under `params`: `cls_token`, `pos_embed`, `patch_embed`, `blocks.N`, `norm`
     /// and, where the settings ask for them, `mask_token`, `norm_pre`, `proj`.
@@ -43,7 +46,7 @@ impl Vit {
             ..
         } = *config;
         let grid = config.grid()?;
-        let bias = |params: Params, kind| match config.rel_pos_bias == kind {
+        let bias = |params: Params, wanted: bool| match wanted {
             true => RelPosBias::new(&params, grid, num_heads).map(Some),
             false => Ok(None),
         };
@@ -51,8 +54,10 @@ impl Vit {
             let params = params.pp("blocks").pp(index);
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             Ok((
-                Block::new(&params, &config.block(index), number)?.activation(config.activation),
-                bias(params.pp("attn"), RelPosBiasKind::PerBlock)?,
+                Block::new(&params, &config.block(index), number)?
+                    .activation(config.activation)
+                    .attn_drop(config.attn_drop_rate),
+                bias(params.pp("attn"), config.rel_pos_bias.is_per_block())?,
             ))
         };
         let norm = |wanted: bool, name: &str| {
@@ -76,7 +81,7 @@ impl Vit {
                 true => PatchEmbed::new(&params.pp("patch_embed"), patches.0, patches.1, dim)?,
                 false => PatchEmbed::no_bias(&params.pp("patch_embed"), patches.0, patches.1, dim)?,
             },
-            shared_bias: bias(params.pp("rel_pos_bias"), RelPosBiasKind::Shared)?,
+            shared_bias: bias(params.pp("rel_pos_bias"), config.rel_pos_bias.is_shared())?,
             blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
             norm_pre: norm(config.norm_pre, "norm_pre")?,
             norm: norm(config.final_norm, "norm")?,
@@ -130,6 +135,41 @@ impl Vit {
         };
         let cls = cls.broadcast_as((patches.dim(0)?, 1, self.config.embed_dim))?;
         Ok(Tensor::cat(&[&cls, &patches], 1)?)
+    }
+
+    /// The tokens after the last block, those after the blocks that are wanted, and the attention of the class token.
+    fn blocks(&self, mut xs: Tensor, want: &Want, step: &StepContext) -> Result<Blocks> {
+        let bias = |bias: &RelPosBias| bias.forward(xs.device());
+        let shared = self.shared_bias.as_ref().map(bias).transpose()?;
+        let mut layers = Vec::with_capacity(want.layers.len());
+        let mut cls_attention = None;
+        for (index, (block, own)) in self.blocks.iter().enumerate() {
+            let own = own.as_ref().map(|bias| bias.forward(xs.device()));
+            let both = match (own.transpose()?, &shared) {
+                (Some(own), Some(shared)) => Some((own + shared)?),
+                (Some(own), None) => Some(own),
+                (None, shared) => shared.clone(),
+            };
+            let bias = both.as_ref();
+            if index + 1 == self.blocks.len() {
+                step.trace("attention", || {
+                    block.attention_weights(&xs, bias, xs.dim(1)?, step)
+                })?;
+                if want.cls_attention {
+                    self.check_class_token()?;
+                    let attention = block.attention_weights(&xs, bias, 1, step)?.squeeze(2)?;
+                    cls_attention = Some(attention.narrow(2, 1, attention.dim(2)? - 1)?);
+                }
+            }
+            xs = block.forward(&xs, bias, step)?;
+            if step.trace.is_some() {
+                step.trace(&format!("block{index}"), || Ok(xs.clone()))?;
+            }
+            if want.layers.contains(&index) {
+                layers.push((index, xs.clone()));
+            }
+        }
+        Ok((xs, layers, cls_attention))
     }
 
     fn check_class_token(&self) -> Result<()> {
@@ -199,35 +239,7 @@ impl Encoder for Vit {
             xs = norm.forward(&xs)?;
             step.trace("norm_pre", || Ok(xs.clone()))?;
         }
-        let shared = self
-            .shared_bias
-            .as_ref()
-            .map(|bias| bias.forward(xs.device()))
-            .transpose()?;
-        let mut layers = Vec::with_capacity(want.layers.len());
-        let mut cls_attention = None;
-        for (index, (block, own)) in self.blocks.iter().enumerate() {
-            let own = own
-                .as_ref()
-                .map(|bias| bias.forward(xs.device()))
-                .transpose()?;
-            let bias = own.as_ref().or(shared.as_ref());
-            let last = index + 1 == self.blocks.len();
-            if last {
-                step.trace("attention", || {
-                    block.attention_weights(&xs, bias, xs.dim(1)?, step)
-                })?;
-            }
-            if last && want.cls_attention {
-                self.check_class_token()?;
-                let attention = block.attention_weights(&xs, bias, 1, step)?.squeeze(2)?;
-                cls_attention = Some(attention.narrow(2, 1, attention.dim(2)? - 1)?);
-            }
-            xs = block.forward(&xs, bias, step)?;
-            if want.layers.contains(&index) {
-                layers.push((index, xs.clone()));
-            }
-        }
+        let (xs, layers, cls_attention) = self.blocks(xs, want, step)?;
         let tokens = match (&self.norm, &self.proj) {
             (Some(norm), Some(proj)) if !want.skip_norm => proj.forward(&norm.forward(&xs)?)?,
             (Some(norm), None) if !want.skip_norm => norm.forward(&xs)?,

@@ -64,7 +64,8 @@ impl VitConfig {
                 has("rel_pos_bias.relative_position_bias_table"),
                 has("blocks.0.attn.relative_position_bias_table"),
             ) {
-                (true, _) => RelPosBiasKind::Shared,
+                (true, true) => RelPosBiasKind::Both,
+                (true, false) => RelPosBiasKind::Shared,
                 (false, true) => RelPosBiasKind::PerBlock,
                 (false, false) => RelPosBiasKind::None,
             },
@@ -75,6 +76,38 @@ impl VitConfig {
             projection_dim: dims("proj.weight").and_then(|dims| dims.first().copied()),
             ..Self::default()
         })
+    }
+}
+
+impl VitConfig {
+    /// Checks that weights in our names are those of a network of this size, as far as shapes tell.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first size that differs, with that of the weights.
+    pub fn check_weights(&self, weights: &WeightMap) -> Result<()> {
+        // What is no ViT at all is reported name by name when it is loaded.
+        let Ok(found) = Self::of_weights(weights) else {
+            return Ok(());
+        };
+        let projection = |config: &Self| config.projection_dim.unwrap_or(0);
+        let sizes = [
+            ("embed_dim", self.embed_dim, found.embed_dim),
+            ("depth", self.depth, found.depth),
+            ("patch_size", self.patch_size, found.patch_size),
+            ("in_channels", self.in_channels, found.in_channels),
+            ("projection_dim", projection(self), projection(&found)),
+        ];
+        match sizes.into_iter().find(|(_, own, found)| own != found) {
+            None => Ok(()),
+            Some((field, own, found)) => Err(Error::config(
+                "encoder",
+                field,
+                own,
+                format!("the weights are those of a network with {found}"),
+                format!("set {field} = {found}, or give other weights"),
+            )),
+        }
     }
 }
 
@@ -124,6 +157,10 @@ mod tests {
             let vars = store.vars().into_iter();
             let weights = vars.map(|(name, var)| (name, var.as_detached_tensor())).collect();
             assert_eq!(VitConfig::of_weights(&weights).unwrap(), config);
+            assert!(config.check_weights(&weights).is_ok());
+            let wider = VitConfig { embed_dim: 256, ..config };
+            let error = wider.check_weights(&weights).unwrap_err().to_string();
+            assert!(error.contains("set embed_dim = 128"), "{error}");
         }
         let error = VitConfig::of_weights(&WeightMap::default()).unwrap_err();
         assert!(error.to_string().contains("no patch_embed.proj.weight"), "{error}");
