@@ -4,7 +4,9 @@ use candle_core::Tensor;
 
 use crate::augment::ViewPlan;
 use crate::params::ParamStore;
-use crate::{Batch, Encoder, Error, ImageSize, LossTerms, Mask, Norm, Result, StepContext};
+use crate::{
+    Batch, Encoder, Error, ImageSize, LossTerms, Mask, Norm, Result, StepContext, Tokenizer,
+};
 
 /// Images of a reconstruction, each `[batch, channels, height, width]` in `[0, 1]`.
 #[derive(Debug, Clone)]
@@ -51,6 +53,11 @@ pub trait Method: Send + Sync {
 
     /// What is evaluated unless another one is asked for; none for tokenizers.
     fn encoder(&self) -> Option<&dyn Encoder>;
+
+    /// The tokenizer that is trained, if the method trains one: what a target of tokens takes from its run.
+    fn tokenizer(&self) -> Option<&dyn Tokenizer> {
+        None
+    }
 
     /// How many images one image counts for where the learning rate follows the batch (`blr`): more than
     /// one for methods that learn more from an image (DMJD).

@@ -3,7 +3,7 @@
 //! Blocks of patches are replaced by a mask token; one linear layer predicts the token that a discrete VAE
 //! gives each of them. Reference: microsoft/unilm @ 768a3c8, `beit`.
 
-use mim_core::augment::{Augment, ColorJitter, HorizontalFlip, ViewPlan};
+use mim_core::augment::{Augment, ColorJitter, HorizontalFlip, RandomResizedCrop, ViewPlan};
 use mim_core::decoders::LinearDecoder;
 use mim_core::encoders::{RelPosBiasKind, Vit, VitConfig};
 use mim_core::nn::{PosEmbedKind, QkvBias};
@@ -12,12 +12,12 @@ use mim_core::params::{Init, InitScheme, ParamStore};
 use mim_core::schedule::Schedule;
 use mim_core::{Error, Norm, Result};
 use mim_masking::BlockwiseMaskerConfig;
-use mim_targets::dvae::DvaeConfig;
-use mim_targets::{BuiltTarget, TargetContext, TargetSettings, TokensConfig};
+use mim_targets::{TargetGenerator, TokenTarget};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::Entry;
-use crate::{Composite, MaskMode, MethodConfig};
+use crate::tokens::{self, TokenView};
+use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 
 /// Settings of BEiT; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,8 +29,8 @@ pub struct BeitConfig {
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Augmentation, of which view 1 is the tokenizer's. Default: colour jitter, flip, and a random box (scale 0.08 to
-    /// 1) in two sizes.
+    /// Augmentation. Default: colour jitter, flip, and a random box (scale 0.08 to 1), in two sizes where the tokenizer
+    /// needs another one than the encoder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
     /// The encoder. Default: shared relative bias, no positions, layer scale, biases of query and value.
@@ -72,12 +72,6 @@ pub(crate) fn jitter_and_flip() -> Vec<Augment> {
     ]
 }
 
-/// Height and width of the view of which the discrete VAE makes one token a patch.
-pub(crate) fn tokenizer_view(encoder: &VitConfig) -> Result<(usize, usize)> {
-    let (grid, side) = (encoder.grid()?, DvaeConfig::STRIDE);
-    Ok((grid.rows * side, grid.cols * side))
-}
-
 /// Refuses an encoder whose hidden patches nothing can stand for.
 pub(crate) fn needs_mask_token(method: &'static str, encoder: &VitConfig) -> Result<()> {
     if encoder.mask_token {
@@ -100,36 +94,59 @@ impl BeitConfig {
         }
     }
 
-    /// The method with this tokenizer in place of the one that the settings name.
-    pub(crate) fn compose(&self, student: &ParamStore, target: BuiltTarget) -> Result<Composite> {
+    fn plan(&self, view: TokenView) -> ViewPlan {
+        let (image, mut ops) = (self.encoder.image_size.into(), jitter_and_flip());
+        match (&self.views, view.index) {
+            (Some(views), _) => views.clone(),
+            (None, 0) => {
+                ops.push(Augment::RandomResizedCrop(RandomResizedCrop {
+                    size: <(usize, usize)>::from(self.encoder.image_size).into(),
+                    scale: [0.08, 1.],
+                    ..RandomResizedCrop::default()
+                }));
+                ViewPlan::single(ops)
+            }
+            (None, _) => ViewPlan::with_tokenizer(ops, image, view.size),
+        }
+    }
+
+    /// The method, called `name`, with a target of so many tokens, made of `view`.
+    pub(crate) fn compose(
+        &self,
+        name: &'static str,
+        student: &ParamStore,
+        (target, vocab_size): (impl TargetGenerator + 'static, usize),
+        view: TokenView,
+    ) -> Result<Composite> {
         self.encoder.validate()?;
         self.norm.check(self.encoder.in_channels)?;
-        needs_mask_token("beit", &self.encoder)?;
+        needs_mask_token(name, &self.encoder)?;
         let (params, size) = (student.root(), self.encoder.image_size);
         let encoder = Vit::new(&params, &self.encoder)?;
-        let decoder = LinearDecoder::new(&params, self.encoder.output_dim(), target.values)?;
-        let views = match &self.views {
-            Some(views) => views.clone(),
-            None => ViewPlan::with_tokenizer(
-                jitter_and_flip(),
-                size.into(),
-                tokenizer_view(&self.encoder)?,
-            ),
-        };
+        let decoder = LinearDecoder::new(&params, self.encoder.output_dim(), vocab_size)?;
         let masker = self.masker.build()?;
-        let composite = Composite::builder("beit", student, encoder, masker, MaskMode::Replace)
-            .input(size, self.norm.clone(), views)
-            .target("tokens", target.generator)
+        Composite::builder(name, student, encoder, masker, MaskMode::Replace)
+            .input(size, self.norm.clone(), self.plan(view))
+            .target("tokens", target)
             .branch(
                 ("token", "tokens"),
                 decoder,
                 CrossEntropyConfig::default().build(),
                 Schedule::constant(1.),
-            );
-        match target.note {
-            Some(note) => composite.note(note).build(),
-            None => composite.build(),
-        }
+            )
+            .note(self.target.note())
+            .build()
+    }
+
+    /// The method, called `name`, with the tokenizer that the settings name.
+    pub(crate) fn build_as(&self, name: &'static str, student: &ParamStore) -> Result<Composite> {
+        let tokenizer = self.target.open(student.device())?;
+        tokens::check(&tokenizer, self.encoder.in_channels, false)?;
+        let image = self.encoder.image_size;
+        let view = self.target.view(&tokenizer, image, self.encoder.grid()?)?;
+        let vocab_size = tokenizer.vocab_size();
+        let target = TokenTarget::new(tokenizer, view.index);
+        self.compose(name, student, (target, vocab_size), view)
     }
 }
 
@@ -147,13 +164,7 @@ impl MethodConfig for BeitConfig {
     }
 
     fn build(&self, student: &ParamStore) -> Result<Composite> {
-        let target = self.target.build(&TargetContext {
-            student,
-            encoder: &self.encoder,
-            norm: &self.norm,
-            attention: false,
-        })?;
-        self.compose(student, target)
+        self.build_as("beit", student)
     }
 }
 
@@ -172,7 +183,9 @@ pub(crate) const ENTRY: Entry = Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TokenizerConfig;
     use candle_core::Device;
+    use mim_targets::dvae::DvaeConfig;
 
     fn tiny() -> BeitConfig {
         let size = VitConfig {
@@ -185,31 +198,28 @@ mod tests {
         };
         let mut config = BeitConfig::with_encoder(size, 0.1);
         config.target.checkpoint = "random".to_owned();
-        config.target.network = DvaeConfig {
+        config.target.network = dvae(24);
+        config
+    }
+
+    fn dvae(vocab_size: usize) -> TokenizerConfig {
+        TokenizerConfig::Dvae(DvaeConfig {
             n_hid: 4,
             n_blk_per_group: 1,
-            vocab_size: 24,
+            vocab_size,
             ..DvaeConfig::default()
-        };
-        config
+        })
     }
 
     #[test]
     fn base_and_large_are_as_published() {
-        let base = BeitConfig {
-            target: tiny().target,
-            ..BeitConfig::default()
+        let target = TokensConfig {
+            network: dvae(8192),
+            ..tiny().target
         };
-        let network = base.target.network.clone();
         let base = BeitConfig {
-            target: TokensConfig {
-                network: DvaeConfig {
-                    vocab_size: 8192,
-                    ..network
-                },
-                ..base.target
-            },
-            ..base
+            target,
+            ..BeitConfig::default()
         };
         let store = base.store(&Device::Cpu, 0);
         base.build(&store).unwrap();
@@ -235,11 +245,11 @@ mod tests {
             ("`checkpoint` is not set", |c| {
                 c.target.checkpoint = String::new();
             }),
-            ("`vocab_size` is 0", |c| c.target.network.vocab_size = 0),
+            ("`vocab_size` is 0", |c| c.target.network = dvae(0)),
             ("give the tokenizer a view of 32x32 pixels", |c| {
                 c.views = Some(ViewPlan::with_tokenizer(vec![], (32, 32), (24, 32)));
             }),
-            ("target.view = 2", |c| c.target.view = 2),
+            ("target.view = 2", |c| c.target.view = Some(2)),
         ];
         for (what, spoil) in wrong {
             let mut config = tiny();

@@ -178,29 +178,42 @@ fn missing() -> Error {
     )
 }
 
+/// The method of a finished run with its weights, none of them trained. Methods may leave out what serves training alone;
+/// its weights are passed over.
+///
+/// # Errors
+///
+/// If there is no checkpoint, or it does not fit its settings.
+pub(crate) fn open_run(path: &Path, device: &Device) -> Result<Box<dyn Method>> {
+    let checkpoint = Checkpoint::open(path)?;
+    let state = checkpoint.state();
+    let mut settings = toml::Table::try_from(&state.config).map_err(|error| {
+        Error::format(
+            path,
+            error.to_string(),
+            "use the version of mim that wrote it",
+        )
+    })?;
+    for own in ["data", "train", "eval"] {
+        settings.remove(own);
+    }
+    let entry = registry::method(&state.method)?;
+    let method = entry.build_frozen(entry.resolve(settings)?, device)?;
+    for (name, store) in method.stores() {
+        store.load_allowing(&checkpoint.weights(name)?, |name| store.var(name).is_none())?;
+    }
+    Ok(method)
+}
+
 /// The encoder of a finished run.
 struct RunEncoder(Box<dyn Method>);
 
 impl RunEncoder {
     fn open(path: &Path, device: &Device) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
-        let state = checkpoint.state();
-        let mut settings = toml::Table::try_from(&state.config).map_err(|error| {
-            Error::format(
-                path,
-                error.to_string(),
-                "use the version of mim that wrote it",
-            )
-        })?;
-        for own in ["data", "train", "eval"] {
-            settings.remove(own);
-        }
-        let entry = registry::method(&state.method)?;
-        let method = entry.build_frozen(entry.resolve(settings)?, device)?;
-        checkpoint.load_method(method.as_ref())?;
+        let method = open_run(path, device)?;
         if method.encoder().is_none() {
             return Err(Error::unsupported(
-                format!("a teacher from a run of {}", state.method),
+                format!("a teacher from a run of {}", method.name()),
                 "it trains no encoder",
                 "use a run of another method",
             ));

@@ -10,11 +10,13 @@ mod frozen;
 mod method_config;
 pub mod parity;
 pub mod registry;
+mod tokens;
 
 pub use composite::{Composite, CompositeBuilder};
 pub use frozen::FrozenConfig;
 pub use method_config::MethodConfig;
 pub use mim_core::MaskMode;
+pub use tokens::{SoftTokensConfig, TokenizerConfig, TokensConfig};
 
 methods! {
     mae => MaeConfig;
@@ -30,5 +32,11 @@ methods! {
     attmask => AttMaskConfig;
     milan => MilanConfig, MilanTarget;
     beit => BeitConfig;
+    vqkd => VqKdConfig, VqKd, VqKdDecoderConfig;
+    beitv2 => BeitV2Config;
+    mcbeit => McBeitConfig, McBeitMasker;
+    peco_tokenizer => PecoTokenizerConfig, PecoTraining, PixelLoss;
+    peco => PecoConfig;
+    dvae => DvaeTrainingConfig, Annealed, DvaeTraining;
     custom;
 }

@@ -78,7 +78,16 @@ const VARIANTS: &[(&str, &[&str])] = &[
     ),
     (
         "target.tokens",
-        &["checkpoint = \"random\", network = { n_hid = 4, n_blk_per_group = 1, vocab_size = 7 }"],
+        &[
+            "checkpoint = \"random\", network = { n_hid = 4, n_blk_per_group = 1, vocab_size = 7 }",
+            "checkpoint = \"random\", network = { type = \"peco\", levels = 3, hidden_dim = 4, codebook = { size = 7, dim = 3 } }",
+        ],
+    ),
+    (
+        "target.soft_tokens",
+        &[
+            "tokens = { checkpoint = \"random\", network = { n_hid = 4, n_blk_per_group = 1, vocab_size = 7 } }",
+        ],
     ),
     ("decoder.mae", &["embed_dim = 8, depth = 1, num_heads = 2"]),
     ("decoder.light", &["embed_dim = 8, depth = 1"]),

@@ -65,7 +65,7 @@ fn accumulated(tiny: &Tiny, parts: usize) -> Vec<(String, Tensor)> {
     let batches: Vec<_> = batches.take(parts).map(Result::unwrap).collect();
     // The same masks for each half.
     let images = (0..IMAGES / parts).map(|image| image % (IMAGES / 2));
-    method.override_mask(mask(1, images)).unwrap();
+    method.override_mask(mask(1, images).unwrap()).unwrap();
     let mut stepper = Stepper::new(method.as_ref(), AdamWConfig::default(), Clip::None).unwrap();
     let step = StepContext::new(5);
     stepper

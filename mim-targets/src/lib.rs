@@ -10,19 +10,25 @@ mod blur;
 pub mod candle_models;
 pub mod dvae;
 mod features;
+pub mod peco;
 mod settings;
+mod soft_tokens;
 mod target_generator;
+mod tokens;
+pub mod vqgan;
+pub mod vqkd;
 
 pub use blur::Blur;
 pub use features::{FeatureTarget, FeatureTargetConfig};
 pub use settings::{BuiltTarget, TargetContext, TargetSettings};
+pub use soft_tokens::{SoftLabelsConfig, SoftTokenTarget};
 pub use target_generator::{TargetGenerator, TargetRequest, TargetStage};
+pub use tokens::TokenTarget;
 
 mim_core::parts! {
-    /// The targets that a config can name; `mim-methods` adds the features of a frozen network.
+    /// The targets that a config can name; `mim-methods` adds the features of a frozen network and the tokens of a tokenizer.
     pub fn targets() -> dyn TargetSettings as "target";
     pixel => PixelTargetConfig, PatchNorm, PixelTarget;
     hog => HogTargetConfig, HogNorm, HogOrder, HogTarget;
     momentum => MomentumConfig;
-    tokens => TokensConfig, TokenTarget;
 }

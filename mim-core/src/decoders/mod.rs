@@ -1,5 +1,6 @@
 //! Decoders.
 
+mod aggregation;
 mod image_order;
 mod inject;
 mod pooled;
@@ -7,6 +8,7 @@ mod relative;
 mod settings;
 mod visible_mlp;
 
+pub use aggregation::{AggregationDecoder, AggregationDecoderConfig};
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use pooled::PooledDecoder;
 pub use relative::{RelativePredictor, RelativePredictorConfig};

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use candle_core::{Device, Tensor, Var};
 
-use super::{Kind, ParamStore};
+use super::{Draw, Kind, ParamStore};
 use crate::Result;
 
 /// A path in a store: the only thing constructors of modules take.
@@ -102,5 +102,14 @@ impl Params {
     /// As [`Params::weight`].
     pub fn buffer(&self, name: &str, value: Tensor) -> Result<Var> {
         self.store.made(self.named(name), Kind::Buffer, value)
+    }
+
+    /// State that a step changes by itself, starting at draws from the stream of its name; zero in a teacher's store.
+    ///
+    /// # Errors
+    ///
+    /// As [`Params::weight`].
+    pub fn drawn(&self, name: &str, shape: &[usize], draw: Draw) -> Result<Var> {
+        self.store.drawn(self.named(name), shape, draw)
     }
 }

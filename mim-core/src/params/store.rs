@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::path::Name;
-use super::{InitScheme, MaeInit, Params};
+use super::{Draw, InitScheme, MaeInit, Params};
 use crate::rng::{Purpose, name_hash, stream};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
@@ -105,6 +105,11 @@ impl ParamStore {
     /// The device all values live on.
     pub fn device(&self) -> &Device {
         &self.0.device
+    }
+
+    /// Whether its parameters may be trained: false for a teacher's store.
+    pub fn trains(&self) -> bool {
+        matches!(self.0.source, Source::Student { .. })
     }
 
     /// The path at which names start.
@@ -298,7 +303,7 @@ impl ParamStore {
                 Ok(Var::from_tensor(&value.to_dtype(DType::F32)?)?)
             }
             (Source::Student { seed, init, .. }, None) => {
-                draw(init.as_ref(), *seed, &full, shape, device)
+                draw(init.draw(&full, shape), *seed, &full, shape, device)
             }
         };
         let entry = self.entry(name, shape, kind, first)?;
@@ -306,6 +311,16 @@ impl ParamStore {
             Kind::Trainable => entry.var.as_tensor().clone(),
             Kind::Frozen | Kind::Buffer => entry.var.as_detached_tensor(),
         })
+    }
+
+    /// A buffer that starts at draws from the stream of its name.
+    pub(super) fn drawn(&self, name: Name, shape: &[usize], from: Draw) -> Result<Var> {
+        let (device, full) = (self.device(), name.full.clone());
+        let first = || match &self.0.source {
+            Source::Teacher => Ok(Var::zeros(shape, DType::F32, device)?),
+            Source::Student { seed, .. } => draw(from, *seed, &full, shape, device),
+        };
+        Ok(self.entry(name, shape, Kind::Buffer, first)?.var)
     }
 
     /// A variable of the given kind that starts at `value`.
@@ -317,17 +332,9 @@ impl ParamStore {
     }
 }
 
-fn draw(
-    init: &dyn InitScheme,
-    seed: u64,
-    name: &str,
-    shape: &[usize],
-    device: &Device,
-) -> Result<Var> {
+fn draw(draw: Draw, seed: u64, name: &str, shape: &[usize], device: &Device) -> Result<Var> {
     let mut rng = stream(seed, Purpose::Init, [name_hash(name), 0]);
-    let values = init
-        .draw(name, shape)
-        .sample(shape.iter().product(), &mut rng);
+    let values = draw.sample(shape.iter().product(), &mut rng);
     Ok(Var::from_vec(values, shape, device)?)
 }
 

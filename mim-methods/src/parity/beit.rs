@@ -7,13 +7,14 @@ use mim_core::params::ParamStore;
 use mim_core::weights::Source;
 use mim_core::{Batch, Mask, Method, StepContext, View};
 use mim_masking::{BlockwiseMaskerConfig, HiddenCount};
+use mim_targets::TokenTarget;
 use mim_targets::dvae::{DvaeConfig, DvaeEncoder};
-use mim_targets::{BuiltTarget, TokenTarget};
 use serde::Deserialize;
 
 use super::mae;
 use super::run::Extract;
 use super::{Case, Problem, Recorded, Result, Rounding, Setup};
+use crate::tokens::TokenView;
 use crate::{BeitConfig, MethodConfig};
 
 /// A setting that cases spell in one of two ways.
@@ -98,7 +99,7 @@ struct Tokenizer {
 }
 
 /// The dVAE of a case with its recorded weights, which sees view 1.
-fn tokenizer(case: &Case, device: &Device) -> Result<BuiltTarget> {
+fn tokenizer(case: &Case, device: &Device) -> Result<(TokenTarget, usize)> {
     let missing = || Problem::unknown("a case without a tokenizer");
     let own: Tokenizer = case.setting("tokenizer")?.ok_or_else(missing)?;
     let known = own.kind == "dall_e_encoder" && own.input_map == "logit_laplace";
@@ -116,10 +117,7 @@ fn tokenizer(case: &Case, device: &Device) -> Result<BuiltTarget> {
     let store = ParamStore::teacher(device);
     let encoder = DvaeEncoder::new(&store.root().pp("encoder"), &config)?;
     store.load(&Source::named("dvae")?.import(&case.group("teacher."))?)?;
-    Ok(BuiltTarget::new(
-        TokenTarget::new(encoder, 1),
-        own.vocab_size,
-    ))
+    Ok((TokenTarget::new(encoder, 1), own.vocab_size))
 }
 
 /// The rows of hidden patches of a traced `[rows, tokens]` or `[rows, tokens, C]`, as many as there are in all.
@@ -160,7 +158,13 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     };
     let grid = config.encoder.grid()?;
     let mask = Mask::from_bits(grid, &case.bits("input.mask", grid)?)?;
-    let mut method = config.compose(&config.store(device, 0), tokenizer(case, device)?)?;
+    let side = DvaeConfig::STRIDE;
+    let view = TokenView {
+        index: 1,
+        size: (grid.rows * side, grid.cols * side),
+    };
+    let (store, tokens) = (config.store(device, 0), tokenizer(case, device)?);
+    let mut method = config.compose("beit", &store, tokens, view)?;
     method.override_mask(mask.clone())?;
     let input = |name: &str| {
         case.required(name)?

@@ -41,7 +41,7 @@ const INFORMATION: &[&str] = &[
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Header {
     kind: String,
-    method: String,
+    pub(super) method: String,
     case: String,
     pub(super) config: BTreeMap<String, serde_json::Value>,
     tolerance: Tolerance,

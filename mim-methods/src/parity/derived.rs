@@ -1,4 +1,4 @@
-//! Cases made from others: a step of a trajectory, a second variant, other names of settings.
+//! Cases made from others: a step of a trajectory, other names of settings.
 
 use candle_core::Tensor;
 use mim_core::Result;
@@ -27,39 +27,6 @@ impl Case {
         let mut own = self.clone();
         own.tensors = tensors;
         Ok(own)
-    }
-
-    /// The case itself and, where gradients `grad_aligned.` are recorded, the same with predictions of
-    /// visible patches compared in their own order (DMJD): its outputs end in `_aligned`, it has no step.
-    pub(super) fn variants(&self) -> (Self, Option<Self>) {
-        const ALIGNED: &str = "_aligned";
-        if self.group("grad_aligned.").is_empty() {
-            return (self.clone(), None);
-        }
-        let (mut first, mut second) = (self.clone(), self.clone());
-        (first.tensors, second.tensors) = Default::default();
-        for (name, tensor) in self.tensors.iter() {
-            let plain = name.replacen(ALIGNED, "", 1);
-            let of_second = plain != name;
-            let replaced = ["grad.", "step."]
-                .iter()
-                .any(|group| name.starts_with(group))
-                || name == "expect.loss"
-                || self.tensor(&format!("{name}{ALIGNED}")).is_some();
-            if !of_second {
-                first.tensors.insert(name, tensor.clone());
-            }
-            if of_second || !replaced {
-                second.tensors.insert(plain, tensor.clone());
-            }
-        }
-        let order = serde_json::Value::from("aligned");
-        second
-            .header
-            .config
-            .insert("visible_order".to_owned(), order);
-        second.header.config.remove("optimizer");
-        (first, Some(second))
     }
 
     /// The same case with some settings under other names, which count as read.

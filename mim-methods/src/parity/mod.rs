@@ -6,6 +6,7 @@
 
 pub(crate) mod attmask;
 pub(crate) mod beit;
+pub(crate) mod beitv2;
 pub(crate) mod bootmae;
 mod case;
 pub(crate) mod cmae;
@@ -19,8 +20,10 @@ mod find;
 pub(crate) mod ibot;
 pub(crate) mod mae;
 pub(crate) mod maskfeat;
+pub(crate) mod mcbeit;
 pub(crate) mod milan;
 mod optimizer;
+pub(crate) mod peco;
 mod problem;
 mod report;
 mod rounding;
@@ -30,6 +33,8 @@ pub(crate) mod simmim;
 mod stores;
 mod tolerance;
 mod trajectory;
+mod variants;
+pub(crate) mod vqkd;
 
 pub use case::Case;
 pub use compare::Worst;

@@ -118,6 +118,15 @@ impl Run<'_> {
         Ok(worst)
     }
 
+    /// What the forward pass alone changes, in a case without optimizer: codebooks.
+    pub(super) fn after_forward(&self) -> Result<Worst> {
+        let mut worst = Worst::default();
+        if !self.case.group("step.").is_empty() {
+            self.compare(&self.state().all_theirs()?, None, &mut worst)?;
+        }
+        Ok(worst)
+    }
+
     /// Compares all `step.` tensors; with `gradients`, only where they are large enough.
     fn compare(
         &self,

@@ -146,7 +146,7 @@ fn compared(
     let method = case.method();
     let report = match (case.kind(), components::find(method, more)) {
         ("method", _) => {
-            let entry = registry::method(method)
+            let entry = registry::method(trained(case))
                 .map_err(|_| Problem::unknown(format!("the method {method}")))?;
             network(entry.parity(case, device)?)?
         }
@@ -162,6 +162,14 @@ fn compared(
         case.all_read()?;
     }
     Ok(report)
+}
+
+/// The method that a case is a step of: those of PeCo are of its first stage.
+fn trained(case: &Case) -> &str {
+    match case.method() {
+        "peco" => "peco_tokenizer",
+        method => method,
+    }
 }
 
 /// How recorded values are compared: relative and absolute tolerance, and what is passed over.
@@ -207,7 +215,7 @@ impl Run<'_> {
         let grad = self.gradients(&gradients)?;
         let stepped = match self.case.setting::<Optimizer>("optimizer")? {
             Some(optimizer) => self.step(&optimizer, gradients, &buffers)?,
-            None => Worst::default(),
+            None => self.after_forward()?,
         };
         Ok(Report::of(self.case.name(), forward, grad, stepped))
     }

@@ -11,7 +11,7 @@ use mim_masking::{MaskerSettings, maskers};
 use mim_targets::{TargetSettings, targets};
 
 use super::Entry;
-use crate::{FrozenConfig, METHODS};
+use crate::{FrozenConfig, METHODS, SoftTokensConfig, TokensConfig};
 
 /// Every method and part that a config can name. `Default` holds those of mim; custom ones can be added.
 ///
@@ -45,7 +45,10 @@ impl Default for Registry {
         Self {
             maskers: maskers(),
             encoders: encoders(),
-            targets: targets().with("features", |config: FrozenConfig| Box::new(config)),
+            targets: targets()
+                .with("tokens", |config: TokensConfig| Box::new(config))
+                .with("soft_tokens", |config: SoftTokensConfig| Box::new(config))
+                .with("features", |config: FrozenConfig| Box::new(config)),
             decoders: decoders(),
             objectives: objectives(),
             methods: METHODS.to_vec(),

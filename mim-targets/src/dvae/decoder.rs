@@ -75,7 +75,17 @@ impl DvaeDecoder {
             tokens.device(),
         )?;
         let one_hot = ids.broadcast_eq(&all)?.to_dtype(candle_core::DType::F32)?;
-        with_precision(Precision::F32, || self.forward(&one_hot))
+        with_precision(Precision::F32, || self.relaxed(&one_hot))
+    }
+
+    /// As [`DvaeDecoder::statistics`], for shares of all tokens `[batch, rows, cols, vocab_size]` in place of one: with
+    /// gradients, and in the precision of the training.
+    ///
+    /// # Errors
+    ///
+    /// If there are shares of another number of tokens.
+    pub fn relaxed(&self, shares: &Tensor) -> Result<Tensor> {
+        self.forward(shares)
     }
 
     fn forward(&self, one_hot: &Tensor) -> Result<Tensor> {

@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use mim_core::nn::Conv;
 use mim_core::ops::{Precision, with_precision};
 use mim_core::params::Params;
-use mim_core::{Error, Result, StepContext};
+use mim_core::{Error, Result, StepContext, Tokenizer};
 
 use super::block::{ResBlock, group, same};
 use super::{DvaeConfig, GROUPS, map_pixels};
@@ -60,6 +60,15 @@ impl DvaeEncoder {
         with_precision(Precision::F32, || self.forward(images, step))
     }
 
+    /// As [`DvaeEncoder::logits`], in the precision of the training: where the network itself is trained.
+    ///
+    /// # Errors
+    ///
+    /// As [`DvaeEncoder::logits`].
+    pub fn relaxed_logits(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
+        self.forward(images, step)
+    }
+
     fn forward(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
         let mapped = map_pixels(images)?;
         let (_, channels, height, width) = mapped.dims4()?;
@@ -92,14 +101,31 @@ impl DvaeEncoder {
         }
         self.output.forward(&xs.relu()?)
     }
+}
 
-    /// The tokens `[batch, rows, cols]`, u32: the largest logit of each cell.
-    ///
-    /// # Errors
-    ///
-    /// As [`DvaeEncoder::logits`].
-    pub fn tokens(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
+impl Tokenizer for DvaeEncoder {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn stride(&self) -> usize {
+        DvaeConfig::STRIDE
+    }
+
+    fn channels(&self) -> usize {
+        self.config.in_channels
+    }
+
+    fn tokens(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
         Ok(self.logits(images, step)?.argmax(D::Minus1)?)
+    }
+
+    fn has_logits(&self) -> bool {
+        true
+    }
+
+    fn logits(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
+        Self::logits(self, images, step)
     }
 }
 

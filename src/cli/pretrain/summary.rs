@@ -1,5 +1,6 @@
 //! `summary.json` and the table at the end of a run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::RunConfig;
@@ -20,6 +21,8 @@ pub(super) struct Summary {
     pub(super) notes: Vec<String>,
     images_per_s: f64,
     final_loss: Option<f64>,
+    /// Means of loss terms and metrics over the last epoch.
+    final_terms: BTreeMap<String, f64>,
 }
 
 impl Summary {
@@ -33,6 +36,10 @@ impl Summary {
             notes: Vec::new(),
             images_per_s: speeds.sum::<f64>() / log.len().max(1) as f64,
             final_loss: log.last().map(|record| record.train_loss),
+            final_terms: log
+                .last()
+                .map(|record| record.terms.clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -45,6 +52,7 @@ impl Summary {
             "images": self.images,
             "images_per_s": self.images_per_s,
             "final_loss": self.final_loss,
+            "final_terms": self.final_terms,
             "seconds": self.seconds,
             "notes": self.notes,
             "problems": self.rows.problems,
@@ -70,6 +78,13 @@ impl Summary {
             "{loss}, {:.0} images/s, {:.0} s in all",
             self.images_per_s, self.seconds
         );
+        if self.final_terms.len() > 1 {
+            let terms = self.final_terms.iter();
+            let terms: Vec<_> = terms
+                .map(|(name, value)| format!("{name} {value:.4}"))
+                .collect();
+            println!("{}", terms.join(", "));
+        }
         for note in &self.notes {
             println!("{note}");
         }

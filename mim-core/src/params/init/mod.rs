@@ -3,6 +3,7 @@
 mod beit;
 mod bootmae;
 mod cmae;
+mod conv;
 mod fastmim;
 mod ibot;
 mod mae;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use beit::BeitInit;
 pub use bootmae::BootMaeInit;
 pub use cmae::CmaeInit;
+pub use conv::ConvInit;
 pub use fastmim::FastMimInit;
 pub use ibot::IbotInit;
 pub use mae::MaeInit;

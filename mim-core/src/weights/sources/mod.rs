@@ -20,6 +20,8 @@ mod swin;
 #[cfg(test)]
 mod tests;
 mod timm;
+mod vqgan;
+mod vqkd;
 
 use super::{Rule, WeightMap, rules};
 use crate::{Error, Result};
@@ -65,6 +67,8 @@ const SOURCES: &[Known] = &[
     ("dinov2", dino::dinov2),
     ("hf_dinov2", dino::transformers),
     ("moco_v3", dino::moco_v3),
+    ("vqkd", vqkd::rules),
+    ("vqgan", vqgan::rules),
 ];
 
 /// All sources.
