@@ -2,8 +2,9 @@
 
 use super::{Entry, build, resolve};
 use crate::{
-    AttMaskConfig, BeitConfig, BootMaeConfig, CmaeConfig, ConvMaeConfig, DmjdConfig, FastMimConfig,
-    IbotConfig, MaeConfig, MaskFeatConfig, MilanConfig, SimConfig, SimMimConfig,
+    AttMaskConfig, BeitConfig, BootMaeConfig, CmaeConfig, ConvMaeConfig, Data2VecConfig,
+    DmjdConfig, EvaConfig, FastMimConfig, IbotConfig, MaeConfig, MaskFeatConfig, MilanConfig,
+    SimConfig, SimMimConfig,
 };
 use crate::{custom, parity};
 
@@ -222,6 +223,38 @@ pub const METHODS: &[Entry] = &[
         resolve: resolve::<BeitConfig>,
         build: build::<BeitConfig>,
         parity: parity::beit::setup,
+    },
+    Entry {
+        name: "data2vec",
+        title: "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language",
+        paper: "Baevski et al., ICML 2022, arXiv 2202.03555",
+        reference: "facebookresearch/data2vec_vision @ af9a363",
+        archs: VITS,
+        status: "exact: targets, forward, loss, gradients, step, teacher",
+        recipes: recipes!("data2vec_32px", "data2vec_base"),
+        resolve: resolve::<Data2VecConfig>,
+        build: build::<Data2VecConfig>,
+        parity: parity::data2vec::setup,
+    },
+    Entry {
+        name: "eva",
+        title: "EVA: Exploring the Limits of Masked Visual Representation Learning at Scale",
+        paper: "Fang et al., CVPR 2023, arXiv 2211.07636",
+        reference: "baaivision/EVA @ 5623d08",
+        archs: &[
+            "eva_giant",
+            "eva_large",
+            "vit_tiny",
+            "vit_small",
+            "vit_base",
+            "vit_large",
+            "vit_huge",
+        ],
+        status: "exact in both styles: CLIP's features, forward, loss, gradients; in BEiT's also step and learning rates",
+        recipes: recipes!("eva_32px", "eva_giant", "eva_large"),
+        resolve: resolve::<EvaConfig>,
+        build: build::<EvaConfig>,
+        parity: parity::eva::setup,
     },
     Entry {
         name: "custom",
