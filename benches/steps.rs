@@ -22,7 +22,7 @@ use mim_core::data::{DataSource, Loader, LoaderConfig, Split};
 use mim_core::optim::{AdamWConfig, Clip};
 use mim_core::train::Stepper;
 use mim_core::{Batch, Method, Result, StepContext};
-use mim_methods::registry::{self, METHODS};
+use mim_methods::registry;
 use toml::Table;
 
 const IMAGES: usize = 16;
@@ -45,7 +45,7 @@ fn sizes() -> Vec<(String, String, Table)> {
     };
     let mut sizes: Vec<_> = entries.map(read).collect();
     sizes.sort_by(|a, b| a.0.cmp(&b.0));
-    for entry in METHODS {
+    for entry in registry::methods() {
         let known = sizes.iter().any(|(_, method, _)| method == entry.name);
         assert!(
             known,

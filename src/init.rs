@@ -41,6 +41,11 @@ pub struct Started {
     pub left_out: Vec<String>,
 }
 
+/// Whether a path is a run folder, or a checkpoint of one.
+pub fn is_run(path: &Path) -> bool {
+    path.join("state.json").exists() || path.join("checkpoints").exists()
+}
+
 /// The weights of a file in our names, and a line about where they were.
 ///
 /// # Errors
@@ -51,8 +56,7 @@ pub fn read_weights(
     source: Option<&str>,
     key: Option<&str>,
 ) -> Result<(WeightMap, String)> {
-    let run = path.join("state.json").exists() || path.join("checkpoints").exists();
-    if run {
+    if is_run(path) {
         let checkpoint = Checkpoint::open(path)?;
         let line = format!("{} (step {})", path.display(), checkpoint.state().step);
         return Ok((checkpoint.weights("student")?, line));
@@ -270,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_encoder_of_every_method_is_found() {
-        for entry in registry::METHODS {
+        for entry in registry::methods() {
             let config = recipe(entry.recipes[0].0);
             let Ok(method) = config.build(&Device::Cpu) else {
                 continue;

@@ -46,6 +46,8 @@
 #![forbid(unsafe_code)]
 
 pub mod backbone;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod export;
 mod first_losses;
 pub mod init;

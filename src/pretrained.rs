@@ -7,6 +7,7 @@ use mim_core::train::Checkpoint;
 use mim_core::{Error, Method, Result};
 
 use crate::RunConfig;
+use crate::init::InitFrom;
 
 /// A method with the weights of a checkpoint, and the settings of its run.
 pub struct Pretrained {
@@ -44,6 +45,31 @@ impl Pretrained {
             method,
             step: checkpoint.state().step,
         })
+    }
+}
+
+impl Pretrained {
+    /// Builds the method of `config` and gives it all weights of a file; also a line about what was set.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, does not fit, or holds an encoder alone.
+    pub fn of_file(config: RunConfig, file: &InitFrom, device: &Device) -> Result<(Self, String)> {
+        let method = config.build(device)?;
+        let started = file.apply(&config, method.as_ref())?;
+        if started.encoder_only {
+            return Err(Error::format(
+                &file.path,
+                format!("it holds no more of {} than its encoder", config.method),
+                "give weights of the whole method, such as those that mim convert writes of a run",
+            ));
+        }
+        let model = Self {
+            config,
+            method,
+            step: 0,
+        };
+        Ok((model, started.to_string()))
     }
 }
 

@@ -172,6 +172,56 @@ fn a_file_of_weights_gives_the_features_of_its_run() {
 }
 
 #[test]
+fn runs_are_trained_further_on_images_that_moved_or_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, photos) = (dir.path(), dir.path().join("photos"));
+    classes(&photos.join("train"), 12);
+    classes(&photos.join("val"), 3);
+    pretrain(dir, "runs/mae-1");
+    let resume = ["pretrain", "--resume", "auto"];
+    let (_, err) = ends(&resume, dir, 1);
+    assert!(err.contains("no unfinished run of mae"), "{err}");
+    let (_, err) = ends(
+        &[&resume[..], &["--output-dir", "runs/mae-1"]].concat(),
+        dir,
+        0,
+    );
+    assert!(
+        err.contains("the run is finished") && !err.contains("probing"),
+        "{err}"
+    );
+    let log = || {
+        fs::read_to_string(dir.join("runs/mae-1/log.jsonl"))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    assert_eq!(log(), 1);
+    fs::rename(&photos, dir.join("moved")).unwrap();
+    images(&dir.join("moved/train/light"), 16, 200);
+    let further = [
+        "--output-dir",
+        "runs/mae-1",
+        "--epochs",
+        "2",
+        "--data",
+        "folder:moved",
+    ];
+    let (_, err) = ends(&[&resume[..], &further[..]].concat(), dir, 0);
+    for said in [
+        "trained on 24 images, now there are 28",
+        "train.epochs was 1 and is 2",
+        "read from folder:moved",
+    ] {
+        assert!(err.contains(said), "`{said}` is not in {err}");
+    }
+    assert_eq!(log(), 2);
+    let fewer = ["--output-dir", "runs/mae-1", "--epochs", "1"];
+    let (_, err) = ends(&[&resume[..], &fewer[..]].concat(), dir, 1);
+    assert!(err.contains("has trained 2 epochs"), "{err}");
+}
+
+#[test]
 fn a_share_is_held_out_where_there_is_no_other_split() {
     let dir = tempfile::tempdir().unwrap();
     let (dir, photos) = (dir.path(), dir.path().join("photos"));

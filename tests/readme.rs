@@ -1,12 +1,12 @@
 //! The README says what the registry holds.
 
-use mim::methods::registry::{METHODS, Registry};
+use mim::methods::registry::{Registry, methods};
 
 const README: &str = include_str!("../README.md");
 
 /// The method table, as Markdown.
 fn table() -> String {
-    let rows = METHODS.iter().map(|method| {
+    let rows = methods().iter().map(|method| {
         let recipes: Vec<_> = method
             .recipes
             .iter()

@@ -3,20 +3,29 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use font8x8::legacy::BASIC_LEGACY;
 use image::imageops::{FilterType, replace, resize};
 use image::{ImageError, ImageFormat, Rgb, RgbImage};
 use mim_core::{Error, Reconstruction, Result};
 
-/// Shorter side in pixels that small images are at least enlarged to.
-const LEAST_SIDE: usize = 96;
+/// Shorter side in pixels that small images are at least enlarged to: the headings need it.
+const LEAST_SIDE: usize = 120;
 /// Width in pixels of the line between the images of a triple and between rows.
 const LINE: usize = 2;
 /// Width in pixels of the space between triples.
 const SPACE: usize = 8;
 /// Colour of lines and spaces.
 const WHITE: Rgb<u8> = Rgb([255; 3]);
+/// Colour of headings.
+const GREY: Rgb<u8> = Rgb([96; 3]);
+/// Side in pixels of a letter.
+const LETTER: usize = 8;
+/// Height in pixels of the line of headings.
+const HEAD: usize = LETTER + 6;
+/// What stands above the columns of a triple.
+const HEADINGS: [&str; 3] = ["original", "masked", "reconstruction"];
 
-/// Draws up to `rows * columns` images as triples original | masked | reconstruction, row by row.
+/// Draws up to `rows * columns` images as triples original | masked | reconstruction, row by row, under headings.
 ///
 /// Values are clamped to `[0, 1]`. Small images are enlarged by a whole factor, pixel by pixel; grey ones stay grey.
 ///
@@ -44,8 +53,12 @@ pub fn reconstruction_grid(
     let count = count.min(rows.saturating_mul(columns));
     let (rows, columns) = (count.div_ceil(columns), count.min(columns));
     let (row, triple) = (height + LINE, 3 * width + 2 * LINE + SPACE);
-    let (right, bottom) = (columns * triple - SPACE, rows * row - LINE);
+    let (right, bottom) = (columns * triple - SPACE, HEAD + rows * row - LINE);
     let mut picture = RgbImage::from_pixel(pixels(right)?, pixels(bottom)?, WHITE);
+    for place in 0..3 * columns {
+        let left = place / 3 * triple + place % 3 * (width + LINE);
+        write(&mut picture, HEADINGS[place % 3], left);
+    }
     for index in 0..count {
         let parts = [
             &reconstruction.original,
@@ -56,7 +69,7 @@ pub fn reconstruction_grid(
             let image = image(&part.get(index)?)?;
             let image = resize(&image, pixels(width)?, pixels(height)?, FilterType::Nearest);
             let left = index % columns * triple + place * (width + LINE);
-            let top = index / columns * row;
+            let top = HEAD + index / columns * row;
             replace(
                 &mut picture,
                 &image,
@@ -66,6 +79,26 @@ pub fn reconstruction_grid(
         }
     }
     Ok(picture)
+}
+
+/// Writes a heading that starts at `left`.
+fn write(picture: &mut RgbImage, text: &str, left: usize) {
+    for (place, letter) in text.bytes().enumerate() {
+        let rows = BASIC_LEGACY
+            .get(usize::from(letter))
+            .unwrap_or(&[0; LETTER]);
+        for (y, row) in rows.iter().enumerate() {
+            for x in (0..LETTER).filter(|x| row >> x & 1 == 1) {
+                let (x, y) = (left + place * LETTER + x, y + 2);
+                let at = (u32::try_from(x).ok(), u32::try_from(y).ok());
+                if let (Some(x), Some(y)) = at
+                    && let Some(pixel) = picture.get_pixel_mut_checked(x, y)
+                {
+                    *pixel = GREY;
+                }
+            }
+        }
+    }
 }
 
 /// Saves a picture as PNG.
@@ -162,25 +195,39 @@ mod tests {
     }
 
     #[test]
-    fn triples_stand_in_rows_enlarged_with_lines_between() {
-        // 48-fold: 96 x 144 pixels an image.
+    fn triples_stand_in_rows_enlarged_with_lines_between_under_headings() {
+        // 60-fold: 120 x 180 pixels an image.
         let picture = reconstruction_grid(&triples(3, 1), 5, 2).unwrap();
-        assert_eq!(picture.dimensions(), (2 * (3 * 144 + 4) + 8, 2 * 96 + 2));
-        let at = |x, y| picture.get_pixel(x, y).0;
+        assert_eq!(
+            picture.dimensions(),
+            (2 * (3 * 180 + 4) + 8, 14 + 2 * 120 + 2)
+        );
+        let at = |x: u32, y: u32| picture.get_pixel(x, y + 14).0;
         assert_eq!(at(0, 0), [0; 3]);
-        assert_eq!(at(95, 47), [0; 3]);
-        assert_eq!(at(96, 0), [255; 3]);
-        assert_eq!(at(143, 47), [255; 3]);
-        assert_eq!(at(143, 48), [0; 3]);
-        assert_eq!(at(145, 50), [255; 3], "line");
-        assert_eq!(at(146, 50), [0; 3]);
-        assert_eq!(at(146 + 96, 47), [128; 3]);
-        assert_eq!(at(2 * 146 + 96, 47), [255; 3], "clamped");
-        assert_eq!(at(440, 50), [255; 3], "space");
-        assert_eq!(at(444, 50), [0; 3]);
-        assert_eq!(at(10, 97), [255; 3], "line between rows");
-        assert_eq!(at(10, 98), [0; 3]);
-        assert_eq!(at(600, 150), [255; 3], "no fourth image");
+        assert_eq!(at(119, 59), [0; 3]);
+        assert_eq!(at(120, 0), [255; 3]);
+        assert_eq!(at(179, 59), [255; 3]);
+        assert_eq!(at(179, 60), [0; 3]);
+        assert_eq!(at(181, 62), [255; 3], "line");
+        assert_eq!(at(182, 62), [0; 3]);
+        assert_eq!(at(182 + 120, 59), [128; 3]);
+        assert_eq!(at(2 * 182 + 120, 59), [255; 3], "clamped");
+        assert_eq!(at(548, 62), [255; 3], "space");
+        assert_eq!(at(552, 62), [0; 3]);
+        assert_eq!(at(10, 121), [255; 3], "line between rows");
+        assert_eq!(at(10, 122), [0; 3]);
+        assert_eq!(at(740, 190), [255; 3], "no fourth image");
+        let letters = |left: u32, right: u32| {
+            (left..right)
+                .flat_map(|x| (0..14).map(move |y| (x, y)))
+                .filter(|&(x, y)| picture.get_pixel(x, y).0 == [96; 3])
+                .count()
+        };
+        // 8, 6 and 14 letters of 8 pixels stand above the three columns, and nothing beside them.
+        for (left, text) in [(0u32, 8u32 * 8), (182, 6 * 8), (364, 14 * 8), (552, 8 * 8)] {
+            assert!(letters(left, left + text) > 50, "{left}");
+            assert_eq!(letters(left + text, left + 120), 0, "{left}");
+        }
     }
 
     #[test]
@@ -198,7 +245,7 @@ mod tests {
             1,
         )
         .unwrap();
-        assert_eq!(picture.dimensions(), (3 * 120 + 4, 100));
+        assert_eq!(picture.dimensions(), (3 * 240 + 4, 14 + 200));
         assert_eq!(picture.get_pixel(50, 50).0, [255, 51, 0]);
     }
 

@@ -16,6 +16,7 @@ use mim_targets::dvae::DvaeConfig;
 use mim_targets::{BuiltTarget, TargetContext, TargetSettings, TokensConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of BEiT; `Default` is ViT-B/16 as released.
@@ -155,6 +156,18 @@ impl MethodConfig for BeitConfig {
         self.compose(student, target)
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "BEiT: BERT Pre-Training of Image Transformers",
+    paper: "Bao et al., ICLR 2022, arXiv 2106.08254",
+    reference: "microsoft/unilm @ 768a3c8",
+    archs: crate::registry::VITS,
+    status: "exact: tokens, forward, loss, gradients, step",
+    recipes: recipes!("beit_32px", "beit_base"),
+    parity: crate::parity::beit::setup,
+    ..Entry::new::<BeitConfig>("beit")
+};
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,7 @@ use mim_targets::{FeatureTarget, FeatureTargetConfig, PatchNorm, PixelTargetConf
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Settings of BootMAE; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -236,6 +237,18 @@ impl MethodConfig for BootMaeConfig {
             .build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Bootstrapped Masked Autoencoders for Vision BERT Pretraining",
+    paper: "Dong et al., ECCV 2022, arXiv 2207.07116",
+    reference: "LightDXY/BootMAE @ d604b18",
+    archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    status: "exact: forward, losses, gradients, step, teacher",
+    recipes: recipes!("bootmae_32px", "bootmae_base", "bootmae_large"),
+    parity: crate::parity::bootmae::setup,
+    ..Entry::new::<BootMaeConfig>("bootmae")
+};
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@ use mim_targets::{PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Settings of ConvMAE; `Default` is base as released. Its weights start as released, too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,6 +98,18 @@ impl MethodConfig for ConvMaeConfig {
             .build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "MCMAE: Masked Convolution Meets Masked Autoencoders",
+    paper: "Gao et al., NeurIPS 2022, arXiv 2205.03892",
+    reference: "Alpha-VL/ConvMAE @ 4c97b4c",
+    archs: crate::registry::HYBRIDS,
+    status: "exact: forward, loss, gradients",
+    recipes: recipes!("convmae_32px", "convmae_base"),
+    parity: crate::parity::convmae::setup,
+    ..Entry::new::<ConvMaeConfig>("convmae")
+};
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@ use mim_targets::{FeatureTarget, FeatureTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::beit::{jitter_and_flip, needs_mask_token, vit};
+use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
 /// Epsilon of the norms of the target.
@@ -155,6 +156,18 @@ impl MethodConfig for Data2VecConfig {
             .build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language",
+    paper: "Baevski et al., ICML 2022, arXiv 2202.03555",
+    reference: "facebookresearch/data2vec_vision @ af9a363",
+    archs: crate::registry::VITS,
+    status: "exact: targets, forward, loss, gradients, step, teacher",
+    recipes: recipes!("data2vec_32px", "data2vec_base"),
+    parity: crate::parity::data2vec::setup,
+    ..Entry::new::<Data2VecConfig>("data2vec")
+};
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,7 @@ use mim_targets::{HogNorm, HogTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Which targets the predictions for visible patches are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -220,6 +221,18 @@ impl MethodConfig for DmjdConfig {
             .build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Disjoint Masking with Joint Distillation for Efficient Masked Image Modeling",
+    paper: "Ma et al., TMM 2023, arXiv 2301.00230",
+    reference: "mx-mark/DMJD @ 881b21d",
+    archs: crate::registry::HYBRIDS,
+    status: "exact in both orders of visible targets: forward, losses, gradients, step",
+    recipes: recipes!("dmjd_32px", "dmjd_base", "dmjd_large"),
+    parity: crate::parity::dmjd::setup,
+    ..Entry::new::<DmjdConfig>("dmjd")
+};
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ use mim_targets::FeatureTarget;
 use serde::{Deserialize, Serialize};
 
 use crate::beit::needs_mask_token;
+use crate::registry::Entry;
 use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
 
 /// Settings of EVA; `Default` is the giant as released.
@@ -226,6 +227,26 @@ impl MethodConfig for EvaConfig {
         self.compose(student, self.target.open(student.device())?)
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "EVA: Exploring the Limits of Masked Visual Representation Learning at Scale",
+    paper: "Fang et al., CVPR 2023, arXiv 2211.07636",
+    reference: "baaivision/EVA @ 5623d08",
+    archs: &[
+        "eva_giant",
+        "eva_large",
+        "vit_tiny",
+        "vit_small",
+        "vit_base",
+        "vit_large",
+        "vit_huge",
+    ],
+    status: "exact in both styles: CLIP's features, forward, loss, gradients; in BEiT's also step and learning rates",
+    recipes: recipes!("eva_32px", "eva_giant", "eva_large"),
+    parity: crate::parity::eva::setup,
+    ..Entry::new::<EvaConfig>("eva")
+};
 
 #[cfg(test)]
 mod tests {

@@ -2,43 +2,35 @@
 
 #![forbid(unsafe_code)]
 
-mod beit;
-mod bootmae;
-mod cmae;
+#[macro_use]
+mod declare;
+
 mod composite;
-mod convmae;
-mod custom;
-mod data2vec;
-mod dmjd;
-mod eva;
-mod fastmim;
 mod frozen;
-mod ibot;
-mod mae;
-mod maskfeat;
 mod method_config;
-mod milan;
 pub mod parity;
 pub mod registry;
-mod sim;
-mod simmim;
 
-pub use beit::BeitConfig;
-pub use bootmae::BootMaeConfig;
-pub use cmae::CmaeConfig;
 pub use composite::{Composite, CompositeBuilder};
-pub use convmae::ConvMaeConfig;
-pub use data2vec::Data2VecConfig;
-pub use dmjd::{DmjdConfig, VisibleOrder};
-pub use eva::{EvaBeitStyle, EvaConfig, EvaMaeStyle, EvaStyle};
-pub use fastmim::{FastMimConfig, FastMimTarget, ResolutionStage};
 pub use frozen::FrozenConfig;
-pub use ibot::{AttMaskConfig, CropsConfig, DistillationConfig, Ibot, IbotConfig, NamingMasker};
-pub use mae::MaeConfig;
-pub use maskfeat::MaskFeatConfig;
 pub use method_config::MethodConfig;
-pub use milan::{MilanConfig, MilanTarget};
-pub use sim::SimConfig;
-pub use simmim::SimMimConfig;
-
 pub use mim_core::MaskMode;
+
+methods! {
+    mae => MaeConfig;
+    simmim => SimMimConfig;
+    bootmae => BootMaeConfig;
+    sim => SimConfig;
+    cmae => CmaeConfig;
+    fastmim => FastMimConfig, FastMimTarget, ResolutionStage;
+    maskfeat => MaskFeatConfig;
+    convmae => ConvMaeConfig;
+    dmjd => DmjdConfig, VisibleOrder;
+    ibot => IbotConfig, CropsConfig, DistillationConfig, Ibot, NamingMasker;
+    attmask => AttMaskConfig;
+    milan => MilanConfig, MilanTarget;
+    beit => BeitConfig;
+    data2vec => Data2VecConfig;
+    eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
+    custom;
+}

@@ -15,6 +15,7 @@ use mim_targets::{PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Settings of MAE; `Default` is ViT-B/16 as released, with normalised pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,3 +103,15 @@ impl MethodConfig for MaeConfig {
             .build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Masked Autoencoders Are Scalable Vision Learners",
+    paper: "He et al., CVPR 2022, arXiv 2111.06377",
+    reference: "facebookresearch/mae @ efb2a80",
+    archs: crate::registry::VITS,
+    status: "exact: forward, loss, gradients, step",
+    recipes: recipes!("mae_32px", "mae_base", "mae_32px_transformers"),
+    parity: crate::parity::mae::setup,
+    ..Entry::new::<MaeConfig>("mae")
+};

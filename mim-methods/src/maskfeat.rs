@@ -17,6 +17,7 @@ use mim_targets::HogTargetConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Settings of MaskFeat; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -173,6 +174,18 @@ impl MethodConfig for MaskFeatConfig {
             .build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Masked Feature Prediction for Self-Supervised Visual Pre-Training",
+    paper: "Wei et al., CVPR 2022, arXiv 2112.09133",
+    reference: "open-mmlab/mmpretrain @ ee7f2e8",
+    archs: crate::registry::VITS,
+    status: "exact: forward, loss, gradients",
+    recipes: recipes!("maskfeat_32px", "maskfeat_base"),
+    parity: crate::parity::maskfeat::setup,
+    ..Entry::new::<MaskFeatConfig>("maskfeat")
+};
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,7 @@ use mim_targets::{FeatureTarget, FeatureTargetConfig, PatchNorm, PixelTargetConf
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Settings of MILAN; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -186,3 +187,15 @@ impl MethodConfig for MilanConfig {
         self.compose(student, teacher)
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "MILAN: Masked Image Pretraining on Language Assisted Representation",
+    paper: "Hou et al., 2022, arXiv 2208.06049",
+    reference: "zejiangh/MILAN @ 7dcfe0f",
+    archs: crate::registry::VITS,
+    status: "exact: forward, losses, gradients, step, CLIP's features and attention",
+    recipes: recipes!("milan_32px", "milan_base"),
+    parity: crate::parity::milan::setup,
+    ..Entry::new::<MilanConfig>("milan")
+};

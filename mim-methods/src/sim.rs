@@ -21,6 +21,7 @@ use mim_targets::{FeatureTarget, FeatureTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Settings of SIM; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,6 +178,18 @@ impl MethodConfig for SimConfig {
             .build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Siamese Image Modeling for Self-Supervised Vision Representation Learning",
+    paper: "Tao et al., CVPR 2023, arXiv 2206.01204",
+    reference: "OpenGVLab/Siamese-Image-Modeling @ bbdec30",
+    archs: crate::registry::VITS,
+    status: "exact: forward, loss, gradients, step, teacher",
+    recipes: recipes!("sim_32px", "sim_base"),
+    parity: crate::parity::sim::setup,
+    ..Entry::new::<SimConfig>("sim")
+};
 
 #[cfg(test)]
 mod tests {

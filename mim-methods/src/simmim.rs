@@ -17,6 +17,7 @@ use mim_targets::PixelTargetConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Settings of SimMIM; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -194,6 +195,32 @@ impl MethodConfig for SimMimConfig {
             .build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "SimMIM: A Simple Framework for Masked Image Modeling",
+    paper: "Xie et al., CVPR 2022, arXiv 2111.09886",
+    reference: "microsoft/SimMIM @ d3e29bc",
+    archs: &[
+        "vit_tiny",
+        "vit_small",
+        "vit_base",
+        "swin_tiny",
+        "swin_small",
+        "swin_base",
+        "swin_large",
+    ],
+    status: "exact with ViT and Swin: forward, loss, gradients, step",
+    recipes: recipes!(
+        "simmim_32px",
+        "simmim_base",
+        "simmim_swin_32px",
+        "simmim_swin_base",
+        "simmim_swin_base_100ep"
+    ),
+    parity: crate::parity::simmim::setup,
+    ..Entry::new::<SimMimConfig>("simmim")
+};
 
 #[cfg(test)]
 mod tests {

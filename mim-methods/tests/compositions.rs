@@ -106,7 +106,7 @@ fn combination(rng: &mut dyn Rng) -> String {
     let mut one = |choices: &[&'static str]| choices[rng.random_range(0..choices.len())];
     let mut lines = vec!["scale = \"32px\"".to_owned()];
     lines.extend([MASKING, STRIDE].map(|choices| one(choices).to_owned()));
-    for (kind, infos) in Registry::shipped().kinds() {
+    for (kind, infos) in Registry::current().kinds() {
         if kind == "objective" && rng.random() {
             continue;
         }

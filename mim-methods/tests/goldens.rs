@@ -4,10 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use mim_core::weights::WeightMap;
 use mim_methods::parity::{self, Overrides, Verdict};
-use mim_methods::registry::METHODS;
+use mim_methods::registry::methods;
 
 /// The folder of the committed cases.
 fn committed() -> PathBuf {
@@ -28,14 +28,21 @@ fn count(folder: &Path) -> usize {
     found
 }
 
-/// A copy of the committed case of DMJD with one tensor changed.
+/// The report of a copy of the committed case of DMJD with one tensor changed.
 fn tampered(name: &str) -> parity::Report {
+    with_tensors("dmjd/block_hog", |tensors| {
+        let changed = (tensors.get(name).unwrap() * 1.01).unwrap();
+        tensors.insert(name, changed);
+    })
+}
+
+/// The report of a copy of a committed case whose tensors were changed.
+fn with_tensors(stem: &str, change: impl FnOnce(&mut WeightMap)) -> parity::Report {
     let folder = tempfile::tempdir().unwrap();
-    let own = committed().join("dmjd/block_hog.json");
+    let own = committed().join(stem).with_extension("json");
     std::fs::copy(&own, folder.path().join("case.json")).unwrap();
     let mut tensors = WeightMap::read(own.with_extension("safetensors")).unwrap();
-    let changed = (tensors.get(name).unwrap() * 1.01).unwrap();
-    tensors.insert(name, changed);
+    change(&mut tensors);
     let path = folder.path().join("case.safetensors");
     tensors.write(path, None).unwrap();
     let case = parity::find(folder.path()).unwrap().remove(0);
@@ -57,6 +64,48 @@ fn both_orders_of_visible_targets_are_compared() {
     }
 }
 
+/// The reason why the committed trajectory fails when one number of a tensor has been multiplied.
+fn tampered_trajectory(name: &str, index: usize, factor: f64) -> String {
+    let report = with_tensors("simmim/trajectory_a", |tensors| {
+        let own = tensors.get(name).unwrap();
+        let flat = own.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+        let mut values: Vec<f64> = flat.to_vec1().unwrap();
+        values[index] *= factor;
+        let changed = Tensor::from_vec(values, own.dims(), &Device::Cpu).unwrap();
+        tensors.insert(name, changed.to_dtype(own.dtype()).unwrap());
+    });
+    assert_eq!(report.verdict, Verdict::Fail, "{name}: {report}");
+    report.reason.unwrap()
+}
+
+#[test]
+fn a_trajectory_that_goes_astray_is_named_with_its_first_step() {
+    for (name, index) in [
+        ("expect.loss", 41),
+        ("expect.grad_norm", 7),
+        ("expect.lr", 99),
+    ] {
+        let reason = tampered_trajectory(name, index, 1.001);
+        let step = format!("at step {}:", index + 1);
+        assert!(
+            reason.starts_with(name) && reason.contains(&step),
+            "{reason}"
+        );
+        assert!(!reason.contains("then"), "{reason}");
+    }
+    // Another first batch: all that follows differs.
+    let reason = tampered_trajectory("input.images", 0, 50.);
+    assert!(
+        reason.contains("at step 1:") || reason.contains("at step 2:"),
+        "{reason}"
+    );
+    assert!(reason.contains("; then"), "{reason}");
+    for name in ["step100.encoder.norm.weight", "expect.features"] {
+        let reason = tampered_trajectory(name, 3, 1.1);
+        assert!(reason.contains(name), "{reason}");
+    }
+}
+
 #[test]
 fn every_committed_case_agrees_with_the_authors_code() {
     let cases = parity::find(&committed()).unwrap();
@@ -67,7 +116,7 @@ fn every_committed_case_agrees_with_the_authors_code() {
         assert_eq!(report.verdict, Verdict::Pass, "{report}");
     }
     // A tokenizer has no training step to compare.
-    let without = METHODS.iter().map(|entry| entry.name).filter(|name| {
+    let without = methods().iter().map(|entry| entry.name).filter(|name| {
         let has = |case: &parity::Case| case.method() == *name;
         !cases.iter().any(has)
     });

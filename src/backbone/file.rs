@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::Device;
-use mim_core::encoders::{EncoderConfig, VitConfig};
+use mim_core::encoders::{EncoderConfig, SwinConfig, VitConfig};
 use mim_core::weights::{Guess, Source, WeightFile, WeightMap, fit};
 use mim_core::{Error, Input, Norm, ParamStore, Result, settings};
 use mim_eval::EvalConfig;
@@ -17,11 +17,14 @@ use crate::DataConfig;
 pub struct WeightsOf<'a> {
     /// Whose names it has ([`Source`]); the first that its names look like if none is given.
     pub source: Option<&'a str>,
-    /// The size of a ViT, such as `vit_small`; found in the file if none is given.
+    /// The size of a ViT or Swin, such as `vit_small`; found in the file if none is given.
     pub arch: Option<&'a str>,
     /// Settings `key=value` below `encoder`, `norm` and `eval`, over what the file says.
     pub set: &'a [String],
 }
+
+/// What an `arch` says of a ViT or a Swin.
+const SIZES: [&str; 4] = ["embed_dim", "depth", "depths", "num_heads"];
 
 /// Tables that settings may be in.
 const TABLES: [&str; 3] = ["encoder", "norm", "eval"];
@@ -30,7 +33,7 @@ impl Backbone {
     /// Opens an encoder from a file of weights, a folder with one, or `hf:owner/name`; gives a line about what was
     /// found and loaded.
     ///
-    /// Sizes are those of the file ([`VitConfig::of_weights`]); settings under `encoder` replace them, and with
+    /// Sizes are those of the file ([`VitConfig::of_weights`], [`SwinConfig::of_weights`]); settings under `encoder` replace them, and with
     /// `encoder.type` all of them. Images are normalised by ImageNet's mean and deviation unless `norm` says
     /// otherwise, and prepared as [`EvalConfig::view_plan`] says unless `eval` does.
     ///
@@ -65,11 +68,14 @@ impl Backbone {
         let fitted = fit(&weights, &store, config.grid().ok())?;
         let report = load_part(&store, &fitted.weights)?;
         let line = format!(
-            "{file}, names of {source}: {} of {} tensors set, images of {} pixels; heads and norm_eps are not in a \
-             file: --set encoder.num_heads=N, encoder.norm_eps=E",
+            "{file}, names of {source}: {} of {} tensors set, images of {} pixels; a file says nothing of {}",
             report.loaded.len(),
             weights.len(),
-            config.image_size()
+            config.image_size(),
+            match config {
+                EncoderConfig::Swin(_) => "image_size and norm_eps: --set encoder.image_size=N",
+                _ => "num_heads and norm_eps: --set encoder.num_heads=N",
+            }
         );
         let backbone = Self {
             input: Input {
@@ -112,29 +118,29 @@ fn tables(set: &[String]) -> Result<std::collections::BTreeMap<String, Table>> {
     all.into_iter().map(read).collect()
 }
 
-/// The encoder's settings: those of the file or of `arch`, with `set` over them.
+/// The encoder's settings: those of the file, the sizes of `arch` over them, and `set` over both.
 fn encoder(weights: &WeightMap, arch: Option<&str>, set: Option<Table>) -> Result<EncoderConfig> {
     let set = set.unwrap_or_default();
-    let mut table = if set.contains_key("type") {
-        Table::new()
-    } else {
-        let found = VitConfig::of_weights(weights);
-        let vit = match arch {
-            None => found?,
-            Some(arch) => {
-                let size = VitConfig::arch(arch)?;
-                VitConfig {
-                    embed_dim: size.embed_dim,
-                    depth: size.depth,
-                    num_heads: size.num_heads,
-                    ..found.unwrap_or(size)
-                }
-            }
+    let is_swin = SwinConfig::looks_like(weights);
+    let mut table = Table::new();
+    if !set.contains_key("type") {
+        let found = match is_swin {
+            true => SwinConfig::of_weights(weights).map(EncoderConfig::from),
+            false => VitConfig::of_weights(weights).map(EncoderConfig::from),
         };
-        let mut table = settings::to_table(&vit)?;
-        table.insert("type".to_owned(), "vit".into());
-        table
-    };
+        if let Some(arch) = arch {
+            let size: EncoderConfig = match is_swin {
+                true => SwinConfig::arch(arch)?.into(),
+                false => VitConfig::arch(arch)?.into(),
+            };
+            table = settings::to_table(found.as_ref().unwrap_or(&size))?;
+            let sizes = settings::to_table(&size)?;
+            let sizes = sizes.into_iter();
+            table.extend(sizes.filter(|(key, _)| SIZES.contains(&key.as_str())));
+        } else {
+            table = settings::to_table(&found?)?;
+        }
+    }
     // A table with a type replaces another one whole, so keys go over it one by one.
     for (key, value) in set {
         settings::overlay(&mut table, Table::from_iter([(key, value)]));

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn every_small_recipe_is_in_order() {
-        for entry in mim_methods::registry::METHODS {
+        for entry in mim_methods::registry::methods() {
             let config = config(entry.recipes[0].0, "");
             assert_eq!(
                 warnings(&config, 10),

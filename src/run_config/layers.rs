@@ -32,7 +32,7 @@ pub fn method(table: &Table) -> Result<String> {
                 fix,
             ))
         }
-        None => Ok(registry::METHODS[0].name.to_owned()),
+        None => Ok(registry::methods()[0].name.to_owned()),
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn an_arch_after_a_recipe_has_its_sizes_or_is_refused() {
         let mut built = 0;
-        for entry in registry::METHODS {
+        for entry in registry::methods() {
             for ((recipe, _), arch) in entry
                 .recipes
                 .iter()

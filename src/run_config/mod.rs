@@ -168,7 +168,7 @@ pub fn read_file(name: &str) -> Result<Table> {
     let text = if path.exists() {
         std::fs::read_to_string(path).map_err(Error::io("read", path))?
     } else if name.contains(['/', '.']) {
-        let recipes = registry::METHODS.iter().flat_map(|entry| entry.recipes);
+        let recipes = registry::methods().iter().flat_map(|entry| entry.recipes);
         let recipes: Vec<_> = recipes.map(|(name, _)| *name).collect();
         let fix = format!("give a TOML file, or a recipe: {}", recipes.join(", "));
         return Err(Error::format(path, "there is no such file", fix));
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_recipe_is_complete_and_survives_a_round_trip() {
-        for entry in registry::METHODS {
+        for entry in registry::methods() {
             for (name, text) in entry.recipes {
                 let table: Table = text.parse().unwrap();
                 assert_eq!(table["method"].as_str(), Some(entry.name), "{name}");

@@ -79,6 +79,20 @@ impl Images {
 /// What starts the name of published weights.
 const SCHEME: &str = "zoo:";
 
+/// The entry called `name`.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] listing the known names.
+pub fn named(name: &str) -> Result<&'static Published> {
+    let name = name.strip_prefix(SCHEME).unwrap_or(name);
+    ZOO.iter().find(|entry| entry.name == name).ok_or_else(|| {
+        let known = ZOO.iter().map(|entry| entry.name);
+        let fix = format!("{} (mim zoo says more)", settings::choices(name, known));
+        Error::config("zoo", "name", name, "no such weights are known", fix)
+    })
+}
+
 /// The weights that `zoo:NAME` or `zoo:NAME=PATH` stands for, and their path; none if `path` is another one.
 ///
 /// # Errors
@@ -92,12 +106,7 @@ pub fn find(path: &Path) -> Result<Option<(&'static Published, PathBuf)>> {
         Some((name, path)) => (name, Some(PathBuf::from(path))),
         None => (text, None),
     };
-    let entry = ZOO.iter().find(|entry| entry.name == name);
-    let entry = entry.ok_or_else(|| {
-        let known = ZOO.iter().map(|entry| entry.name);
-        let fix = format!("{} (mim zoo says more)", settings::choices(name, known));
-        Error::config("zoo", "name", name, "no such weights are known", fix)
-    })?;
+    let entry = named(name)?;
     let path = match (given, entry.home) {
         (Some(path), _) => path,
         (None, Home::Hub(repository)) => PathBuf::from(format!("hf:{repository}")),

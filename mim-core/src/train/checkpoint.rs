@@ -33,6 +33,9 @@ pub struct TrainState {
     pub seed: u64,
     /// Number of processes.
     pub world: usize,
+    /// Images that are trained on; checkpoints of older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
     /// Sums over the steps done in the current epoch, by name.
     pub sums: BTreeMap<String, f64>,
     /// The resolved settings of the run; null if its program saved none.
@@ -41,7 +44,7 @@ pub struct TrainState {
 
 impl TrainState {
     /// A state of the current layout.
-    pub(super) fn new(method: &str, seed: u64) -> Self {
+    pub(super) fn new(method: &str, seed: u64, images: usize) -> Self {
         Self {
             format: FORMAT,
             method: method.to_owned(),
@@ -50,6 +53,7 @@ impl TrainState {
             iter: 0,
             seed,
             world: 1,
+            images: Some(images),
             sums: BTreeMap::new(),
             config: serde_json::Value::Null,
         }

@@ -68,7 +68,7 @@ impl Trainer {
             .hold(config.hold.clone())
             .precision(config.precision)
             .recompute(config.recompute);
-        let state = TrainState::new(method.name(), config.seed);
+        let state = TrainState::new(method.name(), config.seed, dataset.len());
         let loading = LoaderConfig {
             batch_size: config.batch_size,
             drop_last: true,
@@ -112,7 +112,8 @@ impl Trainer {
         self.iters_per_epoch
     }
 
-    /// Goes on from a checkpoint: to the bit, unless the number of processes has changed.
+    /// Resumes from a checkpoint: to the bit, unless the number of processes has changed. With another number of images
+    /// an epoch that was under way starts anew, for its order and length are others.
     ///
     /// # Errors
     ///
@@ -120,11 +121,17 @@ impl Trainer {
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.load_method(self.method.as_ref())?;
         checkpoint.load_optimizer(self.stepper.optimizer_mut())?;
-        let resolved = std::mem::take(&mut self.state.config);
+        let (images, resolved) = (self.state.images, std::mem::take(&mut self.state.config));
         self.state = TrainState {
             config: resolved,
+            images,
             ..checkpoint.state().clone()
         };
+        let before = checkpoint.state().images;
+        if before.is_some_and(|before| Some(before) != images) {
+            self.state.iter = 0;
+            self.state.sums.clear();
+        }
         self.change_world();
         if self.writes() {
             EpochLog::new(&self.run).rewind(self.state.epoch)?;

@@ -21,6 +21,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Images of the step.
     pub images: usize,
+    /// Seconds that the step waited for its images.
+    pub waited: f64,
 }
 
 /// Watches a run and may end it. `()` watches nothing.

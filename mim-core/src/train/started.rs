@@ -24,6 +24,12 @@ impl Started {
         }
     }
 
+    /// Notes how many seconds the step waited for its images.
+    pub(super) fn waited(mut self, seconds: f64) -> Self {
+        self.report.waited = seconds;
+        self
+    }
+
     /// Whether it was asked of a GPU, so that its report may still have to be waited for.
     pub(super) fn on_gpu(&self) -> bool {
         self.on_gpu

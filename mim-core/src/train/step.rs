@@ -167,6 +167,7 @@ impl Stepper {
             lr,
             grad_norm: 0.,
             images: images * step.comm.world(),
+            waited: 0.,
         };
         let coming = Coming {
             squares: AsyncDownload::new(&squares)?,

@@ -65,7 +65,7 @@ pub struct Guess {
     /// Names that become names of ours.
     pub known: usize,
     /// Names that it passes over on purpose.
-    pub ignored: usize,
+    pub ignored: Vec<String>,
     /// Names that are neither.
     pub unknown: Vec<String>,
 }
@@ -98,7 +98,7 @@ impl Guess {
         let mut guess = Self {
             source,
             known: 0,
-            ignored: 0,
+            ignored: Vec::new(),
             unknown: Vec::new(),
         };
         let translated: Vec<_> = names
@@ -118,7 +118,7 @@ impl Guess {
         let last = all.iter().filter_map(|name| stage(name)).max();
         for ((name, translated), ours) in names.iter().zip(&translated).zip(&all) {
             match translated {
-                Translated::Ignored => guess.ignored += 1,
+                Translated::Ignored => guess.ignored.push((*name).to_owned()),
                 _ if is_ours(ours, last) => guess.known += 1,
                 _ => guess.unknown.push((*name).to_owned()),
             }

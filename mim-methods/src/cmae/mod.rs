@@ -20,6 +20,7 @@ use mim_targets::{FeatureTarget, FeatureTargetConfig, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// Settings of CMAE; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -230,6 +231,18 @@ fn weight(field: &'static str, value: f64) -> Result<Schedule> {
     let why = "a weight is finite and not negative";
     Err(Error::config("cmae", field, value, why, "use 1"))
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Contrastive Masked Autoencoders are Stronger Vision Learners",
+    paper: "Huang et al., TPAMI 2023, arXiv 2207.13532",
+    reference: "ZhichengHuang/CMAE @ e786a52",
+    archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    status: "exact: forward, losses, gradients, step, momentum networks",
+    recipes: recipes!("cmae_32px", "cmae_base"),
+    parity: crate::parity::cmae::setup,
+    ..Entry::new::<CmaeConfig>("cmae")
+};
 
 #[cfg(test)]
 mod tests {

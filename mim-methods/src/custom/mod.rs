@@ -28,7 +28,7 @@ use toml::Table;
 
 use self::settings::CustomConfig;
 use crate::Composite;
-use crate::registry::Registry;
+use crate::registry::{Entry, Registry};
 
 /// All settings: the defaults of the parts overlaid with `settings`.
 ///
@@ -144,3 +144,17 @@ fn masking(
         TokensNeeded::All => encoder.hiding(),
     })
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    name: "custom",
+    title: "Any parts joined by a config",
+    paper: "no paper",
+    reference: "none",
+    archs: &[],
+    status: "its parts are those of the other methods",
+    recipes: recipes!("custom_32px"),
+    resolve,
+    build,
+    parity: crate::parity::none,
+};

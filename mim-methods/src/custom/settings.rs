@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Custom> {
-        let registry = Registry::shipped();
+        let registry = Registry::current();
         Custom::read(registry, complete(registry, text.parse().unwrap())?)
     }
 
@@ -234,13 +234,13 @@ mod tests {
 
     #[test]
     fn every_part_is_read_at_both_scales_and_what_is_resolved_resolves_to_itself() {
-        for (kind, infos) in Registry::shipped().kinds() {
+        for (kind, infos) in Registry::current().kinds() {
             for info in infos {
                 for scale in ["paper", "32px"] {
                     let name = &info.name;
                     let text = format!("scale = \"{scale}\"\n{kind} = {{ type = \"{name}\" }}");
                     let once = table(&text);
-                    let twice = super::super::resolve(Registry::shipped(), once.clone()).unwrap();
+                    let twice = super::super::resolve(Registry::current(), once.clone()).unwrap();
                     assert_eq!(twice, once, "{text}");
                 }
             }

@@ -41,7 +41,7 @@ pub(super) fn run(method: &Composite, device: &Device) -> Result<()> {
 fn unfit(error: Error) -> Error {
     match error {
         Error::Unsupported { what, why, fix } => Error::Unsupported {
-            what: format!("this composition, because in it {what}").into(),
+            what: format!("{what}, as this composition asks,").into(),
             why,
             fix,
         },

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::stages::ResolutionStage;
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::registry::Entry;
 
 /// What FastMIM predicts of the hidden patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -259,6 +260,38 @@ impl MethodConfig for FastMimConfig {
         composite.build()
     }
 }
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "FastMIM: Expediting Masked Image Modeling Pre-training for Vision",
+    paper: "Guo et al., 2022, arXiv 2212.06593",
+    reference: "ggjy/FastMIM.pytorch @ d4eea0d",
+    archs: &[
+        "vit_tiny",
+        "vit_small",
+        "vit_base",
+        "vit_large",
+        "swin_tiny",
+        "swin_small",
+        "swin_base",
+        "swin_large",
+        "pvt_v2_b0",
+        "pvt_v2_b1",
+        "pvt_v2_b2",
+        "pvt_v2_b3",
+        "pvt_v2_b4",
+        "pvt_v2_b5",
+    ],
+    status: "exact with ViT, Swin and PVTv2: forward, loss, gradients, step; growing images (FastMIM-P) by the paper's text",
+    recipes: recipes!(
+        "fastmim_32px",
+        "fastmim_base",
+        "fastmim_swin_base",
+        "fastmim_pvtv2_b2"
+    ),
+    parity: crate::parity::fastmim::setup,
+    ..Entry::new::<FastMimConfig>("fastmim")
+};
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use mim_core::objectives::SelfDistillationConfig;
 use mim_core::params::{Ema, Init, InitScheme, ParamStore, Start, When};
 use mim_core::schedule::{Per, Schedule};
 use mim_core::{Error, Input, Norm, Result};
-use mim_masking::{AttentionMaskerConfig, GuideKind, IbotBlockMaskerConfig, Masker};
+use mim_masking::{GuideKind, IbotBlockMaskerConfig, Masker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -29,14 +29,12 @@ pub use method::Ibot;
 
 use self::tower::Tower;
 use crate::MethodConfig;
+use crate::registry::Entry;
 
 /// Settings of iBOT.
 pub type IbotConfig = DistillationConfig<IbotBlockMaskerConfig>;
 
-/// Settings of AttMask.
-pub type AttMaskConfig = DistillationConfig<AttentionMaskerConfig>;
-
-/// Settings of iBOT ([`IbotConfig`]) and AttMask ([`AttMaskConfig`]); `Default` is ViT-S/16 as in
+/// Settings of iBOT ([`IbotConfig`]) and AttMask ([`crate::AttMaskConfig`]); `Default` is ViT-S/16 as in
 /// the recipes they release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
@@ -250,9 +248,31 @@ where
     }
 }
 
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "iBOT: Image BERT Pre-Training with Online Tokenizer",
+    paper: "Zhou et al., ICLR 2022, arXiv 2111.07832",
+    reference: "bytedance/ibot @ da316d8",
+    archs: &[
+        "vit_tiny",
+        "vit_small",
+        "vit_base",
+        "vit_large",
+        "swin_tiny",
+        "swin_small",
+        "swin_base",
+        "swin_large",
+    ],
+    status: "exact with ViT and Swin: forward, losses, centres, gradients, step, teacher",
+    recipes: recipes!("ibot_32px", "ibot_small", "ibot_base", "ibot_swin_tiny"),
+    parity: crate::parity::ibot::setup,
+    ..Entry::new::<IbotConfig>("ibot")
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AttMaskConfig;
     use candle_core::{DType, Tensor};
     use mim_core::optim::{AdamWConfig, Clip};
     use mim_core::train::Stepper;

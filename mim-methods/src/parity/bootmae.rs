@@ -6,14 +6,15 @@ use mim_core::objectives::TokenWeights;
 use mim_core::ops::{PatchOrder, unpatchify};
 use mim_core::schedule::{Per, Point, Schedule};
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
+use mim_core::{Mask, Method, PatchGrid, StepContext};
 use mim_masking::{HiddenCount, RolledBlockMaskerConfig};
 use mim_targets::PatchNorm;
 use serde::Deserialize;
 
 use super::mae::vit;
 use super::run::Extract;
-use super::{Case, Problem, Recorded, Result, Rounding, Setup};
+use super::trajectory::{self, Curve, Features, Replay, Shape};
+use super::{Case, Problem, Recorded, Result, Rounding, Setup, mae};
 use crate::{BootMaeConfig, MethodConfig};
 
 /// `decoder` or `feature_decoder` of a case.
@@ -125,7 +126,10 @@ fn mask(case: &Case, config: &BootMaeConfig) -> Result<Mask> {
     let blocks = case.bits("input.block_mask", grid)?;
     let masker = config.masker.build()?;
     let mask = masker.from_draws(grid, &blocks, &noise, roll as usize)?;
-    let order = case.required("input.idx_shuffle")?.to_dtype(DType::U32)?;
+    let Some(order) = case.tensor("input.idx_shuffle") else {
+        return Ok(mask);
+    };
+    let order = order.to_dtype(DType::U32)?;
     let ours = mask.ids_order(&Device::Cpu)?;
     if order.flatten_all()?.to_vec1::<u32>()? != ours.flatten_all()?.to_vec1::<u32>()? {
         let what = "the masker gives another `input.idx_shuffle` for the recorded draws";
@@ -215,6 +219,52 @@ fn outputs(
     ])
 }
 
+fn source(case: &Case) -> Result<Source> {
+    let name: String = case.setting_or("source_names", "bootmae".to_owned())?;
+    Ok(Source::named(&name)?)
+}
+
+/// The release averages the decoders too, though its teacher decodes nothing.
+const DECODERS_OF_TEACHER: [&str; 4] = [
+    "teacher.decode_",
+    "teacher.down",
+    "teacher.lm_head",
+    "teacher.mask_token",
+];
+
+pub(super) fn replay(case: &Case, device: &Device) -> Result<Replay> {
+    let config = config(case)?;
+    trajectory::fixed_momentum(
+        case,
+        "bootmae_per_epoch",
+        config.momentum.at(&StepContext::new(0)),
+    )?;
+    let features = |store| -> Result<Features> {
+        let features = Features::new(config.encoder.clone(), store, device)?;
+        Ok(features.skip_norm().shape(Shape::Patches))
+    };
+    Ok(Replay {
+        method: Box::new(config.build(&config.store(device, 0))?),
+        source: source(case)?,
+        renamed: &[],
+        absent: &DECODERS_OF_TEACHER,
+        curves: vec![
+            ("loss_pixel", Curve::Term("pixel", 1.)),
+            ("loss_feature", Curve::Term("feature", 1.)),
+            (
+                "feature_weight",
+                Curve::Value(config.feature_weight.clone()),
+            ),
+            ("momentum", Curve::Value(config.momentum.clone())),
+        ],
+        features: vec![
+            ("features", features("student")?),
+            ("features_teacher", features("teacher")?),
+        ],
+        inputs: Box::new(move |case, device| Ok((mae::batch(case, device)?, mask(case, &config)?))),
+    })
+}
+
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let config = config(case)?;
     let mask = mask(case, &config)?;
@@ -225,12 +275,11 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         epochs: case.setting_or("epochs", 801)?,
         ..StepContext::new(0)
     };
-    let images = case.required("input.images")?.to_device(device)?;
     Ok(Setup {
         rounding: Rounding::default(),
         method: Box::new(method),
-        source: Source::named(&case.setting_or("source_names", "bootmae".to_owned())?)?,
-        batch: Batch::single(View::new(images, vec![])?),
+        source: source(case)?,
+        batch: mae::batch(case, device)?,
         outputs: outputs(&config, mask, &step)?,
         step,
     })

@@ -12,7 +12,7 @@ use mim_core::{Error, PatchGrid, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Problem, Tolerance};
+use super::{DriftTolerance, Problem, Tolerance};
 
 /// A golden case.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Case {
     path: PathBuf,
     header: Header,
     tensors: WeightMap,
+    /// Of a trajectory.
+    drift: Option<DriftTolerance>,
     /// Settings that were asked for.
     read: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -67,6 +69,10 @@ impl Case {
                 "give a case or a folder of cases",
             )
         })?;
+        let drift = match header.kind.as_str() {
+            "trajectory" => Some(DriftTolerance::of_case(&text, path)?),
+            _ => None,
+        };
         let tensors = path.with_extension("safetensors");
         let tensors = match tensors.exists() || header.kind != "table" {
             true => WeightMap::read(tensors)?,
@@ -76,6 +82,7 @@ impl Case {
             path: path.to_owned(),
             header,
             tensors,
+            drift,
             read: Arc::default(),
         })
     }
@@ -85,7 +92,7 @@ impl Case {
         format!("{}/{}", self.header.method, self.header.case)
     }
 
-    /// `method`, `component`, `evaluation` or `table`.
+    /// `method`, `component`, `evaluation`, `table` or `trajectory`.
     pub fn kind(&self) -> &str {
         &self.header.kind
     }
@@ -98,6 +105,36 @@ impl Case {
     /// How far numbers may differ.
     pub fn tolerance(&self) -> &Tolerance {
         &self.header.tolerance
+    }
+
+    /// How far the numbers of a trajectory may differ.
+    pub(super) fn drift(&self) -> Result<&DriftTolerance> {
+        self.drift
+            .as_ref()
+            .ok_or_else(|| self.bad("it is no trajectory".to_owned()))
+    }
+
+    /// The inputs of one step of a trajectory, from 0: of each draw the step's own, and of what is recorded for each
+    /// image the rows of its batch.
+    pub(super) fn at_step(&self, index: usize) -> Result<Self> {
+        let steps = self.required("expect.loss")?.elem_count();
+        let rows: usize = self.setting_or("batch_size", 4)?;
+        let mut tensors = WeightMap::default();
+        for (name, all) in self.group("input.").iter() {
+            let first = all.dim(0)?;
+            let own = if first == steps {
+                all.get(index)?
+            } else {
+                let ids = (0..rows).map(|row| ((rows * index + row) % first) as i64);
+                let ids = Tensor::from_iter(ids, all.device())?;
+                all.index_select(&ids, 0)?
+            };
+            tensors.insert(format!("input.{name}"), own);
+        }
+        Ok(Self {
+            tensors,
+            ..self.clone()
+        })
     }
 
     /// A setting, or none where the case leaves it to the paper.
@@ -235,57 +272,4 @@ impl Case {
     pub fn bad(&self, what: String) -> Error {
         Error::format(&self.path, what, "see the format of golden cases")
     }
-}
-
-/// All cases at `path`: a case, or a folder searched through. JSON objects without a `kind` are no cases.
-///
-/// # Errors
-///
-/// If there is no case at all, or a case or a JSON file cannot be read.
-pub fn find(path: &Path) -> Result<Vec<Case>> {
-    if path.is_file() {
-        return Ok(vec![Case::read(path)?]);
-    }
-    let mut files = Vec::new();
-    walk(path, &mut files)?;
-    files.sort();
-    let mut cases = Vec::new();
-    for file in &files {
-        if is_case(file)? {
-            cases.push(Case::read(file)?);
-        }
-    }
-    if cases.is_empty() {
-        return Err(Error::format(
-            path,
-            "there is no golden case in this folder",
-            "give a case or a folder of cases",
-        ));
-    }
-    Ok(cases)
-}
-
-/// Whether a JSON file says that it is a case.
-fn is_case(path: &Path) -> Result<bool> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
-        let what = format!("this is not JSON ({error})");
-        Error::format(path, what, "mend it or take it out of the folder")
-    })?;
-    Ok(json.get("kind").is_some())
-}
-
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let path = entry.map_err(Error::io("read", folder))?.path();
-        if path.is_dir() {
-            walk(&path, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            files.push(path);
-        }
-    }
-    Ok(())
 }

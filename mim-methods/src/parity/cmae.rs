@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::mae::vit;
 use super::run::Extract;
+use super::trajectory::{self, Curve, Features, Replay};
 use super::{Case, Recorded, Result, Rounding, Setup};
 use crate::{CmaeConfig, MethodConfig};
 
@@ -45,8 +46,9 @@ struct Head {
 struct Momentum {
     base: f64,
     end: f64,
-    iter: usize,
-    max_iters: usize,
+    /// Absent in a trajectory, whose steps say it.
+    iter: Option<usize>,
+    max_iters: Option<usize>,
 }
 
 fn decoder(
@@ -128,13 +130,15 @@ fn step(case: &Case) -> Result<StepContext> {
     let start = StepContext::new(0);
     Ok(match case.setting::<Momentum>("momentum")? {
         Some(Momentum {
-            iter, max_iters, ..
+            iter: Some(iter),
+            max_iters: Some(max_iters),
+            ..
         }) => StepContext {
             iter,
             iters_per_epoch: max_iters,
             ..start
         },
-        None => start,
+        _ => start,
     })
 }
 
@@ -170,17 +174,56 @@ fn ordered(grid: PatchGrid, visible: &[Vec<u32>]) -> Result<Mask> {
     )?)
 }
 
+fn batch(case: &Case, device: &Device) -> Result<Batch> {
+    let view = |name: &str| View::new(case.required(name)?.to_device(device)?, vec![]);
+    let views = vec![view("input.img")?, view("input.img_t")?];
+    Ok(Batch {
+        views,
+        ..Batch::single(view("input.img")?)
+    })
+}
+
+fn source(case: &Case) -> Result<Source> {
+    let name: String = case.setting_or("source_names", "cmae".to_owned())?;
+    Ok(Source::named(&name)?)
+}
+
+pub(super) fn replay(case: &Case, device: &Device) -> Result<Replay> {
+    // What `momentum` says again.
+    case.informs(&["ema", "ema_names"]);
+    let config = CmaeConfig {
+        momentum: trajectory::momentum(case)?,
+        ..config(case)?
+    };
+    let target = VitConfig {
+        final_norm: false,
+        class_token: config.target_class_token,
+        ..config.encoder.clone()
+    };
+    let encoder = config.encoder.clone();
+    Ok(Replay {
+        method: Box::new(config.build(&config.store(device, 0))?),
+        source: source(case)?,
+        renamed: &[],
+        absent: &[],
+        curves: vec![
+            ("loss_ct", Curve::Term("feature", config.contrast_weight)),
+            ("loss_rc", Curve::Term("pixel", config.pixel_weight)),
+            ("momentum", Curve::Value(config.momentum.clone())),
+        ],
+        features: vec![
+            ("features", Features::new(encoder, "student", device)?),
+            ("features_target", Features::new(target, "teacher", device)?),
+        ],
+        inputs: Box::new(move |case, device| Ok((batch(case, device)?, mask(case, &config)?))),
+    })
+}
+
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let (config, step) = (config(case)?, step(case)?);
     let mask = mask(case, &config)?;
     let mut method = config.build(&config.store(device, 0))?;
     method.override_mask(mask.clone())?;
-    let view = |name: &str| View::new(case.required(name)?.to_device(device)?, vec![]);
-    let views = vec![view("input.img")?, view("input.img_t")?];
-    let batch = Batch {
-        views,
-        ..Batch::single(view("input.img")?)
-    };
     let trace =
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     // Theirs include the weights.
@@ -192,9 +235,9 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     Ok(Setup {
         rounding: ROUNDING,
         method: Box::new(method),
-        source: Source::named(&case.setting_or("source_names", "cmae".to_owned())?)?,
+        source: source(case)?,
         step,
-        batch,
+        batch: batch(case, device)?,
         outputs: vec![
             ("latent", trace("latent")),
             ("latent_t", trace("teacher.latent")),

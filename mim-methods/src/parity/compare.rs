@@ -44,6 +44,19 @@ impl Worst {
         }
     }
 
+    /// Notes a relative error of `name`, of which `allowed` is allowed.
+    pub(super) fn relative(&mut self, name: &str, error: f64, allowed: f64) {
+        // Not `max`, which would pass over NaN.
+        let error = if error.is_nan() { f64::INFINITY } else { error };
+        self.error = Some(self.error.unwrap_or(0.).max(error));
+        let excess = if error == 0. { 0. } else { error / allowed };
+        if excess > 1. && excess > self.excess {
+            self.excess = excess;
+            let why = format!("off by {error:.3e}, {excess:.1} times what is allowed");
+            self.failure = Some((name.to_owned(), why));
+        }
+    }
+
     /// Compares one tensor.
     pub(super) fn tensor(
         &mut self,

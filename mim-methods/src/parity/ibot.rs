@@ -1,17 +1,18 @@
-//! Golden cases of iBOT and AttMask.
+//! Golden cases of iBOT.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use mim_core::encoders::{EncoderConfig, VitConfig};
 use mim_core::nn::{DinoHeadConfig, QkvBias};
 use mim_core::objectives::SelfDistillationConfig;
 use mim_core::schedule::Schedule;
 use mim_core::weights::Source;
 use mim_core::{Batch, Mask, Method, StepContext, View};
-use mim_masking::{AttentionDraws, AttentionMaskerConfig, AttentionMode, IbotBlockMaskerConfig};
+use mim_masking::IbotBlockMaskerConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::run::Extract;
+use super::trajectory::{self, Curve, Features, Replay};
 use super::{Case, Problem, Recorded, Result, Rounding, Setup, mae, simmim};
 use crate::{CropsConfig, DistillationConfig, Ibot, MethodConfig, NamingMasker};
 
@@ -92,7 +93,7 @@ fn objective(loss: Option<Loss>) -> SelfDistillationConfig {
     }
 }
 
-fn config<M>(case: &Case, masker: M) -> Result<DistillationConfig<M>>
+pub(super) fn config<M>(case: &Case, masker: M) -> Result<DistillationConfig<M>>
 where
     M: NamingMasker + serde::Serialize + DeserializeOwned,
 {
@@ -138,50 +139,18 @@ where
 }
 
 /// The recorded masks of all global crops.
-fn masks(case: &Case, config: &EncoderConfig, globals: usize) -> Result<Mask> {
+pub(super) fn masks(case: &Case, config: &EncoderConfig, globals: usize) -> Result<Mask> {
     let grid = config.grid()?;
+    if let Some(all) = case.tensor("input.mask") {
+        // Of a trajectory: images first, then crops.
+        let crops_first = all.transpose(0, 1)?.contiguous()?.flatten_all()?;
+        return Ok(Mask::from_bits(grid, &crops_first.to_vec1::<u8>()?)?);
+    }
     let mut bits = Vec::new();
     for name in MASKS.iter().take(globals) {
         bits.extend(case.bits(&format!("input.{name}"), grid)?);
     }
     Ok(Mask::from_bits(grid, &bits)?)
-}
-
-/// Masks by attention, from the recorded draws.
-fn guided(case: &Case) -> Result<Option<(AttentionMaskerConfig, AttentionDraws)>> {
-    let defaults = AttentionMaskerConfig::default();
-    let shape: String = case.setting_or("pred_shape", "attmask_hint".to_owned())?;
-    let mode = match shape.as_str() {
-        "attmask_high" => AttentionMode::High,
-        "attmask_hint" => AttentionMode::Hint,
-        "attmask_low" => AttentionMode::Low,
-        "block" | "rand" => return Ok(None),
-        other => {
-            return Err(Problem::unknown(format!(
-                "AttMask with pred_shape = {other}"
-            )));
-        }
-    };
-    let show_max = case.setting_or("show_max", defaults.show_max)?;
-    let config = AttentionMaskerConfig {
-        mode,
-        masking_prob: case.setting_or("masking_prob", defaults.masking_prob)?,
-        show_max,
-        ..defaults
-    };
-    let uniforms = case.required("input.rand_mask")?.to_dtype(DType::F64)?;
-    let reveal_ids = match case.tensor("input.reveal_ids") {
-        Some(ids) => ids.to_dtype(DType::U32)?.flatten_all()?.to_vec1()?,
-        None => vec![],
-    };
-    let show_ratio = show_max * case.setting_or("show_ratio_draw", 0.)?;
-    let draws = AttentionDraws {
-        masking_ratio: case.setting_or("masking_ratio", 0.)?,
-        show_ratio,
-        uniforms: uniforms.flatten_all()?.to_vec1()?,
-        reveal_ids,
-    };
-    Ok(Some((config, draws)))
 }
 
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
@@ -191,36 +160,79 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     finish(case, method, &config, device)
 }
 
-pub(crate) fn setup_attmask(case: &Case, device: &Device) -> Result<Setup> {
-    let guide = guided(case)?;
-    let masker = guide.as_ref().map(|(masker, _)| masker.clone());
-    let config = config(case, masker.unwrap_or_default())?;
-    let mut method = config.build(&config.store(device, 0))?;
-    match guide {
-        Some((masker, draws)) => method.masker = Box::new(masker.build()?.with_draws(draws)),
-        None => method.override_mask(masks(case, &config.encoder, config.crops.global)?)?,
-    }
-    finish(case, method, &config, device)
+fn source(case: &Case) -> Result<Source> {
+    let name: String = case.setting_or("source_names", "ibot".to_owned())?;
+    Ok(Source::named(&name)?)
 }
 
-fn finish<M>(
+/// The views of recorded crops, global ones first; a trajectory has all crops of a size in one tensor.
+fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
+    let crop = |index: usize| -> Result<Tensor> {
+        let (kind, at) = match index.checked_sub(crops.global) {
+            None => ("global", index),
+            Some(at) => ("local", at),
+        };
+        match case.tensor(&format!("input.{kind}")) {
+            Some(all) => Ok(all.narrow(1, at, 1)?.squeeze(1)?.contiguous()?),
+            None => Ok(case.required(&format!("input.crop_{index}"))?.clone()),
+        }
+    };
+    let views = (0..crops.global + crops.local)
+        .map(|index| Ok(View::new(crop(index)?.to_device(device)?, vec![])?))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Batch {
+        views: views.clone(),
+        ..Batch::single(views[0].clone())
+    })
+}
+
+/// What is recorded otherwise, or only withheld or drawn by it.
+const INFORMATION: [&str; 3] = ["local_image_size", "freeze_last_layer", "force_rand"];
+
+pub(super) fn replay(case: &Case, device: &Device) -> Result<Replay> {
+    case.informs(&INFORMATION);
+    let config = DistillationConfig {
+        momentum: trajectory::momentum(case)?,
+        ..config(case, IbotBlockMaskerConfig::default())?
+    };
+    let (encoder, crops) = (config.encoder.clone(), config.crops.clone());
+    let objective = &config.objective;
+    let value = |schedule: &Schedule| Curve::Value(schedule.clone());
+    let features = |store| Features::new(encoder.clone(), store, device);
+    Ok(Replay {
+        method: Box::new(config.build(&config.store(device, 0))?),
+        source: source(case)?,
+        renamed: &[
+            ("center", "ibot_loss.center"),
+            ("center2", "ibot_loss.center2"),
+        ],
+        absent: &[],
+        curves: vec![
+            ("loss_cls", Curve::Term("cls", objective.cls_weight)),
+            ("loss_patch", Curve::Term("patch", objective.patch_weight)),
+            ("momentum", value(&config.momentum)),
+            ("teacher_temp", value(&objective.teacher_temp)),
+            ("teacher_patch_temp", value(&objective.teacher_patch_temp)),
+        ],
+        features: vec![
+            ("features", features("teacher")?),
+            ("features_student", features("student")?),
+        ],
+        inputs: Box::new(move |case, device| {
+            let batch = batch(case, &crops, device)?;
+            Ok((batch, masks(case, &encoder, crops.global)?))
+        }),
+    })
+}
+
+pub(super) fn finish<M>(
     case: &Case,
     method: Ibot,
     config: &DistillationConfig<M>,
     device: &Device,
 ) -> Result<Setup> {
-    // The crops and masks themselves are recorded, and so is whose gradients are withheld.
-    case.informs(&["local_image_size", "freeze_last_layer", "force_rand"]);
-    let crops = &config.crops;
-    let views = (0..crops.global + crops.local).map(|index| {
-        let crop = case.required(&format!("input.crop_{index}"))?;
-        Ok(View::new(crop.to_device(device)?, vec![])?)
-    });
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let batch = Batch {
-        views: views.clone(),
-        ..Batch::single(views[0].clone())
-    };
+    case.informs(&INFORMATION);
+    let batch = batch(case, &config.crops, device)?;
     let step = StepContext {
         epoch: case.setting_or("epoch", 0)?,
         epochs: case.setting_or("epochs", 1)?,
@@ -229,7 +241,7 @@ fn finish<M>(
     Ok(Setup {
         rounding: Rounding::default(),
         method: Box::new(method),
-        source: Source::named(&case.setting_or("source_names", "ibot".to_owned())?)?,
+        source: source(case)?,
         outputs: outputs(config, batch.len())?,
         step,
         batch,

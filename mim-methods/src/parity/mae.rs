@@ -10,6 +10,7 @@ use mim_masking::RandomMaskerConfig;
 use serde::Deserialize;
 
 use super::run::Extract;
+use super::trajectory::{Features, Replay};
 use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{MaeConfig, MethodConfig};
 
@@ -110,19 +111,46 @@ fn disagrees(case: &Case, name: &str) -> Problem {
     case.bad(what).into()
 }
 
+/// The images of a case, which have been normalised.
+pub(super) fn batch(case: &Case, device: &Device) -> Result<Batch> {
+    let images = case.required("input.images")?.to_device(device)?;
+    Ok(Batch::single(View::new(images, vec![])?))
+}
+
+fn source(case: &Case) -> Result<Source> {
+    let name: String = case.setting_or("source_names", "mae".to_owned())?;
+    Ok(Source::named(&name)?)
+}
+
+pub(super) fn replay(case: &Case, device: &Device) -> Result<Replay> {
+    let config = config(case)?;
+    let (grid, ratio) = (config.encoder.grid()?, config.mask_ratio);
+    Ok(Replay {
+        method: Box::new(config.build(&config.store(device, 0))?),
+        source: source(case)?,
+        renamed: &[],
+        absent: &[],
+        inputs: Box::new(move |case, device| Ok((batch(case, device)?, mask(case, grid, ratio)?))),
+        curves: vec![],
+        features: vec![(
+            "features",
+            Features::new(config.encoder, "student", device)?,
+        )],
+    })
+}
+
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let config = config(case)?;
     let mut method = config.build(&config.store(device, 0))?;
     method.override_mask(mask(case, config.encoder.grid()?, config.mask_ratio)?)?;
-    let images = case.required("input.images")?.to_device(device)?;
     let trace =
         |name: &'static str| -> Extract { Box::new(move |recorded: &Recorded| recorded.get(name)) };
     Ok(Setup {
         rounding: Rounding::default(),
         method: Box::new(method),
-        source: Source::named(&case.setting_or("source_names", "mae".to_owned())?)?,
+        source: source(case)?,
         step: StepContext::new(0),
-        batch: Batch::single(View::new(images, vec![])?),
+        batch: batch(case, device)?,
         outputs: vec![
             ("patch_embed", trace("patch_embed")),
             ("latent", trace("latent")),

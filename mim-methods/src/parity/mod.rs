@@ -4,6 +4,7 @@
 //! its weights renamed through the method's [`Source`]; every recorded output, gradient and stepped
 //! parameter is compared.
 
+pub(crate) mod attmask;
 pub(crate) mod beit;
 pub(crate) mod bootmae;
 mod case;
@@ -16,6 +17,7 @@ pub(crate) mod dmjd;
 mod dvae;
 pub(crate) mod eva;
 pub(crate) mod fastmim;
+mod find;
 pub(crate) mod ibot;
 pub(crate) mod mae;
 pub(crate) mod maskfeat;
@@ -29,15 +31,18 @@ pub(crate) mod sim;
 pub(crate) mod simmim;
 mod stores;
 mod tolerance;
+mod trajectory;
 
-pub use case::{Case, find};
+pub use case::Case;
 pub use compare::Worst;
 pub(crate) use components::none;
+pub use find::find;
 pub use problem::{Problem, Result};
 pub use report::{Report, Verdict};
 pub use rounding::Rounding;
 pub use run::{Extract, Overrides, Recorded, Setup, run};
 
+pub(crate) use tolerance::DriftTolerance;
 pub use tolerance::{Ignore, Rows, Tolerance};
 
 #[cfg(doc)]

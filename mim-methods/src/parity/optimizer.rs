@@ -9,20 +9,21 @@ use serde::Deserialize;
 
 use super::compare::{Rule, Worst};
 use super::run::{Run, rule};
+use super::stores::State;
 use super::{Problem, Result};
 
 /// `config.optimizer` of a case.
 #[derive(Deserialize)]
 pub(super) struct Optimizer {
     kind: String,
-    lr: f64,
+    pub(super) lr: f64,
     betas: [f64; 2],
     eps: f64,
-    weight_decay: f64,
+    pub(super) weight_decay: f64,
     clip: ClipSetting,
     no_decay: BTreeSet<String>,
     #[serde(default)]
-    withheld: BTreeSet<String>,
+    pub(super) withheld: BTreeSet<String>,
     lr_scale: Option<serde_json::Value>,
 }
 
@@ -47,7 +48,33 @@ struct ClipSetting {
 }
 
 impl Optimizer {
-    fn clip(&self) -> Result<Clip> {
+    /// The optimizer's settings for the parameters of `state`.
+    pub(super) fn config(&self, state: State<'_>) -> Result<AdamWConfig> {
+        if self.kind != "adamw" || self.lr_scale.is_some() {
+            let what = format!("the optimizer `{}` of this case", self.kind);
+            return Err(Problem::unknown(what));
+        }
+        let mut undecayed = Vec::new();
+        for (name, var) in state.student()?.trainable() {
+            let named = state.theirs(std::iter::once((name.clone(), var.as_detached_tensor())))?;
+            if named.names().all(|name| self.no_decay.contains(name)) {
+                undecayed.push(name);
+            }
+        }
+        Ok(AdamWConfig {
+            betas: self.betas,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            no_decay: NoDecay {
+                one_dimensional: false,
+                suffixes: vec![],
+                names: undecayed,
+                contains: vec![],
+            },
+        })
+    }
+
+    pub(super) fn clip(&self) -> Result<Clip> {
         Ok(match (self.clip.kind.as_str(), self.clip.value) {
             ("none", _) => Clip::None,
             ("global", Some(max_norm)) => Clip::Global { max_norm },
@@ -69,14 +96,8 @@ impl Run<'_> {
         own: Gradients,
         buffers: &BTreeMap<String, Tensor>,
     ) -> Result<Worst> {
-        if settings.kind != "adamw" || settings.lr_scale.is_some() {
-            return Err(Problem::unknown(format!(
-                "the optimizer `{}` of this case",
-                settings.kind
-            )));
-        }
         let recorded = self.case.group("grad.");
-        let mut fed = Gradients::new(self.student()?.trainable());
+        let mut fed = Gradients::new(self.state().student()?.trainable());
         for (name, gradient) in self.setup.source.import(&recorded)?.iter() {
             if !fed.set(name, gradient.to_device(self.device)?) {
                 return Err(self
@@ -87,9 +108,9 @@ impl Run<'_> {
         }
         let mut worst = Worst::default();
         for (gradients, end_to_end) in [(fed, false), (own, true)] {
-            self.load()?;
+            self.state().load()?;
             self.setup.method.before_step(&self.setup.step)?;
-            self.restore(buffers)?;
+            self.state().restore(buffers)?;
             let stepped = self.stepped(settings, gradients)?;
             let gradients = end_to_end.then_some(&recorded);
             self.compare(&stepped, gradients, &mut worst)?;
@@ -108,7 +129,7 @@ impl Run<'_> {
             .case
             .setting::<Followed>("ema_names")?
             .unwrap_or_default();
-        let buffers = self.buffer_names()?;
+        let buffers = self.state().buffer_names()?;
         for (name, theirs) in self.case.group("step.").iter() {
             let full = format!("step.{name}");
             let Some(ours) = stepped.get(name) else {
@@ -144,32 +165,18 @@ impl Run<'_> {
     /// All parameters after one step, by their names.
     fn stepped(&self, settings: &Optimizer, mut gradients: Gradients) -> Result<WeightMap> {
         settings.clip()?.apply(&mut gradients)?;
-        let store = self.student()?;
-        let mut undecayed = Vec::new();
+        let state = self.state();
+        let store = state.student()?;
         for (name, var) in store.trainable() {
-            let named = self.theirs(std::iter::once((name.clone(), var.as_detached_tensor())))?;
-            if named.names().all(|name| settings.no_decay.contains(name)) {
-                undecayed.push(name.clone());
-            }
+            let named = state.theirs(std::iter::once((name.clone(), var.as_detached_tensor())))?;
             if named.names().any(|name| settings.withheld.contains(name)) {
                 gradients.withhold(|known| known == name);
             }
         }
-        let no_decay = NoDecay {
-            one_dimensional: false,
-            suffixes: vec![],
-            names: undecayed,
-            contains: vec![],
-        };
-        let config = AdamWConfig {
-            betas: settings.betas,
-            eps: settings.eps,
-            weight_decay: settings.weight_decay,
-            no_decay,
-        };
+        let config = settings.config(state)?;
         let mut optimizer = OptimizerConfig::from(config).build(store.trainable())?;
         optimizer.step(&gradients, settings.lr)?;
         self.setup.method.after_step(&self.setup.step)?;
-        self.all_theirs()
+        state.all_theirs()
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
+use mim_core::ops::{Precision, with_precision};
 use mim_core::optim::Gradients;
-use mim_core::params::ParamStore;
 use mim_core::weights::Source;
 use mim_core::{Batch, Error, Method, StepContext, TraceSink};
 
@@ -13,7 +13,8 @@ use super::compare::{Rule, Worst};
 use super::optimizer::Optimizer;
 use super::report::{Report, Verdict};
 use super::rounding::{self, Rounding};
-use super::{Case, Problem, Result, Tolerance, components};
+use super::stores::State;
+use super::{Case, Problem, Result, Tolerance, components, trajectory};
 use crate::registry;
 
 /// How a recorded output is found among ours.
@@ -53,6 +54,8 @@ pub struct Overrides {
     pub atol: Option<f64>,
     /// Compare losses alone, for a computation in bf16.
     pub losses_only: bool,
+    /// Type of the operands of matrix products.
+    pub precision: Precision,
 }
 
 /// The named intermediates of a forward pass.
@@ -88,14 +91,8 @@ impl TraceSink for Recorded {
 
 /// Runs a case of the registry; errors become failures with their reason.
 pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
-    let mut tolerance = case.tolerance().clone();
-    if let Some(rtol) = overrides.rtol {
-        (tolerance.rtol, tolerance.grad_rtol) = (rtol, rtol);
-    }
-    if let Some(atol) = overrides.atol {
-        (tolerance.atol, tolerance.grad_atol) = (atol, atol);
-    }
-    let run = |case: &Case| compared(case, device, (tolerance.clone(), overrides.losses_only));
+    let run =
+        |case: &Case| with_precision(overrides.precision, || compared(case, device, overrides));
     let (first, second) = case.variants();
     let compared = run(&first).and_then(|report| match second {
         Some(second) => Ok(report.and(run(&second)?)),
@@ -110,11 +107,15 @@ pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     }
 }
 
-fn compared(
-    case: &Case,
-    device: &Device,
-    (tolerance, losses_only): (Tolerance, bool),
-) -> Result<Report> {
+fn compared(case: &Case, device: &Device, overrides: Overrides) -> Result<Report> {
+    let mut tolerance = case.tolerance().clone();
+    if let Some(rtol) = overrides.rtol {
+        (tolerance.rtol, tolerance.grad_rtol) = (rtol, rtol);
+    }
+    if let Some(atol) = overrides.atol {
+        (tolerance.atol, tolerance.grad_atol) = (atol, atol);
+    }
+    let losses_only = overrides.losses_only;
     let report = match (case.kind(), components::find(case.method())) {
         ("method", _) => {
             let entry = registry::method(case.method())
@@ -129,6 +130,7 @@ fn compared(
             };
             run.all()?
         }
+        ("trajectory", _) => trajectory::run(case, device, overrides)?,
         ("component", Some(outputs)) => components::run(case, outputs, &tolerance, device)?,
         (kind, _) => {
             let what = format!("a {kind} case of {}", case.method());
@@ -162,7 +164,7 @@ pub(super) struct Run<'a> {
 
 impl Run<'_> {
     fn all(&self) -> Result<Report> {
-        self.load()?;
+        self.state().load()?;
         let recorded = Arc::new(Recorded::default());
         let step = StepContext {
             trace: Some(recorded.clone()),
@@ -174,9 +176,9 @@ impl Run<'_> {
             .method
             .forward(&self.setup.batch, &step)?
             .total()?;
-        let mut gradients = Gradients::new(self.student()?.trainable());
+        let mut gradients = Gradients::new(self.state().student()?.trainable());
         gradients.backward(&loss)?;
-        let buffers = self.buffers()?;
+        let buffers = self.state().buffers()?;
         let forward = self.forward(&recorded, &gradients)?;
         if self.losses_only {
             let (grad, stepped) = (Worst::default(), Worst::default());
@@ -190,15 +192,12 @@ impl Run<'_> {
         Ok(Report::of(self.case.name(), forward, grad, stepped))
     }
 
-    pub(super) fn student(&self) -> Result<&ParamStore> {
-        let found = self
-            .setup
-            .method
-            .stores()
-            .into_iter()
-            .find(|(name, _)| *name == "student")
-            .map(|(_, store)| store);
-        found.ok_or_else(|| Problem::unknown("a method without student".to_owned()))
+    pub(super) fn state(&self) -> State<'_> {
+        State {
+            case: self.case,
+            method: self.setup.method.as_ref(),
+            source: &self.setup.source,
+        }
     }
 
     fn forward(&self, recorded: &Recorded, gradients: &Gradients) -> Result<Worst> {
@@ -237,7 +236,7 @@ impl Run<'_> {
     fn gradients(&self, gradients: &Gradients) -> Result<Worst> {
         let mut worst = Worst::default();
         let recorded = self.case.group("grad.");
-        let trainable = self.theirs(
+        let trainable = self.state().theirs(
             gradients
                 .iter()
                 .map(|(name, var, _)| (name.to_owned(), var.as_detached_tensor())),
@@ -251,7 +250,7 @@ impl Run<'_> {
         let own = gradients
             .iter()
             .filter_map(|(name, _, gradient)| Some((name.to_owned(), gradient?.clone())));
-        let own = self.theirs(own)?;
+        let own = self.state().theirs(own)?;
         let scale = rounding::scale(&recorded)?;
         for (name, theirs) in recorded.iter() {
             let full = format!("grad.{name}");

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::mae::vit;
 use super::run::Extract;
+use super::trajectory::{self, Curve, Features, Replay};
 use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{MethodConfig, SimConfig};
 
@@ -220,25 +221,64 @@ fn place(case: &Case) -> Result<StepContext> {
     })
 }
 
-pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
-    let config = config(case)?;
+fn mask(case: &Case, config: &SimConfig) -> Result<Mask> {
     let grid = config.encoder.grid()?;
-    let mask = Mask::from_bits(grid, &case.bits("input.mask", grid)?)?;
-    let mut method = config.build(&config.store(device, 0))?;
-    method.override_mask(mask)?;
-    let step = place(case)?;
+    Ok(Mask::from_bits(grid, &case.bits("input.mask", grid)?)?)
+}
+
+fn batch(case: &Case, device: &Device) -> Result<Batch> {
     let [first, second] = crops(case)?;
     let view = |name: &str, crops| View::new(case.required(name)?.to_device(device)?, crops);
-    let batch = Batch {
+    Ok(Batch {
         views: vec![view("input.x1", first)?, view("input.x2", second)?],
         labels: None,
         extras: std::collections::BTreeMap::new(),
+    })
+}
+
+fn source(case: &Case) -> Result<Source> {
+    let name: String = case.setting_or("source_names", "sim".to_owned())?;
+    Ok(Source::named(&name)?)
+}
+
+pub(super) fn replay(case: &Case, device: &Device) -> Result<Replay> {
+    // The masks are recorded; `num_masking_patches` and `ema_schedule` say the rest again.
+    case.informs(&["mask_ratio", "min_block", "ema", "ema_names", "epochs"]);
+    let config = SimConfig {
+        momentum: trajectory::momentum(case)?,
+        ..config(case)?
     };
+    let features = |store| -> Result<Features> {
+        Ok(Features::new(config.encoder.clone(), store, device)?.view(1))
+    };
+    Ok(Replay {
+        method: Box::new(config.build(&config.store(device, 0))?),
+        source: source(case)?,
+        renamed: &[],
+        absent: &[],
+        curves: vec![
+            ("loss_pos", Curve::Term("dense.pos", 1.)),
+            ("loss_neg", Curve::Term("dense.neg", 1.)),
+            ("momentum", Curve::Value(config.momentum.clone())),
+        ],
+        features: vec![
+            ("features", features("student")?),
+            ("features_target", features("teacher")?),
+        ],
+        inputs: Box::new(move |case, device| Ok((batch(case, device)?, mask(case, &config)?))),
+    })
+}
+
+pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
+    let config = config(case)?;
+    let mut method = config.build(&config.store(device, 0))?;
+    method.override_mask(mask(case, &config)?)?;
+    let step = place(case)?;
     Ok(Setup {
         rounding: Rounding::default(),
         method: Box::new(method),
-        source: Source::named(&case.setting_or("source_names", "sim".to_owned())?)?,
-        batch,
+        source: source(case)?,
+        batch: batch(case, device)?,
         outputs: outputs(case, &config, &step, device)?,
         step,
     })

@@ -5,10 +5,11 @@ use mim_core::encoders::{EncoderConfig, RelPosBiasKind, SwinConfig, VitConfig};
 use mim_core::nn::{PosEmbedKind, QkvBias};
 use mim_core::ops::{PatchOrder, unpatchify};
 use mim_core::weights::Source;
-use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
+use mim_core::{Mask, Method, PatchGrid, StepContext};
 
 use super::mae;
 use super::run::Extract;
+use super::trajectory::{Features, Replay, Shape};
 use super::{Case, Problem, Recorded, Result, Rounding, Setup};
 use crate::{MethodConfig, SimMimConfig};
 
@@ -132,13 +133,31 @@ fn mask(case: &Case, config: &SimMimConfig) -> Result<Mask> {
     Ok(mask)
 }
 
+fn source(case: &Case) -> Result<Source> {
+    let name: String = case.setting_or("source_names", "simmim".to_owned())?;
+    Ok(Source::named(&name)?)
+}
+
+pub(super) fn replay(case: &Case, device: &Device) -> Result<Replay> {
+    let config = config(case)?;
+    let features = Features::new(config.encoder.clone(), "student", device)?;
+    Ok(Replay {
+        method: Box::new(config.build(&config.store(device, 0))?),
+        source: source(case)?,
+        renamed: &[],
+        absent: &[],
+        inputs: Box::new(move |case, device| Ok((mae::batch(case, device)?, mask(case, &config)?))),
+        curves: vec![],
+        features: vec![("features", features.shape(Shape::Map))],
+    })
+}
+
 pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let config = config(case)?;
     let (grid, stride) = (config.encoder.grid()?, config.mask_stride());
     let cells = config.mask_grid()?;
     let mut method = config.build(&config.store(device, 0))?;
     method.override_mask(mask(case, &config)?)?;
-    let images = case.required("input.images")?.to_device(device)?;
     // Theirs is a feature map without class token.
     let latent: Extract = Box::new(move |recorded: &Recorded| {
         let tokens = recorded.get("latent")?;
@@ -160,9 +179,9 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     Ok(Setup {
         rounding: Rounding::default(),
         method: Box::new(method),
-        source: Source::named(&case.setting_or("source_names", "simmim".to_owned())?)?,
+        source: source(case)?,
         step: StepContext::new(0),
-        batch: Batch::single(View::new(images, vec![])?),
+        batch: mae::batch(case, device)?,
         outputs: vec![("latent", latent), ("reconstruction", image)],
     })
 }

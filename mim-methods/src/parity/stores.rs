@@ -6,11 +6,19 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use mim_core::Method;
 use mim_core::params::{Kind, ParamStore};
-use mim_core::weights::WeightMap;
+use mim_core::weights::{Source, WeightMap};
 
-use super::Result;
-use super::run::Run;
+use super::{Case, Problem, Result};
+
+/// The weights of a method, and what a case calls them.
+#[derive(Clone, Copy)]
+pub(super) struct State<'a> {
+    pub(super) case: &'a Case,
+    pub(super) method: &'a dyn Method,
+    pub(super) source: &'a Source,
+}
 
 /// Store in front of an entry's name; nothing for the student.
 fn prefix(store: &str) -> String {
@@ -20,9 +28,22 @@ fn prefix(store: &str) -> String {
     }
 }
 
-impl Run<'_> {
+impl State<'_> {
+    /// The weights that are trained.
+    pub(super) fn student(&self) -> Result<ParamStore> {
+        self.store("student")
+    }
+
+    /// The weights called `name`.
+    pub(super) fn store(&self, name: &str) -> Result<ParamStore> {
+        let stores = self.method.stores();
+        let found = stores.into_iter().find(|(known, _)| *known == name);
+        let found = found.map(|(_, store)| store.clone());
+        found.ok_or_else(|| Problem::unknown(format!("a method without {name}")))
+    }
+
     fn stores(&self) -> Vec<(String, ParamStore)> {
-        let stores = self.setup.method.stores().into_iter();
+        let stores = self.method.stores().into_iter();
         stores
             .map(|(name, store)| (prefix(name), store.clone()))
             .collect()
@@ -32,12 +53,13 @@ impl Run<'_> {
     ///
     /// Teachers take from the student what the case keeps only once (a position table), and do
     /// without parts of theirs that we do not have (a decoder nobody runs). A frozen network is no
-    /// store of the method: the case's adapter has loaded it. Buffers may stand among the inputs (centres).
+    /// store of the method: the case's adapter has loaded it. Buffers may stand among the inputs (centres);
+    /// a trajectory begins with those of a new teacher where it records none.
     pub(super) fn load(&self) -> Result<()> {
-        let mut all = self.setup.source.import(&self.case.group("param."))?;
+        let mut all = self.source.import(&self.case.group("param."))?;
         let stores = self.stores();
         if stores.len() > 1 {
-            let teacher = self.setup.source.import(&self.case.group("teacher."))?;
+            let teacher = self.source.import(&self.case.group("teacher."))?;
             for (name, tensor) in teacher.iter() {
                 all.insert(format!("teacher.{name}"), tensor.clone());
             }
@@ -58,13 +80,18 @@ impl Run<'_> {
                 continue;
             }
             let mut own = all.strip_prefix(prefix);
-            for (name, kind) in store.names() {
-                let other = student.get(&name).or_else(|| match kind {
-                    Kind::Buffer => self.case.tensor(&format!("input.{name}")),
-                    _ => None,
-                });
+            let begins = self.case.kind() == "trajectory";
+            for ((name, kind), (_, var)) in store.names().into_iter().zip(store.vars()) {
+                let other = match kind {
+                    Kind::Buffer if begins => Some(var.as_detached_tensor().copy()?),
+                    Kind::Buffer => {
+                        let input = self.case.tensor(&format!("input.{name}"));
+                        student.get(&name).or(input).cloned()
+                    }
+                    _ => student.get(&name).cloned(),
+                };
                 if let (None, Some(other)) = (own.get(&name), other) {
-                    own.insert(name, other.clone());
+                    own.insert(name, other);
                 }
             }
             store.load_allowing(&own, |name| student.get(name).is_some())?;
@@ -119,14 +146,14 @@ impl Run<'_> {
     pub(super) fn theirs(&self, ours: impl Iterator<Item = (String, Tensor)>) -> Result<WeightMap> {
         let mut theirs = WeightMap::default();
         let mut teachers = WeightMap::default();
-        for (name, tensor) in self.setup.source.export(&ours.collect())?.iter() {
+        for (name, tensor) in self.source.export(&ours.collect())?.iter() {
             // A teacher that no rule renames is spelt like the student.
             match name.strip_prefix("teacher.") {
                 Some(name) => teachers.insert(name, tensor.clone()),
                 None => theirs.insert(name, tensor.clone()),
             }
         }
-        for (name, tensor) in self.setup.source.export(&teachers)?.iter() {
+        for (name, tensor) in self.source.export(&teachers)?.iter() {
             theirs.insert(format!("teacher.{name}"), tensor.clone());
         }
         Ok(theirs)

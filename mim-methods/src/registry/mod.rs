@@ -1,22 +1,49 @@
 //! All methods: the table behind the command line, the docs and the tests.
 
-mod methods;
 mod parts;
 
 use candle_core::Device;
 use mim_core::{Error, Method, ParamStore, Result, settings};
 use toml::Table;
 
-pub use methods::METHODS;
 pub use parts::Registry;
 
 use crate::MethodConfig;
 use crate::parity::{self, Case, Setup};
 
-/// Makes a method from settings; without a seed its weights are never trained.
-type Build = fn(&Registry, Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
+/// Sizes of a plain ViT.
+pub(crate) const VITS: &[&str] = &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"];
+
+/// Sizes of ConvMAE's hybrid.
+pub(crate) const HYBRIDS: &[&str] = &[
+    "convmae_tiny",
+    "convmae_small",
+    "convmae_base",
+    "convmae_large",
+];
+
+/// Makes settings complete.
+pub type Resolve = fn(&Registry, Table) -> Result<Table>;
+
+/// Makes a method from complete settings; without a seed its weights are never trained.
+pub type Build = fn(&Registry, Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
+
+/// Makes a golden case ready.
+pub type Prepare = fn(&Case, &Device) -> parity::Result<Setup>;
 
 /// A method of the registry.
+///
+/// ```
+/// use mim_methods::MaeConfig;
+/// use mim_methods::registry::{Entry, Registry};
+///
+/// let mut registry = Registry::default();
+/// registry.method(Entry {
+///     title: "MAE under another name",
+///     ..Entry::new::<MaeConfig>("mae_again")
+/// })?;
+/// # Ok::<(), mim_core::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
     /// Name in configs and on the command line.
@@ -33,9 +60,17 @@ pub struct Entry {
     pub status: &'static str,
     /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
     pub recipes: &'static [(&'static str, &'static str)],
-    resolve: fn(&Registry, Table) -> Result<Table>,
-    build: Build,
-    parity: fn(&Case, &Device) -> parity::Result<Setup>,
+    /// Makes settings complete.
+    pub resolve: Resolve,
+    /// Makes the method.
+    pub build: Build,
+    /// Makes a golden case ready.
+    pub parity: Prepare,
+}
+
+/// The methods of the program's registry, see [`Registry::current`].
+pub fn methods() -> &'static [Entry] {
+    Registry::current().methods()
 }
 
 /// The method called `name`.
@@ -44,11 +79,11 @@ pub struct Entry {
 ///
 /// [`Error::InvalidConfig`] listing all methods.
 pub fn method(name: &str) -> Result<&'static Entry> {
-    METHODS
+    methods()
         .iter()
         .find(|entry| entry.name == name)
         .ok_or_else(|| {
-            let known = METHODS.iter().map(|entry| entry.name);
+            let known = methods().iter().map(|entry| entry.name);
             let (why, fix) = ("no such method is known", settings::choices(name, known));
             Error::config("settings", "method", name, why, fix)
         })
@@ -60,7 +95,7 @@ pub fn method(name: &str) -> Result<&'static Entry> {
 ///
 /// [`Error::InvalidConfig`] listing all recipes.
 pub fn recipe(name: &str) -> Result<&'static str> {
-    let all = METHODS.iter().flat_map(|entry| entry.recipes);
+    let all = methods().iter().flat_map(|entry| entry.recipes);
     let found = all.clone().find(|(known, _)| *known == name);
     found.map(|(_, text)| *text).ok_or_else(|| {
         let known = settings::choices(name, all.map(|(known, _)| *known));
@@ -73,13 +108,29 @@ pub fn recipe(name: &str) -> Result<&'static str> {
 }
 
 impl Entry {
+    /// The method with the settings `C`; what documentation says of it is empty, and it has no golden cases.
+    pub const fn new<C: MethodConfig>(name: &'static str) -> Self {
+        Self {
+            name,
+            title: "",
+            paper: "",
+            reference: "none",
+            archs: &[],
+            status: "",
+            recipes: &[],
+            resolve: resolve::<C>,
+            build: build::<C>,
+            parity: parity::none,
+        }
+    }
+
     /// All settings of the method: its defaults (of `arch`, if set) overlaid with `settings`.
     ///
     /// # Errors
     ///
     /// If a setting is unknown or of another type.
     pub fn resolve(&self, settings: Table) -> Result<Table> {
-        self.resolve_with(Registry::shipped(), settings)
+        self.resolve_with(Registry::current(), settings)
     }
 
     /// As [`Entry::resolve`], with the parts of `registry`.
@@ -109,7 +160,7 @@ impl Entry {
     ///
     /// If a setting does not hold.
     pub fn build(&self, settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
-        self.build_with(Registry::shipped(), settings, device, seed)
+        self.build_with(Registry::current(), settings, device, seed)
     }
 
     /// As [`Entry::build`], with the parts of `registry`.
@@ -133,7 +184,7 @@ impl Entry {
     ///
     /// If a setting does not hold.
     pub fn build_frozen(&self, settings: Table, device: &Device) -> Result<Box<dyn Method>> {
-        (self.build)(Registry::shipped(), settings, device, None)
+        (self.build)(Registry::current(), settings, device, None)
     }
 
     /// Prepares a golden case of this method.

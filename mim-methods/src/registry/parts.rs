@@ -1,18 +1,19 @@
-//! The parts that configs can name.
+//! The parts and methods that configs can name.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
-use mim_core::Result;
 use mim_core::decoders::{DecoderSettings, decoders};
 use mim_core::encoders::{EncoderSettings, encoders};
 use mim_core::objectives::{ObjectiveSettings, objectives};
 use mim_core::parts::{Part, PartInfo, Parts};
+use mim_core::{Error, Result};
 use mim_masking::{MaskerSettings, maskers};
 use mim_targets::{TargetSettings, targets};
 
-use crate::FrozenConfig;
+use super::Entry;
+use crate::{FrozenConfig, METHODS};
 
-/// Every part that a config can name. `Default` holds those of mim; custom ones can be added.
+/// Every method and part that a config can name. `Default` holds those of mim; custom ones can be added.
 ///
 /// ```
 /// use mim_masking::RandomMaskerConfig;
@@ -36,6 +37,7 @@ pub struct Registry {
     pub decoders: Parts<dyn DecoderSettings>,
     /// Parts that compare predictions with targets.
     pub objectives: Parts<dyn ObjectiveSettings>,
+    methods: Vec<Entry>,
 }
 
 impl Default for Registry {
@@ -46,16 +48,60 @@ impl Default for Registry {
             targets: targets().with("features", |config: FrozenConfig| Box::new(config)),
             decoders: decoders(),
             objectives: objectives(),
+            methods: METHODS.to_vec(),
         }
     }
 }
 
-static SHIPPED: LazyLock<Registry> = LazyLock::new(Registry::default);
+static CURRENT: OnceLock<Registry> = OnceLock::new();
 
 impl Registry {
-    /// The parts of mim.
-    pub fn shipped() -> &'static Self {
-        &SHIPPED
+    /// The registry of this program: what [`Registry::install`] was given, or else the methods and parts of mim.
+    pub fn current() -> &'static Self {
+        CURRENT.get_or_init(Self::default)
+    }
+
+    /// Makes this the registry of the program: configs, runs and the command line then know its methods and parts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if the program has read a config or has installed a registry already.
+    pub fn install(self) -> Result<()> {
+        CURRENT.set(self).map_err(|_| {
+            Error::unsupported(
+                "a second registry",
+                "the program uses one already",
+                "call Registry::install once, before anything else of mim",
+            )
+        })
+    }
+
+    /// The methods.
+    pub fn methods(&self) -> &[Entry] {
+        &self.methods
+    }
+
+    /// Adds a method.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if its name or that of a recipe is taken.
+    pub fn method(&mut self, entry: Entry) -> Result<()> {
+        let taken = |field: &str, name: &str| {
+            let (why, fix) = ("the name is taken", "use another name");
+            Err(Error::config("registry", field.to_owned(), name, why, fix))
+        };
+        if self.methods.iter().any(|known| known.name == entry.name) {
+            return taken("method", entry.name);
+        }
+        let known = || self.methods.iter().flat_map(|known| known.recipes);
+        for (name, _) in entry.recipes {
+            if known().any(|(other, _)| other == name) {
+                return taken("recipe", name);
+            }
+        }
+        self.methods.push(entry);
+        Ok(())
     }
 
     /// Adds the masker with the settings `C`.

@@ -19,7 +19,7 @@ use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::rng::stream;
 use mim_core::train::{EpochLog, EpochRecord, Observer, StepReport};
 use mim_core::{Batch, Crop, Method, Purpose, View};
-use mim_methods::registry::{self, Entry, METHODS};
+use mim_methods::registry::{self, Entry};
 use serde::Deserialize;
 use toml::Table;
 
@@ -125,7 +125,7 @@ pub(crate) fn all() -> Vec<Tiny> {
         tiny
     };
     let all: Vec<Tiny> = files.iter().map(read).collect();
-    for entry in METHODS {
+    for entry in registry::methods() {
         let known = all.iter().any(|tiny| tiny.method == entry.name);
         assert!(known, "give {} a tiny size in tests/tiny", entry.name);
     }

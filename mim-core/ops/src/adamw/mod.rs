@@ -68,7 +68,7 @@ impl AdamWStep {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] for a step of 0 or a decay outside `[0, 1)`, [`Error::Shape`] if
+/// [`Error::InvalidArgument`] for a step of 0 or a decay outside `[0, 1)`, [`Error::Shape`] if
 /// shapes differ, [`Error::Unsupported`] if the operands share storage or are not contiguous.
 pub fn adamw_step(
     param: &Tensor,

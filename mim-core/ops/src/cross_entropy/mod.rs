@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// # Errors
 ///
 /// [`Error::Shape`] if the shapes are others or, on the CPU, an id is no class; on a GPU, where ids are not read
-/// by the host, its row is NaN. [`Error::InvalidConfig`] if the temperature is not a positive number.
+/// by the host, its row is NaN. [`Error::InvalidArgument`] if the temperature is not a positive number.
 pub fn cross_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let (rows, classes, scale) = check(logits, temperature)?;
     if ids.dims() != [rows] || ids.dtype() != DType::U32 {
@@ -61,7 +61,7 @@ pub fn cross_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the shapes are others, [`Error::InvalidConfig`] if the temperature is not a positive
+/// [`Error::Shape`] if the shapes are others, [`Error::InvalidArgument`] if the temperature is not a positive
 /// number.
 pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, temperature: f64) -> Result<Tensor> {
     let (rows, classes, scale) = check(logits, temperature)?;

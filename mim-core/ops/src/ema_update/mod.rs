@@ -16,7 +16,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] if `momentum` is outside `[0, 1]`, [`Error::Shape`] if shapes differ,
+/// [`Error::InvalidArgument`] if `momentum` is outside `[0, 1]`, [`Error::Shape`] if shapes differ,
 /// [`Error::Unsupported`] if the two share storage or the teacher is not contiguous.
 pub fn ema_update(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<()> {
     ema_updates(&[(teacher, student)], momentum)

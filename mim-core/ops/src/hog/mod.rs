@@ -52,7 +52,7 @@ pub struct HogFilter {
 /// # Errors
 ///
 /// [`Error::Shape`] if the images are no whole number of cells and windows, or narrower than two pixels;
-/// [`Error::InvalidConfig`] for no bins or an empty cell.
+/// [`Error::InvalidArgument`] for no bins or an empty cell.
 pub fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     let _timer = timer("hog", Pass::Forward, images.dims(), 0.);
     check(images, filter)?;

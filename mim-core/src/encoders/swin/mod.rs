@@ -3,6 +3,7 @@
 mod config;
 mod layout;
 mod merging;
+mod of_weights;
 
 use std::borrow::Cow;
 

@@ -1,5 +1,7 @@
 //! The steps of an epoch.
 
+use std::time::Instant;
+
 use super::Trainer;
 use crate::data::Loader;
 use crate::train::{EventWriter, Observer, Started, StepReport};
@@ -46,9 +48,13 @@ impl Trainer {
 
     /// Starts the optimizer step at the current place.
     fn start(&mut self, batches: &mut impl Iterator<Item = Result<Batch>>) -> Result<Started> {
+        let start = Instant::now();
         let micro = batches.take(self.config.accum_iter);
+        let micro = micro.collect::<Result<Vec<_>>>()?;
+        let waited = start.elapsed().as_secs_f64();
+        let micro = micro.into_iter();
         let micro = micro
-            .map(|batch| batch?.to_device(&self.device))
+            .map(|batch| batch.to_device(&self.device))
             .collect::<Result<Vec<_>>>()?;
         let step = self.context();
         if let Some(schedule) = &self.config.weight_decay_schedule {
@@ -59,7 +65,7 @@ impl Trainer {
         let started = self.stepper.start(method, &micro, &step, lr)?;
         self.state.iter += 1;
         self.state.step += 1;
-        Ok(started)
+        Ok(started.waited(waited))
     }
 
     pub(super) fn context(&self) -> StepContext {

@@ -1,0 +1,22 @@
+//! How methods are declared.
+
+/// Declares the methods, one a line: `module => public items;`. Each line makes the `mod`, the `pub use`, and the entry
+/// of the registry, which is the module's `ENTRY`.
+macro_rules! methods {
+    ($($module:ident $(=> $($public:ident),+)?;)*) => {
+        $(
+            mod $module;
+            $(pub use self::$module::{$($public),+};)?
+        )*
+
+        /// The methods of mim.
+        pub(crate) const METHODS: &[crate::registry::Entry] = &[$($module::ENTRY),*];
+    };
+}
+
+/// The shipped recipes of these names.
+macro_rules! recipes {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/", $name, ".toml")))),*]
+    };
+}

@@ -1,0 +1,142 @@
+//! `mim features`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use candle_core::Tensor;
+use mim_core::data::{DataSource, Dataset, Split};
+use mim_core::weights::WeightMap;
+use mim_core::{Error, Result};
+use mim_eval::{FeatureRows, Pooling, features};
+
+use crate::cli::eval::pooling;
+use crate::cli::model::Model;
+use crate::cli::{device, folder};
+
+/// Settings of `mim features`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: Model,
+    /// Images, with or without labels: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH; those of the run by default.
+    #[arg(long)]
+    data: Option<DataSource>,
+    /// Which images of the data: train, val or test.
+    #[arg(long, default_value = "train")]
+    split: Split,
+    /// The file to write, a row an image in the order of the data: .npy, or .safetensors with `features` and `labels`.
+    /// A .csv beside it has the name, label and class of each row.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Which encoder, where a method has several: teacher (the default there) or student.
+    #[arg(long, value_name = "NAME")]
+    encoder: Option<String>,
+    /// What becomes the feature: mean (of the patches) or cls; that of the run's evaluation by default.
+    #[arg(long, value_parser = pooling)]
+    pooling: Option<Pooling>,
+    /// Where to run.
+    #[arg(long, default_value = "auto", help = device::HELP)]
+    device: String,
+    /// Threads; all cores by default.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let kind = args
+        .output
+        .extension()
+        .and_then(|extension| extension.to_str());
+    if !matches!(kind, Some("npy" | "safetensors")) {
+        return Err(Error::format(
+            &args.output,
+            "features are written as .npy or .safetensors",
+            "give the file one of these endings",
+        ));
+    }
+    folder::check_parent(&args.output)?;
+    let device = device::open(&args.device)?;
+    let mut model = args.model.open(&device)?;
+    if let Some(pooling) = args.pooling {
+        model.eval.pooling = pooling;
+    }
+    if let Some(source) = &args.data {
+        model.data.source = source.clone();
+    }
+    let data = model.data.open_split(args.split, model.seed)?;
+    let (name, encoder) = model.encoder(args.encoder.as_deref())?;
+    let input = &model.input;
+    let rows = features(
+        encoder,
+        data.clone(),
+        input.size,
+        &input.norm,
+        &device,
+        &model.eval,
+    )?;
+    if !rows.left_out.is_empty() {
+        eprintln!(
+            "{} images could not be read and have no row",
+            rows.left_out.len()
+        );
+    }
+    write(&args.output, data.as_ref(), &rows)?;
+    let table = args.output.with_extension("csv");
+    folder::write(&table, &csv(data.as_ref(), &rows))?;
+    eprintln!(
+        "{name}, {} of {}, rows in {}",
+        args.split,
+        model.data.source,
+        table.display()
+    );
+    println!("{} {:?}", args.output.display(), rows.values.dims());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the features, and labels where the format has a place for them.
+fn write(output: &Path, data: &dyn Dataset, rows: &FeatureRows) -> Result<()> {
+    match output.extension() {
+        Some(kind) if kind == "npy" => folder::replace(output, |path| {
+            rows.values.write_npy(path).map_err(|error| {
+                Error::format(
+                    output,
+                    format!("cannot be written: {error}"),
+                    "check the disk",
+                )
+            })
+        })?,
+        _ => {
+            let mut out = WeightMap::default();
+            let labels = rows
+                .images
+                .iter()
+                .map(|image| data.label(*image).map(i64::from));
+            if let Some(labels) = labels
+                .collect::<Option<Vec<_>>>()
+                .filter(|_| data.classes() > 0)
+            {
+                out.insert("labels", Tensor::new(labels, &candle_core::Device::Cpu)?);
+            }
+            out.insert("features", rows.values.clone());
+            folder::replace(output, |path| out.write(path, None))?;
+        }
+    }
+    Ok(())
+}
+
+/// A line a row: its number, the image's name, its label and the name of its class.
+fn csv(data: &dyn Dataset, rows: &FeatureRows) -> String {
+    let quoted = |text: &str| match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    };
+    let mut table = "row,name,label,class\n".to_owned();
+    for (row, image) in rows.images.iter().enumerate() {
+        let label = data.label(*image);
+        let class = label.and_then(|label| data.class_names().get(label as usize));
+        let label = label.map_or(String::new(), |label| label.to_string());
+        let class = class.map_or(String::new(), |class| quoted(class));
+        table += &format!("{row},{},{label},{class}\n", quoted(&data.name_of(*image)));
+    }
+    table
+}

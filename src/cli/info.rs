@@ -1,0 +1,137 @@
+//! `mim info`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::init::is_run;
+use crate::zoo;
+use candle_core::{DType, Device, Tensor};
+use mim_core::Result;
+use mim_core::train::Checkpoint;
+use mim_core::weights::{Guess, TensorHeader, WeightFile, WeightMap, describe, look};
+
+/// Settings of `mim info`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A file of weights (.safetensors, .pth, .pt, .bin, .npz), a folder with one, a run folder, a checkpoint, or
+    /// hf:owner/name[@revision][/file] of the Hugging Face Hub, or zoo:NAME[=PATH].
+    path: PathBuf,
+    /// The key of the weights in a checkpoint of PyTorch (several joined by dots; `.` for all); found if not given.
+    #[arg(long)]
+    key: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let path = match zoo::find(&args.path)? {
+        Some((_, path)) => &path.clone(),
+        None => &args.path,
+    };
+    if is_run(path) {
+        checkpoint(path)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.key.is_none()
+        && let Ok(Some(tensors)) = WeightFile::header(path)
+    {
+        println!("{}", path.display());
+        headers(&tensors)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match WeightFile::open(path, args.key.as_deref()) {
+        Ok(file) => {
+            println!("{file}");
+            names(&file.weights);
+            table(&file.weights);
+        }
+        // A folder without weights may be meant as a run.
+        Err(_) if path.is_dir() => checkpoint(path)?,
+        Err(error) => return Err(error),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the header of a file says, without its values.
+fn headers(tensors: &[TensorHeader]) -> Result<()> {
+    let shapes = tensors.iter().map(|tensor| {
+        // One number stands for all: no memory is needed for the others.
+        let zero = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+        Ok((
+            tensor.name.clone(),
+            zero.broadcast_as(tensor.shape.as_slice())?,
+        ))
+    });
+    names(&shapes.collect::<Result<WeightMap>>()?);
+    let width = tensors
+        .iter()
+        .map(|tensor| tensor.name.len())
+        .max()
+        .unwrap_or(0);
+    let mut values = 0usize;
+    for TensorHeader { name, dtype, shape } in tensors {
+        println!("{name:width$}  {:8}  {shape:?}", dtype.to_lowercase());
+        values = values.saturating_add(shape.iter().product());
+    }
+    println!("{} tensors, {values} values", tensors.len());
+    Ok(())
+}
+
+/// Whose names they are, and of what network.
+fn names(weights: &WeightMap) {
+    let (guesses, network) = look(weights);
+    let sources: Vec<_> = guesses.iter().map(|guess| guess.source).collect();
+    match guesses.first() {
+        None => println!("names of no source that is known"),
+        Some(Guess { unknown, .. }) => {
+            // Projects that copied each other's names cannot be told apart by them.
+            print!("names of {}", sources[0]);
+            if sources.len() > 1 {
+                print!(
+                    " (also readable as {})",
+                    sources[1..sources.len().min(4)].join(", ")
+                );
+            }
+            match unknown.as_slice() {
+                [] => println!(),
+                [first, ..] => println!(" but for {}, {first} for instance", unknown.len()),
+            }
+        }
+    }
+    if let Some(network) = network {
+        println!("looks like {network}");
+    }
+    println!();
+}
+
+fn checkpoint(path: &Path) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let state = checkpoint.state();
+    println!("checkpoint  {}", checkpoint.path().display());
+    println!("method      {}", state.method);
+    println!(
+        "step        {} (epoch {}, iteration {})",
+        state.step, state.epoch, state.iter
+    );
+    println!("seed        {}", state.seed);
+    let student = checkpoint.weights("student")?;
+    if let Some(network) = describe(&student) {
+        println!("network     {network}");
+    }
+    println!("\nstudent");
+    table(&student);
+    Ok(())
+}
+
+/// Name, type and shape of every tensor, and the sum of their sizes.
+fn table(weights: &WeightMap) {
+    let width = weights.names().map(str::len).max().unwrap_or(0);
+    let mut values = 0;
+    for (name, tensor) in weights.iter() {
+        println!(
+            "{name:width$}  {:4}  {:?}",
+            tensor.dtype().as_str(),
+            tensor.dims()
+        );
+        values += tensor.elem_count();
+    }
+    println!("{} tensors, {values} values", weights.len());
+}

@@ -1,0 +1,144 @@
+//! The program `mim`, for programs with methods and parts of their own.
+//!
+//! ```no_run
+//! use mim::methods::registry::Registry;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     // A registry with own parts has them in every command.
+//!     mim::cli::main(Registry::default())
+//! }
+//! ```
+
+#![expect(clippy::print_stdout, reason = "results go to standard output")]
+
+mod bench;
+mod convert;
+mod device;
+#[cfg(feature = "hub")]
+mod download;
+mod eval;
+mod export;
+mod features;
+mod folder;
+mod info;
+mod interrupt;
+mod logging;
+mod methods;
+mod model;
+mod outcome;
+mod parity;
+mod parts;
+mod plot;
+mod pretrain;
+mod progress;
+mod visualize;
+mod zoo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use mim_methods::registry::Registry;
+
+/// Masked image modeling: pre-train, probe, picture and benchmark vision transformers.
+///
+/// Results go to standard output, logs and progress to standard error. Exit status: 0 done, 1 error, 2 usage,
+/// 130 and 143 a run that was interrupted (SIGINT, SIGTERM), with a checkpoint to resume from.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  mim pretrain                                  a small MAE on the embedded images, probed when done
+  mim pretrain --method simmim --epochs 20      another method
+  mim pretrain --config my.toml --data folder:photos --set encoder.depth=6
+  mim eval linear --checkpoint runs/mae-1       probe a finished run
+  mim visualize --checkpoint runs/mae-1 --images photos --output picture.png";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pre-train a method, then probe its encoder.
+    Pretrain(Box<pretrain::Args>),
+    /// Probe the encoder of a run: linear classifier or nearest neighbours.
+    Eval(eval::Args),
+    /// Draw original, masked and reconstructed images.
+    Visualize(visualize::Args),
+    /// List methods, their sizes, papers and recipes.
+    Methods(methods::Args),
+    /// List the parts that the method `custom` joins, their papers, settings and defaults.
+    Parts(parts::Args),
+    /// Say what a weights file or checkpoint holds.
+    Info(info::Args),
+    /// Write the features of images into a file.
+    Features(features::Args),
+    /// Write a trained model as timm or transformers load it.
+    Export(export::Args),
+    /// List published weights that fit, where they live and under which licence.
+    Zoo(zoo::Args),
+    /// Give weights the names of another project.
+    Convert(convert::Args),
+    /// Compare methods with numbers recorded from the authors' code.
+    Parity(parity::Args),
+    /// Measure speed.
+    Bench(bench::Args),
+}
+
+/// Deep graphs are walked recursively, so the work runs on a thread with room for it.
+const STACK: usize = 256 << 20;
+
+/// Runs the command line that the program was called with; configs know the methods and parts of `registry`.
+///
+/// Gives the exit status: 0 done, 1 error, 130 and 143 a run that was interrupted. A wrong command line ends the
+/// program with 2.
+pub fn main(registry: Registry) -> ExitCode {
+    if let Err(error) = registry.install() {
+        return outcome::failed(&error.to_string());
+    }
+    let cli = Cli::parse();
+    logging::start();
+    #[cfg(feature = "hub")]
+    download::show();
+    device::pin_threads(cli.threads());
+    let work = std::thread::Builder::new()
+        .name("mim".to_owned())
+        .stack_size(STACK)
+        .spawn(move || run(cli));
+    match work.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        Ok(Err(_)) => outcome::failed("internal error: please report it with the message above"),
+        Err(error) => outcome::failed(&format!("cannot start a thread: {error}")),
+    }
+}
+
+fn run(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Pretrain(args) => pretrain::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Visualize(args) => visualize::run(&args),
+        Command::Methods(args) => methods::run(&args),
+        Command::Parts(args) => parts::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Features(args) => features::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Zoo(args) => zoo::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Parity(args) => parity::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    done.unwrap_or_else(|error| outcome::failed(&error.to_string()))
+}
+
+impl Cli {
+    /// Threads asked for.
+    fn threads(&self) -> Option<usize> {
+        match &self.command {
+            Command::Pretrain(args) => args.threads,
+            Command::Eval(args) => args.threads(),
+            Command::Features(args) => args.threads,
+            Command::Bench(args) => args.threads(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `mim parts`.
+
+use std::process::ExitCode;
+
+use clap::Args as Arguments;
+use mim_core::parts::PartInfo;
+use mim_core::{Error, Result};
+use mim_methods::registry::Registry;
+
+/// Options of `mim parts`.
+#[derive(Debug, Arguments)]
+pub(crate) struct Args {
+    /// Show these alone: a part such as `random`, or a kind such as `masker`
+    name: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let kinds = Registry::current().kinds();
+    let wanted = |kind: &str, info: &PartInfo| match &args.name {
+        Some(name) => name == kind || *name == info.name,
+        None => true,
+    };
+    let mut found = 0;
+    for (kind, infos) in &kinds {
+        for info in infos.iter().filter(|info| wanted(kind, info)) {
+            show(kind, info)?;
+            found += 1;
+        }
+    }
+    match &args.name {
+        Some(name) if found == 0 => {
+            let known: Vec<_> = kinds
+                .iter()
+                .map(|(kind, infos)| {
+                    let names: Vec<&str> = infos.iter().map(|info| info.name.as_str()).collect();
+                    format!("{kind}: {}", names.join(", "))
+                })
+                .collect();
+            let fix = format!("use a kind or a name of these: {}", known.join("; "));
+            Err(Error::config(
+                "mim parts",
+                "NAME",
+                name,
+                "no such part is known",
+                fix,
+            ))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Prints a part and its settings as TOML.
+fn show(kind: &str, info: &PartInfo) -> Result<()> {
+    println!("{kind}.type = \"{}\"", info.name);
+    println!("  {}", info.about);
+    println!("  {}", info.paper);
+    for (key, value) in info.defaults()? {
+        match info.follows.contains(&key.as_str()) {
+            true => println!("  {key}: set by the other parts of a composed method"),
+            false => println!("  {key} = {value}"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! What follows the last step: pictures, probes and a summary.
+
+use std::time::Instant;
+
+use crate::RunConfig;
+use crate::run_config::Images;
+use candle_core::Device;
+use mim_core::train::{EpochLog, Trainer};
+use mim_core::{Error, Result};
+
+use super::summary::Summary;
+use super::{INIT, picture, probe};
+use crate::cli::plot;
+
+/// Pictures, probes and summary of a finished run. Nothing here costs the run: what fails is said and listed.
+pub(super) fn finish(
+    config: &RunConfig,
+    (trainer, images): (&Trainer, &Images),
+    evaluate: bool,
+    device: &Device,
+    start: Instant,
+) {
+    let (run, method) = (trainer.run(), trainer.method());
+    let mut problems = Vec::new();
+    let mut keep = |what: &str, done: Result<()>| {
+        if let Err(error) = done {
+            problems.push(format!("no {what}: {error}"));
+        }
+    };
+    let log = EpochLog::new(run).read().unwrap_or_else(|error| {
+        keep("log", Err(error));
+        Vec::new()
+    });
+    keep("loss.svg", plot::loss(&log, &run.join("loss.svg")));
+    if evaluate {
+        keep("picture", reconstruction(config, trainer, images));
+    }
+    let mut summary = Summary::new(&log);
+    if evaluate {
+        summary.rows = probe::all(config, method, images, device);
+    }
+    summary.notes = method.notes();
+    if let Ok(started) = std::fs::read_to_string(run.join(INIT)) {
+        summary
+            .notes
+            .extend(started.lines().next().map(str::to_owned));
+    }
+    summary.images = images.train.len();
+    summary.seconds = start.elapsed().as_secs_f64();
+    summary.rows.problems.splice(0..0, problems);
+    if let Err(error) = summary.write(config, &run.join("summary.json")) {
+        summary
+            .rows
+            .problems
+            .push(format!("no summary.json: {error}"));
+    }
+    summary.print();
+}
+
+/// Draws `reconstruction.png` of held-out images, if the method predicts pixels.
+fn reconstruction(config: &RunConfig, trainer: &Trainer, images: &Images) -> Result<()> {
+    let method = trainer.method();
+    let held_out = images.held_out.as_ref().map(|(_, held)| held);
+    let drawn = held_out.unwrap_or(&images.train).clone();
+    let path = trainer.run().join("reconstruction.png");
+    eprintln!("drawing {} ...", path.display());
+    match picture::draw(config, method, drawn, (8, config.train.seed), &path) {
+        Err(Error::Unsupported { .. }) => {
+            eprintln!("{} predicts no pixels: there is no picture", method.name());
+            Ok(())
+        }
+        done => done,
+    }
+}

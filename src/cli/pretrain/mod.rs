@@ -1,0 +1,234 @@
+//! `mim pretrain`.
+
+mod args;
+mod finish;
+pub(crate) mod picture;
+pub(crate) mod probe;
+mod resume;
+pub(crate) mod summary;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::RunConfig;
+use crate::run_config::{self, HeldOut, Images};
+use candle_core::Device;
+use mim_core::Result;
+use mim_core::comm::{self, Communicator, Launch};
+use mim_core::rng::name_hash;
+use mim_core::train::{Checkpoint, Outcome, Trainer};
+
+pub(crate) use args::Args;
+use finish::finish;
+use resume::{is_finished, other_images, same_settings};
+
+use crate::cli::folder::{self, Contents};
+use crate::cli::progress::Progress;
+use crate::cli::{device, outcome};
+
+/// What a run started from, if not from random weights.
+const INIT: &str = "init.txt";
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let args = &args.located()?;
+    let config = args.config()?;
+    if args.print_config {
+        print!("{}", config.to_toml()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let launch = Launch::from_env()?;
+    let device = device::open(&own_device(&args.device, launch.as_ref()))?;
+    let comm = comm::join(launch.as_ref(), &device)?;
+    match train(args, &config, &device, &comm) {
+        Err(error) if comm.world() > 1 => {
+            // The others wait for this process, and would wait for ever.
+            let code = outcome::failed(&format!("rank {}: {error}", comm.rank()));
+            comm.abort();
+            Ok(code)
+        }
+        done => done,
+    }
+}
+
+/// The device of this process: a GPU of its own among those of its machine, unless one is named.
+fn own_device(name: &str, launch: Option<&Launch>) -> String {
+    match launch {
+        Some(launch)
+            if matches!(name, "auto" | "cuda") && candle_core::utils::cuda_is_available() =>
+        {
+            format!("cuda:{}", launch.gpu())
+        }
+        _ => name.to_owned(),
+    }
+}
+
+fn train(
+    args: &Args,
+    config: &RunConfig,
+    device: &Device,
+    comm: &Arc<dyn Communicator>,
+) -> Result<ExitCode> {
+    let (start, leads) = (Instant::now(), comm.rank() == 0);
+    let run = args
+        .output_dir
+        .clone()
+        .unwrap_or_else(|| folder::next(&config.method));
+    let resumed = args.checkpoint(&run)?;
+    if let Some(checkpoint) = &resumed
+        && args.resume.as_deref() == Some("auto")
+        && is_finished(config, checkpoint, &run)
+    {
+        same_settings(config, checkpoint)?;
+        if leads {
+            let summary = run.join("summary.json");
+            let summary = summary.display();
+            eprintln!("the run is finished, see {summary}; train it further by --epochs");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (mut trainer, images) = ready(args, config, (device, comm), (&run, resumed.as_ref()))?;
+    let mut progress = Progress::new(config.train.epochs, leads);
+    let outcome = match trainer.train(&mut progress) {
+        Err(error) if leads && resumed.is_none() && progress.is_empty() => {
+            // A start that failed is no run.
+            folder::remove(&run)?;
+            return Err(error);
+        }
+        done => done?,
+    };
+    let status = progress.finish();
+    // Before the rest, which rank 0 does alone.
+    comm.leave();
+    if let Outcome::Stopped { step } = outcome {
+        if leads {
+            eprintln!(
+                "stopped after step {step}; resume with --resume auto --output-dir {}",
+                run.display()
+            );
+        }
+        return Ok(ExitCode::from(status));
+    }
+    if !leads {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let evaluate = !args.no_eval;
+    finish(config, (&trainer, &images), evaluate, device, start);
+    println!("{}", run.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The trainer at the place where the run starts or resumes, and its folder.
+fn ready(
+    args: &Args,
+    config: &RunConfig,
+    (device, comm): (&Device, &Arc<dyn Communicator>),
+    (run, checkpoint): (&Path, Option<&Checkpoint>),
+) -> Result<(Trainer, Images)> {
+    // What rank 0 downloads is there for the others.
+    let (images, method, started) = comm::rank_0_first(comm.as_ref(), || {
+        let images = config.data.open(config.train.seed)?;
+        let method = config.build(device)?;
+        let started = match (checkpoint, args.init()?) {
+            (None, Some(init)) => Some(init.apply(config, method.as_ref())?.to_string()),
+            _ => None,
+        };
+        Ok((images, method, started))
+    })?;
+    config.check_views(method.as_ref())?;
+    let data = (
+        images.train.clone(),
+        config.data.loading(config.train.batch_size),
+    );
+    let resolved = config.to_json()?;
+    let settings = name_hash(&resolved.to_string());
+    let mut trainer = Trainer::new(method, data, config.train.clone(), run)?
+        .settings(resolved)
+        .parallel(comm.clone())?;
+    // None may change the folder before all have read it.
+    comm::same(comm.as_ref(), "the settings", settings)?;
+    let leads = comm.rank() == 0;
+    if let Some(checkpoint) = checkpoint {
+        let changes = same_settings(config, checkpoint)?;
+        let changes = changes.into_iter().chain(other_images(&images, checkpoint));
+        if leads {
+            changes.for_each(|line| eprintln!("warning: {line}"));
+        }
+        trainer.resume(checkpoint)?;
+    }
+    if leads {
+        folder::prepare(run, args.contents(run, checkpoint.is_some()))?;
+        folder::write(&run.join("config.toml"), &config.to_toml()?)?;
+        if let Some(started) = &started {
+            eprintln!("{started}");
+            folder::write(&run.join(INIT), &format!("{started}\n"))?;
+        }
+        announce(config, &trainer, &images, comm.world());
+        for line in run_config::warnings(config, trainer.iters_per_epoch()) {
+            eprintln!("warning: {line}");
+        }
+        if let Some(checkpoint) = checkpoint {
+            let state = checkpoint.state();
+            let epoch = (state.epoch + 1).min(config.train.epochs);
+            eprintln!(
+                "resuming after step {}, in epoch {epoch} of {}",
+                state.step, config.train.epochs
+            );
+        }
+    }
+    Ok((trainer, images))
+}
+
+fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: usize) {
+    let values: usize = trainer
+        .method()
+        .stores()
+        .iter()
+        .map(|(_, store)| store.trainable_values())
+        .sum();
+    let (trained, held) = (images.train.len(), images.held_out.as_ref());
+    let images = match held {
+        Some((HeldOut::Share(_), held)) => format!(
+            "{} images from {}, {} of them held out for probes",
+            trained + held.len(),
+            config.data.source,
+            held.len()
+        ),
+        _ => format!("{trained} images from {}", config.data.source),
+    };
+    eprintln!(
+        "{}: {:.2} M parameters, {images}, {} epochs of {} steps{}, peak lr {:.2e}, into {}",
+        config.method,
+        values as f64 / 1e6,
+        config.train.epochs,
+        trainer.iters_per_epoch(),
+        match processes {
+            1 => String::new(),
+            many => format!(" in {many} processes"),
+        },
+        trainer.peak_lr(),
+        trainer.run().display(),
+    );
+}
+
+impl Args {
+    /// The checkpoint to resume from, if any.
+    fn checkpoint(&self, run: &Path) -> Result<Option<Checkpoint>> {
+        match self.resume.as_deref() {
+            None => Ok(None),
+            Some("auto") => Checkpoint::latest(run),
+            Some(path) => Checkpoint::open(PathBuf::from(path)).map(Some),
+        }
+    }
+
+    fn contents(&self, run: &Path, resuming: bool) -> Contents {
+        // A run that was ended before its first checkpoint may leave settings and a log behind.
+        let started = run.join("config.toml").exists() && self.resume.as_deref() == Some("auto");
+        match (resuming, self.overwrite || started) {
+            (true, _) => Contents::Kept,
+            (false, true) => Contents::Removed,
+            (false, false) => Contents::Empty,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `reconstruction.png`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::RunConfig;
+use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split, Subset};
+use mim_core::{Error, Method, Result, StepContext};
+use mim_eval::{reconstruction_grid, save_png};
+
+/// The val or test images of a source, or its training images where there are no others.
+pub(crate) fn images(source: &DataSource) -> Result<Arc<dyn Dataset>> {
+    match source.open_for_evaluation() {
+        Ok((_, images)) => Ok(images),
+        Err(Error::NoSplit { .. }) => source.open(Split::Train),
+        Err(error) => Err(error),
+    }
+}
+
+/// Draws original, masked and reconstruction of `count` images, spread over the data set, into a PNG file.
+pub(crate) fn draw(
+    config: &RunConfig,
+    method: &dyn Method,
+    images: Arc<dyn Dataset>,
+    (count, seed): (usize, u64),
+    path: &Path,
+) -> Result<()> {
+    let (input, count) = (method.input(), count.min(images.len()));
+    let spread = (0..count).map(|index| index * images.len() / count.max(1));
+    let images = Arc::new(Subset::new(images.clone(), spread.collect())?);
+    let plan = config.eval.view_plan(input.size, input.channels());
+    let loading = LoaderConfig {
+        batch_size: count.max(1),
+        workers: 0,
+        ..LoaderConfig::default()
+    };
+    let mut batches = Loader::new(images, plan, loading, seed)?.sequential()?;
+    let batch = batches
+        .next()
+        .ok_or_else(|| Error::format(path, "there is no image to draw", "give images"))??;
+    let device = method
+        .stores()
+        .first()
+        .map_or(candle_core::Device::Cpu, |(_, store)| {
+            store.device().clone()
+        });
+    let step = StepContext {
+        seed,
+        ..StepContext::inference()
+    };
+    let reconstruction = method.reconstruct(&batch.to_device(&device)?, &step)?;
+    save_png(
+        &reconstruction_grid(&reconstruction, count.div_ceil(2), 2)?,
+        path,
+    )
+}

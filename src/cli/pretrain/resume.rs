@@ -1,0 +1,110 @@
+//! What may change when a run is resumed.
+
+use std::path::Path;
+
+use crate::RunConfig;
+use crate::run_config::Images;
+use mim_core::train::Checkpoint;
+use mim_core::{Error, Result};
+
+/// Whether a run has trained all epochs and reported its results.
+pub(super) fn is_finished(config: &RunConfig, checkpoint: &Checkpoint, run: &Path) -> bool {
+    checkpoint.state().epoch >= config.train.epochs && run.join("summary.json").exists()
+}
+
+/// A line if the training images are not as many as before.
+pub(super) fn other_images(images: &Images, checkpoint: &Checkpoint) -> Option<String> {
+    let (now, then) = (images.train.len(), checkpoint.state().images?);
+    (now != then).then(|| {
+        format!("the run was trained on {then} images, now there are {now}: epochs have another length and order, and the one that was under way starts anew")
+    })
+}
+
+/// A checkpoint is resumed under the settings it was made with. Those that cannot change a result may differ, and so
+/// may the place of the data and the number of epochs: a line about each change that matters.
+pub(super) fn same_settings(config: &RunConfig, checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    const FREE: [&str; 6] = [
+        "data.source",
+        "train.epochs",
+        "data.workers",
+        "data.prefetch",
+        "train.keep_checkpoints",
+        "train.checkpoint_every",
+    ];
+    let (mut now, mut then) = (Vec::new(), Vec::new());
+    flatten(&config.to_json()?, String::new(), &mut now);
+    // Settings that are newer than the run have the values it was trained with.
+    let old = RunConfig::from_json(&checkpoint.state().config)?;
+    flatten(&old.to_json()?, String::new(), &mut then);
+    let free = |key: &str| FREE.contains(&key) || key.starts_with("eval.");
+    let differs = |pair: &&(String, String), others: &[(String, String)]| {
+        !free(&pair.0) && !others.contains(pair)
+    };
+    let mut changed: Vec<&str> = now
+        .iter()
+        .filter(|pair| differs(pair, &then))
+        .map(|(key, _)| key.as_str())
+        .collect();
+    changed.extend(
+        then.iter()
+            .filter(|pair| differs(pair, &now))
+            .map(|(key, _)| key.as_str()),
+    );
+    changed.sort_unstable();
+    changed.dedup();
+    if changed.is_empty() {
+        return moved(config, &old, checkpoint);
+    }
+    Err(Error::format(
+        checkpoint.path(),
+        format!(
+            "the run was started with other settings: {} differ",
+            changed.join(", ")
+        ),
+        "resume with the settings of its config.toml (--config RUN/config.toml), or start a new run",
+    ))
+}
+
+/// What is said of data in another place and of another number of epochs.
+fn moved(config: &RunConfig, old: &RunConfig, checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    let (now, then, done) = (
+        config.train.epochs,
+        old.train.epochs,
+        checkpoint.state().epoch,
+    );
+    if now < done {
+        let why = format!("the run has trained {done} epochs");
+        let fix = format!("use {done} or more, or start a new run");
+        return Err(Error::config("settings", "train.epochs", now, why, fix));
+    }
+    let mut lines = Vec::new();
+    if now != then {
+        lines.push(format!(
+            "train.epochs was {then} and is {now}: from here on schedules are those of a run of {now} epochs"
+        ));
+    }
+    if config.data.source != old.data.source {
+        lines.push(format!(
+            "the images were at {}, and are read from {}",
+            old.data.source, config.data.source
+        ));
+    }
+    Ok(lines)
+}
+
+/// Every value with its dotted key.
+fn flatten(value: &serde_json::Value, key: String, out: &mut Vec<(String, String)>) {
+    match value {
+        serde_json::Value::Object(entries) => {
+            for (name, value) in entries {
+                let key = if key.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{key}.{name}")
+                };
+                flatten(value, key, out);
+            }
+        }
+        value => out.push((key, value.to_string())),
+    }
+}

@@ -1,0 +1,105 @@
+//! `summary.json` and the table at the end of a run.
+
+use std::path::Path;
+
+use crate::RunConfig;
+use mim_core::train::EpochRecord;
+use mim_core::{Error, Result};
+use mim_eval::Accuracy;
+use serde_json::{Value, json};
+
+use super::probe::Rows;
+use crate::cli::folder;
+
+/// What a finished run reports.
+#[derive(Debug)]
+pub(super) struct Summary {
+    pub(super) rows: Rows,
+    pub(super) images: usize,
+    pub(super) seconds: f64,
+    pub(super) notes: Vec<String>,
+    images_per_s: f64,
+    final_loss: Option<f64>,
+}
+
+impl Summary {
+    /// A summary of the epochs in `log`, without the rest.
+    pub(super) fn new(log: &[EpochRecord]) -> Self {
+        let speeds = log.iter().map(|record| record.images_per_s);
+        Self {
+            rows: Rows::default(),
+            images: 0,
+            seconds: 0.,
+            notes: Vec::new(),
+            images_per_s: speeds.sum::<f64>() / log.len().max(1) as f64,
+            final_loss: log.last().map(|record| record.train_loss),
+        }
+    }
+
+    pub(super) fn write(&self, config: &RunConfig, path: &Path) -> Result<()> {
+        let mut summary = json!({
+            "method": config.method,
+            "data": config.data.source,
+            "seed": config.train.seed,
+            "epochs": config.train.epochs,
+            "images": self.images,
+            "images_per_s": self.images_per_s,
+            "final_loss": self.final_loss,
+            "seconds": self.seconds,
+            "notes": self.notes,
+            "problems": self.rows.problems,
+        });
+        version(&mut summary);
+        if let (Some(all), Value::Object(rows)) =
+            (summary.as_object_mut(), self.rows.to_json(&config.eval))
+        {
+            all.extend(rows);
+        }
+        let text = serde_json::to_string_pretty(&summary)
+            .map_err(|error| Error::format(path, error.to_string(), "report this as a bug"))?;
+        folder::write(path, &text)
+    }
+
+    pub(super) fn print(&self) {
+        let loss = self
+            .final_loss
+            .map_or("no epoch logged".to_owned(), |loss| {
+                format!("final loss {loss:.4}")
+            });
+        println!(
+            "{loss}, {:.0} images/s, {:.0} s in all",
+            self.images_per_s, self.seconds
+        );
+        for note in &self.notes {
+            println!("{note}");
+        }
+        for problem in &self.rows.problems {
+            eprintln!("warning: {problem}");
+        }
+        let Some(split) = self.rows.split else { return };
+        println!(
+            "{:24} {:>8} {:>8}   ({split})",
+            "top-1 in percent", "linear", "k-NN"
+        );
+        let top1 = |accuracy: Option<Accuracy>| {
+            accuracy.map_or("-".to_owned(), |accuracy| format!("{:.1}", accuracy.top1))
+        };
+        for row in &self.rows.rows {
+            println!(
+                "{:24} {:>8} {:>8}",
+                row.name,
+                top1(row.linear),
+                top1(row.knn)
+            );
+        }
+    }
+}
+
+/// Adds what program wrote it: its version, and the commit it was built from if the build was told
+/// (`MIM_GIT_COMMIT`).
+pub(crate) fn version(all: &mut Value) {
+    all["version"] = json!(env!("CARGO_PKG_VERSION"));
+    if let Some(commit) = option_env!("MIM_GIT_COMMIT") {
+        all["commit"] = json!(commit);
+    }
+}

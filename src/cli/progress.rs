@@ -1,0 +1,130 @@
+//! The progress bar.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mim_core::train::{EpochRecord, Observer, StepReport};
+
+use crate::cli::interrupt::Interrupt;
+
+/// Where there is no terminal, a line comes at least this often.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Shows a run on a terminal, or as lines elsewhere, and ends it on Ctrl-C.
+pub(crate) struct Progress {
+    shown: bool,
+    bar: ProgressBar,
+    interrupt: Interrupt,
+    /// Whether the user knows that the run is ending.
+    told: Cell<bool>,
+    start: Instant,
+    last_line: Instant,
+    /// Steps, images and seconds of waiting for images since the start of this program.
+    steps: usize,
+    images: usize,
+    waited: f64,
+    epochs: usize,
+}
+
+impl Progress {
+    /// For a run of `epochs` epochs; from now on Ctrl-C asks it to end. Nothing is shown unless `shown`.
+    pub(crate) fn new(epochs: usize, shown: bool) -> Self {
+        let target = match shown {
+            true => ProgressDrawTarget::stderr_with_hz(5),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let template = "{bar:20} {pos}/{len} steps, {msg}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let now = Instant::now();
+        Self {
+            shown,
+            bar,
+            interrupt: Interrupt::watch(),
+            told: Cell::new(false),
+            start: now,
+            last_line: now,
+            steps: 0,
+            images: 0,
+            waited: 0.,
+            epochs,
+        }
+    }
+
+    /// Leaves the bar as it is; from now on Ctrl-C ends the program at once. Gives the exit status of a run that was
+    /// interrupted, or 0.
+    pub(crate) fn finish(&self) -> u8 {
+        self.bar.abandon();
+        self.interrupt.at_once();
+        self.interrupt.status()
+    }
+
+    /// Whether no step has been done.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.steps == 0
+    }
+
+    /// Images a second, and the share of the time that was waited for them.
+    fn speed(&self) -> String {
+        let seconds = self.start.elapsed().as_secs_f64();
+        format!(
+            "{:.0} images/s, {:.0} % of the time waiting for data",
+            self.images as f64 / seconds,
+            100. * self.waited / seconds
+        )
+    }
+}
+
+impl Observer for Progress {
+    fn step(&mut self, report: &StepReport) {
+        if self.steps == 0 {
+            // A resumed run starts in the middle: the time left counts from there.
+            self.bar.set_length(report.total as u64);
+            self.bar.set_position(report.step as u64 - 1);
+            self.bar.reset_eta();
+        }
+        self.steps += 1;
+        self.images += report.images;
+        self.waited += report.waited;
+        let (epoch, speed) = (report.epoch + 1, self.speed());
+        self.bar.set_message(format!(
+            "epoch {epoch}/{}, loss {:.4}, lr {:.2e}, {speed}",
+            self.epochs, report.loss, report.lr
+        ));
+        self.bar.set_position(report.step as u64);
+        if self.shown && self.bar.is_hidden() && self.last_line.elapsed() >= PAUSE {
+            self.last_line = Instant::now();
+            let left = (report.total - report.step) as f64 / self.steps as f64;
+            let left = HumanDuration(self.start.elapsed().mul_f64(left));
+            eprintln!(
+                "epoch {epoch}/{}, step {}/{}: loss {:.4}, lr {:.2e}, {speed}, {left} left",
+                self.epochs, report.step, report.total, report.loss, report.lr
+            );
+        }
+    }
+
+    fn epoch(&mut self, record: &EpochRecord) {
+        if self.shown && self.bar.is_hidden() {
+            self.last_line = Instant::now();
+            eprintln!(
+                "epoch {}/{}: loss {:.4}, lr {:.2e}, {}",
+                record.epoch + 1,
+                self.epochs,
+                record.train_loss,
+                record.lr,
+                self.speed()
+            );
+        }
+    }
+
+    fn stop(&self) -> bool {
+        let asked = self.interrupt.asked();
+        if asked && self.shown && !self.told.replace(true) {
+            eprintln!("\nending after this step; press Ctrl-C again to end at once");
+        }
+        asked
+    }
+}
