@@ -38,5 +38,7 @@ methods! {
     peco_tokenizer => PecoTokenizerConfig, PecoTraining, PixelLoss;
     peco => PecoConfig;
     dvae => DvaeTrainingConfig, Annealed, DvaeTraining;
+    data2vec => Data2VecConfig;
+    eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     custom;
 }

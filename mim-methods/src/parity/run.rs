@@ -240,7 +240,9 @@ impl Run<'_> {
             ) {
                 ("loss", _) => recorded.get("loss")?,
                 #[expect(clippy::cast_possible_truncation, reason = "recorded in f32")]
-                ("grad_norm", _) => Tensor::new(gradients.norm()? as f32, self.device)?,
+                ("grad_norm" | "grad_norm_before_clip", _) => {
+                    Tensor::new(gradients.norm()? as f32, self.device)?
+                }
                 (_, Some((_, extract))) => extract(recorded)?,
                 (_, None) => {
                     worst.fail(

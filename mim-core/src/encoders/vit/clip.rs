@@ -36,6 +36,11 @@ impl VitConfig {
         Self::clip_size(&CLIP_ARCHS[0])
     }
 
+    /// The visual tower of CLIP's ViT-L/14.
+    pub fn clip_large() -> Self {
+        Self::clip_size(&CLIP_ARCHS[2])
+    }
+
     fn clip_size(
         &(_, image_size, patch_size, embed_dim, depth, projection_dim): &ClipArch,
     ) -> Self {

@@ -2,18 +2,35 @@
 
 use super::{Draw, InitScheme, is_token, vector};
 
-/// BEiT's and SimMIM's for ViT: normals of deviation 0.02 cut at one deviation, the output matrices
+/// BEiT's and SimMIM's for ViT: normals of deviation 0.02 (EVA: 0.015) cut at one deviation, the output matrices
 /// of block `l` (from 1) divided by `sqrt(2 l)`, relative position tables zero.
 ///
-/// microsoft/unilm `beit/modeling_pretrain.py`; microsoft/SimMIM @ d3e29bc, `models/simmim.py`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BeitInit;
+/// microsoft/unilm `beit/modeling_pretrain.py`; microsoft/SimMIM @ d3e29bc, `models/simmim.py`; baaivision/EVA @
+/// 5623d08, `modeling_pretrain.py`.
+#[derive(Debug, Clone, Copy)]
+pub struct BeitInit {
+    /// The deviation before the cut.
+    pub std: f32,
+}
+
+impl Default for BeitInit {
+    fn default() -> Self {
+        Self { std: 0.02 }
+    }
+}
+
+impl BeitInit {
+    /// EVA's.
+    pub fn eva() -> Self {
+        Self { std: 0.015 }
+    }
+}
 
 impl InitScheme for BeitInit {
     fn draw(&self, name: &str, shape: &[usize]) -> Draw {
         let normal = |scale: f32| Draw::TruncNormal {
-            std: 0.02 / scale,
-            cut: 0.02 / scale,
+            std: self.std / scale,
+            cut: self.std / scale,
         };
         match shape {
             _ if is_token(name) => normal(1.),

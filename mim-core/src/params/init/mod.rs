@@ -111,6 +111,8 @@ pub enum Init {
     Transformers,
     /// [`BeitInit`].
     Beit,
+    /// [`BeitInit::eva`].
+    Eva,
     /// [`BootMaeInit`].
     #[serde(rename = "bootmae")]
     BootMae,
@@ -131,7 +133,8 @@ impl Init {
         match self {
             Self::Mae => Box::new(MaeInit { patch_values }),
             Self::Transformers => Box::new(TransformersInit),
-            Self::Beit => Box::new(BeitInit),
+            Self::Beit => Box::new(BeitInit::default()),
+            Self::Eva => Box::new(BeitInit::eva()),
             Self::BootMae => Box::new(BootMaeInit { patch_values }),
             Self::Swin => Box::new(SwinInit { patch_values }),
             Self::Ibot => Box::new(IbotInit { patch_values }),
@@ -222,13 +225,13 @@ mod tests {
         ] {
             assert_eq!(swin.draw(name, shape), draw, "{name}");
         }
-        let second = 0.02 / 2.;
-        assert_eq!(
-            BeitInit.draw("blocks.1.mlp.fc2.weight", &[8, 32]),
-            Draw::TruncNormal {
-                std: second,
-                cut: second
-            }
-        );
+        for (scheme, std) in [(BeitInit::default(), 0.02), (BeitInit::eva(), 0.015)] {
+            let cut = |std| Draw::TruncNormal { std, cut: std };
+            let second = scheme.draw("blocks.1.mlp.fc2.weight", &[8, 32]);
+            assert_eq!(second, cut(std / 2.));
+            assert_eq!(scheme.draw("pos_embed", &[1, 5, 8]), cut(std));
+            let table = scheme.draw("rel_pos_bias.relative_position_bias_table", &[9, 2]);
+            assert_eq!(table, Draw::Const(0.));
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! BEiT, as its authors (microsoft/unilm @ 768a3c8) and transformers name it, and data2vec's vision model; EVA in timm.
+//! The authors of data2vec and EVA name theirs as those of BEiT do.
 
 use crate::weights::Rule;
 
