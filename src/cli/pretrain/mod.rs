@@ -88,6 +88,12 @@ fn train(
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if resumed.is_none() && args.resume.is_some() && leads {
+        eprintln!(
+            "there is no checkpoint in {}: the run starts anew",
+            run.display()
+        );
+    }
     let (mut trainer, images) = ready(args, config, (device, comm), (&run, resumed.as_ref()))?;
     let mut progress = Progress::new(config.train.epochs, leads);
     let outcome = match trainer.train(&mut progress) {
