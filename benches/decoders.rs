@@ -100,7 +100,7 @@ fn relative(params: &Params) -> Result<Box<dyn Decoder>> {
 fn pooled(params: &Params) -> Result<Box<dyn Decoder>> {
     let heads = ProjectionHeadConfig::default();
     Ok(Box::new(PooledDecoder::new(
-        MaeDecoder::new(params, &sizes(), GRID, (INPUTS, INPUTS))?,
+        MaeDecoder::new(params, &sizes(), DecoderShape::new(GRID, INPUTS, INPUTS))?,
         heads.build(&params.pp("projector"), INPUTS)?,
         heads.build(&params.pp("predictor"), heads.out_dim)?,
     )))

@@ -44,7 +44,8 @@ fn compose(student: &ParamStore) -> Result<Composite> {
 
     let decoder = |branch: &str, outputs: usize| {
         let params = student.root().pp(branch);
-        MaeDecoder::new(&params, &light, vit.grid()?, (vit.embed_dim, outputs))
+        let shape = DecoderShape::new(vit.grid()?, vit.embed_dim, outputs);
+        MaeDecoder::new(&params, &light, shape)
     };
     let pixels = decoder("pixel", vit.patch_values())?;
     let tokens = decoder("token", vit.embed_dim)?;

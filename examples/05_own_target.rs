@@ -21,8 +21,9 @@ impl TargetGenerator for MeanColour {
 fn main() -> Result<()> {
     let student = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(4 * 4 * 3));
     let (params, vit) = (student.root(), VitConfig::small());
-    let (widths, light) = ((vit.embed_dim, 3), MaeDecoderConfig::small());
-    let decoder = MaeDecoder::new(&params, &light, vit.grid()?, widths)?;
+    let shape = DecoderShape::new(vit.grid()?, vit.embed_dim, 3);
+    let light = MaeDecoderConfig::small();
+    let decoder = MaeDecoder::new(&params, &light, shape)?;
     let masker = RandomMaskerConfig::default().build()?;
     let mse = RegressionConfig::default().build()?;
     let encoder = Vit::new(&params, &vit)?;

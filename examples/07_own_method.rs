@@ -21,8 +21,8 @@ fn main() -> Result<()> {
         ..BlockwiseMaskerConfig::default()
     };
     let features = FeatureTarget::new(copy, FeatureTargetConfig::default())?;
-    let widths = (vit.embed_dim, vit.embed_dim);
-    let decoder = MaeDecoder::new(&student.root(), &light, vit.grid()?, widths)?;
+    let shape = DecoderShape::new(vit.grid()?, vit.embed_dim, vit.embed_dim);
+    let decoder = MaeDecoder::new(&student.root(), &light, shape)?;
     let (loss, weight) = (RegressionConfig::smooth_l1(2.), Schedule::constant(1.));
     let (masker, mode) = (masker.build()?, MaskMode::Drop);
     let method = Composite::builder("blocks", &student, encoder, masker, mode)

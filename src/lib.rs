@@ -89,7 +89,7 @@ pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
     pub use mim_core::augment::{Augment, HorizontalFlip, Pad, RandomResizedCrop, ViewPlan};
     pub use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
-    pub use mim_core::decoders::{LinearDecoder, MaeDecoder, MaeDecoderConfig};
+    pub use mim_core::decoders::{DecoderShape, LinearDecoder, MaeDecoder, MaeDecoderConfig};
     pub use mim_core::encoders::{
         EncoderConfig, PvtV2, PvtV2Config, Swin, SwinConfig, Vit, VitConfig,
     };

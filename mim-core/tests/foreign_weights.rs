@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use mim_core::decoders::{MaeDecoder, MaeDecoderConfig};
+use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig};
 use mim_core::encoders::{RelPosBiasKind, Swin, SwinConfig, Vit, VitConfig};
 use mim_core::nn::{Activation, PosEmbedKind, QkvBias};
 use mim_core::weights::{Guess, Source, WeightMap, look};
@@ -320,7 +320,7 @@ fn mae_predicts_the_same_pixels_for_hidden_patches() {
         ..MaeDecoderConfig::default()
     };
     let grid = PatchGrid::new(4, 4);
-    let decoder = MaeDecoder::new(&store.root(), &config, grid, (16, 48)).unwrap();
+    let decoder = MaeDecoder::new(&store.root(), &config, DecoderShape::new(grid, 16, 48)).unwrap();
     load("hf_vit_mae", "hf_vit_mae", &store, "");
     let values = WeightMap::read(folder("hf_vit_mae").join("values.safetensors")).unwrap();
     let (image, mask) = (values.get("image").unwrap(), mask(&values, grid));

@@ -5,7 +5,7 @@
 //! places, and a transformer on the visible tokens. Reference: Alpha-VL/ConvMAE @ 4c97b4c.
 
 use mim_core::augment::ViewPlan;
-use mim_core::decoders::{MaeDecoder, MaeDecoderConfig};
+use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig};
 use mim_core::encoders::{ConvMae, ConvMaeConfig as HybridConfig, ConvMaeInit};
 use mim_core::objectives::RegressionConfig;
 use mim_core::params::{InitScheme, ParamStore};
@@ -81,9 +81,9 @@ impl MethodConfig for ConvMaeConfig {
             patch_norm,
             ..Default::default()
         };
-        let widths = (self.encoder.dim(), self.encoder.patch_values());
-        let grid = (self.encoder.grid()?, 0);
-        let decoder = MaeDecoder::with_prefix(&params, &self.decoder, grid, widths)?;
+        let (dim, values) = (self.encoder.dim(), self.encoder.patch_values());
+        let shape = DecoderShape::new(self.encoder.grid()?, dim, values);
+        let decoder = MaeDecoder::with_prefix(&params, &self.decoder, shape, 0)?;
         let views = self.views.clone();
         let views = views.unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
         Composite::builder("convmae", student, encoder, masker, MaskMode::Drop)

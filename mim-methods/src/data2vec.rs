@@ -97,8 +97,7 @@ impl Data2VecConfig {
 
     /// The linear layer behind the encoder, as wide as its blocks.
     fn head(&self, store: &ParamStore) -> Result<LinearDecoder> {
-        let widths = (self.encoder.output_dim(), self.encoder.embed_dim);
-        LinearDecoder::new(&store.root(), widths.0, widths.1)
+        LinearDecoder::new(&store.root(), self.encoder.output_dim(), self.encoder.embed_dim)
     }
 
     fn plan(&self) -> ViewPlan {

@@ -6,7 +6,7 @@
 //! a small network those of visible ones. Reference: mx-mark/DMJD @ 881b21d.
 
 use mim_core::augment::{RandomResizedCrop, ViewPlan};
-use mim_core::decoders::{MaeDecoder, MaeDecoderConfig, VisibleMlp, VisibleMlpConfig};
+use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig, VisibleMlp, VisibleMlpConfig};
 use mim_core::encoders::{ConvMae, ConvMaeConfig as HybridConfig, ConvMaeInit};
 use mim_core::objectives::{Region, RegressionConfig, RegressionKind};
 use mim_core::params::{InitScheme, ParamStore};
@@ -192,8 +192,8 @@ impl MethodConfig for DmjdConfig {
         let values = self
             .hog()
             .values(self.encoder.stride(), self.encoder.in_channels);
-        let widths = (width, values);
-        let masked = MaeDecoder::with_prefix(&params, &self.decoder, (grid, 0), widths)?;
+        let shape = DecoderShape::new(grid, width, values);
+        let masked = MaeDecoder::with_prefix(&params, &self.decoder, shape, 0)?;
         let visible = VisibleMlp::new(&params, &self.visible, width, values)?;
         let crop = RandomResizedCrop {
             size: <(usize, usize)>::from(size).into(),

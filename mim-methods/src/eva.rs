@@ -6,7 +6,7 @@
 //! Reference: baaivision/EVA @ 5623d08, `EVA-01/eva`.
 
 use mim_core::augment::ViewPlan;
-use mim_core::decoders::{LinearDecoder, MaeDecoder, MaeDecoderConfig};
+use mim_core::decoders::{DecoderShape, LinearDecoder, MaeDecoder, MaeDecoderConfig};
 use mim_core::encoders::{EncoderConfig, Vit, VitConfig};
 use mim_core::nn::{PosEmbedKind, QkvBias};
 use mim_core::objectives::CosineConfig;
@@ -142,25 +142,25 @@ impl EvaConfig {
 
     /// What hides patches and what predicts them, as `outputs` values each.
     fn parts(&self, params: &Params, outputs: usize) -> Result<Parts> {
-        let widths = (self.encoder.output_dim(), outputs);
+        let dim = self.encoder.output_dim();
         Ok(match &self.style {
             EvaStyle::Beit(style) => {
                 needs_mask_token("eva", &self.encoder)?;
                 Parts {
                     mode: MaskMode::Replace,
                     masker: Box::new(style.masker.build()?),
-                    decoder: Box::new(LinearDecoder::new(params, widths.0, outputs)?),
+                    decoder: Box::new(LinearDecoder::new(params, dim, outputs)?),
                 }
             }
             EvaStyle::Mae(style) => {
                 let masker = RandomMaskerConfig {
                     mask_ratio: style.mask_ratio,
                 };
-                let grid = self.encoder.grid()?;
+                let shape = DecoderShape::new(self.encoder.grid()?, dim, outputs);
                 Parts {
                     mode: MaskMode::Drop,
                     masker: Box::new(masker.build()?),
-                    decoder: Box::new(MaeDecoder::new(params, &style.decoder, grid, widths)?),
+                    decoder: Box::new(MaeDecoder::new(params, &style.decoder, shape)?),
                 }
             }
         })

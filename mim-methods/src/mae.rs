@@ -4,7 +4,7 @@
 //! the visible rest. Reference: facebookresearch/mae @ efb2a80.
 
 use mim_core::augment::ViewPlan;
-use mim_core::decoders::{MaeDecoder, MaeDecoderConfig};
+use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::objectives::RegressionConfig;
 use mim_core::params::{Init, InitScheme, ParamStore};
@@ -84,8 +84,9 @@ impl MethodConfig for MaeConfig {
             patch_norm,
             ..Default::default()
         };
-        let widths = (self.encoder.embed_dim, self.encoder.patch_values());
-        let decoder = MaeDecoder::new(&params, &self.decoder, self.encoder.grid()?, widths)?;
+        let (dim, values) = (self.encoder.embed_dim, self.encoder.patch_values());
+        let shape = DecoderShape::new(self.encoder.grid()?, dim, values);
+        let decoder = MaeDecoder::new(&params, &self.decoder, shape)?;
         let objective = RegressionConfig::default().build()?;
         let views = self
             .views

@@ -4,7 +4,7 @@
 //! patches that CLIP attends to tend to stay visible. Reference: zejiangh/MILAN @ 7dcfe0f.
 
 use mim_core::augment::ViewPlan;
-use mim_core::decoders::{MaeDecoderConfig, PromptDecoder, PromptOutput};
+use mim_core::decoders::{DecoderShape, MaeDecoderConfig, PromptDecoder, PromptOutput};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::objectives::{CosineConfig, RegressionConfig};
 use mim_core::params::{Init, InitScheme, ParamStore};
@@ -117,8 +117,8 @@ impl MilanConfig {
                 views,
             );
         let decoder = |outputs: usize, output| {
-            let widths = (self.encoder.embed_dim, outputs);
-            PromptDecoder::new(&params, &self.decoder, self.encoder.grid()?, widths, output)
+            let shape = DecoderShape::new(self.encoder.grid()?, self.encoder.embed_dim, outputs);
+            PromptDecoder::new(&params, &self.decoder, shape, output)
         };
         let weight = Schedule::constant(1.);
         let composite = match (&self.target, teacher) {

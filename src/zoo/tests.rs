@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::ParamStore;
-use mim_core::decoders::{LinearDecoder, MaeDecoder};
+use mim_core::decoders::{DecoderShape, LinearDecoder, MaeDecoder};
 use mim_core::weights::{Source, WeightMap};
 
 use super::*;
@@ -431,8 +431,8 @@ fn ours(entry: &Published) -> Headers {
             ..decoder
         };
         repeated.push(("decoder_blocks.".to_owned(), 8));
-        let size = (dim, encoder.patch_values());
-        MaeDecoder::new(&store.root(), &decoder, encoder.grid().unwrap(), size).unwrap();
+        let shape = DecoderShape::new(encoder.grid().unwrap(), dim, encoder.patch_values());
+        MaeDecoder::new(&store.root(), &decoder, shape).unwrap();
     }
     let outputs = match (entry.method, entry.source) {
         ("simmim", "simmim") => Some(768),

@@ -8,7 +8,7 @@ use super::{DecoderSettings, DecoderShape, TokensNeeded};
 use crate::nn::{Block, BlockConfig, LayerNorm, Linear, NormKind, PosEmbed, PosEmbedKind, QkvBias};
 use crate::params::Params;
 use crate::parts::Part;
-use crate::{DecodeContext, Decoder, Error, PatchGrid, Prediction, Result, Rows};
+use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows};
 
 /// Settings of [`MaeDecoder`]; `Default` is MAE's at every encoder size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,9 +70,7 @@ impl DecoderSettings for MaeDecoderConfig {
     }
 
     fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>> {
-        let widths = (shape.inputs, shape.outputs);
-        let decoder = MaeDecoder::new(params, self, shape.grid, widths)?;
-        Ok(Box::new(decoder))
+        Ok(Box::new(MaeDecoder::new(params, self, shape)?))
     }
 }
 
@@ -92,20 +90,15 @@ pub struct MaeDecoder {
 
 impl MaeDecoder {
     /// Parameters `decoder_embed`, `mask_token`, `decoder_pos_embed`, `decoder_blocks.N`,
-    /// `decoder_norm`, `decoder_pred`; `inputs` is the encoder's width, `outputs` the values of a patch.
+    /// `decoder_norm`, `decoder_pred`.
     ///
     /// The table of positions has a row for the class token; see [`MaeDecoder::with_prefix`].
     ///
     /// # Errors
     ///
     /// [`Error::InvalidConfig`] if the settings do not hold.
-    pub fn new(
-        params: &Params,
-        config: &MaeDecoderConfig,
-        grid: PatchGrid,
-        widths: (usize, usize),
-    ) -> Result<Self> {
-        Self::with_prefix(params, config, (grid, 1), widths)
+    pub fn new(params: &Params, config: &MaeDecoderConfig, shape: DecoderShape) -> Result<Self> {
+        Self::with_prefix(params, config, shape, 1)
     }
 
     /// The same for an encoder with `prefix` class tokens, which have rows in the table of positions.
@@ -116,9 +109,15 @@ impl MaeDecoder {
     pub fn with_prefix(
         params: &Params,
         config: &MaeDecoderConfig,
-        (grid, prefix): (PatchGrid, usize),
-        (inputs, outputs): (usize, usize),
+        shape: DecoderShape,
+        prefix: usize,
     ) -> Result<Self> {
+        let DecoderShape {
+            inputs,
+            outputs,
+            grid,
+            ..
+        } = shape;
         let dim = config.embed_dim;
         if config.num_heads == 0 || !dim.is_multiple_of(config.num_heads) {
             return Err(Error::config(

@@ -53,7 +53,7 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
-    use crate::decoders::MaeDecoderConfig;
+    use crate::decoders::{DecoderShape, MaeDecoderConfig};
     use crate::nn::ProjectionHeadConfig;
     use crate::objectives::testing::noise;
     use crate::{Batch, Encoded, Mask, ParamStore, PatchGrid, StepContext, TraceSink, View};
@@ -69,7 +69,8 @@ mod tests {
             ..MaeDecoderConfig::default()
         };
         let root = store.root();
-        let decoder = MaeDecoder::new(&root.pp("feature"), &config, GRID, (4, 6)).unwrap();
+        let decoder =
+            MaeDecoder::new(&root.pp("feature"), &config, DecoderShape::new(GRID, 4, 6)).unwrap();
         let head = ProjectionHeadConfig {
             hidden_dim: 5,
             out_dim: 3,

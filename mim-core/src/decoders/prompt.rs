@@ -9,7 +9,7 @@ use super::{DecoderSettings, DecoderShape, TokensNeeded};
 use crate::nn::{CrossAttention, LayerNorm, Linear, Mlp, PosEmbed, QkvBias};
 use crate::params::Params;
 use crate::parts::Part;
-use crate::{DecodeContext, Decoder, Error, PatchGrid, Prediction, Result, Rows};
+use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows};
 
 /// Settings of [`PromptDecoder`]: those of MAE's decoder.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -29,9 +29,8 @@ impl DecoderSettings for PromptDecoderConfig {
     }
 
     fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>> {
-        let widths = (shape.inputs, shape.outputs);
         let output = PromptOutput::Hidden;
-        let decoder = PromptDecoder::new(params, &self.0, shape.grid, widths, output)?;
+        let decoder = PromptDecoder::new(params, &self.0, shape, output)?;
         Ok(Box::new(decoder))
     }
 }
@@ -103,7 +102,7 @@ pub struct PromptDecoder {
 
 impl PromptDecoder {
     /// Parameters `decoder_embed`, `mask_token`, `decoder_pos_embed`, `decoder_blocks.N`,
-    /// `decoder_norm`, `decoder_pred`; `inputs` is the encoder's width, `outputs` the values of a token.
+    /// `decoder_norm`, `decoder_pred`.
     ///
     /// # Errors
     ///
@@ -111,10 +110,15 @@ impl PromptDecoder {
     pub fn new(
         params: &Params,
         config: &MaeDecoderConfig,
-        grid: PatchGrid,
-        (inputs, outputs): (usize, usize),
+        shape: DecoderShape,
         output: PromptOutput,
     ) -> Result<Self> {
+        let DecoderShape {
+            inputs,
+            outputs,
+            grid,
+            ..
+        } = shape;
         let dim = config.embed_dim;
         if config.num_heads == 0 || !dim.is_multiple_of(config.num_heads) {
             return Err(Error::config(
@@ -206,6 +210,7 @@ impl Decoder for PromptDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PatchGrid;
     use crate::{Batch, Encoded, Mask, ParamStore, StepContext, TraceSink, View};
     use candle_core::{DType, Device};
     use std::sync::Arc;
@@ -228,7 +233,7 @@ mod tests {
             ..MaeDecoderConfig::default()
         };
         let params = ParamStore::cpu(0).root();
-        let decoder = PromptDecoder::new(&params, &config, GRID, (4, 3), output)?;
+        let decoder = PromptDecoder::new(&params, &config, DecoderShape::new(GRID, 4, 3), output)?;
         let xs = Tensor::arange(0f32, (tokens * 4) as f32, &Device::Cpu)?;
         let encoded = Encoded {
             tokens: xs.reshape((1, tokens, 4))?.sin()?,

@@ -18,6 +18,18 @@ pub struct DecoderShape {
     pub cells: Option<(PatchOrder, usize)>,
 }
 
+impl DecoderShape {
+    /// A decoder of tokens of `inputs` values on `grid`, which predicts `outputs` values each that are no cells.
+    pub fn new(grid: PatchGrid, inputs: usize, outputs: usize) -> Self {
+        Self {
+            inputs,
+            outputs,
+            grid,
+            cells: None,
+        }
+    }
+}
+
 /// The tokens of the encoder that a decoder reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokensNeeded {
@@ -52,12 +64,7 @@ mod tests {
     fn the_type_chooses_and_unknown_keys_are_refused() {
         let all = decoders();
         let read = |text: &str| all.read(text.parse().unwrap());
-        let shape = DecoderShape {
-            inputs: 8,
-            outputs: 6,
-            grid: PatchGrid::new(2, 2),
-            cells: None,
-        };
+        let shape = DecoderShape::new(PatchGrid::new(2, 2), 8, 6);
         let trained = |text: &str| {
             let store = ParamStore::cpu(0);
             read(text).unwrap().build(&store.root(), shape).unwrap();

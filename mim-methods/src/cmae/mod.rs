@@ -8,7 +8,7 @@
 mod views;
 
 use mim_core::augment::ViewPlan;
-use mim_core::decoders::{MaeDecoder, MaeDecoderConfig, PooledDecoder};
+use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig, PooledDecoder};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::{PosEmbedKind, ProjectionHeadConfig};
 use mim_core::objectives::{InfoNceConfig, RegressionConfig};
@@ -133,9 +133,10 @@ impl CmaeConfig {
             let why = format!("it is compared with projector.out_dim = {end}");
             return bad("predictor.out_dim", other, why, format!("set it to {end}"));
         }
-        let (decoder, grid) = (&self.feature_decoder, self.encoder.grid()?);
+        let decoder = &self.feature_decoder;
+        let shape = DecoderShape::new(self.encoder.grid()?, width, width);
         Ok(PooledDecoder::new(
-            MaeDecoder::new(&params.pp("feature"), decoder, grid, (width, width))?,
+            MaeDecoder::new(&params.pp("feature"), decoder, shape)?,
             self.projector.build(&params.pp("projector"), width)?,
             self.predictor.build(&params.pp("predictor"), end)?,
         ))
@@ -185,8 +186,9 @@ impl MethodConfig for CmaeConfig {
         self.momentum.validate()?;
         let params = student.root();
         let encoder = Vit::new(&params, &self.encoder)?;
-        let widths = (embed_dim, self.encoder.patch_values());
-        let decoder = MaeDecoder::new(&params, &self.decoder, self.encoder.grid()?, widths)?;
+        let values = self.encoder.patch_values();
+        let shape = DecoderShape::new(self.encoder.grid()?, embed_dim, values);
+        let decoder = MaeDecoder::new(&params, &self.decoder, shape)?;
         let feature_decoder = self.feature_decoder(&params)?;
         let teacher = ParamStore::teacher(student.device());
         let features = self.feature_target(&teacher.root())?;
