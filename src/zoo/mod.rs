@@ -165,7 +165,7 @@ impl Published {
                 mask_token: true,
                 ..vit
             },
-            "beit" | "data2vec" | "simmim" => VitConfig {
+            "beit" | "beitv2" | "mcbeit" | "data2vec" | "simmim" => VitConfig {
                 qkv_bias: QkvBias::QV,
                 layer_scale_init: Some(0.1),
                 pos_embed: PosEmbedKind::None,

@@ -56,6 +56,7 @@ const FEATURES: (Images, Option<bool>) = (Imagenet, OTHER);
 
 const SIMMIM: Home = Page("https://github.com/microsoft/SimMIM");
 const BEIT: Home = Page("https://github.com/microsoft/unilm/tree/master/beit");
+const BEIT_V2: Home = Page("https://github.com/microsoft/unilm/tree/master/beit2");
 const IBOT: Home = Page("https://github.com/bytedance/ibot");
 const BOOTMAE: Home = Page("https://github.com/LightDXY/BootMAE");
 
@@ -77,6 +78,10 @@ pub const ZOO: &[Published] = &[
     row(["beit_base", "beit", "vit_base"], (Hub("microsoft/beit-base-patch16-224-pt22k"), "hf_beit"), UNKNOWN, (Half, OTHER), "83.7 fine-tuned (BEiT, README)"),
     row(["beit_base_authors", "beit", "vit_base"], (BEIT, "beit"), UNKNOWN, (Half, OTHER), "83.7 fine-tuned (BEiT, README)"),
     row(["beit_large_authors", "beit", "vit_large"], (BEIT, "beit"), UNKNOWN, (Half, OTHER), "86.0 fine-tuned (BEiT, README)"),
+    row(["beitv2_base", "beitv2", "vit_base"], (BEIT_V2, "beit"), UNKNOWN, FEATURES, "85.5 fine-tuned, 1600 epochs (BEiT v2, README)"),
+    row(["beitv2_large", "beitv2", "vit_large"], (BEIT_V2, "beit"), UNKNOWN, FEATURES, "87.3 fine-tuned, 1600 epochs (BEiT v2, README)"),
+    row(["mcbeit_base", "mcbeit", "vit_base"], (Page("https://github.com/lixiaotong97/mc-BEiT"), "beit"), UNKNOWN, FEATURES, "84.1 fine-tuned, 800 epochs (mc-BEiT, README)"),
+    row(["mcbeit_large", "mcbeit", "vit_large"], (Page("https://github.com/lixiaotong97/mc-BEiT"), "beit"), UNKNOWN, FEATURES, "85.6 fine-tuned, 800 epochs (mc-BEiT, README)"),
     row(["data2vec_base", "data2vec", "vit_base"], (Page("https://github.com/facebookresearch/data2vec_vision"), "beit"), UNKNOWN, FEATURES, "84.2 fine-tuned, 800 epochs (data2vec, README)"),
     row(["bootmae_base", "bootmae", "vit_base"], (BOOTMAE, "bootmae"), UNKNOWN, (Half, OTHER), "84.2 fine-tuned, 66.1 linear, 800 epochs (BootMAE, README)"),
     row(["bootmae_large", "bootmae", "vit_large"], (BOOTMAE, "bootmae"), UNKNOWN, (Half, OTHER), "85.9 fine-tuned, 77.1 linear, 800 epochs (BootMAE, README)"),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::ParamStore;
-use mim_core::decoders::{DecoderShape, LinearDecoder, MaeDecoder};
+use mim_core::decoders::{
+    AggregationDecoder, AggregationDecoderConfig, DecoderShape, LinearDecoder, MaeDecoder,
+};
 use mim_core::weights::{Source, WeightMap};
 
 use super::*;
@@ -369,8 +371,19 @@ fn headers(entry: &Published) -> Headers {
         (_, "beit") => {
             let mut headers = beit(entry, "");
             let (dim, ..) = size(entry);
-            let outputs = if entry.method == "beit" { 8192 } else { dim };
+            let outputs = if entry.method == "data2vec" {
+                dim
+            } else {
+                8192
+            };
             pair(&mut headers, "lm_head", &[outputs, dim]);
+            for i in (0..2).filter(|_| entry.method == "beitv2") {
+                let own = format!("cls_pt_layers.{i}");
+                block(&mut headers, &own, dim, 4 * dim, "qv");
+                for gamma in ["gamma_1", "gamma_2"] {
+                    put(&mut headers, format!("{own}.{gamma}"), &[dim]);
+                }
+            }
             headers
         }
         (_, "hf_beit" | "hf_vit_mae" | "hf_dinov2") => transformers(entry),
@@ -437,12 +450,19 @@ fn ours(entry: &Published) -> Headers {
     let outputs = match (entry.method, entry.source) {
         ("simmim", "simmim") => Some(768),
         ("simmim", _) => Some(32 * 32 * 3),
-        ("beit", _) => Some(8192),
+        ("beit" | "beitv2" | "mcbeit", _) => Some(8192),
         ("data2vec", _) => Some(dim),
         _ => None,
     };
     if let Some(outputs) = outputs {
         LinearDecoder::new(&store.root(), dim, outputs).unwrap();
+    }
+    if let (EncoderConfig::Vit(vit), "beitv2") = (&encoder, entry.method) {
+        let config = AggregationDecoderConfig {
+            layer: 0,
+            ..AggregationDecoderConfig::default()
+        };
+        AggregationDecoder::new(&store.root(), &config, vit, 8192).unwrap();
     }
     let mut headers = Headers::new();
     for (name, var) in store.vars() {

@@ -26,6 +26,8 @@ const OURS: &[&str] = &[
     "feature.decoder_embed.{p}",
     "feature.decoder_norm.{p}",
     "feature.decoder_pred.{p}",
+    "cls_pt_norm.{p}",
+    "cls_pt_lm_head.{p}",
     "encoder.blocks.input.{p}",
     "encoder.blocks.{g}.{b}.id_path.{p}",
     "encoder.blocks.{g}.{b}.res_path.{c}.{p}",
@@ -38,6 +40,8 @@ const BLOCKS: &[&str] = &[
     "layers.{s}.blocks.{i}.",
     "decoder_blocks.{i}.",
     "feature.decoder_blocks.{i}.",
+    // The patch aggregation of BEiT v2.
+    "cls_pt_layers.{i}.",
 ];
 const IN_BLOCK: &[&str] = &[
     "norm1.{p}",

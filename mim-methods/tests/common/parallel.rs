@@ -147,10 +147,22 @@ fn tell_images_apart(method: &dyn Method) {
     }
 }
 
-/// Settings without stochastic depth, whose draws are keyed by rank.
+/// Settings without stochastic depth, whose draws are keyed by rank, and without codes that are made of images drawn by
+/// their number in the batch.
 pub(crate) fn without_drop_path(mut settings: toml::Table) -> toml::Table {
     if let Some(toml::Value::Table(encoder)) = settings.get_mut("encoder") {
         encoder.insert("drop_path_rate".to_owned(), 0f64.into());
+    }
+    let network = settings.get("network").is_some();
+    let codebook = match network {
+        true => settings
+            .get_mut("network")
+            .and_then(|all| all.get_mut("codebook")),
+        false => settings.get_mut("codebook"),
+    };
+    if let Some(codebook) = codebook.and_then(toml::Value::as_table_mut) {
+        codebook.insert("kmeans".to_owned(), 0.into());
+        codebook.remove("restart_below");
     }
     settings
 }

@@ -43,6 +43,25 @@ const MOCO: Pairs = &[
     ("module.base_encoder.pos_embed", "pos_embed"),
     ("module.base_encoder.norm.bias", "norm.bias"),
 ];
+const VQKD: Pairs = &[
+    ("encoder.fc_norm.weight", "encoder.norm.weight"),
+    ("decoder.fc_norm.bias", "decoder.norm.bias"),
+    (
+        "encoder.blocks.3.attn.q_bias",
+        "encoder.blocks.3.attn.q_bias",
+    ),
+    ("encode_task_layer.2.weight", "encode_task_layer.2.weight"),
+    ("quantize.embedding.weight", "quantize.embedding"),
+    ("quantize.embedding.initted", "quantize.initted"),
+    ("quantize.cluster_size", "quantize.cluster_size"),
+];
+const VQGAN: Pairs = &[
+    (
+        "encoder.down.0.block.1.norm1.weight",
+        "encoder.down.0.block.1.norm1.weight",
+    ),
+    ("quantize.proj.bias", "quantize.proj.bias"),
+];
 const MILAN: Pairs = &[
     ("blocks.0.norm1.weight", "blocks.0.norm1.weight"),
     (
@@ -52,7 +71,26 @@ const MILAN: Pairs = &[
 ];
 
 /// A source, its names, and names that it passes over.
-const CASES: [(&str, Pairs, &[&str]); 5] = [
+const CASES: [(&str, Pairs, &[&str]); 7] = [
+    (
+        "vqkd",
+        VQKD,
+        &[
+            "quantize.embedding.embed_avg",
+            "quantize.embedding.cluster_size",
+            "teacher.visual.proj",
+            "scaling_layer.shift",
+        ],
+    ),
+    (
+        "vqgan",
+        VQGAN,
+        &[
+            "decoder.conv_in.weight",
+            "loss.logits_laplace",
+            "quantize.embed.weight",
+        ],
+    ),
     ("beit", BEIT, &["rel_pos_bias.relative_position_index"]),
     (
         "dino",
