@@ -31,6 +31,7 @@ methods! {
     milan => MilanConfig, MilanTarget;
     beit => BeitConfig;
     data2vec => Data2VecConfig;
+    cae => CaeConfig;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     custom;
 }

@@ -24,5 +24,6 @@ mim_core::parts! {
     pixel => PixelTargetConfig, PatchNorm, PixelTarget;
     hog => HogTargetConfig, HogNorm, HogOrder, HogTarget;
     momentum => MomentumConfig;
+    complement => ComplementConfig, ComplementTarget;
     tokens => TokensConfig, TokenTarget;
 }

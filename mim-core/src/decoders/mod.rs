@@ -2,12 +2,14 @@
 
 mod image_order;
 mod inject;
+mod latent_decoder;
 mod pooled;
 mod relative;
 mod settings;
 mod visible_mlp;
 
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
+pub use latent_decoder::{LatentDecoder, Latents};
 pub use pooled::PooledDecoder;
 pub use relative::{RelativePredictor, RelativePredictorConfig};
 pub use settings::{DecoderSettings, DecoderShape, TokensNeeded};
@@ -19,5 +21,6 @@ crate::parts! {
     linear => LinearDecoderConfig, LinearDecoder;
     mae => MaeDecoderConfig, MaeDecoder;
     light => LightDecoderConfig, LightDecoder;
+    latent_regressor => LatentRegressorConfig, LatentRegressor;
     prompt => PromptDecoderConfig, PromptDecoder, PromptOutput;
 }

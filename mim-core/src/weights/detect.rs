@@ -26,6 +26,11 @@ const OURS: &[&str] = &[
     "feature.decoder_embed.{p}",
     "feature.decoder_norm.{p}",
     "feature.decoder_pred.{p}",
+    "regressor.mask_token",
+    "regressor.pos_embed",
+    "regressor.embed.{p}",
+    "regressor.embed_norm.{p}",
+    "regressor.norm.{p}",
     "encoder.blocks.input.{p}",
     "encoder.blocks.{g}.{b}.id_path.{p}",
     "encoder.blocks.{g}.{b}.res_path.{c}.{p}",
@@ -38,6 +43,7 @@ const BLOCKS: &[&str] = &[
     "layers.{s}.blocks.{i}.",
     "decoder_blocks.{i}.",
     "feature.decoder_blocks.{i}.",
+    "regressor.blocks.{i}.",
 ];
 const IN_BLOCK: &[&str] = &[
     "norm1.{p}",
@@ -55,6 +61,13 @@ const IN_BLOCK: &[&str] = &[
     "conv1.{p}",
     "conv2.{p}",
     "c_attn.{m}.{p}",
+    // Cross-attention of CAE.
+    "norm1_q.{p}",
+    "norm1_k.{p}",
+    "norm1_v.{p}",
+    "attn.q.{p}",
+    "attn.k.{p}",
+    "attn.v.{p}",
 ];
 
 /// How well a source explains the names of a file.

@@ -2,6 +2,7 @@
 
 mod beit;
 mod bootmae;
+mod cae;
 mod cmae;
 mod fastmim;
 mod ibot;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use beit::BeitInit;
 pub use bootmae::BootMaeInit;
+pub use cae::CaeInit;
 pub use cmae::CmaeInit;
 pub use fastmim::FastMimInit;
 pub use ibot::IbotInit;
@@ -114,6 +116,8 @@ pub enum Init {
     /// [`BootMaeInit`].
     #[serde(rename = "bootmae")]
     BootMae,
+    /// [`CaeInit`].
+    Cae,
     /// [`SwinInit`].
     Swin,
     /// [`IbotInit`].
@@ -134,6 +138,7 @@ impl Init {
             Self::Beit => Box::new(BeitInit::default()),
             Self::Eva => Box::new(BeitInit::eva()),
             Self::BootMae => Box::new(BootMaeInit { patch_values }),
+            Self::Cae => Box::new(CaeInit),
             Self::Swin => Box::new(SwinInit { patch_values }),
             Self::Ibot => Box::new(IbotInit { patch_values }),
             Self::PvtV2 => Box::new(PvtV2Init),
