@@ -39,6 +39,7 @@ methods! {
     peco => PecoConfig;
     dvae => DvaeTrainingConfig, Annealed, DvaeTraining;
     data2vec => Data2VecConfig;
+    cae => CaeConfig;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     custom;
 }

@@ -92,6 +92,10 @@ const VARIANTS: &[(&str, &[&str])] = &[
     ("decoder.mae", &["embed_dim = 8, depth = 1, num_heads = 2"]),
     ("decoder.light", &["embed_dim = 8, depth = 1"]),
     (
+        "decoder.latent_regressor",
+        &["embed_dim = 8, depth = 1, decoder_depth = 1, num_heads = 2"],
+    ),
+    (
         "decoder.prompt",
         &["embed_dim = 8, depth = 1, num_heads = 2"],
     ),

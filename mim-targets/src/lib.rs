@@ -31,4 +31,5 @@ mim_core::parts! {
     pixel => PixelTargetConfig, PatchNorm, PixelTarget;
     hog => HogTargetConfig, HogNorm, HogOrder, HogTarget;
     momentum => MomentumConfig;
+    complement => ComplementConfig, ComplementTarget;
 }

@@ -3,6 +3,7 @@
 mod aggregation;
 mod image_order;
 mod inject;
+mod latent_decoder;
 mod pooled;
 mod relative;
 mod settings;
@@ -10,6 +11,7 @@ mod visible_mlp;
 
 pub use aggregation::{AggregationDecoder, AggregationDecoderConfig};
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
+pub use latent_decoder::{LatentDecoder, Latents};
 pub use pooled::PooledDecoder;
 pub use relative::{RelativePredictor, RelativePredictorConfig};
 pub use settings::{DecoderSettings, DecoderShape, TokensNeeded};
@@ -21,5 +23,6 @@ crate::parts! {
     linear => LinearDecoderConfig, LinearDecoder;
     mae => MaeDecoderConfig, MaeDecoder;
     light => LightDecoderConfig, LightDecoder;
+    latent_regressor => LatentRegressorConfig, LatentRegressor;
     prompt => PromptDecoderConfig, PromptDecoder, PromptOutput;
 }

@@ -5,11 +5,13 @@ mod config;
 mod function;
 mod pixel_masked;
 mod projected;
+mod regressed;
 mod settings;
 
 pub use function::{FnEncoder, FnOutput};
 pub use pixel_masked::PixelMasked;
 pub use projected::{Projected, ProjectorConfig};
+pub use regressed::Regressed;
 pub use settings::EncoderSettings;
 
 config::encoders! {

@@ -28,6 +28,11 @@ const OURS: &[&str] = &[
     "feature.decoder_pred.{p}",
     "cls_pt_norm.{p}",
     "cls_pt_lm_head.{p}",
+    "regressor.mask_token",
+    "regressor.pos_embed",
+    "regressor.embed.{p}",
+    "regressor.embed_norm.{p}",
+    "regressor.norm.{p}",
     "encoder.blocks.input.{p}",
     "encoder.blocks.{g}.{b}.id_path.{p}",
     "encoder.blocks.{g}.{b}.res_path.{c}.{p}",
@@ -42,6 +47,7 @@ const BLOCKS: &[&str] = &[
     "feature.decoder_blocks.{i}.",
     // The patch aggregation of BEiT v2.
     "cls_pt_layers.{i}.",
+    "regressor.blocks.{i}.",
 ];
 const IN_BLOCK: &[&str] = &[
     "norm1.{p}",
@@ -59,6 +65,13 @@ const IN_BLOCK: &[&str] = &[
     "conv1.{p}",
     "conv2.{p}",
     "c_attn.{m}.{p}",
+    // Cross-attention of CAE.
+    "norm1_q.{p}",
+    "norm1_k.{p}",
+    "norm1_v.{p}",
+    "attn.q.{p}",
+    "attn.k.{p}",
+    "attn.v.{p}",
 ];
 
 /// How well a source explains the names of a file.

@@ -8,6 +8,7 @@ pub(crate) mod attmask;
 pub(crate) mod beit;
 pub(crate) mod beitv2;
 pub(crate) mod bootmae;
+pub(crate) mod cae;
 mod case;
 pub(crate) mod cmae;
 mod compare;

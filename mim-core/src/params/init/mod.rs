@@ -2,6 +2,7 @@
 
 mod beit;
 mod bootmae;
+mod cae;
 mod cmae;
 mod conv;
 mod fastmim;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use beit::BeitInit;
 pub use bootmae::BootMaeInit;
+pub use cae::CaeInit;
 pub use cmae::CmaeInit;
 pub use conv::ConvInit;
 pub use fastmim::FastMimInit;
@@ -116,6 +118,8 @@ pub enum Init {
     /// [`BootMaeInit`].
     #[serde(rename = "bootmae")]
     BootMae,
+    /// [`CaeInit`].
+    Cae,
     /// [`SwinInit`].
     Swin,
     /// [`IbotInit`].
@@ -136,6 +140,7 @@ impl Init {
             Self::Beit => Box::new(BeitInit::default()),
             Self::Eva => Box::new(BeitInit::eva()),
             Self::BootMae => Box::new(BootMaeInit { patch_values }),
+            Self::Cae => Box::new(CaeInit),
             Self::Swin => Box::new(SwinInit { patch_values }),
             Self::Ibot => Box::new(IbotInit { patch_values }),
             Self::PvtV2 => Box::new(PvtV2Init),

@@ -2,6 +2,7 @@
 
 mod beit;
 mod bootmae;
+mod cae;
 mod clip;
 mod cmae;
 mod convmae;
@@ -44,6 +45,7 @@ const SOURCES: &[Known] = &[
     ("sim", sim::rules),
     ("simmim", simmim::rules),
     ("bootmae", bootmae::rules),
+    ("cae", cae::rules),
     ("cmae", cmae::rules),
     ("convmae", convmae::rules),
     ("openai_clip", clip::openai),
