@@ -251,7 +251,10 @@ mod tests {
             ("give the tokenizer a view of 32x32 pixels", |c| {
                 c.views = Some(ViewPlan::with_tokenizer(vec![], (32, 32), (24, 32)));
             }),
-            ("target.view = 2", |c| c.target.view = Some(2)),
+            ("target.view = 2", |c| {
+                c.views = Some(ViewPlan::with_tokenizer(vec![], (32, 32), (32, 32)));
+                c.target.view = Some(2);
+            }),
         ];
         for (what, spoil) in wrong {
             let mut config = tiny();

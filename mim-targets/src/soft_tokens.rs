@@ -146,7 +146,15 @@ impl TargetGenerator for SoftTokenTarget {
         if self.config.detach {
             features = features.detach();
         }
-        let images = probabilities.dim(0)?;
+        let (images, patches, _) = probabilities.dims3()?;
+        let (rows, tokens, _) = features.dims3()?;
+        if (rows, tokens) != (images, patches) {
+            return Err(Error::unsupported(
+                format!("soft labels from a student with {tokens} tokens in each of {rows} rows"),
+                format!("they compare all {patches} patches of each of {images} images"),
+                "replace hidden patches (masking = \"replace\"), with one mask an image",
+            ));
+        }
         if rq.step.trace.is_some() || mask.constant_keep().is_none() || mask.rows() != images {
             return self.whole(&features, &probabilities, rq.step);
         }
