@@ -80,7 +80,8 @@ impl AggregationDecoder {
             let number = u32::try_from(encoder.depth + index).unwrap_or(u32::MAX);
             let params = params.pp("cls_pt_layers").pp(index);
             let block = Block::new(&params, &config.block(encoder, index), number)?;
-            Ok(block.activation(encoder.activation))
+            let block = block.activation(encoder.activation);
+            Ok(block.attn_drop(encoder.attn_drop_rate))
         };
         Ok(Self {
             layers: [config.layer, encoder.depth - 1],
