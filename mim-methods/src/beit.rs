@@ -10,7 +10,7 @@ use mim_core::nn::{PosEmbedKind, QkvBias};
 use mim_core::objectives::CrossEntropyConfig;
 use mim_core::params::{Init, InitScheme, ParamStore};
 use mim_core::schedule::Schedule;
-use mim_core::{Error, Norm, Result};
+use mim_core::{Error, ImageSize, Norm, Result};
 use mim_masking::BlockwiseMaskerConfig;
 use mim_targets::{TargetGenerator, TokenTarget};
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,20 @@ pub(crate) fn jitter_and_flip() -> Vec<Augment> {
     ]
 }
 
+/// `ops`, then a random box (scale 0.08 to 1): for a tokenizer's `view` of its own, in two sizes.
+pub(crate) fn crops(mut ops: Vec<Augment>, image: ImageSize, view: TokenView) -> ViewPlan {
+    let image = <(usize, usize)>::from(image);
+    if view.index > 0 {
+        return ViewPlan::with_tokenizer(ops, image, view.size);
+    }
+    ops.push(Augment::RandomResizedCrop(RandomResizedCrop {
+        size: image.into(),
+        scale: [0.08, 1.],
+        ..RandomResizedCrop::default()
+    }));
+    ViewPlan::single(ops)
+}
+
 /// Refuses an encoder whose hidden patches nothing can stand for.
 pub(crate) fn needs_mask_token(method: &'static str, encoder: &VitConfig) -> Result<()> {
     if encoder.mask_token {
@@ -94,22 +108,6 @@ impl BeitConfig {
         }
     }
 
-    fn plan(&self, view: TokenView) -> ViewPlan {
-        let (image, mut ops) = (self.encoder.image_size.into(), jitter_and_flip());
-        match (&self.views, view.index) {
-            (Some(views), _) => views.clone(),
-            (None, 0) => {
-                ops.push(Augment::RandomResizedCrop(RandomResizedCrop {
-                    size: <(usize, usize)>::from(self.encoder.image_size).into(),
-                    scale: [0.08, 1.],
-                    ..RandomResizedCrop::default()
-                }));
-                ViewPlan::single(ops)
-            }
-            (None, _) => ViewPlan::with_tokenizer(ops, image, view.size),
-        }
-    }
-
     /// The method, called `name`, with a target of so many tokens, made of `view`.
     pub(crate) fn compose(
         &self,
@@ -125,8 +123,10 @@ impl BeitConfig {
         let encoder = Vit::new(&params, &self.encoder)?;
         let decoder = LinearDecoder::new(&params, self.encoder.output_dim(), vocab_size)?;
         let masker = self.masker.build()?;
+        let views = self.views.clone();
+        let views = views.unwrap_or_else(|| crops(jitter_and_flip(), size, view));
         Composite::builder(name, student, encoder, masker, MaskMode::Replace)
-            .input(size, self.norm.clone(), self.plan(view))
+            .input(size, self.norm.clone(), views)
             .target("tokens", target)
             .branch(
                 ("token", "tokens"),

@@ -9,16 +9,17 @@ use mim_core::decoders::{LatentDecoder, LatentRegressor, LatentRegressorConfig, 
 use mim_core::encoders::{Regressed, Vit, VitConfig};
 use mim_core::nn::{LayerNorm, Linear, PosEmbedKind, QkvBias};
 use mim_core::objectives::{CrossEntropyConfig, RegressionConfig};
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, EmaStart, EmaTiming};
+use mim_core::params::{Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore};
 use mim_core::schedule::Schedule;
 use mim_core::{Error, Norm, Result};
 use mim_masking::{BlockwiseMaskerConfig, OnStuck};
-use mim_targets::{BuiltTarget, ComplementTarget, TargetContext, TargetSettings, TokensConfig};
+use mim_targets::{ComplementTarget, TargetGenerator, TokenTarget};
 use serde::{Deserialize, Serialize};
 
-use crate::beit::tokenizer_view;
+use crate::beit::crops;
 use crate::registry::Entry;
-use crate::{Composite, MaskMode, MethodConfig};
+use crate::tokens::{self, TokenView};
+use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 
 /// Settings of CAE; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,8 +35,8 @@ pub struct CaeConfig {
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Augmentation, of which view 1 is the tokenizer's. Default: flip, and a random box (scale 0.08 to 1) in two
-    /// sizes.
+    /// Augmentation. Default: flip, and a random box (scale 0.08 to 1), in two sizes where the tokenizer needs another
+    /// one than the encoder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
     /// The encoder. Default: fixed positions, layer scale, biases of query and value.
@@ -111,30 +112,32 @@ impl CaeConfig {
         Ok((target, store, ema))
     }
 
-    fn plan(&self) -> Result<ViewPlan> {
-        if let Some(views) = &self.views {
-            return Ok(views.clone());
-        }
+    fn plan(&self, view: TokenView) -> ViewPlan {
         let flip = Augment::HorizontalFlip(HorizontalFlip::default());
-        let (size, tokens) = (self.encoder.image_size, tokenizer_view(&self.encoder)?);
-        Ok(ViewPlan::with_tokenizer(vec![flip], size.into(), tokens))
+        let own = self.views.clone();
+        own.unwrap_or_else(|| crops(vec![flip], self.encoder.image_size, view))
     }
 
-    /// The method with this tokenizer in place of the one that the settings name.
-    pub(crate) fn compose(&self, student: &ParamStore, tokens: BuiltTarget) -> Result<Composite> {
+    /// The method with a target of so many tokens, made of `view`.
+    pub(crate) fn compose(
+        &self,
+        student: &ParamStore,
+        (tokens, vocab_size): (impl TargetGenerator + 'static, usize),
+        view: TokenView,
+    ) -> Result<Composite> {
         self.check()?;
         let (params, grid) = (student.root(), self.encoder.grid()?);
         let encoder = Vit::new(&params, &self.encoder)?;
         let inputs = self.encoder.output_dim();
         let regressor = LatentRegressor::new(&params, &self.regressor, grid, inputs)?;
-        let decoder = LatentDecoder::new(&params, &self.regressor, &regressor, tokens.values)?;
+        let decoder = LatentDecoder::new(&params, &self.regressor, &regressor, vocab_size)?;
         let (alignment, store, ema) = self.alignment(student)?;
         let encoder = Regressed::new(encoder, regressor);
         let masker = self.masker.build()?;
-        let composite = Composite::builder("cae", student, encoder, masker, MaskMode::Drop)
-            .input(self.encoder.image_size, self.norm.clone(), self.plan()?)
+        Composite::builder("cae", student, encoder, masker, MaskMode::Drop)
+            .input(self.encoder.image_size, self.norm.clone(), self.plan(view))
             .teacher("teacher", &store, ema)
-            .target("tokens", tokens.generator)
+            .target("tokens", tokens)
             .target("alignment", alignment)
             .branch(
                 ("token", "tokens"),
@@ -147,11 +150,9 @@ impl CaeConfig {
                 Latents,
                 RegressionConfig::default().build()?,
                 Schedule::constant(self.align_loss_weight),
-            );
-        match tokens.note {
-            Some(note) => composite.note(note).build(),
-            None => composite.build(),
-        }
+            )
+            .note(self.target.note())
+            .build()
     }
 }
 
@@ -179,13 +180,13 @@ impl MethodConfig for CaeConfig {
     }
 
     fn build(&self, student: &ParamStore) -> Result<Composite> {
-        let tokens = self.target.build(&TargetContext {
-            student,
-            encoder: &self.encoder,
-            norm: &self.norm,
-            attention: false,
-        })?;
-        self.compose(student, tokens)
+        let tokenizer = self.target.open(student.device())?;
+        tokens::check(&tokenizer, self.encoder.in_channels, false)?;
+        let (image, grid) = (self.encoder.image_size, self.encoder.grid()?);
+        let view = self.target.view(&tokenizer, image, grid)?;
+        let vocab_size = tokenizer.vocab_size();
+        let target = TokenTarget::new(tokenizer, view.index);
+        self.compose(student, (target, vocab_size), view)
     }
 }
 
@@ -225,12 +226,12 @@ mod tests {
         config.regressor.depth = 1;
         config.regressor.decoder_depth = 1;
         config.target.checkpoint = "random".to_owned();
-        config.target.network = DvaeConfig {
+        config.target.network = crate::TokenizerConfig::Dvae(DvaeConfig {
             n_hid: 4,
             n_blk_per_group: 1,
             vocab_size: 24,
             ..DvaeConfig::default()
-        };
+        });
         config
     }
 

@@ -5,12 +5,13 @@ use mim_core::decoders::LatentRegressorConfig;
 use mim_core::weights::Source;
 use mim_core::{Batch, Mask, Method, StepContext, Target, View};
 use mim_masking::HiddenCount;
-use mim_targets::{BuiltTarget, TargetGenerator, TargetRequest};
+use mim_targets::{TargetGenerator, TargetRequest};
 use serde::Deserialize;
 
 use super::beit::{hidden, traced};
 use super::run::Extract;
 use super::{Case, Problem, Recorded, Result, Rounding, Setup, mae};
+use crate::tokens::TokenView;
 use crate::{CaeConfig, MethodConfig};
 
 /// `regressor` or `decoder` of a case.
@@ -88,9 +89,13 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let grid = config.encoder.grid()?;
     let mask = Mask::from_bits(grid, &case.bits("input.mask", grid)?)?;
     let tokens = case.required("input.tokens_all")?.to_dtype(DType::U32)?;
-    let vocabulary = case.setting_or("vocab_size", config.target.network.vocab_size)?;
-    let tokens = BuiltTarget::new(Known(tokens.to_device(device)?), vocabulary);
-    let mut method = config.compose(&config.store(device, 0), tokens)?;
+    let tokens = Known(tokens.to_device(device)?);
+    let vocab_size = case.setting_or("vocab_size", 8192)?;
+    let view = TokenView {
+        index: 0,
+        size: config.encoder.image_size.into(),
+    };
+    let mut method = config.compose(&config.store(device, 0), (tokens, vocab_size), view)?;
     method.override_mask(mask.clone())?;
     let images = case.required("input.image")?.to_device(device)?;
     let weight = config.align_loss_weight;
