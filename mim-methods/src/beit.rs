@@ -250,6 +250,7 @@ mod tests {
             ("`vocab_size` is 0", |c| c.target.network = dvae(0)),
             ("give the tokenizer a view of 32x32 pixels", |c| {
                 c.views = Some(ViewPlan::with_tokenizer(vec![], (32, 32), (24, 32)));
+                c.target.view = Some(1);
             }),
             ("target.view = 2", |c| {
                 c.views = Some(ViewPlan::with_tokenizer(vec![], (32, 32), (32, 32)));

@@ -226,6 +226,7 @@ mod tests {
         config.regressor.depth = 1;
         config.regressor.decoder_depth = 1;
         config.target.checkpoint = "random".to_owned();
+        config.target.view = Some(1);
         config.target.network = crate::TokenizerConfig::Dvae(DvaeConfig {
             n_hid: 4,
             n_blk_per_group: 1,
