@@ -78,7 +78,7 @@ impl Composite {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if nothing guides the masker.
+    /// [`mim_core::Error::InvalidConfig`] if nothing guides the masker.
     pub fn with_masker(mut self, masker: impl Masker + 'static) -> Result<Self> {
         self.masker = Box::new(masker);
         builder::check_guide(&self)?;
