@@ -7,6 +7,7 @@ mod freeze;
 mod gradients;
 mod groups;
 mod lars;
+mod layer_decay;
 mod optimizer;
 mod reducer;
 #[cfg(test)]
@@ -18,4 +19,5 @@ pub use freeze::Freeze;
 pub use gradients::Gradients;
 pub use groups::NoDecay;
 pub use lars::{Lars, LarsConfig};
+pub use layer_decay::LayerDecay;
 pub use optimizer::{Optimizer, OptimizerConfig};

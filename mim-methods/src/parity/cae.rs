@@ -76,7 +76,7 @@ fn config(case: &Case) -> Result<CaeConfig> {
 }
 
 /// The recorded tokens of the case's images.
-struct Known(Tensor);
+pub(super) struct Known(pub(super) Tensor);
 
 impl TargetGenerator for Known {
     fn generate(&self, _rq: &TargetRequest<'_>) -> mim_core::Result<Target> {

@@ -24,7 +24,7 @@ use candle_core::Device;
 pub use given::Given;
 
 use super::report::Report;
-use super::{Case, Problem, Result, Setup, Tolerance};
+use super::{Case, Problem, Result, Setup, Tolerance, hf_beit_mim};
 
 /// Makes what ours give for a case.
 pub type Outputs = fn(&Case, &Device) -> Result<Given>;
@@ -73,7 +73,10 @@ const COMPONENTS: &[(&str, Outputs)] = &[
 ];
 
 /// Parts of which a case records a whole training step but for the optimizer.
-const NETWORKS: &[(&str, Prepare)] = &[("convmae_encoder", encoders::conv_mae)];
+const NETWORKS: &[(&str, Prepare)] = &[
+    ("convmae_encoder", encoders::conv_mae),
+    ("hf_beit_mim", hf_beit_mim::setup),
+];
 
 /// The component called `name`, also one of `more`.
 pub(super) fn find(name: &str, more: &[(&str, Outputs)]) -> Option<Outputs> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use mim_core::optim::LayerDecay;
 use mim_core::{Per, Schedule, StepContext, Warmup};
 use serde::Deserialize;
 
@@ -202,7 +203,14 @@ pub(super) fn dino(
     Ok(())
 }
 
-/// BEiT's learning rates, and its layer decay, which mim does not have.
+/// A decay of learning rates of a case.
+#[derive(Deserialize)]
+struct Decay {
+    depth: usize,
+    layer_decay: f64,
+}
+
+/// BEiT's learning rates, and their layer-wise decay.
 pub(super) fn beit(case: &Case, _device: &Device) -> Result<Given> {
     let mut given = Given::default();
     let recorded: BTreeMap<String, serde_json::Value> = case.values()?;
@@ -214,10 +222,19 @@ pub(super) fn beit(case: &Case, _device: &Device) -> Result<Given> {
         let ours: Vec<f64> = places.map(|place| table.schedule().at(&place)).collect();
         given.numbers(&format!("values.{name}"), &ours, &theirs)?;
     }
-    given.lacks(
-        "values.layer_decay_scales",
-        "layer-wise decay of the learning rate",
-    );
+    let settings: BTreeMap<String, Decay> = case.needs("layer_decay_scales")?;
+    let theirs = recorded.get("layer_decay_scales").cloned();
+    let theirs: BTreeMap<String, Vec<f64>> = serde_json::from_value(theirs.unwrap_or_default())
+        .map_err(|error| case.bad(format!("values of `layer_decay_scales`: {error}")))?;
+    for (name, Decay { depth, layer_decay }) in &settings {
+        let ours = LayerDecay {
+            rate: *layer_decay,
+            depth: *depth,
+        };
+        let theirs = theirs.get(name).cloned().unwrap_or_default();
+        let name = format!("values.layer_decay_scales.{name}");
+        given.numbers(&name, &ours.scales(), &theirs)?;
+    }
     Ok(given)
 }
 
