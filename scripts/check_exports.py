@@ -117,8 +117,8 @@ def end_to_end(folder, run, name, prefix):
             assert most is None or worst < most, "the features differ"
 
 
-# Evaluation resizes with a margin; here images are taken as they are, and grey ones in training as three channels.
-VIEWS = 'eval.views={ shared = [{ type = "resize", size = 32 }], views = [[{ type = "to_channels", channels = 3 }]] }'
+# Evaluation resizes with a margin; here images are taken as they are.
+VIEWS = 'eval.views={ shared = [{ type = "resize", size = [32, 32] }], views = [[]] }'
 VIT = "image_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2"
 RUNS = {
     "mae": (["--method", "mae", "--set", f"encoder={{ {VIT} }}", "--set", "decoder={ embed_dim=8, depth=1, num_heads=2 }"], 1),

@@ -295,9 +295,9 @@ mod tests {
                 };
                 let want = values(pixels.clone());
                 let device = Device::new_cuda(0).unwrap();
-                let before = crate::launches();
+                let before = crate::ops::launches();
                 assert_eq!(values(pixels.to_device(&device).unwrap()), want);
-                assert_eq!(crate::launches(), before + 1);
+                assert_eq!(crate::ops::launches(), before + 1);
             }
         }
     }
