@@ -164,6 +164,8 @@ fn timm(
         Pooling::Cls => "token",
         Pooling::Mean => "avg",
     };
+    // timm reads it from there when a folder is loaded by name.
+    arguments["global_pool"] = json!(pool);
     // With it timm would move the last norm behind the mean; evaluations take the mean of normed tokens.
     if source == "timm" {
         arguments["fc_norm"] = json!(false);

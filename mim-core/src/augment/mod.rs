@@ -19,6 +19,7 @@
 
 mod blur;
 mod color;
+mod convolve;
 mod crop;
 mod flip;
 mod jitter;

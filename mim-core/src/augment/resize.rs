@@ -1,11 +1,9 @@
 //! Antialiased resizing.
 
-use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::{InnerPixel, U8, U8x3};
-use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::convolve::convolve;
 use super::{CropBox, ImageOp, Sample, Size};
 use crate::{Error, Result};
 
@@ -55,8 +53,7 @@ impl ImageOp for Resize {
 
 /// Cuts `crop` out of the image and resizes it to `size` = (height, width).
 ///
-/// Pixels outside the box have no influence, as when Pillow first crops and then resizes; bytes differ from
-/// Pillow's by at most 1.
+/// Pixels outside the box have no influence, as when Pillow first crops and then resizes; bytes are Pillow's.
 ///
 /// # Errors
 ///
@@ -71,64 +68,20 @@ pub fn resize(
     if (height, width) == sample.size() && crop == CropBox::whole(sample.size()) {
         return Ok(sample);
     }
-    let failed = |error: &dyn std::fmt::Display| {
-        Error::shape(
+    if height == 0 || width == 0 {
+        return Err(Error::shape(
             "resize",
             "a size of at least 1x1",
-            format!("{height}x{width} from {crop:?}: {error}"),
+            format!("{height}x{width} from {crop:?}"),
             "check the sizes of the view plan",
-        )
-    };
-    let [rows, cols] = [side(height), side(width)];
-    if rows == 0 || cols == 0 || rows == u32::MAX || cols == u32::MAX {
-        return Err(failed(&"empty or too large"));
+        ));
     }
-    let from = [crop.top, crop.left, crop.height, crop.width].map(side);
+    let from = [crop.top, crop.left, crop.height, crop.width];
+    let (pixels, stride) = (&sample.pixels, sample.width * sample.channels);
     let pixels = match sample.channels {
-        1 => convolved::<U8>(&sample, from, [rows, cols], interpolation.filter()),
-        _ => convolved::<U8x3>(&sample, from, [rows, cols], interpolation.filter()),
+        1 => convolve::<1>(pixels, stride, from, [height, width], interpolation),
+        _ => convolve::<3>(pixels, stride, from, [height, width], interpolation),
     };
-    let pixels = pixels.map_err(|error| failed(&error))?;
     sample.replace(pixels, (height, width), crop.corners());
     Ok(sample)
-}
-
-/// The bytes of the box `[top, left, height, width]`, resized.
-///
-/// Two calls, since one would go down the columns first; bytes are clamped in between, so the order
-/// shows (by up to 20 at hard edges), and Pillow's is rows first. The typed interface keeps the
-/// resizer's code for other pixel types out of the build.
-fn convolved<P: PixelTrait + InnerPixel<Component = u8>>(
-    sample: &Sample,
-    [top, left, box_height, box_width]: [u32; 4],
-    [rows, cols]: [u32; 2],
-    filter: FilterType,
-) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let (width, height) = (side(sample.width), side(sample.height));
-    let whole = TypedImageRef::<P>::from_buffer(width, height, &sample.pixels)?;
-    let source = TypedCroppedImage::from_ref(&whole, left, top, box_width, box_height)?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let mut resizer = Resizer::new();
-    let mut narrowed = TypedImage::<P>::new(cols, box_height);
-    resizer.resize_typed(&source, &mut narrowed, &options)?;
-    let narrowed = TypedImageRef::new(cols, box_height, narrowed.pixels())?;
-    let source = TypedCroppedImage::from_ref(&narrowed, 0, 0, cols, box_height)?;
-    let mut pixels = vec![0; rows as usize * cols as usize * sample.channels];
-    let mut target = TypedImage::<P>::from_buffer(cols, rows, &mut pixels)?;
-    resizer.resize_typed(&source, &mut target, &options)?;
-    Ok(pixels)
-}
-
-impl Interpolation {
-    fn filter(self) -> FilterType {
-        match self {
-            Self::Bilinear => FilterType::Bilinear,
-            Self::Bicubic => FilterType::CatmullRom,
-            Self::Lanczos => FilterType::Lanczos3,
-        }
-    }
-}
-
-fn side(pixels: usize) -> u32 {
-    u32::try_from(pixels).unwrap_or(u32::MAX)
 }

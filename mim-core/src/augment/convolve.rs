@@ -1,0 +1,174 @@
+//! Pillow's resampling, byte for byte: rows first, then columns, with weights of 22 fractional bits.
+//!
+//! Pillow 13 begins with the columns where the height shrinks by more than twice as many pixels as the width. Its bytes
+//! then differ from these, which are those of older versions, by rounding: recorded values are from these.
+
+use super::Interpolation;
+use crate::simd::simd_dispatch;
+
+/// Fractional bits of a weight: 32, less the 8 of a pixel and 2 for sums that overshoot.
+const BITS: u32 = 22;
+
+/// The weights of each output position along an axis.
+struct Weights {
+    /// First input position of each output position.
+    starts: Vec<usize>,
+    /// Where the weights of each output position end in `values`.
+    ends: Vec<usize>,
+    values: Vec<i32>,
+}
+
+impl Weights {
+    /// From `input` to `output` positions; the filter is widened when shrinking.
+    fn new(input: usize, output: usize, filter: Interpolation) -> Self {
+        let scale = input as f64 / output as f64;
+        let wide = scale.max(1.);
+        let (support, narrow) = (filter.support() * wide, 1. / wide);
+        let mut all = Self {
+            starts: Vec::with_capacity(output),
+            ends: Vec::with_capacity(output),
+            values: Vec::new(),
+        };
+        for position in 0..output {
+            let center = (position as f64 + 0.5) * scale;
+            let first = whole(center - support + 0.5);
+            let end = whole(center + support + 0.5).min(input);
+            let weight = |at: usize| filter.weight((at as f64 - center + 0.5) * narrow);
+            let weights: Vec<f64> = (first..end).map(weight).collect();
+            let sum: f64 = weights.iter().sum();
+            all.starts.push(first);
+            all.values.extend(weights.iter().map(|w| fixed(w / sum)));
+            all.ends.push(all.values.len());
+        }
+        all
+    }
+
+    /// First input position and weights of each output position.
+    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let ranges = begins.zip(self.ends.iter().copied());
+        let values = ranges.map(|(begin, end)| &self.values[begin..end]);
+        self.starts.iter().copied().zip(values)
+    }
+}
+
+/// The whole part of a number, or 0 below zero.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "positions in an image, and the cast saturates"
+)]
+fn whole(value: f64) -> usize {
+    value as usize
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "weights are near 1")]
+fn fixed(weight: f64) -> i32 {
+    // Rounded half away from zero.
+    (weight * f64::from(1u32 << BITS)).round() as i32
+}
+
+/// The bytes of a sum of weighted pixels, which starts at one half.
+#[inline(always)]
+#[expect(clippy::cast_sign_loss, reason = "the value is clamped to a byte")]
+fn byte(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
+}
+
+impl Interpolation {
+    /// Radius of the filter in pixels.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.,
+            Self::Bicubic => 2.,
+            Self::Lanczos => 3.,
+        }
+    }
+
+    /// The filter at distance `x`.
+    fn weight(self, x: f64) -> f64 {
+        let distance = x.abs();
+        match self {
+            Self::Bilinear => (1. - distance).max(0.),
+            Self::Bicubic if distance < 1. => (1.5 * distance - 2.5) * distance * distance + 1.,
+            // The order of these operations decides the last bit of a weight.
+            Self::Bicubic if distance < 2. => {
+                (((distance - 5.) * distance + 8.) * distance - 4.) * -0.5
+            }
+            Self::Bicubic => 0.,
+            Self::Lanczos if (-3. ..3.).contains(&x) => sinc(x) * sinc(x / 3.),
+            Self::Lanczos => 0.,
+        }
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0. {
+        return 1.;
+    }
+    let x = x * std::f64::consts::PI;
+    x.sin() / x
+}
+
+/// Rows of `C` bytes a pixel, made as wide as there are weights.
+fn narrow<'a, const C: usize>(rows: impl Iterator<Item = &'a [u8]>, weights: &Weights) -> Vec<u8> {
+    let mut all = Vec::new();
+    for row in rows {
+        for (start, weights) in weights.iter() {
+            let mut sums = [1i32 << (BITS - 1); C];
+            let (pixels, _) = row[start * C..].as_chunks::<C>();
+            for (weight, pixel) in weights.iter().zip(pixels) {
+                for channel in 0..C {
+                    sums[channel] += weight * i32::from(pixel[channel]);
+                }
+            }
+            all.extend(sums.map(byte));
+        }
+    }
+    all
+}
+
+simd_dispatch! {
+    /// Adds a weighted row to the sums.
+    fn add_row<'a>(sums: &'a mut [i32], row: &'a [u8], weight: i32) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += weight * i32::from(*value);
+        }
+    }
+}
+
+/// The rows of `stride` bytes, as many as there are weights.
+fn shorten(pixels: &[u8], stride: usize, weights: &Weights) -> Vec<u8> {
+    let mut all = Vec::with_capacity(stride * weights.starts.len());
+    let mut sums = vec![0; stride];
+    for (start, weights) in weights.iter() {
+        sums.fill(1i32 << (BITS - 1));
+        let rows = pixels[start * stride..].chunks_exact(stride);
+        for (weight, row) in weights.iter().zip(rows) {
+            add_row(&mut sums, row, *weight);
+        }
+        all.extend(sums.iter().map(|sum| byte(*sum)));
+    }
+    all
+}
+
+/// The box `[top, left, height, width]` of an image of `C` bytes a pixel and `stride` bytes a row, resized to
+/// `[rows, cols]`.
+pub(super) fn convolve<const C: usize>(
+    pixels: &[u8],
+    stride: usize,
+    [top, left, height, width]: [usize; 4],
+    [rows, cols]: [usize; 2],
+    filter: Interpolation,
+) -> Vec<u8> {
+    let lines = pixels.chunks_exact(stride).skip(top).take(height);
+    let lines = lines.map(|line| &line[left * C..(left + width) * C]);
+    let narrowed = match width == cols {
+        true => lines.flatten().copied().collect(),
+        false => narrow::<C>(lines, &Weights::new(width, cols, filter)),
+    };
+    match height == rows {
+        true => narrowed,
+        false => shorten(&narrowed, cols * C, &Weights::new(height, rows, filter)),
+    }
+}
