@@ -99,7 +99,8 @@ def timm_from_files(out, files):
 
 
 def transformers_from_files(out, files, prefix):
-    processor = transformers.AutoImageProcessor.from_pretrained(out)
+    # Its default, torchvision, rounds otherwise than Pillow, by up to 1 in 255.
+    processor = transformers.AutoImageProcessor.from_pretrained(out, backend="pil")
     images = [Image.open(file).convert("RGB") for file in files]
     return of_transformers(out, processor(images, return_tensors="pt")["pixel_values"], prefix)
 
