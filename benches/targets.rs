@@ -15,11 +15,11 @@ use candle_core::Device;
 use common::{GRID, SIDE, batch, brief, mask, time};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mim_core::encoders::{Vit, VitConfig};
-use mim_core::{ParamStore, Result, StepContext};
+use mim_core::{Norm, ParamStore, Result, StepContext};
 use mim_targets::dvae::{DvaeConfig, DvaeEncoder};
 use mim_targets::{
-    FeatureTarget, FeatureTargetConfig, HogTargetConfig, PatchNorm, PixelTargetConfig,
-    TargetGenerator, TargetRequest, TokenTarget,
+    ComplementTarget, FeatureTarget, FeatureTargetConfig, HogTargetConfig, PatchNorm,
+    PixelTargetConfig, TargetGenerator, TargetRequest, TokenTarget,
 };
 
 /// Times `target` on `images` square pictures of `side` pixels.
@@ -73,7 +73,7 @@ fn histograms(c: &mut Criterion) {
 }
 
 /// A momentum teacher, as it starts.
-fn teacher(config: FeatureTargetConfig) -> Result<FeatureTarget> {
+fn teacher() -> Result<Vit> {
     let vit = VitConfig {
         depth: 2,
         ..VitConfig::arch("vit_small")?
@@ -82,7 +82,7 @@ fn teacher(config: FeatureTargetConfig) -> Result<FeatureTarget> {
     Vit::new(&student.root(), &vit)?;
     let network = Vit::new(&store.root(), &vit)?;
     store.copy_from(&student)?;
-    FeatureTarget::new(network, config)
+    Ok(network)
 }
 
 fn features(c: &mut Criterion) {
@@ -97,10 +97,32 @@ fn features(c: &mut Criterion) {
         layer_norm_eps: Some(1e-6),
         ..plain.clone()
     };
-    for (recipe, config) in [("plain", plain), ("pooled", pooled), ("milan", guiding)] {
-        let target = teacher(config).expect("settings hold");
-        generate(c, ("features", recipe), (4, SIDE), &target);
+    let averaged = FeatureTargetConfig {
+        layers: vec![0, 1],
+        layers_norm_eps: Some(1e-5),
+        layer_norm_eps: Some(1e-5),
+        ..plain.clone()
+    };
+    for (recipe, config) in [
+        ("plain", plain),
+        ("pooled", pooled),
+        ("milan", guiding),
+        ("data2vec", averaged),
+    ] {
+        let target = teacher().and_then(|network| FeatureTarget::new(network, config));
+        generate(
+            c,
+            ("features", recipe),
+            (4, SIDE),
+            &target.expect("settings hold"),
+        );
     }
+}
+
+fn complement(c: &mut Criterion) {
+    let network = teacher().expect("settings hold");
+    let target = ComplementTarget::new(network, Norm::imagenet());
+    generate(c, ("complement", "cae"), (4, SIDE), &target);
 }
 
 fn tokens(c: &mut Criterion) {
@@ -122,6 +144,6 @@ fn tokens(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = brief();
-    targets = pixels, histograms, features, tokens
+    targets = pixels, histograms, features, complement, tokens
 }
 criterion_main!(benches);
