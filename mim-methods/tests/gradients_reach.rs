@@ -192,7 +192,9 @@ mod on_a_gpu {
             let there = || tiny.build_on(&gpu, 1);
             for step in [&kept, &again] {
                 let (near, got) = gradients_of(there().as_ref(), step);
-                assert!((near - loss).abs() <= 1e-5 * loss.abs(), "{}", tiny.file);
+                // The logit-Laplace likelihood of the dVAE is a difference of numbers near 1.
+                let close = (near - loss).abs() <= 1e-5 * loss.abs() + 1e-6;
+                assert!(close, "{}: {near}, {loss}", tiny.file);
                 let (error, name) = difference(&tiny, &got, &wanted);
                 assert!(error < 1e-3, "{} {name}: {error}", tiny.file);
             }
