@@ -105,7 +105,11 @@ impl RunConfig {
             let (height, width) = size(plan, wanted)?;
             if (height, width) != wanted {
                 let value = format!("of {height}x{width} pixels");
-                let why = format!("encoder.image_size is {}x{}", wanted.0, wanted.1);
+                let key = match encoder {
+                    Some(_) => "encoder.image_size",
+                    None => "image_size",
+                };
+                let why = format!("{key} is {}x{}", wanted.0, wanted.1);
                 let fix = "write size = \"image_size\" in the views, or give both the same size";
                 return Err(Error::config("settings", field, value, why, fix));
             }

@@ -84,7 +84,7 @@ fn remove_varying(table: &mut Table, all: &[&Table]) {
     });
 }
 
-/// Puts the encoder's image size where a view says `size = "image_size"`.
+/// Puts the encoder's image size, or that of a tokenizer without one, where a view says `size = "image_size"`.
 pub(super) fn fill_sizes(table: &mut Table, entry: &Entry) -> Result<()> {
     let views = |table: &Table| {
         let eval = table.get("eval").and_then(|eval| eval.get("views"));
@@ -93,7 +93,10 @@ pub(super) fn fill_sizes(table: &mut Table, entry: &Entry) -> Result<()> {
     if !views(table).iter().flatten().any(asks_for_size) {
         return Ok(());
     }
-    let own = |table: &Table| table.get("encoder")?.get("image_size").cloned();
+    let own = |table: &Table| {
+        let encoder = table.get("encoder").and_then(Value::as_table);
+        encoder.unwrap_or(table).get(IMAGE_SIZE).cloned()
+    };
     let size = match own(table) {
         Some(size) => size,
         None => {
@@ -279,6 +282,16 @@ mod tests {
                 RunConfig::from_table(text.parse().unwrap()).unwrap(),
                 config
             );
+        }
+    }
+
+    #[test]
+    fn views_of_tokenizers_follow_their_image_size() {
+        for (recipe, side) in [("peco_tokenizer_32px", 32), ("dvae_32px", 64)] {
+            let config = RunConfig::from_table(read_file(recipe).unwrap()).unwrap();
+            let view = &config.model["views"]["shared"][0]["size"];
+            assert_eq!(view.as_integer(), Some(side), "{recipe}");
+            assert!(!config.to_toml().unwrap().contains("\"image_size\""));
         }
     }
 
