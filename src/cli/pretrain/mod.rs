@@ -105,8 +105,6 @@ fn train(
         done => done?,
     };
     let status = progress.finish();
-    // Before the rest, which rank 0 does alone.
-    comm.leave();
     if let Outcome::Stopped { step } = outcome {
         if leads {
             eprintln!(
@@ -114,8 +112,11 @@ fn train(
                 run.display()
             );
         }
+        comm.leave();
         return Ok(ExitCode::from(status));
     }
+    // Before the rest, which rank 0 does alone.
+    comm.leave();
     if !leads {
         return Ok(ExitCode::SUCCESS);
     }
