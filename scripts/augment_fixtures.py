@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 FIXTURES = Path(__file__).parent.parent / "mim-core" / "tests" / "fixtures"
+FILL = (124, 116, 104)
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -59,6 +60,7 @@ class Recorder:
 def augment_cases():
     record = Recorder()
     inputs = {"colour": photo(33, 47), "grey": photo(33, 47).convert("L")}
+    inputs["faint"] = inputs["colour"].point(lambda value: 40 + value // 2)
     for name, image in inputs.items():
         record.add("input", image, input=name)
     colour, grey = inputs["colour"], inputs["grey"]
@@ -83,6 +85,22 @@ def augment_cases():
         record.add("hue", turn_hue(colour, turn), input="colour", factor=turn)
     record.add("grayscale", colour.convert("L").convert("RGB"), input="colour")
     record.add("solarize", ImageOps.solarize(colour, 128), input="colour")
+    record.add("autocontrast", ImageOps.autocontrast(inputs["faint"]), input="faint")
+    record.add("equalize", ImageOps.equalize(colour), input="colour")
+    record.add("equalize", ImageOps.equalize(grey), input="grey")
+    record.add("posterize", ImageOps.posterize(colour, 2), input="colour", factor=2)
+    for factor in (0.19, 1.81):
+        record.add("sharpness", ImageEnhance.Sharpness(colour).enhance(factor), input="colour", factor=factor)
+    for angle in (-27.3, 13.0):
+        turned = colour.rotate(angle, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
+        record.add("rotate", turned, input="colour", factor=angle)
+    for op, factor, matrix in (
+        ("shear_x", 0.27, (1, 0.27, 0, 0, 1, 0)),
+        ("shear_y", -0.3, (1, 0, 0, -0.3, 1, 0)),
+        ("translate_x", 19.035, (1, 0, 19.035, 0, 1, 0)),
+    ):
+        moved = colour.transform(colour.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=FILL)
+        record.add(op, moved, input="colour", factor=factor)
     for radius in (0.1, 0.3, 0.5, 1.0, 1.7, 2.0, 4.3, 20.0):
         name = "grey" if radius == 1.7 else "colour"
         blurred = inputs[name].filter(ImageFilter.GaussianBlur(radius))

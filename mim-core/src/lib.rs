@@ -4,6 +4,7 @@
 
 pub mod augment;
 mod batch;
+mod classifier;
 pub mod comm;
 pub mod data;
 mod decoder;
@@ -25,6 +26,7 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod parts;
+mod pooling;
 pub mod rng;
 mod rows;
 pub mod schedule;
@@ -37,6 +39,7 @@ mod view;
 pub mod weights;
 
 pub use batch::Batch;
+pub use classifier::Classifier;
 pub use decoder::{DecodeContext, Decoder};
 pub use encoder::{EncodeOptions, Encoded, Encoder, MaskMode, Masking};
 pub use error::{Error, Result, Text};
@@ -48,6 +51,7 @@ pub use method::{Input, Method, Reconstruction};
 pub use norm::Norm;
 pub use objective::Objective;
 pub use params::ParamStore;
+pub use pooling::Pooling;
 pub use rng::Purpose;
 pub use rows::{Prediction, Rows, Target};
 pub use schedule::{Per, Point, Schedule, Warmup};

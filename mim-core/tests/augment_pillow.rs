@@ -9,8 +9,9 @@
 use std::collections::BTreeMap;
 
 use mim_core::augment::{
-    CropBox, Interpolation, Sample, adjust_brightness, adjust_contrast, adjust_hue,
-    adjust_saturation, gaussian_blur, grayscale, resize, solarize,
+    Affine, CropBox, Interpolation, Sample, adjust_brightness, adjust_contrast, adjust_hue,
+    adjust_saturation, adjust_sharpness, autocontrast, equalize, gaussian_blur, grayscale,
+    posterize, resize, solarize, transform,
 };
 use serde::Deserialize;
 
@@ -37,6 +38,16 @@ impl Case {
         Sample::new(bytes.to_vec(), (height, width), channels).unwrap()
     }
 
+    fn moved(&self, input: Sample) -> Sample {
+        let map = match self.op.as_str() {
+            "rotate" => Affine::rotation(self.factor, input.size()),
+            "shear_x" => Affine::shear_x(self.factor),
+            "shear_y" => Affine::shear_y(self.factor),
+            _ => Affine::translation(0., self.factor),
+        };
+        transform(input, map, &[124, 116, 104])
+    }
+
     fn run(&self, input: Sample) -> Sample {
         let [top, left, height, width] = self.r#box;
         let crop = CropBox {
@@ -54,6 +65,11 @@ impl Case {
             "hue" => adjust_hue(input, self.factor),
             "grayscale" => grayscale(input),
             "solarize" => solarize(input, 128),
+            "autocontrast" => autocontrast(input),
+            "equalize" => equalize(input),
+            "posterize" => posterize(input, self.factor as u32),
+            "sharpness" => adjust_sharpness(input, self.factor),
+            "rotate" | "shear_x" | "shear_y" | "translate_x" => self.moved(input),
             "gaussian_blur" => gaussian_blur(input, self.factor),
             other => panic!("no test for {other}"),
         }
@@ -71,7 +87,7 @@ fn every_operation_gives_pillows_bytes() {
         .filter(|case| case.op == "input")
         .map(|case| (case.input.clone(), case.sample(&pixels)))
         .collect();
-    assert_eq!((inputs.len(), cases.len()), (2, 38));
+    assert_eq!((inputs.len(), cases.len()), (3, 50));
     let mut failures = vec![];
     for case in &cases {
         let expected = case.sample(&pixels);

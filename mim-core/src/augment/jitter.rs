@@ -89,7 +89,7 @@ impl ImageOp for ColorJitter {
 
 /// `from + factor * (to - from)`, clamped to a byte and cut towards 0 as Pillow does.
 #[inline(always)]
-fn blend(from: u8, to: u8, factor: f32) -> u8 {
+pub(super) fn blend(from: u8, to: u8, factor: f32) -> u8 {
     let (from, to) = (f32::from(from), f32::from(to));
     whole_f32((from + factor * (to - from)).clamp(0., 255.))
 }

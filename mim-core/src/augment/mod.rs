@@ -17,13 +17,16 @@
 //! # }
 //! ```
 
+mod affine;
 mod blur;
 mod color;
 mod convolve;
 mod crop;
 mod flip;
 mod jitter;
+mod levels;
 mod plan;
+mod rand_augment;
 mod random_box;
 mod resize;
 mod sample;
@@ -32,12 +35,15 @@ mod size;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
+pub use affine::{Affine, transform};
 pub use blur::{GaussianBlur, gaussian_blur};
 pub use color::{Grayscale, Solarize, ToChannels, grayscale, solarize, weighted_grayscale};
 pub use crop::{CenterCrop, ClampedCrop, CropBox, Pad, PixelShift, RandomResizedCrop};
 pub use flip::HorizontalFlip;
 pub use jitter::{ColorJitter, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation};
+pub use levels::{adjust_sharpness, autocontrast, equalize, invert, posterize, solarize_add};
 pub use plan::ViewPlan;
+pub use rand_augment::RandAugment;
 pub use random_box::RandomBox;
 pub use resize::{Interpolation, Resize, resize};
 pub use sample::Sample;
@@ -92,6 +98,8 @@ pub enum Augment {
     GaussianBlur(GaussianBlur),
     /// Inverts bright pixels.
     Solarize(Solarize),
+    /// Random operations of a random strength.
+    RandAugment(RandAugment),
 }
 
 impl Augment {
@@ -110,6 +118,7 @@ impl Augment {
             Self::ToChannels(op) => op,
             Self::GaussianBlur(op) => op,
             Self::Solarize(op) => op,
+            Self::RandAugment(op) => op,
         }
     }
 }
