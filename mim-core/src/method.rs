@@ -5,7 +5,8 @@ use candle_core::Tensor;
 use crate::augment::ViewPlan;
 use crate::params::ParamStore;
 use crate::{
-    Batch, Encoder, Error, ImageSize, LossTerms, Mask, Norm, Result, StepContext, Tokenizer,
+    Batch, Classifier, Encoder, Error, ImageSize, LossTerms, Mask, Norm, Result, StepContext,
+    Tokenizer,
 };
 
 /// Images of a reconstruction, each `[batch, channels, height, width]` in `[0, 1]`.
@@ -56,6 +57,11 @@ pub trait Method: Send + Sync {
 
     /// The tokenizer that is trained, if the method trains one: what a target of tokens takes from its run.
     fn tokenizer(&self) -> Option<&dyn Tokenizer> {
+        None
+    }
+
+    /// The classifier that is trained with labels, if the method trains one.
+    fn classifier(&self) -> Option<&dyn Classifier> {
         None
     }
 

@@ -2,24 +2,13 @@
 
 use mim_core::augment::{Augment, ToChannels, ViewPlan};
 use mim_core::data::LoaderConfig;
-use mim_core::{Error, ImageSize, Result};
+use mim_core::{Error, ImageSize, Pooling, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{KnnConfig, LinearConfig};
 
 /// Sizes up to which images are resized with a margin around the crop.
 const MARGIN_UP_TO: usize = 224;
-
-/// How the tokens of an image become one feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// The mean of the final patch tokens, without the class token.
-    #[default]
-    Mean,
-    /// The final class token.
-    Cls,
-}
 
 /// Settings of [`extract`](crate::extract) and [`probe`](crate::probe).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

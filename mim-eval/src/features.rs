@@ -9,7 +9,7 @@ use mim_core::{
     Batch, EncodeOptions, Encoder, Error, ImageSize, Masking, Norm, Result, StepContext,
 };
 
-use crate::{EvalConfig, Pooling};
+use crate::EvalConfig;
 
 /// Longest side in pixels of raw pixels as features.
 const RAW_SIDE: usize = 64;
@@ -174,16 +174,7 @@ fn pooled(
     let (encoder, step) = (encoder.trunk(), StepContext::inference());
     let images = batch.view(0)?.to_device(device)?.normalized(norm)?;
     let encoded = encoder.encode(&images, Masking::None, &EncodeOptions::default(), &step)?;
-    let pooled = match config.pooling {
-        Pooling::Mean => encoded.patches()?.mean(1)?,
-        Pooling::Cls => encoded.cls()?.ok_or_else(|| {
-            Error::unsupported(
-                "pooling = \"cls\"",
-                "the encoder has no class token",
-                "use pooling = \"mean\"",
-            )
-        })?,
-    };
+    let pooled = config.pooling.apply(&encoded)?;
     Ok(pooled.detach())
 }
 

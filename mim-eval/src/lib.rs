@@ -29,10 +29,12 @@ mod logistic;
 mod picture;
 mod probe;
 
-pub use config::{EvalConfig, Pooling};
+pub use config::EvalConfig;
 pub use features::{FeatureRows, Features, extract, features, raw_pixels};
 pub use knn::KnnConfig;
 pub use linear::{LinearConfig, LinearProbe};
 pub use logistic::{Logistic, LogisticRegression};
+#[doc(no_inline)]
+pub use mim_core::Pooling;
 pub use picture::{reconstruction_grid, save_png};
 pub use probe::{Accuracy, ProbeResult, probe};

@@ -42,4 +42,5 @@ methods! {
     cae => CaeConfig;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     custom;
+    finetune => FinetuneConfig, CutBox, Finetune, Mix, MixConfig, erase, mixed_targets;
 }

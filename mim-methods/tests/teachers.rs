@@ -61,7 +61,10 @@ fn drop_path_of_students_does_not_reach_teachers() {
         {
             continue;
         }
-        let momentum = tiny.build(1).stores().len() > 1;
+        // An average of the weights sees no images.
+        let stores = tiny.build(1);
+        let mut stores = stores.stores().into_iter().skip(1);
+        let momentum = stores.any(|(name, _)| name != "ema");
         let [plain, student] = traces(&tiny, 0.);
         let [dropped, changed] = traces(&tiny, 0.5);
         assert_ne!(student, changed, "{}: nothing was dropped", tiny.file);

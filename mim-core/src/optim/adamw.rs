@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::all_known;
-use super::{Gradients, NoDecay, Optimizer};
+use super::{Gradients, LayerDecay, NoDecay, Optimizer};
 use crate::ops::{AdamWParam, AdamWStep, adamw_steps};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
@@ -21,6 +21,10 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Parameters without decay.
     pub no_decay: NoDecay,
+    /// What the learning rate of each layer nearer to the input is multiplied by ([`LayerDecay`]), such as 0.65 in
+    /// fine-tuning; none (the default) for one rate everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_decay: Option<f64>,
 }
 
 impl Default for AdamWConfig {
@@ -30,6 +34,7 @@ impl Default for AdamWConfig {
             eps: 1e-8,
             weight_decay: 0.05,
             no_decay: NoDecay::default(),
+            layer_decay: None,
         }
     }
 }
@@ -68,7 +73,15 @@ impl AdamWConfig {
                 "use 0.05, or 0",
             );
         }
-        Ok(())
+        match self.layer_decay {
+            Some(rate) if !(rate > 0. && rate <= 1.) => bad(
+                "layer_decay",
+                rate.to_string(),
+                "it is a factor above 0, up to 1",
+                "use for instance 0.65",
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -84,6 +97,8 @@ struct Slot {
     name: String,
     var: Var,
     decays: bool,
+    /// Factor of the learning rate.
+    lr_scale: f64,
     moments: [Var; 2],
     /// Steps taken; before the first one the moments are zero and no part of the state.
     step: u32,
@@ -97,16 +112,22 @@ impl AdamW {
     /// [`Error::InvalidConfig`] if a setting is out of range; else it fails only if the device does.
     pub fn new(config: AdamWConfig, trainable: Vec<(String, Var)>) -> Result<Self> {
         config.validate()?;
+        let names = trainable.iter().map(|(name, _)| name.as_str());
+        let layers = config
+            .layer_decay
+            .map(|rate| LayerDecay::of_names(rate, names));
         let slot = |(name, var): (String, Var)| {
             let decays = !config.no_decay.holds(&name, var.dims());
             // Here and not in the first step: there they would lie between what each step needs anew, and
             // leave gaps that fit nothing.
             let zeros = || Var::zeros(var.dims(), DType::F32, var.device());
             let moments = [zeros()?, zeros()?];
+            let lr_scale = layers.as_ref().map_or(1., |layers| layers.scale(&name));
             Ok(Slot {
                 name,
                 var,
                 decays,
+                lr_scale,
                 moments,
                 step: 0,
             })
@@ -138,7 +159,7 @@ impl Optimizer for AdamW {
             };
             slot.step += 1;
             let step = AdamWStep {
-                lr,
+                lr: lr * slot.lr_scale,
                 beta1: config.betas[0],
                 beta2: config.betas[1],
                 eps: config.eps,

@@ -1,32 +1,91 @@
 //! Layer-wise decay of the learning rate.
 
-/// Learning rates that shrink towards the input of a ViT, for fine-tuning: layer `l` of `depth + 2` has
-/// `rate^(depth + 1 - l)` of the learning rate.
+/// Learning rates that shrink towards the input of an encoder, for fine-tuning: a parameter of layer `l` has
+/// `rate^(blocks + 1 - l)` of the learning rate.
 ///
-/// BEiT (Bao et al., ICLR 2022), microsoft/unilm @ 768a3c8, `beit/optim_factory.py`; MAE has the same.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Layer 0 holds patches, class token and positions, layer `n + 1` block `n`, and layer `blocks + 1` the rest: final
+/// norm, head, a relative bias that all blocks share. In encoders of several stages blocks are counted through, and
+/// what stands between two stages belongs to the last block before it.
+///
+/// BEiT (Bao et al., ICLR 2022), microsoft/unilm @ 768a3c8, `beit/optim_factory.py`; MAE has the same. Stages:
+/// microsoft/SimMIM @ d3e29bc, `optimizer.py`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct LayerDecay {
-    /// What each layer nearer to the input is multiplied by, such as 0.65.
-    pub rate: f64,
-    /// Blocks of the encoder.
-    pub depth: usize,
+    rate: f64,
+    /// Blocks of each stage.
+    depths: Vec<usize>,
+}
+
+/// Where in an encoder a parameter lies.
+enum Place {
+    Embedding,
+    Block { stage: usize, block: usize },
+    After { stage: usize },
+    Rest,
 }
 
 /// What stands before the blocks.
-const EMBEDDING: [&str; 3] = ["cls_token", "mask_token", "pos_embed"];
+const EMBEDDING: [&str; 4] = ["cls_token", "mask_token", "pos_embed", "patch_embed"];
+
+/// The number of a name such as `blocks2`, or 1 for `blocks` alone.
+fn numbered(part: &str, name: &str) -> Option<usize> {
+    match part.strip_prefix(name)? {
+        "" => Some(1),
+        number => number.parse().ok().filter(|number| *number > 0),
+    }
+}
+
+fn place(name: &str) -> Place {
+    let parts: Vec<&str> = name.split('.').collect();
+    let number = |at: usize| parts.get(at).and_then(|part| part.parse::<usize>().ok());
+    if let ("layers", Some(stage)) = (parts[0], number(1)) {
+        return match (parts.get(2), number(3)) {
+            (Some(&"blocks"), Some(block)) => Place::Block { stage, block },
+            _ => Place::After { stage },
+        };
+    }
+    let stage = numbered(parts[0], "blocks").or(numbered(parts[0], "block"));
+    if let (Some(stage), Some(block)) = (stage, number(1)) {
+        let stage = stage - 1;
+        return Place::Block { stage, block };
+    }
+    match numbered(parts[0], "patch_embed") {
+        Some(stage) if stage > 1 => Place::After { stage: stage - 2 },
+        _ if EMBEDDING.iter().any(|known| parts[0].starts_with(known)) => Place::Embedding,
+        _ => Place::Rest,
+    }
+}
 
 impl LayerDecay {
-    /// The layer of the parameter `name`: 0 for patches, tokens and positions, `N + 1` for `blocks.N`, and `depth + 1`
-    /// for everything else, a shared relative bias among it.
-    pub fn layer(&self, name: &str) -> usize {
-        if EMBEDDING.contains(&name) || name.starts_with("patch_embed.") {
-            return 0;
+    /// For an encoder with so many blocks in each stage; a ViT has one stage.
+    pub fn new(rate: f64, depths: &[usize]) -> Self {
+        Self {
+            rate,
+            depths: depths.to_vec(),
         }
-        let block = name
-            .strip_prefix("blocks.")
-            .and_then(|rest| rest.split('.').next());
-        let block = block.and_then(|number| number.parse::<usize>().ok());
-        block.map_or(self.depth + 1, |number| number + 1)
+    }
+
+    /// For the encoder that has parameters of these names.
+    pub fn of_names<'a>(rate: f64, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut depths: Vec<usize> = Vec::new();
+        for name in names {
+            if let Place::Block { stage, block } = place(name) {
+                depths.resize(depths.len().max(stage + 1), 0);
+                depths[stage] = depths[stage].max(block + 1);
+            }
+        }
+        Self { rate, depths }
+    }
+
+    /// The layer of the parameter `name`, from 0.
+    pub fn layer(&self, name: &str) -> usize {
+        let before = |stage: usize| self.depths.iter().take(stage).sum::<usize>();
+        match place(name) {
+            Place::Embedding => 0,
+            Place::Block { stage, block } => before(stage) + block + 1,
+            Place::After { stage } => before(stage + 1),
+            Place::Rest => before(self.depths.len()) + 1,
+        }
     }
 
     /// What the learning rate of the parameter `name` is multiplied by.
@@ -36,13 +95,12 @@ impl LayerDecay {
 
     /// The factors of all layers, from the input on.
     pub fn scales(&self) -> Vec<f64> {
-        (0..self.depth + 2)
-            .map(|layer| self.of_layer(layer))
-            .collect()
+        let layers = self.depths.iter().sum::<usize>() + 2;
+        (0..layers).map(|layer| self.of_layer(layer)).collect()
     }
 
     fn of_layer(&self, layer: usize) -> f64 {
-        let above = (self.depth + 1).saturating_sub(layer);
+        let above = (self.depths.iter().sum::<usize>() + 1).saturating_sub(layer);
         self.rate.powi(i32::try_from(above).unwrap_or(i32::MAX))
     }
 }
@@ -52,12 +110,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_have_the_layers_of_the_release() {
-        let decay = LayerDecay {
-            rate: 0.5,
-            depth: 2,
-        };
-        for (name, layer) in [
+    fn names_of_a_vit_have_the_layers_of_the_release() {
+        let decay = LayerDecay::new(0.5, &[2]);
+        let names = [
             ("pos_embed", 0),
             ("patch_embed.proj.bias", 0),
             ("blocks.0.norm1.weight", 1),
@@ -65,10 +120,48 @@ mod tests {
             ("rel_pos_bias.relative_position_bias_table", 3),
             ("norm.weight", 3),
             ("head.bias", 3),
-        ] {
+        ];
+        for (name, layer) in names {
             assert_eq!(decay.layer(name), layer, "{name}");
             assert_eq!(decay.scale(name), decay.scales()[layer], "{name}");
         }
         assert_eq!(decay.scales(), [0.125, 0.25, 0.5, 1.]);
+        assert_eq!(
+            LayerDecay::of_names(0.5, names.map(|(name, _)| name)),
+            decay
+        );
+    }
+
+    #[test]
+    fn stages_are_counted_through() {
+        for names in [
+            [
+                ("patch_embed.norm.bias", 0),
+                ("layers.0.blocks.1.norm1.weight", 2),
+                ("layers.0.downsample.reduction.weight", 2),
+                ("layers.1.blocks.0.norm1.weight", 3),
+                ("norm.weight", 4),
+            ],
+            [
+                ("patch_embed1.proj.bias", 0),
+                ("block1.1.norm1.weight", 2),
+                ("patch_embed2.proj.bias", 2),
+                ("block2.0.norm1.weight", 3),
+                ("norm2.weight", 4),
+            ],
+            [
+                ("patch_embed1.proj.bias", 0),
+                ("blocks1.1.norm1.weight", 2),
+                ("patch_embed2.norm.bias", 2),
+                ("blocks2.0.norm1.weight", 3),
+                ("head.weight", 4),
+            ],
+        ] {
+            let decay = LayerDecay::of_names(0.5, names.map(|(name, _)| name));
+            assert_eq!(decay, LayerDecay::new(0.5, &[2, 1]));
+            for (name, layer) in names {
+                assert_eq!(decay.layer(name), layer, "{name}");
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@ pub struct Fitted {
 /// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones computed anew, relative position
 /// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`]. `weights` are
 /// in our names, and made for square images; `grid` is the token grid of `store`'s encoder, square if not given.
+/// A relative position table that all blocks share is given to each of them, where each has its own in `store`.
 /// What does not fit even so is left as it is, to be reported when loaded.
 ///
 /// # Errors
@@ -30,6 +31,7 @@ pub fn fit(weights: &WeightMap, store: &ParamStore, grid: Option<PatchGrid>) -> 
         weights: WeightMap::default(),
         changes: Vec::new(),
     };
+    let weights = &spread(weights, store, &mut fitted.changes);
     let kinds = store.names();
     for (name, tensor) in weights.iter() {
         let wanted = store.var(name).map(|var| var.as_detached_tensor());
@@ -60,6 +62,33 @@ pub fn fit(weights: &WeightMap, store: &ParamStore, grid: Option<PatchGrid>) -> 
         }
     }
     Ok(fitted)
+}
+
+/// The table of relative positions that all blocks share.
+const SHARED_TABLE: &str = "rel_pos_bias.relative_position_bias_table";
+/// How the name of a block's own ends.
+const OWN_TABLE: &str = ".attn.relative_position_bias_table";
+
+/// The weights with the shared table in each block that has one of its own in `store` and none in `weights`.
+fn spread(weights: &WeightMap, store: &ParamStore, changes: &mut Vec<String>) -> WeightMap {
+    let Some(table) = weights.get(SHARED_TABLE) else {
+        return weights.clone();
+    };
+    let vars = store.vars().into_iter().map(|(name, _)| name);
+    let blocks: Vec<String> = vars
+        .filter(|name| name.ends_with(OWN_TABLE) && weights.get(name).is_none())
+        .collect();
+    if blocks.is_empty() || store.var(SHARED_TABLE).is_some() {
+        return weights.clone();
+    }
+    changes.push(format!(
+        "{SHARED_TABLE}: given to each of {} blocks",
+        blocks.len()
+    ));
+    let kept = weights.iter().filter(|(name, _)| *name != SHARED_TABLE);
+    let kept = kept.map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+    kept.chain(blocks.into_iter().map(|name| (name, table.clone())))
+        .collect()
 }
 
 type Changed = Option<(&'static str, Tensor)>;

@@ -20,6 +20,7 @@ pub(crate) mod dmjd;
 pub(crate) mod eva;
 pub(crate) mod fastmim;
 mod find;
+pub(crate) mod finetune;
 mod hf_beit_mim;
 pub(crate) mod ibot;
 pub(crate) mod mae;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
-use mim_core::optim::{AdamWConfig, Clip, Gradients, NoDecay, OptimizerConfig};
+use mim_core::optim::{AdamWConfig, Clip, Gradients, LayerDecay, NoDecay, OptimizerConfig};
 use mim_core::weights::WeightMap;
 use serde::Deserialize;
 
@@ -24,7 +24,7 @@ pub(super) struct Optimizer {
     no_decay: BTreeSet<String>,
     #[serde(default)]
     pub(super) withheld: BTreeSet<String>,
-    lr_scale: Option<serde_json::Value>,
+    lr_scale: Option<BTreeMap<String, f64>>,
 }
 
 /// Prefixes of teachers' names, and the student's in their place.
@@ -50,10 +50,11 @@ struct ClipSetting {
 impl Optimizer {
     /// The optimizer's settings for the parameters of `state`.
     pub(super) fn config(&self, state: State<'_>) -> Result<AdamWConfig> {
-        if self.kind != "adamw" || self.lr_scale.is_some() {
+        if self.kind != "adamw" {
             let what = format!("the optimizer `{}` of this case", self.kind);
             return Err(Problem::unknown(what));
         }
+        let layer_decay = self.layer_decay(state)?;
         let mut undecayed = Vec::new();
         for (name, var) in state.student()?.trainable() {
             let named = state.theirs(std::iter::once((name.clone(), var.as_detached_tensor())))?;
@@ -71,7 +72,32 @@ impl Optimizer {
                 names: undecayed,
                 contains: vec![],
             },
+            layer_decay,
         })
+    }
+
+    /// The layer-wise decay of the case; its recorded factors must be those of ours.
+    fn layer_decay(&self, state: State<'_>) -> Result<Option<f64>> {
+        let Some(recorded) = &self.lr_scale else {
+            return Ok(None);
+        };
+        let rate: f64 = state.case.needs("layer_decay")?;
+        let trainable = state.student()?.trainable();
+        let names = trainable.iter().map(|(name, _)| name.as_str());
+        let layers = LayerDecay::of_names(rate, names);
+        for (name, var) in &trainable {
+            let ours = layers.scale(name);
+            let named = state.theirs(std::iter::once((name.clone(), var.as_detached_tensor())))?;
+            for known in named.names() {
+                let theirs = recorded.get(known).copied().unwrap_or(1.);
+                if (ours - theirs).abs() > 1e-9 * theirs {
+                    let what =
+                        format!("the rate of `{known}` is scaled by {theirs}, ours by {ours}");
+                    return Err(state.case.bad(what).into());
+                }
+            }
+        }
+        Ok(Some(rate))
     }
 
     pub(super) fn clip(&self) -> Result<Clip> {

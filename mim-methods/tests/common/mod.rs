@@ -162,14 +162,16 @@ pub(crate) fn images(method: &dyn Method) -> Batch {
         let pixels = pixels.narrow(3, 0, width).unwrap();
         View::new(pixels, (0..shape.0 as u32).map(crop).collect()).unwrap()
     };
+    let labels = Tensor::from_vec(vec![0u32, 3, 1, 9], shape.0, &Device::Cpu).unwrap();
     let batch = Batch {
+        labels: Some(labels),
         views: (0..sizes.len() as u32).map(view).collect(),
         ..Batch::single(view(0))
     };
     batch.to_device(method.stores()[0].1.device()).unwrap()
 }
 
-/// The first of the embedded images, without labels.
+/// The first of the embedded images.
 #[derive(Debug)]
 pub(crate) struct Few {
     all: Arc<dyn Dataset>,
@@ -193,12 +195,12 @@ impl Dataset for Few {
         self.all.read(index)
     }
 
-    fn label(&self, _: usize) -> Option<u32> {
-        None
+    fn label(&self, index: usize) -> Option<u32> {
+        self.all.label(index)
     }
 
     fn classes(&self) -> usize {
-        0
+        self.all.classes()
     }
 }
 

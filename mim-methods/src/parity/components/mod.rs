@@ -7,6 +7,7 @@ mod blocks;
 mod dvae;
 mod ema_and_lr;
 mod encoders;
+mod finetuning;
 mod given;
 mod ibot_blocks;
 mod maskers;
@@ -24,7 +25,7 @@ use candle_core::Device;
 pub use given::Given;
 
 use super::report::Report;
-use super::{Case, Problem, Result, Setup, Tolerance, hf_beit_mim};
+use super::{Case, Problem, Result, Setup, Tolerance, finetune, hf_beit_mim};
 
 /// Makes what ours give for a case.
 pub type Outputs = fn(&Case, &Device) -> Result<Given>;
@@ -56,10 +57,12 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("hog_dmjd", targets::dmjd),
     ("ibot_block_mask", ibot_blocks::outputs),
     ("infonce_cmae", objectives::cmae),
+    ("layer_decay", finetuning::layer_decay),
     ("lars", optimizers::lars),
     ("linear_probe", optimizers::linear_probe),
     ("mask_2x2_cmae", maskers::cmae),
     ("milan_semantic_sampler", maskers::milan),
+    ("mixup_cutmix_losses", finetuning::mixing),
     ("pixel_shift_cmae", augment::cmae),
     ("rel_pos_geo", positions::resized_tables),
     ("relative_position_index", positions::indices),
@@ -75,6 +78,7 @@ const COMPONENTS: &[(&str, Outputs)] = &[
 /// Parts of which a case records a whole training step but for the optimizer.
 const NETWORKS: &[(&str, Prepare)] = &[
     ("convmae_encoder", encoders::conv_mae),
+    ("finetune", finetune::setup),
     ("hf_beit_mim", hf_beit_mim::setup),
 ];
 

@@ -227,10 +227,7 @@ pub(super) fn beit(case: &Case, _device: &Device) -> Result<Given> {
     let theirs: BTreeMap<String, Vec<f64>> = serde_json::from_value(theirs.unwrap_or_default())
         .map_err(|error| case.bad(format!("values of `layer_decay_scales`: {error}")))?;
     for (name, Decay { depth, layer_decay }) in &settings {
-        let ours = LayerDecay {
-            rate: *layer_decay,
-            depth: *depth,
-        };
+        let ours = LayerDecay::new(*layer_decay, &[*depth]);
         let theirs = theirs.get(name).cloned().unwrap_or_default();
         let name = format!("values.layer_decay_scales.{name}");
         given.numbers(&name, &ours.scales(), &theirs)?;

@@ -1,0 +1,311 @@
+//! What fine-tuning does to a batch: random erasing, mixup, CutMix, and the targets of mixed images.
+
+use candle_core::{DType, Device, Tensor};
+use mim_core::{Error, Result};
+use rand::{Rng, RngExt};
+use rand_distr::{Beta, Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+/// Mixup and CutMix, of a whole batch at a time: each image is mixed with that at the same place from the end.
+///
+/// mixup (Zhang et al., ICLR 2018), CutMix (Yun et al., ICCV 2019), as in timm 0.3.2, `data/mixup.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MixConfig {
+    /// Parameter of mixup's Beta distribution; 0 for no mixup. Default 0.8.
+    pub mixup_alpha: f64,
+    /// Parameter of CutMix's; 0 for no CutMix. Default 1.
+    pub cutmix_alpha: f64,
+    /// Share of batches that are mixed. Default 1.
+    pub prob: f64,
+    /// Share of mixed batches that CutMix takes, where both are on. Default 0.5.
+    pub switch_prob: f64,
+}
+
+impl Default for MixConfig {
+    fn default() -> Self {
+        Self {
+            mixup_alpha: 0.8,
+            cutmix_alpha: 1.,
+            prob: 1.,
+            switch_prob: 0.5,
+        }
+    }
+}
+
+/// How a batch is mixed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Mix {
+    /// Not at all.
+    None,
+    /// `lam` times the image, the rest of its partner.
+    Mixup {
+        /// Share of the image.
+        lam: f64,
+    },
+    /// A box of the partner in the image.
+    CutMix {
+        /// The box.
+        cut: CutBox,
+    },
+}
+
+/// A box of pixels: `top..bottom`, `left..right`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutBox {
+    /// First row.
+    pub top: usize,
+    /// Row behind the last.
+    pub bottom: usize,
+    /// First column.
+    pub left: usize,
+    /// Column behind the last.
+    pub right: usize,
+}
+
+impl CutBox {
+    /// A box of `1 - lam` of the area of an image of (height, width), around `centre`, cut off at the edges.
+    pub fn around(centre: (usize, usize), lam: f64, (height, width): (usize, usize)) -> Self {
+        let side = |of: usize| (of as f64 * (1. - lam).sqrt()) as usize / 2;
+        let (tall, wide) = (side(height), side(width));
+        Self {
+            top: centre.0.saturating_sub(tall),
+            bottom: (centre.0 + tall).min(height),
+            left: centre.1.saturating_sub(wide),
+            right: (centre.1 + wide).min(width),
+        }
+    }
+
+    /// The share of an image of (height, width) that stays.
+    pub fn kept(&self, (height, width): (usize, usize)) -> f64 {
+        let area = (self.bottom - self.top) * (self.right - self.left);
+        1. - area as f64 / (height * width) as f64
+    }
+}
+
+impl MixConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for the first one out of range.
+    pub fn check(&self) -> Result<()> {
+        let alpha = "it is 0, or a parameter of a Beta distribution";
+        let share = "it is a share from 0 to 1";
+        let is_share = |value: f64| (0. ..=1.).contains(&value);
+        let is_alpha = |value: f64| value >= 0. && value.is_finite();
+        for (field, value, holds, why) in [
+            ("mixup_alpha", self.mixup_alpha, is_alpha(self.mixup_alpha), alpha),
+            ("cutmix_alpha", self.cutmix_alpha, is_alpha(self.cutmix_alpha), alpha),
+            ("prob", self.prob, is_share(self.prob), share),
+            ("switch_prob", self.switch_prob, is_share(self.switch_prob), share),
+        ] {
+            if !holds {
+                return Err(Error::config("mix", field, value, why, "use for instance 0.8"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws how a batch of images of (height, width) is mixed.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of range.
+    pub fn draw(&self, size: (usize, usize), rng: &mut dyn Rng) -> Result<Mix> {
+        let (mixup, cutmix) = (self.mixup_alpha > 0., self.cutmix_alpha > 0.);
+        if !(mixup || cutmix) || rng.random::<f64>() >= self.prob {
+            return Ok(Mix::None);
+        }
+        let cuts = cutmix && (!mixup || rng.random::<f64>() < self.switch_prob);
+        let alpha = if cuts { self.cutmix_alpha } else { self.mixup_alpha };
+        let beta = Beta::new(alpha, alpha).map_err(|error| {
+            let fix = "use for instance 0.8";
+            Error::config("mix", "alpha", alpha, error.to_string(), fix)
+        })?;
+        let lam = beta.sample(&mut *rng);
+        if !cuts {
+            return Ok(Mix::Mixup { lam });
+        }
+        let centre = (rng.random_range(0..size.0), rng.random_range(0..size.1));
+        let cut = CutBox::around(centre, lam, size);
+        Ok(Mix::CutMix { cut })
+    }
+}
+
+impl Mix {
+    /// The mixed images, and the share of each image's own label.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn apply(&self, images: &Tensor) -> Result<(Tensor, f64)> {
+        let (_, _, height, width) = images.dims4()?;
+        match self {
+            Self::None => Ok((images.clone(), 1.)),
+            Self::Mixup { lam } => {
+                let mixed = ((images * *lam)? + (reversed(images)? * (1. - lam))?)?;
+                Ok((mixed, *lam))
+            }
+            Self::CutMix { cut } => {
+                let inside = |row: usize, column: usize| {
+                    (cut.top..cut.bottom).contains(&row) && (cut.left..cut.right).contains(&column)
+                };
+                let pixels = (0..height).flat_map(|row| (0..width).map(move |column| (row, column)));
+                let taken: Vec<u8> = pixels.map(|(row, column)| inside(row, column).into()).collect();
+                let taken = Tensor::from_vec(taken, (1, 1, height, width), images.device())?;
+                let taken = taken.broadcast_as(images.shape())?;
+                let mixed = taken.where_cond(&reversed(images)?, images)?;
+                Ok((mixed, cut.kept((height, width))))
+            }
+        }
+    }
+}
+
+/// The batch in reverse order.
+fn reversed(xs: &Tensor) -> Result<Tensor> {
+    let count = u32::try_from(xs.dim(0)?).unwrap_or(u32::MAX);
+    let order: Vec<u32> = (0..count).rev().collect();
+    Ok(xs.index_select(&Tensor::new(order, xs.device())?, 0)?)
+}
+
+/// Targets `[batch, classes]` of `labels` `[batch]` u32 whose images have the share `lam` of themselves, and the rest of
+/// their partner: smoothed by `smoothing / classes` off the label.
+///
+/// timm 0.3.2, `mixup_target`.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] for a label that is no class.
+pub fn mixed_targets(labels: &[u32], classes: usize, (lam, smoothing): (f64, f64), device: &Device) -> Result<Tensor> {
+    if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
+        let why = format!("the head has {classes} classes");
+        let fix = format!("set num_classes = {} or more", label + 1);
+        return Err(Error::config("fine-tuning", "label", label, why, fix));
+    }
+    let off = smoothing / classes as f64;
+    let on = 1. - smoothing + off;
+    let one = |label: u32, class: usize| if label as usize == class { on } else { off };
+    let rows = labels.iter().zip(labels.iter().rev());
+    let values = rows.flat_map(|(own, other)| {
+        (0..classes).map(move |class| (one(*own, class) * lam + one(*other, class) * (1. - lam)) as f32)
+    });
+    let values: Vec<f32> = values.collect();
+    Ok(Tensor::from_vec(values, (labels.len(), classes), device)?)
+}
+
+/// Share of an image's area that random erasing takes.
+const ERASED_AREA: [f64; 2] = [0.02, 1. / 3.];
+/// Height over width of an erased box.
+const ERASED_ASPECT: [f64; 2] = [0.3, 1. / 0.3];
+
+/// Random erasing: with probability `prob`, a box of an image becomes normal noise, one draw a value.
+///
+/// Zhong et al., AAAI 2020, as in timm 0.3.2, `data/random_erasing.py` (mode `pixel`, one box).
+///
+/// # Errors
+///
+/// Fails only if the device does.
+pub fn erase(images: &Tensor, prob: f64, rng: &mut dyn Rng) -> Result<Tensor> {
+    let (batch, channels, height, width) = images.dims4()?;
+    let boxes: Vec<Option<CutBox>> = (0..batch)
+        .map(|_| (rng.random::<f64>() < prob).then(|| erased_box((height, width), rng)).flatten())
+        .collect();
+    if boxes.iter().all(Option::is_none) {
+        return Ok(images.clone());
+    }
+    let count = channels * height * width;
+    let (mut taken, mut noise) = (vec![0u8; batch * count], vec![0f32; batch * count]);
+    for (image, cut) in boxes.iter().enumerate() {
+        let Some(cut) = cut else { continue };
+        for channel in 0..channels {
+            for row in cut.top..cut.bottom {
+                let start = image * count + (channel * height + row) * width;
+                for at in start + cut.left..start + cut.right {
+                    taken[at] = 1;
+                    noise[at] = rng.sample(StandardNormal);
+                }
+            }
+        }
+    }
+    let device = images.device();
+    let taken = Tensor::from_vec(taken, images.shape(), device)?;
+    let noise = Tensor::from_vec(noise, images.shape(), device)?.to_dtype(DType::F32)?;
+    Ok(taken.where_cond(&noise, images)?)
+}
+
+/// A box to erase in an image of (height, width); none if ten draws fit nowhere.
+fn erased_box((height, width): (usize, usize), rng: &mut dyn Rng) -> Option<CutBox> {
+    let uniform = |[low, high]: [f64; 2], rng: &mut dyn Rng| low + (high - low) * rng.random::<f64>();
+    for _ in 0..10 {
+        let area = uniform(ERASED_AREA, rng) * (height * width) as f64;
+        let aspect = uniform(ERASED_ASPECT.map(f64::ln), rng).exp();
+        let tall = (area * aspect).sqrt().round() as usize;
+        let wide = (area / aspect).sqrt().round() as usize;
+        if tall < height && wide < width {
+            let (top, left) = (rng.random_range(0..=height - tall), rng.random_range(0..=width - wide));
+            return Some(CutBox {
+                top,
+                bottom: top + tall,
+                left,
+                right: left + wide,
+            });
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mim_core::rng::{Purpose, stream};
+
+    fn images() -> Tensor {
+        let values: Vec<f32> = (0..2 * 3 * 16).map(|v| v as f32).collect();
+        Tensor::from_vec(values, (2, 3, 4, 4), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn boxes_are_cut_off_at_the_edges_and_the_share_follows() {
+        let cut = CutBox::around((0, 3), 0.75, (4, 4));
+        assert_eq!((cut.top, cut.bottom, cut.left, cut.right), (0, 1, 2, 4));
+        assert_eq!(cut.kept((4, 4)), 0.875);
+        let (mixed, lam) = Mix::CutMix { cut }.apply(&images()).unwrap();
+        let mixed = mixed.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(lam, 0.875);
+        assert_eq!(mixed[..4], [0., 1., 50., 51.]);
+        assert_eq!(mixed[48..52], [48., 49., 2., 3.]);
+    }
+
+    #[test]
+    fn nothing_is_mixed_where_both_are_off_or_by_chance() {
+        let mut rng = stream(0, Purpose::Method, [0, 0]);
+        for off in [
+            MixConfig { mixup_alpha: 0., cutmix_alpha: 0., ..MixConfig::default() },
+            MixConfig { prob: 0., ..MixConfig::default() },
+        ] {
+            assert_eq!(off.draw((4, 4), &mut rng).unwrap(), Mix::None);
+        }
+        let both: Vec<Mix> = (0..40).map(|_| MixConfig::default().draw((4, 4), &mut rng).unwrap()).collect();
+        let cuts = both.iter().filter(|mix| matches!(mix, Mix::CutMix { .. })).count();
+        assert!((8..32).contains(&cuts), "{cuts}");
+    }
+
+    #[test]
+    fn erasing_changes_one_box_of_some_images() {
+        let zeros = Tensor::zeros((200, 1, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        let mut rng = stream(0, Purpose::Method, [0, 0]);
+        let erased = erase(&zeros, 0.25, &mut rng).unwrap();
+        let rows = erased.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+        let shares = rows.iter().map(|row| row.iter().filter(|v| **v != 0.).count());
+        let changed: Vec<usize> = shares.filter(|count| *count > 0).collect();
+        assert!((30..75).contains(&changed.len()), "{}", changed.len());
+        assert!(changed.iter().all(|count| (2..=110).contains(count)), "{changed:?}");
+    }
+
+    #[test]
+    fn labels_beyond_the_head_are_named() {
+        let error = mixed_targets(&[0, 5], 3, (1., 0.), &Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains("num_classes = 6"), "{error}");
+    }
+}

@@ -1,0 +1,301 @@
+//! Fine-tuning: a pretrained encoder and a linear head, all weights trained with labels.
+//!
+//! The protocol of MAE (He et al., CVPR 2022, appendix A.1; facebookresearch/mae @ efb2a80, `main_finetune.py`) and BEiT:
+//! RandAugment, random erasing, mixup and CutMix, label smoothing, stochastic depth, and learning rates that shrink
+//! towards the input (`train.optimizer.layer_decay`). It is a method like the others, so its runs resume, log and are
+//! evaluated as theirs. `mim finetune` takes the encoder's settings and weights from a run.
+
+mod method;
+mod mixing;
+
+use mim_core::augment::{Augment, HorizontalFlip, RandAugment, RandomResizedCrop, ViewPlan};
+use mim_core::encoders::{EncoderConfig, RelPosBiasKind, VitConfig};
+use mim_core::nn::{LayerNorm, Linear, PosEmbedKind};
+use mim_core::params::{Draw, Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore};
+use mim_core::schedule::Schedule;
+use mim_core::{Error, Input, Norm, Pooling, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::MethodConfig;
+use crate::registry::Entry;
+
+pub use method::Finetune;
+pub use mixing::{CutBox, Mix, MixConfig, erase, mixed_targets};
+
+use method::{Average, Network};
+
+/// The name in the registry.
+const NAME: &str = "finetune";
+
+/// Settings of fine-tuning; `Default` is MAE's of ViT-B/16 on ImageNet-1k.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FinetuneConfig {
+    /// Classes of the head. Default 1000.
+    pub num_classes: usize,
+    /// How tokens become the feature that enters the head. Default `mean`.
+    pub pooling: Pooling,
+    /// Share of a target that is spread over all classes. Default 0.1.
+    pub label_smoothing: f64,
+    /// Mixup and CutMix.
+    pub mix: MixConfig,
+    /// Share of images of which a box becomes noise. Default 0.25.
+    pub erasing_prob: f64,
+    /// Momentum of an average of the weights, which is evaluated in place of them, such as 0.9999; none (the
+    /// default) for no average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Deviation of the head's initial weights. Default 2e-5.
+    pub head_init_std: f64,
+    /// How weights start that are not loaded. Default `mae`.
+    pub init: Init,
+    /// Normalisation of the images. Default ImageNet's.
+    pub norm: Norm,
+    /// Augmentation. Default: random resized crop (scale 0.08 to 1, bicubic), flip and RandAugment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<ViewPlan>,
+    /// The encoder. Default: ViT-B/16 with trained positions, stochastic depth of 0.1, and no final norm: a norm then
+    /// follows the pooling (`fc_norm`).
+    pub encoder: EncoderConfig,
+}
+
+impl Default for FinetuneConfig {
+    fn default() -> Self {
+        Self::with_encoder(VitConfig::default())
+    }
+}
+
+impl FinetuneConfig {
+    fn with_encoder(vit: VitConfig) -> Self {
+        Self {
+            num_classes: 1000,
+            pooling: Pooling::Mean,
+            label_smoothing: 0.1,
+            mix: MixConfig::default(),
+            erasing_prob: 0.25,
+            ema: None,
+            head_init_std: 2e-5,
+            init: Init::Mae,
+            norm: Norm::imagenet(),
+            views: None,
+            encoder: VitConfig {
+                drop_path_rate: 0.1,
+                pos_embed: PosEmbedKind::Learned,
+                final_norm: false,
+                ..vit
+            }
+            .into(),
+        }
+    }
+
+    /// Changes the settings of a pretrained encoder to those it has in fine-tuning: no token for hidden patches, fixed
+    /// positions become trained ones, a relative bias that all blocks share becomes one of each block (BEiT, SimMIM),
+    /// and with `mean` pooling a ViT's final norm moves behind the pooling.
+    pub fn adapt(encoder: &mut EncoderConfig, pooling: Pooling) {
+        encoder.set_mask_token(false);
+        if let EncoderConfig::Vit(vit) = encoder {
+            if matches!(vit.pos_embed, PosEmbedKind::Sincos | PosEmbedKind::SincosRowFirst) {
+                vit.pos_embed = PosEmbedKind::Learned;
+            }
+            if vit.rel_pos_bias == RelPosBiasKind::Shared {
+                vit.rel_pos_bias = RelPosBiasKind::PerBlock;
+            }
+            vit.final_norm = pooling == Pooling::Cls;
+            vit.projection_dim = None;
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.norm.check(self.encoder.in_channels())?;
+        self.mix.check()?;
+        let share = |value: f64| (0. ..=1.).contains(&value);
+        let (field, value, why, fix) = if self.num_classes < 2 {
+            let why = "a head tells at least two classes apart";
+            ("num_classes", self.num_classes.to_string(), why, "use the number of classes of the data")
+        } else if !(0. ..1.).contains(&self.label_smoothing) {
+            let why = "it is a share from 0 to below 1";
+            ("label_smoothing", self.label_smoothing.to_string(), why, "use for instance 0.1")
+        } else if !share(self.erasing_prob) {
+            ("erasing_prob", self.erasing_prob.to_string(), "it is a probability", "use for instance 0.25")
+        } else if !self.ema.is_none_or(share) {
+            let value = self.ema.unwrap_or_default().to_string();
+            ("ema", value, "it is a momentum from 0 to 1", "use for instance 0.9999")
+        } else if !(self.head_init_std >= 0. && self.head_init_std.is_finite()) {
+            ("head_init_std", self.head_init_std.to_string(), "it is a deviation", "use for instance 2e-5")
+        } else {
+            return Ok(());
+        };
+        Err(Error::config(NAME, field, value, why, fix))
+    }
+
+    fn network(&self, store: &ParamStore) -> Result<Network> {
+        let params = store.root();
+        let encoder = self.encoder.build(&params)?;
+        let dim = encoder.dim();
+        let fc_norm = match &self.encoder {
+            EncoderConfig::Vit(vit) if !vit.final_norm => {
+                Some(LayerNorm::new(&params.pp("fc_norm"), dim, vit.norm_eps)?)
+            }
+            _ => None,
+        };
+        Ok(Network {
+            encoder,
+            pooling: self.pooling,
+            fc_norm,
+            head: Linear::new(&params.pp("head"), dim, self.num_classes)?,
+            classes: self.num_classes,
+        })
+    }
+
+    fn average(&self, student: &ParamStore) -> Result<Option<Average>> {
+        let Some(momentum) = self.ema else {
+            return Ok(None);
+        };
+        let store = ParamStore::teacher(student.device());
+        let network = self.network(&store)?;
+        let momentum = Schedule::constant(momentum);
+        let ema = Ema::new(student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
+        Ok(Some(Average { network, store, ema }))
+    }
+
+    fn plan(&self) -> ViewPlan {
+        self.views.clone().unwrap_or_else(|| {
+            ViewPlan::single(vec![
+                Augment::RandomResizedCrop(RandomResizedCrop {
+                    size: <(usize, usize)>::from(self.encoder.image_size()).into(),
+                    scale: [0.08, 1.],
+                    ..Default::default()
+                }),
+                Augment::HorizontalFlip(HorizontalFlip::default()),
+                Augment::RandAugment(RandAugment::default()),
+            ])
+        })
+    }
+}
+
+/// The encoder's initial values, and small ones for the head.
+struct HeadInit {
+    encoder: Box<dyn InitScheme>,
+    std: f32,
+}
+
+impl InitScheme for HeadInit {
+    fn draw(&self, name: &str, shape: &[usize]) -> Draw {
+        match name {
+            "head.weight" => Draw::TruncNormal { std: self.std, cut: 2. },
+            "head.bias" => Draw::Const(0.),
+            _ => self.encoder.draw(name, shape),
+        }
+    }
+}
+
+impl MethodConfig for FinetuneConfig {
+    type Method = Finetune;
+
+    fn arch(arch: &str) -> Result<Self> {
+        Ok(Self::with_encoder(VitConfig::arch(arch)?))
+    }
+
+    fn init(&self) -> Box<dyn InitScheme> {
+        Box::new(HeadInit {
+            encoder: self.encoder.init(self.init),
+            std: self.head_init_std as f32,
+        })
+    }
+
+    fn build(&self, student: &ParamStore) -> Result<Finetune> {
+        self.check()?;
+        let network = self.network(student)?;
+        let average = self.average(student)?;
+        let channels = self.encoder.in_channels();
+        Ok(Finetune {
+            student: student.clone(),
+            network,
+            average,
+            input: Input {
+                size: self.encoder.image_size(),
+                norm: self.norm.clone(),
+            },
+            views: self.plan().with_channels(channels),
+            mix: self.mix.clone(),
+            label_smoothing: self.label_smoothing,
+            erasing_prob: self.erasing_prob,
+            recorded: None,
+        })
+    }
+}
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Fine-tuning with labels",
+    paper: "He et al., CVPR 2022, arXiv 2111.06377, appendix A.1",
+    reference: "facebookresearch/mae @ efb2a80",
+    archs: crate::registry::VITS,
+    status: "exact: forward, loss, gradients, step with layer-wise rates",
+    recipes: recipes!("finetune_32px", "finetune_base", "finetune_large"),
+    parity: crate::parity::finetune::setup,
+    ..Entry::new::<FinetuneConfig>(NAME)
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mim_core::{Batch, Classifier, Method, StepContext, View};
+    use candle_core::{DType, Device, Tensor};
+
+    fn tiny() -> FinetuneConfig {
+        FinetuneConfig {
+            num_classes: 3,
+            ..FinetuneConfig::with_encoder(VitConfig {
+                image_size: 16.into(),
+                patch_size: 8,
+                embed_dim: 8,
+                depth: 1,
+                num_heads: 2,
+                ..VitConfig::default()
+            })
+        }
+    }
+
+    #[test]
+    fn images_without_labels_are_refused() {
+        let config = tiny();
+        let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
+        let images = Tensor::zeros((2, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        let batch = Batch::single(View::new(images, vec![]).unwrap());
+        let error = method.forward(&batch, &StepContext::new(0)).unwrap_err();
+        assert!(error.to_string().contains("no labels"), "{error}");
+    }
+
+    #[test]
+    fn an_average_starts_as_the_student_and_is_what_classifies() {
+        let config = FinetuneConfig { ema: Some(0.5), ..tiny() };
+        let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
+        let names: Vec<_> = method.stores().iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["student", "ema"]);
+        assert_eq!(method.encoders()[0].0, "ema");
+        let images = Tensor::ones((1, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        let step = StepContext::inference();
+        let logits = method.classifier().unwrap().logits(&images, &step).unwrap();
+        let own = method.network.logits(&images, &step).unwrap();
+        assert_eq!(logits.to_vec2::<f32>().unwrap(), own.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        type Wrong = (&'static str, fn(&mut FinetuneConfig));
+        let wrong: [Wrong; 5] = [
+            ("`num_classes` is 1", |c| c.num_classes = 1),
+            ("`label_smoothing` is 1", |c| c.label_smoothing = 1.),
+            ("`erasing_prob` is 2", |c| c.erasing_prob = 2.),
+            ("`ema` is -1", |c| c.ema = Some(-1.)),
+            ("`mixup_alpha` is -1", |c| c.mix.mixup_alpha = -1.),
+        ];
+        for (what, spoil) in wrong {
+            let mut config = tiny();
+            spoil(&mut config);
+            let error = config.build(&config.store(&Device::Cpu, 0)).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+}
