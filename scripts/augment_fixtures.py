@@ -88,7 +88,7 @@ def augment_cases():
     record.add("autocontrast", ImageOps.autocontrast(inputs["faint"]), input="faint")
     record.add("equalize", ImageOps.equalize(colour), input="colour")
     record.add("equalize", ImageOps.equalize(grey), input="grey")
-    record.add("posterize", ImageOps.posterize(colour, 2), input="colour", factor=2)
+    record.add("posterize", ImageOps.posterize(colour, 2), input="colour", bits=2)
     for factor in (0.19, 1.81):
         record.add("sharpness", ImageEnhance.Sharpness(colour).enhance(factor), input="colour", factor=factor)
     for angle in (-27.3, 13.0):

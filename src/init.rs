@@ -14,16 +14,20 @@ use mim_core::{Error, Method, Result};
 use crate::RunConfig;
 
 /// Weights to start from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct InitFrom {
     /// A run folder, a checkpoint of a run, or a file or folder of weights.
     pub path: PathBuf,
+    /// Which weights of a run: `student` (as none given), `teacher`, ...
+    pub store: Option<String>,
     /// Whose names a file has; ours (`mae`) if none is given.
     pub source: Option<String>,
     /// The key of the weights in a checkpoint of PyTorch; found if none is given.
     pub key: Option<String>,
     /// Parameters that may be missing: they keep their initial values.
     pub allow_missing: Vec<Pattern>,
+    /// Whether the encoder alone is set, also where the weights hold more of the method.
+    pub encoder_alone: bool,
 }
 
 /// What a run started from.
@@ -57,9 +61,7 @@ pub fn read_weights(
     key: Option<&str>,
 ) -> Result<(WeightMap, String)> {
     if is_run(path) {
-        let checkpoint = Checkpoint::open(path)?;
-        let line = format!("{} (step {})", path.display(), checkpoint.state().step);
-        return Ok((checkpoint.weights("student")?, line));
+        return read_store(path, "student");
     }
     let source = Source::named(source.unwrap_or("mae"))?;
     let file = WeightFile::open(path, key)?;
@@ -67,6 +69,21 @@ pub fn read_weights(
         source.import(&file.weights)?,
         format!("{file}, names of {}", source.name()),
     ))
+}
+
+/// The weights called `store` of a run, and a line about where they were.
+fn read_store(run: &Path, store: &str) -> Result<(WeightMap, String)> {
+    let checkpoint = Checkpoint::open(run)?;
+    let whose = match store {
+        "student" => String::new(),
+        other => format!("{other}, "),
+    };
+    let line = format!(
+        "{} ({whose}step {})",
+        run.display(),
+        checkpoint.state().step
+    );
+    Ok((checkpoint.weights(store)?, line))
 }
 
 impl InitFrom {
@@ -87,8 +104,10 @@ impl InitFrom {
                 "leave --init out",
             ));
         };
-        let (weights, from) =
-            read_weights(&self.path, self.source.as_deref(), self.key.as_deref())?;
+        let (weights, from) = match &self.store {
+            Some(store) => read_store(&self.path, store)?,
+            None => read_weights(&self.path, self.source.as_deref(), self.key.as_deref())?,
+        };
         weights.check_finite()?;
         let encoder = encoder_of(config, student);
         let grid = encoder
@@ -102,7 +121,7 @@ impl InitFrom {
             .iter()
             .all(|(name, _)| !missing(name) || self.allows(name) || is_computed(student, name));
         let part = match encoder {
-            Some((_, names)) if !whole => Some(names),
+            Some((_, names)) if !whole || self.encoder_alone => Some(names),
             _ => None,
         };
         let wanted = |name: &str| part.as_ref().is_none_or(|part| part.contains(name));

@@ -137,14 +137,12 @@ fn used_again(run: &Path, dir: &Path, summary: &serde_json::Value) {
     );
     let checkpoint = run.to_str().unwrap();
     let linear = succeeds(mim(&["eval", "linear", "--checkpoint", checkpoint]));
-    assert_eq!(
-        linear.trim(),
-        format!(
-            "linear_top1 {:.2}\nlinear_top5 {:.2}",
-            summary["linear_top1"].as_f64().unwrap(),
-            summary["linear_top5"].as_f64().unwrap()
-        )
+    let wanted = format!(
+        "linear_top1 {:.2}\nlinear_top5 {:.2}\n",
+        summary["linear_top1"].as_f64().unwrap(),
+        summary["linear_top5"].as_f64().unwrap()
     );
+    assert!(linear.starts_with(&wanted), "{linear}");
     assert!(succeeds(mim(&["eval", "knn", "--checkpoint", checkpoint])).starts_with("knn_top1 "));
     let of = ["eval", "knn", "--checkpoint", checkpoint, "--encoder"];
     fails(

@@ -23,6 +23,8 @@ pub enum Purpose {
     Split = 7,
     /// Dropout of single values.
     Dropout = 8,
+    /// Samples of a bootstrap.
+    Bootstrap = 9,
 }
 
 /// The ChaCha8 stream of (seed, purpose, position).

@@ -28,6 +28,8 @@ struct Case {
     #[serde(default)]
     interpolation: Interpolation,
     #[serde(default)]
+    bits: u32,
+    #[serde(default)]
     factor: f64,
 }
 
@@ -67,7 +69,7 @@ impl Case {
             "solarize" => solarize(input, 128),
             "autocontrast" => autocontrast(input),
             "equalize" => equalize(input),
-            "posterize" => posterize(input, self.factor as u32),
+            "posterize" => posterize(input, self.bits),
             "sharpness" => adjust_sharpness(input, self.factor),
             "rotate" | "shear_x" | "shear_y" | "translate_x" => self.moved(input),
             "gaussian_blur" => gaussian_blur(input, self.factor),

@@ -26,6 +26,9 @@ pub struct EvalConfig {
     pub workers: usize,
     /// Whether a run also probes the raw pixels ([`raw_pixels`](crate::raw_pixels)). Default true.
     pub raw_pixels: bool,
+    /// Epochs for which a run's encoder, and the same network from scratch, are trained with labels at its end; 0 (the
+    /// default) for neither.
+    pub finetune_epochs: usize,
     /// The linear probe.
     pub linear: LinearConfig,
     /// The nearest neighbours.
@@ -40,6 +43,7 @@ impl Default for EvalConfig {
             batch_size: 250,
             workers: 4,
             raw_pixels: true,
+            finetune_epochs: 0,
             linear: LinearConfig::default(),
             knn: KnnConfig::default(),
         }

@@ -5,7 +5,7 @@ use mim_core::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Accuracy, Features};
+use crate::{Accuracy, Features, Scores};
 
 /// Similarities held at a time, to bound memory: 64 MiB.
 const SIMILARITIES: usize = 1 << 24;
@@ -75,20 +75,22 @@ impl KnnConfig {
     /// [`Error::InvalidConfig`] for a setting out of range or more neighbours than training images;
     /// [`Error::Shape`] if the widths differ.
     pub fn accuracy(&self, train: &Features, test: &Features) -> Result<Accuracy> {
-        let mut labels = test.labels().iter();
-        let (mut first, mut among_five) = (0, 0);
+        Ok(self.scores(train, test)?.accuracy())
+    }
+
+    /// What the votes say of each test image.
+    ///
+    /// # Errors
+    ///
+    /// As [`KnnConfig::accuracy`].
+    pub fn scores(&self, train: &Features, test: &Features) -> Result<Scores> {
+        let (mut labels, mut scores) = (test.labels().iter(), Scores::default());
         self.each_chunk(train, test, |votes| {
             for (votes, label) in votes.iter().zip(&mut labels) {
-                let rank = rank(votes, *label as usize);
-                first += usize::from(rank < 1);
-                among_five += usize::from(rank < 5);
+                scores.push(*label, votes);
             }
         })?;
-        let percent = |count: usize| 100. * count as f64 / test.len() as f64;
-        Ok(Accuracy {
-            top1: percent(first),
-            top5: percent(among_five),
-        })
+        Ok(scores)
     }
 
     /// The votes for each class, for every test image.
@@ -175,19 +177,12 @@ fn nearest(row: &[f32], k: usize) -> Vec<(usize, f32)> {
     best
 }
 
-/// Classes before `class` by votes.
-fn rank(votes: &[f64], class: usize) -> usize {
-    let own = votes[class];
-    let earlier = votes[..class].iter().filter(|votes| **votes >= own).count();
-    let later = votes[class..].iter().filter(|votes| **votes > own).count();
-    earlier + later
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::scores::rank;
 
     fn features(values: &[f32], labels: &[u32]) -> Features {
         Features::new(

@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod classify;
 mod config;
 mod features;
 mod knn;
@@ -28,7 +29,9 @@ mod linear;
 mod logistic;
 mod picture;
 mod probe;
+mod scores;
 
+pub use classify::classify;
 pub use config::EvalConfig;
 pub use features::{FeatureRows, Features, extract, features, raw_pixels};
 pub use knn::KnnConfig;
@@ -38,3 +41,4 @@ pub use logistic::{Logistic, LogisticRegression};
 pub use mim_core::Pooling;
 pub use picture::{reconstruction_grid, save_png};
 pub use probe::{Accuracy, ProbeResult, probe};
+pub use scores::{Scores, Summary};

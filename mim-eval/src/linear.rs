@@ -6,7 +6,7 @@ use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::logistic::{Logistic, LogisticRegression};
-use crate::{Accuracy, Features};
+use crate::{Accuracy, Features, Scores};
 
 /// Rows classified at a time, to bound memory.
 const CHUNK: usize = 1024;
@@ -168,28 +168,31 @@ impl LinearProbe {
     ///
     /// [`Error::Shape`] if the width of the features differs.
     pub fn accuracies(&self, features: &Features) -> Result<Accuracy> {
-        let mut labels = features.labels().iter();
-        let (mut first, mut among_five) = (0, 0);
+        Ok(self.scores(features)?.accuracy())
+    }
+
+    /// What the classifier says of each image.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearProbe::accuracies`].
+    pub fn scores(&self, features: &Features) -> Result<Scores> {
+        let labels = features.labels();
+        let all = labels.iter().chain(&self.classes).max();
+        let count = all.map_or(0, |class| *class as usize + 1);
+        let (mut labels, mut scores) = (labels.iter(), Scores::default());
         self.each_chunk(features, |logits| {
             for (row, label) in logits.to_vec2::<f64>()?.iter().zip(&mut labels) {
-                // A class that training images do not have is never right.
-                let Ok(own) = self.classes.binary_search(label) else {
-                    continue;
-                };
-                let before = |(at, value): &(usize, &f64)| {
-                    **value > row[own] || (**value == row[own] && *at < own)
-                };
-                let rank = row.iter().enumerate().filter(before).count();
-                first += usize::from(rank < 1);
-                among_five += usize::from(rank < 5);
+                // Classes that no training image has.
+                let mut by_class = vec![f64::NEG_INFINITY; count];
+                for (class, logit) in self.classes.iter().zip(row) {
+                    by_class[*class as usize] = *logit;
+                }
+                scores.push(*label, &by_class);
             }
             Ok(())
         })?;
-        let percent = |count: usize| 100. * count as f64 / features.len() as f64;
-        Ok(Accuracy {
-            top1: percent(first),
-            top5: percent(among_five),
-        })
+        Ok(scores)
     }
 
     /// Hands on the logits `[images, classes]` of some images at a time, in order.

@@ -42,13 +42,7 @@ impl Backbone {
     /// If the file cannot be read, its names or sizes are not recognised, or something that inference reads is
     /// missing.
     pub fn of_file(path: &Path, of: &WeightsOf<'_>, device: &Device) -> Result<(Self, String)> {
-        let file = WeightFile::open(path, None)?;
-        let source = match of.source {
-            Some(source) => source,
-            None => guess(path, &file.weights)?,
-        };
-        let weights = Source::named(source)?.import(&file.weights)?;
-        weights.check_finite()?;
+        let (file, weights, source) = read(path, of)?;
         let mut tables = tables(of.set)?;
         let config = encoder(&weights, of.arch, tables.remove("encoder"))?;
         let norm = match tables.remove("norm") {
@@ -89,6 +83,29 @@ impl Backbone {
         };
         Ok((backbone, line))
     }
+}
+
+/// The settings of an encoder in a file of weights, and whose names the file has.
+///
+/// # Errors
+///
+/// As [`Backbone::of_file`].
+pub fn encoder_of_file(path: &Path, of: &WeightsOf<'_>) -> Result<(EncoderConfig, String)> {
+    let (_, weights, source) = read(path, of)?;
+    let set = tables(of.set)?.remove("encoder");
+    Ok((encoder(&weights, of.arch, set)?, source.to_owned()))
+}
+
+/// A file, its weights in our names, and whose names they were.
+fn read<'a>(path: &Path, of: &WeightsOf<'a>) -> Result<(WeightFile, WeightMap, &'a str)> {
+    let file = WeightFile::open(path, None)?;
+    let source = match of.source {
+        Some(source) => source,
+        None => guess(path, &file.weights)?,
+    };
+    let weights = Source::named(source)?.import(&file.weights)?;
+    weights.check_finite()?;
+    Ok((file, weights, source))
 }
 
 /// Whose names weights look like.

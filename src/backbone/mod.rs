@@ -9,7 +9,7 @@ use mim_core::weights::{LoadReport, Source, WeightFile, WeightMap, fit};
 use mim_core::{Encoder, Error, Input, Method, ParamStore, Result};
 use mim_eval::EvalConfig;
 
-pub use file::WeightsOf;
+pub use file::{WeightsOf, encoder_of_file};
 
 use crate::{DataConfig, Pretrained, zoo};
 

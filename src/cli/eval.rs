@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::cli::device;
 use crate::cli::model::Model;
-use crate::cli::pretrain::probe::{Pair, cap, put_settings};
+use crate::cli::pretrain::probe::{Pair, cap, put_figures, put_settings};
 use crate::cli::pretrain::summary::version;
 
 /// Settings of `mim eval`.
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (split, [train, test]) = images(settings, &model.data, model.seed)?;
     let data = (&train, &test);
     let pair = Pair::of_encoder(encoder, &model.input, data, (&model.eval, &device))?;
-    let (protocol, accuracy) = match args.protocol {
+    let (protocol, figures) = match args.protocol {
         Protocol::Linear(_) => ("linear", pair.linear(&model.eval)?),
         Protocol::Knn(_) => ("knn", pair.knn(&model.eval)?),
     };
@@ -121,7 +121,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("{name}, {split} of {}", model.data.source);
         println!(
             "{protocol}_top1 {:.2}\n{protocol}_top5 {:.2}",
-            accuracy.top1, accuracy.top5
+            figures.top1, figures.top5
+        );
+        let [low, high] = figures.interval;
+        println!(
+            "{protocol}_mean_per_class {:.2}\n{protocol}_top1_interval {low:.2} {high:.2}",
+            figures.mean_per_class
         );
         return Ok(ExitCode::SUCCESS);
     }
@@ -133,9 +138,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "split": split,
         "seed": model.seed,
         "probed_images": { "train": probed, "held_out": held_out },
-        format!("{protocol}_top1"): accuracy.top1,
-        format!("{protocol}_top5"): accuracy.top5,
     });
+    put_figures(&mut all, protocol, &figures);
     put_settings(&mut all, &model.eval);
     version(&mut all);
     println!("{all:#}");

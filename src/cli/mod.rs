@@ -19,12 +19,14 @@ mod download;
 mod eval;
 mod export;
 mod features;
+mod finetune;
 mod folder;
 mod info;
 mod interrupt;
 mod logging;
 mod methods;
 mod model;
+mod options;
 mod outcome;
 mod parity;
 mod parts;
@@ -54,6 +56,7 @@ const EXAMPLES: &str = "Examples:
   mim pretrain                                  a small MAE on the embedded images, probed when done
   mim pretrain --method simmim --epochs 20      another method
   mim pretrain --config my.toml --data folder:photos --set encoder.depth=6
+  mim finetune --checkpoint runs/mae-1          train its encoder further, with labels
   mim eval linear --checkpoint runs/mae-1       probe a finished run
   mim visualize --checkpoint runs/mae-1 --images photos --output picture.png";
 
@@ -61,6 +64,8 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     /// Pre-train a method, then probe its encoder.
     Pretrain(Box<pretrain::Args>),
+    /// Train an encoder further with labels, or the same network from scratch.
+    Finetune(Box<finetune::Args>),
     /// Probe the encoder of a run: linear classifier or nearest neighbours.
     Eval(eval::Args),
     /// Draw original, masked and reconstructed images.
@@ -115,6 +120,7 @@ pub fn main(registry: Registry) -> ExitCode {
 fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Visualize(args) => visualize::run(&args),
         Command::Methods(args) => methods::run(&args),
@@ -134,7 +140,8 @@ impl Cli {
     /// Threads asked for.
     fn threads(&self) -> Option<usize> {
         match &self.command {
-            Command::Pretrain(args) => args.threads,
+            Command::Pretrain(args) => args.options.threads,
+            Command::Finetune(args) => args.options.threads,
             Command::Eval(args) => args.threads(),
             Command::Features(args) => args.threads,
             Command::Bench(args) => args.threads(),

@@ -74,8 +74,7 @@ impl Args {
         let file = InitFrom {
             path,
             source: self.source.clone().or(of_zoo),
-            key: None,
-            allow_missing: Vec::new(),
+            ..InitFrom::default()
         };
         let (weights, _) = read_weights(&file.path, file.source.as_deref(), None)?;
         let mut table = sizes(&weights)?;

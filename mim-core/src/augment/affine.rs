@@ -74,12 +74,11 @@ pub fn transform(mut sample: Sample, map: Affine, fill: &[u8]) -> Sample {
         for column in 0..width {
             let (x, y) = map.place(column, row);
             let inside = (0. ..width as f64).contains(&x) && (0. ..height as f64).contains(&y);
-            for channel in 0..channels {
-                pixels.push(match inside {
-                    true => interpolated(&sample, (x - 0.5, y - 0.5), channel),
-                    false => fill[channel],
-                });
-            }
+            let values = fill.iter().take(channels).enumerate();
+            pixels.extend(values.map(|(channel, fill)| match inside {
+                true => interpolated(&sample, (x - 0.5, y - 0.5), channel),
+                false => *fill,
+            }));
         }
     }
     sample.pixels = pixels;

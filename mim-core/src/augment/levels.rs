@@ -111,22 +111,21 @@ pub fn adjust_sharpness(mut sample: Sample, factor: f64) -> Sample {
 )]
 fn smoothed(sample: &Sample) -> Vec<u8> {
     let (height, width, channels) = (sample.height, sample.width, sample.channels);
-    let mut smooth = sample.pixels.clone();
     let stride = width * channels;
     let weight = |times: f32| times / 13.;
-    for row in 1..height.saturating_sub(1) {
-        for at in row * stride + channels..(row + 1) * stride - channels {
-            let line = |middle: usize, own: f32| {
-                let value = |at: usize| f32::from(sample.pixels[at]);
-                value(middle - channels) * weight(1.)
-                    + value(middle) * weight(own)
-                    + value(middle + channels) * weight(1.)
-            };
-            let sum = 0.5 + line(at + stride, 1.) + line(at, 5.) + line(at - stride, 1.);
-            smooth[at] = sum as u8;
+    let line = |middle: usize, own: f32| {
+        let value = |at: usize| f32::from(sample.pixels[at]);
+        let (left, right) = (value(middle - channels), value(middle + channels));
+        left * weight(1.) + value(middle) * weight(own) + right * weight(1.)
+    };
+    let smooth = |(at, value): (usize, &u8)| {
+        let (row, column) = (at / stride, at % stride / channels);
+        if row == 0 || row + 1 == height || column == 0 || column + 1 == width {
+            return *value;
         }
-    }
-    smooth
+        (0.5 + line(at + stride, 1.) + line(at, 5.) + line(at - stride, 1.)) as u8
+    };
+    sample.pixels.iter().enumerate().map(smooth).collect()
 }
 
 #[cfg(test)]

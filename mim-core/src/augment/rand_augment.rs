@@ -181,7 +181,7 @@ mod tests {
 
     fn photo(channels: usize) -> Sample {
         let bytes = (0..32 * 24 * channels)
-            .map(|v| (v * 7 % 251) as u8)
+            .map(|v| u8::try_from(v * 7 % 251).unwrap())
             .collect();
         Sample::new(bytes, (32, 24), channels).unwrap()
     }

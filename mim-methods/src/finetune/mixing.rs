@@ -65,6 +65,11 @@ pub struct CutBox {
 
 impl CutBox {
     /// A box of `1 - lam` of the area of an image of (height, width), around `centre`, cut off at the edges.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a side, truncated as timm does"
+    )]
     pub fn around(centre: (usize, usize), lam: f64, (height, width): (usize, usize)) -> Self {
         let side = |of: usize| (of as f64 * (1. - lam).sqrt()) as usize / 2;
         let (tall, wide) = (side(height), side(width));
@@ -177,6 +182,10 @@ fn reversed(xs: &Tensor) -> Result<Tensor> {
 /// # Errors
 ///
 /// [`Error::InvalidConfig`] for a label that is no class.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "targets are f32"
+)]
 pub fn mixed_targets(labels: &[u32], classes: usize, (lam, smoothing): (f64, f64), device: &Device) -> Result<Tensor> {
     if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
         let why = format!("the head has {classes} classes");
@@ -235,6 +244,11 @@ pub fn erase(images: &Tensor, prob: f64, rng: &mut dyn Rng) -> Result<Tensor> {
 }
 
 /// A box to erase in an image of (height, width); none if ten draws fit nowhere.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sides of a box"
+)]
 fn erased_box((height, width): (usize, usize), rng: &mut dyn Rng) -> Option<CutBox> {
     let uniform = |[low, high]: [f64; 2], rng: &mut dyn Rng| low + (high - low) * rng.random::<f64>();
     for _ in 0..10 {

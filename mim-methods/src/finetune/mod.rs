@@ -196,6 +196,7 @@ impl MethodConfig for FinetuneConfig {
         Ok(Self::with_encoder(VitConfig::arch(arch)?))
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
     fn init(&self) -> Box<dyn InitScheme> {
         Box::new(HeadInit {
             encoder: self.encoder.init(self.init),

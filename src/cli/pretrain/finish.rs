@@ -1,5 +1,6 @@
 //! What follows the last step: pictures, probes and a summary.
 
+use std::path::Path;
 use std::time::Instant;
 
 use crate::RunConfig;
@@ -8,8 +9,9 @@ use candle_core::Device;
 use mim_core::train::{EpochLog, Trainer};
 use mim_core::{Error, Result};
 
+use super::probe::Rows;
 use super::summary::Summary;
-use super::{INIT, picture, probe};
+use super::{INIT, picture, probe, tune};
 use crate::cli::plot;
 
 /// Pictures, probes and summary of a finished run. Nothing here costs the run: what fails is said and listed.
@@ -38,6 +40,7 @@ pub(super) fn finish(
     let mut summary = Summary::new(&log);
     if evaluate {
         summary.rows = probe::all(config, method, images, device);
+        finetuned(&mut summary.rows, (config, run), images, device);
     }
     summary.notes = method.notes();
     if let Ok(started) = std::fs::read_to_string(run.join(INIT)) {
@@ -55,6 +58,27 @@ pub(super) fn finish(
             .push(format!("no summary.json: {error}"));
     }
     summary.print();
+}
+
+/// Fine-tunes what was pretrained and what is random, if the settings ask for it.
+fn finetuned(
+    rows: &mut Rows,
+    (config, run): (&RunConfig, &Path),
+    images: &Images,
+    device: &Device,
+) {
+    if config.eval.finetune_epochs == 0 {
+        return;
+    }
+    for at in 0..2 {
+        let Some(name) = rows.rows.get(at).map(|row| row.name) else {
+            return;
+        };
+        eprintln!("fine-tuning {name} ...");
+        let figures = tune::tuned(run, (config, images), at == 1, device);
+        let figures = rows.keep(&format!("no fine-tuning of {name}"), figures);
+        rows.rows[at].finetuned = figures;
+    }
 }
 
 /// Draws `reconstruction.png` of held-out images, if the method predicts pixels.

@@ -6,6 +6,7 @@ pub(crate) mod picture;
 pub(crate) mod probe;
 mod resume;
 pub(crate) mod summary;
+mod tune;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::RunConfig;
+use crate::init::InitFrom;
 use crate::run_config::{self, HeldOut, Images};
 use candle_core::Device;
 use mim_core::Result;
@@ -25,6 +27,7 @@ use finish::finish;
 use resume::{is_finished, other_images, same_settings};
 
 use crate::cli::folder::{self, Contents};
+use crate::cli::options::Options;
 use crate::cli::progress::Progress;
 use crate::cli::{device, outcome};
 
@@ -34,14 +37,22 @@ const INIT: &str = "init.txt";
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let args = &args.located()?;
     let config = args.config()?;
-    if args.print_config {
+    start(&args.options, &config, &|| args.init())
+}
+
+/// What finds the weights that a run starts from.
+type Init<'a> = &'a dyn Fn() -> Result<Option<InitFrom>>;
+
+/// Trains, on the device and in the processes that the program was started with, or prints the settings.
+pub(crate) fn start(options: &Options, config: &RunConfig, init: Init<'_>) -> Result<ExitCode> {
+    if options.print_config {
         print!("{}", config.to_toml()?);
         return Ok(ExitCode::SUCCESS);
     }
     let launch = Launch::from_env()?;
-    let device = device::open(&own_device(&args.device, launch.as_ref()))?;
+    let device = device::open(&own_device(&options.device, launch.as_ref()))?;
     let comm = comm::join(launch.as_ref(), &device)?;
-    match train(args, &config, &device, &comm) {
+    match train((options, init), config, &device, &comm) {
         Err(error) if comm.world() > 1 => {
             // The others wait for this process, and would wait for ever.
             let code = outcome::failed(&format!("rank {}: {error}", comm.rank()));
@@ -65,7 +76,7 @@ fn own_device(name: &str, launch: Option<&Launch>) -> String {
 }
 
 fn train(
-    args: &Args,
+    (args, init): (&Options, Init<'_>),
     config: &RunConfig,
     device: &Device,
     comm: &Arc<dyn Communicator>,
@@ -94,7 +105,12 @@ fn train(
             run.display()
         );
     }
-    let (mut trainer, images) = ready(args, config, (device, comm), (&run, resumed.as_ref()))?;
+    let (mut trainer, images) = ready(
+        (args, init),
+        config,
+        (device, comm),
+        (&run, resumed.as_ref()),
+    )?;
     let mut progress = Progress::new(config.train.epochs, leads);
     let outcome = match trainer.train(&mut progress) {
         Err(error) if leads && resumed.is_none() && progress.is_empty() => {
@@ -128,7 +144,7 @@ fn train(
 
 /// The trainer at the place where the run starts or resumes, and its folder.
 fn ready(
-    args: &Args,
+    (args, init): (&Options, Init<'_>),
     config: &RunConfig,
     (device, comm): (&Device, &Arc<dyn Communicator>),
     (run, checkpoint): (&Path, Option<&Checkpoint>),
@@ -137,7 +153,7 @@ fn ready(
     let (images, method, started) = comm::rank_0_first(comm.as_ref(), || {
         let images = config.data.open(config.train.seed)?;
         let method = config.build(device)?;
-        let started = match (checkpoint, args.init()?) {
+        let started = match (checkpoint, init()?) {
             (None, Some(init)) => Some(init.apply(config, method.as_ref())?.to_string()),
             _ => None,
         };
@@ -219,7 +235,7 @@ fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: u
     );
 }
 
-impl Args {
+impl Options {
     /// The checkpoint to resume from, if any.
     fn checkpoint(&self, run: &Path) -> Result<Option<Checkpoint>> {
         match self.resume.as_deref() {

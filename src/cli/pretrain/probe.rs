@@ -8,7 +8,7 @@ use crate::run_config::{HeldOut, Images};
 use candle_core::Device;
 use mim_core::data::Dataset;
 use mim_core::{Encoder, Input, Method, Result};
-use mim_eval::{Accuracy, EvalConfig, Features, extract, raw_pixels};
+use mim_eval::{EvalConfig, Features, Summary, classify, extract, raw_pixels};
 use serde_json::{Value, json};
 
 /// What one set of features gives; what failed is in `problems`.
@@ -18,10 +18,25 @@ pub(crate) struct Row {
     pub(super) name: &'static str,
     /// What starts its keys in `summary.json`.
     pub(super) key: &'static str,
-    pub(crate) linear: Option<Accuracy>,
-    pub(crate) knn: Option<Accuracy>,
+    pub(crate) linear: Option<Summary>,
+    pub(crate) knn: Option<Summary>,
+    /// Of the network that was trained with labels.
+    pub(crate) finetuned: Option<Summary>,
     /// Images whose features were compared: training and held-out ones.
     pub(crate) images: Option<[usize; 2]>,
+}
+
+impl Row {
+    /// The figures that there are, by protocol.
+    fn figures(&self) -> impl Iterator<Item = (&'static str, &Summary)> {
+        let all = [
+            ("linear", &self.linear),
+            ("knn", &self.knn),
+            ("finetuned", &self.finetuned),
+        ];
+        let some = all.into_iter();
+        some.filter_map(|(name, figures)| Some((name, figures.as_ref()?)))
+    }
 }
 
 /// The probes of a run, and what could not be done.
@@ -78,12 +93,13 @@ impl Pair {
         Self::new(data, |images| raw_pixels(images, plan.clone(), config))
     }
 
-    pub(crate) fn linear(&self, config: &EvalConfig) -> Result<Accuracy> {
-        config.linear.fit(&self.train)?.accuracies(&self.test)
+    pub(crate) fn linear(&self, config: &EvalConfig) -> Result<Summary> {
+        let probe = config.linear.fit(&self.train)?;
+        probe.scores(&self.test)?.summary(0)
     }
 
-    pub(crate) fn knn(&self, config: &EvalConfig) -> Result<Accuracy> {
-        config.knn.accuracy(&self.train, &self.test)
+    pub(crate) fn knn(&self, config: &EvalConfig) -> Result<Summary> {
+        config.knn.scores(&self.train, &self.test)?.summary(0)
     }
 
     /// Training and held-out images.
@@ -126,6 +142,24 @@ pub(super) fn all(
         return rows;
     };
     (rows.encoder, rows.split) = (Some(name.to_owned()), Some(*split));
+    if let Some(classifier) = method.classifier() {
+        eprintln!("measuring the network ...");
+        let scores = classify(
+            classifier,
+            test.clone(),
+            method.input(),
+            device,
+            &config.eval,
+        );
+        let figures = scores.and_then(|scores| scores.summary(0));
+        let finetuned = rows.keep("no accuracy of the network", figures);
+        rows.rows.push(Row {
+            name: "trained with labels",
+            finetuned,
+            ..Row::default()
+        });
+        return rows;
+    }
     let (data, eval) = ((&images.train, test), (&config.eval, device));
     rows.add("pretrained encoder", "", &config.eval, || {
         Pair::of_encoder(encoder, method.input(), data, eval)
@@ -171,9 +205,43 @@ impl Rows {
         self.rows.push(row);
     }
 
-    fn keep<T>(&mut self, what: &str, done: Result<T>) -> Option<T> {
+    pub(super) fn keep<T>(&mut self, what: &str, done: Result<T>) -> Option<T> {
         done.map_err(|error| self.problems.push(format!("{what}: {error}")))
             .ok()
+    }
+
+    /// Prints them as a table: top-1 and its 95 % interval.
+    pub(super) fn print(&self, split: HeldOut) {
+        let columns = [
+            ("linear", "linear"),
+            ("knn", "k-NN"),
+            ("finetuned", "fine-tuned"),
+        ];
+        let has = |key: &str| {
+            self.rows
+                .iter()
+                .any(|row| row.figures().any(|(name, _)| name == key))
+        };
+        let columns: Vec<_> = columns.into_iter().filter(|(key, _)| has(key)).collect();
+        let headings: String = columns
+            .iter()
+            .map(|(_, heading)| format!(" {heading:>20}"))
+            .collect();
+        println!("{:24}{headings}   ({split})", "top-1 in percent");
+        for row in &self.rows {
+            let cell = |key: &str| {
+                let found = row.figures().find(|(name, _)| *name == key);
+                found.map_or("-".to_owned(), |(_, figures)| {
+                    let [low, high] = figures.interval;
+                    format!("{:.1} [{low:.1}, {high:.1}]", figures.top1)
+                })
+            };
+            let cells: String = columns
+                .iter()
+                .map(|(key, _)| format!(" {:>20}", cell(key)))
+                .collect();
+            println!("{:24}{cells}", row.name);
+        }
     }
 
     /// What `summary.json` says of them.
@@ -184,16 +252,9 @@ impl Rows {
         });
         put_settings(&mut all, config);
         for row in &self.rows {
-            let mut put = |name: &str, accuracy: Option<Accuracy>| {
-                for (at, value) in accuracy
-                    .into_iter()
-                    .flat_map(|a| [("top1", a.top1), ("top5", a.top5)])
-                {
-                    all[format!("{}{name}_{at}", row.key)] = json!(value);
-                }
-            };
-            put("linear", row.linear);
-            put("knn", row.knn);
+            for (name, figures) in row.figures() {
+                put_figures(&mut all, &format!("{}{name}", row.key), figures);
+            }
             if let Some([train, held_out]) = row.images {
                 all[format!("{}probed_images", row.key)] =
                     json!({ "train": train, "held_out": held_out });
@@ -201,6 +262,14 @@ impl Rows {
         }
         all
     }
+}
+
+/// Adds the figures of a protocol.
+pub(crate) fn put_figures(all: &mut Value, name: &str, figures: &Summary) {
+    all[format!("{name}_top1")] = json!(figures.top1);
+    all[format!("{name}_top5")] = json!(figures.top5);
+    all[format!("{name}_mean_per_class")] = json!(figures.mean_per_class);
+    all[format!("{name}_top1_interval")] = json!(figures.interval);
 }
 
 /// Adds the settings of probes.

@@ -6,7 +6,6 @@ use std::path::Path;
 use crate::RunConfig;
 use mim_core::train::EpochRecord;
 use mim_core::{Error, Result};
-use mim_eval::Accuracy;
 use serde_json::{Value, json};
 
 use super::probe::Rows;
@@ -92,21 +91,7 @@ impl Summary {
             eprintln!("warning: {problem}");
         }
         let Some(split) = self.rows.split else { return };
-        println!(
-            "{:24} {:>8} {:>8}   ({split})",
-            "top-1 in percent", "linear", "k-NN"
-        );
-        let top1 = |accuracy: Option<Accuracy>| {
-            accuracy.map_or("-".to_owned(), |accuracy| format!("{:.1}", accuracy.top1))
-        };
-        for row in &self.rows.rows {
-            println!(
-                "{:24} {:>8} {:>8}",
-                row.name,
-                top1(row.linear),
-                top1(row.knn)
-            );
-        }
+        self.rows.print(split);
     }
 }
 

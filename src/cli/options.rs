@@ -1,0 +1,175 @@
+//! The options that commands which train have in common.
+
+use std::path::PathBuf;
+
+use crate::{RunConfig, run_config};
+use mim_core::data::DataSource;
+use mim_core::train::Checkpoint;
+use mim_core::{Error, Result, settings};
+use toml::{Table, Value};
+
+use crate::cli::{device, folder};
+
+/// How a run is trained. Later ones win: recipe, --config, options, --set.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// A TOML file (a run's config.toml will do), or the name of a shipped recipe (see `mim methods`).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<String>,
+    /// Images: embedded, PATH, idx:PATH, folder:PATH, cifar:PATH, parquet:PATH, or hf:owner/name of the
+    /// Hugging Face Hub (the last two with --features parquet).
+    #[arg(long)]
+    pub(crate) data: Option<DataSource>,
+    /// Passes over the data.
+    #[arg(long)]
+    pub(crate) epochs: Option<i64>,
+    /// Images of a step.
+    #[arg(long)]
+    pub(crate) batch_size: Option<i64>,
+    /// Peak learning rate, whatever the batch.
+    #[arg(long, conflicts_with = "blr")]
+    pub(crate) lr: Option<f64>,
+    /// Peak learning rate for train.blr_batch (256) images a step; it grows with the batch.
+    #[arg(long)]
+    pub(crate) blr: Option<f64>,
+    /// The run folder [default: runs/<method>-<n>].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Resume from the newest checkpoint of --output-dir (auto; without --output-dir that of the method's newest
+    /// unfinished run below runs), or from this checkpoint, under the settings of that run.
+    #[arg(long, value_name = "auto|PATH")]
+    pub(crate) resume: Option<String>,
+    /// End after training, without probes and pictures.
+    #[arg(long)]
+    pub(crate) no_eval: bool,
+    /// Replace what an earlier run left in the run folder.
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) overwrite: bool,
+    /// Where to run.
+    #[arg(long, default_value = "auto", help = device::HELP)]
+    pub(crate) device: String,
+    /// Threads; all cores by default.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Type of matrix products: f32 or bf16.
+    #[arg(long)]
+    pub(crate) precision: Option<String>,
+    /// Everything random follows from it.
+    #[arg(long)]
+    pub(crate) seed: Option<i64>,
+    /// Threads that decode and augment images.
+    #[arg(long)]
+    pub(crate) workers: Option<i64>,
+    /// Any setting, as dotted.key=value; repeatable, in any order. Setting a `type` replaces that table by the type's
+    /// defaults.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print all settings and end.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+impl Options {
+    /// The settings of the run that is resumed, and where they are.
+    pub(crate) fn resumed(&self) -> Result<Option<(Table, String)>> {
+        let (settings, from) = match (self.resume.as_deref(), &self.output_dir) {
+            (None, _) | (Some("auto"), None) => return Ok(None),
+            (Some("auto"), Some(run)) => {
+                if !run.join("config.toml").exists() {
+                    return Ok(None);
+                }
+                (
+                    run_config::read_run(run)?,
+                    format!("the run {}", run.display()),
+                )
+            }
+            (Some(path), _) => {
+                let checkpoint = Checkpoint::open(path)?;
+                let config = RunConfig::from_json(&checkpoint.state().config)?;
+                (config.to_table()?, format!("the checkpoint {path}"))
+            }
+        };
+        Ok(Some((settings, from)))
+    }
+
+    /// The same options with the run folder that `--resume auto` means without --output-dir: the newest unfinished
+    /// run of `method` below `runs`.
+    pub(crate) fn located(&self, method: &str) -> Result<Self> {
+        if self.output_dir.is_some() || self.resume.as_deref() != Some("auto") || self.print_config
+        {
+            return Ok(self.clone());
+        }
+        let run = folder::unfinished(method)?.ok_or_else(|| {
+            let why = format!("there is no unfinished run of {method} below runs");
+            let fix = "name the run by --output-dir, or leave --resume out to start one";
+            Error::config("command line", "--resume", "auto", why, fix)
+        })?;
+        eprintln!("resuming {}", run.display());
+        Ok(Self {
+            output_dir: Some(run),
+            ..self.clone()
+        })
+    }
+
+    /// All settings: the options laid over `table`, which has the sizes of `arch` if one is given. Images are measured
+    /// where `norm = "auto"` asks for it, unless the settings are only printed.
+    pub(crate) fn complete(&self, mut table: Table, arch: Option<&str>) -> Result<RunConfig> {
+        self.put_options(&mut table);
+        // A size comes before the keys that refine it, and a type before the keys of its table.
+        let set = |setting: &&String| {
+            setting
+                .split('=')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        let (archs, others): (Vec<_>, Vec<_>) = self.set.iter().partition(|one| set(one) == "arch");
+        let archs = archs.iter().filter_map(|one| one.split_once('='));
+        let archs = archs.map(|(_, arch)| arch.trim().trim_matches('"'));
+        if let Some(arch) = arch.into_iter().chain(archs).last() {
+            run_config::replace_sizes(&mut table, arch)?;
+        }
+        let (types, others): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .partition(|one| set(one).rsplit('.').next() == Some("type"));
+        for setting in types.into_iter().chain(others) {
+            settings::set(&mut table, setting)?;
+        }
+        if !self.print_config
+            && let Some(line) = run_config::measure_norm(&mut table)?
+        {
+            eprintln!("{line}");
+        }
+        RunConfig::from_table(table)
+    }
+
+    /// Lays the options that stand for settings over `table`.
+    fn put_options(&self, table: &mut Table) {
+        let mut put = |part: &str, key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                let inner = Value::Table(Table::from_iter([(key.to_owned(), value)]));
+                settings::overlay(table, Table::from_iter([(part.to_owned(), inner)]));
+            }
+        };
+        let source = self.data.as_ref().map(|source| source.to_string().into());
+        put("data", "source", source);
+        put("data", "workers", self.workers.map(Value::from));
+        put("train", "epochs", self.epochs.map(Value::from));
+        put("train", "batch_size", self.batch_size.map(Value::from));
+        let precision = self.precision.clone().map(Value::from);
+        put("train", "precision", precision);
+        put("train", "seed", self.seed.map(Value::from));
+        put("train", "lr", self.lr.map(Value::from));
+        put("train", "blr", self.blr.map(Value::from));
+        // One of them says the rate: an option takes the place of what a file says.
+        if let Some(train) = table.get_mut("train").and_then(Value::as_table_mut) {
+            if self.lr.is_some() {
+                train.remove("blr");
+            }
+            if self.blr.is_some() {
+                train.remove("lr");
+            }
+        }
+    }
+}
