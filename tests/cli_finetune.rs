@@ -120,7 +120,10 @@ fn what_cannot_be_tuned_is_refused() {
             "num_classes = ",
         ),
         (&["--checkpoint", "nowhere"], "nowhere"),
-        (&["--checkpoint", "run", "--config", "mae_32px"], "is of mae"),
+        (
+            &["--checkpoint", "run", "--config", "mae_32px"],
+            "is of mae",
+        ),
         (
             &["--resume", "auto", "--output-dir", "new"],
             "`--checkpoint` is none",

@@ -30,6 +30,7 @@ mod logistic;
 mod picture;
 mod probe;
 mod scores;
+mod signals;
 
 pub use classify::classify;
 pub use config::EvalConfig;
@@ -42,3 +43,4 @@ pub use mim_core::Pooling;
 pub use picture::{reconstruction_grid, save_png};
 pub use probe::{Accuracy, ProbeResult, probe};
 pub use scores::{Scores, Summary};
+pub use signals::Signals;

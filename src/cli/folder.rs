@@ -70,7 +70,7 @@ pub(crate) fn prepare(path: &Path, contents: Contents) -> Result<()> {
 }
 
 /// What a run leaves in its folder, besides event files.
-const OURS: [&str; 9] = [
+const OURS: [&str; 11] = [
     "config.toml",
     "init.txt",
     "log.jsonl",
@@ -78,6 +78,8 @@ const OURS: [&str; 9] = [
     "loss.svg",
     "reconstruction.png",
     "checkpoints",
+    "best",
+    "report.html",
     "finetune",
     "scratch",
 ];

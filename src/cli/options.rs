@@ -8,6 +8,7 @@ use mim_core::train::Checkpoint;
 use mim_core::{Error, Result, settings};
 use toml::{Table, Value};
 
+use crate::cli::pretrain::watch::WatchArgs;
 use crate::cli::{device, folder};
 
 /// How a run is trained. Later ones win: recipe, --config, options, --set.
@@ -67,6 +68,8 @@ pub(crate) struct Options {
     /// Print all settings and end.
     #[arg(long)]
     pub(crate) print_config: bool,
+    #[command(flatten)]
+    pub(crate) watch: WatchArgs,
 }
 
 impl Options {

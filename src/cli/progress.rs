@@ -1,6 +1,7 @@
 //! The progress bar.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -25,6 +26,8 @@ pub(crate) struct Progress {
     images: usize,
     waited: f64,
     epochs: usize,
+    /// The last figures of probes.
+    measured: String,
 }
 
 impl Progress {
@@ -51,6 +54,22 @@ impl Progress {
             images: 0,
             waited: 0.,
             epochs,
+            measured: String::new(),
+        }
+    }
+
+    /// Shows the figures of an epoch's probes, if there are any.
+    pub(crate) fn measured(&mut self, figures: &BTreeMap<String, f64>) {
+        if figures.is_empty() {
+            return;
+        }
+        let figures = figures.iter();
+        let figures: Vec<_> = figures
+            .map(|(name, value)| format!("{name} {value:.4}"))
+            .collect();
+        self.measured = format!(", {}", figures.join(", "));
+        if self.shown && self.bar.is_hidden() {
+            eprintln!("probes: {}", figures.join(", "));
         }
     }
 
@@ -91,8 +110,8 @@ impl Observer for Progress {
         self.waited += report.waited;
         let (epoch, speed) = (report.epoch + 1, self.speed());
         self.bar.set_message(format!(
-            "epoch {epoch}/{}, loss {:.4}, lr {:.2e}, {speed}",
-            self.epochs, report.loss, report.lr
+            "epoch {epoch}/{}, loss {:.4}, lr {:.2e}, {speed}{}",
+            self.epochs, report.loss, report.lr, self.measured
         ));
         self.bar.set_position(report.step as u64);
         if self.shown && self.bar.is_hidden() && self.last_line.elapsed() >= PAUSE {

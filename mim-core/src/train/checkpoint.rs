@@ -197,9 +197,46 @@ pub(super) fn save(
 ) -> Result<PathBuf> {
     let folder = run.join("checkpoints");
     let path = folder.join(format!("step-{}", state.step));
-    let temporary = folder.join(format!("step-{}.tmp", state.step));
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).map_err(Error::io("remove", &temporary))?;
+    write(&path, state, method, optimizer)?;
+    let older = steps(&folder)?.into_iter().filter(|(_, old)| *old != path);
+    let older: Vec<_> = older.collect();
+    for (_, old) in &older[..(older.len() + 1).saturating_sub(keep)] {
+        fs::remove_dir_all(old).map_err(Error::io("remove", old))?;
+    }
+    Ok(path)
+}
+
+/// Writes `best` under `run`, in place of the one that is there.
+///
+/// # Errors
+///
+/// [`Error::Io`] if something cannot be written; the one that was there stays.
+pub(super) fn keep(
+    run: &Path,
+    state: &TrainState,
+    method: &dyn Method,
+    optimizer: &dyn Optimizer,
+) -> Result<()> {
+    write(&run.join("best"), state, method, optimizer)
+}
+
+/// Writes a checkpoint at `path`: under a temporary name, synced and renamed.
+fn write(
+    path: &Path,
+    state: &TrainState,
+    method: &dyn Method,
+    optimizer: &dyn Optimizer,
+) -> Result<()> {
+    let named = |end: &str| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(end);
+        path.with_file_name(name)
+    };
+    let (temporary, replaced) = (named(".tmp"), named(".old"));
+    for left in [&temporary, &replaced] {
+        if left.exists() {
+            fs::remove_dir_all(left).map_err(Error::io("remove", left))?;
+        }
     }
     fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
     for (name, store) in method.stores() {
@@ -219,15 +256,14 @@ pub(super) fn save(
     sync(&file)?;
     sync(&temporary)?;
     if path.exists() {
-        fs::remove_dir_all(&path).map_err(Error::io("replace", &path))?;
+        fs::rename(path, &replaced).map_err(Error::io("replace", path))?;
     }
-    fs::rename(&temporary, &path).map_err(Error::io("write", &path))?;
-    sync(&folder)?;
-    let all = steps(&folder)?;
-    for (_, old) in &all[..all.len().saturating_sub(keep)] {
-        fs::remove_dir_all(old).map_err(Error::io("remove", old))?;
+    fs::rename(&temporary, path).map_err(Error::io("write", path))?;
+    sync(path.parent().unwrap_or(path))?;
+    if replaced.exists() {
+        fs::remove_dir_all(&replaced).map_err(Error::io("remove", &replaced))?;
     }
-    Ok(path)
+    Ok(())
 }
 
 /// All entries of a store as they are now.

@@ -161,15 +161,21 @@ impl Trainer {
             let seconds = start.elapsed().as_secs_f64();
             let batch = self.config.effective_batch(self.comm.world());
             let images = (self.state.iter - first) * batch;
-            let record = self.end_epoch(images as f64 / seconds)?;
+            let record = self.end_epoch(images as f64 / seconds, watch.observer)?;
             if let Some(events) = &mut watch.events {
                 let values = [
                     ("epoch/loss", record.train_loss),
                     ("epoch/images_per_s", record.images_per_s),
                 ];
                 events.scalars(record.step, values)?;
+                let measured = record.measured.iter();
+                let measured = measured.map(|(name, value)| (name.as_str(), *value));
+                events.scalars(record.step, measured)?;
             }
             watch.observer.epoch(&record);
+            if watch.observer.keeps() {
+                self.keep()?;
+            }
             if self.stops(watch.observer)? && !self.finished() {
                 return self.end_here();
             }
@@ -194,7 +200,7 @@ impl Trainer {
     }
 
     /// Logs the epoch, moves on to the next one and writes a checkpoint when it is time.
-    fn end_epoch(&mut self, images_per_s: f64) -> Result<EpochRecord> {
+    fn end_epoch(&mut self, images_per_s: f64, observer: &mut dyn Observer) -> Result<EpochRecord> {
         let end = self.context();
         self.method.end_epoch(&end)?;
         let last = StepContext {
@@ -213,6 +219,7 @@ impl Trainer {
             step: self.state.step,
             train_loss: mean("loss"),
             terms: terms.collect(),
+            measured: observer.measure(self.method.as_ref(), self.state.epoch),
             lr: self.lr.at(&last),
             grad_norm: mean("grad_norm"),
             images_per_s,
@@ -251,6 +258,15 @@ impl Trainer {
             self.config.keep_checkpoints,
         )
         .map(drop)
+    }
+
+    /// Writes a checkpoint of the current place as `best`, in place of the one that is there.
+    fn keep(&self) -> Result<()> {
+        if !self.writes() {
+            return Ok(());
+        }
+        let (run, optimizer) = (&self.run, self.stepper.optimizer());
+        checkpoint::keep(run, &self.state, self.method.as_ref(), optimizer)
     }
 
     /// The run folder.

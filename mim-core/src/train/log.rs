@@ -20,6 +20,9 @@ pub struct EpochRecord {
     pub train_loss: f64,
     /// Mean of each loss term and metric over the epoch.
     pub terms: BTreeMap<String, f64>,
+    /// What an observer measured at its end ([`super::Observer::measure`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measured: BTreeMap<String, f64>,
     /// Learning rate of the last step.
     pub lr: f64,
     /// Mean gradient norm before clipping.
@@ -123,6 +126,7 @@ mod tests {
             step: epoch,
             train_loss: 0.1,
             terms,
+            measured: BTreeMap::new(),
             lr: 1e-3,
             grad_norm: 1.,
             images_per_s: 2.,

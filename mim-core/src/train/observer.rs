@@ -1,6 +1,9 @@
 //! Who watches a run.
 
+use std::collections::BTreeMap;
+
 use super::EpochRecord;
+use crate::Method;
 
 /// What is known after an optimizer step.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,8 +33,19 @@ pub trait Observer {
     /// After each optimizer step; a GPU is at the next one by then.
     fn step(&mut self, _report: &StepReport) {}
 
+    /// After each epoch, before it is logged: further figures, which go into the log and the event file by name. It
+    /// must leave the method as it is.
+    fn measure(&mut self, _method: &dyn Method, _epoch: usize) -> BTreeMap<String, f64> {
+        BTreeMap::new()
+    }
+
     /// After each epoch.
     fn epoch(&mut self, _record: &EpochRecord) {}
+
+    /// Asked after each epoch: whether the weights are to be kept in `best`, in place of those that are there.
+    fn keeps(&self) -> bool {
+        false
+    }
 
     /// Asked after each step; the run then writes a checkpoint and ends, on GPUs behind the step that is under way.
     fn stop(&self) -> bool {

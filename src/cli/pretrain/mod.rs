@@ -5,8 +5,10 @@ mod finish;
 pub(crate) mod picture;
 pub(crate) mod probe;
 mod resume;
+mod stop_rule;
 pub(crate) mod summary;
 mod tune;
+pub(crate) mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,10 +27,10 @@ use mim_core::train::{Checkpoint, Outcome, Trainer};
 pub(crate) use args::Args;
 use finish::finish;
 use resume::{is_finished, other_images, same_settings};
+use watch::{Watch, WatchArgs};
 
 use crate::cli::folder::{self, Contents};
 use crate::cli::options::Options;
-use crate::cli::progress::Progress;
 use crate::cli::{device, outcome};
 
 /// What a run started from, if not from random weights.
@@ -88,10 +90,8 @@ fn train(
         .unwrap_or_else(|| folder::next(&config.method));
     let resumed = args.checkpoint(&run)?;
     if let Some(checkpoint) = &resumed
-        && args.resume.as_deref() == Some("auto")
-        && is_finished(config, checkpoint, &run)
+        && args.is_done(config, checkpoint, &run)?
     {
-        same_settings(config, checkpoint)?;
         if leads {
             let summary = run.join("summary.json");
             let summary = summary.display();
@@ -111,22 +111,17 @@ fn train(
         (device, comm),
         (&run, resumed.as_ref()),
     )?;
-    let mut progress = Progress::new(config.train.epochs, leads);
-    let outcome = match trainer.train(&mut progress) {
-        Err(error) if leads && resumed.is_none() && progress.is_empty() => {
-            // A start that failed is no run.
-            folder::remove(&run)?;
-            return Err(error);
-        }
-        done => done?,
-    };
-    let status = progress.finish();
-    if let Outcome::Stopped { step } = outcome {
+    let fresh = leads && resumed.is_none();
+    let on = (device, leads);
+    let (outcome, watch) = watched(&mut trainer, &args.watch, (config, &images), on, fresh)?;
+    let status = watch.progress.finish();
+    if let (Some(why), true) = (&watch.ended, leads) {
+        eprintln!("the run ends here: {why}");
+    }
+    if let (Outcome::Stopped { step }, None) = (outcome, &watch.ended) {
         if leads {
-            eprintln!(
-                "stopped after step {step}; resume with --resume auto --output-dir {}",
-                run.display()
-            );
+            let run = run.display();
+            eprintln!("stopped after step {step}; resume with --resume auto --output-dir {run}");
         }
         comm.leave();
         return Ok(ExitCode::from(status));
@@ -140,6 +135,29 @@ fn train(
     finish(config, (&trainer, &images), evaluate, device, start);
     println!("{}", run.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Trains to the end, or to where a rule or a signal ends the run. The folder of a fresh run that fails before its
+/// first step is removed: it is no run.
+fn watched(
+    trainer: &mut Trainer,
+    args: &WatchArgs,
+    (config, images): (&RunConfig, &Images),
+    on: (&Device, bool),
+    fresh: bool,
+) -> Result<(Outcome, Watch)> {
+    let failed = |trainer: &Trainer, error| match fresh {
+        true => folder::remove(trainer.run()).and(Err(error)),
+        false => Err(error),
+    };
+    let mut watch = match Watch::new(args, config, images, on) {
+        Ok(watch) => watch,
+        Err(error) => return failed(trainer, error),
+    };
+    match trainer.train(&mut watch) {
+        Err(error) if watch.progress.is_empty() => failed(trainer, error),
+        done => Ok((done?, watch)),
+    }
 }
 
 /// The trainer at the place where the run starts or resumes, and its folder.
@@ -236,6 +254,15 @@ fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: u
 }
 
 impl Options {
+    /// Whether `--resume auto` finds the run finished.
+    fn is_done(&self, config: &RunConfig, checkpoint: &Checkpoint, run: &Path) -> Result<bool> {
+        if self.resume.as_deref() != Some("auto") || !is_finished(config, checkpoint, run) {
+            return Ok(false);
+        }
+        same_settings(config, checkpoint)?;
+        Ok(true)
+    }
+
     /// The checkpoint to resume from, if any.
     fn checkpoint(&self, run: &Path) -> Result<Option<Checkpoint>> {
         match self.resume.as_deref() {

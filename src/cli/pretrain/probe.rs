@@ -68,6 +68,11 @@ impl Pair {
         })
     }
 
+    /// Features that are there.
+    pub(super) fn of_features(train: Features, test: Features) -> Self {
+        Self { train, test }
+    }
+
     /// Features of an encoder that takes `input`.
     pub(crate) fn of_encoder(
         encoder: &dyn Encoder,
