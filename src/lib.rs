@@ -52,6 +52,8 @@ pub mod export;
 mod first_losses;
 pub mod init;
 mod pretrained;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod run_config;
 pub mod zoo;
 

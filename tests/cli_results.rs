@@ -271,3 +271,26 @@ fn probes_that_cannot_be_made_do_not_cost_the_run() {
         "{summary}"
     );
 }
+
+#[test]
+fn a_run_has_a_page_and_several_have_one_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 12);
+    classes(&dir.join("photos/test"), 4);
+    pretrain(dir, "first");
+    pretrain(dir, "second");
+    let page = fs::read_to_string(dir.join("first/report.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("reconstruction.png"));
+    let (out, _) = ends(&["report", "first", "second"], dir, 0);
+    assert_eq!(out.trim(), "report.html");
+    let page = fs::read_to_string(dir.join("report.html")).unwrap();
+    assert!(page.contains("<h1>2 runs</h1>") && page.contains("<td>second</td>"));
+    let (_, err) = ends(&["report", "photos"], dir, 1);
+    assert!(err.contains("this is no run"), "{err}");
+    ends(
+        &["report", "first", "--output", "nowhere/page.html"],
+        dir,
+        1,
+    );
+}

@@ -24,6 +24,7 @@ mod folder;
 mod info;
 mod interrupt;
 mod logging;
+mod machine;
 mod methods;
 mod model;
 mod options;
@@ -33,6 +34,7 @@ mod parts;
 mod plot;
 mod pretrain;
 mod progress;
+mod report;
 mod visualize;
 mod zoo;
 
@@ -70,6 +72,8 @@ enum Command {
     Eval(eval::Args),
     /// Draw original, masked and reconstructed images.
     Visualize(visualize::Args),
+    /// Write a page about a run, or one that compares several.
+    Report(report::Args),
     /// List methods, their sizes, papers and recipes.
     Methods(methods::Args),
     /// List the parts that the method `custom` joins, their papers, settings and defaults.
@@ -123,6 +127,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Visualize(args) => visualize::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Methods(args) => methods::run(&args),
         Command::Parts(args) => parts::run(&args),
         Command::Info(args) => info::run(&args),
