@@ -294,3 +294,107 @@ fn a_run_has_a_page_and_several_have_one_together() {
         1,
     );
 }
+
+#[test]
+fn every_protocol_measures_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 24);
+    classes(&dir.join("photos/test"), 8);
+    pretrain(dir, "run");
+    let eval = |more: &[&str], status| {
+        ends(
+            &[&["eval"], more, &["--checkpoint", "run"]].concat(),
+            dir,
+            status,
+        )
+    };
+    for (args, wanted) in [
+        (
+            &["linear", "--set", "c_sweep=[0.1, 1.0]"][..],
+            &["linear_top1 ", "linear_top1_low ", "linear_c "][..],
+        ),
+        (
+            &["knn", "--set", "k_sweep=[1, 3]", "--layers", "0"],
+            &["knn_top5 ", "knn_k "],
+        ),
+        (
+            &["lowshot", "--set", "per_class=2"],
+            &["lowshot_top1 ", "lowshot_images 4\n"],
+        ),
+        (
+            &["lowshot", "--set", "linear.c=2.0"],
+            &["lowshot_images 2\n"],
+        ),
+        (
+            &["retrieval", "--set", "recall_at=[1]"],
+            &["retrieval_recall_at_1 ", "retrieval_map "],
+        ),
+        (
+            &["signals"],
+            &[
+                "signals_rankme ",
+                "signals_effective_rank ",
+                "signals_feature_std ",
+            ],
+        ),
+        (
+            &["signals", "--format", "csv"],
+            &["figure,value\nsignals_rankme,"],
+        ),
+        (
+            &["signals", "--format", "markdown"],
+            &["| figure | value |\n|---|---|\n| signals_rankme |"],
+        ),
+    ] {
+        let (out, _) = eval(args, 0);
+        assert!(
+            wanted.iter().all(|part| out.contains(part)),
+            "{args:?}: {out}"
+        );
+    }
+    let (out, _) = eval(&["knn", "--json"], 0);
+    let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(all["confusion"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn protocols_name_what_they_refuse() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 24);
+    classes(&dir.join("photos/test"), 8);
+    pretrain(dir, "run");
+    let eval = |more: &[&str], status| {
+        ends(
+            &[&["eval"], more, &["--checkpoint", "run"]].concat(),
+            dir,
+            status,
+        )
+    };
+    for (args, wanted) in [
+        (&["linaer"][..], "did you mean linear?"),
+        (&["knn", "--set", "kk=3"], "`protocol.kk`"),
+        (&["knn", "--k", "1000"], "there are only 48 training images"),
+        (&["linear", "--k", "3"], "linear has no neighbours"),
+        (&["linear", "--layers", "7"], "no such block"),
+        (
+            &["linear", "--set", "encoder.depth=3"],
+            "leave it out, or give a file by --weights",
+        ),
+        (
+            &["retrieval", "--set", "recall_at=[]"],
+            "nothing to choose from",
+        ),
+    ] {
+        let (_, err) = eval(args, 1);
+        assert!(err.contains(wanted), "{args:?}: {err}");
+    }
+    // Signals need no labels; the others do.
+    images(&dir.join("plain"), 6, 90);
+    let plain = ["--data", "folder:plain"];
+    let (out, _) = eval(&[&["signals"], &plain[..]].concat(), 0);
+    assert!(out.contains("signals_rankme "), "{out}");
+    let (_, err) = eval(&[&["knn"], &plain[..]].concat(), 1);
+    assert!(err.contains("val"), "{err}");
+}

@@ -147,7 +147,7 @@ impl Cli {
         match &self.command {
             Command::Pretrain(args) => args.options.threads,
             Command::Finetune(args) => args.options.threads,
-            Command::Eval(args) => args.threads(),
+            Command::Eval(args) => args.threads,
             Command::Features(args) => args.threads,
             Command::Bench(args) => args.threads(),
             _ => None,
