@@ -48,6 +48,8 @@
 pub mod backbone;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+pub mod compare;
 pub mod export;
 mod first_losses;
 pub mod init;

@@ -398,3 +398,79 @@ fn protocols_name_what_they_refuse() {
     let (_, err) = eval(&[&["knn"], &plain[..]].concat(), 1);
     assert!(err.contains("val"), "{err}");
 }
+
+#[test]
+fn a_sweep_trains_what_is_missing_and_compares_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 12);
+    classes(&dir.join("photos/test"), 4);
+    fs::write(dir.join("c.toml"), CONFIG).unwrap();
+    let sweep = "recipes = [\"c.toml\", \"nowhere.toml\"]\nseeds = [0, 1]\n[set]\n\
+        data.source = \"folder:photos\"\n[vary]\nmask_ratio = [0.25, 0.5]\n";
+    fs::write(dir.join("s.toml"), sweep).unwrap();
+    let (out, err) = ends(&["sweep", "s.toml"], dir, 1);
+    assert!(
+        err.contains("failed: nowhere-mask_ratio_0.25-seed_0"),
+        "{err}"
+    );
+    let rows: Vec<&str> = out
+        .lines()
+        .filter(|line| line.starts_with("| c-mask"))
+        .collect();
+    assert_eq!(rows.len(), 2, "{out}");
+    assert!(
+        rows[1].starts_with("| c-mask_ratio_0.5-seed_0 | mae | 2 | 0.5 |"),
+        "{out}"
+    );
+    let folder = dir.join("sweeps/s");
+    for file in [
+        "results.csv",
+        "report.html",
+        "c-mask_ratio_0.25-seed_1/summary.json",
+    ] {
+        assert!(folder.join(file).exists(), "{file}");
+    }
+    // One run is lost: the same command trains that one alone.
+    fs::remove_dir_all(folder.join("c-mask_ratio_0.5-seed_1")).unwrap();
+    fs::write(dir.join("s.toml"), sweep.replace(", \"nowhere.toml\"", "")).unwrap();
+    let (again, err) = ends(&["sweep", "s.toml"], dir, 0);
+    assert_eq!(err.matches("is done").count(), 3, "{err}");
+    // All but the seconds, which come last.
+    let figures = |text: &str| {
+        text.lines()
+            .nth(3)
+            .unwrap()
+            .rsplit_once(" | ")
+            .unwrap()
+            .0
+            .to_owned()
+    };
+    assert_eq!(figures(&out), figures(&again));
+}
+
+#[test]
+fn runs_are_compared_by_the_results_that_they_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 12);
+    classes(&dir.join("photos/test"), 4);
+    pretrain(dir, "first");
+    pretrain(dir, "second");
+    let compare = |more: &[&str], status| {
+        ends(
+            &[&["compare", "first", "second"], more].concat(),
+            dir,
+            status,
+        )
+    };
+    let (json, _) = compare(&["--metrics", "final_loss", "--format", "json"], 0);
+    let rows: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(rows[0]["runs"], serde_json::json!(["first", "second"]));
+    assert_eq!(rows[0]["results"]["final_loss"]["deviation"], 0.);
+    assert!(
+        compare(&["--metrics", "foo"], 1)
+            .1
+            .contains("no run has this result")
+    );
+}

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stdout, reason = "results go to standard output")]
 
 mod bench;
+mod compare;
 mod convert;
 mod device;
 #[cfg(feature = "hub")]
@@ -35,6 +36,7 @@ mod plot;
 mod pretrain;
 mod progress;
 mod report;
+mod sweep;
 mod visualize;
 mod zoo;
 
@@ -72,6 +74,10 @@ enum Command {
     Eval(eval::Args),
     /// Draw original, masked and reconstructed images.
     Visualize(visualize::Args),
+    /// Train many runs from one file, then compare them.
+    Sweep(sweep::Args),
+    /// Print a table of runs, with mean and deviation over seeds.
+    Compare(compare::Args),
     /// Write a page about a run, or one that compares several.
     Report(report::Args),
     /// List methods, their sizes, papers and recipes.
@@ -127,6 +133,8 @@ fn run(cli: Cli) -> ExitCode {
         Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Visualize(args) => visualize::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Methods(args) => methods::run(&args),
         Command::Parts(args) => parts::run(&args),

@@ -14,29 +14,29 @@ use crate::RunConfig;
 use crate::run_config::{read_file, read_run};
 
 /// A run as its report shows it.
-pub(super) struct RunData {
+pub(crate) struct RunData {
     /// The name of its folder.
-    pub(super) name: String,
-    pub(super) method: String,
+    pub(crate) name: String,
+    pub(crate) method: String,
     /// Settings by dotted key.
-    pub(super) settings: BTreeMap<String, String>,
+    pub(crate) settings: BTreeMap<String, String>,
     /// The recipe that its settings are nearest to, and which settings differ: theirs, the recipe's.
-    pub(super) recipe: Option<(String, Vec<Difference>)>,
-    pub(super) log: Vec<EpochRecord>,
+    pub(crate) recipe: Option<(String, Vec<Difference>)>,
+    pub(crate) log: Vec<EpochRecord>,
     /// `summary.json`; null if the run has not ended.
-    pub(super) summary: Value,
+    pub(crate) summary: Value,
     /// Pictures by file name.
-    pub(super) pictures: Vec<(String, Vec<u8>)>,
+    pub(crate) pictures: Vec<(String, Vec<u8>)>,
 }
 
 /// A setting, its value in the run, and that in the recipe.
-pub(super) type Difference = (String, String, String);
+pub(crate) type Difference = (String, String, String);
 
 /// Settings that say where a run was made, not how.
 const PLACES: [&str; 3] = ["data.source", "data.workers", "data.prefetch"];
 
 impl RunData {
-    pub(super) fn read(run: &Path) -> Result<Self> {
+    pub(crate) fn read(run: &Path) -> Result<Self> {
         if !run.join("config.toml").exists() {
             let fix = "give folders that `mim pretrain` or `mim finetune` wrote";
             return Err(Error::format(
@@ -66,7 +66,7 @@ impl RunData {
     }
 
     /// Figures of the summary that are numbers.
-    pub(super) fn results(&self) -> BTreeMap<String, f64> {
+    pub(crate) fn results(&self) -> BTreeMap<String, f64> {
         let all = self.summary.as_object().into_iter().flatten();
         let numbers = all.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
         let not = [

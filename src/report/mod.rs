@@ -2,7 +2,7 @@
 //!
 //! Curves are drawn by uPlot (MIT), which is part of the page.
 
-mod data;
+pub(crate) mod data;
 mod page;
 
 use std::path::Path;
