@@ -161,7 +161,7 @@ impl<M: NamingMasker> DistillationConfig<M> {
                 M::METHOD,
                 "encoder.type",
                 "swin",
-                "the masks follow the attention of a class token, which it has not",
+                "AttMask needs class-token attention, which Swin lacks",
                 "use a ViT",
             ));
         }
