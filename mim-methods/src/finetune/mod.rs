@@ -266,6 +266,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "He et al., CVPR 2022, arXiv 2111.06377, appendix A.1",
     reference: "facebookresearch/mae @ efb2a80",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "nothing",
+        predicted: "the label of the image",
+        by: "a linear head",
+        loss: "cross-entropy with smoothed, mixed labels",
+        choose: "To see what an encoder is worth on your task, or to use it.",
+    },
     status: "exact: forward, loss, gradients, step with layer-wise rates",
     recipes: recipes!("finetune_32px", "finetune_base", "finetune_large", "linprobe_base"),
     parity: crate::parity::finetune::setup,
