@@ -474,3 +474,30 @@ fn runs_are_compared_by_the_results_that_they_have() {
             .contains("no run has this result")
     );
 }
+
+#[test]
+fn views_are_drawn_before_any_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 3);
+    fs::write(dir.join("c.toml"), CONFIG).unwrap();
+    let args = [
+        "browse",
+        "--config",
+        "c.toml",
+        "--data",
+        "folder:photos",
+        "--count",
+        "2",
+    ];
+    let (out, _) = ends(&args, dir, 0);
+    assert_eq!(out.trim(), "batch.png");
+    // Two images of 16 pixels, enlarged sixfold, below a heading.
+    let size = image::open(dir.join("batch.png"))
+        .unwrap()
+        .into_rgb8()
+        .dimensions();
+    assert_eq!(size, (17 * 8, 14 + 2 * 100 - 4));
+    let args = ["browse", "--config", "c.toml", "--output", "nowhere/x.png"];
+    assert!(ends(&args, dir, 1).1.contains("its folder does not exist"));
+}

@@ -29,6 +29,7 @@ mod picture;
 mod probe;
 mod protocol;
 mod scores;
+mod sheet;
 mod split;
 #[cfg(test)]
 mod testing;
@@ -53,3 +54,4 @@ pub use picture::{reconstruction_grid, save_png};
 pub use probe::{Accuracy, ProbeResult, probe};
 pub use protocol::{Outcome, ProtocolSettings};
 pub use scores::{Scores, Summary};
+pub use sheet::sheet;

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stdout, reason = "results go to standard output")]
 
 mod bench;
+mod browse;
 mod compare;
 mod convert;
 mod device;
@@ -68,6 +69,8 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     /// Pre-train a method, then probe its encoder.
     Pretrain(Box<pretrain::Args>),
+    /// Draw augmented images as a method gets them, before any training.
+    Browse(Box<browse::Args>),
     /// Train an encoder further with labels, or the same network from scratch.
     Finetune(Box<finetune::Args>),
     /// Probe the encoder of a run: linear classifier or nearest neighbours.
@@ -130,6 +133,7 @@ pub fn main(registry: Registry) -> ExitCode {
 fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Browse(args) => browse::run(&args),
         Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Visualize(args) => visualize::run(&args),
@@ -155,6 +159,7 @@ impl Cli {
         match &self.command {
             Command::Pretrain(args) => args.options.threads,
             Command::Finetune(args) => args.options.threads,
+            Command::Browse(args) => args.threads(),
             Command::Eval(args) => args.threads,
             Command::Features(args) => args.threads,
             Command::Bench(args) => args.threads(),
