@@ -25,6 +25,7 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod parts;
+pub mod points;
 pub mod rng;
 mod rows;
 pub mod schedule;
