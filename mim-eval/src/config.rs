@@ -17,6 +17,8 @@ pub enum Pooling {
     /// The mean of the final patch tokens, without the class token.
     #[default]
     Mean,
+    /// The largest value of each channel of the final patch tokens, without the class token (point clouds).
+    Max,
     /// The final class token.
     Cls,
 }
@@ -94,6 +96,9 @@ impl EvalConfig {
             };
             ViewPlan::evaluation(resized, (size.height, size.width))
         });
+        if plan.is_of_points() {
+            return plan;
+        }
         for view in &mut plan.views {
             view.push(Augment::ToChannels(ToChannels {
                 channels: in_channels,

@@ -24,6 +24,7 @@ mod crop;
 mod flip;
 mod jitter;
 mod plan;
+mod points;
 mod random_box;
 mod resize;
 mod sample;
@@ -38,6 +39,8 @@ pub use crop::{CenterCrop, ClampedCrop, CropBox, Pad, PixelShift, RandomResizedC
 pub use flip::HorizontalFlip;
 pub use jitter::{ColorJitter, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation};
 pub use plan::ViewPlan;
+pub use points::{RotatePoints, SamplePoints, ScaleAndShift, UnitSphere};
+pub(crate) use points::{rotation, turned};
 pub use random_box::RandomBox;
 pub use resize::{Interpolation, Resize, resize};
 pub use sample::Sample;
@@ -92,6 +95,14 @@ pub enum Augment {
     GaussianBlur(GaussianBlur),
     /// Inverts bright pixels.
     Solarize(Solarize),
+    /// Draws points of a cloud.
+    SamplePoints(SamplePoints),
+    /// Moves a cloud into the unit sphere.
+    UnitSphere(UnitSphere),
+    /// Scales the axes of a cloud and moves it.
+    ScaleAndShift(ScaleAndShift),
+    /// Turns a cloud.
+    RotatePoints(RotatePoints),
 }
 
 impl Augment {
@@ -110,7 +121,22 @@ impl Augment {
             Self::ToChannels(op) => op,
             Self::GaussianBlur(op) => op,
             Self::Solarize(op) => op,
+            Self::SamplePoints(op) => op,
+            Self::UnitSphere(op) => op,
+            Self::ScaleAndShift(op) => op,
+            Self::RotatePoints(op) => op,
         }
+    }
+
+    /// Whether it works on clouds of points, not on images.
+    pub fn is_of_points(&self) -> bool {
+        matches!(
+            self,
+            Self::SamplePoints(_)
+                | Self::UnitSphere(_)
+                | Self::ScaleAndShift(_)
+                | Self::RotatePoints(_)
+        )
     }
 }
 
@@ -121,6 +147,13 @@ impl ImageOp for Augment {
 
     fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Sample> {
         self.check()?;
+        if sample.is_cloud() && !self.is_of_points() {
+            return Err(Error::unsupported(
+                format!("an operation on images, {self:?},"),
+                "the data are point clouds",
+                "use operations on points, such as { type = \"sample_points\", count = 1024 }, or data of images",
+            ));
+        }
         self.op().apply(sample, rng)
     }
 }
