@@ -58,7 +58,7 @@ struct Settings {
     /// Print all results and settings as JSON.
     #[arg(long)]
     json: bool,
-    /// What becomes the feature: mean (of the patches) or cls; that of the run's evaluation by default.
+    /// What becomes the feature: mean or max (of the patches) or cls; that of the run's evaluation by default.
     #[arg(long, value_parser = pooling)]
     pooling: Option<Pooling>,
     /// Where to run.
@@ -73,8 +73,9 @@ struct Settings {
 pub(crate) fn pooling(name: &str) -> std::result::Result<Pooling, String> {
     match name {
         "mean" => Ok(Pooling::Mean),
+        "max" => Ok(Pooling::Max),
         "cls" => Ok(Pooling::Cls),
-        _ => Err("use mean or cls".to_owned()),
+        _ => Err("use mean, max or cls".to_owned()),
     }
 }
 

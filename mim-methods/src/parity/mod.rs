@@ -21,6 +21,7 @@ pub(crate) mod eva;
 pub(crate) mod fastmim;
 mod find;
 mod hf_beit_mim;
+pub(crate) mod i2pmae;
 pub(crate) mod ibot;
 pub(crate) mod mae;
 pub(crate) mod maskfeat;

@@ -12,6 +12,7 @@ mod ibot_blocks;
 mod maskers;
 mod objectives;
 mod optimizers;
+mod points;
 mod positions;
 mod processes;
 mod sampled;
@@ -61,6 +62,7 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("mask_2x2_cmae", maskers::cmae),
     ("milan_semantic_sampler", maskers::milan),
     ("pixel_shift_cmae", augment::cmae),
+    ("point_cloud_ops", points::outputs),
     ("rel_pos_geo", positions::resized_tables),
     ("relative_position_index", positions::indices),
     ("saim_attention_masks", targets::saim),
