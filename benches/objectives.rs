@@ -15,8 +15,9 @@ use candle_core::{Device, Tensor};
 use common::{GRID, brief, mask, time, values};
 use criterion::{Criterion, criterion_group, criterion_main};
 use mim_core::objectives::{
-    CosineConfig, CrossEntropyConfig, DistillationLogits, InfoNceConfig, ObjectiveSettings,
-    RegressionConfig, RowNorm, SelfDistillationConfig, TokenWeights, UniGradConfig,
+    ChamferConfig, CosineConfig, CrossEntropyConfig, DistillationLogits, InfoNceConfig,
+    ObjectiveSettings, RegressionConfig, RowNorm, SelfDistillationConfig, TokenWeights,
+    UniGradConfig,
 };
 use mim_core::{Mask, Objective, ParamStore, Prediction, Rows, StepContext, Target};
 
@@ -98,6 +99,15 @@ fn regression(c: &mut Criterion) {
     ] {
         run(c, "regression", recipe, &config, &pair);
     }
+    // A group of eight points a token.
+    let points = pair(IMAGES, Rows::Masked, 24, patches(24));
+    run(
+        c,
+        "chamfer",
+        "point_m2ae",
+        &ChamferConfig::default(),
+        &points,
+    );
 }
 
 fn features(c: &mut Criterion) {

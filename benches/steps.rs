@@ -67,7 +67,11 @@ fn batch(method: &dyn Method) -> Result<Batch> {
         batch_size: IMAGES,
         ..LoaderConfig::default()
     };
-    let images = DataSource::Embedded.open(Split::Train)?;
+    let source = match method.views(0).is_of_points() {
+        true => DataSource::Shapes,
+        false => DataSource::Embedded,
+    };
+    let images = source.open(Split::Train)?;
     let loader = Loader::new(images, method.views(0), loading, 0)?;
     loader.epoch(0, 0)?.next().expect("the data is not empty")
 }

@@ -145,7 +145,8 @@ pub trait Encoder: Send + Sync {
     /// If the size does not fit the encoder.
     fn grid(&self, image: (usize, usize)) -> Result<PatchGrid>;
 
-    /// Encodes `image` `[batch, channels, height, width]` (normalised) to tokens.
+    /// Encodes `image` `[batch, channels, height, width]` (normalised) to tokens; encoders of point clouds take
+    /// `[batch, points, 3]`.
     ///
     /// A mask of `k * batch` rows gives `k * batch` rows, copy-major; each image is embedded once.
     /// Encoders whose first grid is finer than their output take masks on grids in between, too.

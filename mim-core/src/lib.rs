@@ -26,6 +26,7 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod parts;
+pub mod points;
 mod pooling;
 pub mod rng;
 mod rows;

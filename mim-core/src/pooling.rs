@@ -12,6 +12,8 @@ pub enum Pooling {
     /// The mean of the final patch tokens, without the class token.
     #[default]
     Mean,
+    /// The largest value of each channel of the final patch tokens, without the class token (point clouds).
+    Max,
     /// The final class token.
     Cls,
 }
@@ -39,6 +41,7 @@ impl Pooling {
         let patches = tokens.dim(1)? - prefix;
         match self {
             Self::Mean => Ok(tokens.narrow(1, prefix, patches)?.mean(1)?),
+            Self::Max => Ok(tokens.narrow(1, prefix, patches)?.contiguous()?.max(1)?),
             Self::Cls if prefix > 0 => Ok(tokens.narrow(1, 0, 1)?.squeeze(1)?),
             Self::Cls => Err(Error::unsupported(
                 "pooling = \"cls\"",

@@ -1,4 +1,4 @@
-//! Views of images as a method receives them.
+//! Views of images and point clouds as a method receives them.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -38,9 +38,10 @@ impl Crop {
     }
 }
 
-/// One view of a batch of images.
+/// One view of a batch of images, or of point clouds.
 #[derive(Debug, Clone)]
 pub struct View {
+    /// `[batch, channels, height, width]`, or `[batch, points, 3]` of clouds.
     pixels: Tensor,
     /// Whether f32 pixels are in `[0, 1]`, not normalised.
     unit: bool,
@@ -85,7 +86,50 @@ impl View {
         })
     }
 
-    /// The pixels as given.
+    /// A view of point clouds `[batch, points, 3]` in f32.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] for another shape or type, or no point.
+    pub fn of_points(points: Tensor) -> Result<Self> {
+        let fits = matches!(*points.dims(), [_, count, 3] if count > 0);
+        if !fits || points.dtype() != DType::F32 {
+            return Err(Error::shape(
+                "view of point clouds",
+                "[batch, points, 3] in f32",
+                (points.dims(), points.dtype()),
+                "pass clouds of one size",
+            ));
+        }
+        Ok(Self {
+            pixels: points,
+            unit: false,
+            crops: Vec::new(),
+        })
+    }
+
+    /// Whether it is of point clouds.
+    pub fn is_of_points(&self) -> bool {
+        self.pixels.rank() == 3
+    }
+
+    /// The points of clouds, `[batch, points, 3]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for a view of images.
+    pub fn points(&self) -> Result<&Tensor> {
+        if self.is_of_points() {
+            return Ok(&self.pixels);
+        }
+        Err(Error::unsupported(
+            "points of images",
+            "the method is for point clouds, and the data are images",
+            "use data of point clouds, such as data.source = \"shapes\"",
+        ))
+    }
+
+    /// The pixels as given; of clouds the points.
     pub fn pixels(&self) -> &Tensor {
         &self.pixels
     }
@@ -100,9 +144,13 @@ impl View {
         self.len() == 0
     }
 
-    /// Height and width in pixels.
+    /// Height and width in pixels; of clouds the number of points, and 1.
     pub fn size(&self) -> (usize, usize) {
-        (self.pixels.dims()[2], self.pixels.dims()[3])
+        match *self.pixels.dims() {
+            [_, _, height, width] => (height, width),
+            [_, points, _] => (points, 1),
+            _ => (0, 0),
+        }
     }
 
     /// Pixels in `[0, 1]`.
@@ -124,8 +172,8 @@ impl View {
         Ok((self.pixels.to_dtype(DType::F32)? / 255.)?)
     }
 
-    /// The network's input: bytes and values in `[0, 1]` are normalised with `norm`, other f32 values are passed on
-    /// as they are.
+    /// The network's input: bytes and values in `[0, 1]` are normalised with `norm`, other f32 values and points are
+    /// passed on as they are.
     ///
     /// # Errors
     ///

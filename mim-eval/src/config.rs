@@ -92,6 +92,9 @@ impl EvalConfig {
             };
             ViewPlan::evaluation(resized, (size.height, size.width))
         });
+        if plan.is_of_points() {
+            return plan;
+        }
         for view in &mut plan.views {
             view.push(Augment::ToChannels(ToChannels {
                 channels: in_channels,

@@ -13,6 +13,8 @@ use crate::EvalConfig;
 
 /// Longest side in pixels of raw pixels as features.
 const RAW_SIDE: usize = 64;
+/// Cubes along an axis of a raw cloud.
+const CUBES: usize = 8;
 
 /// One feature and one label an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -205,7 +207,8 @@ fn pooled(
 }
 
 /// The first view of each image as bytes / 255 in the data set's own channels, flattened: the baseline every
-/// encoder should beat.
+/// encoder should beat. Of point clouds it is the share of points in each of 8 x 8 x 8 cubes around the middle, of which
+/// the outer ones reach to 1.
 ///
 /// Images of more than 64 pixels a side are averaged over blocks of pixels until they have 64 at most, and of more
 /// images than [`LinearConfig::max_train`](crate::LinearConfig) evenly spread ones are used, so memory is bounded.
@@ -227,7 +230,11 @@ pub fn raw_pixels(
         }
     };
     collect(dataset, plan, config, |batch| {
-        let pixels = batch.view(0)?.unit()?;
+        let view = batch.view(0)?;
+        if view.is_of_points() {
+            return shares(view.points()?);
+        }
+        let pixels = view.unit()?;
         let (_, _, height, width) = pixels.dims4()?;
         let block = height.max(width).div_ceil(RAW_SIDE);
         let pixels = match block {
@@ -236,6 +243,29 @@ pub fn raw_pixels(
         };
         Ok(pixels.flatten_from(1)?)
     })
+}
+
+/// Shares of the points `[batch, points, 3]` in each of `CUBES`^3 cubes of `[-1, 1]^3`, `[batch, CUBES^3]`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the cubes"
+)]
+fn shares(points: &Tensor) -> Result<Tensor> {
+    let (batch, count, _) = points.dims3()?;
+    let values: Vec<f32> = points.flatten_all()?.to_vec1()?;
+    let mut all = vec![0f32; batch * CUBES.pow(3)];
+    let clouds = values.chunks_exact(3 * count);
+    for (shares, cloud) in all.chunks_exact_mut(CUBES.pow(3)).zip(clouds) {
+        for point in cloud.as_chunks::<3>().0 {
+            let cube = point.iter().fold(0, |cube, value| {
+                let place = (value + 1.) / 2. * CUBES as f32;
+                cube * CUBES + place.clamp(0., CUBES as f32 - 1.) as usize
+            });
+            shares[cube] += 1. / count as f32;
+        }
+    }
+    Ok(Tensor::from_vec(all, (batch, CUBES.pow(3)), &Device::Cpu)?)
 }
 
 /// Gathers the rows `[batch, dim]` that `features` makes of each batch.

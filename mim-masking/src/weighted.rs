@@ -34,6 +34,7 @@ impl WeightedMaskerConfig {
         check_ratio(NAME, "mask_ratio", self.mask_ratio)?;
         Ok(WeightedMasker {
             mask_ratio: self.mask_ratio,
+            counts_hidden: false,
         })
     }
 }
@@ -57,9 +58,19 @@ impl MaskerSettings for WeightedMaskerConfig {
 #[derive(Debug, Clone)]
 pub struct WeightedMasker {
     mask_ratio: f64,
+    counts_hidden: bool,
 }
 
 impl WeightedMasker {
+    /// The same that hides `floor(tokens * mask_ratio)` and keeps the rest (I2P-MAE).
+    #[must_use]
+    pub fn counting_hidden(self) -> Self {
+        Self {
+            counts_hidden: true,
+            ..self
+        }
+    }
+
     /// The mask for `scores` `[images * tokens]` and recorded draws of the unit exponential
     /// distribution, as many: descending order of score over draw.
     ///
@@ -70,7 +81,10 @@ impl WeightedMasker {
     /// [`Error::Shape`] if the numbers do not fit the grid or each other, [`Error::Unsupported`] for a
     /// score that is negative or no number, [`Error::InvalidConfig`] if no patch would stay visible.
     pub fn from_draws(&self, grid: PatchGrid, scores: &[f32], draws: &[f32]) -> Result<Mask> {
-        let keep = share(grid.len(), 1. - self.mask_ratio);
+        let keep = match self.counts_hidden {
+            true => grid.len() - share(grid.len(), self.mask_ratio),
+            false => share(grid.len(), 1. - self.mask_ratio),
+        };
         if keep == 0 {
             return Err(Error::config(
                 NAME,

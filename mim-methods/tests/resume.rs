@@ -10,9 +10,8 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
-use mim_core::data::{DataSource, Dataset, LoaderConfig, Split};
+use mim_core::data::LoaderConfig;
 use mim_core::optim::{AdamWConfig, Freeze, LarsConfig};
 use mim_core::train::{Checkpoint, EpochLog, Outcome, TrainConfig, Trainer};
 
@@ -51,12 +50,13 @@ fn frozen() -> Freeze {
 }
 
 fn trainer_with(tiny: &Tiny, run: &Path, workers: usize, train: TrainConfig) -> Trainer {
-    let data: Arc<dyn Dataset> = DataSource::Embedded.open(Split::Train).unwrap();
+    let method = tiny.build(5);
+    let data = common::data(method.as_ref());
     let loading = LoaderConfig {
         workers,
         ..LoaderConfig::default()
     };
-    Trainer::new(tiny.build(5), (data, loading), train, run)
+    Trainer::new(method, (data, loading), train, run)
         .unwrap()
         .settings(serde_json::json!({ "seed": 5 }))
 }

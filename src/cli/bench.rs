@@ -12,7 +12,6 @@ use crate::RunConfig;
 use candle_core::{Device, Tensor};
 use clap::Subcommand;
 use cpu_time::ProcessTime;
-use mim_core::augment::Sample;
 use mim_core::ops::{Precision, launches, peak_memory};
 use mim_core::rng::stream;
 use mim_core::train::Stepper;
@@ -186,17 +185,24 @@ impl Step {
         RunConfig::from_table(table)
     }
 
-    /// Random images, as bytes, as large as each of the method's views.
+    /// Random images, as bytes, or clouds, as large as each of the method's views.
     fn images(&self, method: &dyn Method, device: &Device) -> Result<Batch> {
         let (input, plan) = (method.input(), method.views(0));
         let mut rng = stream(0, Purpose::Augment, [0, 0]);
         let (height, width) = input.size.into();
-        let photo = Sample::new(vec![128; height * width * 3], (height, width), 3)?;
+        let blank = plan.blank((height, width))?;
         let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
         let whole = Crop::whole((side(height), side(width)));
         let mut views = Vec::new();
-        for sample in plan.apply(photo, &mut rng)? {
+        for sample in plan.apply(blank, &mut rng)? {
             let (height, width) = sample.size();
+            if sample.is_cloud() {
+                let count = self.batch * height * 3;
+                let values: Vec<f32> = (0..count).map(|_| rng.random_range(-1f32..1.)).collect();
+                let points = Tensor::from_vec(values, (self.batch, height, 3), device)?;
+                views.push(View::of_points(points)?);
+                continue;
+            }
             let shape = (self.batch, input.channels(), height, width);
             let count = shape.0 * shape.1 * height * width;
             let values: Vec<u8> = (0..count).map(|_| rng.random()).collect();

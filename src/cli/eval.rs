@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// The same as --format json.
     #[arg(long)]
     json: bool,
-    /// What becomes the feature: mean (of the patches) or cls; that of the run's evaluation by default.
+    /// What becomes the feature: mean or max (of the patches) or cls; that of the run's evaluation by default.
     #[arg(long, value_parser = pooling)]
     pooling: Option<Pooling>,
     /// Blocks of the encoder, from 0, whose outputs become features side by side, such as 8,9,10,11; the final output by
@@ -84,8 +84,9 @@ enum Format {
 pub(crate) fn pooling(name: &str) -> std::result::Result<Pooling, String> {
     match name {
         "mean" => Ok(Pooling::Mean),
+        "max" => Ok(Pooling::Max),
         "cls" => Ok(Pooling::Cls),
-        _ => Err("use mean or cls".to_owned()),
+        _ => Err("use mean, max or cls".to_owned()),
     }
 }
 

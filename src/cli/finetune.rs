@@ -164,6 +164,7 @@ impl Trained {
         }
         let pooling = match table.get("pooling").and_then(Value::as_str) {
             Some("cls") => Pooling::Cls,
+            Some("max") => Pooling::Max,
             _ => Pooling::Mean,
         };
         let mut encoder = self.encoder.clone();

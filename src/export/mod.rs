@@ -163,6 +163,7 @@ fn timm(
     let pool = match model.config.eval.pooling {
         Pooling::Cls => "token",
         Pooling::Mean => "avg",
+        Pooling::Max => "max",
     };
     // timm reads it from there when a folder is loaded by name.
     arguments["global_pool"] = json!(pool);

@@ -102,7 +102,16 @@ impl RunConfig {
         }
         let eval = self.eval.view_plan(input.size, input.channels());
         for (field, plan) in [("views", plan), ("eval.views", eval)] {
+            let is_of_points = plan.is_of_points();
             let (height, width) = size(plan, wanted)?;
+            if (height, width) != wanted && is_of_points {
+                let (value, why) = (
+                    format!("of {height} points"),
+                    format!("encoder.num_points is {}", wanted.0),
+                );
+                let fix = "let sample_points draw as many (count)";
+                return Err(Error::config("settings", field, value, why, fix));
+            }
             if (height, width) != wanted {
                 let value = format!("of {height}x{width} pixels");
                 let key = match encoder {
@@ -119,9 +128,9 @@ impl RunConfig {
 }
 
 /// Height and width of the first view.
-fn size(plan: ViewPlan, (height, width): (usize, usize)) -> Result<(usize, usize)> {
-    let photo = Sample::new(vec![0; height * width * 3], (height, width), 3)?;
-    let views = plan.apply(photo, &mut stream(0, Purpose::Augment, [0, 0]))?;
+fn size(plan: ViewPlan, wanted: (usize, usize)) -> Result<(usize, usize)> {
+    let blank = plan.blank(wanted)?;
+    let views = plan.apply(blank, &mut stream(0, Purpose::Augment, [0, 0]))?;
     Ok(views.first().map_or((0, 0), Sample::size))
 }
 

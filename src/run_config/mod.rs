@@ -1,6 +1,7 @@
 //! Everything a run depends on, as one TOML file.
 
 mod before;
+mod clouds;
 mod data;
 mod layers;
 mod norm;
@@ -56,8 +57,11 @@ impl RunConfig {
                 Err(Error::config("settings", key, other, why, fix))
             }
         };
-        let (data, train, eval) = (part("data")?, part("train")?, part("eval")?);
+        let (mut data, train, mut eval) = (part("data")?, part("train")?, part("eval")?);
         let model = entry.resolve(table)?;
+        if entry.clouds {
+            clouds::complete(&model, &mut data, &mut eval)?;
+        }
         let train: TrainConfig = settings::read("train", train)?;
         train.validate()?;
         let data: DataConfig = settings::read("data", data)?;

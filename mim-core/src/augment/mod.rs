@@ -26,6 +26,7 @@ mod flip;
 mod jitter;
 mod levels;
 mod plan;
+mod points;
 mod rand_augment;
 mod random_box;
 mod resize;
@@ -43,6 +44,8 @@ pub use flip::HorizontalFlip;
 pub use jitter::{ColorJitter, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation};
 pub use levels::{adjust_sharpness, autocontrast, equalize, invert, posterize, solarize_add};
 pub use plan::ViewPlan;
+pub use points::{RotatePoints, SamplePoints, ScaleAndShift, UnitSphere};
+pub(crate) use points::{rotation, turned};
 pub use rand_augment::RandAugment;
 pub use random_box::RandomBox;
 pub use resize::{Interpolation, Resize, resize};
@@ -100,6 +103,14 @@ pub enum Augment {
     Solarize(Solarize),
     /// Random operations of a random strength.
     RandAugment(RandAugment),
+    /// Draws points of a cloud.
+    SamplePoints(SamplePoints),
+    /// Moves a cloud into the unit sphere.
+    UnitSphere(UnitSphere),
+    /// Scales the axes of a cloud and moves it.
+    ScaleAndShift(ScaleAndShift),
+    /// Turns a cloud.
+    RotatePoints(RotatePoints),
 }
 
 impl Augment {
@@ -119,7 +130,22 @@ impl Augment {
             Self::GaussianBlur(op) => op,
             Self::Solarize(op) => op,
             Self::RandAugment(op) => op,
+            Self::SamplePoints(op) => op,
+            Self::UnitSphere(op) => op,
+            Self::ScaleAndShift(op) => op,
+            Self::RotatePoints(op) => op,
         }
+    }
+
+    /// Whether it works on clouds of points, not on images.
+    pub fn is_of_points(&self) -> bool {
+        matches!(
+            self,
+            Self::SamplePoints(_)
+                | Self::UnitSphere(_)
+                | Self::ScaleAndShift(_)
+                | Self::RotatePoints(_)
+        )
     }
 }
 
@@ -130,6 +156,13 @@ impl ImageOp for Augment {
 
     fn apply(&self, sample: Sample, rng: &mut dyn Rng) -> Result<Sample> {
         self.check()?;
+        if sample.is_cloud() && !self.is_of_points() {
+            return Err(Error::unsupported(
+                format!("an operation on images, {self:?},"),
+                "the data are point clouds",
+                "use operations on points, such as { type = \"sample_points\", count = 1024 }, or data of images",
+            ));
+        }
         self.op().apply(sample, rng)
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Augment, CenterCrop, CropBox, HorizontalFlip, ImageOp, Interpolation, RandomBox,
-    RandomResizedCrop, Resize, Sample, Size, ToChannels,
+    RandomResizedCrop, Resize, Sample, SamplePoints, ScaleAndShift, Size, ToChannels, UnitSphere,
 };
 use crate::{Error, Result};
 
@@ -92,9 +92,53 @@ impl ViewPlan {
         ])
     }
 
-    /// The same plan with images of `channels` channels at the end of each view.
+    /// One view of a cloud for evaluation: `count` points, in the unit sphere.
+    pub fn points(count: usize) -> Self {
+        Self::single(vec![
+            Augment::SamplePoints(SamplePoints { count }),
+            Augment::UnitSphere(UnitSphere {}),
+        ])
+    }
+
+    /// I2P-MAE's pre-training view: `count` points in the unit sphere, each axis scaled, and moved.
+    pub fn scaled_points(count: usize) -> Self {
+        let mut plan = Self::points(count);
+        let scaled = Augment::ScaleAndShift(ScaleAndShift::default());
+        plan.shared.push(scaled);
+        plan
+    }
+
+    /// A sample that it can take: black pixels of `size` = (height, width), or for clouds (points, 1) zeros, as many as
+    /// it draws where these are more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the size is empty.
+    pub fn blank(&self, (height, width): (usize, usize)) -> Result<Sample> {
+        if !self.is_of_points() {
+            return Sample::new(vec![0; height * width * 3], (height, width), 3);
+        }
+        let ops = self.shared.iter().chain(self.views.iter().flatten());
+        let drawn = ops.map(|op| match op {
+            Augment::SamplePoints(SamplePoints { count }) => *count,
+            _ => 0,
+        });
+        let count = drawn.fold(height, usize::max);
+        Sample::of_points(vec![[0.; 3]; count])
+    }
+
+    /// Whether it is for clouds of points: one of its operations is.
+    pub fn is_of_points(&self) -> bool {
+        let mut ops = self.shared.iter().chain(self.views.iter().flatten());
+        ops.any(Augment::is_of_points)
+    }
+
+    /// The same plan with images of `channels` channels at the end of each view; plans for clouds stay as they are.
     #[must_use]
     pub fn with_channels(mut self, channels: usize) -> Self {
+        if self.is_of_points() {
+            return self;
+        }
         for view in &mut self.views {
             view.push(Augment::ToChannels(ToChannels { channels }));
         }
@@ -180,6 +224,9 @@ fn middle_of_thin(sample: Sample, resize: &Resize, crop: &CenterCrop) -> Result<
     let Size::Side(side) = resize.size else {
         return Ok(sample);
     };
+    if sample.is_cloud() {
+        return Ok(sample);
+    }
     let shorter = height.min(width).max(1);
     if (height * side / shorter).saturating_mul(width * side / shorter) <= MOST_RESIZED {
         return Ok(sample);

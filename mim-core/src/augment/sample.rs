@@ -1,9 +1,10 @@
-//! One decoded image on its way through the augmentations.
+//! One decoded image or point cloud on its way through the augmentations.
 
 use crate::simd::{LANES, channels, simd_dispatch};
 use crate::{Crop, Error, Result};
 
-/// Bytes of one image, interleaved `[height, width, channels]`, and where they lie in the source image.
+/// Bytes of one image, interleaved `[height, width, channels]`, and where they lie in the source image; or the points
+/// of one cloud.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub(super) pixels: Vec<u8>,
@@ -11,6 +12,8 @@ pub struct Sample {
     pub(super) width: usize,
     pub(super) channels: usize,
     pub(super) crop: Crop,
+    /// Points of a cloud, which has no pixels; empty for images.
+    points: Vec<[f32; 3]>,
 }
 
 impl Sample {
@@ -45,7 +48,65 @@ impl Sample {
             width,
             channels,
             crop,
+            points: Vec::new(),
         })
+    }
+
+    /// A cloud of points `[x, y, z]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if it has no point, [`Error::Unsupported`] if a coordinate is infinite or not a number.
+    pub fn of_points(points: Vec<[f32; 3]>) -> Result<Self> {
+        if points.is_empty() {
+            return Err(Error::shape(
+                "point cloud",
+                "at least one point",
+                0,
+                "leave empty clouds out",
+            ));
+        }
+        let finite = |point: &[f32; 3]| point.iter().all(|value| value.is_finite());
+        if let Some(at) = points.iter().position(|point| !finite(point)) {
+            return Err(Error::unsupported(
+                format!("a point at {:?}", points[at]),
+                format!("point {at} is not finite"),
+                "remove such points from the cloud",
+            ));
+        }
+        Ok(Self {
+            pixels: Vec::new(),
+            height: 0,
+            width: 0,
+            channels: 3,
+            crop: Crop::whole((0, 0)),
+            points,
+        })
+    }
+
+    /// Whether it is a cloud of points.
+    pub fn is_cloud(&self) -> bool {
+        !self.points.is_empty()
+    }
+
+    /// The points of a cloud.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for an image.
+    pub fn points(&self) -> Result<&[[f32; 3]]> {
+        match self.is_cloud() {
+            true => Ok(&self.points),
+            false => Err(no_cloud("reading its points")),
+        }
+    }
+
+    /// The points of a cloud, for `op`.
+    pub(super) fn points_mut(&mut self, op: &'static str) -> Result<&mut Vec<[f32; 3]>> {
+        match self.is_cloud() {
+            true => Ok(&mut self.points),
+            false => Err(no_cloud(op)),
+        }
     }
 
     fn misfit(pixels: &[u8], size: (usize, usize), channels: usize) -> Error {
@@ -62,12 +123,15 @@ impl Sample {
         &self.pixels
     }
 
-    /// Height and width in pixels.
+    /// Height and width in pixels; of a cloud the number of points, and 1.
     pub fn size(&self) -> (usize, usize) {
-        (self.height, self.width)
+        match self.is_cloud() {
+            true => (self.points.len(), 1),
+            false => (self.height, self.width),
+        }
     }
 
-    /// 1 (grey) or 3 (RGB).
+    /// 1 (grey) or 3 (RGB; the coordinates of a cloud).
     pub fn channels(&self) -> usize {
         self.channels
     }
@@ -103,6 +167,14 @@ impl Sample {
         self.crop.width = box_width * horizontal;
         (self.pixels, self.height, self.width) = (pixels, height, width);
     }
+}
+
+fn no_cloud(what: &'static str) -> Error {
+    Error::unsupported(
+        what,
+        "the data are images, and it is for point clouds",
+        "use data of point clouds, such as data.source = \"shapes\"",
+    )
 }
 
 simd_dispatch! {

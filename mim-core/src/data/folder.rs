@@ -1,16 +1,40 @@
-//! Folders of image files.
+//! Folders of files of images or point clouds.
 
 use std::ffi::OsStr;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::{ColorType, ImageReader};
-
-use super::{Dataset, Split};
+use super::image_file::decode;
+use super::{Dataset, Split, clouds};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// Images of a folder (`.jpg`, `.jpeg`, `.png`, `.webp`), always as RGB, in the order of their names.
+/// What files of one kind are and how they are read.
+#[derive(Debug, Clone, Copy)]
+struct Files {
+    /// Ends of their names.
+    extensions: &'static [&'static str],
+    /// What they hold, in the plural.
+    what: &'static str,
+    /// What to point to.
+    fix: &'static str,
+    read: fn(&Path) -> Result<Sample>,
+}
+
+const IMAGES: Files = Files {
+    extensions: &["jpg", "jpeg", "png", "webp"],
+    what: "images",
+    fix: "point to a folder of .jpg, .jpeg, .png or .webp files",
+    read: decode,
+};
+const CLOUDS: Files = Files {
+    extensions: &["npy", "npz", "ply", "off", "xyz"],
+    what: "point clouds",
+    fix: "point to a folder of .npy, .npz, .ply, .off or .xyz files",
+    read: clouds::read,
+};
+
+/// Images of a folder (`.jpg`, `.jpeg`, `.png`, `.webp`), always as RGB, or point clouds (`.npy`, `.npz`, `.ply`, `.off`,
+/// `.xyz`), in the order of their names.
 ///
 /// The folder may have a folder for each split, by any of its usual names ([`Split::names`]) in any case of letters;
 /// else it is all train split. Inside a split, images in subfolders (at any depth) are labelled by the first; images
@@ -18,19 +42,33 @@ use crate::{Error, Result};
 /// of `mim pretrain`.
 #[derive(Debug)]
 pub struct FolderDataset {
+    kind: Files,
     files: Vec<PathBuf>,
     labels: Vec<u32>,
     classes: Vec<String>,
 }
 
 impl FolderDataset {
-    /// Lists a split of `root`.
+    /// Lists a split of the images in `root`.
     ///
     /// # Errors
     ///
     /// [`Error::Format`] if the split is missing, holds no image, or has a class that the train split lacks;
     /// [`Error::Io`] if a folder cannot be listed.
     pub fn open(root: &Path, split: Split) -> Result<Self> {
+        Self::open_files(IMAGES, root, split)
+    }
+
+    /// Lists a split of the point clouds in `root`; see [`DataSource::Clouds`](super::DataSource::Clouds) for the files.
+    ///
+    /// # Errors
+    ///
+    /// As [`FolderDataset::open`].
+    pub fn open_clouds(root: &Path, split: Split) -> Result<Self> {
+        Self::open_files(CLOUDS, root, split)
+    }
+
+    fn open_files(kind: Files, root: &Path, split: Split) -> Result<Self> {
         let found = Split::ALL.map(|split| find(root, split));
         let [train, val, test] = found;
         let (train, val, test) = (train?, val?, test?);
@@ -51,24 +89,27 @@ impl FolderDataset {
             Error::no_split(root.display(), split, fix)
         };
         let other = match split {
-            Split::Train if there.is_empty() => return Self::list(root),
-            Split::Train => return Self::list(&train.ok_or_else(missing)?),
+            Split::Train if there.is_empty() => return Self::list(kind, root),
+            Split::Train => return Self::list(kind, &train.ok_or_else(missing)?),
             Split::Val => val.ok_or_else(missing)?,
             Split::Test => test.ok_or_else(missing)?,
         };
         match train {
-            Some(train) => Self::list(&other)?.relabelled(Self::list(&train)?.classes, &other),
-            None => Self::list(&other),
+            Some(train) => {
+                let known = Self::list(kind, &train)?.classes;
+                Self::list(kind, &other)?.relabelled(known, &other)
+            }
+            None => Self::list(kind, &other),
         }
     }
 
-    fn list(folder: &Path) -> Result<Self> {
+    fn list(kind: Files, folder: &Path) -> Result<Self> {
         let (mut files, mut labels, mut classes) = (vec![], vec![], vec![]);
         let mut others = 0;
         let (folders, loose) = entries(folder)?;
         for subfolder in folders {
             let first = files.len();
-            collect(&subfolder, 0, &mut files, &mut others)?;
+            collect((kind, &subfolder), 0, &mut files, &mut others)?;
             if files.len() > first {
                 let label = u32::try_from(classes.len()).unwrap_or(u32::MAX);
                 labels.resize(files.len(), label);
@@ -77,18 +118,19 @@ impl FolderDataset {
             }
         }
         let labelled = files.len();
-        keep_images(loose, &mut files, &mut others);
+        keep(kind, loose, &mut files, &mut others);
         if files.is_empty() {
             return Err(Error::format(
                 folder,
-                format!("holds no images, only {others} files of other kinds"),
-                "point to a folder of .jpg, .jpeg, .png or .webp files",
+                format!("holds no {}, only {others} files of other kinds", kind.what),
+                kind.fix,
             ));
         }
         if files.len() > labelled && labelled > 0 {
             tracing::warn!(
-                "{}: images lie beside subfolders of images; all are taken, without labels",
-                folder.display()
+                "{}: {what} lie beside subfolders of {what}; all are taken, without labels",
+                folder.display(),
+                what = kind.what
             );
         }
         if files.len() > labelled {
@@ -96,6 +138,7 @@ impl FolderDataset {
             files.sort_unstable();
         }
         Ok(Self {
+            kind,
             files,
             labels,
             classes,
@@ -145,7 +188,7 @@ impl Dataset for FolderDataset {
                 "take indices from a sampler over this data set",
             )
         })?;
-        decode(path)
+        (self.kind.read)(path)
     }
 
     fn label(&self, index: usize) -> Option<u32> {
@@ -221,9 +264,9 @@ fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     Ok((folders, files))
 }
 
-/// Adds the images of a folder and all below it.
+/// Adds the files of a kind in a folder and all below it.
 fn collect(
-    folder: &Path,
+    (kind, folder): (Files, &Path),
     depth: usize,
     images: &mut Vec<PathBuf>,
     others: &mut usize,
@@ -236,75 +279,40 @@ fn collect(
         ));
     }
     let (folders, files) = entries(folder)?;
-    keep_images(files, images, others);
+    keep(kind, files, images, others);
     folders
         .iter()
-        .try_for_each(|folder| collect(folder, depth + 1, images, others))
+        .try_for_each(|folder| collect((kind, folder), depth + 1, images, others))
 }
 
-/// Adds the files that are images by name, and counts the others.
-fn keep_images(files: Vec<PathBuf>, images: &mut Vec<PathBuf>, others: &mut usize) {
-    for path in files {
+/// Whether a folder, or one up to three below it, holds a file that is a point cloud by name before any image.
+pub(super) fn holds_clouds(folder: &Path, depth: usize) -> bool {
+    let Ok((folders, files)) = entries(folder) else {
+        return false;
+    };
+    let of = |kind: Files| files.iter().any(|path| kind.names(path));
+    if of(CLOUDS) || of(IMAGES) {
+        return !of(IMAGES);
+    }
+    depth < 3 && folders.iter().any(|folder| holds_clouds(folder, depth + 1))
+}
+
+impl Files {
+    /// Whether a file is of this kind by its name.
+    fn names(self, path: &Path) -> bool {
         let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-        let known = ["jpg", "jpeg", "png", "webp"];
-        if known
-            .iter()
-            .any(|name| extension.eq_ignore_ascii_case(name))
-        {
+        let mut known = self.extensions.iter();
+        known.any(|name| extension.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Adds the files that are of a kind by name, and counts the others.
+fn keep(kind: Files, files: Vec<PathBuf>, images: &mut Vec<PathBuf>, others: &mut usize) {
+    for path in files {
+        if kind.names(&path) {
             images.push(path);
         } else {
             *others += 1;
         }
     }
-}
-
-/// Reads an image file of any colour type as RGB: alpha is dropped, of 16-bit values the high byte is kept,
-/// and orientation tags are ignored, as by Pillow's `convert("RGB")`.
-///
-/// # Errors
-///
-/// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it cannot be decoded or a JPEG is cut short.
-pub fn decode(path: &Path) -> Result<Sample> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    decode_bytes(&bytes, path)
-}
-
-/// Reads the bytes of an image file, see [`decode`]; `path` names them in errors.
-pub(super) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Sample> {
-    let broken = |what: String| Error::format(path, what, "remove the file or save it again");
-    if is_cut_jpeg(bytes) {
-        return Err(broken("the JPEG is cut short".into()));
-    }
-    let image = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(Error::io("read", path))?
-        .decode()
-        .map_err(|error| broken(format!("cannot be decoded: {error}")))?;
-    let size = (image.height() as usize, image.width() as usize);
-    let deep = matches!(
-        image.color(),
-        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16
-    );
-    let pixels = if deep {
-        let values = image.into_rgb16().into_raw();
-        values
-            .into_iter()
-            .map(|value| value.to_be_bytes()[0])
-            .collect()
-    } else {
-        image.into_rgb8().into_raw()
-    };
-    Sample::new(pixels, size, 3)
-}
-
-/// Whether a JPEG's last scan has no end marker: the decoder would fill the rest with grey and say nothing.
-fn is_cut_jpeg(bytes: &[u8]) -> bool {
-    let last = |marker: u8| {
-        bytes
-            .array_windows()
-            .rposition(|pair| *pair == [0xff, marker])
-    };
-    bytes.starts_with(&[0xff, 0xd8])
-        && !bytes.ends_with(&[0xff, 0xd9])
-        && last(0xd9).is_none_or(|end| last(0xda).is_some_and(|scan| scan > end))
 }

@@ -16,15 +16,18 @@
 //! ```
 
 mod cifar;
+mod clouds;
 mod embedded;
 mod folder;
 mod idx;
+mod image_file;
 mod loader;
 mod memory;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod queue;
 mod sampler;
+mod shapes;
 mod source;
 mod split;
 mod stage;
@@ -32,12 +35,14 @@ mod subset;
 
 use std::fmt;
 
-pub use folder::{FolderDataset, decode};
+pub use folder::FolderDataset;
+pub use image_file::decode;
 pub use loader::{Batches, Loader, LoaderConfig};
 pub use memory::MemoryDataset;
 #[cfg(feature = "parquet")]
 pub use parquet::ParquetDataset;
 pub use sampler::{EpochSampler, Order};
+pub use shapes::ShapesDataset;
 pub use source::DataSource;
 pub use split::Split;
 pub use subset::{Subset, hold_out};
@@ -45,7 +50,7 @@ pub use subset::{Subset, hold_out};
 use crate::Result;
 use crate::augment::Sample;
 
-/// Images by index; labelled if there are classes.
+/// Images or point clouds by index; labelled if there are classes.
 pub trait Dataset: Send + Sync + fmt::Debug {
     /// Number of images.
     fn len(&self) -> usize;

@@ -9,14 +9,16 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "parquet")]
 use super::ParquetDataset;
-use super::{Dataset, FolderDataset, Split, cifar, embedded, idx};
+use super::{
+    Dataset, FolderDataset, ShapesDataset, Split, cifar, embedded, folder::holds_clouds, idx,
+};
 #[cfg(all(feature = "hub", feature = "parquet"))]
 use crate::hub::Hub;
 use crate::hub::{HubPath, RepoKind};
 use crate::{Error, Result};
 
-/// Where images come from; written `embedded`, `PATH`, `idx:PATH`, `folder:PATH`, `cifar:PATH`, `parquet:PATH` or
-/// `hf:owner/name[@revision][/folder]`.
+/// Where images or point clouds come from; written `embedded`, `shapes`, `PATH`, `idx:PATH`, `folder:PATH`, `cifar:PATH`,
+/// `clouds:PATH`, `parquet:PATH` or `hf:owner/name[@revision][/folder]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DataSource {
@@ -27,8 +29,18 @@ pub enum DataSource {
     Detect(PathBuf),
     /// A folder of IDX files with MNIST's names.
     Idx(PathBuf),
+    /// Point clouds of ten analytic shapes, made when they are read, see [`ShapesDataset`].
+    Shapes,
     /// A folder of image files, see [`FolderDataset`].
     Folder(PathBuf),
+    /// A folder of point clouds, each a file, laid out as those of images, see [`FolderDataset`]:
+    ///
+    /// - `.npy`: an array `[points, 3 or more]` of which the first three columns are taken;
+    /// - `.npz`: the same, called `points`, `xyz` or `pos`, or the only array of two axes;
+    /// - `.ply`, as text or binary: the properties `x`, `y`, `z` of its vertices;
+    /// - `.off`: 4096 points spread over its faces, or its vertices where it has no face;
+    /// - `.xyz`: lines of three or more numbers, the first three of which are taken; `#` starts a comment.
+    Clouds(PathBuf),
     /// A folder of CIFAR-10 or CIFAR-100 in its binary version.
     Cifar(PathBuf),
     /// A parquet file or a folder of them, see `ParquetDataset`; needs the feature `parquet`.
@@ -50,7 +62,9 @@ impl DataSource {
             Self::Embedded => Arc::new(embedded::open(split)?),
             Self::Detect(path) => return Self::detect(path)?.open(split),
             Self::Idx(path) => Arc::new(idx::open(folder(path)?, split)?),
+            Self::Shapes => Arc::new(ShapesDataset::open(split)?),
             Self::Folder(path) => Arc::new(FolderDataset::open(folder(path)?, split)?),
+            Self::Clouds(path) => Arc::new(FolderDataset::open_clouds(folder(path)?, split)?),
             Self::Cifar(path) => Arc::new(cifar::open(folder(path)?, split)?),
             #[cfg(feature = "parquet")]
             Self::Parquet(path) => Arc::new(ParquetDataset::open(existing(path)?, split)?),
@@ -90,14 +104,15 @@ impl DataSource {
             Self::Cifar(path.into())
         } else if holds_parquet(path) {
             Self::Parquet(path.into())
+        } else if holds_clouds(path, 0) {
+            Self::Clouds(path.into())
         } else {
             Self::Folder(path.into())
         })
     }
 }
 
-const FIX: &str =
-    "give the path of a folder of images, IDX files, CIFAR records or parquet files, or `embedded`";
+const FIX: &str = "give the path of a folder of images, point clouds, IDX files, CIFAR records or parquet files, `embedded` or `shapes`";
 
 /// `path`, if it is there.
 fn existing(path: &Path) -> Result<&Path> {
@@ -133,7 +148,9 @@ impl FromStr for DataSource {
     fn from_str(text: &str) -> Result<Self> {
         let (kind, path) = match text.split_once(':') {
             Some(("hf", _)) => return HubPath::parse(text, RepoKind::Dataset).map(Self::Hub),
-            Some((kind @ ("idx" | "folder" | "cifar" | "parquet"), path)) => (kind, path),
+            Some((kind @ ("idx" | "folder" | "cifar" | "clouds" | "parquet"), path)) => {
+                (kind, path)
+            }
             _ => ("", text),
         };
         if path.trim().is_empty() {
@@ -142,15 +159,17 @@ impl FromStr for DataSource {
                 "source",
                 format!("{text:?}"),
                 "the path is missing",
-                "write embedded, PATH, idx:PATH, folder:PATH, cifar:PATH, parquet:PATH or hf:owner/name",
+                "write embedded, shapes, PATH, idx:PATH, folder:PATH, cifar:PATH, clouds:PATH, parquet:PATH or hf:owner/name",
             ));
         }
         Ok(match kind {
             "idx" => Self::Idx(path.into()),
             "folder" => Self::Folder(path.into()),
             "cifar" => Self::Cifar(path.into()),
+            "clouds" => Self::Clouds(path.into()),
             "parquet" => Self::Parquet(path.into()),
             _ if path == "embedded" => Self::Embedded,
+            _ if path == "shapes" => Self::Shapes,
             _ => Self::Detect(path.into()),
         })
     }
@@ -164,6 +183,8 @@ impl fmt::Display for DataSource {
             Self::Idx(path) => write!(f, "idx:{}", path.display()),
             Self::Folder(path) => write!(f, "folder:{}", path.display()),
             Self::Cifar(path) => write!(f, "cifar:{}", path.display()),
+            Self::Shapes => f.write_str("shapes"),
+            Self::Clouds(path) => write!(f, "clouds:{}", path.display()),
             Self::Parquet(path) => write!(f, "parquet:{}", path.display()),
             Self::Hub(path) => path.fmt(f),
         }
@@ -196,6 +217,8 @@ mod tests {
             "idx:a",
             "folder:c:d",
             "cifar:/x y",
+            "shapes",
+            "clouds:a/b",
             "./embedded",
             "C:\\x",
             "parquet:a.parquet",

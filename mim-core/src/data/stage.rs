@@ -36,10 +36,11 @@ pub(super) struct Chunk {
     pub(super) left_out: Vec<usize>,
 }
 
-/// One view of some samples, `[samples, channels, height, width]`.
+/// One view of some samples, `[samples, channels, height, width]`, or `[samples, points, 3]` of clouds.
 #[derive(Debug, Default)]
 struct Planes {
     bytes: Vec<u8>,
+    points: Vec<[f32; 3]>,
     shape: [usize; 3],
     crops: Vec<Crop>,
 }
@@ -76,7 +77,8 @@ impl Stage {
             },
         };
         let mut rng = stream(self.seed, Purpose::Augment, [epoch, index as u64]);
-        let views = self.plan.apply(sample, &mut rng)?;
+        let views = self.plan.apply(sample, &mut rng);
+        let views = views.map_err(|error| self.named(error, read))?;
         chunk.views.resize_with(views.len(), Planes::default);
         for (view, (planes, sample)) in chunk.views.iter_mut().zip(&views).enumerate() {
             planes.push(sample, view)?;
@@ -85,6 +87,24 @@ impl Stage {
         chunk.unreadable.extend(unreadable);
         chunk.samples += 1;
         Ok(())
+    }
+
+    /// An error about the shape of a sample, with the sample's name.
+    fn named(&self, error: Error, index: usize) -> Error {
+        match error {
+            Error::Shape {
+                what,
+                expected,
+                got,
+                fix,
+            } => Error::Shape {
+                what: format!("{}: {what}", self.dataset.name_of(index)).into(),
+                expected,
+                got,
+                fix,
+            },
+            other => other,
+        }
     }
 
     /// Sample `index`, or the next readable one and why; with the index read.
@@ -130,7 +150,10 @@ impl Planes {
     fn push(&mut self, sample: &Sample, view: usize) -> Result<()> {
         let (height, width) = sample.size();
         self.fit([sample.channels(), height, width], view)?;
-        sample.append_planes(&mut self.bytes);
+        match sample.is_cloud() {
+            true => self.points.extend_from_slice(sample.points()?),
+            false => sample.append_planes(&mut self.bytes),
+        }
         self.crops.push(sample.crop());
         Ok(())
     }
@@ -143,7 +166,9 @@ impl Planes {
         if self.shape == shape {
             return Ok(());
         }
-        let fix = if self.shape[0] == shape[0] {
+        let fix = if !self.points.is_empty() {
+            "begin the view's operations with sample_points"
+        } else if self.shape[0] == shape[0] {
             "end the view's operations with random_resized_crop, or resize and center_crop"
         } else {
             "add to_channels to the view's operations"
@@ -167,6 +192,7 @@ impl Chunk {
         for (view, (planes, more)) in self.views.iter_mut().zip(other.views).enumerate() {
             planes.fit(more.shape, view)?;
             planes.bytes.extend(more.bytes);
+            planes.points.extend(more.points);
             planes.crops.extend(more.crops);
         }
         self.labels.extend(other.labels);
@@ -176,7 +202,11 @@ impl Chunk {
 
     /// Makes room for `samples` samples in all.
     pub(super) fn reserve(&mut self, samples: usize) {
-        for planes in &mut self.views {
+        for planes in self
+            .views
+            .iter_mut()
+            .filter(|planes| planes.points.is_empty())
+        {
             let bytes = samples * planes.shape.iter().product::<usize>();
             planes
                 .bytes
@@ -188,6 +218,11 @@ impl Chunk {
     pub(super) fn into_batch(self) -> Result<Batch> {
         let views = self.views.into_iter().map(|planes| {
             let [channels, height, width] = planes.shape;
+            if !planes.points.is_empty() {
+                let shape = (planes.crops.len(), height, 3);
+                let points = planes.points.into_flattened();
+                return View::of_points(Tensor::from_vec(points, shape, &Device::Cpu)?);
+            }
             let shape = (planes.crops.len(), channels, height, width);
             let pixels = Tensor::from_vec(planes.bytes, shape, &Device::Cpu)?;
             View::new(pixels, planes.crops)

@@ -4,12 +4,15 @@ mod check;
 mod config;
 mod function;
 mod pixel_masked;
+mod points;
 mod projected;
 mod regressed;
 mod settings;
 
 pub use function::{FnEncoder, FnOutput};
 pub use pixel_masked::PixelMasked;
+pub use points::{LevelTokens, PointEncoder, PointEncoderConfig, PointPositions};
+pub(crate) use points::{nearest, run_with_positions};
 pub use projected::{Projected, ProjectorConfig};
 pub use regressed::Regressed;
 pub use settings::EncoderSettings;

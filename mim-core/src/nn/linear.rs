@@ -59,9 +59,45 @@ impl Linear {
         Ok(ops::linear(xs, &self.weight, self.bias.as_ref())?)
     }
 
+    /// The map of `[shared, own]`: rows `own` `[groups, rows, b]` with what their group shares, `[groups, a]`, in front
+    /// of each, to `[groups, rows, outputs]`. What is shared is mapped once.
+    ///
+    /// # Errors
+    ///
+    /// If `a + b` is not the number of inputs.
+    pub fn forward_joined(&self, shared: &Tensor, own: &Tensor) -> Result<Tensor> {
+        let (first, second) = (shared.dim(1)?, own.dim(2)?);
+        let part = |from, count| self.weight.narrow(1, from, count)?.contiguous();
+        let shared = ops::linear(shared, &part(0, first)?, self.bias.as_ref())?;
+        let own = ops::linear(own, &part(first, second)?, None)?;
+        Ok(own.broadcast_add(&shared.unsqueeze(1)?)?)
+    }
+
     /// Weight and bias, if it has one.
     pub(super) fn affine(&self) -> Option<ops::Affine<'_>> {
         let (weight, bias) = (&self.weight, self.bias.as_ref()?);
         Some(ops::Affine { weight, bias })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParamStore;
+    use crate::objectives::testing::noise;
+
+    #[test]
+    fn what_is_shared_stands_in_front_of_each_row() {
+        let store = ParamStore::cpu(0);
+        let map = Linear::new(&store.root(), 5, 4).unwrap();
+        let (shared, own) = (noise(&[3, 2], 1), noise(&[3, 6, 3], 2));
+        let front = shared.unsqueeze(1).unwrap().repeat((1, 6, 1)).unwrap();
+        let joined = Tensor::cat(&[&front, &own], 2).unwrap();
+        let apart = (map.forward(&joined).unwrap() - map.forward_joined(&shared, &own).unwrap())
+            .unwrap()
+            .abs()
+            .unwrap();
+        let apart = apart.flatten_all().unwrap().max(0).unwrap();
+        assert!(apart.to_scalar::<f32>().unwrap() < 1e-6);
     }
 }

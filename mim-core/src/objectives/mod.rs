@@ -27,6 +27,7 @@ crate::parts! {
     pub fn objectives() -> dyn ObjectiveSettings as "objective";
     regression => RegressionConfig, Regression, RegressionKind, RowNorm, TokenWeights;
     cosine => CosineConfig, Cosine, CosineAxis;
+    chamfer => ChamferConfig, Chamfer, ChamferKind, ChamferObjective;
     cross_entropy => CrossEntropyConfig, CrossEntropy;
     info_nce => InfoNceConfig, InfoNce;
     uni_grad => UniGradConfig, UniGrad;

@@ -159,6 +159,7 @@ fn translate(rule: &Rule, name: &str) -> Option<Translated> {
     match rule {
         Rule::Rename { theirs, ours }
         | Rule::Conv1x1 { theirs, ours }
+        | Rule::Pointwise { theirs, ours }
         | Rule::Transpose { theirs, ours }
         | Rule::Unsqueeze { theirs, ours, .. } => {
             Some(Translated::Ours(fill(ours, &matches(theirs, name)?)))

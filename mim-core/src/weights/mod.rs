@@ -16,6 +16,7 @@ mod sources;
 
 pub use adapt::resize_pos_embed;
 pub use detect::{Guess, describe, is_encoder, look};
+pub(crate) use file::read_npy;
 pub use file::{TensorHeader, WeightFile, WeightFormat};
 pub use fit::{Fitted, fit};
 pub use locate::locate;

@@ -161,6 +161,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "its parts are those of the other methods",
     recipes: recipes!("custom_32px"),
+    clouds: false,
     resolve,
     build,
     parity: crate::parity::none,

@@ -22,6 +22,7 @@ pub(crate) mod fastmim;
 mod find;
 pub(crate) mod finetune;
 mod hf_beit_mim;
+pub(crate) mod i2pmae;
 pub(crate) mod ibot;
 pub(crate) mod mae;
 pub(crate) mod maskfeat;

@@ -13,17 +13,18 @@ use super::compare::Worst;
 /// Share of the largest recorded gradient below which a number counts as rounding.
 const ROUNDING: f64 = 1e-4;
 
-/// Gradients of a method that are compared in another way than the case says, by the authors' names.
+/// Gradients and outputs of a method that are compared in another way than the case says, by the authors' names; those
+/// of outputs start with `expect.`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rounding {
     /// (name, why): zero but for rounding.
     pub zero: &'static [(&'static str, &'static str)],
-    /// (start of the name, share of the tensor's largest gradient by which an element may be off, why).
+    /// (start of the name, share of the tensor's largest value by which an element may be off, why).
     pub magnified: &'static [(&'static str, f64, &'static str)],
 }
 
 impl Rounding {
-    /// Share of a tensor's largest gradient by which each element may be off in any case.
+    /// Share of a tensor's largest value by which each element may be off in any case.
     pub(super) fn floor(&self, name: &str) -> Option<f64> {
         let found = self.magnified.iter();
         found

@@ -88,6 +88,8 @@ pub struct Entry {
     pub status: &'static str,
     /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
     pub recipes: &'static [(&'static str, &'static str)],
+    /// Whether it is for clouds of points, not for images.
+    pub clouds: bool,
     /// Makes settings complete.
     pub resolve: Resolve,
     /// Makes the method.
@@ -147,6 +149,7 @@ impl Entry {
             about: About::NOTHING,
             status: "",
             recipes: &[],
+            clouds: false,
             resolve: resolve::<C>,
             build: build::<C>,
             parity: parity::none,

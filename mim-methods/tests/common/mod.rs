@@ -137,9 +137,33 @@ pub(crate) fn tiny(file: &str) -> Tiny {
     all().into_iter().find(|tiny| tiny.file == file).unwrap()
 }
 
-/// Images for the method, on its device.
+/// The data of a method's kind that is at hand: images, or clouds.
+pub(crate) fn data(method: &dyn Method) -> Arc<dyn Dataset> {
+    let source = match method.views(0).is_of_points() {
+        true => DataSource::Shapes,
+        false => DataSource::Embedded,
+    };
+    source.open(Split::Train).unwrap()
+}
+
+/// Clouds of scattered points for the method, on its device.
+fn clouds(method: &dyn Method) -> Batch {
+    let shape = (4, method.input().size.height, 3);
+    let count = (shape.0 * shape.1 * shape.2) as u32;
+    let values: Vec<f32> = (0..count)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.)
+        .collect();
+    let points = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    let batch = Batch::single(View::of_points(points).unwrap());
+    batch.to_device(method.stores()[0].1.device()).unwrap()
+}
+
+/// Images for the method, or clouds, on its device.
 pub(crate) fn images(method: &dyn Method) -> Batch {
     let input = method.input();
+    if method.views(0).is_of_points() {
+        return clouds(method);
+    }
     let shape = (4, input.channels(), input.size.height, input.size.width);
     let count = (shape.0 * shape.1 * shape.2 * shape.3) as u32;
     let bytes: Vec<u8> = (0..count)

@@ -210,7 +210,11 @@ pub(super) fn all(
         Pair::of_encoder(encoder, random.input(), data, eval)
     });
     if config.eval.raw_pixels {
-        rows.add("raw pixels", "raw_", &config.eval, || {
+        let raw = match method.views(0).is_of_points() {
+            true => "raw points",
+            false => "raw pixels",
+        };
+        rows.add(raw, "raw_", &config.eval, || {
             Pair::of_pixels(method, data, &config.eval)
         });
     }

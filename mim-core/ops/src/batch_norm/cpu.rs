@@ -1,4 +1,6 @@
 //! f32 kernels of batch normalisation.
+//!
+//! Sums over rows are f64: where values differ little, an f32 mean of many would leave few digits of what is left.
 
 #![expect(
     unsafe_code,
@@ -8,7 +10,7 @@
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::partition::{add_partials, rows_per_partial, rows_per_task};
+use crate::partition::{rows_per_partial, rows_per_task};
 use crate::simd::multiversion;
 
 /// Mean and variance of each column over so many rows, and the reciprocal of its deviation.
@@ -24,20 +26,20 @@ pub(super) struct Columns {
 pub(super) type Affine<'a> = (&'a [f32], &'a [f32]);
 
 multiversion! {
-    fn add_rows(xs: &[f32], sums: &mut [f32]) {
+    fn add_rows(xs: &[f32], sums: &mut [f64]) {
         for xs in xs.chunks_exact(sums.len()) {
             for (sum, x) in sums.iter_mut().zip(xs) {
-                *sum += x;
+                *sum += f64::from(*x);
             }
         }
     }
 }
 
 multiversion! {
-    fn add_squares(xs: &[f32], mean: &[f32], sums: &mut [f32]) {
+    fn add_squares(xs: &[f32], mean: &[f32], sums: &mut [f64]) {
         for xs in xs.chunks_exact(sums.len()) {
             for ((sum, x), mean) in sums.iter_mut().zip(xs).zip(mean) {
-                *sum += (x - mean) * (x - mean);
+                *sum += f64::from((x - mean) * (x - mean));
             }
         }
     }
@@ -57,14 +59,14 @@ multiversion! {
 
 multiversion! {
     /// Adds the rows' share to the gradients of weight and bias, which lie one behind the other.
-    fn affine_rows(xs: &[f32], columns: &Columns, grad: &[f32], sums: &mut [f32]) {
+    fn affine_rows(xs: &[f32], columns: &Columns, grad: &[f32], sums: &mut [f64]) {
         let Columns { mean, scale, .. } = columns;
         let (dw, db) = sums.split_at_mut(mean.len());
         for (xs, grad) in xs.chunks_exact(mean.len()).zip(grad.chunks_exact(mean.len())) {
             let values = dw.iter_mut().zip(&mut *db).zip(xs).zip(grad).zip(mean).zip(scale);
             for (((((dw, db), x), g), mean), scale) in values {
-                *dw += g * ((x - mean) * scale);
-                *db += g;
+                *dw += f64::from(g * ((x - mean) * scale));
+                *db += f64::from(*g);
             }
         }
     }
@@ -89,10 +91,10 @@ multiversion! {
 fn over_rows(
     (rows, width): (usize, usize),
     sums: usize,
-    add: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
+    add: impl Fn(std::ops::Range<usize>, &mut [f64]) + Sync,
 ) -> Vec<f32> {
     let share = rows_per_partial(rows, width);
-    let mut partials = vec![0f32; rows.div_ceil(share) * sums];
+    let mut partials = vec![0f64; rows.div_ceil(share) * sums];
     partials
         .par_chunks_mut(sums)
         .enumerate()
@@ -100,7 +102,18 @@ fn over_rows(
             let last = ((block + 1) * share).min(rows);
             add(block * share * width..last * width, sums);
         });
-    add_partials(&partials, sums)
+    let mut total = vec![0f64; sums];
+    for partial in partials.chunks_exact(sums) {
+        for (sum, value) in total.iter_mut().zip(partial) {
+            *sum += value;
+        }
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernels compute in f32"
+    )]
+    let total = total.into_iter().map(|sum| sum as f32).collect();
+    total
 }
 
 /// The moments of each column over the rows of `ranks` processes, whose sums `over_all` adds up.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use self::memory::GroupMemory;
 use self::shard::Shard;
-use super::folder::decode_bytes;
+use super::image_file::decode_bytes;
 use super::{Dataset, Split};
 use crate::augment::Sample;
 use crate::{Error, Result};

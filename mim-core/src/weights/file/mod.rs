@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 
 use budget::Budget;
+pub(crate) use numpy::read_npy;
 
 use super::WeightMap;
 use crate::{Error, Result};

@@ -11,8 +11,8 @@ use zip::CompressionMethod;
 use super::budget::Budget;
 use super::elements::Elements;
 use super::torch::{Archive, damaged};
-use crate::Result;
 use crate::weights::WeightMap;
+use crate::{Error, Result};
 
 /// A longer header than any array has.
 const LONGEST_HEADER: u64 = 1 << 16;
@@ -66,6 +66,18 @@ pub(super) fn read(
     Ok((weights, skipped))
 }
 
+/// The array of an `.npy` file.
+///
+/// # Errors
+///
+/// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Format`] if it is damaged or holds no plain numbers.
+pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
+    let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let mut budget = Budget::of(path)?;
+    let array = values(&mut file, &mut budget).map_err(|what| damaged(path, what))?;
+    array.map_err(|why| damaged(path, why))
+}
+
 /// One array and the check of its sum; the inner error names a type that is no plain number.
 fn array(
     reader: &mut dyn Read,
@@ -73,7 +85,16 @@ fn array(
     budget: &mut Budget,
 ) -> Result<Result<Tensor, String>, String> {
     let mut reader = CrcReader::new(reader);
-    let text = header_text(&mut reader)?;
+    let array = values(&mut reader, budget)?;
+    if array.is_ok() && reader.crc().sum() != sum {
+        return Err("its checksum is wrong".to_owned());
+    }
+    Ok(array)
+}
+
+/// One array up to the end of `reader`; the inner error names a type that is no plain number.
+fn values(reader: &mut dyn Read, budget: &mut Budget) -> Result<Result<Tensor, String>, String> {
+    let text = header_text(reader)?;
     let header = match header(&text).ok_or_else(|| format!("its header is damaged: {text}"))? {
         Ok(header) => header,
         Err(kind) => return Ok(Err(format!("its type is {kind}"))),
@@ -82,10 +103,7 @@ fn array(
     budget.values(bytes / header.elements.width(), header.elements)?;
     let mut values = Vec::new();
     // One more byte shows whether there is more than the shape says.
-    let read = reader
-        .by_ref()
-        .take(bytes as u64 + 1)
-        .read_to_end(&mut values);
+    let read = reader.take(bytes as u64 + 1).read_to_end(&mut values);
     read.map_err(|error| error.to_string())?;
     if values.len() != bytes {
         let more = if values.len() > bytes {
@@ -98,9 +116,6 @@ fn array(
             header.shape,
             values.len().min(bytes),
         ));
-    }
-    if reader.crc().sum() != sum {
-        return Err("its checksum is wrong".to_owned());
     }
     header.tensor(&values).map(Ok)
 }

@@ -31,6 +31,13 @@ pub enum Rule {
         /// Our name.
         ours: String,
     },
+    /// Their 1-D convolution of one tap `[out, in, 1]` is our matrix `[out, in]`.
+    Pointwise {
+        /// Their name.
+        theirs: String,
+        /// Our name.
+        ours: String,
+    },
     /// Their matrix `[in, out]` is ours `[out, in]`.
     Transpose {
         /// Their name.
@@ -83,6 +90,14 @@ impl Rule {
     /// A [`Rule::Conv1x1`].
     pub fn conv1x1(theirs: impl Into<String>, ours: impl Into<String>) -> Self {
         Self::Conv1x1 {
+            theirs: theirs.into(),
+            ours: ours.into(),
+        }
+    }
+
+    /// A [`Rule::Pointwise`].
+    pub fn pointwise(theirs: impl Into<String>, ours: impl Into<String>) -> Self {
+        Self::Pointwise {
             theirs: theirs.into(),
             ours: ours.into(),
         }

@@ -49,6 +49,18 @@ fn import_one(
             }
             Ok(Some((fill(ours, &holes), tensor.reshape((out, inputs))?)))
         }),
+        Rule::Pointwise { theirs, ours } => matches(theirs, name).map(|holes| {
+            let (out, inputs, taps) = tensor.dims3()?;
+            if taps != 1 {
+                return Err(Error::shape(
+                    name.to_owned(),
+                    "[out, in, 1]",
+                    tensor.dims(),
+                    "check the source's name",
+                ));
+            }
+            Ok(Some((fill(ours, &holes), tensor.reshape((out, inputs))?)))
+        }),
         Rule::Transpose { theirs, ours } => matches(theirs, name)
             .map(|holes| Ok(Some((fill(ours, &holes), tensor.t()?.contiguous()?)))),
         Rule::Unsqueeze { theirs, ours, axes } => matches(theirs, name).map(|holes| {
@@ -152,6 +164,9 @@ fn export_one(rule: &Rule, name: &str, tensor: &Tensor) -> Option<Result<Vec<(St
                 tensor.reshape((out, inputs, 1, 1))?,
             )])
         }),
+        Rule::Pointwise { theirs, ours } => {
+            matches(ours, name).map(|holes| Ok(vec![(fill(theirs, &holes), tensor.unsqueeze(2)?)]))
+        }
         Rule::Transpose { theirs, ours } => matches(ours, name)
             .map(|holes| Ok(vec![(fill(theirs, &holes), tensor.t()?.contiguous()?)])),
         Rule::Unsqueeze { theirs, ours, axes } => matches(ours, name).map(|holes| {
@@ -194,6 +209,7 @@ mod tests {
                 "blocks.{i}.qk.{p}",
             ),
             Rule::conv1x1("head.0.weight", "pred.weight"),
+            Rule::pointwise("point.0.weight", "point.weight"),
             Rule::transpose("proj", "proj.weight"),
             Rule::unsqueeze("cls", "cls_token", 2),
             Rule::ignore("text.*"),
@@ -217,6 +233,7 @@ mod tests {
             ("layer.7.k.weight", &[2, 3]),
             ("layer.7.norm.bias", &[2]),
             ("head.0.weight", &[4, 2, 1, 1]),
+            ("point.0.weight", &[4, 3, 1]),
             ("proj", &[3, 5]),
             ("cls", &[6]),
         ]);
@@ -231,6 +248,7 @@ mod tests {
                 ("blocks.7.norm1.bias", &[2][..]),
                 ("blocks.7.qk.weight", &[4, 3][..]),
                 ("cls_token", &[1, 1, 6][..]),
+                ("point.weight", &[4, 3][..]),
                 ("pred.weight", &[4, 2][..]),
                 ("proj.weight", &[5, 3][..])
             ]

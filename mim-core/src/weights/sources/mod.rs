@@ -11,6 +11,7 @@ mod dmjd;
 mod dvae;
 mod fastmim;
 mod hf_vit_mae;
+mod i2pmae;
 mod ibot;
 mod mae;
 mod mmengine;
@@ -56,6 +57,7 @@ const SOURCES: &[Known] = &[
     ("dmjd", dmjd::rules),
     ("mmengine", mmengine::rules),
     ("short_vit", short_vit::rules),
+    ("i2pmae", i2pmae::rules),
     ("ibot", ibot::rules),
     ("milan", mae::rules),
     ("hf_vit", hf_vit_mae::plain),

@@ -13,6 +13,7 @@ mod ibot_blocks;
 mod maskers;
 mod objectives;
 mod optimizers;
+mod points;
 mod positions;
 mod processes;
 mod sampled;
@@ -64,6 +65,7 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("milan_semantic_sampler", maskers::milan),
     ("mixup_cutmix_losses", finetuning::mixing),
     ("pixel_shift_cmae", augment::cmae),
+    ("point_cloud_ops", points::outputs),
     ("rel_pos_geo", positions::resized_tables),
     ("relative_position_index", positions::indices),
     ("saim_attention_masks", targets::saim),

@@ -1,0 +1,88 @@
+//! Features of points from those of coarser ones.
+
+use candle_core::Tensor;
+
+use crate::encoders::nearest;
+use crate::nn::{BatchNorm, Linear};
+use crate::params::Params;
+use crate::{Result, StepContext, ops};
+
+/// Coarse points that a finer one takes its features from.
+const NEIGHBOURS: usize = 3;
+/// Added to squared distances before they divide.
+const NEAR: f64 = 1e-8;
+/// Epsilon of the batch norms: the default of torch.
+const EPS: f64 = 1e-5;
+
+/// A map and a batch norm.
+#[derive(Debug, Clone)]
+struct Normed(Linear, BatchNorm);
+
+impl Normed {
+    fn new(params: &Params, inputs: usize, dim: usize) -> Result<Self> {
+        let map = Linear::new(&params.pp(0), inputs, dim)?;
+        Ok(Self(map, BatchNorm::new(&params.pp(1), dim, EPS)?))
+    }
+
+    fn forward(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
+        self.1.forward(&self.0.forward(xs)?, step)
+    }
+}
+
+/// Feature propagation (Qi et al., PointNet++, NeurIPS 2017, Sec. 3.4): what the three nearest coarse points have,
+/// weighted by the inverse of their squared distances, beside the point's own, then residual maps.
+///
+/// Maps are each followed by a batch norm and GELU, as in PointMLP.
+#[derive(Debug, Clone)]
+pub struct PointPropagation {
+    fuse: Normed,
+    residuals: Vec<(Normed, Normed)>,
+}
+
+impl PointPropagation {
+    /// Parameters `fuse.net`, `extraction.operation.N.{net1,net2}`; `dims` are the widths of own and coarse features.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn new(params: &Params, (dim, coarse): (usize, usize), residuals: usize) -> Result<Self> {
+        let residual = |index: usize| {
+            let params = params.pp("extraction").pp("operation").pp(index);
+            Ok((
+                Normed::new(&params.pp("net1"), dim, dim)?,
+                Normed::new(&params.pp("net2"), dim, dim)?,
+            ))
+        };
+        Ok(Self {
+            fuse: Normed::new(&params.pp("fuse").pp("net"), dim + coarse, dim)?,
+            residuals: (0..residuals).map(residual).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Maps points `[batch, n, 3]` with features `[batch * n, dim]` and coarse ones `[batch, m, 3]` with
+    /// `[batch * m, coarse]` to features `[batch * n, dim]`.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit, or there are fewer than three coarse points.
+    pub fn forward(
+        &self,
+        (points, own): (&Tensor, &Tensor),
+        (coarse, features): (&Tensor, &Tensor),
+        step: &StepContext,
+    ) -> Result<Tensor> {
+        let (distances, ids) = nearest(points, coarse, NEIGHBOURS)?;
+        let weights = (distances + NEAR)?.recip()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(1)?)?;
+        let (total, _) = weights.dims2()?;
+        let found = ops::gather_rows(features, &ids)?.reshape((total, NEIGHBOURS, ()))?;
+        let coarse = found.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)?;
+        let joined = Tensor::cat(&[own, &coarse], 1)?;
+        let mut xs = ops::gelu(&self.fuse.forward(&joined, step)?)?;
+        for (first, second) in &self.residuals {
+            let inner = ops::gelu(&first.forward(&xs, step)?)?;
+            xs = ops::gelu(&(second.forward(&inner, step)? + xs)?)?;
+        }
+        Ok(xs)
+    }
+}

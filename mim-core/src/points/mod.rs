@@ -1,0 +1,12 @@
+//! Clouds of points: groups on several levels, masks passed down through them, and depth maps.
+
+mod bicubic;
+mod depth;
+mod groups;
+mod masks;
+mod render;
+
+pub use depth::{DepthMaps, DepthMapsConfig, VIEWS};
+pub use groups::{PointLevel, PointLevelConfig, PointLevels};
+pub use masks::pass_down;
+pub use render::{draw_points, frame_of};
