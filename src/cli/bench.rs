@@ -207,6 +207,7 @@ impl Step {
             views,
             labels: None,
             extras: BTreeMap::new(),
+            indices: vec![],
         })
     }
 }

@@ -6,6 +6,7 @@ mod inject;
 mod latent_decoder;
 mod pooled;
 mod relative;
+mod rope_predictor;
 mod settings;
 mod visible_mlp;
 
@@ -14,6 +15,7 @@ pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use latent_decoder::{LatentDecoder, Latents};
 pub use pooled::PooledDecoder;
 pub use relative::{RelativePredictor, RelativePredictorConfig};
+pub use rope_predictor::{RopePredictor, RopePredictorConfig};
 pub use settings::{DecoderSettings, DecoderShape, TokensNeeded};
 pub use visible_mlp::{VisibleMlp, VisibleMlpConfig};
 
@@ -24,5 +26,7 @@ crate::parts! {
     mae => MaeDecoderConfig, MaeDecoder;
     light => LightDecoderConfig, LightDecoder;
     latent_regressor => LatentRegressorConfig, LatentRegressor;
+    cross => CrossDecoderConfig, CrossDecoder;
+    predictor => PredictorConfig, Predictor;
     prompt => PromptDecoderConfig, PromptDecoder, PromptOutput;
 }

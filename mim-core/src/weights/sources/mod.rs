@@ -3,6 +3,7 @@
 mod beit;
 mod bootmae;
 mod cae;
+mod capi;
 mod clip;
 mod cmae;
 mod convmae;
@@ -12,7 +13,9 @@ mod dvae;
 mod fastmim;
 mod hf_vit_mae;
 mod ibot;
+mod ijepa;
 mod mae;
+mod mimrefiner;
 mod mmengine;
 mod short_vit;
 mod sim;
@@ -46,6 +49,7 @@ const SOURCES: &[Known] = &[
     ("simmim", simmim::rules),
     ("bootmae", bootmae::rules),
     ("cae", cae::rules),
+    ("capi", capi::rules),
     ("cmae", cmae::rules),
     ("convmae", convmae::rules),
     ("openai_clip", clip::openai),
@@ -57,7 +61,9 @@ const SOURCES: &[Known] = &[
     ("mmengine", mmengine::rules),
     ("short_vit", short_vit::rules),
     ("ibot", ibot::rules),
+    ("ijepa", ijepa::rules),
     ("milan", mae::rules),
+    ("mimrefiner", mimrefiner::rules),
     ("hf_vit", hf_vit_mae::plain),
     ("beit", beit::authors),
     ("hf_beit", beit::transformers),
