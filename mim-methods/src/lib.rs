@@ -27,6 +27,7 @@ methods! {
     fastmim => FastMimConfig, FastMimTarget, ResolutionStage;
     maskfeat => MaskFeatConfig;
     convmae => ConvMaeConfig;
+    pixio => PixioConfig;
     dmjd => DmjdConfig, VisibleOrder;
     ibot => IbotConfig, CropsConfig, DistillationConfig, Ibot, NamingMasker;
     attmask => AttMaskConfig;

@@ -29,6 +29,7 @@ pub(crate) mod mcbeit;
 pub(crate) mod milan;
 mod optimizer;
 pub(crate) mod peco;
+pub(crate) mod pixio;
 mod problem;
 mod report;
 mod rounding;
