@@ -28,6 +28,7 @@ methods! {
     maskfeat => MaskFeatConfig;
     convmae => ConvMaeConfig;
     pixio => PixioConfig;
+    crossmae => CrossMaeConfig;
     dmjd => DmjdConfig, VisibleOrder;
     ibot => IbotConfig, CropsConfig, DistillationConfig, Ibot, NamingMasker;
     attmask => AttMaskConfig;

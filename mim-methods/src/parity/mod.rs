@@ -14,6 +14,7 @@ pub(crate) mod cmae;
 mod compare;
 mod components;
 pub(crate) mod convmae;
+pub(crate) mod crossmae;
 pub(crate) mod data2vec;
 mod derived;
 pub(crate) mod dmjd;
