@@ -29,6 +29,7 @@ methods! {
     convmae => ConvMaeConfig;
     pixio => PixioConfig;
     crossmae => CrossMaeConfig;
+    ijepa => IJepaConfig;
     dmjd => DmjdConfig, VisibleOrder;
     ibot => IbotConfig, CropsConfig, DistillationConfig, Ibot, NamingMasker;
     attmask => AttMaskConfig;

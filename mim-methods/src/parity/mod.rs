@@ -24,6 +24,7 @@ mod find;
 pub(crate) mod finetune;
 mod hf_beit_mim;
 pub(crate) mod ibot;
+pub(crate) mod ijepa;
 pub(crate) mod mae;
 pub(crate) mod maskfeat;
 pub(crate) mod mcbeit;

@@ -25,7 +25,7 @@ use candle_core::Device;
 pub use given::Given;
 
 use super::report::Report;
-use super::{Case, Problem, Result, Setup, Tolerance, finetune, hf_beit_mim};
+use super::{Case, Problem, Result, Setup, Tolerance, finetune, hf_beit_mim, ijepa};
 
 /// Makes what ours give for a case.
 pub type Outputs = fn(&Case, &Device) -> Result<Given>;
@@ -56,6 +56,7 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("hog", targets::hog),
     ("hog_dmjd", targets::dmjd),
     ("ibot_block_mask", ibot_blocks::outputs),
+    ("ijepa_multiblock_mask", ijepa::masks),
     ("infonce_cmae", objectives::cmae),
     ("layer_decay", finetuning::layer_decay),
     ("lars", optimizers::lars),
