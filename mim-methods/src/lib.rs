@@ -43,6 +43,7 @@ methods! {
     dvae => DvaeTrainingConfig, Annealed, DvaeTraining;
     data2vec => Data2VecConfig;
     cae => CaeConfig;
+    mimrefiner => MimRefinerConfig, MimRefiner;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     custom;
     finetune => FinetuneConfig, CutBox, Finetune, Mix, MixConfig, erase, mixed_targets;

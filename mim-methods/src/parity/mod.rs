@@ -29,6 +29,7 @@ pub(crate) mod mae;
 pub(crate) mod maskfeat;
 pub(crate) mod mcbeit;
 pub(crate) mod milan;
+pub(crate) mod mimrefiner;
 mod optimizer;
 pub(crate) mod peco;
 pub(crate) mod pixio;
