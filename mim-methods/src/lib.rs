@@ -43,6 +43,7 @@ methods! {
     dvae => DvaeTrainingConfig, Annealed, DvaeTraining;
     data2vec => Data2VecConfig;
     cae => CaeConfig;
+    capi => CapiConfig, Capi;
     mimrefiner => MimRefinerConfig, MimRefiner;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     custom;

@@ -9,6 +9,7 @@ pub(crate) mod beit;
 pub(crate) mod beitv2;
 pub(crate) mod bootmae;
 pub(crate) mod cae;
+pub(crate) mod capi;
 mod case;
 pub(crate) mod cmae;
 mod compare;

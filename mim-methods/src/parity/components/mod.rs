@@ -4,6 +4,7 @@
 
 mod augment;
 mod blocks;
+mod capi;
 mod dvae;
 mod ema_and_lr;
 mod encoders;
@@ -41,6 +42,9 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("blockwise_mask_bootmae", blocks::bootmae),
     ("blockwise_mask_sim", blocks::sim),
     ("blockwise_masker", blocks::beit),
+    ("capi_block_drop_path", capi::drop_path),
+    ("capi_clustering", capi::clustering),
+    ("capi_inverse_block_mask", capi::masks),
     ("clip_visual", encoders::clip),
     ("cosine_schedule", schedules::mae),
     ("dbot_smooth_l1", objectives::dbot),
