@@ -1,4 +1,4 @@
-//! A quick look at a method of one's own.
+//! A quick look at a custom method.
 
 use mim_core::data::{DataSource, Loader, LoaderConfig, Split};
 use mim_core::optim::{AdamWConfig, Clip};
@@ -6,7 +6,7 @@ use mim_core::train::Stepper;
 use mim_core::{Method, Result, StepContext};
 
 /// The losses of the first `steps` optimizer steps on the embedded images, 16 a step, with AdamW at a
-/// learning rate of 1e-3: whether a method of one's own runs and begins to learn.
+/// learning rate of 1e-3: whether a custom method runs and begins to learn.
 ///
 /// # Errors
 ///

@@ -48,10 +48,14 @@
 pub mod backbone;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+pub mod compare;
 pub mod export;
 mod first_losses;
 pub mod init;
 mod pretrained;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod run_config;
 pub mod zoo;
 

@@ -271,3 +271,233 @@ fn probes_that_cannot_be_made_do_not_cost_the_run() {
         "{summary}"
     );
 }
+
+#[test]
+fn a_run_has_a_page_and_several_have_one_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 12);
+    classes(&dir.join("photos/test"), 4);
+    pretrain(dir, "first");
+    pretrain(dir, "second");
+    let page = fs::read_to_string(dir.join("first/report.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("reconstruction.png"));
+    let (out, _) = ends(&["report", "first", "second"], dir, 0);
+    assert_eq!(out.trim(), "report.html");
+    let page = fs::read_to_string(dir.join("report.html")).unwrap();
+    assert!(page.contains("<h1>2 runs</h1>") && page.contains("<td>second</td>"));
+    let (_, err) = ends(&["report", "photos"], dir, 1);
+    assert!(err.contains("this is no run"), "{err}");
+    ends(
+        &["report", "first", "--output", "nowhere/page.html"],
+        dir,
+        1,
+    );
+}
+
+#[test]
+fn every_protocol_measures_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 24);
+    classes(&dir.join("photos/test"), 8);
+    pretrain(dir, "run");
+    let eval = |more: &[&str], status| {
+        ends(
+            &[&["eval"], more, &["--checkpoint", "run"]].concat(),
+            dir,
+            status,
+        )
+    };
+    for (args, wanted) in [
+        (
+            &["linear", "--set", "c_sweep=[0.1, 1.0]"][..],
+            &["linear_top1 ", "linear_top1_low ", "linear_c "][..],
+        ),
+        (
+            &["knn", "--set", "k_sweep=[1, 3]", "--layers", "0"],
+            &["knn_top5 ", "knn_k "],
+        ),
+        (
+            &["lowshot", "--set", "per_class=2"],
+            &["lowshot_top1 ", "lowshot_images 4\n"],
+        ),
+        (
+            &["lowshot", "--set", "linear.c=2.0"],
+            &["lowshot_images 2\n"],
+        ),
+        (
+            &["retrieval", "--set", "recall_at=[1]"],
+            &["retrieval_recall_at_1 ", "retrieval_map "],
+        ),
+        (
+            &["signals"],
+            &[
+                "signals_rankme ",
+                "signals_effective_rank ",
+                "signals_feature_std ",
+            ],
+        ),
+        (
+            &["signals", "--format", "csv"],
+            &["figure,value\nsignals_rankme,"],
+        ),
+        (
+            &["signals", "--format", "markdown"],
+            &["| figure | value |\n|---|---|\n| signals_rankme |"],
+        ),
+    ] {
+        let (out, _) = eval(args, 0);
+        assert!(
+            wanted.iter().all(|part| out.contains(part)),
+            "{args:?}: {out}"
+        );
+    }
+    let (out, _) = eval(&["knn", "--json"], 0);
+    let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(all["confusion"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn protocols_name_what_they_refuse() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 24);
+    classes(&dir.join("photos/test"), 8);
+    pretrain(dir, "run");
+    let eval = |more: &[&str], status| {
+        ends(
+            &[&["eval"], more, &["--checkpoint", "run"]].concat(),
+            dir,
+            status,
+        )
+    };
+    for (args, wanted) in [
+        (&["linaer"][..], "did you mean linear?"),
+        (&["knn", "--set", "kk=3"], "`protocol.kk`"),
+        (&["knn", "--k", "1000"], "there are only 48 training images"),
+        (&["linear", "--k", "3"], "linear has no neighbours"),
+        (&["linear", "--layers", "7"], "no such block"),
+        (
+            &["linear", "--set", "encoder.depth=3"],
+            "leave it out, or give a file by --weights",
+        ),
+        (
+            &["retrieval", "--set", "recall_at=[]"],
+            "nothing to choose from",
+        ),
+    ] {
+        let (_, err) = eval(args, 1);
+        assert!(err.contains(wanted), "{args:?}: {err}");
+    }
+    // Signals need no labels; the others do.
+    images(&dir.join("plain"), 6, 90);
+    let plain = ["--data", "folder:plain"];
+    let (out, _) = eval(&[&["signals"], &plain[..]].concat(), 0);
+    assert!(out.contains("signals_rankme "), "{out}");
+    let (_, err) = eval(&[&["knn"], &plain[..]].concat(), 1);
+    assert!(err.contains("val"), "{err}");
+}
+
+#[test]
+fn a_sweep_trains_what_is_missing_and_compares_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 12);
+    classes(&dir.join("photos/test"), 4);
+    fs::write(dir.join("c.toml"), CONFIG).unwrap();
+    let sweep = "recipes = [\"c.toml\", \"nowhere.toml\"]\nseeds = [0, 1]\n[set]\n\
+        data.source = \"folder:photos\"\n[vary]\nmask_ratio = [0.25, 0.5]\n";
+    fs::write(dir.join("s.toml"), sweep).unwrap();
+    let (out, err) = ends(&["sweep", "s.toml"], dir, 1);
+    assert!(
+        err.contains("failed: nowhere-mask_ratio_0.25-seed_0"),
+        "{err}"
+    );
+    let rows: Vec<&str> = out
+        .lines()
+        .filter(|line| line.starts_with("| c-mask"))
+        .collect();
+    assert_eq!(rows.len(), 2, "{out}");
+    assert!(
+        rows[1].starts_with("| c-mask_ratio_0.5-seed_0 | mae | 2 | 0.5 |"),
+        "{out}"
+    );
+    let folder = dir.join("sweeps/s");
+    for file in [
+        "results.csv",
+        "report.html",
+        "c-mask_ratio_0.25-seed_1/summary.json",
+    ] {
+        assert!(folder.join(file).exists(), "{file}");
+    }
+    // One run is lost: the same command trains that one alone.
+    fs::remove_dir_all(folder.join("c-mask_ratio_0.5-seed_1")).unwrap();
+    fs::write(dir.join("s.toml"), sweep.replace(", \"nowhere.toml\"", "")).unwrap();
+    let (again, err) = ends(&["sweep", "s.toml"], dir, 0);
+    assert_eq!(err.matches("is done").count(), 3, "{err}");
+    // All but the seconds, which come last.
+    let figures = |text: &str| {
+        text.lines()
+            .nth(3)
+            .unwrap()
+            .rsplit_once(" | ")
+            .unwrap()
+            .0
+            .to_owned()
+    };
+    assert_eq!(figures(&out), figures(&again));
+}
+
+#[test]
+fn runs_are_compared_by_the_results_that_they_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 12);
+    classes(&dir.join("photos/test"), 4);
+    pretrain(dir, "first");
+    pretrain(dir, "second");
+    let compare = |more: &[&str], status| {
+        ends(
+            &[&["compare", "first", "second"], more].concat(),
+            dir,
+            status,
+        )
+    };
+    let (json, _) = compare(&["--metrics", "final_loss", "--format", "json"], 0);
+    let rows: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(rows[0]["runs"], serde_json::json!(["first", "second"]));
+    assert_eq!(rows[0]["results"]["final_loss"]["deviation"], 0.);
+    assert!(
+        compare(&["--metrics", "foo"], 1)
+            .1
+            .contains("no run has this result")
+    );
+}
+
+#[test]
+fn views_are_drawn_before_any_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 3);
+    fs::write(dir.join("c.toml"), CONFIG).unwrap();
+    let args = [
+        "browse",
+        "--config",
+        "c.toml",
+        "--data",
+        "folder:photos",
+        "--count",
+        "2",
+    ];
+    let (out, _) = ends(&args, dir, 0);
+    assert_eq!(out.trim(), "batch.png");
+    // Two images of 16 pixels, enlarged sixfold, below a heading.
+    let size = image::open(dir.join("batch.png"))
+        .unwrap()
+        .into_rgb8()
+        .dimensions();
+    assert_eq!(size, (17 * 8, 14 + 2 * 100 - 4));
+    let args = ["browse", "--config", "c.toml", "--output", "nowhere/x.png"];
+    assert!(ends(&args, dir, 1).1.contains("its folder does not exist"));
+}

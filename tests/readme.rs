@@ -26,6 +26,60 @@ fn table() -> String {
     head.to_owned() + &rows.collect::<String>()
 }
 
+/// The page about all methods.
+fn page() -> String {
+    let mut page = "# Methods\n\nMade from the registry; `tests/readme.rs` checks it. `mim methods` lists recipes, and \
+        `mim pretrain --config RECIPE` trains one.\n"
+        .to_owned();
+    for method in methods() {
+        let about = method.about;
+        let recipes: Vec<_> = method
+            .recipes
+            .iter()
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
+        page += &format!(
+            "\n## {}\n\n{} ({}). Reference: {}. Recipes: {}.\n\n- Hidden: {}.\n- Predicted: {}.\n- By: {}.\n\
+             - Loss: {}.\n- When: {}\n",
+            method.name,
+            method.title,
+            method.paper,
+            method.reference,
+            recipes.join(", "),
+            about.hidden,
+            about.predicted,
+            about.by,
+            about.loss,
+            about.choose,
+        );
+    }
+    page
+}
+
+#[test]
+fn every_method_is_described_and_the_page_is_that_of_the_registry() {
+    for method in methods() {
+        let about = method.about;
+        for line in [
+            about.hidden,
+            about.predicted,
+            about.by,
+            about.loss,
+            about.choose,
+        ] {
+            assert!(
+                !line.is_empty(),
+                "say what {} does in its ENTRY",
+                method.name
+            );
+        }
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/methods.md");
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    let page = page();
+    assert!(found == page, "write this to docs/methods.md:\n\n{page}");
+}
+
 /// The parts of the method `custom`, as Markdown.
 fn parts() -> String {
     let registry = Registry::default();

@@ -52,7 +52,7 @@ pub trait Method: Send + Sync {
     /// Frozen outside networks (CLIP, dVAE) are not among them.
     fn stores(&self) -> Vec<(&str, &ParamStore)>;
 
-    /// What is evaluated unless another one is asked for; none for tokenizers.
+    /// The encoder evaluated by default; `None` for tokenizers.
     fn encoder(&self) -> Option<&dyn Encoder>;
 
     /// The tokenizer that is trained, if the method trains one: what a target of tokens takes from its run.
@@ -71,7 +71,7 @@ pub trait Method: Send + Sync {
         1.
     }
 
-    /// All that can be evaluated, by name, [`Method::encoder`] first. Default: that one alone, as `student`.
+    /// All encoders that can be evaluated, by name, [`Method::encoder`] first. Default: that one, named `student`.
     fn encoders(&self) -> Vec<(&str, &dyn Encoder)> {
         self.encoder()
             .map(|encoder| ("student", encoder))
@@ -79,7 +79,7 @@ pub trait Method: Send + Sync {
             .collect()
     }
 
-    /// What a reader of its results should know, a line each: which network taught, for instance.
+    /// Lines for a reader of the results: for instance which network was the teacher.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }

@@ -17,21 +17,34 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    /// The features `[rows, dim]`.
+    /// The features `[rows, dim]` of the final tokens.
     ///
     /// # Errors
     ///
     /// [`Error::Unsupported`] for the class token of an encoder that has none.
     pub fn apply(self, encoded: &Encoded) -> Result<Tensor> {
+        self.of_tokens(&encoded.tokens, encoded.prefix)
+    }
+
+    /// The features `[rows, dim]` of the tokens after block `layer`, which the encoder was asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pooling::apply`] and [`Encoded::layer`].
+    pub fn of_layer(self, encoded: &Encoded, layer: usize) -> Result<Tensor> {
+        self.of_tokens(encoded.layer(layer)?, encoded.prefix)
+    }
+
+    fn of_tokens(self, tokens: &Tensor, prefix: usize) -> Result<Tensor> {
+        let patches = tokens.dim(1)? - prefix;
         match self {
-            Self::Mean => Ok(encoded.patches()?.mean(1)?),
-            Self::Cls => encoded.cls()?.ok_or_else(|| {
-                Error::unsupported(
-                    "pooling = \"cls\"",
-                    "the encoder has no class token",
-                    "use pooling = \"mean\"",
-                )
-            }),
+            Self::Mean => Ok(tokens.narrow(1, prefix, patches)?.mean(1)?),
+            Self::Cls if prefix > 0 => Ok(tokens.narrow(1, 0, 1)?.squeeze(1)?),
+            Self::Cls => Err(Error::unsupported(
+                "pooling = \"cls\"",
+                "the encoder has no class token",
+                "use pooling = \"mean\"",
+            )),
         }
     }
 }

@@ -20,6 +20,10 @@ pub struct EvalConfig {
     pub views: Option<ViewPlan>,
     /// How the tokens of an image become one feature. Default `mean`.
     pub pooling: Pooling,
+    /// Blocks of the encoder, from 0, whose outputs (before the final norm) become features side by side. Default none: the
+    /// final output.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<usize>,
     /// Images of a forward pass; it does not change results. Default 250.
     pub batch_size: usize,
     /// Threads that decode images; they do not change results. Default 4.
@@ -40,6 +44,7 @@ impl Default for EvalConfig {
         Self {
             views: None,
             pooling: Pooling::default(),
+            layers: vec![],
             batch_size: 250,
             workers: 4,
             raw_pixels: true,

@@ -52,6 +52,15 @@ impl Features {
         })
     }
 
+    /// Rows of other features, which have been checked.
+    pub(crate) fn of_parts(values: Vec<f32>, dim: usize, labels: Vec<u32>) -> Self {
+        Self {
+            values,
+            dim,
+            labels,
+        }
+    }
+
     /// The values `[len, dim]`, row by row.
     pub fn values(&self) -> &[f32] {
         &self.values
@@ -173,8 +182,25 @@ fn pooled(
 ) -> Result<Tensor> {
     let (encoder, step) = (encoder.trunk(), StepContext::inference());
     let images = batch.view(0)?.to_device(device)?.normalized(norm)?;
-    let encoded = encoder.encode(&images, Masking::None, &EncodeOptions::default(), &step)?;
-    let pooled = config.pooling.apply(&encoded)?;
+    let want = EncodeOptions {
+        layers: config.layers.clone(),
+        ..EncodeOptions::default()
+    };
+    let encoded = encoder.encode(&images, Masking::None, &want, &step)?;
+    let pooled = match config.layers.as_slice() {
+        [] => config.pooling.apply(&encoded)?,
+        layers => {
+            let known = |layer: &&usize| encoded.layers.iter().any(|(known, _)| known == *layer);
+            if let Some(layer) = layers.iter().find(|layer| !known(layer)) {
+                let (why, fix) = ("the encoder has no such block", "count its blocks from 0");
+                return Err(Error::config("evaluation", "layers", layer, why, fix));
+            }
+            let parts = layers
+                .iter()
+                .map(|layer| config.pooling.of_layer(&encoded, *layer));
+            Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?
+        }
+    };
     Ok(pooled.detach())
 }
 

@@ -1,10 +1,13 @@
 //! Weighted nearest neighbours.
 
 use candle_core::{Device, Tensor};
+use mim_core::parts::Part;
 use mim_core::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::{Outcome, ProtocolSettings};
+use crate::split::of_each_class;
 use crate::{Accuracy, Features, Scores};
 
 /// Similarities held at a time, to bound memory: 64 MiB.
@@ -26,6 +29,13 @@ pub struct KnnConfig {
     pub k: usize,
     /// Unit of the cosine in the votes. Default 0.07.
     pub temperature: f64,
+    /// Numbers of neighbours of which the best is used, and `k` is not: chosen on a fifth of the training images. Default
+    /// none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub k_sweep: Vec<usize>,
+    /// Temperatures of which the best is used, likewise. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub temperature_sweep: Vec<f64>,
 }
 
 impl Default for KnnConfig {
@@ -33,11 +43,62 @@ impl Default for KnnConfig {
         Self {
             k: 20,
             temperature: 0.07,
+            k_sweep: vec![],
+            temperature_sweep: vec![],
         }
     }
 }
 
+impl Part for KnnConfig {
+    const ABOUT: &'static str = "the votes of the nearest training images, weighted by their cosine";
+    const PAPER: &'static str = "iBOT: Zhou et al., ICLR 2022, arXiv 2111.07832";
+}
+
+impl ProtocolSettings for KnnConfig {
+    fn measure(&self, train: &Features, test: &Features) -> Result<Outcome> {
+        let best = self.swept(train)?;
+        let mut outcome = Outcome::of_scores(best.scores(train, test)?)?;
+        outcome.push("k", best.k as f64);
+        outcome.push("temperature", best.temperature);
+        Ok(outcome)
+    }
+}
+
 impl KnnConfig {
+    /// The settings whose neighbours and temperature do best on a fifth of the training images, of those in the sweeps;
+    /// of equals the first.
+    fn swept(&self, train: &Features) -> Result<Self> {
+        let plain = Self {
+            k_sweep: vec![],
+            temperature_sweep: vec![],
+            ..self.clone()
+        };
+        if self.k_sweep.is_empty() && self.temperature_sweep.is_empty() {
+            return Ok(plain);
+        }
+        let or = |sweep: &[usize], own: usize| if sweep.is_empty() { vec![own] } else { sweep.to_vec() };
+        let temperatures = match self.temperature_sweep.as_slice() {
+            [] => vec![self.temperature],
+            sweep => sweep.to_vec(),
+        };
+        let (held, rest) = of_each_class(train, (0, 0), |images| images / 5);
+        let mut best: Option<(f64, Self)> = None;
+        for k in or(&self.k_sweep, self.k) {
+            for temperature in &temperatures {
+                let tried = Self {
+                    k,
+                    temperature: *temperature,
+                    ..plain.clone()
+                };
+                let top1 = tried.accuracy(&rest, &held)?.top1;
+                if best.as_ref().is_none_or(|(most, _)| top1 > *most) {
+                    best = Some((top1, tried));
+                }
+            }
+        }
+        Ok(best.map_or(plain, |(_, best)| best))
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -144,7 +205,7 @@ impl KnnConfig {
 }
 
 /// Rows of width `dim` scaled to length 1.
-fn units(values: &[f32], dim: usize) -> Result<Tensor> {
+pub(crate) fn units(values: &[f32], dim: usize) -> Result<Tensor> {
     let rows = values.chunks_exact(dim).flat_map(|row| {
         let norm = row
             .iter()
@@ -200,6 +261,7 @@ mod tests {
         let config = KnnConfig {
             k: 2,
             temperature: 0.5,
+            ..KnnConfig::default()
         };
         let votes = config.votes(&train, &test).unwrap();
         let want = [1.6f64.exp(), 1.2f64.exp(), 0.];
@@ -217,7 +279,7 @@ mod tests {
         };
         let test = features(&[1.], &[2]);
         assert_eq!(one.accuracy(&train, &test).unwrap().top1, 100.);
-        let two = KnnConfig { k: 2, ..one };
+        let two = KnnConfig { k: 2, ..one.clone() };
         assert_eq!(two.accuracy(&train, &test).unwrap().top1, 0.);
         assert_eq!(
             two.accuracy(&train, &features(&[1.], &[1])).unwrap().top1,

@@ -23,24 +23,35 @@
 mod classify;
 mod config;
 mod features;
-mod knn;
 mod lbfgs;
-mod linear;
 mod logistic;
 mod picture;
 mod probe;
+mod protocol;
 mod scores;
-mod signals;
+mod sheet;
+mod split;
+#[cfg(test)]
+mod testing;
+
+mim_core::parts! {
+    /// The protocols on frozen features that `mim eval` can name.
+    pub fn protocols() -> dyn ProtocolSettings as "protocol";
+    linear => LinearConfig, LinearProbe;
+    knn => KnnConfig;
+    lowshot => LowshotConfig;
+    retrieval => RetrievalConfig;
+    signals => SignalsConfig, Signals;
+}
 
 pub use classify::classify;
 pub use config::EvalConfig;
 pub use features::{FeatureRows, Features, extract, features, raw_pixels};
-pub use knn::KnnConfig;
-pub use linear::{LinearConfig, LinearProbe};
 pub use logistic::{Logistic, LogisticRegression};
 #[doc(no_inline)]
 pub use mim_core::Pooling;
 pub use picture::{reconstruction_grid, save_png};
 pub use probe::{Accuracy, ProbeResult, probe};
+pub use protocol::{Outcome, ProtocolSettings};
 pub use scores::{Scores, Summary};
-pub use signals::Signals;
+pub use sheet::sheet;

@@ -19,9 +19,9 @@ const WHITE: Rgb<u8> = Rgb([255; 3]);
 /// Colour of headings.
 const GREY: Rgb<u8> = Rgb([96; 3]);
 /// Side in pixels of a letter.
-const LETTER: usize = 8;
+pub(crate) const LETTER: usize = 8;
 /// Height in pixels of the line of headings.
-const HEAD: usize = LETTER + 6;
+pub(crate) const HEAD: usize = LETTER + 6;
 /// What stands above the columns of a triple.
 const HEADINGS: [&str; 3] = ["original", "masked", "reconstruction"];
 
@@ -82,7 +82,7 @@ pub fn reconstruction_grid(
 }
 
 /// Writes a heading that starts at `left`.
-fn write(picture: &mut RgbImage, text: &str, left: usize) {
+pub(crate) fn write(picture: &mut RgbImage, text: &str, left: usize) {
     for (place, letter) in text.bytes().enumerate() {
         let rows = BASIC_LEGACY
             .get(usize::from(letter))
@@ -141,7 +141,7 @@ fn check(reconstruction: &Reconstruction) -> Result<[usize; 3]> {
 }
 
 /// The picture of `[channels, height, width]` values in `[0, 1]`.
-fn image(values: &Tensor) -> Result<RgbImage> {
+pub(crate) fn image(values: &Tensor) -> Result<RgbImage> {
     let (_, height, width) = values.dims3()?;
     let values = values.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let bytes = (values.clamp(0f32, 1f32)? * 255.)?
@@ -160,7 +160,7 @@ fn image(values: &Tensor) -> Result<RgbImage> {
 }
 
 /// A length in the picture's own type.
-fn pixels(length: usize) -> Result<u32> {
+pub(crate) fn pixels(length: usize) -> Result<u32> {
     u32::try_from(length).map_err(|_| {
         Error::shape(
             "size of the picture",

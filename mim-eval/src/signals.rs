@@ -1,10 +1,12 @@
 //! What features say of an encoder without labels.
 
+use mim_core::parts::Part;
 use mim_core::{Error, Result};
 use nalgebra::DMatrix;
 use serde::{Deserialize, Serialize};
 
 use crate::Features;
+use crate::protocol::{Outcome, ProtocolSettings};
 
 /// Added to the shares of singular values in RankMe.
 const RANKME_EPS: f64 = 1e-7;
@@ -20,6 +22,31 @@ pub struct Signals {
     /// Deviation of the features scaled to length 1, its mean over columns times the root of their number: 0 if all
     /// images have one feature, about 1 if they lie all around (Chen and He, "SimSiam", CVPR 2021, Sec. 4.1).
     pub feature_std: f64,
+}
+
+/// Settings of [`Signals`]: there are none.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SignalsConfig {}
+
+impl Part for SignalsConfig {
+    const ABOUT: &'static str = "signals without labels: RankMe, effective rank, deviation of the features";
+    const PAPER: &'static str = "RankMe: Garrido et al., ICML 2023, arXiv 2210.02885";
+}
+
+impl ProtocolSettings for SignalsConfig {
+    fn measure(&self, _train: &Features, test: &Features) -> Result<Outcome> {
+        let signals = Signals::of(test)?;
+        let mut outcome = Outcome::default();
+        outcome.push("rankme", signals.rankme);
+        outcome.push("effective_rank", signals.effective_rank);
+        outcome.push("feature_std", signals.feature_std);
+        Ok(outcome)
+    }
+
+    fn without_labels(&self) -> bool {
+        true
+    }
 }
 
 impl Signals {

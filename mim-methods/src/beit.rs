@@ -174,6 +174,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Bao et al., ICLR 2022, arXiv 2106.08254",
     reference: "microsoft/unilm @ 768a3c8",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "about 40 % of the patches, in blocks; a mask token replaces them",
+        predicted: "the token of each hidden patch, by DALL-E's dVAE or another tokenizer",
+        by: "one linear layer",
+        loss: "cross-entropy over the codebook",
+        choose: "The classic; needs a tokenizer that suits the images.",
+    },
     status: "exact: tokens, forward, loss, gradients, step",
     recipes: recipes!("beit_32px", "beit_base"),
     parity: crate::parity::beit::setup,

@@ -169,6 +169,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Peng et al., 2022, arXiv 2208.06366",
     reference: "microsoft/unilm @ 768a3c8, beit2",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    about: crate::registry::About {
+        hidden: "about 40 % of the patches, in blocks; a mask token replaces them",
+        predicted: "the code of each hidden patch by a VQ-KD tokenizer",
+        by: "one linear layer, and a second one behind two blocks on a middle block's patches",
+        loss: "cross-entropy of both",
+        choose: "Better than BEiT in linear probing; needs a VQ-KD tokenizer.",
+    },
     status: "exact with shared and own head: tokens, forward, losses, gradients",
     recipes: recipes!("beitv2_32px", "beitv2_base", "beitv2_large"),
     parity: crate::parity::beitv2::setup,

@@ -244,6 +244,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Dong et al., ECCV 2022, arXiv 2207.07116",
     reference: "LightDXY/BootMAE @ d604b18",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    about: crate::registry::About {
+        hidden: "75 % of the patches, in blocks",
+        predicted: "pixels, and features of a momentum copy of the encoder",
+        by: "two decoders with cross-attention to a shallow and to the last block",
+        loss: "mean squared error of both, the features' weight growing",
+        choose: "Better features than MAE for a moderate extra cost.",
+    },
     status: "exact: forward, losses, gradients, step, teacher",
     recipes: recipes!("bootmae_32px", "bootmae_base", "bootmae_large"),
     parity: crate::parity::bootmae::setup,

@@ -196,6 +196,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Chen et al., IJCV 2023, arXiv 2202.03026",
     reference: "Atten4Vis/CAE @ a7fd162",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    about: crate::registry::About {
+        hidden: "about half of the patches, in blocks; they are dropped",
+        predicted: "tokens, from predicted latents that must agree with the encoder's own",
+        by: "a regressor with cross-attention, then a few blocks",
+        loss: "cross-entropy, and mean squared error of latents",
+        choose: "Separates encoding from prediction: better linear probing than BEiT.",
+    },
     status: "exact: latents, forward, losses, gradients",
     recipes: recipes!("cae_32px", "cae_base"),
     parity: crate::parity::cae::setup,

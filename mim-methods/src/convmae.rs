@@ -105,6 +105,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Gao et al., NeurIPS 2022, arXiv 2205.03892",
     reference: "Alpha-VL/ConvMAE @ 4c97b4c",
     archs: crate::registry::HYBRIDS,
+    about: crate::registry::About {
+        hidden: "75 % of the last stage's patches; convolutions see masks, the transformer drops tokens",
+        predicted: "pixels, normalised patch by patch",
+        by: "MAE's decoder on fused stages",
+        loss: "mean squared error on hidden patches",
+        choose: "Hybrid encoders with multi-scale features, for dense tasks.",
+    },
     status: "exact: forward, loss, gradients",
     recipes: recipes!("convmae_32px", "convmae_base"),
     parity: crate::parity::convmae::setup,

@@ -162,6 +162,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Baevski et al., ICML 2022, arXiv 2202.03555",
     reference: "facebookresearch/data2vec_vision @ af9a363",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "about 60 % of the patches, in blocks; a mask token replaces them",
+        predicted: "the mean of the last blocks of a momentum copy that sees the whole image",
+        by: "one linear layer",
+        loss: "smooth L1 on hidden patches",
+        choose: "Self-distillation without augmentations of colour or crops of several sizes.",
+    },
     status: "exact: targets, forward, loss, gradients, step, teacher",
     recipes: recipes!("data2vec_32px", "data2vec_base"),
     parity: crate::parity::data2vec::setup,

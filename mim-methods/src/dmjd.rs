@@ -228,6 +228,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Ma et al., TMM 2023, arXiv 2301.00230",
     reference: "mx-mark/DMJD @ 881b21d",
     archs: crate::registry::HYBRIDS,
+    about: crate::registry::About {
+        hidden: "several disjoint parts of the image, so that each patch is hidden once",
+        predicted: "HOG of hidden and of visible patches",
+        by: "a light head for visible patches, MAE's decoder for hidden ones",
+        loss: "L2 on both",
+        choose: "More signal for each image: fewer epochs for the same accuracy.",
+    },
     status: "exact in both orders of visible targets: forward, losses, gradients, step",
     recipes: recipes!("dmjd_32px", "dmjd_base", "dmjd_large"),
     parity: crate::parity::dmjd::setup,

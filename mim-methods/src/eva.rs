@@ -242,6 +242,13 @@ pub(crate) const ENTRY: Entry = Entry {
         "vit_large",
         "vit_huge",
     ],
+    about: crate::registry::About {
+        hidden: "about 40 % of the patches, in blocks (giant), or 75 % dropped (EVA-L)",
+        predicted: "CLIP's features of the hidden patches",
+        by: "one linear layer, or MAE's decoder",
+        loss: "negative cosine",
+        choose: "The strongest encoders where a large CLIP teacher is at hand.",
+    },
     status: "exact in both styles: CLIP's features, forward, loss, gradients; in BEiT's also step and learning rates",
     recipes: recipes!("eva_32px", "eva_giant", "eva_large"),
     parity: crate::parity::eva::setup,

@@ -174,7 +174,7 @@ fn missing() -> Error {
          ViT-B/16, openai/clip-vit-base-patch16 on the Hugging Face Hub, EVA's CLIP ViT-L/14, \
          openai/clip-vit-large-patch14 (MIT licence)",
         "set target.checkpoint to \"hf:openai/clip-vit-base-patch16\", to the path of such a file, to the folder \
-         of a finished run whose encoder shall teach, or to \"random\" for a teacher that knows nothing",
+         of a finished run whose encoder is the teacher, or to \"random\" for random weights",
     )
 }
 

@@ -111,6 +111,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "He et al., CVPR 2022, arXiv 2111.06377",
     reference: "facebookresearch/mae @ efb2a80",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "75 % of the patches, at random; they do not enter the encoder",
+        predicted: "the pixels of the hidden patches, normalised patch by patch",
+        by: "a light transformer that sees the visible tokens and mask tokens",
+        loss: "mean squared error on hidden patches",
+        choose: "The first choice for fine-tuning: cheap, stable, needs no teacher. Its k-NN and linear accuracy are low.",
+    },
     status: "exact: forward, loss, gradients, step",
     recipes: recipes!("mae_32px", "mae_base", "mae_32px_transformers"),
     parity: crate::parity::mae::setup,

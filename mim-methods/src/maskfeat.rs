@@ -181,6 +181,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Wei et al., CVPR 2022, arXiv 2112.09133",
     reference: "open-mmlab/mmpretrain @ ee7f2e8",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "40 % of the patches, in blocks; a mask token replaces them",
+        predicted: "HOG of the hidden patches",
+        by: "one linear layer",
+        loss: "mean squared error on hidden patches",
+        choose: "A target without teacher that ignores local contrast; good with little tuning.",
+    },
     status: "exact: forward, loss, gradients",
     recipes: recipes!("maskfeat_32px", "maskfeat_base"),
     parity: crate::parity::maskfeat::setup,

@@ -143,6 +143,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Li et al., ECCV 2022, arXiv 2203.15371",
     reference: "lixiaotong97/mc-BEiT @ 37489a1",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    about: crate::registry::About {
+        hidden: "about 40 % of the patches, in blocks",
+        predicted: "probabilities of tokens, shared among similar patches",
+        by: "one linear layer",
+        loss: "cross-entropy with soft labels",
+        choose: "BEiT with softer targets.",
+    },
     status: "exact with dVAE and VQGAN tokens: forward, soft labels, gradients, step",
     recipes: recipes!("mcbeit_32px", "mcbeit_base"),
     parity: crate::parity::mcbeit::setup,

@@ -194,6 +194,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Hou et al., 2022, arXiv 2208.06049",
     reference: "zejiangh/MILAN @ 7dcfe0f",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "75 % of the patches, the less attended by CLIP more often",
+        predicted: "CLIP's features of all patches",
+        by: "a prompting decoder that leaves visible tokens as they are",
+        loss: "mean squared error of normalised features",
+        choose: "Strong results if CLIP's features suit the data.",
+    },
     status: "exact: forward, losses, gradients, step, CLIP's features and attention",
     recipes: recipes!("milan_32px", "milan_base"),
     parity: crate::parity::milan::setup,

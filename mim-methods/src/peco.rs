@@ -57,6 +57,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Dong et al., AAAI 2023, arXiv 2111.12710",
     reference: "none: no code was released",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "about 40 % of the patches, in blocks",
+        predicted: "codes of a perceptual codebook",
+        by: "one linear layer",
+        loss: "cross-entropy over the codebook",
+        choose: "BEiT with tokens that look at meaning rather than pixels.",
+    },
     status: "by the paper's text: BEiT, which is exact, on the codes of `peco_tokenizer`",
     recipes: recipes!("peco_32px", "peco_base"),
     ..Entry::new::<PecoConfig>("peco")

@@ -185,6 +185,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Tao et al., CVPR 2023, arXiv 2206.01204",
     reference: "OpenGVLab/Siamese-Image-Modeling @ bbdec30",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "blocks of one of two views; they are dropped",
+        predicted: "features of the other view, which a momentum teacher sees whole",
+        by: "a decoder that is told where the other view lies",
+        loss: "UniGrad: similarity, and repulsion in closed form",
+        choose: "Good k-NN and linear accuracy, and fine-tuning as well; needs two views and large batches.",
+    },
     status: "exact: forward, loss, gradients, step, teacher",
     recipes: recipes!("sim_32px", "sim_base"),
     parity: crate::parity::sim::setup,

@@ -210,6 +210,13 @@ pub(crate) const ENTRY: Entry = Entry {
         "swin_base",
         "swin_large",
     ],
+    about: crate::registry::About {
+        hidden: "60 % of the image in cells of 32 pixels; a mask token replaces them",
+        predicted: "raw pixels of the hidden patches",
+        by: "one linear layer",
+        loss: "L1 on hidden pixels",
+        choose: "Swin and other encoders that cannot drop tokens; the simplest recipe there is.",
+    },
     status: "exact with ViT and Swin: forward, loss, gradients, step",
     recipes: recipes!(
         "simmim_32px",

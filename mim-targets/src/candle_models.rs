@@ -99,7 +99,7 @@ fn clip(config: ClipVisionConfig, vb: VarBuilder<'static>) -> CandleResult<FnEnc
     ))
 }
 
-/// SigLIP's vision model with settings of one's own, as teacher.
+/// SigLIP's vision model with custom settings, as teacher.
 ///
 /// # Errors
 ///

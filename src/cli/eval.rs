@@ -4,69 +4,80 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::DataConfig;
-use clap::Subcommand;
 use mim_core::data::{DataSource, Dataset, Split};
-use mim_core::{Error, Result};
-use mim_eval::Pooling;
-use serde_json::json;
+use mim_core::{Error, Result, settings};
+use mim_eval::{EvalConfig, Outcome, Pooling, protocols};
+use serde_json::{Value, json};
+use toml::Table;
 
+use crate::backbone::Backbone;
 use crate::cli::device;
 use crate::cli::model::Model;
-use crate::cli::pretrain::probe::{Pair, cap, put_figures, put_settings};
+use crate::cli::pretrain::probe::{Pair, cap};
 use crate::cli::pretrain::summary::version;
 
 /// Settings of `mim eval`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = PROTOCOLS)]
 pub(crate) struct Args {
-    #[command(subcommand)]
-    protocol: Protocol,
-}
-
-#[derive(Debug, Subcommand)]
-enum Protocol {
-    /// A linear classifier on frozen features: multinomial logistic regression, top-1 and top-5 in percent.
-    Linear(Settings),
-    /// The votes of the nearest training images in feature space, top-1 and top-5 in percent.
-    Knn(Neighbours),
-}
-
-/// Settings of `mim eval knn`.
-#[derive(Debug, clap::Args)]
-struct Neighbours {
-    #[command(flatten)]
-    settings: Settings,
-    /// How many vote; that of the run's evaluation by default.
-    #[arg(long)]
-    k: Option<usize>,
-}
-
-/// Settings of a protocol.
-#[derive(Debug, clap::Args)]
-struct Settings {
+    /// What is measured: linear, knn, lowshot, retrieval or signals.
+    protocol: String,
+    /// A setting of the protocol (c=1, k_sweep=[5, 20], see `mim parts protocol`), or with --weights one of the encoder, its
+    /// images or its evaluation (encoder.norm_eps=1e-12, norm.mean=[..], eval.pooling=cls); repeatable.
     #[command(flatten)]
     model: Model,
     /// Which encoder, where a method has several: teacher (the default there) or student.
     #[arg(long, value_name = "NAME")]
     encoder: Option<String>,
-    /// Labelled images, as in `mim pretrain`; those of the run by default (`embedded` for published weights).
+    /// Images, as in `mim pretrain`; those of the run by default (`embedded` for published weights).
     #[arg(long)]
     data: Option<DataSource>,
     /// Which images are measured on: train, val or test; what the table of a run uses by default (val, test, or the
     /// share of the training images that was held out).
     #[arg(long)]
     split: Option<Split>,
-    /// Print all results and settings as JSON.
+    /// How results are printed.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// The same as --format json.
     #[arg(long)]
     json: bool,
     /// What becomes the feature: mean (of the patches) or cls; that of the run's evaluation by default.
     #[arg(long, value_parser = pooling)]
     pooling: Option<Pooling>,
+    /// Blocks of the encoder, from 0, whose outputs become features side by side, such as 8,9,10,11; the final output by
+    /// default.
+    #[arg(long, value_delimiter = ',')]
+    layers: Option<Vec<usize>>,
+    /// Neighbours of knn that vote; that of the run's evaluation by default.
+    #[arg(long)]
+    k: Option<usize>,
     /// Where to run.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
     /// Threads; all cores by default.
     #[arg(long)]
-    threads: Option<usize>,
+    pub(crate) threads: Option<usize>,
+}
+
+const PROTOCOLS: &str = "Protocols:
+  linear     logistic regression on the features: top-1 and top-5 in percent, with a 95 % interval
+  knn        the votes of the nearest training images
+  lowshot    the linear probe on 1 % of the labels (share=0.1, per_class=5), mean and deviation over draws
+  retrieval  training images of the same class: recall@k and mean average precision
+  signals    RankMe, effective rank and deviation of the features, without labels";
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A line for each figure.
+    Text,
+    /// All figures, settings and the confusion matrix.
+    Json,
+    /// Names and values.
+    Csv,
+    /// A table.
+    Markdown,
 }
 
 /// Reads `--pooling`.
@@ -78,89 +89,168 @@ pub(crate) fn pooling(name: &str) -> std::result::Result<Pooling, String> {
     }
 }
 
-impl Args {
-    fn settings(&self) -> &Settings {
-        match &self.protocol {
-            Protocol::Linear(settings) => settings,
-            Protocol::Knn(neighbours) => &neighbours.settings,
-        }
-    }
-
-    pub(crate) fn threads(&self) -> Option<usize> {
-        self.settings().threads
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let settings = args.settings();
-    let device = device::open(&settings.device)?;
-    let mut model = settings.model.open(&device)?;
-    if let Some(pooling) = settings.pooling {
-        model.eval.pooling = pooling;
-    }
-    if let Protocol::Knn(Neighbours { k: Some(k), .. }) = args.protocol {
-        model.eval.knn.k = k;
-    }
-    if let Some(source) = &settings.data {
-        model.data.source = source.clone();
-    }
-    let (name, encoder) = model.encoder(settings.encoder.as_deref())?;
-    let (split, [train, test]) = images(settings, &model.data, model.seed)?;
+    let known = protocols();
+    let entry = known.get(&args.protocol)?;
+    let device = device::open(&args.device)?;
+    let (own, of_model) = args.split_settings(&entry.info.defaults()?);
+    let mut model = args.model.clone();
+    model.set = of_model;
+    let mut model = model.open(&device)?;
+    args.change(&mut model);
+    let table = settings_of(&args.protocol, &model.eval, &own, args.k)?;
+    let protocol = entry.read(table.clone())?;
+    let (split, [train, test]) = images(args, &model.data, model.seed)?;
+    let (name, encoder) = model.encoder(args.encoder.as_deref())?;
     let data = (&train, &test);
-    let pair = Pair::of_encoder(encoder, &model.input, data, (&model.eval, &device))?;
-    let (protocol, figures) = match args.protocol {
-        Protocol::Linear(_) => ("linear", pair.linear(&model.eval)?),
-        Protocol::Knn(_) => ("knn", pair.knn(&model.eval)?),
+    let eval = (&model.eval, &device);
+    let pair = match protocol.without_labels() {
+        true => Pair::with_or_without_labels(encoder, &model.input, data, eval)?,
+        false => Pair::of_encoder(encoder, &model.input, data, eval)?,
     };
-    if protocol == "linear"
+    let outcome = pair.measure(protocol.as_ref())?;
+    if args.protocol == "linear"
         && let Some(line) = cap(pair.images()[0], &model.eval)
     {
         eprintln!("{line}");
     }
-    if !settings.json {
-        eprintln!("{name}, {split} of {}", model.data.source);
-        println!(
-            "{protocol}_top1 {:.2}\n{protocol}_top5 {:.2}",
-            figures.top1, figures.top5
-        );
-        let [low, high] = figures.interval;
-        println!(
-            "{protocol}_mean_per_class {:.2}\n{protocol}_top1_interval {low:.2} {high:.2}",
-            figures.mean_per_class
-        );
-        return Ok(ExitCode::SUCCESS);
+    let (name, shown) = (name.to_owned(), args.format(&outcome));
+    match shown {
+        Some(text) => {
+            eprintln!("{name}, {split} of {}", model.data.source);
+            print!("{text}");
+        }
+        None => {
+            let [probed, held_out] = pair.images();
+            let mut all = json!({
+                "checkpoint": args.model.path(),
+                "encoder": name,
+                "data": model.data.source,
+                "split": split,
+                "seed": model.seed,
+                "pooling": model.eval.pooling,
+                "layers": model.eval.layers,
+                "protocol": args.protocol,
+                "settings": table,
+                "probed_images": { "train": probed, "held_out": held_out },
+            });
+            put(&mut all, &args.protocol, &outcome);
+            version(&mut all);
+            println!("{all:#}");
+        }
     }
-    let [probed, held_out] = pair.images();
-    let mut all = json!({
-        "checkpoint": settings.model.path(),
-        "encoder": name,
-        "data": model.data.source,
-        "split": split,
-        "seed": model.seed,
-        "probed_images": { "train": probed, "held_out": held_out },
-    });
-    put_figures(&mut all, protocol, &figures);
-    put_settings(&mut all, &model.eval);
-    version(&mut all);
-    println!("{all:#}");
     Ok(ExitCode::SUCCESS)
 }
 
+/// A figure as a reader wants it: percent with two digits, others with four, whole numbers as they are.
+fn shown(name: &str, value: f64) -> String {
+    let percent = ["top", "mean_per_class", "recall", "map"];
+    match percent.iter().any(|start| name.starts_with(start)) {
+        true => format!("{value:.2}"),
+        false if value.fract() == 0. => format!("{value}"),
+        false => format!("{value:.4}"),
+    }
+}
+
+/// Adds the figures of a protocol, and the confusion matrix where there is one.
+fn put(all: &mut Value, protocol: &str, outcome: &Outcome) {
+    for (name, value) in &outcome.figures {
+        all[format!("{protocol}_{name}")] = json!(value);
+    }
+    if let Some(scores) = &outcome.scores {
+        all["confusion"] = json!(scores.confusion());
+    }
+}
+
+/// The protocol's settings: those of the run's evaluation or the defaults, and `set` over them.
+fn settings_of(
+    protocol: &str,
+    eval: &EvalConfig,
+    set: &[String],
+    k: Option<usize>,
+) -> Result<Table> {
+    let mut table = match protocol {
+        "linear" => settings::to_table(&eval.linear)?,
+        "knn" => settings::to_table(&eval.knn)?,
+        _ => Table::new(),
+    };
+    if let Some(k) = k {
+        if protocol != "knn" {
+            let why = format!("{protocol} has no neighbours");
+            return Err(Error::config("command line", "--k", k, why, "leave it out"));
+        }
+        table.insert("k".to_owned(), i64::try_from(k).unwrap_or(i64::MAX).into());
+    }
+    for setting in set {
+        settings::set(&mut table, setting)?;
+    }
+    Ok(table)
+}
+
+impl Args {
+    /// The settings of the protocol, whose keys are `known`, and those of the encoder in a file of weights: keys below
+    /// another table.
+    fn split_settings(&self, known: &Table) -> (Vec<String>, Vec<String>) {
+        let of_model = |setting: &String| {
+            let key = setting.split('=').next().unwrap_or_default();
+            key.split_once('.')
+                .is_some_and(|(table, _)| !known.contains_key(table.trim()))
+        };
+        self.model
+            .set
+            .iter()
+            .cloned()
+            .partition(|setting| !of_model(setting))
+    }
+
+    /// Puts the options that stand for settings.
+    fn change(&self, model: &mut Backbone) {
+        if let Some(pooling) = self.pooling {
+            model.eval.pooling = pooling;
+        }
+        if let Some(layers) = &self.layers {
+            model.eval.layers.clone_from(layers);
+        }
+        if let Some(source) = &self.data {
+            model.data.source = source.clone();
+        }
+    }
+
+    /// The figures as text; none for JSON.
+    fn format(&self, outcome: &Outcome) -> Option<String> {
+        let protocol = &self.protocol;
+        let line = |(name, value): &(String, f64)| match self.format {
+            Format::Csv => format!("{protocol}_{name},{value}\n"),
+            Format::Markdown => format!("| {protocol}_{name} | {} |\n", shown(name, *value)),
+            _ => format!("{protocol}_{name} {}\n", shown(name, *value)),
+        };
+        let lines: String = outcome.figures.iter().map(line).collect();
+        match self.format {
+            _ if self.json => None,
+            Format::Json => None,
+            Format::Text => Some(lines),
+            Format::Csv => Some(format!("figure,value\n{lines}")),
+            Format::Markdown => Some(format!("| figure | value |\n|---|---|\n{lines}")),
+        }
+    }
+}
+
 /// The name of the split that is measured on, the training images and those of the split.
-fn images(
-    settings: &Settings,
-    data: &DataConfig,
-    seed: u64,
-) -> Result<(String, [Arc<dyn Dataset>; 2])> {
+fn images(args: &Args, data: &DataConfig, seed: u64) -> Result<(String, [Arc<dyn Dataset>; 2])> {
     let all = data.open(seed)?;
-    if let Some(split) = settings.split {
+    if let Some(split) = args.split {
         let images = [all.train, data.open_split(split, seed)?];
         return Ok((split.to_string(), images));
     }
-    let (which, images) = all.held_out.ok_or_else(|| {
-        let fix =
-            "put images into a folder val, or give data with labels, of which a share is held out";
-        Error::no_split(&data.source, Split::Val, fix)
-    })?;
-    Ok((which.to_string(), [all.train, images]))
+    match all.held_out {
+        Some((which, images)) => Ok((which.to_string(), [all.train, images])),
+        // Signals are of any images.
+        None if args.protocol == "signals" => {
+            Ok(("train".to_owned(), [all.train.clone(), all.train]))
+        }
+        None => {
+            let fix = "put images into a folder val, or give data with labels, of which a share is held out";
+            Err(Error::no_split(&data.source, Split::Val, fix))
+        }
+    }
 }

@@ -167,7 +167,11 @@ impl Trained {
             _ => Pooling::Mean,
         };
         let mut encoder = self.encoder.clone();
-        FinetuneConfig::adapt(&mut encoder, pooling);
+        let probes = table.get("linear_probe").and_then(Value::as_bool);
+        match probes.unwrap_or(false) {
+            true => FinetuneConfig::for_probe(&mut encoder),
+            false => FinetuneConfig::adapt(&mut encoder, pooling),
+        }
         let mut encoder = settings::to_table(&encoder)?;
         if let Some(Value::Table(own)) = table.remove("encoder") {
             let own = own.into_iter().filter(|(key, _)| key == "drop_path_rate");

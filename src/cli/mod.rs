@@ -12,6 +12,8 @@
 #![expect(clippy::print_stdout, reason = "results go to standard output")]
 
 mod bench;
+mod browse;
+mod compare;
 mod convert;
 mod device;
 #[cfg(feature = "hub")]
@@ -24,6 +26,7 @@ mod folder;
 mod info;
 mod interrupt;
 mod logging;
+mod machine;
 mod methods;
 mod model;
 mod options;
@@ -33,6 +36,8 @@ mod parts;
 mod plot;
 mod pretrain;
 mod progress;
+mod report;
+mod sweep;
 mod visualize;
 mod zoo;
 
@@ -64,12 +69,20 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     /// Pre-train a method, then probe its encoder.
     Pretrain(Box<pretrain::Args>),
+    /// Draw augmented images as a method gets them, before any training.
+    Browse(Box<browse::Args>),
     /// Train an encoder further with labels, or the same network from scratch.
     Finetune(Box<finetune::Args>),
     /// Probe the encoder of a run: linear classifier or nearest neighbours.
     Eval(eval::Args),
     /// Draw original, masked and reconstructed images.
     Visualize(visualize::Args),
+    /// Train many runs from one file, then compare them.
+    Sweep(sweep::Args),
+    /// Print a table of runs, with mean and deviation over seeds.
+    Compare(compare::Args),
+    /// Write a page about a run, or one that compares several.
+    Report(report::Args),
     /// List methods, their sizes, papers and recipes.
     Methods(methods::Args),
     /// List the parts that the method `custom` joins, their papers, settings and defaults.
@@ -120,9 +133,13 @@ pub fn main(registry: Registry) -> ExitCode {
 fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Browse(args) => browse::run(&args),
         Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Visualize(args) => visualize::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Methods(args) => methods::run(&args),
         Command::Parts(args) => parts::run(&args),
         Command::Info(args) => info::run(&args),
@@ -142,7 +159,8 @@ impl Cli {
         match &self.command {
             Command::Pretrain(args) => args.options.threads,
             Command::Finetune(args) => args.options.threads,
-            Command::Eval(args) => args.threads(),
+            Command::Browse(args) => args.threads(),
+            Command::Eval(args) => args.threads,
             Command::Features(args) => args.threads,
             Command::Bench(args) => args.threads(),
             _ => None,

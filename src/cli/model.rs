@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use crate::backbone::{Backbone, WeightsOf};
 use candle_core::Device;
-use mim_core::Result;
+use mim_core::{Error, Result};
 
 /// A run, published weights, or a file of weights.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Model {
     /// A run folder, one of its checkpoints, or zoo:NAME[=PATH] for published weights (`mim zoo`).
     #[arg(
@@ -28,13 +28,18 @@ pub(crate) struct Model {
     arch: Option<String>,
     /// A setting of the encoder of --weights, its images or its evaluation: encoder.norm_eps=1e-12, norm.mean=[..],
     /// eval.pooling=cls; repeatable.
-    #[arg(long = "set", value_name = "KEY=VALUE", requires = "weights")]
-    set: Vec<String>,
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
 impl Model {
     /// Opens it, and says what was found in a file of weights.
     pub(crate) fn open(&self, device: &Device) -> Result<Backbone> {
+        if let (None, Some(setting)) = (&self.weights, self.set.first()) {
+            let why = "a run and published weights have settings of their own";
+            let fix = "leave it out, or give a file by --weights";
+            return Err(Error::config("command line", "--set", setting, why, fix));
+        }
         match (&self.weights, &self.checkpoint) {
             (Some(weights), _) => {
                 let of = WeightsOf {

@@ -15,7 +15,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let kinds = Registry::current().kinds();
+    let protocols = mim_eval::protocols();
+    let mut kinds = Registry::current().kinds().to_vec();
+    kinds.push((protocols.kind(), protocols.infos().collect()));
     let wanted = |kind: &str, info: &PartInfo| match &args.name {
         Some(name) => name == kind || *name == info.name,
         None => true,

@@ -4,7 +4,7 @@
 //! passes over all parameters a step; ops that compute such a gradient hand it over here instead and
 //! give candle none, which it takes for "nothing to add".
 //!
-//! And it is what tells when a gradient is there: candle shows its store when the pass is over.
+//! It also signals when a gradient is complete: candle exposes its store only after the pass.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -45,7 +45,8 @@ pub struct Slot {
     pub order: usize,
 }
 
-/// Gets weights of which a part has come, and how many parts of it that makes. It may [`take`] sums.
+/// Called after each partial gradient with the weight's id and the number of parts so far. It may [`take`] the running
+/// sum.
 pub type GradHook = dyn FnMut(TensorId, usize) -> Result<()>;
 
 /// What a backward pass hands over.

@@ -31,7 +31,7 @@ impl Hosts {
         Ok(Self::Other(Mutex::new(stream)))
     }
 
-    /// The sums of the processes' numbers, the same to the bit on each of them.
+    /// The sums of the processes' numbers, bit-identical on each of them.
     pub(super) fn sum(&self, own: Vec<f32>) -> Result<Vec<f32>> {
         self.combined(own, |all| {
             let mut all = all.into_iter();

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// What started the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
-    /// `torchrun`, or whoever else sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`.
+    /// `torchrun`, or another launcher that sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`.
     Torchrun,
     /// `mpirun`.
     Mpi,

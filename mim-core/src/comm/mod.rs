@@ -45,14 +45,14 @@ pub enum Reduce {
 /// the same shape, from the thread that joined the group: a call on one process alone waits for ever. What
 /// decides about a call may therefore depend on settings and on the step, never on a process' own data.
 ///
-/// Calls of [`start`](Communicator::start) are counted on their own: their order among themselves must be the same
-/// everywhere, and so must that of all other calls, but how the two mix only where [`Overlap::Quiet`] says so.
+/// Calls of [`start`](Communicator::start) must be in the same order on all ranks, and so must all other collectives.
+/// How the two interleave matters only under [`Overlap::Quiet`].
 pub trait Communicator: Send + Sync {
     /// This process' number, from 0.
     fn rank(&self) -> usize;
     /// Number of processes.
     fn world(&self) -> usize;
-    /// The elementwise sum or mean of `xs` over all processes, the same to the bit on each of them.
+    /// The elementwise sum or mean of `xs` over all processes, bit-identical on each of them.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ pub trait Communicator: Send + Sync {
     ///
     /// If the processes cannot be reached.
     fn all_gather(&self, xs: &Tensor) -> Result<Tensor>;
-    /// Starts to compute the elementwise mean of `xs` over all processes, the same to the bit as that of
+    /// Starts to compute the elementwise mean of `xs` over all processes, bit-identical to that of
     /// [`all_reduce`](Communicator::all_reduce); its memory may be that of `xs`, which nobody else may hold.
     /// Default: computes it here and now.
     ///

@@ -9,10 +9,9 @@ use crate::Result;
 pub enum Overlap {
     /// Nothing: it comes back when all is done.
     None,
-    /// Anything but calls whose order among those of `start` could differ between processes: all of them go one
-    /// way, in the order in which a process makes them.
+    /// No other collectives: they share one queue with `start`, so their order must match on all ranks.
     Quiet,
-    /// Anything: other calls go their own way.
+    /// Any other call: those have a queue of their own.
     Free,
 }
 

@@ -14,7 +14,7 @@
 //! other downloaded. What it holds of a revision named by its commit, and everything under `HF_HUB_OFFLINE`, is
 //! answered without a request; of a branch one request asks whether it has moved.
 //!
-//! Requests are made with `ureq`, not with the `hf-hub` crate, of which no version does what is needed here:
+//! Requests are made with `ureq`, not with the `hf-hub` crate. No version of it does what is needed here:
 //! 1.0 begins broken downloads anew and stores the body of a refusal as the file, and its 284 crates double the time
 //! of a build; 0.5 gives up after five seconds where another process downloads the same file, hides how long a busy
 //! Hub asks to wait, and is no longer developed. Neither compares a file with its length and hash.

@@ -68,7 +68,7 @@ pub(super) fn tokens_from(xs: &Tensor, first: usize) -> Result<Tensor> {
     Ok(xs.narrow(1, first, tokens - first)?)
 }
 
-/// What acts on the branch of half a block before it is added.
+/// Layer scale and drop path of a residual branch.
 pub(super) struct Branch<'a> {
     /// Layer scale, `[dim]`.
     scale: Option<&'a Tensor>,
@@ -236,7 +236,7 @@ impl Block {
         last.forward_from(&xs, first, None, step)
     }
 
-    /// [`Block::forward`] with attention of one's own: `attend` maps `norm1(x)` `[rows, tokens, dim]`
+    /// [`Block::forward`] with custom attention: `attend` maps `norm1(x)` `[rows, tokens, dim]`
     /// to the same shape by this block's attention, for instance within windows.
     ///
     /// # Errors

@@ -97,9 +97,8 @@ impl Gradients {
     /// Each process' loss is a mean over its own rows, so with equally many rows everywhere this is the gradient
     /// of the loss of the joint batch.
     ///
-    /// Behind [`Gradients::backward_sending`] most of it is done or under way already. What that has sent does not
-    /// matter to the result, but for rounding where it sent too early: where a backward pass gives a weight more
-    /// parts of its gradient than the one before did.
+    /// After [`Gradients::backward_sending`] most of the work is done or under way. Early sends change the result only by
+    /// rounding, and only if a backward pass gives a weight more parts of its gradient than the pass before did.
     ///
     /// # Errors
     ///
@@ -166,7 +165,7 @@ impl Gradients {
         Ok(ops::sums_of_squares(&gradients)?)
     }
 
-    /// [`ops::clip_norm`] of the gradients that are there; in place, so whoever else holds one sees it change.
+    /// [`ops::clip_norm`] of the present gradients; in place, so other holders of a gradient see it change.
     pub(super) fn clip_norm(&mut self, squares: &Tensor, max_norm: MaxNorm) -> Result<()> {
         for gradient in self
             .entries

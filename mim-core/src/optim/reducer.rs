@@ -6,7 +6,7 @@
 //! goes then. So every process sends the same, whatever its own graph is.
 //!
 //! A wrong guess costs time but is never wrong: a mean is linear, so parts that come when their bucket has gone are
-//! averaged behind the pass and added. Gradients of which candle's store holds a part are complete at the end only
+//! averaged after the pass and added. Gradients of which candle's store holds a part are complete at the end only
 //! and go last.
 
 use std::cell::RefCell;
@@ -96,8 +96,8 @@ impl GradReducer {
         }))
     }
 
-    /// Takes what a pass has sent, and notes what it showed; `stored` tells of which parameters candle's store has
-    /// a gradient. Gives the entries back.
+    /// Collects the buckets sent during the pass and updates the readiness statistics; `stored` says for which
+    /// parameters candle's store holds a gradient. Returns the entries.
     pub(super) fn after(
         &mut self,
         sender: &RefCell<Sender>,
@@ -245,7 +245,7 @@ fn plan(sizes: &[usize], which: &[bool], places: &[f32]) -> Vec<Vec<usize>> {
     [in_buckets(placed), in_buckets(others)].concat()
 }
 
-/// A parameter and its gradient, which it has no more.
+/// Takes the gradient out of the entry, and gives it with its parameter.
 fn taken((_, var, sum): &mut Entry) -> (Var, Option<Tensor>) {
     (var.clone(), sum.take())
 }

@@ -112,8 +112,8 @@ impl Trainer {
         self.iters_per_epoch
     }
 
-    /// Resumes from a checkpoint: to the bit, unless the number of processes has changed. With another number of images
-    /// an epoch that was under way starts anew, for its order and length are others.
+    /// Resumes from a checkpoint, bit-exactly unless the number of processes has changed. If the number of images has
+    /// changed, the current epoch starts again, because its order and length are different.
     ///
     /// # Errors
     ///

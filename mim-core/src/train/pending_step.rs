@@ -1,4 +1,4 @@
-//! What is known of a step when it has been asked for, and what is not.
+//! A step queued on the device, and its pending metrics.
 
 use candle_core::{Device, Tensor};
 
@@ -7,7 +7,7 @@ use crate::comm::{Communicator, Reduce};
 use crate::ops::{AsyncDownload, upload};
 use crate::{Error, LossTerms, Result};
 
-/// A step that was asked for, and that a GPU may still work at.
+/// An optimizer step that may still be running on the GPU.
 #[derive(Debug)]
 pub struct PendingStep {
     report: StepReport,

@@ -82,9 +82,9 @@ impl Stepper {
     }
 
     /// One optimizer step over all `batches` (more than one: gradient accumulation), and over those of the other
-    /// processes of `step.comm`, of all of which the report is.
+    /// processes of `step.comm`. The report averages over all processes.
     ///
-    /// It waits for a GPU once, behind the backward passes; [`Stepper::start`] does not.
+    /// It waits for a GPU once, after the backward passes; [`Stepper::start`] does not.
     ///
     /// # Errors
     ///
@@ -101,12 +101,12 @@ impl Stepper {
         Ok(report)
     }
 
-    /// [`Stepper::step`] without its report: on a GPU it is queued, and the host goes on.
+    /// [`Stepper::step`] without waiting for its report: on a GPU the step is queued, and the host continues.
     ///
     /// # Errors
     ///
-    /// As there on the CPU. On a GPU it is [`PendingStep::wait`] that finds what is not finite; the parameters have moved
-    /// by then, so that training must go on from a checkpoint.
+    /// The same on the CPU. On a GPU [`PendingStep::wait`] finds values that are not finite; the parameters have moved
+    /// by then, so training must continue from a checkpoint.
     pub fn start(
         &mut self,
         method: &dyn Method,

@@ -240,6 +240,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Huang et al., TPAMI 2023, arXiv 2207.13532",
     reference: "ZhichengHuang/CMAE @ e786a52",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    about: crate::registry::About {
+        hidden: "75 % of the patches, at random; they are dropped",
+        predicted: "pixels, and the projected features of a shifted view",
+        by: "a pixel decoder, and a feature decoder with projector and predictor",
+        loss: "mean squared error and InfoNCE",
+        choose: "MAE with discriminative features; needs a large batch for its negatives.",
+    },
     status: "exact: forward, losses, gradients, step, momentum networks",
     recipes: recipes!("cmae_32px", "cmae_base"),
     parity: crate::parity::cmae::setup,

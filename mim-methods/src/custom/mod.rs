@@ -152,6 +152,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "no paper",
     reference: "none",
     archs: &[],
+    about: crate::registry::About {
+        hidden: "as its masker says",
+        predicted: "as its target says",
+        by: "as its decoder says",
+        loss: "as its objective says",
+        choose: "New combinations of parts, from a config alone.",
+    },
     status: "its parts are those of the other methods",
     recipes: recipes!("custom_32px"),
     resolve,

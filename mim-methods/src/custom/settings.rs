@@ -39,7 +39,7 @@ pub(super) struct CustomConfig {
     pub(super) target: Table,
     /// What predicts. Default `linear`.
     pub(super) decoder: Table,
-    /// What a prediction costs; what suits the target if not set.
+    /// The loss; defaults to one that suits the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) objective: Option<Table>,
 }

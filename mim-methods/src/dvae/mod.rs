@@ -226,6 +226,13 @@ pub(crate) const ENTRY: Entry = Entry {
     title: "Zero-Shot Text-to-Image Generation: the discrete VAE",
     paper: "Ramesh et al., ICML 2021, arXiv 2102.12092",
     reference: "openai/DALL-E for the networks; no training code was released",
+    about: crate::registry::About {
+        hidden: "nothing",
+        predicted: "pixels, by tokens with Gumbel noise",
+        by: "a convolutional decoder",
+        loss: "logit-Laplace likelihood and divergence from uniform tokens",
+        choose: "Trains a DALL-E style tokenizer on your images.",
+    },
     status: "networks exact: logits, tokens, reconstruction; training by the paper's text",
     recipes: recipes!("dvae_32px", "dvae_base"),
     ..Entry::new::<DvaeTrainingConfig>("dvae")

@@ -282,6 +282,13 @@ pub(crate) const ENTRY: Entry = Entry {
         "pvt_v2_b4",
         "pvt_v2_b5",
     ],
+    about: crate::registry::About {
+        hidden: "75 % of the image in cells; painted over before the encoder",
+        predicted: "HOG of the hidden cells",
+        by: "one linear layer",
+        loss: "L2 on hidden cells",
+        choose: "Fast pre-training of any encoder at low resolution (128 pixels, or growing).",
+    },
     status: "exact with ViT, Swin and PVTv2: forward, loss, gradients, step; growing images (FastMIM-P) by the paper's text",
     recipes: recipes!(
         "fastmim_32px",

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use mim_core::augment::ViewPlan;
-use mim_core::nn::{LayerNorm, Linear};
+use mim_core::nn::{BatchNorm, LayerNorm, Linear};
 use mim_core::params::{Ema, EmaTiming};
 use mim_core::{
     Batch, Classifier, EncodeOptions, Encoder, Error, Input, LossTerms, Mask, Masking, Method, ParamStore,
@@ -15,9 +15,13 @@ use super::mixing::{Mix, MixConfig, erase, mixed_targets};
 /// Encoder, pooling, norm and a linear head.
 pub(super) struct Network {
     pub(super) encoder: Box<dyn Encoder>,
+    /// Whether the encoder is as in inference: a linear probe.
+    pub(super) frozen: bool,
     pub(super) pooling: Pooling,
     /// The norm behind the mean of the tokens, where the encoder's own is left out.
     pub(super) fc_norm: Option<LayerNorm>,
+    /// The norm over the batch before the head of a linear probe.
+    pub(super) head_norm: Option<BatchNorm>,
     pub(super) head: Linear,
     pub(super) classes: usize,
 }
@@ -25,13 +29,22 @@ pub(super) struct Network {
 impl Network {
     /// Features `[batch, dim]` as they enter the head.
     fn features(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
+        let of_encoder = StepContext {
+            training: step.training && !self.frozen,
+            ..step.clone()
+        };
+        let want = EncodeOptions::default();
         let encoded = self
             .encoder
-            .encode(images, Masking::None, &EncodeOptions::default(), step)?;
+            .encode(images, Masking::None, &want, &of_encoder)?;
         let pooled = self.pooling.apply(&encoded)?;
-        match &self.fc_norm {
-            Some(norm) => norm.forward(&pooled),
-            None => Ok(pooled),
+        let normed = match &self.fc_norm {
+            Some(norm) => norm.forward(&pooled)?,
+            None => pooled,
+        };
+        match &self.head_norm {
+            Some(norm) => norm.forward(&normed, step),
+            None => Ok(normed),
         }
     }
 }

@@ -8,9 +8,10 @@
 mod method;
 mod mixing;
 
+use candle_core::Device;
 use mim_core::augment::{Augment, HorizontalFlip, RandAugment, RandomResizedCrop, ViewPlan};
 use mim_core::encoders::{EncoderConfig, RelPosBiasKind, VitConfig};
-use mim_core::nn::{LayerNorm, Linear, PosEmbedKind};
+use mim_core::nn::{BatchNorm, LayerNorm, Linear, PosEmbedKind};
 use mim_core::params::{Draw, Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore};
 use mim_core::schedule::Schedule;
 use mim_core::{Error, Input, Norm, Pooling, Result};
@@ -24,6 +25,9 @@ pub use mixing::{CutBox, Mix, MixConfig, erase, mixed_targets};
 
 use method::{Average, Network};
 
+/// Epsilon of the norm before the head of a linear probe.
+const HEAD_NORM_EPS: f64 = 1e-6;
+
 /// The name in the registry.
 const NAME: &str = "finetune";
 
@@ -35,6 +39,9 @@ pub struct FinetuneConfig {
     pub num_classes: usize,
     /// How tokens become the feature that enters the head. Default `mean`.
     pub pooling: Pooling,
+    /// Whether the head alone is trained, on features that are normalised over the batch (MAE's linear probing). Default
+    /// false.
+    pub linear_probe: bool,
     /// Share of a target that is spread over all classes. Default 0.1.
     pub label_smoothing: f64,
     /// Mixup and CutMix.
@@ -70,6 +77,7 @@ impl FinetuneConfig {
         Self {
             num_classes: 1000,
             pooling: Pooling::Mean,
+            linear_probe: false,
             label_smoothing: 0.1,
             mix: MixConfig::default(),
             erasing_prob: 0.25,
@@ -92,7 +100,7 @@ impl FinetuneConfig {
     /// positions become trained ones, a relative bias that all blocks share becomes one of each block (BEiT, SimMIM),
     /// and with `mean` pooling a ViT's final norm moves behind the pooling.
     pub fn adapt(encoder: &mut EncoderConfig, pooling: Pooling) {
-        encoder.set_mask_token(false);
+        Self::for_probe(encoder);
         if let EncoderConfig::Vit(vit) = encoder {
             if matches!(vit.pos_embed, PosEmbedKind::Sincos | PosEmbedKind::SincosRowFirst) {
                 vit.pos_embed = PosEmbedKind::Learned;
@@ -105,9 +113,21 @@ impl FinetuneConfig {
         }
     }
 
+    /// Changes the settings of a pretrained encoder to those it has in linear probing: no token for hidden patches.
+    pub fn for_probe(encoder: &mut EncoderConfig) {
+        encoder.set_mask_token(false);
+    }
+
     fn check(&self) -> Result<()> {
         self.norm.check(self.encoder.in_channels())?;
         self.mix.check()?;
+        let rate = self.encoder.to_table()?.get("drop_path_rate").cloned();
+        let rate = rate.and_then(|rate| rate.as_float()).unwrap_or_default();
+        if self.linear_probe && rate > 0. {
+            let why = "the encoder of a linear probe drops nothing";
+            let fix = "set encoder.drop_path_rate = 0.0";
+            return Err(Error::config(NAME, "encoder.drop_path_rate", rate, why, fix));
+        }
         let share = |value: f64| (0. ..=1.).contains(&value);
         let (field, value, why, fix) = if self.num_classes < 2 {
             let why = "a head tells at least two classes apart";
@@ -138,10 +158,16 @@ impl FinetuneConfig {
             }
             _ => None,
         };
+        let head_norm = match self.linear_probe {
+            true => Some(BatchNorm::new(&params.pp("head_norm"), dim, HEAD_NORM_EPS)?),
+            false => None,
+        };
         Ok(Network {
             encoder,
+            frozen: self.linear_probe,
             pooling: self.pooling,
             fc_norm,
+            head_norm,
             head: Linear::new(&params.pp("head"), dim, self.num_classes)?,
             classes: self.num_classes,
         })
@@ -204,6 +230,14 @@ impl MethodConfig for FinetuneConfig {
         })
     }
 
+    fn store(&self, device: &Device, seed: u64) -> ParamStore {
+        match self.linear_probe {
+            // The norm before the head has no weights to train.
+            true => ParamStore::with_frozen(device, seed, self.init(), |name| !name.starts_with("head.")),
+            false => ParamStore::new(device, seed, self.init()),
+        }
+    }
+
     fn build(&self, student: &ParamStore) -> Result<Finetune> {
         self.check()?;
         let network = self.network(student)?;
@@ -232,8 +266,15 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "He et al., CVPR 2022, arXiv 2111.06377, appendix A.1",
     reference: "facebookresearch/mae @ efb2a80",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "nothing",
+        predicted: "the label of the image",
+        by: "a linear head",
+        loss: "cross-entropy with smoothed, mixed labels",
+        choose: "To see what an encoder is worth on your task, or to use it.",
+    },
     status: "exact: forward, loss, gradients, step with layer-wise rates",
-    recipes: recipes!("finetune_32px", "finetune_base", "finetune_large"),
+    recipes: recipes!("finetune_32px", "finetune_base", "finetune_large", "linprobe_base"),
     parity: crate::parity::finetune::setup,
     ..Entry::new::<FinetuneConfig>(NAME)
 };
@@ -242,7 +283,7 @@ pub(crate) const ENTRY: Entry = Entry {
 mod tests {
     use super::*;
     use mim_core::{Batch, Classifier, Method, StepContext, View};
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{DType, Tensor};
 
     fn tiny() -> FinetuneConfig {
         FinetuneConfig {
@@ -280,6 +321,36 @@ mod tests {
         let logits = method.classifier().unwrap().logits(&images, &step).unwrap();
         let own = method.network.logits(&images, &step).unwrap();
         assert_eq!(logits.to_vec2::<f32>().unwrap(), own.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn a_linear_probe_trains_the_head_alone() {
+        let mut config = FinetuneConfig {
+            linear_probe: true,
+            ..tiny()
+        };
+        let error = config.build(&config.store(&Device::Cpu, 0)).unwrap_err();
+        assert!(error.to_string().contains("drop_path_rate"), "{error}");
+        let EncoderConfig::Vit(vit) = &mut config.encoder else {
+            panic!("the default is a ViT");
+        };
+        vit.drop_path_rate = 0.;
+        let store = config.store(&Device::Cpu, 0);
+        let method = config.build(&store).unwrap();
+        let names: Vec<_> = store.trainable().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["head.bias", "head.weight"]);
+        let ones = store.var("head_norm.weight").unwrap();
+        assert_eq!(ones.to_vec1::<f32>().unwrap(), [1.; 8]);
+        let images = Tensor::rand(0f32, 1., (4, 3, 16, 16), &Device::Cpu).unwrap();
+        let mut batch = Batch::single(View::new(images, vec![]).unwrap());
+        batch.labels = Some(Tensor::new(&[0u32, 1, 2, 0], &Device::Cpu).unwrap());
+        let loss = method.forward(&batch, &StepContext::new(0)).unwrap().total().unwrap();
+        let gradients = loss.backward().unwrap();
+        for (name, var) in store.vars() {
+            assert_eq!(gradients.get(&var).is_some(), name.starts_with("head."), "{name}");
+        }
+        let mean = store.var("head_norm.running_mean").unwrap();
+        assert_ne!(mean.to_vec1::<f32>().unwrap(), [0.; 8]);
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl<M: NamingMasker> DistillationConfig<M> {
                 M::METHOD,
                 "encoder.type",
                 "swin",
-                "the masks follow the attention of a class token, which it has not",
+                "AttMask needs class-token attention, which Swin lacks",
                 "use a ViT",
             ));
         }
@@ -263,6 +263,13 @@ pub(crate) const ENTRY: Entry = Entry {
         "swin_base",
         "swin_large",
     ],
+    about: crate::registry::About {
+        hidden: "blocks of 10 to 50 % of the patches of half of the global crops",
+        predicted: "what a momentum teacher says of hidden patches and of other crops",
+        by: "projection heads with prototypes",
+        loss: "cross-entropy of patch tokens and class tokens, centred",
+        choose: "The best k-NN and linear accuracy here; many crops, so the most expensive step.",
+    },
     status: "exact with ViT and Swin: forward, losses, centres, gradients, step, teacher",
     recipes: recipes!("ibot_32px", "ibot_small", "ibot_base", "ibot_swin_tiny"),
     parity: crate::parity::ibot::setup,

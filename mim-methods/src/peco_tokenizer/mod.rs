@@ -167,6 +167,13 @@ pub(crate) const ENTRY: Entry = Entry {
     title: "PeCo's tokenizer: Perceptual Codebook for BERT Pre-training of Vision Transformers",
     paper: "Dong et al., AAAI 2023, arXiv 2111.12710",
     reference: "none: no code was released",
+    about: crate::registry::About {
+        hidden: "nothing",
+        predicted: "pixels, by codes",
+        by: "a convolutional decoder",
+        loss: "L1, a perceptual loss through a frozen ViT, and commitment",
+        choose: "Trains PeCo's tokenizer on your images.",
+    },
     status: "by the paper's text; agrees with a second implementation: forward, losses, gradients, codebook",
     recipes: recipes!("peco_tokenizer_32px", "peco_tokenizer_base"),
     parity: crate::parity::peco::setup,

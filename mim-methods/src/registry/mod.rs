@@ -31,6 +31,32 @@ pub type Build = fn(&Registry, Table, &Device, Option<u64>) -> Result<Box<dyn Me
 /// Makes a golden case ready.
 pub type Prepare = fn(&Case, &Device) -> parity::Result<Setup>;
 
+/// What a method does, a line each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// What is hidden.
+    pub hidden: &'static str,
+    /// What is predicted.
+    pub predicted: &'static str,
+    /// By what.
+    pub by: &'static str,
+    /// With which loss.
+    pub loss: &'static str,
+    /// When to choose it.
+    pub choose: &'static str,
+}
+
+impl About {
+    /// Nothing is said.
+    pub const NOTHING: Self = Self {
+        hidden: "",
+        predicted: "",
+        by: "",
+        loss: "",
+        choose: "",
+    };
+}
+
 /// A method of the registry.
 ///
 /// ```
@@ -56,6 +82,8 @@ pub struct Entry {
     pub reference: &'static str,
     /// Encoder sizes.
     pub archs: &'static [&'static str],
+    /// What it does.
+    pub about: About,
     /// What has been checked.
     pub status: &'static str,
     /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
@@ -116,6 +144,7 @@ impl Entry {
             paper: "",
             reference: "none",
             archs: &[],
+            about: About::NOTHING,
             status: "",
             recipes: &[],
             resolve: resolve::<C>,

@@ -204,6 +204,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Peng et al., 2022, arXiv 2208.06366",
     reference: "microsoft/unilm @ 768a3c8, beit2",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
+    about: crate::registry::About {
+        hidden: "nothing",
+        predicted: "the features of a teacher (CLIP), by codes",
+        by: "a transformer on the codes",
+        loss: "cosine distance and commitment",
+        choose: "Trains BEiT v2's tokenizer on your images.",
+    },
     status: "exact: forward, losses, gradients, codebook",
     recipes: recipes!("vqkd_32px", "vqkd_base"),
     parity: crate::parity::vqkd::setup,

@@ -27,6 +27,7 @@ fn knn(case: &Case, device: &Device) -> Result<Given> {
         let config = KnnConfig {
             k,
             temperature: case.needs("temperature")?,
+            ..KnnConfig::default()
         };
         let votes = config.votes(&train, &test)?;
         given.expect(&format!("votes_k{k}"), Tensor::new(votes, device)?);

@@ -112,7 +112,7 @@ impl Args {
     }
 
     /// All settings.
-    pub(super) fn config(&self) -> Result<RunConfig> {
+    pub(crate) fn config(&self) -> Result<RunConfig> {
         self.options.complete(self.base()?, self.arch.as_deref())
     }
 }

@@ -12,7 +12,8 @@ use mim_core::{Error, Result};
 use super::probe::Rows;
 use super::summary::Summary;
 use super::{INIT, picture, probe, tune};
-use crate::cli::plot;
+use crate::cli::{folder, plot};
+use crate::report;
 
 /// Pictures, probes and summary of a finished run. Nothing here costs the run: what fails is said and listed.
 pub(super) fn finish(
@@ -51,12 +52,10 @@ pub(super) fn finish(
     summary.images = images.train.len();
     summary.seconds = start.elapsed().as_secs_f64();
     summary.rows.problems.splice(0..0, problems);
-    if let Err(error) = summary.write(config, &run.join("summary.json")) {
-        summary
-            .rows
-            .problems
-            .push(format!("no summary.json: {error}"));
-    }
+    let written = summary.write(config, device, &run.join("summary.json"));
+    summary.rows.keep("no summary.json", written);
+    let page = report::of_run(run).and_then(|page| folder::write(&run.join("report.html"), &page));
+    summary.rows.keep("no report.html", page);
     summary.print();
 }
 

@@ -8,7 +8,10 @@ use crate::run_config::{HeldOut, Images};
 use candle_core::Device;
 use mim_core::data::Dataset;
 use mim_core::{Encoder, Input, Method, Result};
-use mim_eval::{EvalConfig, Features, Summary, classify, extract, raw_pixels};
+use mim_eval::{
+    EvalConfig, Features, Outcome, ProtocolSettings, Summary, classify, extract, features,
+    raw_pixels,
+};
 use serde_json::{Value, json};
 
 /// What one set of features gives; what failed is in `problems`.
@@ -86,6 +89,21 @@ impl Pair {
         })
     }
 
+    /// The same of images with or without labels.
+    pub(crate) fn with_or_without_labels(
+        encoder: &dyn Encoder,
+        input: &Input,
+        data: (&Arc<dyn Dataset>, &Arc<dyn Dataset>),
+        eval: (&EvalConfig, &Device),
+    ) -> Result<Self> {
+        Self::new(data, |images| any_features(encoder, input, images, eval))
+    }
+
+    /// What a protocol makes of them.
+    pub(crate) fn measure(&self, protocol: &dyn ProtocolSettings) -> Result<Outcome> {
+        protocol.measure(&self.train, &self.test)
+    }
+
     /// The pixels of the same views, in the channels of the data.
     fn of_pixels(
         method: &dyn Method,
@@ -111,6 +129,23 @@ impl Pair {
     pub(crate) fn images(&self) -> [usize; 2] {
         [self.train.len(), self.test.len()]
     }
+}
+
+/// Features of images with or without labels; without, they are all of class 0.
+pub(super) fn any_features(
+    encoder: &dyn Encoder,
+    input: &Input,
+    images: Arc<dyn Dataset>,
+    (config, device): (&EvalConfig, &Device),
+) -> Result<Features> {
+    let (encoder, size) = (encoder.trunk(), input.size);
+    if images.classes() > 0 {
+        return extract(encoder, images, size, &input.norm, device, config);
+    }
+    let rows = features(encoder, images, size, &input.norm, device, config)?;
+    let (count, dim) = rows.values.dims2()?;
+    let values = rows.values.flatten_all()?.to_vec1()?;
+    Features::new(values, dim, vec![0; count])
 }
 
 /// A line about the training images that the linear probe leaves out.

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::RunConfig;
+use candle_core::Device;
 use mim_core::train::EpochRecord;
 use mim_core::{Error, Result};
 use serde_json::{Value, json};
 
 use super::probe::Rows;
 use crate::cli::folder;
+use crate::cli::machine::machine;
 
 /// What a finished run reports.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Summary {
         }
     }
 
-    pub(super) fn write(&self, config: &RunConfig, path: &Path) -> Result<()> {
+    pub(super) fn write(&self, config: &RunConfig, device: &Device, path: &Path) -> Result<()> {
         let mut summary = json!({
             "method": config.method,
             "data": config.data.source,
@@ -55,6 +57,7 @@ impl Summary {
             "seconds": self.seconds,
             "notes": self.notes,
             "problems": self.rows.problems,
+            "machine": machine(device),
         });
         version(&mut summary);
         if let (Some(all), Value::Object(rows)) =

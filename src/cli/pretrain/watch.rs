@@ -6,10 +6,10 @@ use std::sync::Arc;
 use candle_core::Device;
 use mim_core::data::{Dataset, Subset};
 use mim_core::train::{EpochRecord, Observer, StepReport};
-use mim_core::{Encoder, Error, Input, Method, Result};
-use mim_eval::{EvalConfig, Features, KnnConfig, Signals, extract, features};
+use mim_core::{Error, Method, Result};
+use mim_eval::{EvalConfig, KnnConfig, Signals};
 
-use super::probe::Pair;
+use super::probe::{Pair, any_features};
 use super::stop_rule::StopRule;
 use crate::RunConfig;
 use crate::backbone::choose;
@@ -194,13 +194,14 @@ impl Probes {
     /// The figures of the encoder as it is now.
     fn figures(&self, method: &dyn Method) -> Result<BTreeMap<String, f64>> {
         let (_, encoder) = choose(method, None)?;
-        let train = self.features(encoder, method.input(), &self.train)?;
+        let settings = (&self.eval, &self.device);
+        let train = any_features(encoder, method.input(), self.train.clone(), settings)?;
         let signals = Signals::of(&train)?;
         let values = [signals.rankme, signals.effective_rank, signals.feature_std];
         let names = SIGNALS.map(str::to_owned);
         let mut figures: BTreeMap<_, _> = names.into_iter().zip(values).collect();
         if let Some(test) = &self.test {
-            let test = self.features(encoder, method.input(), test)?;
+            let test = any_features(encoder, method.input(), test.clone(), settings)?;
             let pair = Pair::of_features(train, test);
             let knn = KnnConfig {
                 k: self.eval.knn.k.min(pair.images()[0]),
@@ -214,25 +215,6 @@ impl Probes {
             figures.extend(LABELLED.map(str::to_owned).into_iter().zip(values));
         }
         Ok(figures)
-    }
-}
-
-impl Probes {
-    /// Features of images with or without labels.
-    fn features(
-        &self,
-        encoder: &dyn Encoder,
-        input: &Input,
-        images: &Arc<dyn Dataset>,
-    ) -> Result<Features> {
-        let (encoder, images, size) = (encoder.trunk(), images.clone(), input.size);
-        if images.classes() > 0 {
-            return extract(encoder, images, size, &input.norm, &self.device, &self.eval);
-        }
-        let rows = features(encoder, images, size, &input.norm, &self.device, &self.eval)?;
-        let (count, dim) = rows.values.dims2()?;
-        let values = rows.values.flatten_all()?.to_vec1()?;
-        Features::new(values, dim, vec![0; count])
     }
 }
 

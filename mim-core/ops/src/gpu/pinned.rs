@@ -1,7 +1,7 @@
 //! Memory of the host that a GPU reads and writes by itself.
 //!
-//! From and to other memory of the program the driver copies with the host's help, and the host waits: for
-//! everything asked for before where the copy goes to the host, or where it is larger than 64 KiB.
+//! Copies from and to pageable memory block the host: until all earlier work is done if the copy goes to the host, or
+//! if it is larger than 64 KiB.
 
 #![expect(unsafe_code, reason = "the CUDA driver is called")]
 

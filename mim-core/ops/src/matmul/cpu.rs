@@ -142,7 +142,7 @@ mod tests {
     /// Computes a product in one of the ways there are.
     type Compute = Box<dyn Fn(GemmArgs<'_>)>;
 
-    /// All ways this machine can go, and their names.
+    /// All kernels available on this CPU, with their names.
     fn ways(precision: Precision) -> Vec<(&'static str, Compute)> {
         // SAFETY: the tests give it room.
         let by_gemm: Compute = Box::new(move |call| unsafe { fallback::multiply(call, precision) });

@@ -65,7 +65,7 @@ fn rounded(matrix: Matrix<'_>, parallel: bool) -> Vec<f32> {
 }
 
 impl GemmArgs<'_> {
-    /// Writes what a row of the product is added to, unless it is there.
+    /// Initialises an output row (bias or zero) unless accumulating.
     ///
     /// # Safety
     ///

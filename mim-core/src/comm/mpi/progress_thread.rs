@@ -13,8 +13,8 @@ use candle_core::{Device, Tensor};
 use super::{Pending, Reduce, all_reduce};
 use crate::{Error, Result};
 
-/// Between two looks whether the others are there.
-const NAP: Duration = Duration::from_micros(100);
+/// Poll interval of the barrier.
+const POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 type Job = Box<dyn FnOnce(&SimpleCommunicator) + Send>;
 
@@ -89,7 +89,7 @@ fn await_others(group: &SimpleCommunicator) {
     let mut all = group.immediate_barrier();
     while let Err(not_yet) = all.test() {
         all = not_yet;
-        std::thread::sleep(NAP);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

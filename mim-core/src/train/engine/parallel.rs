@@ -36,7 +36,7 @@ impl Trainer {
         self.comm.rank() == 0
     }
 
-    /// Whether the run ends here: all processes do when one of them shall.
+    /// Whether any process requested a stop; all stop together.
     pub(super) fn stops(&self, observer: &dyn Observer) -> Result<bool> {
         comm::any(self.comm.as_ref(), observer.stop())
     }
@@ -65,8 +65,8 @@ impl Trainer {
         }
         if self.writes() {
             tracing::warn!(
-                "the run was in {then} processes and goes on in {now}: its steps are of another batch and its \
-                 random draws are others, so it does not go on to the bit"
+                "the run had {then} processes and now has {now}: batches and random draws are different, so the result is \
+                 not bit-exact"
             );
         }
         let iter = (self.state.iter * then / now).min(self.iters_per_epoch);

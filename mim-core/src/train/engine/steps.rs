@@ -15,7 +15,7 @@ pub(super) struct Watch<'a> {
 }
 
 impl Trainer {
-    /// Steps to the end of the epoch, or to where the run shall end, which it then says. All reports have been read.
+    /// Runs the rest of the epoch; returns true if a stop was requested. All reports have been read by then.
     ///
     /// A GPU computes a step while the host reads the report of the one before and asks for the one after.
     pub(super) fn steps(&mut self, watch: &mut Watch<'_>) -> Result<bool> {

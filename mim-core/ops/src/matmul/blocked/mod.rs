@@ -79,10 +79,10 @@ impl GemmKernel {
         }
     }
 
-    /// Those that this machine can go, the fastest first.
+    /// Kernels available on this CPU, fastest first.
     pub(super) fn here(precision: Precision) -> impl Iterator<Item = &'static Self> {
-        let right = move |way: &&Self| way.precision == precision && (way.available)();
-        KERNELS.iter().filter(right)
+        let fits = move |kernel: &&Self| kernel.precision == precision && (kernel.available)();
+        KERNELS.iter().filter(fits)
     }
 
     /// # Safety

@@ -1,0 +1,47 @@
+//! Choosing some of the training images, class by class.
+
+use mim_core::rng::{Purpose, stream};
+use rand::seq::SliceRandom;
+
+use crate::Features;
+
+/// Training images in a random order, each class by itself: for every class the indices of its images.
+fn by_class(features: &Features, seed: u64, draw: u64) -> Vec<Vec<usize>> {
+    let classes = features
+        .labels()
+        .iter()
+        .max()
+        .map_or(0, |class| *class as usize + 1);
+    let mut rows = vec![Vec::new(); classes];
+    for (row, label) in features.labels().iter().enumerate() {
+        rows[*label as usize].push(row);
+    }
+    let mut rng = stream(seed, Purpose::Split, [draw, 0]);
+    rows.iter_mut().for_each(|rows| rows.shuffle(&mut rng));
+    rows
+}
+
+/// The features of these images.
+pub(crate) fn chosen(features: &Features, mut rows: Vec<usize>) -> Features {
+    rows.sort_unstable();
+    let values = rows
+        .iter()
+        .flat_map(|row| features.row(*row).iter().copied());
+    let labels = rows.iter().map(|row| features.labels()[*row]);
+    Features::of_parts(values.collect(), features.dim(), labels.collect())
+}
+
+/// `count(images)` images of each class, drawn anew for each `draw`; and the others.
+pub(crate) fn of_each_class(
+    features: &Features,
+    (seed, draw): (u64, u64),
+    count: impl Fn(usize) -> usize,
+) -> (Features, Features) {
+    let (mut first, mut rest) = (Vec::new(), Vec::new());
+    for rows in by_class(features, seed, draw) {
+        let (some, others) = rows.split_at(count(rows.len()).min(rows.len()));
+        first.extend(some);
+        rest.extend(others);
+    }
+    (chosen(features, first), chosen(features, rest))
+}

@@ -1,0 +1,303 @@
+//! `mim sweep`: many runs from one file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use mim_core::{Error, Result, settings};
+use serde::{Deserialize, Serialize};
+use toml::Value;
+
+use crate::cli::folder;
+use crate::compare::{Comparison, Table};
+use crate::report;
+
+/// Settings of `mim sweep`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Args {
+    /// A TOML file: what is varied, and what is the same in all runs.
+    file: PathBuf,
+    /// The folder of all runs [default: sweeps/<name of the file>]. A sweep that was interrupted goes on there.
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// Print the command of each run, and end.
+    #[arg(long)]
+    dry_run: bool,
+    /// Where to run; handed to each run.
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+const EXAMPLE: &str = "Example:
+  recipes = [\"mae_32px\", \"simmim_32px\"]   # recipes, files, or methods
+  seeds = [0, 1, 2]
+  [set]                                    # the same in all runs
+  data.source = \"idx:fashion-mnist\"
+  train.epochs = 20
+  [vary]                                   # every combination
+  \"encoder.depth\" = [4, 8]";
+
+/// A sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sweep {
+    /// Recipes or files of settings.
+    recipes: Vec<String>,
+    /// Seeds, each a run of its own.
+    #[serde(default = "one_seed")]
+    seeds: Vec<u64>,
+    /// Settings of all runs.
+    #[serde(default)]
+    set: toml::Table,
+    /// Values of settings, by dotted key.
+    #[serde(default)]
+    vary: BTreeMap<String, Vec<Value>>,
+}
+
+fn one_seed() -> Vec<u64> {
+    vec![0]
+}
+
+/// One of its runs.
+#[derive(Debug, Clone, PartialEq)]
+struct Planned {
+    name: String,
+    recipe: String,
+    seed: u64,
+    set: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let text = fs::read_to_string(&args.file).map_err(Error::io("read", &args.file))?;
+    let table = text.parse::<toml::Table>();
+    let table =
+        table.map_err(|error| Error::format(&args.file, error.to_string(), "correct the TOML"))?;
+    let sweep: Sweep = settings::read("sweep", table)?;
+    let planned = sweep.plan()?;
+    let stem = args.file.file_stem().unwrap_or_default();
+    let output = args
+        .output_dir
+        .clone()
+        .unwrap_or_else(|| Path::new("sweeps").join(stem));
+    if args.dry_run {
+        for run in &planned {
+            println!("mim {}", run.arguments(&output, &args.device).join(" "));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
+    let mut failed = Vec::new();
+    for (at, run) in planned.iter().enumerate() {
+        let path = output.join(&run.name);
+        if path.join("summary.json").exists() {
+            eprintln!("[{}/{}] {} is done", at + 1, planned.len(), run.name);
+            continue;
+        }
+        eprintln!("[{}/{}] {}", at + 1, planned.len(), run.name);
+        let mut command = Command::new(&program);
+        command
+            .args(run.arguments(&output, &args.device))
+            .stdout(Stdio::null());
+        let status = command.status().map_err(Error::io("start", &program))?;
+        if let Some(code) = interrupted(status) {
+            eprintln!("the sweep was interrupted; the same command goes on with it");
+            return Ok(ExitCode::from(code));
+        }
+        if !status.success() {
+            failed.push(run.name.clone());
+        }
+    }
+    report(&output, &planned, &failed)
+}
+
+/// The exit status of a run that a signal ended.
+fn interrupted(status: ExitStatus) -> Option<u8> {
+    match status.code() {
+        Some(code @ (130 | 143)) => u8::try_from(code).ok(),
+        Some(_) => None,
+        // Killed by a signal.
+        None => Some(130),
+    }
+}
+
+/// Writes the tables of what is done, and names what failed.
+fn report(output: &Path, planned: &[Planned], failed: &[String]) -> Result<ExitCode> {
+    let done = planned.iter().map(|run| output.join(&run.name));
+    let done: Vec<PathBuf> = done
+        .filter(|run| run.join("summary.json").exists())
+        .collect();
+    if !done.is_empty() {
+        let comparison = Comparison::of(&done, &[])?;
+        folder::write(&output.join("results.csv"), &comparison.to_text(Table::Csv))?;
+        folder::write(&output.join("report.html"), &report::of_runs(&done)?)?;
+        print!("{}", comparison.to_text(Table::Markdown));
+        println!("{}", output.join("report.html").display());
+    }
+    for name in failed {
+        eprintln!("failed: {name}; the same command tries it again");
+    }
+    Ok(match failed {
+        [] => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+impl Sweep {
+    /// Every run: recipe by recipe, combination by combination, seed by seed.
+    fn plan(&self) -> Result<Vec<Planned>> {
+        for (field, empty) in [
+            ("recipes", self.recipes.is_empty()),
+            ("seeds", self.seeds.is_empty()),
+        ] {
+            if empty {
+                let (why, fix) = ("there is nothing to run", "give one or more");
+                return Err(Error::config("sweep", field, "[]", why, fix));
+            }
+        }
+        let mut combinations: Vec<Vec<(String, String)>> = vec![vec![]];
+        for (key, values) in &self.vary {
+            if values.is_empty() {
+                let (why, fix) = ("there is nothing to choose from", "give one or more values");
+                return Err(Error::config(
+                    "sweep",
+                    format!("vary.{key}"),
+                    "[]",
+                    why,
+                    fix,
+                ));
+            }
+            let longer = combinations.iter().flat_map(|chosen| {
+                values
+                    .iter()
+                    .map(|value| [chosen.clone(), vec![(key.clone(), value.to_string())]].concat())
+            });
+            combinations = longer.collect();
+        }
+        let mut same = Vec::new();
+        flatten(&self.set, "", &mut same);
+        let mut planned = Vec::new();
+        for recipe in &self.recipes {
+            for combination in &combinations {
+                for &seed in &self.seeds {
+                    let set = same
+                        .iter()
+                        .chain(combination)
+                        .map(|(key, value)| format!("{key}={value}"));
+                    planned.push(Planned {
+                        name: name(recipe, combination, seed),
+                        recipe: recipe.clone(),
+                        seed,
+                        set: set.collect(),
+                    });
+                }
+            }
+        }
+        Ok(planned)
+    }
+}
+
+/// A folder's name that says what is special about a run.
+fn name(recipe: &str, combination: &[(String, String)], seed: u64) -> String {
+    let stem = Path::new(recipe).file_stem().unwrap_or_default();
+    let mut name = stem.to_string_lossy().into_owned();
+    for (key, value) in combination {
+        let leaf = key.rsplit('.').next().unwrap_or(key);
+        let plain = |c: char| {
+            if c.is_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        };
+        let value: String = value.trim_matches('"').chars().map(plain).collect();
+        name += &format!("-{leaf}_{value}");
+    }
+    format!("{name}-seed_{seed}")
+}
+
+/// Every setting of a table with its dotted key.
+fn flatten(table: &toml::Table, path: &str, all: &mut Vec<(String, String)>) {
+    for (key, value) in table {
+        let path = match path {
+            "" => key.clone(),
+            path => format!("{path}.{key}"),
+        };
+        match value {
+            Value::Table(inner) => flatten(inner, &path, all),
+            value => all.push((path, value.to_string())),
+        }
+    }
+}
+
+impl Planned {
+    /// The command line of the run, after the program.
+    fn arguments(&self, output: &Path, device: &str) -> Vec<String> {
+        let path = output.join(&self.name);
+        let seed = self.seed.to_string();
+        let mut arguments = vec!["pretrain".to_owned()];
+        // A run that was begun has its settings in its folder.
+        if path.join("config.toml").exists() {
+            arguments.extend(["--resume".to_owned(), "auto".to_owned()]);
+        } else {
+            let recipe = self.recipe.clone();
+            arguments.extend(["--config".to_owned(), recipe, "--seed".to_owned(), seed]);
+            for setting in &self.set {
+                arguments.extend(["--set".to_owned(), setting.clone()]);
+            }
+        }
+        let path = path.to_string_lossy().into_owned();
+        arguments.extend([
+            "--output-dir".to_owned(),
+            path,
+            "--device".to_owned(),
+            device.to_owned(),
+        ]);
+        arguments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweep(text: &str) -> Sweep {
+        settings::read("sweep", text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_combination_is_a_run_with_a_name_of_its_own() {
+        let text = "recipes = [\"mae_32px\", \"my/own.toml\"]\nseeds = [0, 7]\n[set]\ntrain.epochs = 2\n\
+            [vary]\n\"mask_ratio\" = [0.5, 0.75]\n\"encoder.depth\" = [2]";
+        let planned = sweep(text).plan().unwrap();
+        assert_eq!(planned.len(), 8);
+        assert_eq!(planned[0].name, "mae_32px-depth_2-mask_ratio_0.5-seed_0");
+        assert_eq!(
+            planned[0].set,
+            ["train.epochs=2", "encoder.depth=2", "mask_ratio=0.5"]
+        );
+        assert_eq!(planned[7].name, "own-depth_2-mask_ratio_0.75-seed_7");
+        let names: std::collections::BTreeSet<_> = planned.iter().map(|run| &run.name).collect();
+        assert_eq!(names.len(), 8);
+        let line = planned[0].arguments(Path::new("nowhere"), "cpu").join(" ");
+        assert_eq!(
+            line,
+            "pretrain --config mae_32px --seed 0 --set train.epochs=2 --set encoder.depth=2 --set mask_ratio=0.5 \
+             --output-dir nowhere/mae_32px-depth_2-mask_ratio_0.5-seed_0 --device cpu"
+        );
+    }
+
+    #[test]
+    fn what_runs_nothing_is_refused() {
+        for text in [
+            "recipes = []",
+            "recipes = [\"a\"]\nseeds = []",
+            "recipes = [\"a\"]\n[vary]\nx = []",
+        ] {
+            assert!(sweep(text).plan().is_err(), "{text}");
+        }
+        let wrong = "recipes = [\"a\"]\nseed = 3".parse().unwrap();
+        assert!(settings::read::<Sweep>("sweep", wrong).is_err());
+    }
+}
