@@ -246,7 +246,13 @@ pub fn encoder_of(
     let table = config.model.get("encoder")?.as_table()?;
     let kinds = match table.contains_key("type") {
         true => vec![None],
-        false => vec![Some("vit"), Some("swin"), Some("pvt_v2"), Some("conv_mae")],
+        false => vec![
+            Some("vit"),
+            Some("swin"),
+            Some("pvt_v2"),
+            Some("conv_mae"),
+            Some("rope_vit"),
+        ],
     };
     kinds.into_iter().find_map(|kind| {
         let mut table = table.clone();

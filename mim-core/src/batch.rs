@@ -15,6 +15,8 @@ pub struct Batch {
     pub labels: Option<Tensor>,
     /// Further named inputs: `part_id` `[batch, tokens]`, `points` `[batch, points, 3]`, ...
     pub extras: BTreeMap<String, Tensor>,
+    /// Numbers of the images in their data set, where they are known.
+    pub indices: Vec<u32>,
 }
 
 impl Batch {
@@ -24,6 +26,7 @@ impl Batch {
             views: vec![view],
             labels: None,
             extras: BTreeMap::new(),
+            indices: Vec::new(),
         }
     }
 
@@ -75,6 +78,7 @@ impl Batch {
                 .iter()
                 .map(|(name, xs)| Ok((name.clone(), ops::to_device(xs, device)?)))
                 .collect::<Result<_>>()?,
+            indices: self.indices.clone(),
         })
     }
 }

@@ -52,7 +52,8 @@ impl<'a> Masking<'a> {
 /// Extra outputs of an encoder; nothing is computed unasked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// Blocks (from 0) whose outputs are wanted, before the final norm.
+    /// Blocks (from 0) whose outputs are wanted, before the final norm; [`EncodeOptions::INPUT`] for what enters the
+    /// first one.
     pub layers: Vec<usize>,
     /// Whether the class token's attention in the last block is wanted.
     pub cls_attention: bool,
@@ -60,17 +61,22 @@ pub struct EncodeOptions {
     pub skip_norm: bool,
 }
 
+impl EncodeOptions {
+    /// Stands in [`EncodeOptions::layers`] for the tokens that enter the first block: a plain ViT gives them (CrossMAE).
+    pub const INPUT: usize = usize::MAX;
+}
+
 /// What an encoder gives.
 #[derive(Debug, Clone)]
 pub struct Encoded {
     /// `[rows, prefix + tokens, dim]`.
     pub tokens: Tensor,
-    /// Class tokens in front: 0 or 1.
+    /// Class tokens in front: mostly 0 or 1.
     pub prefix: usize,
     /// Block outputs asked for, `[rows, prefix + tokens, dim]`, before the final norm; in encoders
     /// of several stages with the tokens and the width of the block's own stage.
     pub layers: Vec<(usize, Tensor)>,
-    /// Attention of the class token in the last block, `[rows, heads, tokens]`.
+    /// Attention of the (first) class token in the last block, `[rows, heads, tokens]`.
     pub cls_attention: Option<Tensor>,
     /// The grid the tokens belong to.
     pub grid: PatchGrid,
@@ -98,19 +104,20 @@ impl Encoded {
         Ok(xs.narrow(1, self.prefix, xs.dim(1)? - self.prefix)?)
     }
 
-    /// The class token `[rows, dim]`, if the encoder has one.
+    /// The class token `[rows, dim]`, if the encoder has one; of several their mean (Pixio).
     ///
     /// # Errors
     ///
     /// Fails only if the device does.
     pub fn cls(&self) -> Result<Option<Tensor>> {
-        if self.prefix == 0 {
-            return Ok(None);
+        match self.prefix {
+            0 => Ok(None),
+            1 => Ok(Some(self.tokens.narrow(1, 0, 1)?.squeeze(1)?)),
+            several => Ok(Some(self.tokens.narrow(1, 0, several)?.mean(1)?)),
         }
-        Ok(Some(self.tokens.narrow(1, 0, 1)?.squeeze(1)?))
     }
 
-    /// The output of block `index`.
+    /// The output of block `index`, or what enters the first one ([`EncodeOptions::INPUT`]).
     ///
     /// # Errors
     ///
@@ -121,10 +128,14 @@ impl Encoded {
             .find(|(layer, _)| *layer == index)
             .map(|(_, xs)| xs)
             .ok_or_else(|| {
+                let what = match index {
+                    EncodeOptions::INPUT => "reading what enters the first block".to_owned(),
+                    index => format!("reading block {index}"),
+                };
                 Error::unsupported(
-                    format!("reading block {index}"),
-                    "the encoder was not asked for it",
-                    "list the block in EncodeOptions::layers or Decoder::layers",
+                    what,
+                    "the encoder has none or was not asked for it",
+                    "list a block it has in EncodeOptions::layers or Decoder::layers",
                 )
             })
     }

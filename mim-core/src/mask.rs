@@ -28,6 +28,25 @@ impl Mask {
     /// [`Error::Shape`] if the rows differ in length, an id is outside the grid or listed twice
     /// in a row, or `keep` exceeds the row.
     pub fn new(grid: PatchGrid, order: Vec<u32>, keep: Vec<usize>) -> Result<Self> {
+        Self::checked(grid, order, keep, false)
+    }
+
+    /// The same where a token may be among the visible and among the hidden ones of a row: what is predicted has been
+    /// seen in part (I-JEPA).
+    ///
+    /// # Errors
+    ///
+    /// As [`Mask::new`], but for tokens that are in both parts.
+    pub fn overlapping(grid: PatchGrid, order: Vec<u32>, keep: Vec<usize>) -> Result<Self> {
+        Self::checked(grid, order, keep, true)
+    }
+
+    fn checked(
+        grid: PatchGrid,
+        order: Vec<u32>,
+        keep: Vec<usize>,
+        overlapping: bool,
+    ) -> Result<Self> {
         let bad = |expected: String, got: String| {
             Error::shape(
                 "mask",
@@ -50,9 +69,10 @@ impl Mask {
                     format!("keep {}", keep[row]),
                 ));
             }
-            for &id in ids {
+            for (place, &id) in ids.iter().enumerate() {
+                let part = 2 * row + usize::from(overlapping && place >= keep[row]);
                 match seen.get_mut(id as usize) {
-                    Some(last) if *last != row => *last = row,
+                    Some(last) if *last != part => *last = part,
                     _ => {
                         return Err(bad(
                             format!("distinct ids below {}", grid.len()),
@@ -235,12 +255,20 @@ impl Mask {
                 "only full masks have an inverse",
             ));
         }
-        let mut restore = vec![0u32; self.order.len()];
+        let mut restore = vec![u32::MAX; self.order.len()];
         for (row, out) in restore.chunks_mut(self.width).enumerate() {
             for (place, &id) in (0u32..).zip(&self.order[row * self.width..(row + 1) * self.width])
             {
                 out[id as usize] = place;
             }
+        }
+        if restore.contains(&u32::MAX) {
+            return Err(Error::shape(
+                "ids_restore",
+                "a mask that lists every token once",
+                "tokens that are visible and hidden",
+                "use a decoder that predicts hidden tokens alone",
+            ));
         }
         Ok(upload(restore, (self.rows(), self.width), device)?)
     }
@@ -292,6 +320,25 @@ impl Mask {
     pub fn bits(&self, device: &Device) -> Result<Tensor> {
         let bits: Vec<f32> = self.to_bits().into_iter().map(f32::from).collect();
         Ok(upload(bits, (self.rows(), self.grid.len()), device)?)
+    }
+
+    /// The shortest mask of copies of `images` images of which this one has the visible tokens again and again, and how
+    /// often; none if that is this one. Encoders that drop hidden tokens need to see only these rows.
+    pub fn distinct_visible(&self, images: usize) -> Option<(Self, usize)> {
+        let rows = self.rows();
+        let repeats = |period: &usize| {
+            rows.is_multiple_of(*period)
+                && (*period..rows).all(|row| self.visible(row) == self.visible(row % period))
+        };
+        let periods = (images.max(1)..rows).step_by(images.max(1));
+        let period = periods.into_iter().find(repeats)?;
+        let first = Self {
+            grid: self.grid,
+            width: self.width,
+            order: self.order[..period * self.width].to_vec(),
+            keep: self.keep[..period].to_vec(),
+        };
+        Some((first, rows / period))
     }
 
     /// The same mask with visible and hidden swapped.
@@ -362,6 +409,34 @@ mod tests {
         assert!(Mask::new(grid(), vec![0, 0, 1], vec![1]).is_err());
         assert!(Mask::new(grid(), vec![0, 6], vec![1]).is_err());
         assert!(Mask::new(grid(), vec![0, 1], vec![3]).is_err());
+    }
+
+    #[test]
+    fn tokens_in_both_parts_are_refused_unless_they_are_wanted() {
+        let order = vec![0, 1, 1, 2];
+        let grid = PatchGrid::new(2, 2);
+        assert!(Mask::new(grid, order.clone(), vec![2]).is_err());
+        let mask = Mask::overlapping(grid, order, vec![2]).unwrap();
+        assert_eq!(
+            (mask.visible(0), mask.hidden(0)),
+            (&[0, 1][..], &[1, 2][..])
+        );
+        let error = mask.ids_restore(&Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("lists every token once"), "{error}");
+        assert!(Mask::overlapping(grid, vec![0, 0, 1, 2], vec![2]).is_err());
+    }
+
+    #[test]
+    fn rows_that_show_the_same_are_found() {
+        // Two images, two masks each that show the same and hide different patches.
+        let order = vec![0, 1, 2, 3, 0, 2, 2, 1];
+        let mask = Mask::new(PatchGrid::new(2, 2), order, vec![1; 4]).unwrap();
+        let (first, times) = mask.distinct_visible(2).unwrap();
+        assert_eq!((first.rows(), times), (2, 2));
+        assert_eq!((first.visible(0), first.visible(1)), (&[0][..], &[2][..]));
+        assert!(mask.distinct_visible(4).is_none());
+        let other = Mask::new(PatchGrid::new(1, 2), vec![0, 1, 1, 0], vec![1; 2]).unwrap();
+        assert!(other.distinct_visible(1).is_none());
     }
 
     #[test]

@@ -84,6 +84,11 @@ pub trait Method: Send + Sync {
         Vec::new()
     }
 
+    /// What it cannot start without, where it cannot start from initial values.
+    fn must_start_from(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The loss of one batch.
     ///
     /// # Errors

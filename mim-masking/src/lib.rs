@@ -21,11 +21,14 @@ mim_core::parts! {
     /// The maskers that a config can name.
     pub fn maskers() -> dyn MaskerSettings as "masker";
     random => RandomMaskerConfig, RandomMasker;
+    partial => PartialMaskerConfig, PartialMasker;
     cell => CellMaskerConfig, CellMasker, CellRounding;
     blockwise => BlockwiseMaskerConfig, BlockwiseMasker, OnStuck;
     rolled_block => RolledBlockMaskerConfig, RolledBlockMasker;
     ibot_block => IbotBlockMaskerConfig, IbotBlockMasker, IbotShape, RatioRange;
     disjoint => DisjointMaskerConfig, DisjointDraw, DisjointMasker;
+    multi_block => MultiBlockMaskerConfig, BlockSizes, MultiBlockMasker, MultiBlocks;
+    inverse_block => InverseBlockMaskerConfig, InverseBlockMasker;
     weighted => WeightedMaskerConfig, WeightedMasker;
     attention => AttentionMaskerConfig, AttentionDraws, AttentionMasker, AttentionMode;
 }

@@ -27,6 +27,9 @@ methods! {
     fastmim => FastMimConfig, FastMimTarget, ResolutionStage;
     maskfeat => MaskFeatConfig;
     convmae => ConvMaeConfig;
+    pixio => PixioConfig;
+    crossmae => CrossMaeConfig;
+    ijepa => IJepaConfig;
     dmjd => DmjdConfig, VisibleOrder;
     ibot => IbotConfig, CropsConfig, DistillationConfig, Ibot, NamingMasker;
     attmask => AttMaskConfig;
@@ -41,6 +44,8 @@ methods! {
     dvae => DvaeTrainingConfig, Annealed, DvaeTraining;
     data2vec => Data2VecConfig;
     cae => CaeConfig;
+    capi => CapiConfig, Capi;
+    mimrefiner => MimRefinerConfig, MimRefiner;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     custom;
     finetune => FinetuneConfig, CutBox, Finetune, Mix, MixConfig, erase, mixed_targets;

@@ -43,11 +43,25 @@ const VARIANTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "masker.multi_block",
+        &["min_keep = 1, targets = 2, target_scale = [0.2, 0.3], context_scale = [0.5, 0.7]"],
+    ),
+    ("masker.inverse_block", &["pred_ratio = 0.3"]),
+    (
+        "encoder.rope_vit",
+        &[
+            "patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2",
+            "patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, num_registers = 0",
+        ],
+    ),
+    (
         "encoder.vit",
         &[
             "patch_size = 8, embed_dim = 16, depth = 2, num_heads = 2",
             "patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, class_token = false",
             "patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, rel_pos_bias = \"shared\"",
+            "patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, num_class_tokens = 3",
+            "patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2, num_class_tokens = 0",
         ],
     ),
     (
@@ -94,6 +108,14 @@ const VARIANTS: &[(&str, &[&str])] = &[
     (
         "decoder.latent_regressor",
         &["embed_dim = 8, depth = 1, decoder_depth = 1, num_heads = 2"],
+    ),
+    (
+        "decoder.cross",
+        &["embed_dim = 8, depth = 1, num_heads = 2, layers = [0]"],
+    ),
+    (
+        "decoder.predictor",
+        &["embed_dim = 8, depth = 1, num_heads = 2"],
     ),
     (
         "decoder.prompt",

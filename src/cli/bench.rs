@@ -213,6 +213,7 @@ impl Step {
             views,
             labels: None,
             extras: BTreeMap::new(),
+            indices: vec![],
         })
     }
 }

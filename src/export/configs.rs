@@ -141,6 +141,7 @@ pub(super) fn swin_config(swin: &SwinConfig) -> Value {
 pub(super) fn plain(vit: &VitConfig, library: &str) -> Result<()> {
     let rules = [
         (vit.class_token, "class_token = false"),
+        (vit.num_class_tokens == 1, "num_class_tokens other than 1"),
         (vit.final_norm, "final_norm = false"),
         (vit.patch_bias, "patch_bias = false"),
         (!vit.norm_pre, "norm_pre = true"),

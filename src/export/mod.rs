@@ -155,7 +155,9 @@ fn timm(
             supported(swin, "timm")?;
             ("swin_base_patch4_window7_224", "timm_swin", arguments)
         }
-        EncoderConfig::PvtV2(_) | EncoderConfig::ConvMae(_) => return Err(other_encoder()),
+        EncoderConfig::PvtV2(_) | EncoderConfig::ConvMae(_) | EncoderConfig::RopeVit(_) => {
+            return Err(other_encoder());
+        }
     };
     let ImageSize { height, width } = encoder.image_size();
     arguments["img_size"] = json!([height, width]);
@@ -240,7 +242,9 @@ fn transformers(
                 false => ("SwinModel", "hf_swin", swin_config(swin), only),
             }
         }
-        EncoderConfig::PvtV2(_) | EncoderConfig::ConvMae(_) => return Err(other_encoder()),
+        EncoderConfig::PvtV2(_) | EncoderConfig::ConvMae(_) | EncoderConfig::RopeVit(_) => {
+            return Err(other_encoder());
+        }
     };
     let mut config = config;
     config["architectures"] = json!([class]);

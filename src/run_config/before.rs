@@ -90,7 +90,9 @@ impl RunConfig {
             let value = encoder.and_then(|encoder| encoder.get(key));
             value.and_then(Value::as_bool).unwrap_or(false)
         };
-        if self.eval.pooling == Pooling::Cls && method.encoder().is_some() && !says("class_token") {
+        let tokens = encoder.and_then(|encoder| encoder.get("num_class_tokens"));
+        let none = !says("class_token") || tokens.and_then(Value::as_integer) == Some(0);
+        if self.eval.pooling == Pooling::Cls && method.encoder().is_some() && none {
             let (why, fix) = ("the encoder has no class token", "use mean");
             return Err(Error::config("settings", "eval.pooling", "cls", why, fix));
         }

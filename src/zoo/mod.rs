@@ -10,7 +10,9 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use mim_core::decoders::MaeDecoderConfig;
-use mim_core::encoders::{ConvMaeConfig, EncoderConfig, RelPosBiasKind, SwinConfig, VitConfig};
+use mim_core::encoders::{
+    ConvMaeConfig, EncoderConfig, RelPosBiasKind, RopeVitConfig, SwinConfig, VitConfig,
+};
 use mim_core::nn::{PosEmbedKind, QkvBias};
 use mim_core::{Error, Norm, Result, settings};
 
@@ -138,6 +140,7 @@ impl Published {
                 ..ConvMaeConfig::arch(self.arch)?
             }
             .into(),
+            "capi" => RopeVitConfig::default().into(),
             _ if self.arch.starts_with("swin") => SwinConfig::arch(self.arch)?.into(),
             _ => self.vit()?.into(),
         })
@@ -182,6 +185,25 @@ impl Published {
                 pos_embed: PosEmbedKind::SincosRowFirst,
                 ..vit
             },
+            "ijepa" => VitConfig {
+                num_class_tokens: 0,
+                ..vit
+            },
+            "crossmae" => VitConfig {
+                final_norm: false,
+                ..vit
+            },
+            "pixio" => VitConfig {
+                image_size: 256.into(),
+                patch_size: 16,
+                num_class_tokens: 8,
+                pos_embed: PosEmbedKind::Learned,
+                ..vit
+            },
+            "mimrefiner" => VitConfig {
+                resize_positions: true,
+                ..vit
+            },
             // Its blocks are followed by a projector in place of a norm.
             "sim" => VitConfig {
                 pos_embed: PosEmbedKind::SincosRowFirst,
@@ -202,6 +224,7 @@ impl Published {
     pub fn image_size(&self) -> usize {
         match (self.method, self.arch) {
             ("fastmim", _) => 128,
+            ("pixio", _) => 256,
             (_, arch) if arch.starts_with("swin") => 192,
             _ => 224,
         }

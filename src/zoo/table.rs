@@ -58,6 +58,47 @@ const SIMMIM: Home = Page("https://github.com/microsoft/SimMIM");
 const BEIT: Home = Page("https://github.com/microsoft/unilm/tree/master/beit");
 const BEIT_V2: Home = Page("https://github.com/microsoft/unilm/tree/master/beit2");
 const IBOT: Home = Page("https://github.com/bytedance/ibot");
+/// A file of the CrossMAE authors.
+macro_rules! crossmae_file {
+    ($size:literal) => {
+        Page(concat!(
+            "https://huggingface.co/longlian/CrossMAE/resolve/main/vit",
+            $size,
+            "-mr0.75-kmr0.75-dd12/imagenet-mae-cross-vit",
+            $size,
+            "-pretrain-wfm-mr0.75-kmr0.75-dd12-ep800-ui.pth"
+        ))
+    };
+}
+
+/// A file of the Pixio authors.
+macro_rules! pixio_file {
+    ($size:literal) => {
+        Page(concat!(
+            "https://huggingface.co/facebook/pixio-vit",
+            $size,
+            "16/resolve/main/pixio_vit",
+            $size,
+            "16.pth"
+        ))
+    };
+}
+
+/// A file of the CAPI authors.
+macro_rules! capi_file {
+    ($data:literal) => {
+        Page(concat!(
+            "https://dl.fbaipublicfiles.com/capi/capi_vitl14_",
+            $data,
+            ".pth"
+        ))
+    };
+}
+
+const FAIR: &str = "FAIR Noncommercial Research License";
+const IJEPA_1K: Home = Page("https://dl.fbaipublicfiles.com/ijepa/IN1K-vit.h.14-300e.pth.tar");
+const IJEPA_22K: Home = Page("https://dl.fbaipublicfiles.com/ijepa/IN22K-vit.h.14-900e.pth.tar");
+const REFINER: Home = Page("https://ml.jku.at/research/mimrefiner/download/");
 const BOOTMAE: Home = Page("https://github.com/LightDXY/BootMAE");
 
 /// All published weights known here.
@@ -87,6 +128,20 @@ pub const ZOO: &[Published] = &[
     row(["bootmae_large", "bootmae", "vit_large"], (BOOTMAE, "bootmae"), UNKNOWN, (Half, OTHER), "85.9 fine-tuned, 77.1 linear, 800 epochs (BootMAE, README)"),
     row(["sim_base", "sim", "vit_base"], (Page("https://github.com/OpenGVLab/Siamese-Image-Modeling"), "sim"), UNKNOWN, FEATURES, "84.1 fine-tuned, 78.0 linear, 1600 epochs (SIM, README)"),
     row(["cmae_base", "cmae", "vit_base"], (Page("https://cmae.s3.us-west-1.amazonaws.com/weight/cmae_vit-base-p16_32xb128-coslr-1600e_in1k.pth"), "cmae"), UNKNOWN, (ReversedImagenet, PATCHES), "84.7 fine-tuned, 1600 epochs (CMAE, README)"),
+    row(["ijepa_huge", "ijepa", "vit_huge"], (IJEPA_1K, "ijepa"), NON_COMMERCIAL, FEATURES, ""),
+    row(["ijepa_huge_in22k", "ijepa", "vit_huge"], (IJEPA_22K, "ijepa"), NON_COMMERCIAL, FEATURES, ""),
+    row(["crossmae_small", "crossmae", "vit_small"], (crossmae_file!("s"), "mae"), NON_COMMERCIAL, MAE, "79.318 fine-tuned (CrossMAE, README)"),
+    row(["crossmae_base", "crossmae", "vit_base"], (crossmae_file!("b"), "mae"), NON_COMMERCIAL, MAE, "83.722 fine-tuned (CrossMAE, README)"),
+    row(["crossmae_large", "crossmae", "vit_large"], (crossmae_file!("l"), "mae"), NON_COMMERCIAL, MAE, "85.432 fine-tuned (CrossMAE, README)"),
+    row(["pixio_base", "pixio", "vit_base"], (pixio_file!("b"), "mae"), FAIR, MAE, ""),
+    row(["pixio_large", "pixio", "vit_large"], (pixio_file!("l"), "mae"), FAIR, MAE, ""),
+    row(["pixio_huge", "pixio", "vit_huge"], (pixio_file!("h"), "mae"), FAIR, MAE, ""),
+    row(["capi_large", "capi", "vit_large"], (capi_file!("in1k"), "capi"), APACHE, FEATURES, "82.9 attentive probe (CAPI, README)"),
+    row(["capi_large_in22k", "capi", "vit_large"], (capi_file!("i22k"), "capi"), APACHE, FEATURES, "83.6 attentive probe (CAPI, README)"),
+    row(["capi_large_lvd", "capi", "vit_large"], (capi_file!("lvd"), "capi"), APACHE, FEATURES, "83.8 attentive probe (CAPI, README)"),
+    row(["capi_large_p205", "capi", "vit_large"], (capi_file!("p205"), "capi"), APACHE, FEATURES, "79.2 attentive probe (CAPI, README)"),
+    row(["mimrefiner_large", "mimrefiner", "vit_large"], (REFINER, "mimrefiner"), MIT, FEATURES, ""),
+    row(["mimrefiner_huge", "mimrefiner", "vit_huge"], (REFINER, "mimrefiner"), MIT, FEATURES, ""),
     row(["milan_base", "milan", "vit_base"], (Page("https://github.com/zejiangh/MILAN"), "milan"), UNKNOWN, FEATURES, "85.4 fine-tuned, 400 epochs (MILAN, abstract)"),
     row(["fastmim_base", "fastmim", "vit_base"], (Page("https://github.com/ggjy/FastMIM.pytorch"), "fastmim"), UNKNOWN, FEATURES, "83.8 fine-tuned (FastMIM)"),
     row(["dmjd_base", "dmjd", "convmae_base"], (Page("https://github.com/mx-mark/DMJD"), "dmjd"), UNKNOWN, FEATURES, "85.2 fine-tuned, 76.7 linear (DMJD, README)"),

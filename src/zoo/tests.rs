@@ -29,6 +29,7 @@ fn size(entry: &Published) -> (usize, usize, usize, usize) {
         "vit_small" if entry.method == "dinov2" => (384, 12, 6, 14),
         "vit_base" if entry.method == "dinov2" => (768, 12, 12, 14),
         "vit_large" if entry.method == "dinov2" => (1024, 24, 16, 14),
+        "vit_huge" if entry.method == "pixio" => (1280, 32, 16, 16),
         "vit_small" => (384, 12, 6, 16),
         "vit_base" => (768, 12, 12, 16),
         "vit_large" => (1024, 24, 16, 16),
@@ -354,6 +355,32 @@ fn dmjd(entry: &Published) -> Headers {
     headers
 }
 
+/// CAPI's encoder, with its registers.
+fn capi() -> Headers {
+    let (dim, mut headers) = (1024, Headers::new());
+    put(&mut headers, "backbone.registers", &[1, 16, dim]);
+    pair(&mut headers, "backbone.patch_embed", &[dim, 3, 14, 14]);
+    for i in 0..24 {
+        let block = format!("backbone.encoder.blocks.{i}");
+        let attention = format!("{block}.residual1.fn");
+        for part in ["q_proj", "k_proj", "v_proj", "proj"] {
+            put(
+                &mut headers,
+                format!("{attention}.{part}.weight"),
+                &[dim, dim],
+            );
+        }
+        put(&mut headers, format!("{attention}.rope.freqs"), &[2, 64]);
+        for half in ["residual1", "residual2"] {
+            put(&mut headers, format!("{block}.{half}.norm.weight"), &[dim]);
+        }
+        let mlp = format!("{block}.residual2.fn");
+        put(&mut headers, format!("{mlp}.fc1.weight"), &[4 * dim, dim]);
+        put(&mut headers, format!("{mlp}.fc2.weight"), &[dim, 4 * dim]);
+    }
+    headers
+}
+
 /// What the file of an entry holds, by the specifications of its home; decoders and heads only where they are ours too.
 fn headers(entry: &Published) -> Headers {
     let grid = Some(224 / if entry.arch == "vit_huge" { 14 } else { 16 });
@@ -386,11 +413,34 @@ fn headers(entry: &Published) -> Headers {
             }
             headers
         }
+        ("capi", _) => capi(),
+        // Both encoders are named so, in parts of their checkpoint.
+        ("ijepa", _) => {
+            let mut headers = plain(entry, "module.", "full", grid);
+            headers.remove("module.cls_token");
+            put(&mut headers, "module.pos_embed", &[1, 16 * 16, 1280]);
+            headers
+        }
+        ("pixio", _) => {
+            let (dim, ..) = size(entry);
+            let mut headers = plain(entry, "", "full", None);
+            put(&mut headers, "cls_token", &[1, 8, dim]);
+            put(&mut headers, "pos_embed", &[1, 8 + 16 * 16, dim]);
+            headers
+        }
+        ("mimrefiner", _) => {
+            let ((dim, _, _, patch), mut headers) = (size(entry), plain(entry, "", "full", None));
+            headers.remove("cls_token");
+            put(&mut headers, "cls_tokens.tokens", &[1, 1, dim]);
+            let side = 224 / patch;
+            put(&mut headers, "pos_embed.embed", &[1, side, side, dim]);
+            headers
+        }
         (_, "hf_beit" | "hf_vit_mae" | "hf_dinov2") => transformers(entry),
         ("bootmae", _) => plain(entry, "", "qv", grid),
         ("fastmim", _) => plain(entry, "", "full", Some(8)),
         ("moco_v3", _) => plain(entry, "module.base_encoder.", "full", grid),
-        ("sim", _) => {
+        ("sim" | "crossmae", _) => {
             let mut headers = plain(entry, "", "full", grid);
             headers.retain(|name, _| !name.starts_with("norm."));
             headers
@@ -427,6 +477,10 @@ fn cut(encoder: EncoderConfig) -> (EncoderConfig, Vec<(String, usize)>) {
                 ..conv
             };
             (one.into(), repeated)
+        }
+        EncoderConfig::RopeVit(vit) => {
+            let repeated = vec![("blocks.".to_owned(), vit.depth)];
+            (RopeVitConfig { depth: 1, ..vit }.into(), repeated)
         }
         other => panic!("{other:?} is not in the zoo"),
     }

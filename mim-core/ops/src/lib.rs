@@ -57,7 +57,7 @@ mod unfold;
 
 pub use adamw::{AdamWParam, AdamWStep, adamw_step, adamw_steps};
 pub use attention::{attention, cross_attention};
-pub use batch_norm::{AllReduceSum, BatchNormOutput, batch_norm, sync_batch_norm};
+pub use batch_norm::{AllReduceSum, BatchNormOutput, batch_norm, sum_over_all, sync_batch_norm};
 pub use clip_norm::{MaxNorm, clip_norm};
 pub use cross_entropy::{cross_entropy, soft_cross_entropy};
 pub use depthwise_conv::depthwise_conv;

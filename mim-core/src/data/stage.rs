@@ -29,6 +29,7 @@ pub(super) struct Stage {
 pub(super) struct Chunk {
     views: Vec<Planes>,
     labels: Vec<u32>,
+    indices: Vec<u32>,
     samples: usize,
     /// Why samples were replaced or left out, with their names.
     pub(super) unreadable: Vec<String>,
@@ -84,6 +85,7 @@ impl Stage {
             planes.push(sample, view)?;
         }
         chunk.labels.extend(self.dataset.label(read));
+        chunk.indices.extend(u32::try_from(read));
         chunk.unreadable.extend(unreadable);
         chunk.samples += 1;
         Ok(())
@@ -196,6 +198,7 @@ impl Chunk {
             planes.crops.extend(more.crops);
         }
         self.labels.extend(other.labels);
+        self.indices.extend(other.indices);
         self.samples += other.samples;
         Ok(())
     }
@@ -235,6 +238,7 @@ impl Chunk {
             views,
             labels,
             extras: std::collections::BTreeMap::new(),
+            indices: self.indices,
         })
     }
 }

@@ -123,7 +123,7 @@ impl AggregationDecoderConfig {
             let why = "without a block nothing is aggregated".to_owned();
             return bad("depth", "0".to_owned(), why, "use 2");
         }
-        let (holds, field, why) = if !encoder.class_token {
+        let (holds, field, why) = if encoder.prefix() != 1 {
             (
                 false,
                 "encoder.class_token",

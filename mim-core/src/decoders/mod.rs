@@ -7,6 +7,7 @@ mod latent_decoder;
 mod points;
 mod pooled;
 mod relative;
+mod rope_predictor;
 mod settings;
 mod visible_mlp;
 
@@ -16,6 +17,7 @@ pub use latent_decoder::{LatentDecoder, Latents};
 pub use points::{PointDecoder, PointDecoderConfig, PointPropagation};
 pub use pooled::PooledDecoder;
 pub use relative::{RelativePredictor, RelativePredictorConfig};
+pub use rope_predictor::{RopePredictor, RopePredictorConfig};
 pub use settings::{DecoderSettings, DecoderShape, TokensNeeded};
 pub use visible_mlp::{VisibleMlp, VisibleMlpConfig};
 
@@ -26,5 +28,7 @@ crate::parts! {
     mae => MaeDecoderConfig, MaeDecoder;
     light => LightDecoderConfig, LightDecoder;
     latent_regressor => LatentRegressorConfig, LatentRegressor;
+    cross => CrossDecoderConfig, CrossDecoder;
+    predictor => PredictorConfig, Predictor;
     prompt => PromptDecoderConfig, PromptDecoder, PromptOutput;
 }

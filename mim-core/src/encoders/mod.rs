@@ -21,5 +21,6 @@ config::encoders! {
     vit => Vit: VitConfig, Vit, RelPosBiasKind;
     swin => Swin: SwinConfig, Swin;
     pvt_v2 => PvtV2: PvtV2Config, PvtV2;
+    rope_vit => RopeVit: RopeVitConfig, RopeVit, RegisterCoordinates;
     conv_mae => ConvMae: ConvMaeConfig, ConvMae, ConvMaeInit;
 }

@@ -22,52 +22,94 @@ pub struct CrossBlockConfig {
     pub norm_eps: f64,
 }
 
-/// `x += attn(norm1(x)); x += c_attn(norm3(x), norm4(context)); x += mlp(norm2(x))`
-/// (BootMAE, Dong et al., ECCV 2022, section 3.2).
-#[derive(Debug, Clone)]
-pub struct CrossBlock {
-    norms: [LayerNorm; 4],
-    attn: Attention,
-    c_attn: CrossAttention,
-    mlp: Mlp,
-}
+impl CrossBlockConfig {
+    fn norm(&self, params: &Params, name: &str) -> Result<LayerNorm> {
+        LayerNorm::new(&params.pp(name), self.dim, self.norm_eps)
+    }
 
-impl CrossBlock {
-    /// Parameters `norm1`, `attn`, `norm2`, `mlp`, `norm3`, `norm4`, `c_attn`.
-    ///
-    /// # Errors
-    ///
-    /// If a name is taken by another shape.
-    pub fn new(params: &Params, config: &CrossBlockConfig) -> Result<Self> {
-        let CrossBlockConfig {
-            dim,
-            context_dim,
-            num_heads,
-            norm_eps,
-            ..
-        } = *config;
-        let norm = |name: &str, dim: usize| LayerNorm::new(&params.pp(name), dim, norm_eps);
+    fn attention(&self, params: &Params, name: &str, bias: QkvBias) -> Result<Attention> {
+        Attention::new(&params.pp(name), self.dim, self.num_heads, bias)
+    }
+
+    fn cross(&self, params: &Params, name: &str, bias: QkvBias) -> Result<CrossAttention> {
+        let widths = (self.dim, self.context_dim);
+        CrossAttention::new(&params.pp(name), widths, self.num_heads, bias)
+    }
+
+    fn mlp(&self, params: &Params) -> Result<Mlp> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a layer's width"
         )]
-        let hidden = (dim as f64 * config.mlp_ratio) as usize;
+        let hidden = (self.dim as f64 * self.mlp_ratio) as usize;
+        Mlp::new(&params.pp("mlp"), self.dim, hidden)
+    }
+}
+
+/// `x += attn(norm_a(x)); x += cross(norm_q(x), norm_c(context)); x += mlp(norm_m(x))`, where the first step and the
+/// norm of the context may be missing.
+///
+/// BootMAE (Dong et al., ECCV 2022), section 3.2; CrossMAE (Fu et al., TMLR 2025), section 3.2.
+#[derive(Debug, Clone)]
+pub struct CrossBlock {
+    attn: Option<(LayerNorm, Attention)>,
+    query: LayerNorm,
+    context: Option<LayerNorm>,
+    cross: CrossAttention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+}
+
+impl CrossBlock {
+    /// All of it, with biases of queries and values (BootMAE). Parameters `norm1`, `attn`, `norm2` and `mlp`, `norm3`
+    /// of queries, `norm4` of the context, `c_attn`.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn new(params: &Params, config: &CrossBlockConfig) -> Result<Self> {
+        let norm1 = config.norm(params, "norm1")?;
+        let norm2 = config.norm(params, "norm2")?;
+        let query = config.norm(params, "norm3")?;
+        let norm4 = params.pp("norm4");
+        let context = LayerNorm::new(&norm4, config.context_dim, config.norm_eps)?;
         Ok(Self {
-            norms: [
-                norm("norm1", dim)?,
-                norm("norm2", dim)?,
-                norm("norm3", dim)?,
-                norm("norm4", context_dim)?,
-            ],
-            attn: Attention::new(&params.pp("attn"), dim, num_heads, QkvBias::QV)?,
-            c_attn: CrossAttention::new(
-                &params.pp("c_attn"),
-                (dim, context_dim),
-                num_heads,
-                QkvBias::QV,
-            )?,
-            mlp: Mlp::new(&params.pp("mlp"), dim, hidden)?,
+            attn: Some((norm1, config.attention(params, "attn", QkvBias::QV)?)),
+            query,
+            context: Some(context),
+            cross: config.cross(params, "c_attn", QkvBias::QV)?,
+            norm2,
+            mlp: config.mlp(params)?,
+        })
+    }
+
+    /// Tokens that look at a context as it is and, unless `self_attention` is asked for, not at each other, with all
+    /// biases (CrossMAE). Parameters `norm0` and `self_attn` where asked for, `norm1` of queries, `cross_attn`,
+    /// `norm2`, `mlp`.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn of_queries(
+        params: &Params,
+        config: &CrossBlockConfig,
+        self_attention: bool,
+    ) -> Result<Self> {
+        let attn = match self_attention {
+            true => Some((
+                config.norm(params, "norm0")?,
+                config.attention(params, "self_attn", QkvBias::Full)?,
+            )),
+            false => None,
+        };
+        Ok(Self {
+            attn,
+            query: config.norm(params, "norm1")?,
+            context: None,
+            cross: config.cross(params, "cross_attn", QkvBias::Full)?,
+            norm2: config.norm(params, "norm2")?,
+            mlp: config.mlp(params)?,
         })
     }
 
@@ -87,12 +129,18 @@ impl CrossBlock {
     ///
     /// If a shape does not fit, or there are fewer than `first` tokens.
     pub fn forward_from(&self, xs: &Tensor, first: usize, context: &Tensor) -> Result<Tensor> {
-        let [norm1, norm2, norm3, norm4] = &self.norms;
-        let xs = (xs + self.attn.forward(&norm1.forward(xs)?, None)?)?;
+        let xs = match &self.attn {
+            Some((norm, attn)) => (xs + attn.forward(&norm.forward(xs)?, None)?)?,
+            None => xs.clone(),
+        };
         let xs = tokens_from(&xs, first)?;
-        let (query, context) = (norm3.forward(&xs)?, norm4.forward(context)?);
-        let xs = (&xs + self.c_attn.forward(&query, &context)?)?;
-        Ok((&xs + self.mlp.forward(&norm2.forward(&xs)?)?)?)
+        let query = self.query.forward(&xs)?;
+        let seen = match &self.context {
+            Some(norm) => self.cross.forward(&query, &norm.forward(context)?)?,
+            None => self.cross.forward(&query, context)?,
+        };
+        let xs = (&xs + seen)?;
+        Ok((&xs + self.mlp.forward(&self.norm2.forward(&xs)?)?)?)
     }
 
     /// All of `blocks` one after the other: the tokens from number `first` on of the last one's result.

@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::Linear;
+use super::{Linear, WeightNormed};
 use crate::params::Params;
 use crate::{Error, Result, ops};
 
@@ -135,28 +135,6 @@ impl DinoHead {
             None => ops::linear(patches, &weight, None)?,
         };
         Ok((ops::linear(cls, &weight, None)?, patches))
-    }
-}
-
-/// A matrix whose rows are `g v / |v|` (Salimans and Kingma, NeurIPS 2016).
-#[derive(Debug, Clone)]
-struct WeightNormed {
-    g: Tensor,
-    v: Tensor,
-}
-
-impl WeightNormed {
-    /// Parameters `weight_g` `[outputs, 1]`, which starts at one, and `weight_v` `[outputs, inputs]`.
-    fn new(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
-        Ok(Self {
-            g: params.filled(&[outputs, 1], "weight_g", 1.)?,
-            v: params.weight(&[outputs, inputs], "weight_v")?,
-        })
-    }
-
-    fn weight(&self) -> Result<Tensor> {
-        let length = self.v.sqr()?.sum_keepdim(1)?.sqrt()?;
-        Ok(self.v.broadcast_mul(&(&self.g / length)?)?)
     }
 }
 

@@ -30,6 +30,20 @@ impl Mlp {
         })
     }
 
+    /// The same without biases.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken by another shape.
+    pub fn no_bias(params: &Params, dim: usize, hidden: usize) -> Result<Self> {
+        let fc1 = Linear::no_bias(&params.pp("fc1"), dim, hidden)?;
+        Ok(Self {
+            fc1,
+            fc2: Linear::no_bias(&params.pp("fc2"), hidden, dim)?,
+            activation: Activation::Gelu,
+        })
+    }
+
     /// The same with another activation.
     #[must_use]
     pub fn activation(self, activation: Activation) -> Self {

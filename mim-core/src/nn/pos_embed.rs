@@ -31,7 +31,18 @@ pub struct PosEmbed {
     prefix: usize,
     grid: PatchGrid,
     kind: PosEmbedKind,
-    any_grid: bool,
+    resize: Resize,
+}
+
+/// What becomes of the table for another grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resize {
+    /// Fixed positions are computed anew, trained ones refused.
+    No,
+    /// Trained ones are resized by DINO's rule.
+    Dino,
+    /// All are resized.
+    Plain,
 }
 
 impl PosEmbed {
@@ -61,7 +72,7 @@ impl PosEmbed {
             prefix,
             grid,
             kind,
-            any_grid: false,
+            resize: Resize::No,
         }))
     }
 
@@ -72,7 +83,17 @@ impl PosEmbed {
     #[must_use]
     pub fn for_any_grid(self) -> Self {
         Self {
-            any_grid: true,
+            resize: Resize::Dino,
+            ..self
+        }
+    }
+
+    /// The same table for images of any size: for another grid the patch rows of this one are resized, also of fixed
+    /// positions. Bicubic (a = -0.75), edges repeated, no antialiasing (MIM-Refiner).
+    #[must_use]
+    pub fn resized(self) -> Self {
+        Self {
+            resize: Resize::Plain,
             ..self
         }
     }
@@ -97,11 +118,11 @@ impl PosEmbed {
         if grid == self.grid {
             return Ok(rows);
         }
-        if self.kind != PosEmbedKind::Learned {
+        if self.kind != PosEmbedKind::Learned && self.resize != Resize::Plain {
             let row_first = self.kind == PosEmbedKind::SincosRowFirst;
             return sincos_table(grid, self.table.dim(2)?, 0, row_first, self.table.device());
         }
-        if !self.any_grid {
+        if self.resize == Resize::No {
             return Err(Error::shape(
                 "position table",
                 format!("the grid {} it was trained for", self.grid),
@@ -109,7 +130,9 @@ impl PosEmbed {
                 "give images of the configured image_size, choose fixed positions, or allow others (any_size = true)",
             ));
         }
-        let resize = resize_matrix(self.grid, grid, rows.device())?;
+        // Parity: DINO adds 0.1 against a size rounded down, and places are taken by that scale, too.
+        let more = if self.resize == Resize::Dino { 0.1 } else { 0. };
+        let resize = resize_matrix((self.grid, grid), more, rows.device())?;
         Ok(resize.matmul(&rows.squeeze(0)?)?.unsqueeze(0)?)
     }
 
@@ -126,10 +149,9 @@ impl PosEmbed {
     }
 }
 
-/// What maps the rows of `from` to those of `to` by DINO's rule, `[to, from]`.
-fn resize_matrix(from: PatchGrid, to: PatchGrid, device: &Device) -> Result<Tensor> {
-    // Parity: 0.1 is added against a size rounded down, and the places are taken by that scale, too.
-    let along = |from: usize, to: usize| taps(from, to, from as f64 / (to as f64 + 0.1));
+/// What maps the rows of `from` to those of `to`, as if that had `more` places on each axis, `[to, from]`.
+fn resize_matrix((from, to): (PatchGrid, PatchGrid), more: f64, device: &Device) -> Result<Tensor> {
+    let along = |from: usize, to: usize| taps(from, to, from as f64 / (to as f64 + more));
     let (vertical, horizontal) = (along(from.rows, to.rows), along(from.cols, to.cols));
     let mut matrix = vec![0f32; to.len() * from.len()];
     let places = vertical.iter().flat_map(|row| {

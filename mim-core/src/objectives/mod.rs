@@ -3,9 +3,11 @@
 //! All losses are f32 scalars, whatever the type of the prediction, and the same whether a decoder
 //! predicts only the tokens that count or all of them.
 
+mod neighbour_contrast;
 mod pairing;
 mod self_distillation;
 
+pub use neighbour_contrast::{ContrastRows, NeighbourContrast, NeighbourContrastConfig};
 pub use pairing::Region;
 pub use self_distillation::{DistillationLogits, SelfDistillation, SelfDistillationConfig};
 

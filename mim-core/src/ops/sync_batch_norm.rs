@@ -25,7 +25,7 @@ pub fn sync_batch_norm(
     Ok(mim_ops::sync_batch_norm(xs, affine, eps, &processes)?)
 }
 
-struct Processes(Arc<dyn Communicator>);
+pub(super) struct Processes(pub(super) Arc<dyn Communicator>);
 
 impl AllReduceSum for Processes {
     fn world(&self) -> usize {

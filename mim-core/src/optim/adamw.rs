@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::all_known;
-use super::{Gradients, LayerDecay, NoDecay, Optimizer};
+use super::{Gradients, LayerDecay, NoDecay, Optimizer, ParamGroup};
 use crate::ops::{AdamWParam, AdamWStep, adamw_steps};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
@@ -25,6 +25,9 @@ pub struct AdamWConfig {
     /// fine-tuning; none (the default) for one rate everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_decay: Option<f64>,
+    /// Parameters with rates and decays of their own, as if they had an optimizer of their own. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ParamGroup>,
 }
 
 impl Default for AdamWConfig {
@@ -35,6 +38,7 @@ impl Default for AdamWConfig {
             weight_decay: 0.05,
             no_decay: NoDecay::default(),
             layer_decay: None,
+            groups: Vec::new(),
         }
     }
 }
@@ -80,7 +84,7 @@ impl AdamWConfig {
                 "it is a factor above 0, up to 1",
                 "use for instance 0.65",
             ),
-            _ => Ok(()),
+            _ => self.groups.iter().try_for_each(ParamGroup::validate),
         }
     }
 }
@@ -96,9 +100,10 @@ pub struct AdamW {
 struct Slot {
     name: String,
     var: Var,
-    decays: bool,
-    /// Factor of the learning rate.
+    /// What the learning rate is multiplied by.
     lr_scale: f64,
+    /// What the weight decay is multiplied by; 0 where nothing decays.
+    decay_scale: f64,
     moments: [Var; 2],
     /// Steps taken; before the first one the moments are zero and no part of the state.
     step: u32,
@@ -117,17 +122,21 @@ impl AdamW {
             .layer_decay
             .map(|rate| LayerDecay::of_names(rate, names));
         let slot = |(name, var): (String, Var)| {
+            let own = config.groups.iter().filter(|group| group.holds(&name));
+            let (lr_scale, decay_scale) = own.fold((1., 1.), |(lr, decay), group| {
+                (lr * group.lr_scale, decay * group.decay_scale)
+            });
+            let by_layer = layers.as_ref().map_or(1., |layers| layers.scale(&name));
             let decays = !config.no_decay.holds(&name, var.dims());
             // Here and not in the first step: there they would lie between what each step needs anew, and
             // leave gaps that fit nothing.
             let zeros = || Var::zeros(var.dims(), DType::F32, var.device());
             let moments = [zeros()?, zeros()?];
-            let lr_scale = layers.as_ref().map_or(1., |layers| layers.scale(&name));
             Ok(Slot {
                 name,
                 var,
-                decays,
-                lr_scale,
+                lr_scale: lr_scale * by_layer,
+                decay_scale: if decays { decay_scale } else { 0. },
                 moments,
                 step: 0,
             })
@@ -143,7 +152,7 @@ impl AdamW {
     pub fn undecayed(&self) -> Vec<&str> {
         self.slots
             .iter()
-            .filter(|slot| !slot.decays)
+            .filter(|slot| slot.decay_scale == 0.)
             .map(|slot| slot.name.as_str())
             .collect()
     }
@@ -163,7 +172,7 @@ impl Optimizer for AdamW {
                 beta1: config.betas[0],
                 beta2: config.betas[1],
                 eps: config.eps,
-                weight_decay: if slot.decays { config.weight_decay } else { 0. },
+                weight_decay: config.weight_decay * slot.decay_scale,
                 step: slot.step as usize,
             };
             let slot: &Slot = slot;

@@ -17,7 +17,7 @@ pub use adamw::{AdamW, AdamWConfig};
 pub use clip::Clip;
 pub use freeze::Freeze;
 pub use gradients::Gradients;
-pub use groups::NoDecay;
+pub use groups::{NoDecay, ParamGroup};
 pub use lars::{Lars, LarsConfig};
 pub use layer_decay::LayerDecay;
 pub use optimizer::{Optimizer, OptimizerConfig};

@@ -7,8 +7,9 @@ mod store;
 
 pub use ema::{Ema, EmaStart, EmaTiming};
 pub use init::{
-    BeitInit, BootMaeInit, CaeInit, CmaeInit, ConvInit, Draw, FastMimInit, IbotInit, Init,
-    InitScheme, MaeInit, PointInit, PvtV2Init, SwinInit, TransformersInit,
+    BeitInit, BootMaeInit, CaeInit, CapiInit, CmaeInit, ConvInit, Draw, FastMimInit, IJepaInit,
+    IbotInit, Init, InitScheme, MaeInit, PixioInit, PointInit, PvtV2Init, SwinInit,
+    TransformersInit,
 };
 pub use path::Params;
 pub use store::{Kind, ParamStore};

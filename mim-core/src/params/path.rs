@@ -85,6 +85,15 @@ impl Params {
         self.store.weight(self.named(name), shape, Some(value))
     }
 
+    /// A trained parameter that starts at given values: frequencies of positions.
+    ///
+    /// # Errors
+    ///
+    /// As [`Params::weight`].
+    pub fn starting(&self, name: &str, value: Tensor) -> Result<Tensor> {
+        self.store.starting(self.named(name), value)
+    }
+
     /// A value that is saved but never trained, such as a table of sines and cosines.
     ///
     /// # Errors

@@ -60,6 +60,16 @@ struct Entry {
     kind: Kind,
 }
 
+impl Entry {
+    /// What modules compute with: gradients reach it if it is trained.
+    fn tensor(&self) -> Tensor {
+        match self.kind {
+            Kind::Trainable => self.var.as_tensor().clone(),
+            Kind::Frozen | Kind::Buffer => self.var.as_detached_tensor(),
+        }
+    }
+}
+
 impl ParamStore {
     /// A store whose parameters are drawn by `init` from `seed`, each from a stream of its own name.
     pub fn new(device: &Device, seed: u64, init: impl InitScheme + 'static) -> Self {
@@ -291,10 +301,7 @@ impl ParamStore {
     /// A parameter that starts at `value`, or at what the scheme draws.
     pub(super) fn weight(&self, name: Name, shape: &[usize], value: Option<f64>) -> Result<Tensor> {
         let device = self.device();
-        let kind = match &self.0.source {
-            Source::Student { frozen, .. } if !frozen(&name.full) => Kind::Trainable,
-            _ => Kind::Frozen,
-        };
+        let kind = self.kind(&name.full);
         let full = name.full.clone();
         let first = || match (&self.0.source, value) {
             (Source::Teacher, _) => Ok(Var::zeros(shape, DType::F32, device)?),
@@ -306,11 +313,25 @@ impl ParamStore {
                 draw(init.draw(&full, shape), *seed, &full, shape, device)
             }
         };
-        let entry = self.entry(name, shape, kind, first)?;
-        Ok(match entry.kind {
-            Kind::Trainable => entry.var.as_tensor().clone(),
-            Kind::Frozen | Kind::Buffer => entry.var.as_detached_tensor(),
-        })
+        Ok(self.entry(name, shape, kind, first)?.tensor())
+    }
+
+    /// A parameter that starts at given values.
+    pub(super) fn starting(&self, name: Name, value: Tensor) -> Result<Tensor> {
+        let (kind, shape) = (self.kind(&name.full), value.dims().to_vec());
+        let first = || match &self.0.source {
+            Source::Teacher => Ok(Var::zeros(shape.as_slice(), DType::F32, self.device())?),
+            Source::Student { .. } => Ok(Var::from_tensor(&value.to_device(self.device())?)?),
+        };
+        Ok(self.entry(name, value.dims(), kind, first)?.tensor())
+    }
+
+    /// Whether a parameter of this name is trained.
+    fn kind(&self, name: &str) -> Kind {
+        match &self.0.source {
+            Source::Student { frozen, .. } if !frozen(name) => Kind::Trainable,
+            _ => Kind::Frozen,
+        }
     }
 
     /// A buffer that starts at draws from the stream of its name.

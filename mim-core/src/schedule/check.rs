@@ -36,9 +36,11 @@ impl Schedule {
                 finite("min", *min)?;
                 length(*warmup)
             }
-            Self::TableCosine { .. } | Self::TimmCosine { .. } | Self::MultiStep { .. } => {
-                self.validate_warmed()
-            }
+            Self::TableCosine { .. }
+            | Self::LongCosine { .. }
+            | Self::TimmCosine { .. }
+            | Self::MultiStep { .. } => self.validate_warmed(),
+            Self::Ahead { inner, .. } => inner.validate(),
             Self::Piecewise { points, .. } => {
                 for point in points {
                     finite("points.epoch", point.epoch)?;
@@ -84,6 +86,24 @@ impl Schedule {
                 warmup,
             } => {
                 finite("min", *min)?;
+                (peak, warmup_start, warmup)
+            }
+            Self::LongCosine {
+                peak,
+                min,
+                warmup_start,
+                warmup,
+                share,
+                ..
+            } => {
+                finite("min", *min)?;
+                if !(*share > 0. && *share <= 1.) {
+                    return Err(bad(
+                        "share",
+                        share.to_string(),
+                        "it must be above 0 and at most 1",
+                    ));
+                }
                 (peak, warmup_start, warmup)
             }
             Self::TimmCosine {

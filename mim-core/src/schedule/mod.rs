@@ -218,6 +218,32 @@ pub enum Schedule {
         #[serde(default)]
         warmup: Warmup,
     },
+    /// A warm-up from any start and, counted from its end, a cosine that may go beyond the run: CAPI, I-JEPA.
+    LongCosine {
+        /// Value at the end of the warm-up.
+        peak: f64,
+        /// Value at the end of the cosine.
+        min: f64,
+        /// Value of the first step of the warm-up.
+        #[serde(default)]
+        warmup_start: f64,
+        /// Length of the warm-up.
+        #[serde(default)]
+        warmup: Warmup,
+        /// Share of the cosine that the run sees.
+        #[serde(default = "whole")]
+        share: f64,
+        /// Whether the last step of the warm-up has `peak`, as has the first step of the cosine.
+        #[serde(default)]
+        closed: bool,
+    },
+    /// What `inner` has some steps later: schedules that are moved before the first step (I-JEPA).
+    Ahead {
+        /// So many steps.
+        steps: usize,
+        /// The schedule.
+        inner: Box<Schedule>,
+    },
     /// Starts again at certain epochs; each stage is a run of its own to `inner` (dBOT).
     Staged {
         /// First epochs of the stages, ascending, the first 0.
@@ -257,6 +283,12 @@ impl Schedule {
                 warmup_start,
                 ..
             }
+            | Self::LongCosine {
+                peak,
+                min,
+                warmup_start,
+                ..
+            }
             | Self::TimmCosine {
                 peak,
                 min,
@@ -276,10 +308,17 @@ impl Schedule {
             Self::Piecewise { points, .. } => {
                 points.iter_mut().for_each(|point| point.value *= factor);
             }
-            Self::Staged { inner, .. } => **inner = inner.scaled(factor),
+            Self::Staged { inner, .. } | Self::Ahead { inner, .. } => {
+                **inner = inner.scaled(factor);
+            }
         }
         scaled
     }
+}
+
+/// The share of a cosine that ends with the run.
+fn whole() -> f64 {
+    1.
 }
 
 #[cfg(test)]
@@ -321,6 +360,31 @@ mod tests {
         close(&run(&schedule(0.05), 2, 2), &[0., 2., 1.5, 0.5]);
         close(&run(&schedule(0.5), 2, 2), &[0., 1., 2., 1.]);
         close(&run(&schedule(1.), 2, 2), &[0., 0.5, 1., 1.5]);
+    }
+
+    #[test]
+    fn a_long_cosine_is_left_before_its_end_and_schedules_can_be_ahead() {
+        let long = |share, closed| Schedule::LongCosine {
+            peak: 2.,
+            min: 0.,
+            warmup_start: 1.,
+            warmup: Warmup::Steps(2),
+            share,
+            closed,
+        };
+        // A cosine of 4 steps, then the first half of one of 8.
+        let cosine = |share: f64| 1. + (std::f64::consts::PI * share).cos();
+        let whole = [1., 1.5, 2., cosine(0.25), 1., cosine(0.75)];
+        close(&run(&long(1., false), 3, 2), &whole);
+        let half = [1., 2., 2., cosine(0.125), cosine(0.25), cosine(0.375)];
+        close(&run(&long(0.5, true), 3, 2), &half);
+        let ahead = Schedule::Ahead {
+            steps: 1,
+            inner: Box::new(long(1., false)),
+        };
+        close(&run(&ahead, 3, 2)[..5], &whole[1..]);
+        close(&run(&ahead.scaled(2.), 3, 2)[5..], &[0.]);
+        assert!(ahead.validate().is_ok() && long(1.5, false).validate().is_err());
     }
 
     #[test]

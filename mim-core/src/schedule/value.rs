@@ -65,6 +65,30 @@ impl Schedule {
                 let warm = progress((steps.1.0, warmup));
                 value * lerp(*warmup_factor, 1., warm)
             }
+            Self::LongCosine {
+                peak,
+                min,
+                warmup_start,
+                warmup,
+                share,
+                closed,
+            } => {
+                let ((done, total), warmup) = (steps.1, warmup.length(steps.0, step));
+                if done < warmup {
+                    let last = if *closed { warmup - 1. } else { warmup };
+                    lerp(*warmup_start, *peak, done / last.max(1.))
+                } else {
+                    half_cosine(
+                        *peak,
+                        *min,
+                        share * progress((done - warmup, total - warmup)),
+                    )
+                }
+            }
+            Self::Ahead { steps, inner } => inner.at(&StepContext {
+                iter: step.iter + steps,
+                ..step.clone()
+            }),
             Self::Staged { starts, inner } => inner.at(&stage(starts, step)),
         }
     }

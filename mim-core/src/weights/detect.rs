@@ -11,6 +11,7 @@ use crate::Result;
 const OURS: &[&str] = &[
     "cls_token",
     "mask_token",
+    "registers",
     "pos_embed",
     "patch_embed.proj.{p}",
     "patch_embed.norm.{p}",
@@ -33,6 +34,15 @@ const OURS: &[&str] = &[
     "regressor.embed.{p}",
     "regressor.embed_norm.{p}",
     "regressor.norm.{p}",
+    // I-JEPA.
+    "predictor.mask_token",
+    "predictor.pos_embed",
+    "predictor.embed.{p}",
+    "predictor.norm.{p}",
+    "predictor.proj.{p}",
+    // CrossMAE.
+    "wfm.linear.weight",
+    "dec_norms.{i}.{p}",
     "encoder.blocks.input.{p}",
     "encoder.blocks.{g}.{b}.id_path.{p}",
     "encoder.blocks.{g}.{b}.res_path.{c}.{p}",
@@ -48,6 +58,7 @@ const BLOCKS: &[&str] = &[
     // The patch aggregation of BEiT v2.
     "cls_pt_layers.{i}.",
     "regressor.blocks.{i}.",
+    "predictor.blocks.{i}.",
 ];
 const IN_BLOCK: &[&str] = &[
     "norm1.{p}",
@@ -72,6 +83,15 @@ const IN_BLOCK: &[&str] = &[
     "attn.q.{p}",
     "attn.k.{p}",
     "attn.v.{p}",
+    // CAPI.
+    "attn.q_proj.{p}",
+    "attn.k_proj.{p}",
+    "attn.v_proj.{p}",
+    "attn.rope.freqs",
+    // CrossMAE.
+    "norm0.{p}",
+    "self_attn.{m}.{p}",
+    "cross_attn.{m}.{p}",
 ];
 
 /// How well a source explains the names of a file.
@@ -161,6 +181,7 @@ fn translate(rule: &Rule, name: &str) -> Option<Translated> {
         | Rule::Conv1x1 { theirs, ours }
         | Rule::Pointwise { theirs, ours }
         | Rule::Transpose { theirs, ours }
+        | Rule::Positions { theirs, ours }
         | Rule::Unsqueeze { theirs, ours, .. } => {
             Some(Translated::Ours(fill(ours, &matches(theirs, name)?)))
         }
@@ -220,7 +241,9 @@ pub fn is_encoder(weights: &WeightMap, name: &str) -> bool {
     match stem {
         // Where a decoder has a width of its own, the token is the decoder's.
         "mask_token" => weights.get("decoder_embed.weight").is_none(),
-        "cls_token" | "pos_embed" | "patch_embed" | "norm" | "norm_pre" | "proj" => true,
+        "cls_token" | "registers" | "pos_embed" | "patch_embed" | "norm" | "norm_pre" | "proj" => {
+            true
+        }
         "blocks" | "layers" | "rel_pos_bias" => true,
         _ => false,
     }

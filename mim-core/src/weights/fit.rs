@@ -42,7 +42,15 @@ pub fn fit(weights: &WeightMap, store: &ParamStore, grid: Option<PatchGrid>) -> 
                 let frozen = kinds
                     .iter()
                     .any(|(known, kind)| known == name && *kind == Kind::Frozen);
-                positions(tensor, &wanted, grid, frozen)?
+                let tokens = weights
+                    .get("cls_token")
+                    .and_then(|tokens| tokens.dims().get(1).copied());
+                let target = Positions {
+                    classes: tokens.unwrap_or(1),
+                    grid,
+                    fixed: frozen,
+                };
+                positions(tensor, &wanted, &target)?
             }
             Some(wanted) if name.ends_with("relative_position_bias_table") => {
                 relative(tensor, &wanted, grid)?
@@ -104,26 +112,31 @@ fn grid_of(tokens: usize, grid: Option<PatchGrid>) -> Option<PatchGrid> {
         .or_else(|| square(tokens))
 }
 
-fn positions(
-    table: &Tensor,
-    wanted: &Tensor,
+/// What is known of a table of positions.
+struct Positions {
+    /// Class tokens, which may have rows.
+    classes: usize,
+    /// The grid it shall have.
     grid: Option<PatchGrid>,
     fixed: bool,
-) -> Result<Changed> {
+}
+
+fn positions(table: &Tensor, wanted: &Tensor, known: &Positions) -> Result<Changed> {
     let (&[1, rows, dim], &[1, to_rows, to_dim]) = (table.dims(), wanted.dims()) else {
         return Ok(None);
     };
     if dim != to_dim {
         return Ok(None);
     }
-    let grids = [1, 0].into_iter().find_map(|prefix| {
+    let grids = [known.classes, 0].into_iter().find_map(|prefix| {
         let from = square(rows.checked_sub(prefix)?)?;
-        Some((prefix, from, grid_of(to_rows.checked_sub(prefix)?, grid)?))
+        let to = grid_of(to_rows.checked_sub(prefix)?, known.grid)?;
+        Some((prefix, from, to))
     });
     let Some((prefix, from, to)) = grids else {
         return Ok(None);
     };
-    Ok(Some(match fixed {
+    Ok(Some(match known.fixed {
         // A copy, since a parameter cannot be set to itself.
         true => ("fixed positions computed anew", wanted.copy()?),
         false => (

@@ -6,7 +6,9 @@ use mim_core::augment::{Sample, ViewPlan};
 use mim_core::params::{Ema, ParamStore};
 use mim_core::rng::stream;
 use mim_core::schedule::Schedule;
-use mim_core::{Decoder, Error, ImageSize, Input, Method, Norm, Objective, Purpose, Result};
+use mim_core::{
+    Decoder, Encoder, Error, ImageSize, Input, Method, Norm, Objective, Purpose, Result,
+};
 use mim_masking::GuideKind;
 use mim_targets::TargetGenerator;
 
@@ -91,6 +93,12 @@ impl CompositeBuilder {
     pub fn teacher(mut self, name: impl Into<String>, store: &ParamStore, ema: Ema) -> Self {
         self.0.stores.push((name.into(), store.clone()));
         self.0.emas.push(ema);
+        self
+    }
+
+    /// Evaluates another encoder than the student's, as the authors do: that of a teacher's store of this `name`.
+    pub fn evaluated(mut self, name: impl Into<String>, encoder: impl Encoder + 'static) -> Self {
+        self.0.evaluated = Some((name.into(), Box::new(encoder)));
         self
     }
 

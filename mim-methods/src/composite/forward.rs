@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use mim_core::params::EmaTiming;
 use mim_core::{
-    Batch, DecodeContext, EncodeOptions, Error, Mask, PatchGrid, Prediction, Purpose, Result,
-    StepContext, Target,
+    Batch, DecodeContext, EncodeOptions, Encoded, Error, Mask, MaskMode, PatchGrid, Prediction,
+    Purpose, Result, StepContext, Target,
 };
 use mim_masking::{Guide, GuideKind, MaskRequest};
 use mim_targets::{TargetRequest, TargetStage};
@@ -44,13 +44,8 @@ impl Composite {
         let mask = self.mask(batch, grid, &targets, step)?;
         request.mask = Some(&mask);
         self.generate(TargetStage::Mask, &needed, &request, &mut targets)?;
-        let masking = self.mode.masking(&mask);
-        let encoded = self.encoder.encode(
-            &view.normalized(&self.input.norm)?,
-            masking,
-            &want(branches),
-            step,
-        )?;
+        let image = view.normalized(&self.input.norm)?;
+        let encoded = self.encode(&image, &mask, &want(branches), step)?;
         let request = TargetRequest {
             student: Some(&encoded),
             ..request
@@ -70,6 +65,37 @@ impl Composite {
             mask,
             targets,
             predictions,
+        })
+    }
+
+    /// The visible patches, each set of an image once, whatever is predicted from it.
+    fn encode(
+        &self,
+        image: &Tensor,
+        mask: &Mask,
+        want: &EncodeOptions,
+        step: &StepContext,
+    ) -> Result<Encoded> {
+        let distinct = match self.mode {
+            MaskMode::Drop => mask.distinct_visible(image.dim(0)?),
+            MaskMode::Replace | MaskMode::Paint => None,
+        };
+        let Some((distinct, times)) = distinct else {
+            return self
+                .encoder
+                .encode(image, self.mode.masking(mask), want, step);
+        };
+        let masking = self.mode.masking(&distinct);
+        let encoded = self.encoder.encode(image, masking, want, step)?;
+        let again = |xs: &Tensor| Tensor::cat(&vec![xs; times], 0);
+        let layers = encoded.layers.iter();
+        Ok(Encoded {
+            tokens: again(&encoded.tokens)?,
+            layers: layers
+                .map(|(index, xs)| Ok((*index, again(xs)?)))
+                .collect::<Result<_>>()?,
+            cls_attention: encoded.cls_attention.as_ref().map(again).transpose()?,
+            ..encoded
         })
     }
 

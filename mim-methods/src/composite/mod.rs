@@ -24,6 +24,8 @@ pub struct Composite {
     name: String,
     stores: Vec<(String, ParamStore)>,
     encoder: Box<dyn Encoder>,
+    /// What is evaluated in place of it, with its name.
+    evaluated: Option<(String, Box<dyn Encoder>)>,
     masker: Box<dyn Masker>,
     mode: MaskMode,
     mask_stride: Option<usize>,
@@ -58,6 +60,7 @@ impl Composite {
             name: name.into(),
             stores: vec![("student".to_owned(), student.clone())],
             encoder: Box::new(encoder),
+            evaluated: None,
             masker: Box::new(masker),
             mode,
             mask_stride: None,
@@ -118,7 +121,14 @@ impl Method for Composite {
     }
 
     fn encoder(&self) -> Option<&dyn Encoder> {
-        Some(self.encoder.as_ref())
+        let other = self.evaluated.as_ref().map(|(_, encoder)| encoder.as_ref());
+        Some(other.unwrap_or(self.encoder.as_ref()))
+    }
+
+    fn encoders(&self) -> Vec<(&str, &dyn Encoder)> {
+        let other = self.evaluated.iter();
+        let other = other.map(|(name, encoder)| (name.as_str(), encoder.as_ref()));
+        other.chain([("student", self.encoder.as_ref())]).collect()
     }
 
     fn batch_factor(&self) -> f64 {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
-use mim_core::optim::{AdamWConfig, Clip, Gradients, LayerDecay, NoDecay, OptimizerConfig};
+use mim_core::optim::{
+    AdamWConfig, Clip, Gradients, LayerDecay, NoDecay, OptimizerConfig, ParamGroup,
+};
 use mim_core::weights::WeightMap;
 use serde::Deserialize;
 
@@ -24,7 +26,12 @@ pub(super) struct Optimizer {
     no_decay: BTreeSet<String>,
     #[serde(default)]
     pub(super) withheld: BTreeSet<String>,
-    lr_scale: Option<BTreeMap<String, f64>>,
+    /// Factors of the learning rate, by name.
+    #[serde(default)]
+    lr_scale: BTreeMap<String, f64>,
+    /// Factors of the weight decay, by name.
+    #[serde(default)]
+    wd_scale: BTreeMap<String, f64>,
 }
 
 /// Prefixes of teachers' names, and the student's in their place.
@@ -55,9 +62,26 @@ impl Optimizer {
             return Err(Problem::unknown(what));
         }
         let layer_decay = self.layer_decay(state)?;
-        let mut undecayed = Vec::new();
+        let (mut undecayed, mut groups) = (Vec::new(), Vec::new());
         for (name, var) in state.student()?.trainable() {
             let named = state.theirs(std::iter::once((name.clone(), var.as_detached_tensor())))?;
+            let scale = |all: &BTreeMap<String, f64>| {
+                let found = named.names().find_map(|name| all.get(name));
+                found.copied().unwrap_or(1.)
+            };
+            let lr_scale = match layer_decay {
+                Some(_) => 1.,
+                None => scale(&self.lr_scale),
+            };
+            let decay_scale = scale(&self.wd_scale);
+            if (lr_scale, decay_scale) != (1., 1.) {
+                groups.push(ParamGroup {
+                    names: vec![name.clone()],
+                    lr_scale,
+                    decay_scale,
+                    ..ParamGroup::default()
+                });
+            }
             if named.names().all(|name| self.no_decay.contains(name)) {
                 undecayed.push(name);
             }
@@ -73,15 +97,15 @@ impl Optimizer {
                 contains: vec![],
             },
             layer_decay,
+            groups,
         })
     }
 
     /// The layer-wise decay of the case; its recorded factors must be those of ours.
     fn layer_decay(&self, state: State<'_>) -> Result<Option<f64>> {
-        let Some(recorded) = &self.lr_scale else {
+        let Some(rate) = state.case.setting::<f64>("layer_decay")? else {
             return Ok(None);
         };
-        let rate: f64 = state.case.needs("layer_decay")?;
         let trainable = state.student()?.trainable();
         let names = trainable.iter().map(|(name, _)| name.as_str());
         let layers = LayerDecay::of_names(rate, names);
@@ -89,7 +113,7 @@ impl Optimizer {
             let ours = layers.scale(name);
             let named = state.theirs(std::iter::once((name.clone(), var.as_detached_tensor())))?;
             for known in named.names() {
-                let theirs = recorded.get(known).copied().unwrap_or(1.);
+                let theirs = self.lr_scale.get(known).copied().unwrap_or(1.);
                 if (ours - theirs).abs() > 1e-9 * theirs {
                     let what =
                         format!("the rate of `{known}` is scaled by {theirs}, ours by {ours}");
@@ -168,6 +192,11 @@ impl Run<'_> {
         for (name, theirs) in self.case.group("step.").iter() {
             let full = format!("step.{name}");
             let Some(ours) = stepped.get(name) else {
+                // What the source passes over (counts of batches) is no state of ours.
+                let one = WeightMap::from_iter([(name.to_owned(), theirs.clone())]);
+                if self.setup.source.import(&one)?.is_empty() {
+                    continue;
+                }
                 worst.fail(&full, "we have no such parameter");
                 continue;
             };

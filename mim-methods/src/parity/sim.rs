@@ -233,6 +233,7 @@ fn batch(case: &Case, device: &Device) -> Result<Batch> {
         views: vec![view("input.x1", first)?, view("input.x2", second)?],
         labels: None,
         extras: std::collections::BTreeMap::new(),
+        indices: vec![],
     })
 }
 

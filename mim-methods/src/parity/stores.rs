@@ -146,7 +146,23 @@ impl State<'_> {
     pub(super) fn theirs(&self, ours: impl Iterator<Item = (String, Tensor)>) -> Result<WeightMap> {
         let mut theirs = WeightMap::default();
         let mut teachers = WeightMap::default();
-        for (name, tensor) in self.source.export(&ours.collect())?.iter() {
+        let kept = self.case.group("teacher.");
+        let mut others = WeightMap::default();
+        for (name, tensor) in ours {
+            // A case may keep a teacher under `teacher.` although files of the source call it otherwise.
+            if let Some(own) = name.strip_prefix("teacher.") {
+                let one = WeightMap::from_iter([(own.to_owned(), tensor.clone())]);
+                let spelt = self.source.export(&one)?;
+                if spelt.names().all(|name| kept.get(name).is_some()) {
+                    for (name, tensor) in spelt.iter() {
+                        theirs.insert(format!("teacher.{name}"), tensor.clone());
+                    }
+                    continue;
+                }
+            }
+            others.insert(name, tensor);
+        }
+        for (name, tensor) in self.source.export(&others)?.iter() {
             // A teacher that no rule renames is spelt like the student.
             match name.strip_prefix("teacher.") {
                 Some(name) => teachers.insert(name, tensor.clone()),

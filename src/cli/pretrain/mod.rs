@@ -19,10 +19,10 @@ use crate::RunConfig;
 use crate::init::InitFrom;
 use crate::run_config::{self, HeldOut, Images};
 use candle_core::Device;
-use mim_core::Result;
 use mim_core::comm::{self, Communicator, Launch};
 use mim_core::rng::name_hash;
 use mim_core::train::{Checkpoint, Outcome, Trainer};
+use mim_core::{Error, Method, Result};
 
 pub(crate) use args::Args;
 use finish::finish;
@@ -173,7 +173,8 @@ fn ready(
         let method = config.build(device)?;
         let started = match (checkpoint, init()?) {
             (None, Some(init)) => Some(init.apply(config, method.as_ref())?.to_string()),
-            _ => None,
+            (None, None) => needs_no_weights(method.as_ref())?,
+            (Some(_), _) => None,
         };
         Ok((images, method, started))
     })?;
@@ -219,6 +220,20 @@ fn ready(
         }
     }
     Ok((trainer, images))
+}
+
+/// Refuses a method that cannot start from initial values.
+fn needs_no_weights(method: &dyn Method) -> Result<Option<String>> {
+    match method.must_start_from() {
+        None => Ok(None),
+        Some(what) => Err(Error::config(
+            "pretrain",
+            "--init",
+            "not given",
+            format!("{} starts from {what}", method.name()),
+            "give a run folder or a file of weights by --init, and whose names they have by --init-source",
+        )),
+    }
 }
 
 fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: usize) {

@@ -27,7 +27,11 @@ pub trait AllReduceSum: Send + Sync {
 
 /// The elementwise sum of all processes' `xs`, with the gradient of the sum of their losses: that is, the sum of
 /// their gradients.
-pub(super) fn sum_over_all(xs: &Tensor, comm: &Arc<dyn AllReduceSum>) -> Result<Tensor> {
+///
+/// # Errors
+///
+/// If the processes cannot be reached.
+pub fn sum_over_all(xs: &Tensor, comm: &Arc<dyn AllReduceSum>) -> Result<Tensor> {
     let sum = comm.all_reduce_sum(&xs.detach());
     let sum = sum.map_err(Error::AllReduce)?.contiguous()?;
     let comm = comm.clone();

@@ -14,7 +14,7 @@ use super::gpu::is_supported;
 use super::grad_accumulator::{accumulate_values_or_return, mark_collective};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
-pub use all_reduce_sum::AllReduceSum;
+pub use all_reduce_sum::{AllReduceSum, sum_over_all};
 
 /// Normalised values, and the statistics they were normalised with.
 #[derive(Debug, Clone)]

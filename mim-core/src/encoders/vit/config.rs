@@ -47,6 +47,9 @@ pub struct VitConfig {
     /// Whether images of other sizes are taken too, their positions resized from those of
     /// `image_size` (DINO's rule). Default false.
     pub any_size: bool,
+    /// Whether positions of other image sizes, also fixed ones, are those of `image_size`, resized (bicubic). Default
+    /// false: fixed ones are computed anew.
+    pub resize_positions: bool,
     /// Side of a patch in pixels. Default 16.
     pub patch_size: usize,
     /// Channels of the images: 3 for RGB, 1 for grey. Default 3.
@@ -76,6 +79,9 @@ pub struct VitConfig {
     pub rel_pos_bias: RelPosBiasKind,
     /// Whether the class token enters the blocks; its parameter exists either way. Default true.
     pub class_token: bool,
+    /// How many class tokens there are, each with a row of its own in the table of positions: several in Pixio, none,
+    /// and no parameter for them, in I-JEPA. Default 1.
+    pub num_class_tokens: usize,
     /// Whether a norm follows the last block. Default true.
     pub final_norm: bool,
     /// Whether hidden patches can be replaced by a trained token. Default false.
@@ -97,6 +103,7 @@ impl Default for VitConfig {
         Self {
             image_size: 224.into(),
             any_size: false,
+            resize_positions: false,
             patch_size: 16,
             in_channels: 3,
             embed_dim: 768,
@@ -111,6 +118,7 @@ impl Default for VitConfig {
             pos_embed: PosEmbedKind::Sincos,
             rel_pos_bias: RelPosBiasKind::None,
             class_token: true,
+            num_class_tokens: 1,
             final_norm: true,
             mask_token: false,
             activation: Activation::Gelu,
@@ -179,6 +187,11 @@ impl VitConfig {
     /// The names [`VitConfig::arch`] knows.
     pub fn archs() -> impl Iterator<Item = &'static str> {
         ARCHS.iter().map(|(name, ..)| *name)
+    }
+
+    /// Class tokens that enter the blocks.
+    pub fn prefix(&self) -> usize {
+        if self.class_token { self.num_class_tokens } else { 0 }
     }
 
     /// The token grid.
@@ -250,10 +263,10 @@ impl VitConfig {
                 "use 4",
             ),
             (
-                self.class_token || self.rel_pos_bias == RelPosBiasKind::None,
+                self.prefix() == 1 || self.rel_pos_bias == RelPosBiasKind::None,
                 "class_token",
-                self.class_token.to_string(),
-                "the relative position bias has rows for it",
+                format!("{} (num_class_tokens = {})", self.class_token, self.num_class_tokens),
+                "the relative position bias has rows for one",
                 "use rel_pos_bias = \"none\"",
             ),
         ];
@@ -342,7 +355,7 @@ impl EncoderSettings for VitConfig {
     }
 
     fn any_size(&self) -> bool {
-        (self.any_size || self.pos_embed != PosEmbedKind::Learned)
+        (self.any_size || self.resize_positions || self.pos_embed != PosEmbedKind::Learned)
             && self.rel_pos_bias == RelPosBiasKind::None
     }
 }

@@ -13,12 +13,13 @@ use crate::nn::{Block, LayerNorm, Linear, MaskToken, PatchEmbed, PosEmbed, RelPo
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
 
-/// A vision transformer with a class token (Dosovitskiy et al., 2021), parameters named as in timm and MAE.
+/// A vision transformer with a class token, several or none (Dosovitskiy et al., 2021), parameters named as in timm
+/// and MAE.
 #[derive(Debug, Clone)]
 pub struct Vit {
     config: VitConfig,
     patch_embed: PatchEmbed,
-    cls_token: Tensor,
+    cls_token: Option<Tensor>,
     mask_token: Option<MaskToken>,
     pos_embed: Option<PosEmbed>,
     shared_bias: Option<RelPosBias>,
@@ -66,16 +67,22 @@ impl Vit {
                 .transpose()
         };
         let patches = (config.patch_size, config.in_channels);
-        let pos_embed = PosEmbed::new(params, "pos_embed", config.pos_embed, dim, (grid, 1))?;
+        let classes = config.num_class_tokens;
+        let rows = (grid, classes);
+        let pos_embed = PosEmbed::new(params, "pos_embed", config.pos_embed, dim, rows)?;
         Ok(Self {
-            cls_token: params.weight(&[1, 1, dim], "cls_token")?,
+            cls_token: match classes {
+                0 => None,
+                _ => Some(params.weight(&[1, classes, dim], "cls_token")?),
+            },
             mask_token: config
                 .mask_token
                 .then(|| MaskToken::new(params, dim))
                 .transpose()?,
-            pos_embed: match config.any_size {
-                true => pos_embed.map(PosEmbed::for_any_grid),
-                false => pos_embed,
+            pos_embed: match (config.resize_positions, config.any_size) {
+                (true, _) => pos_embed.map(PosEmbed::resized),
+                (false, true) => pos_embed.map(PosEmbed::for_any_grid),
+                (false, false) => pos_embed,
             },
             patch_embed: match config.patch_bias {
                 true => PatchEmbed::new(&params.pp("patch_embed"), patches.0, patches.1, dim)?,
@@ -124,16 +131,17 @@ impl Vit {
         }
     }
 
-    /// The class token with its position in front of the patches, if it takes part.
+    /// The class tokens with their positions in front of the patches, if they take part.
     fn with_class_token(&self, patches: Tensor) -> Result<Tensor> {
-        if !self.config.class_token {
+        let (Some(token), true) = (&self.cls_token, self.config.class_token) else {
             return Ok(patches);
-        }
-        let cls = match &self.pos_embed {
-            Some(table) => (&self.cls_token + table.prefix()?)?,
-            None => self.cls_token.clone(),
         };
-        let cls = cls.broadcast_as((patches.dim(0)?, 1, self.config.embed_dim))?;
+        let cls = match &self.pos_embed {
+            Some(table) => (token + table.prefix()?)?,
+            None => token.clone(),
+        };
+        let (rows, dim) = (patches.dim(0)?, self.config.embed_dim);
+        let cls = cls.broadcast_as((rows, self.config.prefix(), dim))?;
         Ok(Tensor::cat(&[&cls, &patches], 1)?)
     }
 
@@ -142,6 +150,9 @@ impl Vit {
         let bias = |bias: &RelPosBias| bias.forward(xs.device());
         let shared = self.shared_bias.as_ref().map(bias).transpose()?;
         let mut layers = Vec::with_capacity(want.layers.len());
+        if want.layers.contains(&EncodeOptions::INPUT) {
+            layers.push((EncodeOptions::INPUT, xs.clone()));
+        }
         let mut cls_attention = None;
         for (index, (block, own)) in self.blocks.iter().enumerate() {
             let own = own.as_ref().map(|bias| bias.forward(xs.device()));
@@ -158,7 +169,9 @@ impl Vit {
                 if want.cls_attention {
                     self.check_class_token()?;
                     let attention = block.attention_weights(&xs, bias, 1, step)?.squeeze(2)?;
-                    cls_attention = Some(attention.narrow(2, 1, attention.dim(2)? - 1)?);
+                    let prefix = self.config.prefix();
+                    cls_attention =
+                        Some(attention.narrow(2, prefix, attention.dim(2)? - prefix)?);
                 }
             }
             xs = block.forward(&xs, bias, step)?;
@@ -173,13 +186,13 @@ impl Vit {
     }
 
     fn check_class_token(&self) -> Result<()> {
-        if self.config.class_token {
+        if self.config.prefix() > 0 {
             return Ok(());
         }
         Err(Error::unsupported(
             "the attention of the class token",
             "this encoder was built without one",
-            "set encoder.class_token = true",
+            "set encoder.class_token = true and encoder.num_class_tokens = 1",
         ))
     }
 
@@ -248,7 +261,7 @@ impl Encoder for Vit {
         step.trace("latent", || Ok(tokens.clone()))?;
         Ok(Encoded {
             tokens,
-            prefix: usize::from(self.config.class_token),
+            prefix: self.config.prefix(),
             layers,
             cls_attention,
             grid,

@@ -40,7 +40,8 @@ impl VitConfig {
         let heads = HEADS.iter().find(|(width, _)| *width == embed_dim);
         let positions = dims("pos_embed").and_then(|dims| dims.get(1).copied());
         let why = "their positions are not those of a square image";
-        let image_size = side(positions, patch_size).ok_or_else(|| unknown(why))?;
+        let classes = dims("cls_token").and_then(|dims| dims.get(1).copied()).unwrap_or(1);
+        let image_size = side(positions, patch_size, classes).ok_or_else(|| unknown(why))?;
         let without_class = positions.is_some_and(|rows| rows.isqrt().pow(2) == rows && !has("cls_token"));
         Ok(Self {
             image_size: image_size.into(),
@@ -70,6 +71,7 @@ impl VitConfig {
                 (false, false) => RelPosBiasKind::None,
             },
             class_token: !without_class,
+            num_class_tokens: classes,
             final_norm: has("norm.weight"),
             patch_bias: has("patch_embed.proj.bias"),
             norm_pre: has("norm_pre.weight"),
@@ -111,13 +113,13 @@ impl VitConfig {
     }
 }
 
-/// Side in pixels of the square image that so many rows of positions are for, with a row for the class token or
+/// Side in pixels of the square image that so many rows of positions are for, with rows for so many class tokens or
 /// without; about 224 without positions.
-fn side(positions: Option<usize>, patch_size: usize) -> Option<usize> {
+fn side(positions: Option<usize>, patch_size: usize, classes: usize) -> Option<usize> {
     let Some(rows) = positions else {
         return Some(224 / patch_size * patch_size);
     };
-    let mut patches = [rows.saturating_sub(1), rows].into_iter();
+    let mut patches = [rows.saturating_sub(classes), rows].into_iter();
     let square = patches.find(|patches| patches.isqrt().pow(2) == *patches)?;
     Some(square.isqrt() * patch_size)
 }

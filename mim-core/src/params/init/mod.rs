@@ -3,11 +3,14 @@
 mod beit;
 mod bootmae;
 mod cae;
+mod capi;
 mod cmae;
 mod conv;
 mod fastmim;
 mod ibot;
+mod ijepa;
 mod mae;
+mod pixio;
 mod point;
 mod pvt_v2;
 mod swin;
@@ -20,11 +23,14 @@ use serde::{Deserialize, Serialize};
 pub use beit::BeitInit;
 pub use bootmae::BootMaeInit;
 pub use cae::CaeInit;
+pub use capi::CapiInit;
 pub use cmae::CmaeInit;
 pub use conv::ConvInit;
 pub use fastmim::FastMimInit;
 pub use ibot::IbotInit;
+pub use ijepa::IJepaInit;
 pub use mae::MaeInit;
+pub use pixio::PixioInit;
 pub use point::PointInit;
 pub use pvt_v2::PvtV2Init;
 pub use swin::SwinInit;
@@ -131,6 +137,13 @@ pub enum Init {
     /// [`FastMimInit`].
     #[serde(rename = "fastmim")]
     FastMim,
+    /// [`PixioInit`].
+    Pixio,
+    /// [`IJepaInit`].
+    #[serde(rename = "ijepa")]
+    IJepa,
+    /// [`CapiInit`].
+    Capi,
 }
 
 impl Init {
@@ -147,6 +160,9 @@ impl Init {
             Self::Ibot => Box::new(IbotInit { patch_values }),
             Self::PvtV2 => Box::new(PvtV2Init),
             Self::FastMim => Box::new(FastMimInit { patch_values }),
+            Self::Pixio => Box::new(PixioInit { patch_values }),
+            Self::IJepa => Box::new(IJepaInit),
+            Self::Capi => Box::new(CapiInit { patch_values }),
         }
     }
 }

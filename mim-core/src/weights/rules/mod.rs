@@ -54,6 +54,14 @@ pub enum Rule {
         /// How many more.
         axes: usize,
     },
+    /// Their positions of the patches of a square grid, `[1, rows, cols, dim]`, are ours `[1, 1 + rows * cols, dim]`,
+    /// whose first row, the class token's, is zero.
+    Positions {
+        /// Their name.
+        theirs: String,
+        /// Our name.
+        ours: String,
+    },
     /// Their module is a second name of another one, wherever both hold the same tensors (shared
     /// heads): then it is passed over. It is not written back.
     Alias {
@@ -117,6 +125,14 @@ impl Rule {
             theirs: theirs.into(),
             ours: ours.into(),
             axes,
+        }
+    }
+
+    /// A [`Rule::Positions`].
+    pub fn positions(theirs: impl Into<String>, ours: impl Into<String>) -> Self {
+        Self::Positions {
+            theirs: theirs.into(),
+            ours: ours.into(),
         }
     }
 

@@ -67,6 +67,15 @@ fn import_one(
             let shape = [&vec![1; *axes], tensor.dims()].concat();
             Ok(Some((fill(ours, &holes), tensor.reshape(shape)?)))
         }),
+        Rule::Positions { theirs, ours } => matches(theirs, name).map(|holes| {
+            let (one, rows, cols, dim) = tensor.dims4()?;
+            let patches = tensor.reshape((one, rows * cols, dim))?;
+            let class = Tensor::zeros((one, 1, dim), tensor.dtype(), tensor.device())?;
+            Ok(Some((
+                fill(ours, &holes),
+                Tensor::cat(&[class, patches], 1)?,
+            )))
+        }),
         Rule::Stack { theirs, ours } => {
             let (place, holes) = theirs
                 .iter()
@@ -172,6 +181,21 @@ fn export_one(rule: &Rule, name: &str, tensor: &Tensor) -> Option<Result<Vec<(St
         Rule::Unsqueeze { theirs, ours, axes } => matches(ours, name).map(|holes| {
             let shape = tensor.dims().get(*axes..).unwrap_or_default();
             Ok(vec![(fill(theirs, &holes), tensor.reshape(shape)?)])
+        }),
+        Rule::Positions { theirs, ours } => matches(ours, name).map(|holes| {
+            let (one, rows, dim) = tensor.dims3()?;
+            let side = rows.saturating_sub(1).isqrt();
+            if side == 0 || side * side + 1 != rows {
+                return Err(Error::shape(
+                    name.to_owned(),
+                    "positions of a square grid, behind that of the class token",
+                    tensor.dims(),
+                    "write the names of another source",
+                ));
+            }
+            let patches = tensor.narrow(1, 1, rows - 1)?;
+            let patches = patches.reshape((one, side, side, dim))?;
+            Ok(vec![(fill(theirs, &holes), patches)])
         }),
         Rule::Stack { theirs, ours } => matches(ours, name).map(|holes| {
             let parts = tensor.chunk(theirs.len(), 0)?;

@@ -3,6 +3,7 @@
 mod beit;
 mod bootmae;
 mod cae;
+mod capi;
 mod clip;
 mod cmae;
 mod convmae;
@@ -13,7 +14,9 @@ mod fastmim;
 mod hf_vit_mae;
 mod i2pmae;
 mod ibot;
+mod ijepa;
 mod mae;
+mod mimrefiner;
 mod mmengine;
 mod short_vit;
 mod sim;
@@ -47,6 +50,7 @@ const SOURCES: &[Known] = &[
     ("simmim", simmim::rules),
     ("bootmae", bootmae::rules),
     ("cae", cae::rules),
+    ("capi", capi::rules),
     ("cmae", cmae::rules),
     ("convmae", convmae::rules),
     ("openai_clip", clip::openai),
@@ -59,7 +63,9 @@ const SOURCES: &[Known] = &[
     ("short_vit", short_vit::rules),
     ("i2pmae", i2pmae::rules),
     ("ibot", ibot::rules),
+    ("ijepa", ijepa::rules),
     ("milan", mae::rules),
+    ("mimrefiner", mimrefiner::rules),
     ("hf_vit", hf_vit_mae::plain),
     ("beit", beit::authors),
     ("hf_beit", beit::transformers),

@@ -4,6 +4,7 @@
 
 mod augment;
 mod blocks;
+mod capi;
 mod dvae;
 mod ema_and_lr;
 mod encoders;
@@ -26,7 +27,7 @@ use candle_core::Device;
 pub use given::Given;
 
 use super::report::Report;
-use super::{Case, Problem, Result, Setup, Tolerance, finetune, hf_beit_mim};
+use super::{Case, Problem, Result, Setup, Tolerance, finetune, hf_beit_mim, ijepa};
 
 /// Makes what ours give for a case.
 pub type Outputs = fn(&Case, &Device) -> Result<Given>;
@@ -42,6 +43,9 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("blockwise_mask_bootmae", blocks::bootmae),
     ("blockwise_mask_sim", blocks::sim),
     ("blockwise_masker", blocks::beit),
+    ("capi_block_drop_path", capi::drop_path),
+    ("capi_clustering", capi::clustering),
+    ("capi_inverse_block_mask", capi::masks),
     ("clip_visual", encoders::clip),
     ("cosine_schedule", schedules::mae),
     ("dbot_smooth_l1", objectives::dbot),
@@ -57,6 +61,7 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("hog", targets::hog),
     ("hog_dmjd", targets::dmjd),
     ("ibot_block_mask", ibot_blocks::outputs),
+    ("ijepa_multiblock_mask", ijepa::masks),
     ("infonce_cmae", objectives::cmae),
     ("layer_decay", finetuning::layer_decay),
     ("lars", optimizers::lars),

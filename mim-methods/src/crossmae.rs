@@ -1,0 +1,244 @@
+//! CrossMAE: Rethinking Patch Dependence for Masked Autoencoders (Fu et al., TMLR 2025, arXiv 2401.14391).
+//!
+//! MAE whose hidden patches look at the encoder's tokens and not at each other, so that a part of them is enough. Each
+//! block of the decoder reads a trained mixture of all the encoder's blocks. Reference: TonyLianLong/CrossMAE @ ed0677a.
+
+use mim_core::augment::ViewPlan;
+use mim_core::decoders::{CrossDecoder, CrossDecoderConfig, DecoderShape};
+use mim_core::encoders::{Vit, VitConfig};
+use mim_core::objectives::RegressionConfig;
+use mim_core::params::{Init, InitScheme, ParamStore};
+use mim_core::schedule::Schedule;
+use mim_core::{Error, Norm, Result};
+use mim_masking::PartialMaskerConfig;
+use mim_targets::{PatchNorm, PixelTargetConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
+
+/// Settings of CrossMAE; `Default` is ViT-B/16 as the release's own command trains it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CrossMaeConfig {
+    /// Fraction of patches dropped, in `(0, 1)`. Default 0.75.
+    pub mask_ratio: f64,
+    /// Fraction of all patches that are predicted, at most `mask_ratio`. Default 0.25.
+    pub pred_ratio: f64,
+    /// Whether a learning rate that follows the batch is multiplied by `pred_ratio / mask_ratio`. Default true.
+    pub scale_lr: bool,
+    /// Whether each patch's pixels are normalised by their own mean and deviation. Default true.
+    pub norm_pix_loss: bool,
+    /// How the weights start. Default `mae`.
+    // Parity: the mixtures start as all matrices do, since the release draws them twice.
+    pub init: Init,
+    /// Normalisation of the images. Default ImageNet's.
+    pub norm: Norm,
+    /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<ViewPlan>,
+    /// The encoder. Default: without a final norm.
+    pub encoder: VitConfig,
+    /// The decoder. Default: 12 blocks that read all blocks of the encoder, and what enters the first one.
+    pub decoder: CrossDecoderConfig,
+}
+
+impl Default for CrossMaeConfig {
+    fn default() -> Self {
+        Self::with_encoder(VitConfig::default())
+    }
+}
+
+impl CrossMaeConfig {
+    fn with_encoder(size: VitConfig) -> Self {
+        let decoder = CrossDecoderConfig {
+            layers: (0..size.depth).collect(),
+            ..CrossDecoderConfig::default()
+        };
+        Self {
+            mask_ratio: 0.75,
+            pred_ratio: 0.25,
+            scale_lr: true,
+            norm_pix_loss: true,
+            init: Init::Mae,
+            norm: Norm::imagenet(),
+            views: None,
+            encoder: VitConfig {
+                final_norm: false,
+                ..size
+            },
+            decoder,
+        }
+    }
+
+    /// The settings of the masks.
+    pub(crate) fn masker(&self) -> PartialMaskerConfig {
+        PartialMaskerConfig {
+            mask_ratio: self.mask_ratio,
+            pred_ratio: self.pred_ratio,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.norm.check(self.encoder.in_channels)?;
+        self.encoder.validate()?;
+        let (depth, layers) = (self.encoder.depth, &self.decoder.layers);
+        if let Some(missing) = layers.iter().find(|layer| **layer >= depth) {
+            let why = format!("block {missing} does not exist: the encoder's are 0 to {}", depth - 1);
+            let all: Vec<usize> = (0..depth).collect();
+            let fix = format!("use decoder.layers = {all:?} for all of them");
+            return Err(Error::config("crossmae", "decoder.layers", format!("{layers:?}"), why, fix));
+        }
+        Ok(())
+    }
+}
+
+impl MethodConfig for CrossMaeConfig {
+    type Method = Composite;
+
+    fn arch(arch: &str) -> Result<Self> {
+        let mut config = Self::with_encoder(VitConfig::arch(arch)?);
+        if matches!(arch, "vit_tiny" | "vit_small") {
+            (config.decoder.embed_dim, config.decoder.num_heads) = (256, 8);
+        }
+        Ok(config)
+    }
+
+    fn init(&self) -> Box<dyn InitScheme> {
+        self.init.build(self.encoder.patch_values())
+    }
+
+    fn build(&self, student: &ParamStore) -> Result<Composite> {
+        self.check()?;
+        let masker = self.masker().build()?;
+        let (params, size) = (student.root(), self.encoder.image_size);
+        let encoder = Vit::new(&params, &self.encoder)?;
+        let patch_norm = match self.norm_pix_loss {
+            true => PatchNorm::default(),
+            false => PatchNorm::None,
+        };
+        let target = PixelTargetConfig {
+            norm: self.norm.clone(),
+            patch_norm,
+            ..Default::default()
+        };
+        let (dim, values) = (self.encoder.output_dim(), self.encoder.patch_values());
+        let shape = DecoderShape::new(self.encoder.grid()?, dim, values);
+        let decoder = CrossDecoder::new(&params, &self.decoder, shape)?;
+        let views = self.views.clone();
+        let views = views.unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
+        let factor = match self.scale_lr {
+            true => self.pred_ratio / self.mask_ratio,
+            false => 1.,
+        };
+        Composite::builder("crossmae", student, encoder, masker, MaskMode::Drop)
+            .input(size, self.norm.clone(), views)
+            .batch_factor(factor)
+            .target("pixels", target.build()?)
+            .branch(
+                ("pixel", "pixels"),
+                decoder,
+                RegressionConfig::default().build()?,
+                Schedule::constant(1.),
+            )
+            .build()
+    }
+}
+
+/// What the registry says of it.
+pub(crate) const ENTRY: Entry = Entry {
+    title: "Rethinking Patch Dependence for Masked Autoencoders",
+    paper: "Fu et al., TMLR 2025, arXiv 2401.14391",
+    reference: "TonyLianLong/CrossMAE @ ed0677a",
+    archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "75 % of the patches; they are dropped",
+        predicted: "pixels of a part of the hidden patches",
+        by: "blocks of cross-attention alone, each with its own mix of encoder blocks",
+        loss: "mean squared error on these patches",
+        choose: "MAE at a lower cost.",
+    },
+    status: "exact: mixtures, forward, loss, gradients, step",
+    recipes: recipes!("crossmae_32px", "crossmae_base"),
+    parity: crate::parity::crossmae::setup,
+    ..Entry::new::<CrossMaeConfig>("crossmae")
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use mim_core::Method;
+
+    fn tiny() -> CrossMaeConfig {
+        let mut config = CrossMaeConfig::with_encoder(VitConfig {
+            image_size: 32.into(),
+            patch_size: 8,
+            embed_dim: 16,
+            depth: 2,
+            num_heads: 2,
+            ..VitConfig::default()
+        });
+        config.decoder.embed_dim = 8;
+        config.decoder.depth = 3;
+        config.decoder.num_heads = 2;
+        config
+    }
+
+    #[test]
+    fn parameters_are_as_many_as_the_formulas_say() {
+        // Trainable ones; those of the release at 224 pixels, with 12 blocks in the decoder.
+        let count = |patch: usize, (dim, depth): (usize, usize), (width, blocks): (usize, usize)| {
+            let encoder = (patch + 1) * dim + dim + depth * (12 * dim * dim + 13 * dim);
+            let cross = 2 * width * width + 2 * width + 2 * (dim + 1) * width;
+            let mlp = 8 * width * width + 5 * width;
+            let block = cross + mlp + 4 * width + 2 * dim;
+            let rest = width + 2 * width + (width + 1) * patch + blocks * (depth + 1);
+            encoder + blocks * block + rest
+        };
+        let config = tiny();
+        let store = config.store(&Device::Cpu, 0);
+        config.build(&store).unwrap();
+        assert_eq!(store.trainable_values(), count(192, (16, 2), (8, 3)));
+        assert_eq!(count(768, (384, 12), (256, 12)), 32_060_316);
+        assert_eq!(count(768, (768, 12), (512, 12)), 127_034_268);
+        assert_eq!(count(768, (1024, 24), (512, 12)), 347_638_316);
+        assert_eq!(count(588, (1280, 32), (512, 12)), 678_033_368);
+        let large = CrossMaeConfig::arch("vit_large").unwrap();
+        assert_eq!((large.decoder.layers.len(), large.decoder.depth), (24, 12));
+        let small = CrossMaeConfig::arch("vit_small").unwrap();
+        assert_eq!((small.decoder.embed_dim, small.decoder.num_heads), (256, 8));
+    }
+
+    #[test]
+    fn the_learning_rate_follows_the_predicted_share() {
+        let factor = |config: &CrossMaeConfig| {
+            let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
+            method.batch_factor()
+        };
+        assert_eq!(factor(&tiny()), 1. / 3.);
+        let plain = CrossMaeConfig {
+            scale_lr: false,
+            ..tiny()
+        };
+        assert_eq!(factor(&plain), 1.);
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        type Wrong = (&'static str, fn(&mut CrossMaeConfig));
+        let wrong: [Wrong; 4] = [
+            ("use decoder.layers = [0, 1]", |c| c.decoder.layers = vec![2]),
+            ("`pred_ratio` is 0.8", |c| c.pred_ratio = 0.8),
+            ("`mask_ratio` is 1", |c| c.mask_ratio = 1.),
+            ("`depth` is 0", |c| c.encoder.depth = 0),
+        ];
+        for (what, spoil) in wrong {
+            let mut config = tiny();
+            spoil(&mut config);
+            let built = config.build(&config.store(&Device::Cpu, 0));
+            let error = built.unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+}
