@@ -497,7 +497,41 @@ fn views_are_drawn_before_any_training() {
         .unwrap()
         .into_rgb8()
         .dimensions();
-    assert_eq!(size, (17 * 8, 14 + 2 * 100 - 4));
+    assert_eq!(size, (13 * 8 + 4 + 96, 14 + 2 * 100 - 4));
     let args = ["browse", "--config", "c.toml", "--output", "nowhere/x.png"];
     assert!(ends(&args, dir, 1).1.contains("its folder does not exist"));
+}
+
+#[test]
+fn a_run_is_drawn_in_many_ways() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 6);
+    classes(&dir.join("photos/test"), 3);
+    pretrain(dir, "run");
+    let draw = |what: &str| {
+        let args = [
+            "visualize",
+            "--checkpoint",
+            "run",
+            "--what",
+            what,
+            "--count",
+            "2",
+        ];
+        let (out, _) = ends(&args, dir, 0);
+        dir.join(out.trim())
+    };
+    // Two rows of 96 pixels; a column for the image, and one for each of what is drawn.
+    for (what, columns) in [
+        ("masks", 2),
+        ("attention", 3),
+        ("pca", 2),
+        ("neighbours", 6),
+    ] {
+        let size = image::open(draw(what)).unwrap().into_rgb8().dimensions();
+        assert_eq!(size, (columns * 100 - 4, 14 + 2 * 100 - 4), "{what}");
+    }
+    let schedule = fs::read_to_string(draw("schedule")).unwrap();
+    assert!(schedule.contains("<svg") && schedule.contains("learning rate"));
 }

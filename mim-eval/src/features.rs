@@ -89,7 +89,7 @@ impl Features {
     }
 
     /// The feature of image `index`, below [`Features::len`].
-    pub(crate) fn row(&self, index: usize) -> &[f32] {
+    pub fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.dim..][..self.dim]
     }
 

@@ -25,6 +25,7 @@ mod config;
 mod features;
 mod lbfgs;
 mod logistic;
+mod maps;
 mod picture;
 mod probe;
 mod protocol;
@@ -48,6 +49,7 @@ pub use classify::classify;
 pub use config::EvalConfig;
 pub use features::{FeatureRows, Features, extract, features, raw_pixels};
 pub use logistic::{Logistic, LogisticRegression};
+pub use maps::{attention_maps, pca_maps};
 #[doc(no_inline)]
 pub use mim_core::Pooling;
 pub use picture::{reconstruction_grid, save_png};

@@ -8,8 +8,8 @@ use mim_core::data::{Loader, LoaderConfig};
 use mim_core::{Error, Result, View};
 use mim_eval::{save_png, sheet};
 
-use crate::cli::folder;
 use crate::cli::pretrain;
+use crate::cli::{drawing, folder};
 
 /// Settings of `mim browse`: those of `mim pretrain`, of which nothing is trained.
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,8 @@ impl Args {
     }
 }
 
-/// Draws the first images of an epoch as the method gets them: a row an image, a column a view.
+/// Draws the first images of an epoch as the method gets them: a row an image, a column a view, and the first view as a
+/// training step masks it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.run.config()?;
     folder::check_parent(&args.output)?;
@@ -52,12 +53,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let fix = "give images by --data";
         Error::format(&args.output, "there is no image to draw", fix)
     })??;
-    let columns = batch
-        .views
-        .iter()
-        .zip(1..)
-        .map(|(view, number)| column(view, number));
-    save_png(&sheet(&columns.collect::<Result<Vec<_>>>()?)?, &args.output)?;
+    let columns = batch.views.iter().zip(1..);
+    let columns = columns.map(|(view, number)| column(view, number));
+    let mut columns = columns.collect::<Result<Vec<_>>>()?;
+    // Tokenizers and classifiers hide nothing.
+    if let Ok(masked) = drawing::masked(method.as_ref(), &batch, config.train.seed) {
+        columns.push(masked);
+    }
+    save_png(&sheet(&columns)?, &args.output)?;
     println!("{}", args.output.display());
     Ok(ExitCode::SUCCESS)
 }

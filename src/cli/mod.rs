@@ -18,6 +18,7 @@ mod convert;
 mod device;
 #[cfg(feature = "hub")]
 mod download;
+mod drawing;
 mod eval;
 mod export;
 mod features;
@@ -75,7 +76,7 @@ enum Command {
     Finetune(Box<finetune::Args>),
     /// Probe the encoder of a run: linear classifier or nearest neighbours.
     Eval(eval::Args),
-    /// Draw original, masked and reconstructed images.
+    /// Draw what a model makes of images: reconstructions, masks, attention, features, neighbours; or its schedules.
     Visualize(visualize::Args),
     /// Train many runs from one file, then compare them.
     Sweep(sweep::Args),

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use mim_core::train::EpochRecord;
-use mim_core::{Error, Result};
+use mim_core::train::{EpochRecord, TrainConfig};
+use mim_core::{Error, Result, StepContext};
 use plotters::prelude::*;
 
 /// Draws the loss of each epoch.
@@ -14,6 +14,69 @@ pub(crate) fn loss(records: &[EpochRecord], path: &Path) -> Result<()> {
         .collect();
     draw(&points, path)
         .map_err(|error| Error::io("write", path)(std::io::Error::other(error.to_string())))
+}
+
+/// Draws learning rate and, where it changes, weight decay of every step of a run on so many images.
+pub(crate) fn schedule(
+    config: &TrainConfig,
+    batch_factor: f64,
+    images: usize,
+    path: &Path,
+) -> Result<()> {
+    let steps = config.steps_per_epoch(images, 1)?;
+    let lr = config.lr(batch_factor, 1);
+    let mut curves = vec![("learning rate", &lr)];
+    if let Some(decay) = &config.weight_decay_schedule {
+        curves.push(("weight decay", decay));
+    }
+    let total = config.epochs * steps;
+    let places = (0..total)
+        .step_by((total / 1000).max(1))
+        .map(|step| StepContext {
+            epoch: step / steps,
+            epochs: config.epochs,
+            iter: step % steps,
+            iters_per_epoch: steps,
+            ..StepContext::new(config.seed)
+        });
+    let places: Vec<StepContext> = places.collect();
+    let curves = curves.into_iter().map(|(name, schedule)| {
+        let points = places
+            .iter()
+            .map(|place| (place.fractional_epoch(), schedule.at(place)));
+        (name, points.collect())
+    });
+    panels(&curves.collect::<Vec<_>>(), path)
+        .map_err(|error| Error::io("write", path)(std::io::Error::other(error.to_string())))
+}
+
+type Curve<'a> = (&'a str, Vec<(f64, f64)>);
+
+/// Curves over epochs, one below the other.
+fn panels(
+    curves: &[Curve<'_>],
+    path: &Path,
+) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let height = 260 * u32::try_from(curves.len())?;
+    let root = SVGBackend::new(path, (640, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    for (panel, (name, points)) in root.split_evenly((curves.len(), 1)).iter().zip(curves) {
+        let last = points.last().map_or(1., |(epoch, _)| epoch.max(1e-3));
+        let highest = points.iter().map(|(_, value)| *value).fold(1e-12, f64::max);
+        let mut chart = ChartBuilder::on(panel)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(72)
+            .build_cartesian_2d(0f64..last, 0f64..1.05 * highest)?;
+        let label = |value: &f64| format!("{value:.2e}");
+        let mut mesh = chart.configure_mesh();
+        mesh.light_line_style(WHITE).x_desc("epoch").y_desc(*name);
+        mesh.y_label_formatter(&label).draw()?;
+        let line = LineSeries::new(points.iter().copied(), BLUE.stroke_width(2));
+        chart.draw_series(line)?;
+    }
+    root.present()?;
+    Ok(())
 }
 
 fn draw(points: &[(f64, f64)], path: &Path) -> std::result::Result<(), Box<dyn std::error::Error>> {

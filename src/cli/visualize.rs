@@ -2,18 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::init::{InitFrom, read_weights};
 use crate::{Pretrained, RunConfig, run_config, zoo};
 use candle_core::Device;
-use mim_core::data::DataSource;
+use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
 use mim_core::encoders::VitConfig;
 use mim_core::weights::WeightMap;
-use mim_core::{Result, settings};
+use mim_core::{Error, Result, settings};
+use mim_eval::{save_png, sheet};
 use toml::{Table, Value};
 
-use crate::cli::device;
+use crate::backbone::choose;
+use crate::cli::drawing::{self, Column};
 use crate::cli::pretrain::picture;
+use crate::cli::pretrain::probe::any_features;
+use crate::cli::{device, folder, plot};
 
 /// Settings of `mim visualize`.
 #[derive(Debug, clap::Args)]
@@ -36,9 +41,12 @@ pub(crate) struct Args {
     /// Images, as in `mim pretrain`; test images of the run by default.
     #[arg(long)]
     images: Option<DataSource>,
-    /// The picture to write.
-    #[arg(long, default_value = "reconstruction.png")]
-    output: PathBuf,
+    /// What is drawn.
+    #[arg(long, value_enum, default_value_t = What::Reconstruction)]
+    what: What,
+    /// The picture to write [default: reconstruction.png, masks.png, ...].
+    #[arg(long)]
+    output: Option<PathBuf>,
     /// Images to draw, spread over all of them.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     count: u16,
@@ -50,16 +58,110 @@ pub(crate) struct Args {
     device: String,
 }
 
+/// What is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// Original, masked and reconstructed images.
+    Reconstruction,
+    /// Images as a training step masks them.
+    Masks,
+    /// The attention of the class token in the last block, head by head.
+    Attention,
+    /// The three main directions of patch features as colours.
+    Pca,
+    /// The training images that are nearest in feature space.
+    Neighbours,
+    /// Learning rate and weight decay over the run, as SVG.
+    Schedule,
+}
+
+impl What {
+    fn file(self) -> &'static str {
+        match self {
+            Self::Reconstruction => "reconstruction.png",
+            Self::Masks => "masks.png",
+            Self::Attention => "attention.png",
+            Self::Pca => "pca.png",
+            Self::Neighbours => "neighbours.png",
+            Self::Schedule => "schedule.svg",
+        }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let device = device::open(&args.device)?;
     let model = args.model(&device)?;
+    let path = args
+        .output
+        .clone()
+        .unwrap_or_else(|| args.what.file().into());
+    folder::check_parent(&path)?;
     let source = args.images.as_ref().unwrap_or(&model.config.data.source);
-    let images = picture::images(source)?;
-    let size = (usize::from(args.count), args.seed);
-    let method = model.method.as_ref();
-    picture::draw(&model.config, method, images, size, &args.output)?;
-    println!("{}", args.output.display());
+    match args.what {
+        What::Reconstruction => {
+            let images = picture::images(source)?;
+            let size = (usize::from(args.count), args.seed);
+            picture::draw(&model.config, model.method.as_ref(), images, size, &path)?;
+        }
+        What::Schedule => {
+            let images = source.open(Split::Train)?.len();
+            plot::schedule(
+                &model.config.train,
+                model.method.batch_factor(),
+                images,
+                &path,
+            )?;
+        }
+        _ => save_png(&sheet(&args.columns(&model, source, &device)?)?, &path)?,
+    }
+    println!("{}", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    /// The columns of a sheet of images that are spread over the data.
+    fn columns(
+        &self,
+        model: &Pretrained,
+        source: &DataSource,
+        device: &Device,
+    ) -> Result<Vec<Column>> {
+        let (method, eval) = (model.method.as_ref(), &model.config.eval);
+        let images = drawing::spread(&picture::images(source)?, usize::from(self.count))?;
+        if self.what == What::Masks {
+            // The views of the method itself: some need two.
+            let loading = LoaderConfig {
+                batch_size: images.len().max(1),
+                workers: 0,
+                ..LoaderConfig::default()
+            };
+            let loader = Loader::new(images, method.views(0), loading, self.seed)?;
+            let batch = loader.epoch(0, 0)?.next().transpose()?.ok_or_else(|| {
+                Error::unsupported("a picture", "there is no image to draw", "give images")
+            })?;
+            let batch = batch.to_device(device)?;
+            let view = batch.view(0)?.unit()?;
+            return Ok(vec![
+                ("view".to_owned(), view),
+                drawing::masked(method, &batch, self.seed)?,
+            ]);
+        }
+        let (_, encoder) = choose(method, None)?;
+        let input = method.input();
+        let batch = |images: &Arc<dyn Dataset>| drawing::one_batch(images, input, eval);
+        let own = batch(&images)?;
+        let normed = own.to_device(device)?.view(0)?.normalized(&input.norm)?;
+        match self.what {
+            What::Attention => drawing::attention(encoder, &own, &normed),
+            What::Pca => drawing::pca(encoder, &own, &normed),
+            _ => {
+                let features = |images| any_features(encoder, input, images, (eval, device));
+                let draw = |images: &Arc<dyn Dataset>| batch(images)?.view(0)?.unit();
+                let train = source.open(Split::Train)?;
+                drawing::neighbours(features, (&train, &images), draw)
+            }
+        }
+    }
 }
 
 impl Args {

@@ -132,7 +132,7 @@ impl Pair {
 }
 
 /// Features of images with or without labels; without, they are all of class 0.
-pub(super) fn any_features(
+pub(crate) fn any_features(
     encoder: &dyn Encoder,
     input: &Input,
     images: Arc<dyn Dataset>,
