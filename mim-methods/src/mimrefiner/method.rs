@@ -122,17 +122,11 @@ impl MimRefiner {
     }
 
     fn pool(&self, encoded: &Encoded, block: Option<usize>) -> Result<Tensor> {
-        let tokens = match block {
-            Some(block) => encoded.layer(block)?,
-            None => &encoded.tokens,
+        let pooled = match block {
+            Some(block) => self.pooling.of_layer(encoded, block)?,
+            None => self.pooling.apply(encoded)?,
         };
-        match self.pooling {
-            Pooling::Cls => Ok(tokens.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?),
-            Pooling::Mean => {
-                let patches = tokens.dim(1)? - encoded.prefix;
-                Ok(tokens.narrow(1, encoded.prefix, patches)?.mean(1)?)
-            }
-        }
+        Ok(pooled.contiguous()?)
     }
 
     /// Which of the nearest rows each key takes.

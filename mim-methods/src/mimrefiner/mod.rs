@@ -27,6 +27,7 @@ fn head_name(pooling: Pooling, block: usize) -> String {
     match pooling {
         Pooling::Cls => format!("cls{block}"),
         Pooling::Mean => format!("avg{block}"),
+        Pooling::Max => format!("max{block}"),
     }
 }
 
