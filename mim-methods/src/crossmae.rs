@@ -151,6 +151,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Fu et al., TMLR 2025, arXiv 2401.14391",
     reference: "TonyLianLong/CrossMAE @ ed0677a",
     archs: crate::registry::VITS,
+    about: crate::registry::About {
+        hidden: "75 % of the patches, at random; a third of these is predicted, the others take no part",
+        predicted: "the pixels of these patches, normalised patch by patch",
+        by: "cross-attention alone: each block reads a trained mixture of all the encoder's blocks",
+        loss: "mean squared error on predicted patches",
+        choose: "MAE's accuracy with less work and memory in the decoder.",
+    },
     status: "exact: mixtures, forward, loss, gradients, step",
     recipes: recipes!("crossmae_32px", "crossmae_base"),
     parity: crate::parity::crossmae::setup,

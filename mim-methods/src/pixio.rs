@@ -171,6 +171,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "arXiv 2512.15715",
     reference: "facebookresearch/pixio @ b83555d",
     archs: &["vit_base", "vit_large", "vit_huge", "vit_1b", "vit_5b"],
+    about: crate::registry::About {
+        hidden: "75 % of the image in cells of 4x4 patches; they do not enter the encoder",
+        predicted: "the pixels of the hidden patches, normalised patch by patch",
+        by: "a deep transformer that sees the visible tokens, several class tokens and mask tokens",
+        loss: "mean squared error on hidden patches",
+        choose: "Dense tasks such as depth and segmentation, with large encoders and much data.",
+    },
     status: "exact: forward, loss, gradients, step",
     recipes: recipes!("pixio_32px", "pixio_huge"),
     parity: crate::parity::pixio::setup,

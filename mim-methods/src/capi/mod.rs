@@ -159,6 +159,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Darcet et al., TMLR 2025, arXiv 2502.08769",
     reference: "facebookresearch/capi @ 98b4fa1",
     archs: &["vit_small", "vit_base", "vit_large"],
+    about: crate::registry::About {
+        hidden: "65 % of the patches: all but one block; a few of them are predicted",
+        predicted: "the clusters of what a momentum teacher makes of them, learned at the same time",
+        by: "blocks of cross-attention to the visible tokens, and a linear head",
+        loss: "cross-entropy, and one more for the clustering head",
+        choose: "Frozen features of patches, for segmentation; batches must be large.",
+    },
     status: "exact: masks, clusters, forward, losses, gradients, both steps, teacher",
     recipes: recipes!("capi_32px", "capi_large"),
     parity: crate::parity::capi::setup,

@@ -231,6 +231,13 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Alkin et al., ICLR 2025, arXiv 2402.10093",
     reference: "ml-jku/MIM-Refiner @ cc57423",
     archs: &["vit_base", "vit_large", "vit_huge", "vit_2b"],
+    about: crate::registry::About {
+        hidden: "nothing: it refines an encoder that another method has trained",
+        predicted: "which other image of the batch is the same one, or near to it",
+        by: "contrastive heads on several of the last blocks, each with a queue of neighbours",
+        loss: "cross-entropy over the images of the batch",
+        choose: "Better k-NN and linear accuracy of a finished MAE, data2vec or CrossMAE, in few epochs.",
+    },
     status: "exact: features, neighbours, losses, gradients, step, statistics, queues",
     recipes: recipes!(
         "mimrefiner_32px",
