@@ -171,11 +171,11 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "facebookresearch/ijepa @ 52c1ae9",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"],
     about: crate::registry::About {
-        hidden: "four large blocks are targets; the context is a larger block without them",
-        predicted: "the momentum encoder's features of each target block",
-        by: "a narrow transformer that is told the positions",
-        loss: "smooth L1 of normalised features",
-        choose: "Semantic features without augmentations; good linear accuracy.",
+        hidden: "all but one large block, less the four blocks that are predicted; the encoder sees what is left of it",
+        predicted: "what a momentum copy makes of each of the four blocks when it sees the whole image",
+        by: "a narrow transformer, for each block on its own",
+        loss: "smooth L1",
+        choose: "Features without pixels and without views; linear probes of large encoders.",
     },
     status: "exact: masks, targets, forward, loss, gradients, step, teacher",
     recipes: recipes!("ijepa_32px", "ijepa_huge"),
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(predictor(1408, 384, 16), 29_475_712);
         let giant = IJepaConfig::arch("vit_giant").unwrap();
         assert_eq!((giant.predictor.depth, giant.predictor.num_heads), (16, 16));
-        assert_eq!((giant.encoder.embed_dim as f64 * giant.encoder.mlp_ratio) as usize, 6144);
+        assert!((giant.encoder.mlp_ratio * 1408. - 6144.).abs() < 1e-6);
     }
 
     #[test]

@@ -199,7 +199,8 @@ mod tests {
         let store = ParamStore::cpu(0);
         Rope::new(&store.root(), 8, (7., 7e-4)).unwrap();
         let freqs: Vec<Vec<f32>> = store.var("freqs").unwrap().to_vec2().unwrap();
-        let (high, low) = (14. * PI as f32, 1.4e-3 * PI as f32);
+        let pi = std::f32::consts::PI;
+        let (high, low) = (14. * pi, 1.4e-3 * pi);
         let wanted = [high, low, high, low, 0., 0., 0., 0.];
         for (index, wanted) in wanted.iter().enumerate() {
             assert!((freqs[0][index] - wanted).abs() < 1e-5);

@@ -62,17 +62,7 @@ impl Schedule {
                 finite("warmup_factor", *warmup_factor)?;
                 length(*warmup)
             }
-            Self::Staged { starts, inner } => {
-                ascending("starts", starts)?;
-                if starts[0] != 0 {
-                    return Err(bad(
-                        "starts",
-                        format!("{starts:?}"),
-                        "the first stage starts at epoch 0",
-                    ));
-                }
-                inner.validate()
-            }
+            Self::Staged { starts, inner } => staged(starts, inner),
         }
     }
 
@@ -137,6 +127,15 @@ impl Schedule {
         finite("warmup_start", *start)?;
         length(*warmup)
     }
+}
+
+fn staged(starts: &[usize], inner: &Schedule) -> Result<()> {
+    ascending("starts", starts)?;
+    if starts[0] != 0 {
+        let why = "the first stage starts at epoch 0";
+        return Err(bad("starts", format!("{starts:?}"), why));
+    }
+    inner.validate()
 }
 
 fn bad(field: &'static str, value: String, why: &'static str) -> Error {

@@ -27,19 +27,8 @@ impl Schedule {
             Self::WarmupCosine { peak, min, warmup } => {
                 warmed_cosine((*peak, *min), warmup.length(steps.0, step), steps.1)
             }
-            Self::TableCosine {
-                peak,
-                min,
-                warmup_start,
-                warmup,
-            } => {
-                let ((done, total), warmup) = (steps.1, warmup.length(steps.0, step));
-                if done < warmup {
-                    // A table of one warm-up step holds only its start.
-                    lerp(*warmup_start, *peak, done / (warmup - 1.).max(1.))
-                } else {
-                    half_cosine(*peak, *min, progress((done - warmup, total - warmup)))
-                }
+            Self::TableCosine { .. } | Self::LongCosine { .. } | Self::Poly { .. } => {
+                self.warmed(step)
             }
             Self::TimmCosine { .. } | Self::MultiStep { .. } => self.set_after_step(step),
             Self::Piecewise { points, per } => piecewise(
@@ -53,17 +42,31 @@ impl Schedule {
                 let grown = factor * (1 + step.epoch) as f64 / step.epochs.max(1) as f64;
                 value * grown.min(1.)
             }
-            Self::Poly {
-                start,
-                end,
-                power,
-                warmup_factor,
+            Self::Ahead { steps, inner } => inner.at(&StepContext {
+                iter: step.iter + steps,
+                ..step.clone()
+            }),
+            Self::Staged { starts, inner } => inner.at(&stage(starts, step)),
+        }
+    }
+
+    /// The variants with a warm-up of their own kind.
+    fn warmed(&self, step: &StepContext) -> f64 {
+        let steps = (Per::Iter, Per::Iter.place(step));
+        match self {
+            Self::TableCosine {
+                peak,
+                min,
+                warmup_start,
                 warmup,
             } => {
-                let value = lerp(*end, *start, (1. - progress(steps.1)).powf(*power));
-                let warmup = warmup.length(steps.0, step);
-                let warm = progress((steps.1.0, warmup));
-                value * lerp(*warmup_factor, 1., warm)
+                let ((done, total), warmup) = (steps.1, warmup.length(steps.0, step));
+                if done < warmup {
+                    // A table of one warm-up step holds only its start.
+                    lerp(*warmup_start, *peak, done / (warmup - 1.).max(1.))
+                } else {
+                    half_cosine(*peak, *min, progress((done - warmup, total - warmup)))
+                }
             }
             Self::LongCosine {
                 peak,
@@ -85,11 +88,19 @@ impl Schedule {
                     )
                 }
             }
-            Self::Ahead { steps, inner } => inner.at(&StepContext {
-                iter: step.iter + steps,
-                ..step.clone()
-            }),
-            Self::Staged { starts, inner } => inner.at(&stage(starts, step)),
+            Self::Poly {
+                start,
+                end,
+                power,
+                warmup_factor,
+                warmup,
+            } => {
+                let value = lerp(*end, *start, (1. - progress(steps.1)).powf(*power));
+                let warmup = warmup.length(steps.0, step);
+                let warm = progress((steps.1.0, warmup));
+                value * lerp(*warmup_factor, 1., warm)
+            }
+            other => other.at(step),
         }
     }
 

@@ -233,11 +233,11 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "ml-jku/MIM-Refiner @ cc57423",
     archs: &["vit_base", "vit_large", "vit_huge", "vit_2b"],
     about: crate::registry::About {
-        hidden: "nothing",
-        predicted: "the nearest neighbour of the image among recent ones",
-        by: "heads on several middle blocks",
-        loss: "InfoNCE with nearest neighbours",
-        choose: "Refines a finished MIM encoder in a few epochs: far better k-NN.",
+        hidden: "nothing: it refines an encoder that another method has trained",
+        predicted: "which other image of the batch is the same one, or near to it",
+        by: "contrastive heads on several of the last blocks, each with a queue of neighbours",
+        loss: "cross-entropy over the images of the batch",
+        choose: "Better k-NN and linear accuracy of a finished MAE, data2vec or CrossMAE, in few epochs.",
     },
     status: "exact: features, neighbours, losses, gradients, step, statistics, queues",
     recipes: recipes!(
