@@ -100,7 +100,7 @@ fn regression(c: &mut Criterion) {
         run(c, "regression", recipe, &config, &pair);
     }
     // A group of eight points a token.
-    let points = pair(IMAGES, Rows::Masked, 24, patches(24));
+    let points = self::pair(IMAGES, Rows::Masked, 24, patches(24));
     run(
         c,
         "chamfer",

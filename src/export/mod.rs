@@ -125,6 +125,15 @@ pub fn export(
 /// (source, config.json, what loads it, weights)
 type Parts = (&'static str, Value, String, WeightMap);
 
+/// timm's name of a pooling.
+fn global_pool(pooling: Pooling) -> &'static str {
+    match pooling {
+        Pooling::Cls => "token",
+        Pooling::Mean => "avg",
+        Pooling::Max => "max",
+    }
+}
+
 fn timm(
     model: &Pretrained,
     encoder: &EncoderConfig,
@@ -162,12 +171,8 @@ fn timm(
     let ImageSize { height, width } = encoder.image_size();
     arguments["img_size"] = json!([height, width]);
     arguments["in_chans"] = json!(encoder.in_channels());
-    let pool = match model.config.eval.pooling {
-        Pooling::Cls => "token",
-        Pooling::Mean => "avg",
-        Pooling::Max => "max",
-    };
     // timm reads it from there when a folder is loaded by name.
+    let pool = global_pool(model.config.eval.pooling);
     arguments["global_pool"] = json!(pool);
     // With it timm would move the last norm behind the mean; evaluations take the mean of normed tokens.
     if source == "timm" {

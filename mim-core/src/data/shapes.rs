@@ -238,21 +238,7 @@ impl Piece {
                     break [far * cos, far * sin, tube * up];
                 }
             },
-            Self::Pyramid(side, half) => {
-                let across = 2. * rng.random::<f32>() - 1.;
-                if rng.random::<f32>() * (slope(side, half) + side) < side {
-                    return [side * signed, side * across, -half];
-                }
-                let share = unit.sqrt();
-                let (along, out) = (side * share * across, side * share);
-                let height = half - 2. * half * share;
-                match rng.random_range(0..4) {
-                    0 => [out, along, height],
-                    1 => [-out, along, height],
-                    2 => [along, out, height],
-                    _ => [along, -out, height],
-                }
-            }
+            Self::Pyramid(side, half) => on_pyramid([side, half], [unit, signed], rng),
             Self::Helix(radius, half, tube, turns) => {
                 let (up, out) = (sin * tube, radius + cos * tube);
                 let (sin, cos) = (TAU * turns * unit).sin_cos();
@@ -270,6 +256,23 @@ fn slope(side: f32, half: f32) -> f32 {
 /// Areas of the two faces across each axis.
 fn faces([a, b, c]: [f32; 3]) -> [f32; 3] {
     [8. * b * c, 8. * a * c, 8. * a * b]
+}
+
+/// A point from two numbers, evenly spread in `[0, 1]` and `[-1, 1]`, which are the same number.
+fn on_pyramid([side, half]: [f32; 2], [unit, signed]: [f32; 2], rng: &mut ChaCha8Rng) -> [f32; 3] {
+    let across = 2. * rng.random::<f32>() - 1.;
+    if rng.random::<f32>() * (slope(side, half) + side) < side {
+        return [side * signed, side * across, -half];
+    }
+    let share = unit.sqrt();
+    let (along, out) = (side * share * across, side * share);
+    let height = half - 2. * half * share;
+    match rng.random_range(0..4) {
+        0 => [out, along, height],
+        1 => [-out, along, height],
+        2 => [along, out, height],
+        _ => [along, -out, height],
+    }
 }
 
 fn on_box(middle: [f32; 3], half: [f32; 3], rng: &mut ChaCha8Rng) -> [f32; 3] {
