@@ -7,7 +7,7 @@ use std::path::Path;
 
 use configs::{beit, beit_like, mae, plain, supported, swin_config, vit_config};
 
-use mim_core::encoders::EncoderConfig;
+use mim_core::encoders::{EncoderConfig, SwinConfig};
 use mim_core::weights::{Source, WeightMap};
 use mim_core::{Error, ImageSize, Result};
 use mim_eval::Pooling;
@@ -153,15 +153,8 @@ fn timm(
             ("vit_base_patch16_224", "timm", arguments)
         }
         EncoderConfig::Swin(swin) => {
-            let arguments = json!({
-                "patch_size": swin.patch_size,
-                "embed_dim": swin.embed_dim,
-                "depths": swin.depths,
-                "num_heads": swin.num_heads,
-                "window_size": swin.window_size,
-                "mlp_ratio": swin.mlp_ratio,
-            });
             supported(swin, "timm")?;
+            let arguments = swin_arguments(swin);
             ("swin_base_patch4_window7_224", "timm_swin", arguments)
         }
         EncoderConfig::PvtV2(_) | EncoderConfig::ConvMae(_) | EncoderConfig::RopeVit(_) => {
@@ -201,6 +194,17 @@ fn timm(
         folder.display()
     );
     Ok((source, config, loads, without_mask_token(&weights)))
+}
+
+fn swin_arguments(swin: &SwinConfig) -> Value {
+    json!({
+        "patch_size": swin.patch_size,
+        "embed_dim": swin.embed_dim,
+        "depths": swin.depths,
+        "num_heads": swin.num_heads,
+        "window_size": swin.window_size,
+        "mlp_ratio": swin.mlp_ratio,
+    })
 }
 
 /// `weights` are those of the encoder, and all.

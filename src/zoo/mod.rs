@@ -185,25 +185,7 @@ impl Published {
                 pos_embed: PosEmbedKind::SincosRowFirst,
                 ..vit
             },
-            "ijepa" => VitConfig {
-                num_class_tokens: 0,
-                ..vit
-            },
-            "crossmae" => VitConfig {
-                final_norm: false,
-                ..vit
-            },
-            "pixio" => VitConfig {
-                image_size: 256.into(),
-                patch_size: 16,
-                num_class_tokens: 8,
-                pos_embed: PosEmbedKind::Learned,
-                ..vit
-            },
-            "mimrefiner" => VitConfig {
-                resize_positions: true,
-                ..vit
-            },
+            "ijepa" | "crossmae" | "pixio" | "mimrefiner" => near_mae(self.method, vit),
             // Its blocks are followed by a projector in place of a norm.
             "sim" => VitConfig {
                 pos_embed: PosEmbedKind::SincosRowFirst,
@@ -244,5 +226,31 @@ impl Published {
             Home::Hub(_) => format!("{SCHEME}{}", self.name),
             Home::Page(_) => format!("{SCHEME}{}=PATH", self.name),
         }
+    }
+}
+
+/// MAE's encoder with other class tokens, positions or end.
+fn near_mae(method: &str, vit: VitConfig) -> VitConfig {
+    match method {
+        "ijepa" => VitConfig {
+            num_class_tokens: 0,
+            ..vit
+        },
+        "crossmae" => VitConfig {
+            final_norm: false,
+            ..vit
+        },
+        "pixio" => VitConfig {
+            image_size: 256.into(),
+            patch_size: 16,
+            num_class_tokens: 8,
+            pos_embed: PosEmbedKind::Learned,
+            ..vit
+        },
+        "mimrefiner" => VitConfig {
+            resize_positions: true,
+            ..vit
+        },
+        _ => vit,
     }
 }

@@ -381,6 +381,30 @@ fn capi() -> Headers {
     headers
 }
 
+fn other_class_tokens(entry: &Published) -> Headers {
+    let (dim, _, _, patch) = size(entry);
+    let mut headers = plain(entry, "", "full", None);
+    match entry.method {
+        // Both encoders are named so, in parts of their checkpoint.
+        "ijepa" => {
+            headers = plain(entry, "module.", "full", None);
+            headers.remove("module.cls_token");
+            put(&mut headers, "module.pos_embed", &[1, 16 * 16, dim]);
+        }
+        "pixio" => {
+            put(&mut headers, "cls_token", &[1, 8, dim]);
+            put(&mut headers, "pos_embed", &[1, 8 + 16 * 16, dim]);
+        }
+        _ => {
+            headers.remove("cls_token");
+            put(&mut headers, "cls_tokens.tokens", &[1, 1, dim]);
+            let side = 224 / patch;
+            put(&mut headers, "pos_embed.embed", &[1, side, side, dim]);
+        }
+    }
+    headers
+}
+
 /// What the file of an entry holds, by the specifications of its home; decoders and heads only where they are ours too.
 fn headers(entry: &Published) -> Headers {
     let grid = Some(224 / if entry.arch == "vit_huge" { 14 } else { 16 });
@@ -414,28 +438,7 @@ fn headers(entry: &Published) -> Headers {
             headers
         }
         ("capi", _) => capi(),
-        // Both encoders are named so, in parts of their checkpoint.
-        ("ijepa", _) => {
-            let mut headers = plain(entry, "module.", "full", grid);
-            headers.remove("module.cls_token");
-            put(&mut headers, "module.pos_embed", &[1, 16 * 16, 1280]);
-            headers
-        }
-        ("pixio", _) => {
-            let (dim, ..) = size(entry);
-            let mut headers = plain(entry, "", "full", None);
-            put(&mut headers, "cls_token", &[1, 8, dim]);
-            put(&mut headers, "pos_embed", &[1, 8 + 16 * 16, dim]);
-            headers
-        }
-        ("mimrefiner", _) => {
-            let ((dim, _, _, patch), mut headers) = (size(entry), plain(entry, "", "full", None));
-            headers.remove("cls_token");
-            put(&mut headers, "cls_tokens.tokens", &[1, 1, dim]);
-            let side = 224 / patch;
-            put(&mut headers, "pos_embed.embed", &[1, side, side, dim]);
-            headers
-        }
+        ("ijepa" | "pixio" | "mimrefiner", _) => other_class_tokens(entry),
         (_, "hf_beit" | "hf_vit_mae" | "hf_dinov2") => transformers(entry),
         ("bootmae", _) => plain(entry, "", "qv", grid),
         ("fastmim", _) => plain(entry, "", "full", Some(8)),
