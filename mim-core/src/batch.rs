@@ -6,11 +6,16 @@ use candle_core::{Device, Tensor};
 
 use crate::{Error, Result, View, ops};
 
+/// The number of a patch that belongs to no part and takes no part in training, in part maps.
+pub const NO_PART: u32 = 255;
+
 /// One or more views of the same images, with what else a method needs to know about them.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The views, in the order of the method's plan.
     pub views: Vec<View>,
+    /// The number of each image in its data set, on the host; empty where nobody knows.
+    pub indices: Vec<u32>,
     /// Class labels `[batch]` u32, where the data has them.
     pub labels: Option<Tensor>,
     /// Further named inputs: `part_id` `[batch, tokens]`, `points` `[batch, points, 3]`, ...
@@ -22,6 +27,7 @@ impl Batch {
     pub fn single(view: View) -> Self {
         Self {
             views: vec![view],
+            indices: Vec::new(),
             labels: None,
             extras: BTreeMap::new(),
         }
@@ -65,6 +71,7 @@ impl Batch {
                 .iter()
                 .map(|view| view.to_device(device))
                 .collect::<Result<_>>()?,
+            indices: self.indices.clone(),
             labels: self
                 .labels
                 .as_ref()

@@ -36,7 +36,7 @@ pub mod train;
 mod view;
 pub mod weights;
 
-pub use batch::Batch;
+pub use batch::{Batch, NO_PART};
 pub use decoder::{DecodeContext, Decoder};
 pub use encoder::{EncodeOptions, Encoded, Encoder, MaskMode, Masking};
 pub use error::{Error, Result, Text};

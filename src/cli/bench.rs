@@ -205,6 +205,7 @@ impl Step {
         }
         Ok(Batch {
             views,
+            indices: Vec::new(),
             labels: None,
             extras: BTreeMap::new(),
         })

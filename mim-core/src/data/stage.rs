@@ -29,6 +29,7 @@ pub(super) struct Stage {
 pub(super) struct Chunk {
     views: Vec<Planes>,
     labels: Vec<u32>,
+    indices: Vec<u32>,
     samples: usize,
     /// Why samples were replaced or left out, with their names.
     pub(super) unreadable: Vec<String>,
@@ -82,6 +83,7 @@ impl Stage {
             planes.push(sample, view)?;
         }
         chunk.labels.extend(self.dataset.label(read));
+        chunk.indices.extend(u32::try_from(read));
         chunk.unreadable.extend(unreadable);
         chunk.samples += 1;
         Ok(())
@@ -170,6 +172,7 @@ impl Chunk {
             planes.crops.extend(more.crops);
         }
         self.labels.extend(other.labels);
+        self.indices.extend(other.indices);
         self.samples += other.samples;
         Ok(())
     }
@@ -198,6 +201,7 @@ impl Chunk {
             .transpose()?;
         Ok(Batch {
             views,
+            indices: self.indices,
             labels,
             extras: std::collections::BTreeMap::new(),
         })

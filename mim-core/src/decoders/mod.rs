@@ -5,6 +5,7 @@ mod image_order;
 mod inject;
 mod latent_decoder;
 mod pooled;
+mod query_stream;
 mod relative;
 mod settings;
 mod visible_mlp;
@@ -13,6 +14,7 @@ pub use aggregation::{AggregationDecoder, AggregationDecoderConfig};
 pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use latent_decoder::{LatentDecoder, Latents};
 pub use pooled::PooledDecoder;
+pub use query_stream::{QueryHead, QueryStream, QueryStreamConfig};
 pub use relative::{RelativePredictor, RelativePredictorConfig};
 pub use settings::{DecoderSettings, DecoderShape, TokensNeeded};
 pub use visible_mlp::{VisibleMlp, VisibleMlpConfig};
@@ -25,4 +27,5 @@ crate::parts! {
     light => LightDecoderConfig, LightDecoder;
     latent_regressor => LatentRegressorConfig, LatentRegressor;
     prompt => PromptDecoderConfig, PromptDecoder, PromptOutput;
+    mean_mlp => MeanMlpConfig, MeanMlp;
 }

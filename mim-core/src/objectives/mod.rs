@@ -29,6 +29,7 @@ crate::parts! {
     cosine => CosineConfig, Cosine, CosineAxis;
     cross_entropy => CrossEntropyConfig, CrossEntropy;
     info_nce => InfoNceConfig, InfoNce;
+    patch_nce => PatchNceConfig, PatchNce;
     uni_grad => UniGradConfig, UniGrad;
 }
 

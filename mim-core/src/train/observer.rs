@@ -1,6 +1,7 @@
 //! Who watches a run.
 
 use super::EpochRecord;
+use crate::Method;
 
 /// What is known after an optimizer step.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +33,10 @@ pub trait Observer {
 
     /// After each epoch.
     fn epoch(&mut self, _record: &EpochRecord) {}
+
+    /// After the last step of a stage but the last one ([`Method::stages`]), while `method` is what it has trained; in the
+    /// process that writes the run folder.
+    fn stage(&mut self, _stage: usize, _method: &dyn Method) {}
 
     /// Asked after each step; the run then writes a checkpoint and ends, on GPUs behind the step that is under way.
     fn stop(&self) -> bool {

@@ -9,6 +9,7 @@ mod fastmim;
 mod ibot;
 mod mae;
 mod pvt_v2;
+mod saim;
 mod swin;
 mod transformers;
 
@@ -25,6 +26,7 @@ pub use fastmim::FastMimInit;
 pub use ibot::IbotInit;
 pub use mae::MaeInit;
 pub use pvt_v2::PvtV2Init;
+pub use saim::SaimInit;
 pub use swin::SwinInit;
 pub use transformers::TransformersInit;
 
@@ -129,6 +131,8 @@ pub enum Init {
     /// [`FastMimInit`].
     #[serde(rename = "fastmim")]
     FastMim,
+    /// [`SaimInit`].
+    Saim,
 }
 
 impl Init {
@@ -145,6 +149,7 @@ impl Init {
             Self::Ibot => Box::new(IbotInit { patch_values }),
             Self::PvtV2 => Box::new(PvtV2Init),
             Self::FastMim => Box::new(FastMimInit { patch_values }),
+            Self::Saim => Box::new(SaimInit { patch_values }),
         }
     }
 }

@@ -6,6 +6,7 @@ mod cae;
 mod clip;
 mod cmae;
 mod convmae;
+mod dbot;
 mod dino;
 mod dmjd;
 mod dvae;
@@ -13,7 +14,9 @@ mod fastmim;
 mod hf_vit_mae;
 mod ibot;
 mod mae;
+mod mimco;
 mod mmengine;
+mod saim;
 mod short_vit;
 mod sim;
 mod simmim;
@@ -53,8 +56,11 @@ const SOURCES: &[Known] = &[
     ("dvae", dvae::openai),
     ("flava_codebook", dvae::flava),
     ("fastmim", fastmim::rules),
+    ("dbot", dbot::rules),
     ("dmjd", dmjd::rules),
+    ("mimco", mimco::rules),
     ("mmengine", mmengine::rules),
+    ("saim", saim::rules),
     ("short_vit", short_vit::rules),
     ("ibot", ibot::rules),
     ("milan", mae::rules),
