@@ -41,5 +41,6 @@ methods! {
     data2vec => Data2VecConfig;
     cae => CaeConfig;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
+    sdae => SdaeConfig, TeacherView;
     custom;
 }

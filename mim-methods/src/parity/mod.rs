@@ -32,6 +32,7 @@ mod problem;
 mod report;
 mod rounding;
 mod run;
+pub(crate) mod sdae;
 pub(crate) mod sim;
 pub(crate) mod simmim;
 mod stores;
