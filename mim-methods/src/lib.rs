@@ -42,5 +42,6 @@ methods! {
     cae => CaeConfig;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     sdae => SdaeConfig, TeacherView;
+    mimco => MimCoConfig, ImageFeature, PatchNegatives;
     custom;
 }

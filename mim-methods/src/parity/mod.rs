@@ -26,6 +26,7 @@ pub(crate) mod mae;
 pub(crate) mod maskfeat;
 pub(crate) mod mcbeit;
 pub(crate) mod milan;
+pub(crate) mod mimco;
 mod optimizer;
 pub(crate) mod peco;
 mod problem;
