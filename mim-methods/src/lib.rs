@@ -43,5 +43,6 @@ methods! {
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
     sdae => SdaeConfig, TeacherView;
     mimco => MimCoConfig, ImageFeature, PatchNegatives;
+    saim => SaimConfig;
     custom;
 }

@@ -33,6 +33,7 @@ mod problem;
 mod report;
 mod rounding;
 mod run;
+pub(crate) mod saim;
 pub(crate) mod sdae;
 pub(crate) mod sim;
 pub(crate) mod simmim;
