@@ -44,5 +44,6 @@ methods! {
     sdae => SdaeConfig, TeacherView;
     mimco => MimCoConfig, ImageFeature, PatchNegatives;
     saim => SaimConfig;
+    dbot => DBotConfig;
     custom;
 }

@@ -15,6 +15,7 @@ mod compare;
 mod components;
 pub(crate) mod convmae;
 pub(crate) mod data2vec;
+pub(crate) mod dbot;
 mod derived;
 pub(crate) mod dmjd;
 pub(crate) mod eva;

@@ -9,7 +9,7 @@ use mim_core::train::{EpochLog, Trainer};
 use mim_core::{Error, Result};
 
 use super::summary::Summary;
-use super::{INIT, picture, probe};
+use super::{INIT, picture, probe, stages};
 use crate::cli::plot;
 
 /// Pictures, probes and summary of a finished run. Nothing here costs the run: what fails is said and listed.
@@ -40,6 +40,7 @@ pub(super) fn finish(
         summary.rows = probe::all(config, method, images, device);
     }
     summary.notes = method.notes();
+    summary.stages = stages::read(run);
     if let Ok(started) = std::fs::read_to_string(run.join(INIT)) {
         summary
             .notes

@@ -5,6 +5,7 @@ mod finish;
 pub(crate) mod picture;
 pub(crate) mod probe;
 mod resume;
+mod stages;
 pub(crate) mod summary;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use mim_core::train::{Checkpoint, Outcome, Trainer};
 pub(crate) use args::Args;
 use finish::finish;
 use resume::{is_finished, other_images, same_settings};
+use stages::Stages;
 
 use crate::cli::folder::{self, Contents};
 use crate::cli::progress::Progress;
@@ -95,16 +97,23 @@ fn train(
         );
     }
     let (mut trainer, images) = ready(args, config, (device, comm), (&run, resumed.as_ref()))?;
-    let mut progress = Progress::new(config.train.epochs, leads);
-    let outcome = match trainer.train(&mut progress) {
-        Err(error) if leads && resumed.is_none() && progress.is_empty() => {
+    let mut watch = Stages {
+        progress: Progress::new(config.train.epochs, leads),
+        config,
+        images: &images,
+        device,
+        run: run.clone(),
+        evaluate: !args.no_eval,
+    };
+    let outcome = match trainer.train(&mut watch) {
+        Err(error) if leads && resumed.is_none() && watch.progress.is_empty() => {
             // A start that failed is no run.
             folder::remove(&run)?;
             return Err(error);
         }
         done => done?,
     };
-    let status = progress.finish();
+    let status = watch.progress.finish();
     if let Outcome::Stopped { step } = outcome {
         if leads {
             eprintln!(
