@@ -44,6 +44,7 @@ methods! {
     sdae => SdaeConfig, TeacherView;
     mimco => MimCoConfig, ImageFeature, PatchNegatives;
     saim => SaimConfig;
+    semmae => SemMaeConfig, PartsConfig;
     dbot => DBotConfig;
     custom;
 }

@@ -101,6 +101,7 @@ pub const ZOO: &[Published] = &[
     row(["dinov2_base", "dinov2", "vit_base"], (Hub("facebook/dinov2-base"), "hf_dinov2"), APACHE, FEATURES, ""),
     row(["dinov2_large", "dinov2", "vit_large"], (Hub("facebook/dinov2-large"), "hf_dinov2"), APACHE, FEATURES, ""),
     row(["saim_base", "saim", "vit_base"], (Page("https://github.com/qiy20/SAIM"), "saim"), UNKNOWN, (Imagenet, PATCHES), "83.9 fine-tuned, 62.5 linear, 800 epochs (SAIM, README)"),
+    row(["semmae_base", "semmae", "vit_base"], (Page("https://github.com/ucasligang/SemMAE"), "mae"), UNKNOWN, (Imagenet, PATCHES), "84.4 fine-tuned with patches of 8 pixels, 800 epochs (SemMAE, README)"),
     row(["dbot_base", "dbot", "vit_base"], (DBOT, "dbot"), UNKNOWN, FEATURES, "84.5 fine-tuned (dBOT, README)"),
     row(["dbot_large", "dbot", "vit_large"], (DBOT, "dbot"), UNKNOWN, FEATURES, "86.6 fine-tuned (dBOT, README)"),
     row(["dbot_huge", "dbot", "vit_huge"], (DBOT, "dbot"), UNKNOWN, FEATURES, "87.4 fine-tuned (dBOT, README)"),

@@ -36,6 +36,7 @@ mod rounding;
 mod run;
 pub(crate) mod saim;
 pub(crate) mod sdae;
+pub(crate) mod semmae;
 pub(crate) mod sim;
 pub(crate) mod simmim;
 mod stores;
