@@ -123,7 +123,7 @@ fn small(c: &mut Criterion) {
         let mut encoder = settings.build(&root).expect("the sizes fit");
         let way = match settings.hiding() {
             MaskMode::Drop => Way::Drop,
-            MaskMode::Replace => Way::Replace,
+            MaskMode::Replace | MaskMode::Causal => Way::Replace,
             MaskMode::Paint => {
                 let painted = PixelMasked::new(&root, encoder, channels);
                 encoder = Box::new(painted.expect("a name not taken"));

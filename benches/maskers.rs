@@ -50,6 +50,7 @@ fn rules(c: &mut Criterion) {
     let scores: Vec<f32> = (0..IMAGES * GRID.len())
         .map(|i| (i as f32 * 12.9898).sin().abs())
         .collect();
+    let parts: Vec<u32> = (0u32..).map(|i| i % 7).take(scores.len()).collect();
     let mut group = c.benchmark_group("maskers");
     group.throughput(Throughput::Elements(IMAGES as u64));
     for (name, config) in all() {
@@ -59,7 +60,8 @@ fn rules(c: &mut Criterion) {
             grid: GRID,
             guide: match masker.guide() {
                 GuideKind::Scores => Guide::Scores(&scores),
-                _ => Guide::None,
+                GuideKind::Parts => Guide::Parts(&parts),
+                GuideKind::None => Guide::None,
             },
             step: &step,
         };

@@ -16,8 +16,8 @@ use common::{GRID, brief, mask, time, values};
 use criterion::{Criterion, criterion_group, criterion_main};
 use mim_core::objectives::{
     ChamferConfig, CosineConfig, CrossEntropyConfig, DistillationLogits, InfoNceConfig,
-    ObjectiveSettings, RegressionConfig, RowNorm, SelfDistillationConfig, TokenWeights,
-    UniGradConfig,
+    ObjectiveSettings, PatchNceConfig, RegressionConfig, RowNorm, SelfDistillationConfig,
+    TokenWeights, UniGradConfig,
 };
 use mim_core::{Mask, Objective, ParamStore, Prediction, Rows, StepContext, Target};
 
@@ -141,6 +141,12 @@ fn contrast(c: &mut Criterion) {
     run(c, "info_nce", "cmae", &InfoNceConfig::default(), &pair);
 }
 
+fn patch_nce(c: &mut Criterion) {
+    let keys = values(&[IMAGES, GRID.len(), FEATURES]).as_detached_tensor();
+    let pair = pair(IMAGES, Rows::Patches, FEATURES, Target::patches(keys));
+    run(c, "patch_nce", "mimco", &PatchNceConfig::default(), &pair);
+}
+
 /// iBOT's two global and ten local crops.
 fn distillation(c: &mut Criterion) {
     let (globals, locals) = (2, 10);
@@ -169,6 +175,6 @@ fn distillation(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = brief();
-    targets = regression, features, tokens, contrast, distillation
+    targets = regression, features, tokens, contrast, patch_nce, distillation
 }
 criterion_main!(benches);

@@ -18,7 +18,7 @@ use mim_core::encoders::{Vit, VitConfig};
 use mim_core::{Norm, ParamStore, Result, StepContext};
 use mim_targets::dvae::{DvaeConfig, DvaeEncoder};
 use mim_targets::{
-    ComplementTarget, FeatureTarget, FeatureTargetConfig, HogTargetConfig, PatchNorm,
+    ComplementTarget, FeatureTarget, FeatureTargetConfig, FoldTarget, HogTargetConfig, PatchNorm,
     PixelTargetConfig, TargetGenerator, TargetRequest, TokenTarget,
 };
 
@@ -125,6 +125,12 @@ fn complement(c: &mut Criterion) {
     generate(c, ("complement", "cae"), (4, SIDE), &target);
 }
 
+fn folds(c: &mut Criterion) {
+    let network = teacher().expect("settings hold");
+    let target = FoldTarget::new(network, Norm::imagenet(), (3, None)).expect("three folds");
+    generate(c, ("folds", "sdae"), (4, SIDE), &target);
+}
+
 fn tokens(c: &mut Criterion) {
     let config = DvaeConfig {
         n_hid: 32,
@@ -144,6 +150,6 @@ fn tokens(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = brief();
-    targets = pixels, histograms, features, complement, tokens
+    targets = pixels, histograms, features, complement, folds, tokens
 }
 criterion_main!(benches);

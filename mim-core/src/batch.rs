@@ -6,17 +6,20 @@ use candle_core::{Device, Tensor};
 
 use crate::{Error, Result, View, ops};
 
+/// The number of a patch that belongs to no part and takes no part in training, in part maps.
+pub const NO_PART: u32 = 255;
+
 /// One or more views of the same images, with what else a method needs to know about them.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The views, in the order of the method's plan.
     pub views: Vec<View>,
+    /// The number of each image in its data set, on the host; empty where nobody knows.
+    pub indices: Vec<u32>,
     /// Class labels `[batch]` u32, where the data has them.
     pub labels: Option<Tensor>,
     /// Further named inputs: `part_id` `[batch, tokens]`, `points` `[batch, points, 3]`, ...
     pub extras: BTreeMap<String, Tensor>,
-    /// Numbers of the images in their data set, where they are known.
-    pub indices: Vec<u32>,
 }
 
 impl Batch {
@@ -24,9 +27,9 @@ impl Batch {
     pub fn single(view: View) -> Self {
         Self {
             views: vec![view],
+            indices: Vec::new(),
             labels: None,
             extras: BTreeMap::new(),
-            indices: Vec::new(),
         }
     }
 
@@ -68,6 +71,7 @@ impl Batch {
                 .iter()
                 .map(|view| view.to_device(device))
                 .collect::<Result<_>>()?,
+            indices: self.indices.clone(),
             labels: self
                 .labels
                 .as_ref()
@@ -78,7 +82,6 @@ impl Batch {
                 .iter()
                 .map(|(name, xs)| Ok((name.clone(), ops::to_device(xs, device)?)))
                 .collect::<Result<_>>()?,
-            indices: self.indices.clone(),
         })
     }
 }

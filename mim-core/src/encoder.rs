@@ -16,6 +16,8 @@ pub enum MaskMode {
     /// Their pixels are painted over in a trained colour, before any encoder (FastMIM): the encoder is a
     /// [`crate::encoders::PixelMasked`].
     Paint,
+    /// All patches enter; each sees the class token, itself and those before it in the mask's order (SAIM).
+    Causal,
 }
 
 impl MaskMode {
@@ -24,6 +26,7 @@ impl MaskMode {
         match self {
             Self::Drop => Masking::Drop(mask),
             Self::Replace | Self::Paint => Masking::Replace(mask),
+            Self::Causal => Masking::Causal(mask),
         }
     }
 }
@@ -37,6 +40,8 @@ pub enum Masking<'a> {
     Drop(&'a Mask),
     /// All patches enter, hidden ones replaced by a learned mask token (BEiT, SimMIM).
     Replace(&'a Mask),
+    /// All patches enter; each sees the class token, itself and those before it in the mask's order (SAIM).
+    Causal(&'a Mask),
 }
 
 impl<'a> Masking<'a> {
@@ -44,7 +49,7 @@ impl<'a> Masking<'a> {
     pub fn mask(&self) -> Option<&'a Mask> {
         match self {
             Self::None => None,
-            Self::Drop(mask) | Self::Replace(mask) => Some(mask),
+            Self::Drop(mask) | Self::Replace(mask) | Self::Causal(mask) => Some(mask),
         }
     }
 }

@@ -39,7 +39,7 @@ pub mod train;
 mod view;
 pub mod weights;
 
-pub use batch::Batch;
+pub use batch::{Batch, NO_PART};
 pub use classifier::Classifier;
 pub use decoder::{DecodeContext, Decoder};
 pub use encoder::{EncodeOptions, Encoded, Encoder, MaskMode, Masking};

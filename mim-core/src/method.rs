@@ -71,6 +71,13 @@ pub trait Method: Send + Sync {
         1.
     }
 
+    /// The first epochs of the stages of a run, ascending from 0: the schedule of the learning rate starts again at each,
+    /// and what a stage has trained is reported before the next one replaces it in [`Method::end_epoch`] (dBOT).
+    /// Default: one stage.
+    fn stages(&self) -> &[usize] {
+        &[0]
+    }
+
     /// All encoders that can be evaluated, by name, [`Method::encoder`] first. Default: that one, named `student`.
     fn encoders(&self) -> Vec<(&str, &dyn Encoder)> {
         self.encoder()

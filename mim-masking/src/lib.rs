@@ -30,6 +30,8 @@ mim_core::parts! {
     multi_block => MultiBlockMaskerConfig, BlockSizes, MultiBlockMasker, MultiBlocks;
     inverse_block => InverseBlockMaskerConfig, InverseBlockMasker;
     weighted => WeightedMaskerConfig, WeightedMasker;
+    permutation => PermutationMaskerConfig, PermutationMasker;
+    semantic_part => SemanticPartMaskerConfig, PartCounts, SemanticPartMasker;
     attention => AttentionMaskerConfig, AttentionDraws, AttentionMasker, AttentionMode;
 }
 
@@ -45,15 +47,20 @@ mod tests {
     fn every_masker_samples_the_same_mask_from_the_same_seed() {
         let step = StepContext::new(0);
         let scores: Vec<f32> = (0..4 * 196).map(|at| (at % 31) as f32).collect();
+        let parts: Vec<u32> = (0..4 * 196).map(|at| at % 5).collect();
         for entry in maskers().iter() {
             let settings = entry.read(entry.info.defaults().unwrap()).unwrap();
             let draw = || {
                 let mut rng = ChaCha8Rng::seed_from_u64(3);
+                let masker = settings.build().unwrap();
                 let rq = MaskRequest {
-                    guide: Guide::Scores(&scores),
+                    guide: match masker.guide() {
+                        GuideKind::Parts => Guide::Parts(&parts),
+                        _ => Guide::Scores(&scores),
+                    },
                     ..request(&step, 4, PatchGrid::new(14, 14))
                 };
-                settings.build().unwrap().sample(&rq, &mut rng).unwrap()
+                masker.sample(&rq, &mut rng).unwrap()
             };
             let mask = draw();
             assert_eq!(mask, draw(), "{}", entry.info.name);

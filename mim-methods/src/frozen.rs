@@ -172,7 +172,7 @@ fn missing() -> Error {
         "not set",
         "this target is what a frozen network sees, and its weights come from outside: MILAN's are CLIP \
          ViT-B/16, openai/clip-vit-base-patch16 on the Hugging Face Hub, EVA's CLIP ViT-L/14, \
-         openai/clip-vit-large-patch14 (MIT licence)",
+         openai/clip-vit-large-patch14 (MIT licence), MimCo's MoCo v3, github.com/facebookresearch/moco-v3",
         "set target.checkpoint to \"hf:openai/clip-vit-base-patch16\", to the path of such a file, to the folder \
          of a finished run whose encoder is the teacher, or to \"random\" for random weights",
     )

@@ -47,6 +47,11 @@ methods! {
     capi => CapiConfig, Capi;
     mimrefiner => MimRefinerConfig, MimRefiner;
     eva => EvaConfig, EvaBeitStyle, EvaMaeStyle, EvaStyle;
+    sdae => SdaeConfig, TeacherView;
+    mimco => MimCoConfig, ImageFeature, PatchNegatives;
+    saim => SaimConfig;
+    semmae => SemMaeConfig, PartsConfig;
+    dbot => DBotConfig;
     custom;
     finetune => FinetuneConfig, CutBox, Finetune, Mix, MixConfig, erase, mixed_targets;
 }

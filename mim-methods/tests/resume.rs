@@ -13,7 +13,7 @@ use std::path::Path;
 
 use mim_core::data::LoaderConfig;
 use mim_core::optim::{AdamWConfig, Freeze, LarsConfig};
-use mim_core::train::{Checkpoint, EpochLog, Outcome, TrainConfig, Trainer};
+use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
 
 use mim_core::{Method, Per, Schedule};
 
@@ -88,6 +88,61 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
         assert_eq!(files, content(&cut, 4), "{}", tiny.file);
         assert_eq!(losses(&whole), losses(&cut), "{}", tiny.file);
     }
+}
+
+/// Notes the stages that end, and may end the run after a number of steps.
+struct Stages(Vec<usize>, StopAfter);
+
+impl Observer for Stages {
+    fn step(&mut self, report: &StepReport) {
+        self.1.step(report);
+    }
+
+    fn stage(&mut self, stage: usize, method: &dyn Method) {
+        // The student is still what the stage has trained.
+        let value = |store: usize| {
+            let var = method.stores()[store].1.var("cls_token").unwrap();
+            var.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_ne!(value(0), value(1));
+        self.0.push(stage);
+    }
+
+    fn stop(&self) -> bool {
+        self.1.stop()
+    }
+}
+
+#[test]
+fn a_run_of_stages_resumes_in_any_of_them() {
+    let (dir, dbot) = (tempfile::tempdir().unwrap(), tiny("dbot"));
+    let whole = dir.path().join("whole");
+    let mut watch = Stages(vec![], StopAfter(usize::MAX));
+    trainer(&dbot, &whole, 0).train(&mut watch).unwrap();
+    assert_eq!(watch.0, [0]);
+    // In the first stage, between the two, and in the second; an epoch is two steps and a stage.
+    for steps in 1..4 {
+        let cut = dir.path().join(format!("cut-{steps}"));
+        let mut watch = Stages(vec![], StopAfter(steps));
+        trainer(&dbot, &cut, 0).train(&mut watch).unwrap();
+        let mut resumed = trainer(&dbot, &cut, 0);
+        resumed
+            .resume(&Checkpoint::latest(&cut).unwrap().unwrap())
+            .unwrap();
+        watch.1 = StopAfter(usize::MAX);
+        resumed.train(&mut watch).unwrap();
+        assert_eq!(watch.0, [0], "{steps}");
+        assert_eq!(content(&whole, 4), content(&cut, 4), "{steps}");
+    }
+    let short = TrainConfig {
+        epochs: 1,
+        ..config()
+    };
+    let data: Arc<dyn Dataset> = DataSource::Embedded.open(Split::Train).unwrap();
+    let run = dir.path().join("short");
+    let error = Trainer::new(dbot.build(5), (data, LoaderConfig::default()), short, run);
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("begins at epoch 1"), "{error}");
 }
 
 #[test]

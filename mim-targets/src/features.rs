@@ -1,6 +1,6 @@
 //! Features of a teacher as targets.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 use mim_core::nn::ProjectionHead;
 use mim_core::{
     EncodeOptions, Encoded, Encoder, Error, Masking, Norm, PatchGrid, Result, StepContext, Target,
@@ -26,6 +26,8 @@ pub struct FeatureTargetConfig {
     /// Epsilon of a layer norm without weights on each token; none (the default) for no such norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_norm_eps: Option<f64>,
+    /// Whether that norm divides by the unbiased deviation (SdAE, dBOT). Default false.
+    pub layer_norm_unbiased: bool,
     /// Blocks, from 0, whose outputs before the final norm are averaged (data2vec); none (the default) for the output
     /// of the whole teacher.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -36,6 +38,8 @@ pub struct FeatureTargetConfig {
     pub layers_norm_eps: Option<f64>,
     /// Whether the teacher's class token is a target too, beside the patches (MILAN). Default false.
     pub class_token: bool,
+    /// Whether the mean of the patches is a target too, for the whole image (MimCo). Default false.
+    pub mean_token: bool,
     /// Whether the attention of the teacher's class token in its last block, averaged over the
     /// heads, is kept to guide a masker (MILAN). Default false.
     pub attention: bool,
@@ -50,9 +54,11 @@ impl Default for FeatureTargetConfig {
             norm: Norm::imagenet(),
             final_norm: true,
             layer_norm_eps: None,
+            layer_norm_unbiased: false,
             layers: Vec::new(),
             layers_norm_eps: None,
             class_token: false,
+            mean_token: false,
             attention: false,
             pool: false,
         }
@@ -74,9 +80,19 @@ impl FeatureTargetConfig {
         let (field, why, fix) = if self.layers.is_empty() && self.layers_norm_eps.is_some() {
             let why = "there are no blocks whose outputs it could normalise";
             ("layers_norm_eps", why, "set layers, or leave it out")
+        } else if self.layer_norm_unbiased && self.layer_norm_eps.is_none() {
+            let why = "there is no norm whose deviation it could be";
+            (
+                "layer_norm_unbiased",
+                why,
+                "set layer_norm_eps, or leave it out",
+            )
         } else if !self.layers.is_empty() && self.class_token {
             let why = "of averaged blocks only patches are targets";
             ("class_token", why, "leave out layers, or class_token")
+        } else if self.class_token && self.mean_token {
+            let why = "an image has one row beside its patches, and class_token is set";
+            ("mean_token", why, "leave out class_token, or mean_token")
         } else {
             return Ok(());
         };
@@ -163,7 +179,12 @@ impl TargetGenerator for FeatureTarget {
         let mut target = Target::patches(self.finish(self.norm(&rows)?, &step)?);
         if self.config.class_token {
             let class = encoded.cls()?.ok_or_else(no_class_token)?.detach();
-            target.image = Some(self.finish(self.norm(&class)?, &step)?);
+            let class = self.finish(self.norm(&class)?, &step)?;
+            step.trace("class", || Ok(class.clone()))?;
+            target.image = Some(class);
+        }
+        if self.config.mean_token {
+            target.image = Some(target.patches.mean(1)?);
         }
         if let Some(attention) = encoded.cls_attention {
             target.attention = Some(attention.detach().mean(1)?);
@@ -194,6 +215,7 @@ impl FeatureTarget {
 
     fn norm(&self, rows: &Tensor) -> Result<Tensor> {
         match self.config.layer_norm_eps {
+            Some(eps) if self.config.layer_norm_unbiased => standardize(rows, eps),
             Some(eps) => Ok(ops::normalize(rows, eps)?),
             None => Ok(rows.clone()),
         }
@@ -205,6 +227,18 @@ impl FeatureTarget {
             None => Ok(rows),
         }
     }
+}
+
+/// `(x - mean) / sqrt(variance + eps)` over the last axis, with the unbiased variance: targets of SdAE and dBOT.
+///
+/// # Errors
+///
+/// If there is no last axis.
+pub fn standardize(rows: &Tensor, eps: f64) -> Result<Tensor> {
+    // The unbiased variance is that of the population times n / (n - 1).
+    let width = rows.dim(D::Minus1)?.max(2) as f64;
+    let share = (width - 1.) / width;
+    Ok((ops::normalize(rows, eps * share)? * share.sqrt())?)
 }
 
 fn no_block(index: usize) -> Error {
@@ -354,6 +388,16 @@ mod tests {
         let error = generate(vec![3]).unwrap_err().to_string();
         assert!(error.contains("block 3"), "{error}");
         assert!(generate(vec![]).is_err());
+    }
+
+    #[test]
+    fn the_unbiased_deviation_divides_by_one_less() {
+        let rows = Tensor::new(&[[1f32, 3., 5.]], &Device::Cpu).unwrap();
+        // Mean 3, unbiased variance 4.
+        let found = standardize(&rows, 5.).unwrap().to_vec2::<f32>().unwrap();
+        for (found, wanted) in found[0].iter().zip([-2. / 3., 0., 2. / 3.]) {
+            assert!((found - wanted).abs() < 1e-6, "{found} against {wanted}");
+        }
     }
 
     #[test]

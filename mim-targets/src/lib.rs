@@ -10,19 +10,24 @@ mod blur;
 pub mod candle_models;
 pub mod dvae;
 mod features;
+mod k_means;
 pub mod peco;
+mod recorded_parts;
 mod settings;
 mod soft_tokens;
 mod target_generator;
+mod teacher_parts;
 mod tokens;
 pub mod vqgan;
 pub mod vqkd;
 
 pub use blur::Blur;
-pub use features::{FeatureTarget, FeatureTargetConfig};
+pub use features::{FeatureTarget, FeatureTargetConfig, standardize};
+pub use recorded_parts::RecordedParts;
 pub use settings::{BuiltTarget, TargetContext, TargetSettings};
 pub use soft_tokens::{SoftLabelsConfig, SoftTokenTarget};
 pub use target_generator::{TargetGenerator, TargetRequest, TargetStage};
+pub use teacher_parts::{PartRule, TeacherParts};
 pub use tokens::TokenTarget;
 
 mim_core::parts! {
@@ -32,4 +37,5 @@ mim_core::parts! {
     hog => HogTargetConfig, HogNorm, HogOrder, HogTarget;
     momentum => MomentumConfig;
     complement => ComplementConfig, ComplementTarget;
+    folds => FoldsConfig, FoldTarget, folds;
 }

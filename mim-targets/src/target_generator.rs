@@ -58,6 +58,11 @@ pub trait TargetGenerator: Send + Sync {
         false
     }
 
+    /// Whether its targets, `[batch, tokens]` u32, are the numbers of parts to which patches belong, which guide maskers.
+    fn has_parts(&self) -> bool {
+        false
+    }
+
     /// Whether the target is made of pixels, so that predictions can be drawn.
     fn is_pixels(&self) -> bool {
         false
@@ -105,6 +110,10 @@ impl<T: TargetGenerator + ?Sized> TargetGenerator for Box<T> {
 
     fn has_attention(&self) -> bool {
         (**self).has_attention()
+    }
+
+    fn has_parts(&self) -> bool {
+        (**self).has_parts()
     }
 
     fn is_pixels(&self) -> bool {

@@ -211,9 +211,9 @@ impl Step {
         }
         Ok(Batch {
             views,
+            indices: Vec::new(),
             labels: None,
             extras: BTreeMap::new(),
-            indices: vec![],
         })
     }
 }

@@ -70,11 +70,12 @@ pub(crate) fn prepare(path: &Path, contents: Contents) -> Result<()> {
 }
 
 /// What a run leaves in its folder, besides event files.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "config.toml",
     "init.txt",
     "log.jsonl",
     "summary.json",
+    "stages.json",
     "loss.svg",
     "reconstruction.png",
     "checkpoints",

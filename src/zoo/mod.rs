@@ -159,6 +159,10 @@ impl Published {
                 pos_embed: PosEmbedKind::Learned,
                 ..vit
             },
+            "semmae" => VitConfig {
+                patch_size: 8,
+                ..vit
+            },
             "dinov2" => VitConfig {
                 image_size: 518.into(),
                 any_size: true,

@@ -58,6 +58,7 @@ const SIMMIM: Home = Page("https://github.com/microsoft/SimMIM");
 const BEIT: Home = Page("https://github.com/microsoft/unilm/tree/master/beit");
 const BEIT_V2: Home = Page("https://github.com/microsoft/unilm/tree/master/beit2");
 const IBOT: Home = Page("https://github.com/bytedance/ibot");
+const DBOT: Home = Page("https://github.com/liuxingbin/dbot");
 /// A file of the CrossMAE authors.
 macro_rules! crossmae_file {
     ($size:literal) => {
@@ -154,6 +155,11 @@ pub const ZOO: &[Published] = &[
     row(["dinov2_small", "dinov2", "vit_small"], (Hub("facebook/dinov2-small"), "hf_dinov2"), APACHE, FEATURES, ""),
     row(["dinov2_base", "dinov2", "vit_base"], (Hub("facebook/dinov2-base"), "hf_dinov2"), APACHE, FEATURES, ""),
     row(["dinov2_large", "dinov2", "vit_large"], (Hub("facebook/dinov2-large"), "hf_dinov2"), APACHE, FEATURES, ""),
+    row(["saim_base", "saim", "vit_base"], (Page("https://github.com/qiy20/SAIM"), "saim"), UNKNOWN, (Imagenet, PATCHES), "83.9 fine-tuned, 62.5 linear, 800 epochs (SAIM, README)"),
+    row(["semmae_base", "semmae", "vit_base"], (Page("https://github.com/ucasligang/SemMAE"), "mae"), UNKNOWN, (Imagenet, PATCHES), "84.4 fine-tuned with patches of 8 pixels, 800 epochs (SemMAE, README)"),
+    row(["dbot_base", "dbot", "vit_base"], (DBOT, "dbot"), UNKNOWN, FEATURES, "84.5 fine-tuned (dBOT, README)"),
+    row(["dbot_large", "dbot", "vit_large"], (DBOT, "dbot"), UNKNOWN, FEATURES, "86.6 fine-tuned (dBOT, README)"),
+    row(["dbot_huge", "dbot", "vit_huge"], (DBOT, "dbot"), UNKNOWN, FEATURES, "87.4 fine-tuned (dBOT, README)"),
     row(["moco_v3_base", "moco_v3", "vit_base"], (Page("https://github.com/facebookresearch/moco-v3"), "moco_v3"), UNKNOWN, FEATURES, ""),
     row(["clip_base", "clip", "clip_vit_base_patch16"], (Hub("openai/clip-vit-base-patch16"), "hf_clip"), MIT, (Clip, OTHER), ""),
     row(["clip_large", "clip", "clip_vit_large_patch14"], (Hub("openai/clip-vit-large-patch14"), "hf_clip"), MIT, (Clip, OTHER), ""),

@@ -30,6 +30,7 @@ fn size(entry: &Published) -> (usize, usize, usize, usize) {
         "vit_base" if entry.method == "dinov2" => (768, 12, 12, 14),
         "vit_large" if entry.method == "dinov2" => (1024, 24, 16, 14),
         "vit_huge" if entry.method == "pixio" => (1280, 32, 16, 16),
+        "vit_base" if entry.method == "semmae" => (768, 12, 12, 8),
         "vit_small" => (384, 12, 6, 16),
         "vit_base" => (768, 12, 12, 16),
         "vit_large" => (1024, 24, 16, 16),
@@ -405,6 +406,23 @@ fn other_class_tokens(entry: &Published) -> Headers {
     headers
 }
 
+/// MAE's names, with queries, keys and values apart.
+fn saim(entry: &Published, grid: Option<usize>) -> Headers {
+    let mut headers = plain(entry, "", "full", grid);
+    let (dim, depth, ..) = size(entry);
+    headers.retain(|name, _| !name.contains("attn.qkv."));
+    for i in 0..depth {
+        for part in ["q", "k", "v"] {
+            pair(
+                &mut headers,
+                &format!("blocks.{i}.attn.{part}"),
+                &[dim, dim],
+            );
+        }
+    }
+    headers
+}
+
 /// What the file of an entry holds, by the specifications of its home; decoders and heads only where they are ours too.
 fn headers(entry: &Published) -> Headers {
     let grid = Some(224 / if entry.arch == "vit_huge" { 14 } else { 16 });
@@ -441,6 +459,8 @@ fn headers(entry: &Published) -> Headers {
         ("ijepa" | "pixio" | "mimrefiner", _) => other_class_tokens(entry),
         (_, "hf_beit" | "hf_vit_mae" | "hf_dinov2") => transformers(entry),
         ("bootmae", _) => plain(entry, "", "qv", grid),
+        ("semmae", _) => plain(entry, "", "full", Some(28)),
+        ("saim", _) => saim(entry, grid),
         ("fastmim", _) => plain(entry, "", "full", Some(8)),
         ("moco_v3", _) => plain(entry, "module.base_encoder.", "full", grid),
         ("sim" | "crossmae", _) => {

@@ -236,9 +236,9 @@ impl Chunk {
             .transpose()?;
         Ok(Batch {
             views,
+            indices: self.indices,
             labels,
             extras: std::collections::BTreeMap::new(),
-            indices: self.indices,
         })
     }
 }

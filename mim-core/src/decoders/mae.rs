@@ -10,6 +10,9 @@ use crate::params::Params;
 use crate::parts::Part;
 use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows};
 
+/// Draws of stochastic depth differ from those of the encoder's blocks, which count from 0.
+const FIRST_LANE: u32 = 1 << 16;
+
 /// Settings of [`MaeDecoder`]; `Default` is MAE's at every encoder size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -86,6 +89,7 @@ pub struct MaeDecoder {
     blocks: Vec<Block>,
     norm: LayerNorm,
     pred: Linear,
+    class_token: bool,
 }
 
 impl MaeDecoder {
@@ -154,7 +158,27 @@ impl MaeDecoder {
                 .collect::<Result<_>>()?,
             norm: LayerNorm::new(&params.pp("decoder_norm"), dim, config.norm_eps)?,
             pred: Linear::new(&params.pp("decoder_pred"), dim, outputs)?,
+            class_token: false,
         })
+    }
+
+    /// Predicts the class token too: [`Rows::ClsAndPatches`] (dBOT).
+    #[must_use]
+    pub fn with_class_token(mut self) -> Self {
+        self.class_token = true;
+        self
+    }
+
+    /// The same with stochastic depth, whose rate rises linearly from 0 to `rate` in the last block (dBOT).
+    #[must_use]
+    pub fn drop_path(mut self, rate: f64) -> Self {
+        let last = self.blocks.len().saturating_sub(1).max(1) as f64;
+        let blocks = std::mem::take(&mut self.blocks).into_iter().zip(0u32..);
+        let dropping = |(block, index): (Block, u32)| {
+            block.drop_path(rate * f64::from(index) / last, FIRST_LANE + index)
+        };
+        self.blocks = blocks.map(dropping).collect();
+        self
     }
 }
 
@@ -209,9 +233,33 @@ impl MaeDecoder {
     }
 }
 
+impl MaeDecoder {
+    /// The outputs for the class token and all patches in image order, `[rows, 1 + tokens, outputs]`.
+    fn class_and_patches(&self, cx: &DecodeContext<'_>) -> Result<Tensor> {
+        if cx.encoded.prefix != 1 {
+            return Err(Error::unsupported(
+                "predicting the class token",
+                "the encoder has none",
+                "set encoder.class_token = true",
+            ));
+        }
+        let all = self.output(&self.norm.forward(&self.tokens(cx)?)?)?;
+        let patches = all.narrow(1, 1, cx.mask.width())?.contiguous()?;
+        let patches = in_image_order(&patches, cx.mask)?;
+        Ok(Tensor::cat(&[&all.narrow(1, 0, 1)?, &patches], 1)?)
+    }
+}
+
 impl Decoder for MaeDecoder {
     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
         let grid = cx.mask.grid();
+        if self.class_token {
+            return Ok(Prediction {
+                values: self.class_and_patches(cx)?,
+                rows: Rows::ClsAndPatches,
+                grid,
+            });
+        }
         if cx.step.trace.is_some() {
             return Ok(Prediction {
                 values: self.image(&self.tokens(cx)?, cx)?,

@@ -6,6 +6,7 @@ mod inject;
 mod latent_decoder;
 mod points;
 mod pooled;
+mod query_stream;
 mod relative;
 mod rope_predictor;
 mod settings;
@@ -16,6 +17,7 @@ pub use inject::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 pub use latent_decoder::{LatentDecoder, Latents};
 pub use points::{PointDecoder, PointDecoderConfig, PointPropagation};
 pub use pooled::PooledDecoder;
+pub use query_stream::{QueryHead, QueryStream, QueryStreamConfig};
 pub use relative::{RelativePredictor, RelativePredictorConfig};
 pub use rope_predictor::{RopePredictor, RopePredictorConfig};
 pub use settings::{DecoderSettings, DecoderShape, TokensNeeded};
@@ -31,4 +33,5 @@ crate::parts! {
     cross => CrossDecoderConfig, CrossDecoder;
     predictor => PredictorConfig, Predictor;
     prompt => PromptDecoderConfig, PromptDecoder, PromptOutput;
+    mean_mlp => MeanMlpConfig, MeanMlp;
 }

@@ -22,8 +22,24 @@ pub(super) fn image_size(image: &Tensor, in_channels: usize) -> Result<(usize, u
     ))
 }
 
+/// Refuses an order in which patches see each other, of an encoder `name` that has none.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] if there is one.
+pub(super) fn no_order(name: &'static str, masking: Masking<'_>) -> Result<()> {
+    if matches!(masking, Masking::Causal(_)) {
+        return Err(Error::unsupported(
+            format!("an order of the patches in {name}"),
+            "there, patches cannot be kept from seeing those that come later",
+            "use a ViT, or another masking (MaskMode)",
+        ));
+    }
+    Ok(())
+}
+
 /// Checks that a mask, if there is one, is on the encoder's own `grid`, and that as many tokens stay in
-/// every row if the others are dropped.
+/// every row, at least one, if the others are dropped.
 ///
 /// # Errors
 ///
@@ -36,7 +52,15 @@ pub(super) fn mask_on(grid: PatchGrid, masking: Masking<'_>) -> Result<()> {
             format!("{}", mask.grid()),
             "sample the mask on the encoder's grid",
         )),
-        Some(mask) if matches!(masking, Masking::Drop(_)) => mask.exact_keep().map(|_| ()),
+        Some(mask) if matches!(masking, Masking::Drop(_)) => match mask.exact_keep()? {
+            0 => Err(Error::shape(
+                "visible patches",
+                "at least one in every row",
+                0,
+                "hide fewer patches, or do not drop hidden ones (MaskMode)",
+            )),
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }

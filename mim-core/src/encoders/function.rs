@@ -61,7 +61,7 @@ impl FnEncoder {
             Masking::None if !want.layers.is_empty() => "the outputs of its blocks",
             Masking::None if want.skip_norm => "its output before the final norm",
             Masking::None => return Ok(()),
-            Masking::Drop(_) | Masking::Replace(_) => "masked images",
+            Masking::Drop(_) | Masking::Replace(_) | Masking::Causal(_) => "masked images",
         };
         Err(Error::unsupported(
             format!("{asked} of a network of another crate"),

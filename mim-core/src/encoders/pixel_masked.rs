@@ -74,10 +74,11 @@ impl<E: Encoder> Encoder for PixelMasked<E> {
         want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
+        check::no_order("painted images", masking)?;
         let painted = match masking {
             Masking::None => image.clone(),
             Masking::Replace(mask) => self.paint(image, mask)?,
-            Masking::Drop(_) => {
+            Masking::Drop(_) | Masking::Causal(_) => {
                 return Err(Error::unsupported(
                     "dropping hidden patches behind painted pixels",
                     "the encoder inside sees whole images",

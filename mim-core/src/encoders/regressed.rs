@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::check;
 use crate::decoders::LatentRegressor;
 use crate::{EncodeOptions, Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext};
 
@@ -44,6 +45,7 @@ impl<E: Encoder> Encoder for Regressed<E> {
         want: &EncodeOptions,
         step: &StepContext,
     ) -> Result<Encoded> {
+        check::no_order("a regressor", masking)?;
         if let Masking::Replace(_) = masking {
             return Err(Error::unsupported(
                 "a regressor behind an encoder that sees hidden patches",

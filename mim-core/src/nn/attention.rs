@@ -77,6 +77,28 @@ impl Attention {
             .forward(&ops::attention(&qkv, self.heads, bias, self.scale()?)?)
     }
 
+    /// [`Attention::forward`] with queries made of `xs`, and keys and values of `context`, both `[rows, tokens, dim]`.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit.
+    pub fn forward_to(
+        &self,
+        xs: &Tensor,
+        context: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (inner, biases) = (self.qkv.dim(0)? / 3, self.qkv_bias()?);
+        let part = |xs: &Tensor, first: usize, count: usize| -> Result<Tensor> {
+            let rows = |all: &Tensor| all.narrow(0, first * inner, count * inner);
+            let biases = biases.as_ref().map(rows).transpose()?;
+            Ok(ops::linear(xs, &rows(&self.qkv)?, biases.as_ref())?)
+        };
+        let qkv = Tensor::cat(&[part(xs, 0, 1)?, part(context, 1, 2)?], D::Minus1)?;
+        self.proj
+            .forward(&ops::attention(&qkv, self.heads, bias, self.scale()?)?)
+    }
+
     /// Attention of the first `queries` tokens over all tokens, `[rows, heads, queries, tokens]`, for
     /// the same input as [`Attention::forward`].
     ///

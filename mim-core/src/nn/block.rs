@@ -162,6 +162,13 @@ impl Block {
         self
     }
 
+    /// The same with stochastic depth of this rate, drawn as that of block `index` of its network.
+    #[must_use]
+    pub fn drop_path(mut self, rate: f64, index: u32) -> Self {
+        self.drop_path = [0, 1].map(|branch| DropPath::new(rate, 2 * index + branch));
+        self
+    }
+
     /// Maps `[rows, tokens, dim]` to the same shape; `bias` is added to the attention logits.
     ///
     /// # Errors
@@ -249,6 +256,32 @@ impl Block {
         attend: impl FnOnce(&Attention, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         self.fed(&self.attended(xs, step, attend)?, step)
+    }
+
+    /// `x += attn(norm1(x), norm1(context)); x += mlp(norm2(x))`: [`Block::forward`] with keys and values of a
+    /// `context` as long as `xs` (the query stream of SAIM). Dropout of attention does not act here.
+    ///
+    /// # Errors
+    ///
+    /// If a shape does not fit.
+    pub fn forward_to(
+        &self,
+        xs: &Tensor,
+        context: &Tensor,
+        bias: Option<&Tensor>,
+        step: &StepContext,
+    ) -> Result<Tensor> {
+        if step.recompute {
+            let (block, bias, step) = (self.clone(), bias.cloned(), step.keeping());
+            let both = Tensor::cat(&[xs, context], 1)?;
+            return ops::recompute(&both, move |both| {
+                let tokens = both.dim(1)? / 2;
+                let half = |first: usize| both.narrow(1, first, tokens)?.contiguous();
+                block.forward_to(&half(0)?, &half(tokens)?, bias.as_ref(), &step)
+            });
+        }
+        let context = self.norm1.forward(context, step)?;
+        self.forward_with(xs, step, |attn, xs| attn.forward_to(xs, &context, bias))
     }
 
     /// What acts on the branch of the first or second half in this step.

@@ -44,6 +44,16 @@ impl Mlp {
         })
     }
 
+    /// Width of the hidden layer of `ratio` times `dim`, rounded down.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a layer's width"
+    )]
+    pub(crate) fn hidden(dim: usize, ratio: f64) -> usize {
+        (dim as f64 * ratio) as usize
+    }
+
     /// The same with another activation.
     #[must_use]
     pub fn activation(self, activation: Activation) -> Self {

@@ -19,6 +19,8 @@ const LEAST_SQUARE: f64 = 1e-24;
 pub struct InfoNceConfig {
     /// What cosines are divided by. Default 0.07.
     pub temperature: f64,
+    /// Whether the loss is multiplied by twice the temperature, as in MoCo v3. Default true.
+    pub scaled: bool,
     /// The tokens that count, where rows are tokens and not images.
     pub region: Region,
 }
@@ -27,6 +29,7 @@ impl Default for InfoNceConfig {
     fn default() -> Self {
         Self {
             temperature: 0.07,
+            scaled: true,
             region: Region::Masked,
         }
     }
@@ -39,19 +42,20 @@ impl InfoNceConfig {
     ///
     /// [`Error::InvalidConfig`] if the temperature is not a positive number.
     pub fn build(&self) -> Result<InfoNce> {
-        if self.temperature <= 0. || !self.temperature.is_finite() {
-            return Err(Error::config(
-                NAME,
-                "temperature",
-                self.temperature,
-                "it must be positive and finite",
-                "use 0.07",
-            ));
-        }
+        check_temperature(NAME, self.temperature)?;
         Ok(InfoNce {
             config: self.clone(),
         })
     }
+}
+
+/// Refuses a temperature that is not a positive number.
+pub(super) fn check_temperature(objective: &'static str, temperature: f64) -> Result<()> {
+    if temperature > 0. && temperature.is_finite() {
+        return Ok(());
+    }
+    let why = "it must be positive and finite";
+    Err(Error::config(objective, "temperature", temperature, why, "use 0.07 to 0.2"))
 }
 
 impl Part for InfoNceConfig {
@@ -66,7 +70,7 @@ impl ObjectiveSettings for InfoNceConfig {
     }
 }
 
-/// `2 t * cross_entropy(a b^T / t, own row)`, where `a` are the predictions and `b` the targets of
+/// `2 t * cross_entropy(a b^T / t, own row)`, or without the factor, where `a` are the predictions and `b` the targets of
 /// all processes, all of length one, and `t` is the temperature.
 ///
 /// The targets carry no gradient. Every process must bring equally many rows. Traces `pred_norm`
@@ -105,12 +109,16 @@ impl Objective for InfoNce {
         let own: Vec<u32> = (0u32..).skip(rows * step.comm.rank()).take(rows).collect();
         let own = ops::upload(own, rows, cosines.device())?;
         let losses = ops::cross_entropy(&cosines, &own, temperature)?;
-        LossTerms::single("info_nce", (losses.mean_all()? * (2. * temperature))?)
+        let scale = match self.config.scaled {
+            true => 2. * temperature,
+            false => 1.,
+        };
+        LossTerms::single("info_nce", (losses.mean_all()? * scale)?)
     }
 }
 
 /// `x / max(|x|, 1e-12)` over the last axis.
-fn of_length_one(xs: &Tensor) -> Result<Tensor> {
+pub(super) fn of_length_one(xs: &Tensor) -> Result<Tensor> {
     let squares = xs.sqr()?.sum_keepdim(D::Minus1)?;
     Ok(xs.broadcast_div(&squares.maximum(LEAST_SQUARE)?.sqrt()?)?)
 }

@@ -32,6 +32,7 @@ crate::parts! {
     chamfer => ChamferConfig, Chamfer, ChamferKind, ChamferObjective;
     cross_entropy => CrossEntropyConfig, CrossEntropy;
     info_nce => InfoNceConfig, InfoNce;
+    patch_nce => PatchNceConfig, PatchNce;
     uni_grad => UniGradConfig, UniGrad;
 }
 

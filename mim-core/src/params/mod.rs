@@ -3,12 +3,13 @@
 mod ema;
 mod init;
 mod path;
+mod redraw;
 mod store;
 
 pub use ema::{Ema, EmaStart, EmaTiming};
 pub use init::{
     BeitInit, BootMaeInit, CaeInit, CapiInit, CmaeInit, ConvInit, Draw, FastMimInit, IJepaInit,
-    IbotInit, Init, InitScheme, MaeInit, PixioInit, PointInit, PvtV2Init, SwinInit,
+    IbotInit, Init, InitScheme, MaeInit, PixioInit, PointInit, PvtV2Init, SaimInit, SwinInit,
     TransformersInit,
 };
 pub use path::Params;

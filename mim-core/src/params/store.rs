@@ -122,6 +122,14 @@ impl ParamStore {
         matches!(self.0.source, Source::Student { .. })
     }
 
+    /// What its initial values were drawn from; none for a teacher's store.
+    pub fn seed(&self) -> Option<u64> {
+        match self.0.source {
+            Source::Student { seed, .. } => Some(seed),
+            Source::Teacher => None,
+        }
+    }
+
     /// The path at which names start.
     pub fn root(&self) -> Params {
         Params {
@@ -353,7 +361,13 @@ impl ParamStore {
     }
 }
 
-fn draw(draw: Draw, seed: u64, name: &str, shape: &[usize], device: &Device) -> Result<Var> {
+pub(super) fn draw(
+    draw: Draw,
+    seed: u64,
+    name: &str,
+    shape: &[usize],
+    device: &Device,
+) -> Result<Var> {
     let mut rng = stream(seed, Purpose::Init, [name_hash(name), 0]);
     let values = draw.sample(shape.iter().product(), &mut rng);
     Ok(Var::from_vec(values, shape, device)?)

@@ -3,6 +3,8 @@
 mod check;
 mod value;
 
+pub use value::stage_of;
+
 use serde::{Deserialize, Serialize};
 
 use crate::StepContext;

@@ -180,11 +180,17 @@ fn piecewise(points: &[Point], epoch: f64) -> f64 {
     }
 }
 
+/// The stage, from 0, to which an epoch belongs, where `starts` are the first epochs of all stages, ascending from 0.
+pub fn stage_of(starts: &[usize], epoch: usize) -> usize {
+    let next = starts.partition_point(|start| *start <= epoch);
+    next.saturating_sub(1)
+}
+
 /// `step` as its stage sees it: counted from the stage's start, in a run that ends where the next starts.
 fn stage(starts: &[usize], step: &StepContext) -> StepContext {
-    let next = starts.partition_point(|start| *start <= step.epoch);
-    let start = next.checked_sub(1).map_or(0, |i| starts[i]);
-    let end = starts.get(next).copied().unwrap_or(step.epochs);
+    let stage = stage_of(starts, step.epoch);
+    let start = starts.get(stage).copied().unwrap_or(0);
+    let end = starts.get(stage + 1).copied().unwrap_or(step.epochs);
     StepContext {
         epoch: step.epoch - start,
         epochs: end.saturating_sub(start),

@@ -1,6 +1,7 @@
 //! The loop over epochs and steps, with exact resume.
 
 mod parallel;
+mod stages;
 mod steps;
 
 use std::path::{Path, PathBuf};
@@ -74,7 +75,9 @@ impl Trainer {
             drop_last: true,
             ..loading
         };
-        let (lr, data) = (config.lr(method.batch_factor(), 1), (dataset, loading));
+        stages::check(method.as_ref(), &config)?;
+        let lr = stages::learning_rate(method.as_ref(), &config, 1);
+        let data = (dataset, loading);
         Ok(Self {
             method,
             data,
@@ -161,6 +164,7 @@ impl Trainer {
             let seconds = start.elapsed().as_secs_f64();
             let batch = self.config.effective_batch(self.comm.world());
             let images = (self.state.iter - first) * batch;
+            self.report_stage(watch.observer);
             let record = self.end_epoch(images as f64 / seconds, watch.observer)?;
             if let Some(events) = &mut watch.events {
                 let values = [

@@ -47,6 +47,10 @@ pub trait Observer {
         false
     }
 
+    /// After the last step of a stage but the last one ([`Method::stages`]), while `method` is what it has trained; in the
+    /// process that writes the run folder.
+    fn stage(&mut self, _stage: usize, _method: &dyn Method) {}
+
     /// Asked after each step; the run then writes a checkpoint and ends, on GPUs behind the step that is under way.
     fn stop(&self) -> bool {
         false

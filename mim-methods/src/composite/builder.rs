@@ -12,7 +12,7 @@ use mim_core::{
 use mim_masking::GuideKind;
 use mim_targets::TargetGenerator;
 
-use super::{Branch, Composite};
+use super::{Bootstrap, Branch, Composite};
 
 /// Parts of a [`Composite`]; [`CompositeBuilder::build`] checks and joins them.
 #[derive(Debug)]
@@ -102,6 +102,14 @@ impl CompositeBuilder {
         self
     }
 
+    /// Trains in stages, each taught by what the one before has trained; the teacher's store is saved.
+    pub(crate) fn bootstrap(mut self, bootstrap: Bootstrap) -> Self {
+        let teacher = bootstrap.teacher.clone();
+        self.0.stores.push(("teacher".to_owned(), teacher));
+        self.0.bootstrap = Some(bootstrap);
+        self
+    }
+
     /// The method.
     ///
     /// # Errors
@@ -138,13 +146,17 @@ impl CompositeBuilder {
         }
         check_guide(&composite)?;
         check_targets(&composite)?;
-        let guided = composite.masker.guide() == GuideKind::Scores;
+        let guide = composite.masker.guide();
         for (name, target) in &composite.targets {
             let predicted = composite
                 .branches
                 .iter()
                 .any(|branch| branch.target == *name);
-            let guides = guided && target.has_attention();
+            let guides = match guide {
+                GuideKind::None => false,
+                GuideKind::Scores => target.has_attention(),
+                GuideKind::Parts => target.has_parts(),
+            };
             if !predicted && !guides {
                 let why = "no branch predicts it and no masker follows it";
                 let fix = "add a branch for it, or leave it out";

@@ -38,7 +38,7 @@ impl Composite {
             student: None,
             step,
         };
-        let guided = self.masker.guide() == GuideKind::Scores;
+        let guided = self.masker.guide() != GuideKind::None;
         let needed = |name: &str| guided || branches.iter().any(|branch| branch.target == name);
         self.generate(TargetStage::Image, &needed, &request, &mut targets)?;
         let mask = self.mask(batch, grid, &targets, step)?;
@@ -79,7 +79,7 @@ impl Composite {
     ) -> Result<Encoded> {
         let distinct = match self.mode {
             MaskMode::Drop => mask.distinct_visible(image.dim(0)?),
-            MaskMode::Replace | MaskMode::Paint => None,
+            MaskMode::Replace | MaskMode::Paint | MaskMode::Causal => None,
         };
         let Some((distinct, times)) = distinct else {
             return self
@@ -143,10 +143,11 @@ impl Composite {
                 Guide::Scores(&scores)
             }
             GuideKind::Parts => {
-                let ids = batch
-                    .extras
-                    .get("part_id")
-                    .ok_or_else(|| self.no_guide("the batch's `part_id`"))?;
+                let mut made = self.targets.iter().filter(|(_, target)| target.has_parts());
+                let made = made.find_map(|(name, _)| Some(&targets.get(name.as_str())?.patches));
+                let ids = made
+                    .or_else(|| batch.extras.get("part_id"))
+                    .ok_or_else(|| self.no_guide("part maps, or the batch's `part_id`,"))?;
                 parts = ids.to_dtype(DType::U32)?.flatten_all()?.to_vec1()?;
                 Guide::Parts(&parts)
             }

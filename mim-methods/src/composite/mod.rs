@@ -1,9 +1,11 @@
 //! A method as a value: encoder, masker, targets, and branches of decoder and objective.
 
+mod bootstrap;
 mod builder;
 mod forward;
 mod reconstruct;
 
+pub(crate) use bootstrap::Bootstrap;
 pub use builder::CompositeBuilder;
 
 use mim_core::augment::ViewPlan;
@@ -36,6 +38,7 @@ pub struct Composite {
     targets: Vec<(String, Box<dyn TargetGenerator>)>,
     branches: Vec<Branch>,
     emas: Vec<Ema>,
+    bootstrap: Option<Bootstrap>,
     notes: Vec<String>,
 }
 
@@ -73,6 +76,7 @@ impl Composite {
             targets: Vec::new(),
             branches: Vec::new(),
             emas: Vec::new(),
+            bootstrap: None,
             notes: Vec::new(),
         })
     }
@@ -135,6 +139,13 @@ impl Method for Composite {
         self.batch_factor
     }
 
+    fn stages(&self) -> &[usize] {
+        match &self.bootstrap {
+            Some(bootstrap) => &bootstrap.starts,
+            None => &[0],
+        }
+    }
+
     fn notes(&self) -> Vec<String> {
         self.notes.clone()
     }
@@ -168,7 +179,11 @@ impl Method for Composite {
     }
 
     fn end_epoch(&mut self, step: &StepContext) -> Result<()> {
-        self.update_teachers(EmaTiming::EndOfEpoch, step)
+        self.update_teachers(EmaTiming::EndOfEpoch, step)?;
+        match &self.bootstrap {
+            Some(bootstrap) => bootstrap.end_epoch(step),
+            None => Ok(()),
+        }
     }
 
     fn override_mask(&mut self, mask: Mask) -> Result<()> {

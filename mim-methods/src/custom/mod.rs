@@ -90,7 +90,7 @@ impl Custom {
         norm.check(settings.in_channels())?;
         let built = settings.build(&root)?;
         let encoder: Box<dyn Encoder> = match self.masking {
-            MaskMode::Drop | MaskMode::Replace => built,
+            MaskMode::Drop | MaskMode::Replace | MaskMode::Causal => built,
             MaskMode::Paint => Box::new(PixelMasked::new(&root, built, settings.in_channels())?),
         };
         let masker: Box<dyn Masker> = self.masker.build()?;

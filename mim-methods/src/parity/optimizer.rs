@@ -141,7 +141,7 @@ impl Run<'_> {
     ///
     /// `buffers` are those after the forward pass; they and what precedes the pass happen in both.
     pub(super) fn step(
-        &self,
+        &mut self,
         settings: &Optimizer,
         own: Gradients,
         buffers: &BTreeMap<String, Tensor>,
@@ -227,7 +227,7 @@ impl Run<'_> {
     }
 
     /// All parameters after one step, by their names.
-    fn stepped(&self, settings: &Optimizer, mut gradients: Gradients) -> Result<WeightMap> {
+    fn stepped(&mut self, settings: &Optimizer, mut gradients: Gradients) -> Result<WeightMap> {
         settings.clip()?.apply(&mut gradients)?;
         let state = self.state();
         let store = state.student()?;
@@ -241,6 +241,8 @@ impl Run<'_> {
         let mut optimizer = OptimizerConfig::from(config).build(store.trainable())?;
         optimizer.step(&gradients, settings.lr)?;
         self.setup.method.after_step(&self.setup.step)?;
-        state.all_theirs()
+        // Steps of a case are the last of their epoch.
+        self.setup.method.end_epoch(&self.setup.step)?;
+        self.state().all_theirs()
     }
 }

@@ -134,7 +134,7 @@ fn compared(
     }
     let losses_only = overrides.losses_only;
     let network = |setup| {
-        let run = Run {
+        let mut run = Run {
             case,
             setup,
             tolerance: tolerance.clone(),
@@ -191,7 +191,7 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn all(&self) -> Result<Report> {
+    fn all(&mut self) -> Result<Report> {
         self.state().load()?;
         let recorded = Arc::new(Recorded::default());
         let step = StepContext {

@@ -231,9 +231,9 @@ fn batch(case: &Case, device: &Device) -> Result<Batch> {
     let view = |name: &str, crops| View::new(case.required(name)?.to_device(device)?, crops);
     Ok(Batch {
         views: vec![view("input.x1", first)?, view("input.x2", second)?],
+        indices: Vec::new(),
         labels: None,
         extras: std::collections::BTreeMap::new(),
-        indices: vec![],
     })
 }
 

@@ -11,7 +11,7 @@ use mim_core::{Error, Result};
 
 use super::probe::Rows;
 use super::summary::Summary;
-use super::{INIT, picture, probe, tune};
+use super::{INIT, picture, probe, stages, tune};
 use crate::cli::{folder, plot};
 use crate::report;
 
@@ -44,6 +44,7 @@ pub(super) fn finish(
         finetuned(&mut summary.rows, (config, run), images, device);
     }
     summary.notes = method.notes();
+    summary.stages = stages::read(run);
     if let Ok(started) = std::fs::read_to_string(run.join(INIT)) {
         summary
             .notes

@@ -5,6 +5,7 @@ mod finish;
 pub(crate) mod picture;
 pub(crate) mod probe;
 mod resume;
+mod stages;
 mod stop_rule;
 pub(crate) mod summary;
 mod tune;
@@ -27,7 +28,8 @@ use mim_core::{Error, Method, Result};
 pub(crate) use args::Args;
 use finish::finish;
 use resume::{is_finished, other_images, same_settings};
-use watch::{Watch, WatchArgs};
+use stages::Stages;
+use watch::Watch;
 
 use crate::cli::folder::{self, Contents};
 use crate::cli::options::Options;
@@ -113,7 +115,7 @@ fn train(
     )?;
     let fresh = leads && resumed.is_none();
     let on = (device, leads);
-    let (outcome, watch) = watched(&mut trainer, &args.watch, (config, &images), on, fresh)?;
+    let (outcome, watch) = watched(&mut trainer, args, (config, &images), on, fresh)?;
     let status = watch.progress.finish();
     if let (Some(why), true) = (&watch.ended, leads) {
         eprintln!("the run ends here: {why}");
@@ -141,7 +143,7 @@ fn train(
 /// first step is removed: it is no run.
 fn watched(
     trainer: &mut Trainer,
-    args: &WatchArgs,
+    args: &Options,
     (config, images): (&RunConfig, &Images),
     on: (&Device, bool),
     fresh: bool,
@@ -150,11 +152,19 @@ fn watched(
         true => folder::remove(trainer.run()).and(Err(error)),
         false => Err(error),
     };
-    let mut watch = match Watch::new(args, config, images, on) {
+    let mut watch = match Watch::new(&args.watch, config, images, on) {
         Ok(watch) => watch,
         Err(error) => return failed(trainer, error),
     };
-    match trainer.train(&mut watch) {
+    let mut stages = Stages {
+        config,
+        images,
+        device: on.0,
+        run: trainer.run().to_owned(),
+        evaluate: !args.no_eval,
+        watch: &mut watch,
+    };
+    match trainer.train(&mut stages) {
         Err(error) if watch.progress.is_empty() => failed(trainer, error),
         done => Ok((done?, watch)),
     }

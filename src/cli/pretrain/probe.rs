@@ -156,9 +156,8 @@ pub(crate) fn cap(images: usize, config: &EvalConfig) -> Option<String> {
     })
 }
 
-/// The rows of a finished run: pretrained encoder, the same encoder at its initial weights, raw pixels. What fails
-/// is a problem, never an error.
-pub(super) fn all(
+/// The row of the encoder that a method has trained. What fails is a problem, never an error.
+pub(super) fn trained(
     config: &RunConfig,
     method: &dyn Method,
     images: &Images,
@@ -204,9 +203,25 @@ pub(super) fn all(
     rows.add("pretrained encoder", "", &config.eval, || {
         Pair::of_encoder(encoder, method.input(), data, eval)
     });
+    rows
+}
+
+/// The rows of a finished run: pretrained encoder, the same encoder at its initial weights, raw pixels. What fails
+/// is a problem, never an error.
+pub(super) fn all(
+    config: &RunConfig,
+    method: &dyn Method,
+    images: &Images,
+    device: &Device,
+) -> Rows {
+    let mut rows = trained(config, method, images, device);
+    let (Some(name), Some((_, test))) = (rows.encoder.clone(), &images.held_out) else {
+        return rows;
+    };
+    let (data, eval) = ((&images.train, test), (&config.eval, device));
     rows.add("random encoder", "random_", &config.eval, || {
         let random = config.build(device)?;
-        let (_, encoder) = choose(random.as_ref(), Some(name))?;
+        let (_, encoder) = choose(random.as_ref(), Some(&name))?;
         Pair::of_encoder(encoder, random.input(), data, eval)
     });
     if config.eval.raw_pixels {

@@ -10,6 +10,7 @@ use mim_core::{Error, Result};
 use serde_json::{Value, json};
 
 use super::probe::Rows;
+use super::stages;
 use crate::cli::folder;
 use crate::cli::machine::machine;
 
@@ -20,6 +21,8 @@ pub(super) struct Summary {
     pub(super) images: usize,
     pub(super) seconds: f64,
     pub(super) notes: Vec<String>,
+    /// Probes of the stages before the last one.
+    pub(super) stages: Vec<Value>,
     images_per_s: f64,
     final_loss: Option<f64>,
     /// Means of loss terms and metrics over the last epoch.
@@ -35,6 +38,7 @@ impl Summary {
             images: 0,
             seconds: 0.,
             notes: Vec::new(),
+            stages: Vec::new(),
             images_per_s: speeds.sum::<f64>() / log.len().max(1) as f64,
             final_loss: log.last().map(|record| record.train_loss),
             final_terms: log
@@ -60,6 +64,9 @@ impl Summary {
             "machine": machine(device),
         });
         version(&mut summary);
+        if !self.stages.is_empty() {
+            summary["stages"] = json!(self.stages);
+        }
         if let (Some(all), Value::Object(rows)) =
             (summary.as_object_mut(), self.rows.to_json(&config.eval))
         {
@@ -89,6 +96,9 @@ impl Summary {
         }
         for note in &self.notes {
             println!("{note}");
+        }
+        for stage in &self.stages {
+            println!("{}", stages::line(stage));
         }
         for problem in &self.rows.problems {
             eprintln!("warning: {problem}");

@@ -118,6 +118,7 @@ impl ConvMae {
 
     fn check(&self, image: &Tensor, masking: Masking<'_>) -> Result<PatchGrid> {
         let size = check::image_size(image, self.config.in_channels)?;
+        check::no_order("ConvMAE's encoder", masking)?;
         if matches!(masking, Masking::Replace(_)) {
             return Err(Error::unsupported(
                 "replacing hidden patches in ConvMAE's encoder",

@@ -183,9 +183,9 @@ impl PointEncoder {
                 self.config.num_groups.iter().map(whole).collect()
             }
             Masking::Drop(mask) => pass_down(levels, mask, false),
-            Masking::Replace(_) => Err(Error::unsupported(
-                "replacing hidden groups of points",
-                "this encoder has no mask token",
+            Masking::Replace(_) | Masking::Causal(_) => Err(Error::unsupported(
+                "replacing or ordering hidden groups of points",
+                "this encoder has no mask token, and no causal attention",
                 "drop them",
             )),
         }

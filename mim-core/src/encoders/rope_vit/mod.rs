@@ -90,7 +90,7 @@ impl Encoder for RopeVit {
     ) -> Result<Encoded> {
         let grid = self.grid(check::image_size(image, self.config.in_channels)?)?;
         check::mask_on(grid, masking)?;
-        if matches!(masking, Masking::Replace(_)) || want.cls_attention {
+        if matches!(masking, Masking::Replace(_) | Masking::Causal(_)) || want.cls_attention {
             return Err(Error::unsupported(
                 "a token for hidden patches, or a class token's attention, in a rope_vit",
                 "it has neither",

@@ -167,6 +167,7 @@ impl Swin {
 
     fn check(&self, image: &Tensor, masking: Masking<'_>, want: &EncodeOptions) -> Result<PatchGrid> {
         let size = check::image_size(image, self.config.in_channels)?;
+        check::no_order("Swin", masking)?;
         if matches!(masking, Masking::Drop(_)) {
             return Err(Error::unsupported(
                 "dropping hidden patches in Swin",

@@ -297,7 +297,7 @@ impl VitConfig {
         }
     }
 
-    pub(super) fn block(&self, index: usize) -> BlockConfig {
+    pub(crate) fn block(&self, index: usize) -> BlockConfig {
         let last = (self.depth - 1).max(1) as f64;
         BlockConfig {
             dim: self.embed_dim,

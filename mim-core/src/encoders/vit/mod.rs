@@ -9,7 +9,7 @@ use candle_core::Tensor;
 pub use config::{RelPosBiasKind, VitConfig};
 
 use super::check;
-use crate::nn::{Block, LayerNorm, Linear, MaskToken, PatchEmbed, PosEmbed, RelPosBias};
+use crate::nn::{Block, causal_bias, LayerNorm, Linear, MaskToken, PatchEmbed, PosEmbed, RelPosBias};
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
 
@@ -100,6 +100,13 @@ impl Vit {
         })
     }
 
+    /// The same network, of which only the first `depth` blocks are run, perhaps none.
+    #[must_use]
+    pub fn truncated(mut self, depth: usize) -> Self {
+        self.blocks.truncate(depth);
+        self
+    }
+
     /// The settings it was built from.
     pub fn config(&self) -> &VitConfig {
         &self.config
@@ -117,9 +124,9 @@ impl Vit {
                     None => Ok(tokens),
                 }
             }
-            Masking::None | Masking::Replace(_) => {
+            Masking::None | Masking::Replace(_) | Masking::Causal(_) => {
                 let mut tokens = self.patch_embed.forward(image)?;
-                if let Some(mask) = masking.mask() {
+                if let Masking::Replace(mask) = masking {
                     let token = MaskToken::required(self.mask_token.as_ref())?;
                     tokens = token.replace(&tokens, mask)?;
                 }
@@ -146,9 +153,19 @@ impl Vit {
     }
 
     /// The tokens after the last block, those after the blocks that are wanted, and the attention of the class token.
-    fn blocks(&self, mut xs: Tensor, want: &EncodeOptions, step: &StepContext) -> Result<Blocks> {
+    /// `order` is added to the logits of all blocks.
+    fn blocks(
+        &self,
+        mut xs: Tensor,
+        order: Option<Tensor>,
+        want: &EncodeOptions,
+        step: &StepContext,
+    ) -> Result<Blocks> {
         let bias = |bias: &RelPosBias| bias.forward(xs.device());
-        let shared = self.shared_bias.as_ref().map(bias).transpose()?;
+        let shared = match (self.shared_bias.as_ref().map(bias).transpose()?, order) {
+            (Some(shared), Some(order)) => Some(order.broadcast_add(&shared)?),
+            (shared, order) => order.or(shared),
+        };
         let mut layers = Vec::with_capacity(want.layers.len());
         if want.layers.contains(&EncodeOptions::INPUT) {
             layers.push((EncodeOptions::INPUT, xs.clone()));
@@ -157,7 +174,7 @@ impl Vit {
         for (index, (block, own)) in self.blocks.iter().enumerate() {
             let own = own.as_ref().map(|bias| bias.forward(xs.device()));
             let both = match (own.transpose()?, &shared) {
-                (Some(own), Some(shared)) => Some((own + shared)?),
+                (Some(own), Some(shared)) => Some(shared.broadcast_add(&own)?),
                 (Some(own), None) => Some(own),
                 (None, shared) => shared.clone(),
             };
@@ -252,7 +269,16 @@ impl Encoder for Vit {
             xs = norm.forward(&xs)?;
             step.trace("norm_pre", || Ok(xs.clone()))?;
         }
-        let (xs, layers, cls_attention) = self.blocks(xs, want, step)?;
+        let order = match masking {
+            Masking::Causal(mask) => {
+                // Copies of an image under several masks.
+                xs = Tensor::cat(&vec![&xs; mask.copies(image.dim(0)?)?], 0)?;
+                let prefix = usize::from(self.config.class_token);
+                Some(causal_bias(mask, prefix, true, image.device())?)
+            }
+            _ => None,
+        };
+        let (xs, layers, cls_attention) = self.blocks(xs, order, want, step)?;
         let tokens = match (&self.norm, &self.proj) {
             (Some(norm), Some(proj)) if !want.skip_norm => proj.forward(&norm.forward(&xs)?)?,
             (Some(norm), None) if !want.skip_norm => norm.forward(&xs)?,

@@ -13,6 +13,7 @@ mod mae;
 mod pixio;
 mod point;
 mod pvt_v2;
+mod saim;
 mod swin;
 mod transformers;
 
@@ -33,6 +34,7 @@ pub use mae::MaeInit;
 pub use pixio::PixioInit;
 pub use point::PointInit;
 pub use pvt_v2::PvtV2Init;
+pub use saim::SaimInit;
 pub use swin::SwinInit;
 pub use transformers::TransformersInit;
 
@@ -144,6 +146,8 @@ pub enum Init {
     IJepa,
     /// [`CapiInit`].
     Capi,
+    /// [`SaimInit`].
+    Saim,
 }
 
 impl Init {
@@ -163,6 +167,7 @@ impl Init {
             Self::Pixio => Box::new(PixioInit { patch_values }),
             Self::IJepa => Box::new(IJepaInit),
             Self::Capi => Box::new(CapiInit { patch_values }),
+            Self::Saim => Box::new(SaimInit { patch_values }),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Trainer;
+use super::{Trainer, stages};
 use crate::comm::{self, Communicator};
 use crate::train::Observer;
 use crate::{Result, ops};
@@ -19,7 +19,7 @@ impl Trainer {
     pub fn parallel(mut self, comm: Arc<dyn Communicator>) -> Result<Self> {
         let (config, world) = (&self.config, comm.world());
         self.iters_per_epoch = config.steps_per_epoch(self.data.0.len(), world)?;
-        self.lr = config.lr(self.method.batch_factor(), world);
+        self.lr = stages::learning_rate(self.method.as_ref(), config, world);
         self.state.world = world;
         self.comm = comm;
         Ok(self)

@@ -7,6 +7,7 @@ mod capi;
 mod clip;
 mod cmae;
 mod convmae;
+mod dbot;
 mod dino;
 mod dmjd;
 mod dvae;
@@ -16,8 +17,10 @@ mod i2pmae;
 mod ibot;
 mod ijepa;
 mod mae;
+mod mimco;
 mod mimrefiner;
 mod mmengine;
+mod saim;
 mod short_vit;
 mod sim;
 mod simmim;
@@ -58,8 +61,11 @@ const SOURCES: &[Known] = &[
     ("dvae", dvae::openai),
     ("flava_codebook", dvae::flava),
     ("fastmim", fastmim::rules),
+    ("dbot", dbot::rules),
     ("dmjd", dmjd::rules),
+    ("mimco", mimco::rules),
     ("mmengine", mmengine::rules),
+    ("saim", saim::rules),
     ("short_vit", short_vit::rules),
     ("i2pmae", i2pmae::rules),
     ("ibot", ibot::rules),

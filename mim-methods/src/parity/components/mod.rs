@@ -20,6 +20,7 @@ mod processes;
 mod sampled;
 mod schedules;
 mod self_distillation;
+mod semantic_parts;
 mod targets;
 
 use candle_core::Device;
@@ -74,6 +75,8 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("rel_pos_geo", positions::resized_tables),
     ("relative_position_index", positions::indices),
     ("saim_attention_masks", targets::saim),
+    ("sdae_multifold", targets::sdae),
+    ("semmae_mask_sampler", semantic_parts::semmae),
     ("sim_relative_position", positions::sim),
     ("simmim_schedules", schedules::simmim),
     ("sincos_pos_embed", positions::sincos),

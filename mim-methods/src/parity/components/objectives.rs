@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use mim_core::objectives::{CosineConfig, InfoNceConfig, RegressionConfig, UniGradConfig};
 use mim_core::{Mask, Objective, PatchGrid, Prediction, Rows, StepContext, Target, ops};
-use mim_targets::{PatchNorm, PixelTargetConfig};
+use mim_targets::{PatchNorm, PixelTargetConfig, standardize};
 use serde::Deserialize;
 
 use super::super::{Case, Recorded, Result};
@@ -73,36 +73,31 @@ fn mask(case: &Case, name: &str) -> Result<Mask> {
 
 /// dBOT's smooth L1, the class token counted. Its normalised features mim does not have yet.
 pub(super) fn dbot(case: &Case, device: &Device) -> Result<Given> {
-    // Of the normalised features.
-    case.informs(&["target_norm_eps"]);
     let tokens = case.required("input.mask")?.dim(1)? - 1;
     let bits = case.required("input.mask")?.narrow(1, 1, tokens)?;
     let bits = bits.to_dtype(DType::U8)?.flatten_all()?.to_vec1::<u8>()?;
     let side = tokens.isqrt();
     let mask = Mask::from_bits(PatchGrid::new(side, side), &bits)?;
-    let target = case.on("input.target", device)?;
-    let target = Target {
-        image: Some(target.narrow(1, 0, 1)?.squeeze(1)?),
-        ..Target::patches(target.narrow(1, 1, tokens)?)
-    };
+    let raw = case.on("input.target", device)?;
+    let normed = standardize(&raw, case.needs("target_norm_eps")?)?;
     let objective = RegressionConfig::smooth_l1(case.needs("beta")?).build()?;
-    let call = Call {
-        objective: &objective,
-        prediction: &case.on("input.pred", device)?,
-        rows: Rows::ClsAndPatches,
-        target,
-        mask: &mask,
-        step: StepContext::new(0),
-    };
-    let outcome = call.run(1., as_is, case)?;
     let mut given = Given::default();
-    given.expect("loss_raw", outcome.loss);
-    given.grad("pred_raw", outcome.gradient);
-    for name in ["expect.loss_normed", "grad.pred_normed"] {
-        given.lacks(
-            name,
-            "features normalised by their unbiased variance (dBOT)",
-        );
+    for (name, target) in [("raw", raw), ("normed", normed)] {
+        let target = Target {
+            image: Some(target.narrow(1, 0, 1)?.squeeze(1)?),
+            ..Target::patches(target.narrow(1, 1, tokens)?)
+        };
+        let call = Call {
+            objective: &objective,
+            prediction: &case.on("input.pred", device)?,
+            rows: Rows::ClsAndPatches,
+            target,
+            mask: &mask,
+            step: StepContext::new(0),
+        };
+        let outcome = call.run(1., as_is, case)?;
+        given.expect(&format!("loss_{name}"), outcome.loss);
+        given.grad(&format!("pred_{name}"), outcome.gradient);
     }
     Ok(given)
 }

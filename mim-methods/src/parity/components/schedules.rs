@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::optim::LayerDecay;
+use mim_core::schedule::stage_of;
 use mim_core::{Per, Schedule, StepContext, Warmup};
 use serde::Deserialize;
 
@@ -249,10 +250,14 @@ pub(super) fn eva(case: &Case, _device: &Device) -> Result<Given> {
     Ok(given)
 }
 
-/// dBOT's learning rate, which starts again at each stage; the stages of its teacher mim does not have.
+/// dBOT's learning rate, which starts again at each stage, and the stages.
 pub(super) fn dbot(case: &Case, _device: &Device) -> Result<Given> {
+    // A test of dBOT checks what a stage keeps.
+    case.informs(&["kept_by_stage_reinit"]);
     let mut starts: Vec<usize> = case.needs("stage_epochs")?;
     let end = starts.pop().unwrap_or_default();
+    let stage = |place: StepContext| stage_of(&starts, place.epoch) as i64;
+    let stages: Vec<i64> = epochs(case, "input.epoch", end)?.map(stage).collect();
     let schedule = Schedule::Staged {
         starts,
         inner: Box::new(Schedule::MaeCosine {
@@ -264,6 +269,6 @@ pub(super) fn dbot(case: &Case, _device: &Device) -> Result<Given> {
     let mut given = Given::default();
     let places = epochs(case, "input.epoch", end)?;
     given.expect("lr", values(case, "lr", &schedule, places)?);
-    given.lacks("expect.stage_index", "the stages of dBOT's teacher");
+    given.expect("stage_index", Tensor::new(stages, &Device::Cpu)?);
     Ok(given)
 }

@@ -1,8 +1,11 @@
-//! Targets: histograms of oriented gradients in the forms of FastMIM, MaskFeat and DMJD, and SAIM's smoothed images.
+//! Targets: histograms of oriented gradients in the forms of FastMIM, MaskFeat and DMJD, SAIM's smoothed images, and
+//! the folds of SdAE's teacher.
 
 use candle_core::{DType, Device, Tensor};
+use mim_core::nn::causal_bias;
 use mim_core::{Norm, PatchGrid};
-use mim_targets::{Blur, HogNorm, HogTargetConfig, PatchNorm, PixelTargetConfig};
+use mim_masking::{PermutationMasker, RandomMaskerConfig};
+use mim_targets::{Blur, HogNorm, HogTargetConfig, PatchNorm, PixelTargetConfig, folds};
 use serde::Deserialize;
 
 use super::super::{Case, Result};
@@ -110,15 +113,17 @@ pub(super) fn dmjd(case: &Case, device: &Device) -> Result<Given> {
     Ok(given)
 }
 
-/// SAIM's smoothed images; its attention masks mim does not have.
+/// SAIM's attention masks and smoothed images.
 pub(super) fn saim(case: &Case, device: &Device) -> Result<Given> {
     #[derive(Deserialize)]
     struct Gaussian {
         kernel: usize,
         sigma: f64,
     }
-    // Of the attention masks.
-    case.informs(&["cases"]);
+    #[derive(Deserialize)]
+    struct Order {
+        num_patches: usize,
+    }
     let mut given = Given::default();
     for (index, gaussian) in case.needs::<Vec<Gaussian>>("gaussian")?.iter().enumerate() {
         let images = case.on(&format!("input.image_{index}"), device)?;
@@ -138,8 +143,51 @@ pub(super) fn saim(case: &Case, device: &Device) -> Result<Given> {
         // The smoothed image follows from it.
         given.passes_over(&format!("kernel_{index}"));
     }
-    for name in ["expect.content_visible", "expect.query_visible"] {
-        given.lacks(name, "SAIM's attention masks");
+    for (index, order) in case.needs::<Vec<Order>>("cases")?.iter().enumerate() {
+        let noise: Vec<f32> = case.flat(&format!("input.noise_{index}"))?;
+        let grid = PatchGrid::new(1, order.num_patches);
+        let mask = PermutationMasker.from_noise(grid, &noise)?;
+        for (name, itself) in [("content", true), ("query", false)] {
+            let seen = causal_bias(&mask, 1, itself, device)?.squeeze(1)?.exp()?;
+            given.expect(
+                &format!("{name}_visible_{index}"),
+                seen.to_dtype(DType::U8)?,
+            );
+        }
+    }
+    Ok(given)
+}
+
+/// The patches that SdAE's teacher sees in each fold; theirs are image-major.
+pub(super) fn sdae(case: &Case, device: &Device) -> Result<Given> {
+    #[derive(Deserialize)]
+    struct Folds {
+        num_patches: usize,
+        mask_ratio: f64,
+        shrink_num: usize,
+        ncrop_loss: usize,
+        masked: usize,
+        tokens_per_fold: usize,
+    }
+    let mut given = Given::default();
+    for (index, sizes) in case.needs::<Vec<Folds>>("cases")?.iter().enumerate() {
+        let masker = RandomMaskerConfig {
+            mask_ratio: sizes.mask_ratio,
+        };
+        let noise: Vec<f32> = case.flat(&format!("input.noise_{index}"))?;
+        let grid = PatchGrid::new(1, sizes.num_patches);
+        let mask = masker.build()?.from_noise(grid, &noise)?;
+        let parts = folds(&mask, sizes.ncrop_loss, Some(sizes.shrink_num))?;
+        let found = (mask.width() - mask.exact_keep()?, parts.width());
+        if found != (sizes.masked, sizes.tokens_per_fold) {
+            return Err(case
+                .bad(format!("folds {index} are of other sizes: {found:?}"))
+                .into());
+        }
+        let rows = parts.ids_keep(device)?.to_dtype(DType::I64)?;
+        let rows = rows.reshape((sizes.ncrop_loss, mask.rows(), parts.width()))?;
+        let rows = rows.transpose(0, 1)?.contiguous()?.flatten(0, 1)?;
+        given.expect(&format!("fold_ids_{index}"), rows);
     }
     Ok(given)
 }

@@ -1,0 +1,7 @@
+//! liuxingbin/dbot @ db3b15e: MAE's names, but for the last layer.
+
+use crate::weights::Rule;
+
+pub(super) fn rules() -> Vec<Rule> {
+    vec![Rule::rename("decoder_predp.{p}", "decoder_pred.{p}")]
+}

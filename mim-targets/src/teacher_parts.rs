@@ -1,0 +1,222 @@
+//! Parts of an image as a frozen network sees them.
+
+use candle_core::{DType, Tensor};
+use mim_core::{
+    EncodeOptions, Encoder, Error, Masking, NO_PART, Norm, PatchGrid, Result, Target, ops,
+};
+
+use crate::k_means::k_means;
+use crate::target_generator::view_size;
+use crate::{TargetGenerator, TargetRequest};
+
+const NAME: &str = "part maps";
+
+/// What tells parts apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartRule {
+    /// The head of the class token, in the last block, that attends most to the patch.
+    Heads,
+    /// k-means of the patches of an image by the angles of their features.
+    KMeans {
+        /// Number of parts.
+        clusters: usize,
+        /// How often the centres move.
+        iterations: usize,
+    },
+}
+
+/// The part of each patch, `[batch, tokens]` u32, made for each batch by a frozen network: a guide for maskers.
+///
+/// Patches outside of the `retain` most attended ones, the heads averaged, are of [`NO_PART`]. SemMAE's own parts come
+/// from a network that its authors have not published (Li et al., NeurIPS 2022, section 3.2); these stand in for them.
+pub struct TeacherParts {
+    teacher: Box<dyn Encoder>,
+    norm: Norm,
+    view: usize,
+    rule: PartRule,
+    retain: Option<usize>,
+}
+
+impl TeacherParts {
+    /// By `teacher`, on images of `view` normalised with `norm`; of all patches, or of `retain`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if there is no part, or no patch is retained.
+    pub fn new(
+        teacher: impl Encoder + 'static,
+        (view, norm): (usize, Norm),
+        rule: PartRule,
+        retain: Option<usize>,
+    ) -> Result<Self> {
+        if let PartRule::KMeans { clusters: 0, .. } = rule {
+            return Err(Error::config(
+                NAME,
+                "num_parts",
+                0,
+                "an image has a part",
+                "use 7",
+            ));
+        }
+        if retain == Some(0) {
+            let why = "no patch would be left";
+            return Err(Error::config(
+                NAME,
+                "retain",
+                0,
+                why,
+                "leave it out for all patches",
+            ));
+        }
+        Ok(Self {
+            teacher: Box::new(teacher),
+            norm,
+            view,
+            rule,
+            retain,
+        })
+    }
+
+    /// 1 for retained patches and 0 for others, `[batch, tokens]` f32.
+    fn retained(&self, attention: &Tensor) -> Result<Tensor> {
+        let mean = attention.mean(1)?;
+        let (images, tokens) = mean.dims2()?;
+        let Some(count) = self.retain else {
+            return Ok(mean.ones_like()?);
+        };
+        if count > tokens {
+            return Err(too_many(count, tokens));
+        }
+        let mut kept = vec![0f32; images * tokens];
+        for (row, kept) in mean.to_vec2::<f32>()?.iter().zip(kept.chunks_mut(tokens)) {
+            let mut order: Vec<usize> = (0..tokens).collect();
+            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            order[..count].iter().for_each(|&id| kept[id] = 1.);
+        }
+        Ok(ops::upload(kept, (images, tokens), mean.device())?)
+    }
+}
+
+fn too_many(count: usize, tokens: usize) -> Error {
+    let why = format!("there are {tokens} patches");
+    Error::config(
+        NAME,
+        "retain",
+        count,
+        why,
+        "lower it, or leave it out for all patches",
+    )
+}
+
+impl TargetGenerator for TeacherParts {
+    fn has_parts(&self) -> bool {
+        true
+    }
+
+    fn check(&self, grid: PatchGrid, views: &[(usize, usize)]) -> Result<()> {
+        if let Some(count) = self.retain.filter(|count| *count > grid.len()) {
+            return Err(too_many(count, grid.len()));
+        }
+        let own = self.teacher.grid(view_size(views, self.view)?)?;
+        if own == grid {
+            return Ok(());
+        }
+        Err(Error::shape(
+            "part maps of the teacher",
+            format!("one part for each patch of the grid {grid}"),
+            format!("{own}"),
+            "use a teacher with the encoder's patches, or give it another view (teacher.view, views)",
+        ))
+    }
+
+    fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
+        let image = rq.batch.view(self.view)?.normalized(&self.norm)?;
+        let want = EncodeOptions {
+            cls_attention: true,
+            ..EncodeOptions::default()
+        };
+        let step = rq.step.teacher();
+        let encoded = self.teacher.encode(&image, Masking::None, &want, &step)?;
+        let attention = encoded.cls_attention.as_ref().ok_or_else(|| {
+            Error::unsupported(
+                "part maps of a teacher without class token",
+                "its attention says which patches matter",
+                "use a ViT with class_token = true",
+            )
+        })?;
+        let attention = attention.detach().to_dtype(DType::F32)?;
+        let kept = self.retained(&attention)?;
+        let parts = match self.rule {
+            PartRule::Heads => attention.argmax(1)?.to_dtype(DType::U32)?,
+            PartRule::KMeans {
+                clusters,
+                iterations,
+            } => k_means(&encoded.patches()?.detach(), &kept, (clusters, iterations))?,
+        };
+        let none = (parts.ones_like()? * f64::from(NO_PART))?;
+        let kept = kept.to_dtype(DType::U8)?;
+        Ok(Target::patches(kept.where_cond(&parts, &none)?))
+    }
+}
+
+impl std::fmt::Debug for TeacherParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TeacherParts")
+            .field("rule", &self.rule)
+            .field("retain", &self.retain)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use mim_core::encoders::{Vit, VitConfig};
+    use mim_core::{Batch, ParamStore, StepContext, View};
+
+    fn generate(rule: PartRule, retain: Option<usize>) -> Result<Vec<Vec<u32>>> {
+        let vit = VitConfig {
+            image_size: 16.into(),
+            patch_size: 4,
+            embed_dim: 8,
+            depth: 2,
+            num_heads: 4,
+            ..VitConfig::default()
+        };
+        let teacher = Vit::new(&ParamStore::cpu(1).root(), &vit)?;
+        let parts = TeacherParts::new(teacher, (0, Norm::imagenet()), rule, retain)?;
+        parts.check(PatchGrid::new(4, 4), &[(16, 16)])?;
+        let pixels = (0..2 * 3 * 16 * 16u32).map(|at| at.wrapping_mul(2_654_435_761) as f32 / 4e9);
+        let pixels = Tensor::from_iter(pixels, &Device::Cpu)?.reshape((2, 3, 16, 16))?;
+        let batch = Batch::single(View::new(pixels, vec![])?);
+        let made = parts.generate(&TargetRequest {
+            batch: &batch,
+            grid: PatchGrid::new(4, 4),
+            mask: None,
+            student: None,
+            step: &StepContext::new(0),
+        })?;
+        Ok(made.patches.to_vec2::<u32>()?)
+    }
+
+    #[test]
+    fn patches_belong_to_heads_or_clusters_and_the_least_attended_to_none() {
+        let clusters = PartRule::KMeans {
+            clusters: 3,
+            iterations: 4,
+        };
+        for (rule, parts) in [(PartRule::Heads, 4), (clusters, 3)] {
+            let all = generate(rule, None).unwrap();
+            assert!(all.iter().flatten().all(|part| *part < parts), "{all:?}");
+            let some = generate(rule, Some(5)).unwrap();
+            for row in &some {
+                assert_eq!(row.iter().filter(|part| **part < parts).count(), 5);
+                assert_eq!(row.iter().filter(|part| **part == NO_PART).count(), 11);
+            }
+        }
+        for retain in [0, 17] {
+            assert!(generate(PartRule::Heads, Some(retain)).is_err());
+        }
+    }
+}
