@@ -10,8 +10,9 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use mim_core::data::LoaderConfig;
+use mim_core::data::{Dataset, LoaderConfig, Subset};
 use mim_core::optim::{AdamWConfig, Freeze, LarsConfig};
 use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
 
@@ -22,7 +23,7 @@ use common::{StopAfter, Tiny, content, losses, tiny};
 fn config() -> TrainConfig {
     TrainConfig {
         epochs: 2,
-        batch_size: 250,
+        batch_size: 25,
         accum_iter: 2,
         lr: Some(1e-3),
         ..TrainConfig::default()
@@ -49,9 +50,15 @@ fn frozen() -> Freeze {
     }
 }
 
+/// As many samples as two steps take.
+fn some_data(method: &dyn Method) -> Arc<dyn Dataset> {
+    let all = common::data(method);
+    Arc::new(Subset::new(all, (0..100).collect()).unwrap())
+}
+
 fn trainer_with(tiny: &Tiny, run: &Path, workers: usize, train: TrainConfig) -> Trainer {
     let method = tiny.build(5);
-    let data = common::data(method.as_ref());
+    let data = some_data(method.as_ref());
     let loading = LoaderConfig {
         workers,
         ..LoaderConfig::default()
@@ -138,9 +145,10 @@ fn a_run_of_stages_resumes_in_any_of_them() {
         epochs: 1,
         ..config()
     };
-    let data: Arc<dyn Dataset> = DataSource::Embedded.open(Split::Train).unwrap();
     let run = dir.path().join("short");
-    let error = Trainer::new(dbot.build(5), (data, LoaderConfig::default()), short, run);
+    let method = dbot.build(5);
+    let data = (some_data(method.as_ref()), LoaderConfig::default());
+    let error = Trainer::new(method, data, short, run);
     let error = error.err().unwrap().to_string();
     assert!(error.contains("begins at epoch 1"), "{error}");
 }

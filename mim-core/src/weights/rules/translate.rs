@@ -38,28 +38,16 @@ fn import_one(
             matches(theirs, name).map(|holes| Ok(Some((fill(ours, &holes), tensor.clone()))))
         }
         Rule::Conv1x1 { theirs, ours } => matches(theirs, name).map(|holes| {
-            let (out, inputs, height, width) = tensor.dims4()?;
-            if (height, width) != (1, 1) {
-                return Err(Error::shape(
-                    name.to_owned(),
-                    "[out, in, 1, 1]",
-                    tensor.dims(),
-                    "check the source's name",
-                ));
-            }
-            Ok(Some((fill(ours, &holes), tensor.reshape((out, inputs))?)))
+            Ok(Some((
+                fill(ours, &holes),
+                one_tap(name, tensor, "[out, in, 1, 1]", 4)?,
+            )))
         }),
         Rule::Pointwise { theirs, ours } => matches(theirs, name).map(|holes| {
-            let (out, inputs, taps) = tensor.dims3()?;
-            if taps != 1 {
-                return Err(Error::shape(
-                    name.to_owned(),
-                    "[out, in, 1]",
-                    tensor.dims(),
-                    "check the source's name",
-                ));
-            }
-            Ok(Some((fill(ours, &holes), tensor.reshape((out, inputs))?)))
+            Ok(Some((
+                fill(ours, &holes),
+                one_tap(name, tensor, "[out, in, 1]", 3)?,
+            )))
         }),
         Rule::Transpose { theirs, ours } => matches(theirs, name)
             .map(|holes| Ok(Some((fill(ours, &holes), tensor.t()?.contiguous()?)))),
@@ -95,6 +83,21 @@ fn import_one(
             }
         }
         Rule::Ignore { theirs } => matches(theirs, name).map(|_| Ok(None)),
+    }
+}
+
+/// The matrix of a convolution of one tap, a tensor of so many axes.
+fn one_tap(name: &str, tensor: &Tensor, expected: &'static str, axes: usize) -> Result<Tensor> {
+    match tensor.dims() {
+        [out, inputs, taps @ ..]
+            if taps.len() + 2 == axes && taps.iter().all(|taps| *taps == 1) =>
+        {
+            Ok(tensor.reshape((*out, *inputs))?)
+        }
+        dims => {
+            let fix = "check the source's name";
+            Err(Error::shape(name.to_owned(), expected, dims, fix))
+        }
     }
 }
 
