@@ -33,7 +33,7 @@ methods! {
     dmjd => DmjdConfig, VisibleOrder;
     ibot => IbotConfig, CropsConfig, DistillationConfig, Ibot, NamingMasker;
     attmask => AttMaskConfig;
-    i2pmae => I2pMaeConfig, I2pMae, I2pMaeFeatures, I2pMaeTarget;
+    i2pmae => I2pMaeConfig, I2pMae, I2pMaeTarget;
     milan => MilanConfig, MilanTarget;
     beit => BeitConfig;
     vqkd => VqKdConfig, VqKd, VqKdDecoderConfig;

@@ -149,6 +149,70 @@ fn cmaes_encoder_loads_with_and_without_its_prefix() {
 }
 
 #[test]
+fn i2pmaes_names_go_both_ways_with_their_shapes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/i2pmae/case_b.json");
+    let case = mim_methods::parity::Case::read(&path).unwrap();
+    let source = Source::named("i2pmae").unwrap();
+    let all = case.group("param.");
+    let ours = source.import(&all).unwrap();
+    let back = source.export(&ours).unwrap();
+    let shapes = |weights: &WeightMap| -> Vec<(String, Vec<usize>)> {
+        let kept = weights
+            .iter()
+            .filter(|(name, _)| !name.ends_with("num_batches_tracked"));
+        kept.map(|(name, tensor)| (name.to_owned(), tensor.dims().to_vec()))
+            .collect()
+    };
+    assert_eq!(shapes(&back), shapes(&all));
+    // As released, with a network of CLIP's width.
+    let settings = "[target]\ncheckpoint = \"random\"\n[target.encoder]\nembed_dim = 64\ndepth = 1\nnum_heads = 2";
+    let entry = registry::method("i2pmae").unwrap();
+    let settings = entry.resolve(settings.parse().unwrap()).unwrap();
+    let method = entry.build(settings, &Device::Cpu, 0).unwrap();
+    let weights = method.stores()[0].1.vars().into_iter();
+    let weights: WeightMap = weights
+        .map(|(name, var)| (name, var.as_detached_tensor()))
+        .collect();
+    let theirs = source.export(&weights).unwrap();
+    for (name, shape) in [
+        (
+            "h_encoder.token_embed.0.first_conv.0.weight",
+            &[128, 3, 1][..],
+        ),
+        (
+            "h_encoder.token_embed.0.first_conv.3.weight",
+            &[256, 128, 1],
+        ),
+        (
+            "h_encoder.token_embed.0.second_conv.0.weight",
+            &[512, 512, 1],
+        ),
+        (
+            "h_encoder.token_embed.0.second_conv.3.weight",
+            &[96, 512, 1],
+        ),
+        (
+            "h_encoder.token_embed.2.second_conv.0.weight",
+            &[384, 384, 1],
+        ),
+        ("h_encoder.encoder_pos_embeds.1.0.weight", &[192, 3]),
+        (
+            "h_encoder.encoder_blocks.2.blocks.4.attn.qkv.weight",
+            &[1152, 384],
+        ),
+        ("h_encoder.encoder_norms.0.weight", &[96]),
+        ("mask_token", &[1, 384]),
+        ("h_decoder.1.blocks.0.mlp.fc1.weight", &[768, 192]),
+        ("token_prop.0.fuse.net.0.weight", &[192, 576, 1]),
+        ("rec_head_3d.weight", &[24, 192, 1]),
+        ("rec_head_2d.weight", &[12288, 192, 1]),
+    ] {
+        let tensor = theirs.get(name).unwrap();
+        assert_eq!(tensor.dims(), shape, "{name}");
+    }
+}
+
+#[test]
 fn ibots_checkpoint_loads_whole_and_cut_to_its_backbone() {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/ibot/vit_shared_head.json");

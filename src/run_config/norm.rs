@@ -1,6 +1,6 @@
 //! `norm = "auto"`: mean and deviation of the training images.
 
-use mim_core::augment::{ImageOp, ToChannels};
+use mim_core::augment::{Augment, ImageOp, ToChannels};
 use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::rng::{Purpose, stream};
 use mim_core::{Error, Norm, Result, settings};
@@ -93,7 +93,7 @@ fn of_images(images: &dyn Dataset, channels: usize) -> Result<(Norm, usize)> {
                 continue;
             }
         };
-        let sample = ToChannels { channels }.apply(sample, &mut rng)?;
+        let sample = Augment::ToChannels(ToChannels { channels }).apply(sample, &mut rng)?;
         for pixel in sample.pixels().chunks_exact(channels) {
             for ((sum, square), byte) in sums.iter_mut().zip(&mut squares).zip(pixel) {
                 let value = f64::from(*byte) / 255.;

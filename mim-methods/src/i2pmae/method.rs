@@ -179,7 +179,7 @@ impl Method for I2pMae {
 
     fn notes(&self) -> Vec<String> {
         match &self.config.target {
-            I2pMaeTarget::Features(features) => vec![features.network.note()],
+            I2pMaeTarget::Features(network) => vec![network.note()],
             I2pMaeTarget::Points => Vec::new(),
         }
     }

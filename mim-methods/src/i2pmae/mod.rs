@@ -44,6 +44,8 @@ pub struct I2pMaeConfig {
     /// Augmentation. Default: points in the unit sphere, axes scaled by 2/3 to 3/2, and moved by up to 0.2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
+    /// Depth maps of a cloud, which the 2D network sees; their size is the network's.
+    pub maps: DepthMapsConfig,
     /// The encoder.
     pub encoder: PointEncoderConfig,
     /// The decoder.
@@ -56,21 +58,10 @@ pub struct I2pMaeConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum I2pMaeTarget {
-    /// What a frozen 2D network sees at the points of visible groups.
-    Features(Box<I2pMaeFeatures>),
+    /// What a frozen 2D network sees at the points of visible groups. It sees the maps, so `view` and `norm` are refused.
+    Features(Box<FrozenConfig>),
     /// Nothing (Point-M2AE).
     Points,
-}
-
-/// The 2D network and what it is shown.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct I2pMaeFeatures {
-    /// Depth maps of a cloud; their size is the network's.
-    pub maps: DepthMapsConfig,
-    /// The network; its `view` and `norm` are not used, for it sees the maps. Default CLIP's ViT-B/16, whose weights
-    /// must be given.
-    pub network: FrozenConfig,
 }
 
 impl Default for I2pMaeTarget {
@@ -87,6 +78,7 @@ impl Default for I2pMaeConfig {
             first_visible: true,
             chamfer: ChamferKind::L2,
             views: None,
+            maps: DepthMapsConfig::default(),
             encoder: PointEncoderConfig::default(),
             decoder: PointDecoderConfig::default(),
             target: I2pMaeTarget::default(),
@@ -97,18 +89,21 @@ impl Default for I2pMaeConfig {
 impl I2pMaeConfig {
     fn check(&self) -> Result<()> {
         self.encoder.validate()?;
-        if let I2pMaeTarget::Features(features) = &self.target {
-            features.maps.check()?;
+        if let I2pMaeTarget::Features(network) = &self.target {
+            self.maps.check()?;
             for (field, is_set) in [
-                ("target.network.norm", features.network.norm.is_some()),
-                ("target.network.view", features.network.view != 0),
+                ("target.norm", network.norm.is_some()),
+                ("target.view", network.view != 0),
             ] {
                 if is_set {
                     let why = "the network sees depth maps, no view of the data";
-                    let fix = "leave it out; target.maps.norm is the normalisation of the maps";
+                    let fix = "leave it out; maps.norm is the normalisation of the maps";
                     return Err(Error::config(NAME, field, "set", why, fix));
                 }
             }
+        } else if self.maps != DepthMapsConfig::default() {
+            let (why, fix) = ("without a 2D network nobody sees them", "leave them out");
+            return Err(Error::config(NAME, "maps", "set", why, fix));
         } else if self.guided {
             let why = "without a 2D network there is no attention to keep groups by";
             let fix = "set guided = false, or target.type = \"features\"";
@@ -133,12 +128,12 @@ impl I2pMaeConfig {
             self.encoder.group_sizes[level],
         );
         let teacher = match (&self.target, network) {
-            (I2pMaeTarget::Features(features), Some(network)) => {
-                let side = features.maps.image_size;
+            (I2pMaeTarget::Features(_), Some(network)) => {
+                let side = self.maps.image_size;
                 network.grid((side, side))?;
                 let values = members * VIEWS.len() * network.dim();
                 let head = Linear::new(&params.pp("rec_head_2d"), dim, values)?;
-                Some((Teacher::new(network, features.maps.clone()), head))
+                Some((Teacher::new(network, self.maps.clone()), head))
             }
             (I2pMaeTarget::Features(_), None) => {
                 let (why, fix) = ("nobody teaches", "build from the settings");
@@ -188,7 +183,7 @@ impl MethodConfig for I2pMaeConfig {
     fn build(&self, student: &ParamStore) -> Result<I2pMae> {
         self.check()?;
         let network = match &self.target {
-            I2pMaeTarget::Features(features) => Some(features.network.open(student.device())?),
+            I2pMaeTarget::Features(network) => Some(network.open(student.device())?),
             I2pMaeTarget::Points => None,
         };
         self.compose(student, network)
@@ -208,7 +203,7 @@ pub(crate) const ENTRY: Entry = Entry {
         choose: "Point clouds.",
     },
     status: "exact: groups, depth maps, CLIP's features and attention, masks, forward, losses, gradients",
-    recipes: recipes!("i2pmae_32px", "i2pmae_base"),
+    recipes: recipes!("i2pmae_32px", "point_m2ae_32px", "i2pmae_base"),
     parity: crate::parity::i2pmae::setup,
     clouds: true,
     ..Entry::new::<I2pMaeConfig>(NAME)
@@ -227,11 +222,11 @@ mod tests {
             (|c| c.decoder.depths = vec![1; 4], "`depths`"),
             (
                 |c| {
-                    if let I2pMaeTarget::Features(features) = &mut c.target {
-                        features.network.view = 1;
+                    if let I2pMaeTarget::Features(network) = &mut c.target {
+                        network.view = 1;
                     }
                 },
-                "`target.network.view`",
+                "`target.view`",
             ),
         ];
         for (change, part) in changes {

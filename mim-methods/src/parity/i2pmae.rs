@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::run::Extract;
 use super::{Case, Problem, Recorded, Result, Rounding, Setup};
-use crate::{FrozenConfig, I2pMaeConfig, I2pMaeFeatures, I2pMaeTarget, MethodConfig};
+use crate::{I2pMaeConfig, MethodConfig};
 
 #[derive(Deserialize)]
 struct Decoder {
@@ -82,7 +82,6 @@ fn config(case: &Case) -> Result<I2pMaeConfig> {
         image_size: case.setting_or("image_size", 224)?,
         norm: case.needs::<InputNorm>("input_norm_projected")?.norm()?,
     };
-    let network = FrozenConfig::default();
     let stages = decoder.depths.len();
     Ok(I2pMaeConfig {
         mask_ratio: case.setting_or("mask_ratio", 0.8)?,
@@ -96,7 +95,7 @@ fn config(case: &Case) -> Result<I2pMaeConfig> {
             drop_path_rate,
             ..PointDecoderConfig::default()
         },
-        target: I2pMaeTarget::Features(Box::new(I2pMaeFeatures { maps, network })),
+        maps,
         ..I2pMaeConfig::default()
     })
 }
