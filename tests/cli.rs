@@ -281,7 +281,7 @@ fn runs_of_stages_report_each_and_resume_in_any_of_them() {
             &dir.path().join("short"),
             &["--method", "dbot", "--epochs", "3"],
         ),
-        &["the last stage of dbot begins at epoch 16"],
+        &["the last stage of dbot begins at epoch 32"],
     );
 }
 
