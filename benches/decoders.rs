@@ -109,24 +109,25 @@ fn pooled(params: &Params) -> Result<Box<dyn Decoder>> {
 /// Times the decoders on `patches` tokens of each image.
 fn run(c: &mut Criterion, patches: usize, decoders: &[(String, Build)]) {
     let tokens = values(&[IMAGES, 1 + patches, INPUTS]).as_tensor().clone();
-    let encoded = Encoded {
-        prefix: 1,
-        layers: vec![(0, tokens.clone())],
-        tokens,
-        cls_attention: None,
-        grid: GRID,
-    };
     let (mask, batch) = (mask(IMAGES, GRID), batch(IMAGES, 2, SIDE));
     let step = StepContext::new(0);
-    let cx = DecodeContext {
-        encoded: &encoded,
-        mask: &mask,
-        batch: &batch,
-        step: &step,
-    };
     for (name, build) in decoders {
         let store = ParamStore::cpu(0);
         let decoder = build(&store.root()).expect("settings hold");
+        let blocks = decoder.layers().iter().chain(&[0]);
+        let encoded = Encoded {
+            prefix: 1,
+            layers: blocks.map(|block| (*block, tokens.clone())).collect(),
+            tokens: tokens.clone(),
+            cls_attention: None,
+            grid: GRID,
+        };
+        let cx = DecodeContext {
+            encoded: &encoded,
+            mask: &mask,
+            batch: &batch,
+            step: &step,
+        };
         let mut gradients = Gradients::new(store.trainable());
         let mut group = c.benchmark_group("decoders");
         group.throughput(Throughput::Elements(IMAGES as u64));

@@ -165,7 +165,7 @@ impl Trainer {
             let batch = self.config.effective_batch(self.comm.world());
             let images = (self.state.iter - first) * batch;
             self.report_stage(watch.observer);
-            let record = self.end_epoch(images as f64 / seconds, watch.observer)?;
+            let record = self.record(images as f64 / seconds, watch.observer);
             if let Some(events) = &mut watch.events {
                 let values = [
                     ("epoch/loss", record.train_loss),
@@ -180,6 +180,7 @@ impl Trainer {
             if watch.observer.keeps() {
                 self.keep()?;
             }
+            self.end_epoch(&record)?;
             if self.stops(watch.observer)? && !self.finished() {
                 return self.end_here();
             }
@@ -203,10 +204,10 @@ impl Trainer {
         EventWriter::create(&self.run, self.state.step).map(Some)
     }
 
-    /// Logs the epoch, moves on to the next one and writes a checkpoint when it is time.
-    fn end_epoch(&mut self, images_per_s: f64, observer: &mut dyn Observer) -> Result<EpochRecord> {
+    /// What is known of the epoch whose last step is done. The method is as that step left it: what follows an epoch may
+    /// replace what was trained.
+    fn record(&self, images_per_s: f64, observer: &mut dyn Observer) -> EpochRecord {
         let end = self.context();
-        self.method.end_epoch(&end)?;
         let last = StepContext {
             iter: self.state.iter - 1,
             ..end
@@ -218,7 +219,7 @@ impl Trainer {
             .sums
             .keys()
             .filter_map(|name| Some((name.strip_prefix("terms.")?.to_owned(), mean(name))));
-        let record = EpochRecord {
+        EpochRecord {
             epoch: self.state.epoch,
             step: self.state.step,
             train_loss: mean("loss"),
@@ -227,9 +228,15 @@ impl Trainer {
             lr: self.lr.at(&last),
             grad_norm: mean("grad_norm"),
             images_per_s,
-        };
+        }
+    }
+
+    /// Logs the epoch, moves on to the next one and writes a checkpoint when it is time.
+    fn end_epoch(&mut self, record: &EpochRecord) -> Result<()> {
+        let end = self.context();
+        self.method.end_epoch(&end)?;
         if self.writes() {
-            EpochLog::new(&self.run).append(&record)?;
+            EpochLog::new(&self.run).append(record)?;
         }
         self.state.sums.clear();
         (self.state.epoch, self.state.iter) = (self.state.epoch + 1, 0);
@@ -241,7 +248,7 @@ impl Trainer {
         {
             self.save()?;
         }
-        Ok(record)
+        Ok(())
     }
 
     /// Writes a checkpoint of the current place, if this process is the one that writes.
