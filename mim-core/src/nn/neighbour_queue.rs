@@ -116,8 +116,9 @@ impl NeighbourQueue {
         let same = known.broadcast_eq(&own)?;
         let least = |value: f32| Tensor::full(value, (rows, size), device);
         let mut left = same.where_cond(&least(OF_OWN)?, cosines)?;
-        let places = Tensor::arange(0u32, u32::try_from(size).unwrap_or(u32::MAX), device)?;
-        let (places, taken) = (places.unsqueeze(0)?, least(f32::MIN)?);
+        let last = u32::try_from(size).unwrap_or(u32::MAX);
+        let places = ops::upload((0..last).collect(), (1, size), device)?;
+        let taken = least(f32::MIN)?;
         let mut best = Vec::new();
         for _ in 0..=ranks.iter().copied().max().unwrap_or(0) {
             let largest = left.argmax_keepdim(1)?;
@@ -155,7 +156,7 @@ impl NeighbourQueue {
         let device = self.x.device();
         let last = i64::try_from(size).unwrap_or(i64::MAX);
         let ptr = self.ptr.as_detached_tensor();
-        let behind = Tensor::arange(0i64, last, device)?.broadcast_sub(&ptr)?;
+        let behind = ops::upload((0..last).collect(), size, device)?.broadcast_sub(&ptr)?;
         let around = behind
             .lt(0i64)?
             .where_cond(&(&behind + size as f64)?, &behind)?;
