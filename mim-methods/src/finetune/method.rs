@@ -1,6 +1,6 @@
 //! Training an encoder with labels.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use mim_core::augment::ViewPlan;
 use mim_core::nn::{BatchNorm, LayerNorm, Linear};
 use mim_core::params::{Ema, EmaTiming};
@@ -151,9 +151,8 @@ impl Method for Finetune {
         let images = batch.view(0)?.normalized(&self.input.norm)?;
         let (images, lam) = self.mixed(&images, step)?;
         step.trace("mixed_images", || Ok(images.clone()))?;
-        let labels: Vec<u32> = labels.to_dtype(DType::U32)?.to_vec1()?;
         let shares = (lam, self.label_smoothing);
-        let targets = mixed_targets(&labels, self.network.classes, shares, images.device())?;
+        let targets = mixed_targets(labels, self.network.classes, shares)?;
         step.trace("soft_target", || Ok(targets.clone()))?;
         let features = self.network.features(&images, step)?;
         step.trace("features", || Ok(features.clone()))?;

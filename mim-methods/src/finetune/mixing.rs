@@ -1,7 +1,7 @@
 //! What fine-tuning does to a batch: random erasing, mixup, CutMix, and the targets of mixed images.
 
-use candle_core::{DType, Device, Tensor};
-use mim_core::{Error, Result};
+use candle_core::{DType, Tensor};
+use mim_core::{Error, Result, ops};
 use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
@@ -158,7 +158,7 @@ impl Mix {
                 };
                 let pixels = (0..height).flat_map(|row| (0..width).map(move |column| (row, column)));
                 let taken: Vec<u8> = pixels.map(|(row, column)| inside(row, column).into()).collect();
-                let taken = Tensor::from_vec(taken, (1, 1, height, width), images.device())?;
+                let taken = ops::upload(taken, (1, 1, height, width), images.device())?;
                 let taken = taken.broadcast_as(images.shape())?;
                 let mixed = taken.where_cond(&reversed(images)?, images)?;
                 Ok((mixed, cut.kept((height, width))))
@@ -171,7 +171,8 @@ impl Mix {
 fn reversed(xs: &Tensor) -> Result<Tensor> {
     let count = u32::try_from(xs.dim(0)?).unwrap_or(u32::MAX);
     let order: Vec<u32> = (0..count).rev().collect();
-    Ok(xs.index_select(&Tensor::new(order, xs.device())?, 0)?)
+    let order = ops::upload(order, xs.dim(0)?, xs.device())?;
+    Ok(xs.index_select(&order, 0)?)
 }
 
 /// Targets `[batch, classes]` of `labels` `[batch]` u32 whose images have the share `lam` of themselves, and the rest of
@@ -181,26 +182,27 @@ fn reversed(xs: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] for a label that is no class.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "targets are f32"
-)]
-pub fn mixed_targets(labels: &[u32], classes: usize, (lam, smoothing): (f64, f64), device: &Device) -> Result<Tensor> {
-    if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
-        let why = format!("the head has {classes} classes");
-        let fix = format!("set num_classes = {} or more", label + 1);
-        return Err(Error::config("fine-tuning", "label", label, why, fix));
+/// [`Error::InvalidConfig`] for a label that is no class, on the CPU; a GPU is not waited for.
+pub fn mixed_targets(labels: &Tensor, classes: usize, (lam, smoothing): (f64, f64)) -> Result<Tensor> {
+    let labels = labels.to_dtype(DType::U32)?;
+    if labels.device().is_cpu() {
+        check_labels(&labels.to_vec1()?, classes)?;
     }
+    let known: Vec<u32> = (0..).take(classes).collect();
+    let known = ops::upload(known, (1, classes), labels.device())?;
+    let own = labels.unsqueeze(1)?.broadcast_eq(&known)?.to_dtype(DType::F32)?;
+    let mixed = ((&own * lam)? + (reversed(&own)? * (1. - lam))?)?;
     let off = smoothing / classes as f64;
-    let on = 1. - smoothing + off;
-    let one = |label: u32, class: usize| if label as usize == class { on } else { off };
-    let rows = labels.iter().zip(labels.iter().rev());
-    let values = rows.flat_map(|(own, other)| {
-        (0..classes).map(move |class| (one(*own, class) * lam + one(*other, class) * (1. - lam)) as f32)
-    });
-    let values: Vec<f32> = values.collect();
-    Ok(Tensor::from_vec(values, (labels.len(), classes), device)?)
+    Ok(mixed.affine(1. - smoothing, off)?)
+}
+
+fn check_labels(labels: &[u32], classes: usize) -> Result<()> {
+    let Some(label) = labels.iter().find(|label| **label as usize >= classes) else {
+        return Ok(());
+    };
+    let why = format!("the head has {classes} classes");
+    let fix = format!("set num_classes = {} or more", label + 1);
+    Err(Error::config("fine-tuning", "label", label, why, fix))
 }
 
 /// Share of an image's area that random erasing takes.
@@ -238,8 +240,8 @@ pub fn erase(images: &Tensor, prob: f64, rng: &mut dyn Rng) -> Result<Tensor> {
         }
     }
     let device = images.device();
-    let taken = Tensor::from_vec(taken, images.shape(), device)?;
-    let noise = Tensor::from_vec(noise, images.shape(), device)?.to_dtype(DType::F32)?;
+    let taken = ops::upload(taken, images.shape(), device)?;
+    let noise = ops::upload(noise, images.shape(), device)?;
     Ok(taken.where_cond(&noise, images)?)
 }
 
@@ -272,6 +274,7 @@ fn erased_box((height, width): (usize, usize), rng: &mut dyn Rng) -> Option<CutB
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
     use mim_core::rng::{Purpose, stream};
 
     fn images() -> Tensor {
@@ -319,7 +322,8 @@ mod tests {
 
     #[test]
     fn labels_beyond_the_head_are_named() {
-        let error = mixed_targets(&[0, 5], 3, (1., 0.), &Device::Cpu).unwrap_err();
+        let labels = Tensor::new(&[0u32, 5], &Device::Cpu).unwrap();
+        let error = mixed_targets(&labels, 3, (1., 0.)).unwrap_err();
         assert!(error.to_string().contains("num_classes = 6"), "{error}");
     }
 }

@@ -22,11 +22,9 @@ struct Mixed {
 
 /// Targets and losses of mixed images, and a CutMix.
 pub(super) fn mixing(case: &Case, device: &Device) -> Result<Given> {
-    let (labels, classes): (Vec<u32>, usize) =
-        (case.flat("input.labels")?, case.needs("num_classes")?);
+    let (labels, classes) = (case.on("input.labels", device)?, case.needs("num_classes")?);
     let logits = case.on("input.logits", device)?;
-    let targets =
-        |lam: f64, smoothing: f64| mixed_targets(&labels, classes, (lam, smoothing), device);
+    let targets = |lam: f64, smoothing: f64| mixed_targets(&labels, classes, (lam, smoothing));
     let loss = |targets: Tensor| -> Result<Tensor> {
         Ok(ops::soft_cross_entropy(&logits, &targets, 1.)?.mean_all()?)
     };
