@@ -143,7 +143,7 @@ fn pixels(view: usize, places: Tensor) -> Extract {
         Ok(images
             .flatten_from(2)?
             .contiguous()?
-            .index_select(&places, 2)?)
+            .index_select(&places.to_device(images.device())?, 2)?)
     })
 }
 
@@ -205,6 +205,23 @@ fn outputs(case: &Case, levels: usize) -> Result<Vec<(&'static str, Extract)>> {
 const CHAIN: &str = "nine batch norms over few groups magnify rounding: computed in f64, the recorded decoder_out of case_b \
                      is off by 2.7 times what the case allows";
 
+/// The same on GPUs, whose batch norms sum in f32.
+const GPU_ROUNDING: Rounding = Rounding {
+    zero: &[],
+    magnified: &[
+        ("expect.", 1e-3, GPU_SUMS),
+        ("h_encoder.", 1e-3, GPU_SUMS),
+        ("h_decoder.", 1e-3, GPU_SUMS),
+        ("decoder_", 1e-3, GPU_SUMS),
+        ("token_prop.", 1e-3, GPU_SUMS),
+        ("rec_head_", 1e-3, GPU_SUMS),
+        ("mask_token", 1e-3, GPU_SUMS),
+    ],
+};
+
+/// Why [`GPU_ROUNDING`] allows so much.
+const GPU_SUMS: &str = "batch norms of values that differ little, summed in f32";
+
 /// Values that rounding moves by more than the cases allow.
 const ROUNDING: Rounding = Rounding {
     zero: &[],
@@ -242,7 +259,11 @@ pub(crate) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     method.override_mask(mask)?;
     let points = case.on("input.points", device)?;
     Ok(Setup {
-        rounding: ROUNDING,
+        rounding: if device.is_cuda() {
+            GPU_ROUNDING
+        } else {
+            ROUNDING
+        },
         method: Box::new(method),
         source: Source::named("i2pmae")?,
         step: StepContext::new(0),
