@@ -31,7 +31,10 @@ pub(crate) struct Args {
 }
 
 const EXAMPLE: &str = "Example:
-  recipes = [\"mae_32px\", \"simmim_32px\"]   # recipes, files, or methods
+  recipes = [
+    \"mae_32px\",                            # a recipe, a file, or a method
+    { recipe = \"beit_32px\", set = { target.checkpoint = \"{sweep}/vqkd_32px-seed_{seed}\" } },
+  ]
   seeds = [0, 1, 2]
   [set]                                    # the same in all runs
   data.source = \"idx:fashion-mnist\"
@@ -44,7 +47,7 @@ const EXAMPLE: &str = "Example:
 #[serde(deny_unknown_fields)]
 struct Sweep {
     /// Recipes or files of settings.
-    recipes: Vec<String>,
+    recipes: Vec<Entry>,
     /// Seeds, each a run of its own.
     #[serde(default = "one_seed")]
     seeds: Vec<u64>,
@@ -54,6 +57,40 @@ struct Sweep {
     /// Values of settings, by dotted key.
     #[serde(default)]
     vary: BTreeMap<String, Vec<Value>>,
+}
+
+/// A recipe, alone or with settings of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Recipe(String),
+    With(With),
+}
+
+/// A recipe with settings of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct With {
+    recipe: String,
+    /// In texts, `{sweep}` is the folder of all runs, and `{seed}` the seed of the run.
+    set: toml::Table,
+}
+
+impl Entry {
+    fn recipe(&self) -> &String {
+        match self {
+            Self::Recipe(recipe) | Self::With(With { recipe, .. }) => recipe,
+        }
+    }
+
+    /// Its own settings with their dotted keys.
+    fn settings(&self) -> Vec<(String, String)> {
+        let mut own = Vec::new();
+        if let Self::With(With { set, .. }) = self {
+            flatten(set, "", &mut own);
+        }
+        own
+    }
 }
 
 fn one_seed() -> Vec<u64> {
@@ -178,16 +215,18 @@ impl Sweep {
         let mut same = Vec::new();
         flatten(&self.set, "", &mut same);
         let mut planned = Vec::new();
-        for recipe in &self.recipes {
+        for entry in &self.recipes {
+            let own = entry.settings();
             for combination in &combinations {
                 for &seed in &self.seeds {
                     let set = same
                         .iter()
+                        .chain(&own)
                         .chain(combination)
                         .map(|(key, value)| format!("{key}={value}"));
                     planned.push(Planned {
-                        name: name(recipe, combination, seed),
-                        recipe: recipe.clone(),
+                        name: name(entry.recipe(), combination, seed),
+                        recipe: entry.recipe().clone(),
                         seed,
                         set: set.collect(),
                     });
@@ -243,8 +282,12 @@ impl Planned {
         } else {
             let recipe = self.recipe.clone();
             arguments.extend(["--config".to_owned(), recipe, "--seed".to_owned(), seed]);
+            let sweep = output.to_string_lossy();
             for setting in &self.set {
-                arguments.extend(["--set".to_owned(), setting.clone()]);
+                let setting = setting
+                    .replace("{sweep}", &sweep)
+                    .replace("{seed}", &self.seed.to_string());
+                arguments.extend(["--set".to_owned(), setting]);
             }
         }
         let path = path.to_string_lossy().into_owned();
@@ -286,6 +329,19 @@ mod tests {
             "pretrain --config mae_32px --seed 0 --set train.epochs=2 --set encoder.depth=2 --set mask_ratio=0.5 \
              --output-dir nowhere/mae_32px-depth_2-mask_ratio_0.5-seed_0 --device cpu"
         );
+    }
+
+    #[test]
+    fn a_recipe_may_name_another_run_of_the_sweep() {
+        let text = "recipes = [{ recipe = \"beit_32px\", set = { target.checkpoint = \"{sweep}/vqkd-seed_{seed}\" } }]\nseeds = [7]";
+        let planned = sweep(text).plan().unwrap();
+        let line = planned[0].arguments(Path::new("all"), "cpu").join(" ");
+        assert!(
+            line.contains("--set target.checkpoint=\"all/vqkd-seed_7\""),
+            "{line}"
+        );
+        let wrong = "recipes = [{ recipe = \"a\", sets = {} }]".parse().unwrap();
+        assert!(settings::read::<Sweep>("sweep", wrong).is_err());
     }
 
     #[test]
