@@ -13,13 +13,15 @@ const SEED: &str = "train.seed";
 /// Settings that say where a run was made, not how.
 const PLACES: [&str; 2] = ["data.workers", "data.prefetch"];
 /// Results that come first, where there are any.
-const FIRST: [&str; 9] = [
+const FIRST: [&str; 11] = [
     "linear_top1",
     "knn_top1",
     "finetuned_top1",
+    "lowshot_top1",
     "random_linear_top1",
     "random_knn_top1",
     "random_finetuned_top1",
+    "random_lowshot_top1",
     "raw_linear_top1",
     "final_loss",
     "seconds",

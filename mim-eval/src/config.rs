@@ -5,7 +5,7 @@ use mim_core::data::LoaderConfig;
 use mim_core::{Error, ImageSize, Pooling, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{KnnConfig, LinearConfig};
+use crate::{KnnConfig, LinearConfig, LowshotConfig};
 
 /// Sizes up to which images are resized with a margin around the crop.
 const MARGIN_UP_TO: usize = 224;
@@ -37,6 +37,9 @@ pub struct EvalConfig {
     pub linear: LinearConfig,
     /// The nearest neighbours.
     pub knn: KnnConfig,
+    /// A linear probe on few labels at the end of a run. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lowshot: Option<LowshotConfig>,
 }
 
 impl Default for EvalConfig {
@@ -51,6 +54,7 @@ impl Default for EvalConfig {
             finetune_epochs: 0,
             linear: LinearConfig::default(),
             knn: KnnConfig::default(),
+            lowshot: None,
         }
     }
 }
@@ -75,6 +79,7 @@ impl EvalConfig {
             views.check()?;
         }
         self.linear.check()?;
+        self.lowshot.as_ref().map_or(Ok(()), LowshotConfig::check)?;
         self.knn.check()
     }
 

@@ -47,7 +47,7 @@ impl Part for LowshotConfig {
 }
 
 impl LowshotConfig {
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let bad = |field, value: String, why, fix| Err(Error::config("low-shot", field, value, why, fix));
         if self.draws == 0 {
             return bad("draws", "0".into(), "nothing would be measured", "use 3, or 1");

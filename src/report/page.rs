@@ -21,10 +21,11 @@ const ROWS: [(&str, &str); 3] = [
     ("raw_", "raw pixels"),
 ];
 /// The protocols of a row.
-const PROTOCOLS: [(&str, &str); 3] = [
+const PROTOCOLS: [(&str, &str); 4] = [
     ("linear", "linear probe"),
     ("knn", "k-NN"),
     ("finetuned", "fine-tuned"),
+    ("lowshot", "few labels"),
 ];
 
 /// Text as HTML shows it.

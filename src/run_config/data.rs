@@ -14,6 +14,9 @@ use toml::{Table, Value};
 pub struct DataConfig {
     /// `embedded`, a path, `idx:`, `folder:`, `cifar:` or `parquet:` and a path, or `hf:owner/name`. Default `embedded`.
     pub source: DataSource,
+    /// Share of each class of the training images that is used, the same images whatever the seed. Default 1.
+    #[serde(skip_serializing_if = "is_all")]
+    pub train_share: f64,
     /// Share of each class of the training images that is held out for probes, where the data has labels but neither
     /// a val nor a test split; 0 holds out none. Default 0.1.
     pub val_share: f64,
@@ -25,10 +28,16 @@ pub struct DataConfig {
     pub max_bad_share: f64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_all(share: &f64) -> bool {
+    *share >= 1.
+}
+
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
             source: DataSource::Embedded,
+            train_share: 1.,
             val_share: 0.1,
             workers: 1,
             prefetch: 2,
@@ -71,18 +80,27 @@ impl DataConfig {
     ///
     /// [`Error::InvalidConfig`] for the first one that does not hold.
     pub fn check(&self) -> Result<()> {
-        if (0. ..1.).contains(&self.val_share) {
+        let (name, value, fix) = if !(0. ..1.).contains(&self.val_share) {
+            let fix = "use a number from 0 to below 1, such as 0.1";
+            ("data.val_share", self.val_share, fix)
+        } else if !(self.train_share > 0. && self.train_share <= 1.) {
+            let fix = "use a number above 0, up to 1";
+            ("data.train_share", self.train_share, fix)
+        } else {
             return Ok(());
-        }
+        };
         let why = "it is a share of the training images";
-        let fix = "use a number from 0 to below 1, such as 0.1";
-        Err(Error::config(
-            "settings",
-            "data.val_share",
-            self.val_share,
-            why,
-            fix,
-        ))
+        Err(Error::config("settings", name, value, why, fix))
+    }
+
+    /// The training images, or the share of them that is used.
+    fn open_train(&self) -> Result<Arc<dyn Dataset>> {
+        let all = self.source.open(Split::Train)?;
+        if self.train_share < 1. {
+            let (_, share) = hold_out(&all, self.train_share, 0)?;
+            return Ok(Arc::new(share));
+        }
+        Ok(all)
     }
 
     /// Opens the images: those to train on, and of val, test or a held-out share the first that there is. The share
@@ -93,7 +111,7 @@ impl DataConfig {
     /// If the training images cannot be opened, or the others are there and cannot.
     pub fn open(&self, seed: u64) -> Result<Images> {
         self.check()?;
-        let train = self.source.open(Split::Train)?;
+        let train = self.open_train()?;
         match self.source.open_for_evaluation() {
             Ok((split, images)) => Ok(Images {
                 train,
@@ -122,7 +140,11 @@ impl DataConfig {
     ///
     /// As [`DataConfig::open`]; [`Error::NoSplit`] if there is no such split.
     pub fn open_split(&self, split: Split, seed: u64) -> Result<Arc<dyn Dataset>> {
-        match (split, self.source.open(split)) {
+        let opened = match split {
+            Split::Train => self.open_train(),
+            _ => self.source.open(split),
+        };
+        match (split, opened) {
             (Split::Val, Err(error @ Error::NoSplit { .. })) => match self.open(seed)?.held_out {
                 Some((HeldOut::Share(_), images)) => Ok(images),
                 _ => Err(error),
@@ -165,16 +187,30 @@ mod tests {
             error.to_string().contains("there is no val split"),
             "{error}"
         );
-        let config = DataConfig {
-            val_share: 1.,
+    }
+
+    #[test]
+    fn a_share_of_the_training_images_is_used() {
+        let share = |train_share, val_share| DataConfig {
+            train_share,
+            val_share,
             ..DataConfig::default()
         };
-        assert!(
-            config
-                .open(0)
-                .unwrap_err()
-                .to_string()
-                .contains("data.val_share")
-        );
+        let few = share(0.05, 0.1);
+        assert_eq!(few.open(0).unwrap().train.len(), 50);
+        let train = few.open_split(Split::Train, 1).unwrap();
+        assert_eq!((train.len(), train.name_of(7)), {
+            let same = few.open(2).unwrap().train;
+            (50, same.name_of(7))
+        });
+        for (config, named) in [
+            (share(1., 1.), "data.val_share"),
+            (share(0., 0.1), "data.train_share"),
+            (share(1.5, 0.1), "data.train_share"),
+            (share(f64::NAN, 0.1), "data.train_share"),
+        ] {
+            let error = config.open(0).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
     }
 }

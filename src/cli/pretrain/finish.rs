@@ -9,7 +9,7 @@ use candle_core::Device;
 use mim_core::train::{EpochLog, Trainer};
 use mim_core::{Error, Result};
 
-use super::probe::Rows;
+use super::rows::Rows;
 use super::summary::Summary;
 use super::{INIT, picture, probe, stages, tune};
 use crate::cli::{folder, plot};

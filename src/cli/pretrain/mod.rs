@@ -5,6 +5,7 @@ mod finish;
 pub(crate) mod picture;
 pub(crate) mod probe;
 mod resume;
+mod rows;
 mod stages;
 mod stop_rule;
 pub(crate) mod summary;

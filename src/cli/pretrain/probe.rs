@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::RunConfig;
 use crate::backbone::choose;
-use crate::run_config::{HeldOut, Images};
+use crate::run_config::Images;
 use candle_core::Device;
 use mim_core::data::Dataset;
 use mim_core::{Encoder, Input, Method, Result};
@@ -12,46 +12,8 @@ use mim_eval::{
     EvalConfig, Features, Outcome, ProtocolSettings, Summary, classify, extract, features,
     raw_pixels,
 };
-use serde_json::{Value, json};
 
-/// What one set of features gives; what failed is in `problems`.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Row {
-    /// What the features are of.
-    pub(super) name: &'static str,
-    /// What starts its keys in `summary.json`.
-    pub(super) key: &'static str,
-    pub(crate) linear: Option<Summary>,
-    pub(crate) knn: Option<Summary>,
-    /// Of the network that was trained with labels.
-    pub(crate) finetuned: Option<Summary>,
-    /// Images whose features were compared: training and held-out ones.
-    pub(crate) images: Option<[usize; 2]>,
-}
-
-impl Row {
-    /// The figures that there are, by protocol.
-    fn figures(&self) -> impl Iterator<Item = (&'static str, &Summary)> {
-        let all = [
-            ("linear", &self.linear),
-            ("knn", &self.knn),
-            ("finetuned", &self.finetuned),
-        ];
-        let some = all.into_iter();
-        some.filter_map(|(name, figures)| Some((name, figures.as_ref()?)))
-    }
-}
-
-/// The probes of a run, and what could not be done.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Rows {
-    pub(super) rows: Vec<Row>,
-    /// The encoder that was probed.
-    pub(super) encoder: Option<String>,
-    /// The images that it was probed on.
-    pub(super) split: Option<HeldOut>,
-    pub(super) problems: Vec<String>,
-}
+use super::rows::{LowShot, Row, Rows};
 
 /// Features of training and held-out images.
 pub(crate) struct Pair {
@@ -123,6 +85,14 @@ impl Pair {
 
     pub(crate) fn knn(&self, config: &EvalConfig) -> Result<Summary> {
         config.knn.scores(&self.train, &self.test)?.summary(0)
+    }
+
+    /// With few labels, if the settings ask for it.
+    fn low_shot(&self, config: &EvalConfig) -> Result<Option<LowShot>> {
+        let Some(few) = &config.lowshot else {
+            return Ok(None);
+        };
+        Ok(Some(LowShot::of(&self.measure(few)?)))
     }
 
     /// Training and held-out images.
@@ -259,83 +229,13 @@ impl Rows {
                 row.images = Some(pair.images());
                 row.linear = self.keep(&format!("no linear probe of {name}"), pair.linear(config));
                 row.knn = self.keep(&format!("no k-NN of {name}"), pair.knn(config));
+                let few = self.keep(
+                    &format!("no low-shot probe of {name}"),
+                    pair.low_shot(config),
+                );
+                row.lowshot = few.flatten();
             }
         }
         self.rows.push(row);
     }
-
-    pub(super) fn keep<T>(&mut self, what: &str, done: Result<T>) -> Option<T> {
-        done.map_err(|error| self.problems.push(format!("{what}: {error}")))
-            .ok()
-    }
-
-    /// Prints them as a table: top-1 and its 95 % interval.
-    pub(super) fn print(&self, split: HeldOut) {
-        let columns = [
-            ("linear", "linear"),
-            ("knn", "k-NN"),
-            ("finetuned", "fine-tuned"),
-        ];
-        let has = |key: &str| {
-            self.rows
-                .iter()
-                .any(|row| row.figures().any(|(name, _)| name == key))
-        };
-        let columns: Vec<_> = columns.into_iter().filter(|(key, _)| has(key)).collect();
-        let headings: String = columns
-            .iter()
-            .map(|(_, heading)| format!(" {heading:>20}"))
-            .collect();
-        println!("{:24}{headings}   ({split})", "top-1 in percent");
-        for row in &self.rows {
-            let cell = |key: &str| {
-                let found = row.figures().find(|(name, _)| *name == key);
-                found.map_or("-".to_owned(), |(_, figures)| {
-                    let [low, high] = figures.interval;
-                    format!("{:.1} [{low:.1}, {high:.1}]", figures.top1)
-                })
-            };
-            let cells: String = columns
-                .iter()
-                .map(|(key, _)| format!(" {:>20}", cell(key)))
-                .collect();
-            println!("{:24}{cells}", row.name);
-        }
-    }
-
-    /// What `summary.json` says of them.
-    pub(super) fn to_json(&self, config: &EvalConfig) -> Value {
-        let mut all = json!({
-            "encoder": self.encoder,
-            "split": self.split.map(|split| split.to_string()),
-        });
-        put_settings(&mut all, config);
-        for row in &self.rows {
-            for (name, figures) in row.figures() {
-                put_figures(&mut all, &format!("{}{name}", row.key), figures);
-            }
-            if let Some([train, held_out]) = row.images {
-                all[format!("{}probed_images", row.key)] =
-                    json!({ "train": train, "held_out": held_out });
-            }
-        }
-        all
-    }
-}
-
-/// Adds the figures of a protocol.
-pub(crate) fn put_figures(all: &mut Value, name: &str, figures: &Summary) {
-    all[format!("{name}_top1")] = json!(figures.top1);
-    all[format!("{name}_top5")] = json!(figures.top5);
-    all[format!("{name}_mean_per_class")] = json!(figures.mean_per_class);
-    all[format!("{name}_top1_interval")] = json!(figures.interval);
-}
-
-/// Adds the settings of probes.
-pub(crate) fn put_settings(all: &mut Value, config: &EvalConfig) {
-    all["pooling"] = json!(config.pooling);
-    all["k"] = json!(config.knn.k);
-    all["temperature"] = json!(config.knn.temperature);
-    all["c"] = json!(config.linear.c);
-    all["max_train"] = json!(config.linear.max_train);
 }

@@ -9,7 +9,7 @@ use mim_core::train::EpochRecord;
 use mim_core::{Error, Result};
 use serde_json::{Value, json};
 
-use super::probe::Rows;
+use super::rows::Rows;
 use super::stages;
 use crate::cli::folder;
 use crate::cli::machine::machine;
