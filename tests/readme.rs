@@ -137,3 +137,24 @@ fn every_linked_file_is_there() {
         );
     }
 }
+
+/// Methods that the sweep over all cannot hold, and why.
+const NOT_SWEPT: [(&str, &str); 3] = [
+    ("custom", "any composition"),
+    ("finetune", "each run ends with it"),
+    ("i2pmae", "point clouds"),
+];
+
+#[test]
+fn the_sweep_over_all_methods_has_every_method() {
+    let sweep = include_str!("../scripts/fashion_mnist.toml");
+    for method in methods() {
+        let small = format!("\"{}_32px\"", method.name);
+        let left_out = NOT_SWEPT.iter().any(|(name, _)| *name == method.name);
+        assert_ne!(
+            sweep.contains(&small),
+            left_out,
+            "name {small} in scripts/fashion_mnist.toml, or in NOT_SWEPT with the reason"
+        );
+    }
+}

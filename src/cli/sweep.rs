@@ -72,7 +72,10 @@ enum Entry {
 #[serde(deny_unknown_fields)]
 struct With {
     recipe: String,
-    /// In texts, `{sweep}` is the folder of all runs, and `{seed}` the seed of the run.
+    /// Where its weights start from, as `mim pretrain --init` takes it.
+    init: Option<String>,
+    /// In texts here and in `init`, `{sweep}` is the folder of all runs, and `{seed}` the seed of the run.
+    #[serde(default)]
     set: toml::Table,
 }
 
@@ -80,6 +83,13 @@ impl Entry {
     fn recipe(&self) -> &String {
         match self {
             Self::Recipe(recipe) | Self::With(With { recipe, .. }) => recipe,
+        }
+    }
+
+    fn init(&self) -> Option<&String> {
+        match self {
+            Self::Recipe(_) => None,
+            Self::With(with) => with.init.as_ref(),
         }
     }
 
@@ -103,6 +113,7 @@ struct Planned {
     name: String,
     recipe: String,
     seed: u64,
+    init: Option<String>,
     set: Vec<String>,
 }
 
@@ -228,6 +239,7 @@ impl Sweep {
                         name: name(entry.recipe(), combination, seed),
                         recipe: entry.recipe().clone(),
                         seed,
+                        init: entry.init().cloned(),
                         set: set.collect(),
                     });
                 }
@@ -282,12 +294,16 @@ impl Planned {
         } else {
             let recipe = self.recipe.clone();
             arguments.extend(["--config".to_owned(), recipe, "--seed".to_owned(), seed]);
-            let sweep = output.to_string_lossy();
+            let filled = |text: &String| {
+                let sweep = output.to_string_lossy();
+                let text = text.replace("{sweep}", &sweep);
+                text.replace("{seed}", &self.seed.to_string())
+            };
+            for init in &self.init {
+                arguments.extend(["--init".to_owned(), filled(init)]);
+            }
             for setting in &self.set {
-                let setting = setting
-                    .replace("{sweep}", &sweep)
-                    .replace("{seed}", &self.seed.to_string());
-                arguments.extend(["--set".to_owned(), setting]);
+                arguments.extend(["--set".to_owned(), filled(setting)]);
             }
         }
         let path = path.to_string_lossy().into_owned();
@@ -333,11 +349,11 @@ mod tests {
 
     #[test]
     fn a_recipe_may_name_another_run_of_the_sweep() {
-        let text = "recipes = [{ recipe = \"beit_32px\", set = { target.checkpoint = \"{sweep}/vqkd-seed_{seed}\" } }]\nseeds = [7]";
+        let text = "recipes = [{ recipe = \"beit_32px\", init = \"{sweep}/a\", set = { target.checkpoint = \"{sweep}/vqkd-seed_{seed}\" } }]\nseeds = [7]";
         let planned = sweep(text).plan().unwrap();
         let line = planned[0].arguments(Path::new("all"), "cpu").join(" ");
         assert!(
-            line.contains("--set target.checkpoint=\"all/vqkd-seed_7\""),
+            line.contains("--init all/a --set target.checkpoint=\"all/vqkd-seed_7\""),
             "{line}"
         );
         let wrong = "recipes = [{ recipe = \"a\", sets = {} }]".parse().unwrap();
