@@ -299,7 +299,7 @@ impl Planned {
                 let text = text.replace("{sweep}", &sweep);
                 text.replace("{seed}", &self.seed.to_string())
             };
-            for init in &self.init {
+            if let Some(init) = &self.init {
                 arguments.extend(["--init".to_owned(), filled(init)]);
             }
             for setting in &self.set {
