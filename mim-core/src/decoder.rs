@@ -55,6 +55,22 @@ impl DecodeContext<'_> {
 ///
 /// Under a trace (`step.trace`) a decoder predicts all patches in image order, so that whole
 /// images can be compared and drawn; objectives give the same loss either way.
+///
+/// ```
+/// use mim_core::nn::Linear;
+/// use mim_core::{DecodeContext, Decoder, Prediction, Result, Rows};
+///
+/// /// Each patch from its own token, by one affine map.
+/// struct OneLayer(Linear);
+///
+/// impl Decoder for OneLayer {
+///     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
+///         cx.needs_all("one layer")?;
+///         let values = self.0.forward(&cx.encoded.patches()?)?;
+///         Ok(Prediction { values, rows: Rows::Patches, grid: cx.encoded.grid })
+///     }
+/// }
+/// ```
 pub trait Decoder: Send + Sync {
     /// Blocks of the encoder whose outputs this decoder reads.
     fn layers(&self) -> &[usize] {

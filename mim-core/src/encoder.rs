@@ -147,6 +147,32 @@ impl Encoded {
 }
 
 /// Maps images to tokens.
+///
+/// The encoders of this crate are in [`crate::encoders`]. All of them take any of the calls below, or return an error that
+/// says what they cannot do.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mim_core::encoders::{Vit, VitConfig};
+/// use mim_core::params::{Init, ParamStore};
+/// use mim_core::{EncodeOptions, Encoder, Mask, Masking, StepContext};
+///
+/// let store = ParamStore::new(&Device::Cpu, 0, Init::default().build(4 * 4 * 3))?;
+/// let vit = Vit::new(&store.root(), &VitConfig::small());
+/// let images = Tensor::randn(0f32, 1., (2, 3, 32, 32), &Device::Cpu)?;
+/// let (want, step) = (EncodeOptions::default(), StepContext::new(0));
+///
+/// // All patches, for features: a class token and 8 x 8 patches.
+/// let features = vit.encode(&images, Masking::None, &want, &step)?;
+/// assert_eq!(features.tokens.dims(), [2, 1 + 64, vit.dim()]);
+///
+/// // The left half alone enters, as in MAE.
+/// let hidden: Vec<u8> = (0..64).map(|patch| u8::from(patch % 8 >= 4)).collect();
+/// let mask = Mask::from_bits(vit.grid((32, 32))?, &hidden.repeat(2))?;
+/// let visible = vit.encode(&images, Masking::Drop(&mask), &want, &step)?;
+/// assert_eq!(visible.patches()?.dims(), [2, 32, vit.dim()]);
+/// # mim_core::Result::Ok(())
+/// ```
 pub trait Encoder: Send + Sync {
     /// Width of the tokens.
     fn dim(&self) -> usize;

@@ -36,7 +36,27 @@ impl Input {
     }
 }
 
-/// A pre-training method.
+/// A pre-training method: networks, masks, targets and loss.
+///
+/// Most methods are a `Composite` of parts (crate `mim-methods`). The registry there builds a method from its settings, and
+/// [`crate::train::Trainer`] trains it. A loop of your own needs no more than this:
+///
+/// ```
+/// use mim_core::optim::{AdamWConfig, Clip};
+/// use mim_core::train::Stepper;
+/// use mim_core::{Batch, Method, Result, StepContext};
+///
+/// fn train(method: &dyn Method, batches: Vec<Batch>) -> Result<()> {
+///     let mut stepper = Stepper::new(method, AdamWConfig::default(), Clip::None)?;
+///     let iters_per_epoch = batches.len();
+///     for (iter, batch) in batches.into_iter().enumerate() {
+///         let step = StepContext { iter, iters_per_epoch, ..StepContext::new(0) };
+///         let report = stepper.step(method, &[batch], &step, 1e-3)?;
+///         println!("{iter}: loss {:.4}", report.loss);
+///     }
+///     Ok(())
+/// }
+/// ```
 pub trait Method: Send + Sync {
     /// The name it has in the registry.
     fn name(&self) -> &str;

@@ -3,6 +3,21 @@
 use crate::{LossTerms, Mask, Prediction, Result, StepContext, Target};
 
 /// Compares a prediction with a target.
+///
+/// ```
+/// use mim_core::{LossTerms, Mask, Objective, Prediction, Result, StepContext, Target};
+///
+/// /// The mean absolute error.
+/// struct MeanAbsolute;
+///
+/// impl Objective for MeanAbsolute {
+///     fn loss(&self, prediction: &Prediction, target: &Target, mask: &Mask, _: &StepContext) -> Result<LossTerms> {
+///         let wanted = target.aligned(prediction.rows, mask)?;
+///         let error = (prediction.flat()? - wanted)?.abs()?.mean_all()?;
+///         LossTerms::single("l1", error)
+///     }
+/// }
+/// ```
 pub trait Objective: Send + Sync {
     /// The loss, as named f32 scalars; pairs rows through [`Target::aligned`] only.
     ///

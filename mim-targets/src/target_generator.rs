@@ -30,6 +30,24 @@ pub struct TargetRequest<'a> {
 }
 
 /// Makes what predictions are compared with. The result carries no gradient unless documented.
+///
+/// ```
+/// use mim_core::{Result, Target};
+/// use mim_targets::{TargetGenerator, TargetRequest};
+///
+/// /// The mean colour of each patch.
+/// struct MeanColour;
+///
+/// impl TargetGenerator for MeanColour {
+///     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
+///         let images = rq.batch.view(0)?.unit()?; // [batch, 3, height, width] in [0, 1]
+///         let (height, width) = rq.batch.view(0)?.size();
+///         let patch = (height / rq.grid.rows, width / rq.grid.cols);
+///         let means = images.avg_pool2d(patch)?.flatten_from(2)?;
+///         Ok(Target::patches(means.transpose(1, 2)?.contiguous()?)) // [batch, tokens, 3]
+///     }
+/// }
+/// ```
 pub trait TargetGenerator: Send + Sync {
     /// What it has to wait for.
     fn stage(&self) -> TargetStage {

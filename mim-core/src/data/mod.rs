@@ -51,6 +51,34 @@ use crate::Result;
 use crate::augment::Sample;
 
 /// Images or point clouds by index; labelled if there are classes.
+///
+/// ```
+/// use mim_core::Result;
+/// use mim_core::augment::Sample;
+/// use mim_core::data::Dataset;
+///
+/// /// Grey squares from black to white.
+/// #[derive(Debug)]
+/// struct Greys;
+///
+/// impl Dataset for Greys {
+///     fn len(&self) -> usize {
+///         256
+///     }
+///
+///     fn read(&self, index: usize) -> Result<Sample> {
+///         Sample::new(vec![index as u8; 32 * 32], (32, 32), 1)
+///     }
+///
+///     fn label(&self, _: usize) -> Option<u32> {
+///         None
+///     }
+///
+///     fn classes(&self) -> usize {
+///         0
+///     }
+/// }
+/// ```
 pub trait Dataset: Send + Sync + fmt::Debug {
     /// Number of images.
     fn len(&self) -> usize;

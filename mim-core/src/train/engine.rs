@@ -33,6 +33,7 @@ pub enum Outcome {
 /// Trains a method on the images of a data set, writing log, events and checkpoints into a run folder.
 ///
 /// Several processes that share the folder train together with [`Trainer::parallel`]; rank 0 alone writes.
+/// `examples/02_train_mae_tiny.rs` trains MAE so.
 pub struct Trainer {
     method: Box<dyn Method>,
     data: (Arc<dyn Dataset>, LoaderConfig),

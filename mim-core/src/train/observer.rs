@@ -29,6 +29,26 @@ pub struct StepReport {
 }
 
 /// Watches a run and may end it. `()` watches nothing.
+///
+/// ```
+/// use mim_core::train::{Observer, StepReport};
+///
+/// /// Ends the run once the loss is low enough.
+/// struct Until {
+///     wanted: f64,
+///     reached: bool,
+/// }
+///
+/// impl Observer for Until {
+///     fn step(&mut self, report: &StepReport) {
+///         self.reached = report.loss <= self.wanted;
+///     }
+///
+///     fn stop(&self) -> bool {
+///         self.reached
+///     }
+/// }
+/// ```
 pub trait Observer {
     /// After each optimizer step; a GPU is at the next one by then.
     fn step(&mut self, _report: &StepReport) {}

@@ -22,6 +22,8 @@ use mim_targets::TargetGenerator;
 ///
 /// Made by [`Composite::builder`]. One training step: targets that need only the images, guide, mask, targets that need the mask,
 /// encoder (view 0), targets that need the student, then for each branch decoder and objective.
+///
+/// `examples/03_compose_a_method.rs` joins two branches and a momentum teacher.
 pub struct Composite {
     name: String,
     stores: Vec<(String, ParamStore)>,
