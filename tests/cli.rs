@@ -23,6 +23,7 @@ const TINY: &[&str] = &[
 
 fn mim(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     command.args(args).stdin(Stdio::null());
     command
 }
@@ -312,11 +313,11 @@ fn bad_settings_are_answered_with_what_to_do() {
         &["no-such-file.toml"],
     );
     fails(with("train.batch_size=2000"), &["only 1000 images"]);
-    #[cfg(not(feature = "cuda"))]
-    fails(
-        pretrain(&run, &["--device", "cuda"]),
-        &["built without CUDA", "--features cuda"],
-    );
+    let no_device: &[&str] = match cfg!(feature = "cuda") {
+        true => &["CUDA gives no such device", "--device cpu"],
+        false => &["built without CUDA", "--features cuda"],
+    };
+    fails(pretrain(&run, &["--device", "cuda"]), no_device);
     fails(
         pretrain(&run, &["--device", "tpu"]),
         &["auto, cpu or cuda[:N]"],

@@ -14,6 +14,7 @@ const CONFIG: &str = "method = \"mae\"\nencoder = { image_size = 16, patch_size 
 /// Standard output and error of what must end with this status.
 fn ends(args: &[&str], dir: &Path, status: i32) -> (String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     let output = command.args(args).current_dir(dir).output().unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert_eq!(output.status.code(), Some(status), "{args:?}\n{out}{err}");

@@ -14,6 +14,7 @@ const CONFIG: &str = "method = \"mae\"\nmask_ratio = 0.5\nencoder = { image_size
 
 fn mim(args: &[&str], dir: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     command.args(args).current_dir(dir).output().unwrap()
 }
 

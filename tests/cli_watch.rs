@@ -23,6 +23,7 @@ fn pretrain(dir: &Path, run: &str, more: &[&str], status: i32) -> String {
         run,
     ];
     let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     let output = command
         .args(args)
         .args(more)

@@ -15,6 +15,7 @@ const FIXTURES: &str = concat!(
 
 fn mim(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     command.args(args).stdin(Stdio::null()).output().unwrap()
 }
 

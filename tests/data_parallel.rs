@@ -249,6 +249,8 @@ fn a_resumed_run_of_two_processes_equals_an_uninterrupted_one() {
 fn pretrain<'a>(run: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec![
         "pretrain",
+        "--device",
+        "cpu",
         "--output-dir",
         run,
         "--set",
@@ -360,7 +362,7 @@ fn an_error_of_one_process_ends_all() {
     let run = folder.path().join("run");
     // Rank 1 finds other settings.
     let script = format!(
-        "exec {} pretrain --seed $OMPI_COMM_WORLD_RANK --epochs 1 --output-dir {}",
+        "exec {} pretrain --device cpu --seed $OMPI_COMM_WORLD_RANK --epochs 1 --output-dir {}",
         env!("CARGO_BIN_EXE_mim"),
         run.display()
     );

@@ -26,6 +26,7 @@ fn weights() -> Vec<u8> {
 fn mim(hub: &MockHub, home: &Path, args: &[&str]) -> (Output, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_mim"))
         .args(args)
+        .env("CUDA_VISIBLE_DEVICES", "")
         .env("HF_ENDPOINT", &hub.endpoint)
         .env("HF_HOME", home)
         .env("HF_TOKEN", "secret")

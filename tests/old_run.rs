@@ -31,6 +31,7 @@ fn a_run_of_0_1_0_ends_with_the_same_weights() {
     let run = dir.path().join("run");
     copy(&fixture, &run);
     let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     command.args(["pretrain", "--resume", "auto", "--output-dir"]);
     let output = command.arg(&run).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -22,6 +22,7 @@ fn program() -> PathBuf {
 /// Runs a command that must succeed; gives what it prints.
 fn run(dir: &Path, args: &[&str]) -> String {
     let mut command = Command::new(program());
+    command.env("CUDA_VISIBLE_DEVICES", "");
     let done = command.args(args).current_dir(dir).output().unwrap();
     let err = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{args:?}: {err}");

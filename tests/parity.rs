@@ -20,6 +20,7 @@ fn committed(folder: &str) -> PathBuf {
 /// Case, verdict and reason of each case found there.
 fn parity(paths: &[PathBuf]) -> Vec<(String, String, String)> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     command.args(["parity", "--json", "--device", "cpu"]);
     let output = command.args(paths).output().unwrap();
     let lines = String::from_utf8(output.stdout).unwrap();

@@ -141,6 +141,8 @@ Result cuGetErrorString(Result error, const char** text) {
 // ---- devices and contexts
 
 Result cuDeviceGetCount(int* count) {
+    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    if (visible && !*visible) return *count = 0, SUCCESS;
     const char* number = std::getenv("PRETEND_CUDA_DEVICES");
     return *count = number ? std::atoi(number) : 1, SUCCESS;
 }

@@ -202,7 +202,7 @@ pub(crate) fn mask(crops: usize, images: impl Iterator<Item = usize> + Clone) ->
 /// that is more, four times what rounding makes of them in one process (`rounded`): batch norms take away what images
 /// have in common, and parts of the gradients before them cancel but for rounding; and the products of smaller batches
 /// may be summed in another order. So must all gradients together. A tensor far below the largest of all may differ by
-/// the last digit of that one.
+/// the last digits of that one.
 pub(crate) fn assert_same(
     method: &str,
     found: &[(String, Tensor)],
@@ -233,8 +233,8 @@ pub(crate) fn assert_same(
             rounding <= 1e-5 * largest_of_all,
             "{method}: {name}: {rounding:.2e}"
         );
-        let last_digit = 1e-7 * largest_of_all;
-        if off > (1e-6 * scale).max(4. * rounding).max(last_digit) {
+        let last_digits = 1e-6 * largest_of_all;
+        if off > (1e-6 * scale).max(4. * rounding).max(last_digits) {
             let most = format!("{scale:.2e}, rounding makes {rounding:.2e}");
             wrong.push(format!("{name}: off by {off:.2e} of {most}"));
         }
