@@ -157,8 +157,8 @@ impl Encoded {
 /// use mim_core::params::{Init, ParamStore};
 /// use mim_core::{EncodeOptions, Encoder, Mask, Masking, StepContext};
 ///
-/// let store = ParamStore::new(&Device::Cpu, 0, Init::default().build(4 * 4 * 3))?;
-/// let vit = Vit::new(&store.root(), &VitConfig::small());
+/// let store = ParamStore::new(&Device::Cpu, 0, Init::default().build(4 * 4 * 3));
+/// let vit = Vit::new(&store.root(), &VitConfig::small())?;
 /// let images = Tensor::randn(0f32, 1., (2, 3, 32, 32), &Device::Cpu)?;
 /// let (want, step) = (EncodeOptions::default(), StepContext::new(0));
 ///
