@@ -1,0 +1,1 @@
+//! Heads on small encoders and data.
