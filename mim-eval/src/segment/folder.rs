@@ -26,7 +26,9 @@ impl MaskFolder {
     /// Whether a folder of a split in `root` has masks.
     pub fn recognises(root: &Path) -> bool {
         let mut all = Split::ALL.into_iter();
-        all.any(|split| split_folder(root, split).is_some_and(|folder| folder.join("masks").is_dir()))
+        all.any(|split| {
+            split_folder(root, split).is_some_and(|folder| folder.join("masks").is_dir())
+        })
     }
 
     /// Lists the images of a split, in the order of their names.
@@ -37,8 +39,10 @@ impl MaskFolder {
     /// images have one name, or naming images without a mask and masks without an image; [`Error::Io`] if a folder
     /// cannot be listed.
     pub fn open(root: &Path, split: Split) -> Result<Self> {
-        let fix = format!("put its images into `{split}/images` and their masks into `{split}/masks`");
-        let folder = split_folder(root, split).ok_or_else(|| Error::no_split(root.display(), split, fix.clone()))?;
+        let fix =
+            format!("put its images into `{split}/images` and their masks into `{split}/masks`");
+        let folder = split_folder(root, split)
+            .ok_or_else(|| Error::no_split(root.display(), split, fix.clone()))?;
         let (images, masks) = (folder.join("images"), folder.join("masks"));
         for needed in [&images, &masks] {
             if !needed.is_dir() {
@@ -71,7 +75,10 @@ impl MaskedDataset for MaskFolder {
 
     fn name_of(&self, index: usize) -> String {
         let files = self.files.get(index);
-        files.map_or_else(|| format!("#{index}"), |(_, mask)| mask.display().to_string())
+        files.map_or_else(
+            || format!("#{index}"),
+            |(_, mask)| mask.display().to_string(),
+        )
     }
 }
 
@@ -91,7 +98,10 @@ fn png_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let path = entry.map_err(Error::io("list", folder))?.path();
-        if path.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("png")) {
+        if path
+            .extension()
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("png"))
+        {
             files.push(path);
         }
     }
@@ -102,9 +112,16 @@ fn png_files(folder: &Path) -> Result<Vec<PathBuf>> {
 fn by_stem(files: impl Iterator<Item = PathBuf>) -> Result<BTreeMap<String, PathBuf>> {
     let mut all = BTreeMap::new();
     for path in files {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if let Some(other) = all.insert(stem, path.clone()) {
-            let what = format!("{} has the same name but for its ending or folder", other.display());
+            let what = format!(
+                "{} has the same name but for its ending or folder",
+                other.display()
+            );
             return Err(Error::format(path, what, "rename one of them and its mask"));
         }
     }
@@ -112,9 +129,17 @@ fn by_stem(files: impl Iterator<Item = PathBuf>) -> Result<BTreeMap<String, Path
 }
 
 /// Refuses images without a mask, and masks without an image.
-fn check(folder: &Path, images: &BTreeMap<String, PathBuf>, masks: &BTreeMap<String, PathBuf>) -> Result<()> {
+fn check(
+    folder: &Path,
+    images: &BTreeMap<String, PathBuf>,
+    masks: &BTreeMap<String, PathBuf>,
+) -> Result<()> {
     let alone = |of: &BTreeMap<String, PathBuf>, others: &BTreeMap<String, PathBuf>, what: &str| {
-        let names: Vec<&str> = of.keys().filter(|name| !others.contains_key(*name)).map(String::as_str).collect();
+        let names: Vec<&str> = of
+            .keys()
+            .filter(|name| !others.contains_key(*name))
+            .map(String::as_str)
+            .collect();
         let more = if names.len() > NAMED { ", ..." } else { "" };
         let shown = names[..names.len().min(NAMED)].join(", ");
         (!names.is_empty()).then(|| format!("{} {what}: {shown}{more}", names.len()))
@@ -128,7 +153,11 @@ fn check(folder: &Path, images: &BTreeMap<String, PathBuf>, masks: &BTreeMap<Str
         true => Ok(()),
         false => {
             let what = format!("of its images and masks are {}", found.join("; "));
-            Err(Error::format(folder, what, "give each image a mask of its name, or remove those named"))
+            Err(Error::format(
+                folder,
+                what,
+                "give each image a mask of its name, or remove those named",
+            ))
         }
     }
 }
@@ -175,7 +204,11 @@ mod tests {
     fn what_has_no_partner_or_another_size_is_named() {
         let root = tempfile::tempdir().unwrap();
         let (root, train) = (root.path(), root.path().join("train"));
-        let fails = || MaskFolder::open(root, Split::Train).unwrap_err().to_string();
+        let fails = || {
+            MaskFolder::open(root, Split::Train)
+                .unwrap_err()
+                .to_string()
+        };
         fs::create_dir_all(train.join("masks")).unwrap();
         assert!(fails().contains("images: does not exist"), "{}", fails());
         fs::create_dir_all(train.join("images")).unwrap();
@@ -185,7 +218,10 @@ mod tests {
         }
         add(&train, "z.png", (None, Some(2)));
         let error = fails();
-        assert!(error.contains("4 without a mask") && error.contains("a, b, c, ..."), "{error}");
+        assert!(
+            error.contains("4 without a mask") && error.contains("a, b, c, ..."),
+            "{error}"
+        );
         assert!(error.contains("1 masks without an image: z"), "{error}");
         let other = root.join("val");
         add(&other, "a.png", (Some(2), Some(5)));

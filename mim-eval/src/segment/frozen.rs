@@ -1,7 +1,9 @@
 //! The frozen encoder: windows of images to the features that a head reads.
 
 use candle_core::{DType, Device, Tensor};
-use mim_core::{EncodeOptions, Encoded, Encoder, Error, Input, Masking, Result, StepContext, View, ops};
+use mim_core::{
+    EncodeOptions, Encoded, Encoder, Error, Input, Masking, Result, StepContext, View, ops,
+};
 
 use super::SegmentHead;
 use super::axis::Size;
@@ -57,7 +59,9 @@ impl Frozen<'_> {
         };
         let images = view.normalized(&self.input.norm)?;
         let step = StepContext::inference();
-        self.encoder.trunk().encode(&images, Masking::None, &want, &step)
+        self.encoder
+            .trunk()
+            .encode(&images, Masking::None, &want, &step)
     }
 
     /// The features of windows, `[count, rows, cols, dim]` for each level, on the CPU.
@@ -67,7 +71,10 @@ impl Frozen<'_> {
         for planes in planes.chunks(self.batch_size.max(1) * values) {
             let encoded = self.encoded(planes.to_vec(), window, &self.layers)?;
             for (level, maps) in self.maps(&encoded)?.into_iter().enumerate() {
-                let maps = maps.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+                let maps = maps
+                    .detach()
+                    .to_dtype(DType::F32)?
+                    .to_device(&Device::Cpu)?;
                 match batches.get_mut(level) {
                     Some(all) => all.push(maps),
                     None => batches.push(vec![maps]),
@@ -90,7 +97,9 @@ impl Frozen<'_> {
                     "name layers of the last stage, or use head=linear without layers",
                 ));
             }
-            Ok(patches.contiguous()?.reshape((count, grid.rows, grid.cols, dim))?)
+            Ok(patches
+                .contiguous()?
+                .reshape((count, grid.rows, grid.cols, dim))?)
         };
         if self.layers.is_empty() {
             return Ok(vec![map(encoded.patches()?)?]);
@@ -100,7 +109,10 @@ impl Frozen<'_> {
             let (why, fix) = ("the encoder has no such block", "count its blocks from 0");
             return Err(Error::config("segment", "layers", layer, why, fix));
         }
-        let maps = self.layers.iter().map(|layer| map(encoded.layer_patches(*layer)?));
+        let maps = self
+            .layers
+            .iter()
+            .map(|layer| map(encoded.layer_patches(*layer)?));
         let maps = maps.collect::<Result<Vec<_>>>()?;
         match self.head {
             SegmentHead::Linear => Ok(vec![Tensor::cat(&maps, 3)?]),
@@ -139,7 +151,9 @@ impl Scaler {
         let variance = sums(&|part| Ok(part.broadcast_sub(&mean)?.sqr()?))?;
         let scale: Vec<f64> = variance.to_vec1()?;
         // A feature that never changes is only centred.
-        let scale = scale.into_iter().map(|v| if v > 1e-12 { v.sqrt().recip() } else { 1. });
+        let scale = scale
+            .into_iter()
+            .map(|v| if v > 1e-12 { v.sqrt().recip() } else { 1. });
         let scale = Tensor::from_vec(scale.collect::<Vec<f64>>(), dim, features.device())?;
         Ok(Self {
             mean: mean.to_dtype(DType::F32)?,
@@ -155,6 +169,8 @@ impl Scaler {
     }
 
     pub(super) fn apply(&self, features: &Tensor) -> Result<Tensor> {
-        Ok(features.broadcast_sub(&self.mean)?.broadcast_mul(&self.scale)?)
+        Ok(features
+            .broadcast_sub(&self.mean)?
+            .broadcast_mul(&self.scale)?)
     }
 }

@@ -9,18 +9,27 @@ use png::{BitDepth, ColorType, Decoder, Transformations};
 
 use super::axis::Size;
 
-const FIX: &str = "save masks as PNG with one value a pixel, grey or from a palette, of at most 8 bits";
+const FIX: &str =
+    "save masks as PNG with one value a pixel, grey or from a palette, of at most 8 bits";
 
 /// Reads a mask: its values `[height, width]` as they are in the file, palette indices among them, and its size.
 pub(super) fn read(path: &Path) -> Result<(Vec<u8>, Size)> {
     let file = File::open(path).map_err(Error::io("read", path))?;
-    let broken = |error: png::DecodingError| Error::format(path, format!("is no PNG that can be read: {error}"), FIX);
+    let broken = |error: png::DecodingError| {
+        Error::format(path, format!("is no PNG that can be read: {error}"), FIX)
+    };
     let mut decoder = Decoder::new(BufReader::new(file));
     // The values as they are: no palette looked up, no grey stretched to 8 bits.
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(broken)?;
     let (color, depth) = (reader.info().color_type, reader.info().bit_depth);
-    let wrong = |what: &str| Err(Error::format(path, format!("{what}, which are no classes"), FIX));
+    let wrong = |what: &str| {
+        Err(Error::format(
+            path,
+            format!("{what}, which are no classes"),
+            FIX,
+        ))
+    };
     match (color, depth) {
         (_, BitDepth::Sixteen) => return wrong("has values of 16 bits"),
         (ColorType::Grayscale | ColorType::Indexed, _) => {}
@@ -84,9 +93,16 @@ mod tests {
         for (color, depth, bytes, what) in [
             (ColorType::Rgb, BitDepth::Eight, 9, "colours (RGB)"),
             (ColorType::Grayscale, BitDepth::Sixteen, 6, "16 bits"),
-            (ColorType::GrayscaleAlpha, BitDepth::Eight, 6, "transparency"),
+            (
+                ColorType::GrayscaleAlpha,
+                BitDepth::Eight,
+                6,
+                "transparency",
+            ),
         ] {
-            let error = written(color, depth, &vec![1; bytes]).unwrap_err().to_string();
+            let error = written(color, depth, &vec![1; bytes])
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(what) && error.contains("palette"), "{error}");
         }
         let error = read(Path::new("none.png")).unwrap_err().to_string();

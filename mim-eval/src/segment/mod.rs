@@ -7,6 +7,7 @@ mod folder;
 mod frozen;
 mod head;
 mod indexed_png;
+mod lessons;
 mod pasted;
 mod predict;
 mod scores;
@@ -26,8 +27,8 @@ pub use head::SegmentHead;
 pub use pasted::PastedObjects;
 pub use scores::{SegmentScores, SegmentSummary};
 
-use self::fit::Lessons;
 use self::frozen::Frozen;
+use self::lessons::Lessons;
 use self::predict::Segmenter;
 use self::upernet::UperNetShape;
 use self::windows::Windows;
@@ -110,7 +111,8 @@ impl Default for SegmentConfig {
 }
 
 impl Part for SegmentConfig {
-    const ABOUT: &'static str = "semantic segmentation of masks by a head on a frozen encoder: linear or upernet";
+    const ABOUT: &'static str =
+        "semantic segmentation of masks by a head on a frozen encoder: linear or upernet";
     const PAPER: &'static str = "UPerNet: Xiao et al., ECCV 2018, arXiv 1807.10221; its levels as in BEiT: Bao et al., ICLR 2022, arXiv 2106.08254";
 }
 
@@ -135,7 +137,8 @@ impl SegmentConfig {
     ///
     /// [`Error::InvalidConfig`] naming the first bad one.
     pub fn check(&self) -> Result<()> {
-        let bad = |field, value: String, why, fix| Err(Error::config("segment", field, value, why, fix));
+        let bad =
+            |field, value: String, why, fix| Err(Error::config("segment", field, value, why, fix));
         let zero = [
             ("epochs", self.epochs),
             ("batch_size", self.batch_size),
@@ -149,21 +152,44 @@ impl SegmentConfig {
         }
         if self.channels.is_some() && self.head == SegmentHead::Linear {
             let value = self.channels.unwrap_or_default().to_string();
-            return bad("channels", value, "the linear head has no maps inside", "leave it out, or use head=upernet");
+            return bad(
+                "channels",
+                value,
+                "the linear head has no maps inside",
+                "leave it out, or use head=upernet",
+            );
         }
         if self.batch_size == 1 && self.head == SegmentHead::UperNet {
-            return bad("batch_size", "1".into(), "batch norm compares windows", "use 2 or more");
+            return bad(
+                "batch_size",
+                "1".into(),
+                "batch norm compares windows",
+                "use 2 or more",
+            );
         }
         if !(self.lr > 0. && self.lr.is_finite()) {
-            return bad("lr", self.lr.to_string(), "it is a positive number", "use 1e-3");
+            return bad(
+                "lr",
+                self.lr.to_string(),
+                "it is a positive number",
+                "use 1e-3",
+            );
         }
         if !(self.weight_decay >= 0. && self.weight_decay.is_finite()) {
-            return bad("weight_decay", self.weight_decay.to_string(), "it cannot be negative", "use 1e-4, or 0");
+            return bad(
+                "weight_decay",
+                self.weight_decay.to_string(),
+                "it cannot be negative",
+                "use 1e-4, or 0",
+            );
         }
         match self.classes {
-            Some(classes) if !(2..=256).contains(&classes) => {
-                bad("classes", classes.to_string(), "masks hold 2 to 256 classes", "count the classes from 0")
-            }
+            Some(classes) if !(2..=256).contains(&classes) => bad(
+                "classes",
+                classes.to_string(),
+                "masks hold 2 to 256 classes",
+                "count the classes from 0",
+            ),
             _ => Ok(()),
         }
     }
@@ -177,7 +203,9 @@ impl SegmentConfig {
                 name,
                 match self.classes {
                     Some(_) => format!("has class {class}, but `classes` is {classes}"),
-                    None => format!("has class {class}, but the training masks have classes below {classes}"),
+                    None => format!(
+                        "has class {class}, but the training masks have classes below {classes}"
+                    ),
                 },
                 "correct the mask, or set `classes`; ignore_index is the value of pixels without a class",
             )),
@@ -190,7 +218,11 @@ impl SegmentConfig {
         let default = |side: usize| (2 * side / 3).max(1);
         Windows {
             size,
-            stride: self.stride.map_or((default(size.0), default(size.1)), |stride| (stride, stride)),
+            stride: self
+                .stride
+                .map_or((default(size.0), default(size.1)), |stride| {
+                    (stride, stride)
+                }),
             short_side: self.short_side,
         }
     }
@@ -214,8 +246,17 @@ impl SegmentConfig {
         let windows = self.windows(input.size);
         encoder.trunk().grid(windows.size)?;
         if windows.stride.0 > windows.size.0 || windows.stride.1 > windows.size.1 {
-            let (why, fix) = ("pixels between windows would have no class", "use at most a window");
-            return Err(Error::config("segment", "stride", windows.stride.0, why, fix));
+            let (why, fix) = (
+                "pixels between windows would have no class",
+                "use at most a window",
+            );
+            return Err(Error::config(
+                "segment",
+                "stride",
+                windows.stride.0,
+                why,
+                fix,
+            ));
         }
         let mut frozen = Frozen {
             encoder,
@@ -242,6 +283,7 @@ impl SegmentConfig {
             head: head.as_ref(),
             scalers: &scalers,
             classes: shape.classes,
+            ignored: self.ignore_index,
         }
         .scores(test, self)
     }

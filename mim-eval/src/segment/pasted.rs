@@ -44,7 +44,11 @@ impl PastedObjects {
     pub fn new(source: Arc<dyn Dataset>, size: ImageSize, split: Split) -> Result<Self> {
         let refuse = |why: &str| {
             let fix = "give masks (PATH/train/images, PATH/train/masks, the same in val), or labelled images on black such as Fashion-MNIST";
-            Err(Error::unsupported("a task of segmentation made of these images", why.to_owned(), fix))
+            Err(Error::unsupported(
+                "a task of segmentation made of these images",
+                why.to_owned(),
+                fix,
+            ))
         };
         if source.classes() == 0 {
             return refuse("there are neither masks nor labels");
@@ -63,9 +67,15 @@ impl PastedObjects {
         }
         // Objects may touch the border, but not most of it.
         if bright * 4 > border {
-            return refuse("their borders are not dark, so that objects cannot be told from the ground");
+            return refuse(
+                "their borders are not dark, so that objects cannot be told from the ground",
+            );
         }
-        Ok(Self { source, size, split })
+        Ok(Self {
+            source,
+            size,
+            split,
+        })
     }
 
     /// Classes of the masks, with the ground.
@@ -89,7 +99,10 @@ impl MaskedDataset for PastedObjects {
         let share = SHARE[0] + (SHARE[1] - SHARE[0]) * rng.random::<f32>();
         let object = fitted(object, share * tall.min(wide) as f32)?;
         let (height, width) = object.size();
-        let (top, left) = (rng.random_range(0..=tall - height), rng.random_range(0..=wide - width));
+        let (top, left) = (
+            rng.random_range(0..=tall - height),
+            rng.random_range(0..=wide - width),
+        );
         let label = self.source.label(index).unwrap_or(0);
         let class = u8::try_from(label + 1).unwrap_or(u8::MAX);
         for (at, values) in object.pixels().chunks_exact(channels).enumerate() {
@@ -120,21 +133,36 @@ fn bright_border(image: &Sample) -> (usize, usize) {
         let (row, col) = (at / width, at % width);
         row == 0 || col == 0 || row + 1 == height || col + 1 == width
     });
-    border.fold((0, 0), |(bright, all), (_, values)| (bright + usize::from(is_object(values)), all + 1))
+    border.fold((0, 0), |(bright, all), (_, values)| {
+        (bright + usize::from(is_object(values)), all + 1)
+    })
 }
 
 /// The image with its longer side of `side` pixels.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a side of a few pixels or more")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a side of a few pixels or more"
+)]
 fn fitted(image: Sample, side: f32) -> Result<Sample> {
     let (height, width) = image.size();
     let scale = side / height.max(width) as f32;
     let scaled = |length: usize| ((length as f32 * scale).round() as usize).max(1);
     let whole = CropBox::whole((height, width));
-    resize(image, whole, (scaled(height), scaled(width)), Interpolation::Bicubic)
+    resize(
+        image,
+        whole,
+        (scaled(height), scaled(width)),
+        Interpolation::Bicubic,
+    )
 }
 
 /// Waves of random directions, lengths and colours under noise, between black and middle grey.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to a byte"
+)]
 fn texture((height, width): (usize, usize), channels: usize, rng: &mut dyn Rng) -> Vec<u8> {
     let side = height.max(width) as f32;
     let mut draw = |low: f32, high: f32| low + (high - low) * rng.random::<f32>();
@@ -180,7 +208,10 @@ mod tests {
             let class = u8::try_from(pasted.source.label(index).unwrap() + 1).unwrap();
             assert!(picture.mask.iter().all(|found| [0, class].contains(found)));
             let object = picture.mask.iter().filter(|found| **found == class).count();
-            assert!((60..900).contains(&object), "{index}: {object} of 1024 pixels");
+            assert!(
+                (60..900).contains(&object),
+                "{index}: {object} of 1024 pixels"
+            );
             assert_eq!(picture.image.size(), (32, 32));
         }
     }
@@ -192,9 +223,19 @@ mod tests {
         let source = DataSource::Embedded.open(Split::Train).unwrap();
         let other = PastedObjects::new(source, 28.into(), Split::Test).unwrap();
         assert_ne!(other.read(3).unwrap(), first);
-        let ground: Vec<u8> = first.image.pixels().iter().zip(&first.mask).filter(|(_, class)| **class == 0).map(|(value, _)| *value).collect();
+        let ground: Vec<u8> = first
+            .image
+            .pixels()
+            .iter()
+            .zip(&first.mask)
+            .filter(|(_, class)| **class == 0)
+            .map(|(value, _)| *value)
+            .collect();
         let mean = ground.iter().map(|value| f64::from(*value)).sum::<f64>() / ground.len() as f64;
-        assert!((20. ..120.).contains(&mean), "the ground is a texture, not black: {mean}");
+        assert!(
+            (20. ..120.).contains(&mean),
+            "the ground is a texture, not black: {mean}"
+        );
     }
 
     #[test]
@@ -203,7 +244,9 @@ mod tests {
             let images = MemoryDataset::new(vec![value; 32], (4, 4), 1).unwrap();
             let images = match classes {
                 0 => images,
-                _ => images.with_labels(vec![0, 1], classes, "labels".as_ref()).unwrap(),
+                _ => images
+                    .with_labels(vec![0, 1], classes, "labels".as_ref())
+                    .unwrap(),
             };
             PastedObjects::new(Arc::new(images), 8.into(), Split::Train)
         };
@@ -213,7 +256,10 @@ mod tests {
             (of(0, 255), "254 classes"),
         ] {
             let error = made.unwrap_err().to_string();
-            assert!(error.contains(what) && error.contains("PATH/train/masks"), "{error}");
+            assert!(
+                error.contains(what) && error.contains("PATH/train/masks"),
+                "{error}"
+            );
         }
         assert!(of(0, 2).is_ok());
     }

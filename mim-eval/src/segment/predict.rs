@@ -3,14 +3,15 @@
 use candle_core::{Device, Tensor};
 use mim_core::{Result, StepContext, ops};
 
+use super::SegmentConfig;
 use super::axis::{Size, resized};
 use super::dataset::MaskedDataset;
-use super::fit::{READ, read};
+
 use super::frozen::{Frozen, Scaler};
 use super::head::Head;
+use super::lessons::{READ, read};
 use super::scores::SegmentScores;
 use super::windows::Windows;
-use super::SegmentConfig;
 
 /// A trained head, and how its images are cut.
 pub(super) struct Segmenter<'a> {
@@ -19,11 +20,17 @@ pub(super) struct Segmenter<'a> {
     pub(super) head: &'a dyn Head,
     pub(super) scalers: &'a [Scaler],
     pub(super) classes: usize,
+    /// The value of pixels without a class, which no pixel is given.
+    pub(super) ignored: u8,
 }
 
 impl Segmenter<'_> {
     /// Compares all images with their masks.
-    pub(super) fn scores(&self, data: &dyn MaskedDataset, config: &SegmentConfig) -> Result<SegmentScores> {
+    pub(super) fn scores(
+        &self,
+        data: &dyn MaskedDataset,
+        config: &SegmentConfig,
+    ) -> Result<SegmentScores> {
         let mut scores = SegmentScores::new(self.classes);
         let all: Vec<usize> = (0..data.len()).collect();
         for chunk in all.chunks(READ) {
@@ -31,9 +38,13 @@ impl Segmenter<'_> {
             for (picture, index) in read(data, chunk)?.into_iter().zip(chunk) {
                 config.check_classes(self.classes, &picture.mask, &data.name_of(*index))?;
                 let from = picture.image.size();
-                let image = self.windows.prepared(picture.image, self.frozen.input.channels())?;
+                let image = self
+                    .windows
+                    .prepared(picture.image, self.frozen.input.channels())?;
                 let places = self.windows.places(image.size());
-                places.iter().for_each(|place| self.windows.cut(&image, *place, &mut planes));
+                places
+                    .iter()
+                    .for_each(|place| self.windows.cut(&image, *place, &mut planes));
                 cut.push((picture.mask, from, image.size(), places));
             }
             let logits = self.logits(&planes)?;
@@ -42,7 +53,7 @@ impl Segmenter<'_> {
                 let own = logits.narrow(0, first, places.len())?;
                 first += places.len();
                 let given = self.classes_of(&own, &places, (size, from))?;
-                scores.push(&mask, &given, config.ignore_index)?;
+                scores.push(&mask, &given, self.ignored)?;
             }
         }
         Ok(scores)
@@ -55,20 +66,29 @@ impl Segmenter<'_> {
         let mut all = Vec::new();
         for planes in planes.chunks(self.frozen.batch_size * values) {
             let levels = self.frozen.levels(planes, self.windows.size)?;
-            let levels = levels.iter().zip(self.scalers).map(|(maps, scaler)| {
-                scaler.apply(&ops::to_device(maps, self.frozen.device)?)
-            });
-            let logits = self.head.logits(&levels.collect::<Result<Vec<_>>>()?, &step)?;
+            let levels = levels
+                .iter()
+                .zip(self.scalers)
+                .map(|(maps, scaler)| scaler.apply(&ops::to_device(maps, self.frozen.device)?));
+            let logits = self
+                .head
+                .logits(&levels.collect::<Result<Vec<_>>>()?, &step)?;
             all.push(logits.detach().to_device(&Device::Cpu)?);
         }
         Ok(Tensor::cat(&all, 0)?)
     }
 
     /// The class of each pixel of an image: the logits of its windows, averaged where they overlap, at the image's own size.
-    fn classes_of(&self, logits: &Tensor, places: &[Size], (size, original): (Size, Size)) -> Result<Vec<u8>> {
+    fn classes_of(
+        &self,
+        logits: &Tensor,
+        places: &[Size],
+        (size, original): (Size, Size),
+    ) -> Result<Vec<u8>> {
         let whole = averaged(&resized(logits, self.windows.size)?, places, size)?;
         let pixels: Vec<f32> = resized(&whole, original)?.flatten_all()?.to_vec1()?;
-        Ok(pixels.chunks_exact(self.classes).map(best).collect())
+        let pixels = pixels.chunks_exact(self.classes);
+        Ok(pixels.map(|logits| best(logits, self.ignored)).collect())
     }
 }
 
@@ -84,20 +104,31 @@ fn averaged(windows: &Tensor, places: &[Size], (tall, wide): Size) -> Result<Ten
         for (row, line) in values.chunks_exact(width * classes).enumerate() {
             let first = (top + row) * wide + left;
             let sums = &mut sums[first * classes..][..line.len()];
-            sums.iter_mut().zip(line).for_each(|(sum, value)| *sum += value);
-            counts[first..][..width].iter_mut().for_each(|count| *count += 1.);
+            sums.iter_mut()
+                .zip(line)
+                .for_each(|(sum, value)| *sum += value);
+            counts[first..][..width]
+                .iter_mut()
+                .for_each(|count| *count += 1.);
         }
     }
     for (pixel, count) in sums.chunks_exact_mut(classes).zip(counts) {
         pixel.iter_mut().for_each(|sum| *sum /= count);
     }
-    Ok(Tensor::from_vec(sums, (1, tall, wide, classes), &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        sums,
+        (1, tall, wide, classes),
+        &Device::Cpu,
+    )?)
 }
 
-/// The class with the largest logit; of equals the lowest.
-fn best(logits: &[f32]) -> u8 {
+/// The class with the largest logit, of equals the lowest; never the one that is ignored.
+fn best(logits: &[f32], ignored: u8) -> u8 {
+    let classes = (0..=u8::MAX)
+        .zip(logits)
+        .filter(|(class, _)| *class != ignored);
     let first = (0, f32::NEG_INFINITY);
-    let best = logits.iter().zip(0..).fold(first, |best, (logit, class)| match *logit > best.1 {
+    let best = classes.fold(first, |best, (class, logit)| match *logit > best.1 {
         true => (class, *logit),
         false => best,
     });
@@ -113,13 +144,25 @@ mod tests {
         // Two windows of 1 x 2 pixels and one class on a line of three.
         let windows = Tensor::new(&[[[[1f32], [2.]]], [[[4.], [7.]]]], &Device::Cpu).unwrap();
         let whole = averaged(&windows, &[(0, 0), (0, 1)], (1, 3)).unwrap();
-        assert_eq!(whole.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [1., 3., 7.]);
+        assert_eq!(
+            whole.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            [1., 3., 7.]
+        );
         let one = averaged(&windows.narrow(0, 1, 1).unwrap(), &[(0, 0)], (1, 2)).unwrap();
-        assert_eq!(one.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [4., 7.]);
+        assert_eq!(
+            one.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            [4., 7.]
+        );
     }
 
     #[test]
-    fn of_equal_logits_the_lower_class_is_taken() {
-        assert_eq!([best(&[1., 1.]), best(&[0., 3., 3.]), best(&[-1., -2.])], [0, 1, 0]);
+    fn of_equal_logits_the_lower_class_is_taken_but_not_the_ignored_one() {
+        let of = |logits: &[f32]| best(logits, 255);
+        assert_eq!(
+            [of(&[1., 1.]), of(&[0., 3., 3.]), of(&[-1., -2.])],
+            [0, 1, 0]
+        );
+        assert_eq!(best(&[9., 1., 2.], 0), 2);
+        assert_eq!(best(&[0.; 256], 0), 1);
     }
 }

@@ -37,7 +37,10 @@ pub struct SegmentSummary {
 impl SegmentScores {
     /// No image yet, of pixels of so many classes.
     pub fn new(classes: usize) -> Self {
-        Self { classes, images: Vec::new() }
+        Self {
+            classes,
+            images: Vec::new(),
+        }
     }
 
     /// Adds an image: the class of each pixel, and the one it was given. Pixels of the class `ignored` do not count.
@@ -47,7 +50,8 @@ impl SegmentScores {
     /// [`Error::Shape`] if the lengths differ or a class is out of range.
     pub fn push(&mut self, truth: &[u8], given: &[u8], ignored: u8) -> Result<()> {
         let known = |class: &u8| usize::from(*class) < self.classes;
-        let fits = truth.iter().all(|class| *class == ignored || known(class)) && given.iter().all(known);
+        let fits =
+            truth.iter().all(|class| *class == ignored || known(class)) && given.iter().all(known);
         if truth.len() != given.len() || !fits {
             let expected = format!("as many pixels in both, of classes below {}", self.classes);
             let got = format!("{} and {} pixels", truth.len(), given.len());
@@ -55,8 +59,14 @@ impl SegmentScores {
             return Err(Error::shape("masks", expected, got, fix));
         }
         let mut cells = BTreeMap::new();
-        for (truth, given) in truth.iter().zip(given).filter(|(truth, _)| **truth != ignored) {
-            *cells.entry(usize::from(*truth) * self.classes + usize::from(*given)).or_insert(0) += 1;
+        for (truth, given) in truth
+            .iter()
+            .zip(given)
+            .filter(|(truth, _)| **truth != ignored)
+        {
+            *cells
+                .entry(usize::from(*truth) * self.classes + usize::from(*given))
+                .or_insert(0) += 1;
         }
         self.images.push(cells.into_iter().collect());
         Ok(())
@@ -75,14 +85,19 @@ impl SegmentScores {
     /// For each class (row) how many of its pixels were given each class (column).
     pub fn confusion(&self) -> Vec<Vec<u64>> {
         let counts = self.counts(0..self.len());
-        counts.chunks_exact(self.classes.max(1)).map(<[u64]>::to_vec).collect()
+        counts
+            .chunks_exact(self.classes.max(1))
+            .map(<[u64]>::to_vec)
+            .collect()
     }
 
     /// The sums over some images of all cells.
     fn counts(&self, images: impl Iterator<Item = usize>) -> Vec<u64> {
         let mut counts = vec![0; self.classes * self.classes];
         for image in images {
-            self.images[image].iter().for_each(|(cell, count)| counts[*cell] += count);
+            self.images[image]
+                .iter()
+                .for_each(|(cell, count)| counts[*cell] += count);
         }
         counts
     }
@@ -96,11 +111,16 @@ impl SegmentScores {
         let counts = self.counts(0..self.len());
         let pixels: u64 = counts.iter().sum();
         if pixels == 0 {
-            let (why, fix) = ("every pixel is to be ignored, or there is no image", "give masks with classes");
+            let (why, fix) = (
+                "every pixel is to be ignored, or there is no image",
+                "give masks with classes",
+            );
             return Err(Error::unsupported("measuring a segmentation", why, fix));
         }
         let iou = ious(&counts, self.classes);
-        let right: u64 = (0..self.classes).map(|class| counts[class * (self.classes + 1)]).sum();
+        let right: u64 = (0..self.classes)
+            .map(|class| counts[class * (self.classes + 1)])
+            .sum();
         let shares: Vec<f64> = counts
             .chunks_exact(self.classes)
             .enumerate()
@@ -167,7 +187,9 @@ fn ious(counts: &[u64], classes: usize) -> Vec<Option<f64>> {
     }
     let both = |class: usize| counts[class * (classes + 1)];
     let unions = unions.into_iter().enumerate();
-    unions.map(|(class, union)| percent(both(class), union)).collect()
+    unions
+        .map(|(class, union)| percent(both(class), union))
+        .collect()
 }
 
 /// The mean of those that are there.
@@ -191,9 +213,14 @@ mod tests {
     #[test]
     fn figures_are_those_of_a_confusion_counted_by_hand() {
         let mut scores = SegmentScores::new(4);
-        scores.push(&[0, 0, 0, 0, 1, 1, 255], &[0, 0, 0, 1, 1, 0, 2], 255).unwrap();
+        scores
+            .push(&[0, 0, 0, 0, 1, 1, 255], &[0, 0, 0, 1, 1, 0, 2], 255)
+            .unwrap();
         scores.push(&[2, 2, 255], &[2, 1, 1], 255).unwrap();
-        assert_eq!(scores.confusion(), [[3, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]);
+        assert_eq!(
+            scores.confusion(),
+            [[3, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+        );
         let summary = scores.summary(0).unwrap();
         // 3 of 5, 1 of 4, 1 of 2; the fourth class is nowhere.
         let wanted = [60., 25., 50.];
@@ -225,13 +252,22 @@ mod tests {
         let summary = scores.summary(3).unwrap();
         let [low, high] = summary.interval;
         // Of class 0 three quarters are right; of class 1 all are, beside a quarter as many that are not: 75 % and 80 %.
-        assert!(low < summary.miou && summary.miou < high && high - low < 10., "{summary:?}");
+        assert!(
+            low < summary.miou && summary.miou < high && high - low < 10.,
+            "{summary:?}"
+        );
         assert!(near(summary.miou, 77.5));
         assert_eq!(scores.summary(3).unwrap(), summary);
         assert!(SegmentScores::new(2).summary(0).is_err());
         let mut ignored = SegmentScores::new(2);
         ignored.push(&[7], &[1], 7).unwrap();
-        assert!(ignored.summary(0).unwrap_err().to_string().contains("ignored"));
+        assert!(
+            ignored
+                .summary(0)
+                .unwrap_err()
+                .to_string()
+                .contains("ignored")
+        );
         assert!(ignored.push(&[3], &[1], 7).is_err() && ignored.push(&[1], &[], 7).is_err());
     }
 }

@@ -33,7 +33,9 @@ impl MaskedDataset for Parts {
         let bright = |at: usize| (at % self.width >= edge) != (index % 2 == 0);
         let noise = |at: usize| u8::try_from((at * 7 + index * 5) % 31).unwrap();
         let all = 0..HEIGHT * self.width;
-        let pixels = all.clone().map(|at| 40 + noise(at) + if bright(at) { 120 } else { 0 });
+        let pixels = all
+            .clone()
+            .map(|at| 40 + noise(at) + if bright(at) { 120 } else { 0 });
         let class = |at: usize| self.classes[usize::from(bright(at))];
         let mask = all.map(|at| if at < self.width { 255 } else { class(at) });
         let size = (HEIGHT, self.width);
@@ -98,7 +100,11 @@ fn scores(config: &SegmentConfig, encoder: &dyn Encoder, data: &Parts) -> Result
 }
 
 fn miou(config: &SegmentConfig, encoder: &dyn Encoder, data: &Parts) -> f64 {
-    scores(config, encoder, data).unwrap().summary(0).unwrap().miou
+    scores(config, encoder, data)
+        .unwrap()
+        .summary(0)
+        .unwrap()
+        .miou
 }
 
 #[test]
@@ -133,10 +139,7 @@ fn upernet_learns_on_four_blocks_and_the_linear_head_on_named_ones() {
 
 #[test]
 fn windows_of_an_image_are_as_good_as_the_whole() {
-    let wide = Parts {
-        width: 14,
-        ..PARTS
-    };
+    let wide = Parts { width: 14, ..PARTS };
     let whole = SegmentConfig {
         window: Some(ImageSize {
             height: HEIGHT,
@@ -148,7 +151,10 @@ fn windows_of_an_image_are_as_good_as_the_whole() {
         stride: Some(4),
         ..few()
     };
-    let (whole, windows) = (miou(&whole, &means(), &wide), miou(&windows, &means(), &wide));
+    let (whole, windows) = (
+        miou(&whole, &means(), &wide),
+        miou(&windows, &means(), &wide),
+    );
     assert!(whole > 95. && windows > 95., "{whole} {windows}");
     // One window that is the image: its stride has no meaning.
     let one = |stride| {
@@ -230,5 +236,8 @@ fn test_masks_may_not_have_classes_that_training_masks_lack() {
         (&EvalConfig::default(), &Device::Cpu),
     );
     let error = found.unwrap_err().to_string();
-    assert!(error.contains("parts/0") && error.contains("classes below 2"), "{error}");
+    assert!(
+        error.contains("parts/0") && error.contains("classes below 2"),
+        "{error}"
+    );
 }

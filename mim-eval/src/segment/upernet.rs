@@ -55,7 +55,10 @@ struct Doubled(PatchUnembed, usize);
 
 impl Doubled {
     fn new(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
-        Ok(Self(PatchUnembed::new(params, inputs, outputs, 2)?, outputs))
+        Ok(Self(
+            PatchUnembed::new(params, inputs, outputs, 2)?,
+            outputs,
+        ))
     }
 
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
@@ -84,14 +87,21 @@ pub(super) struct UperNet {
 
 impl UperNet {
     pub(super) fn new(params: &Params, shape: UperNetShape) -> Result<Self> {
-        let UperNetShape { dim, channels, classes } = shape;
+        let UperNetShape {
+            dim,
+            channels,
+            classes,
+        } = shape;
         let at = |name: &str, index: usize| params.pp(name).pp(index);
         // The first two maps are narrowed already.
         let widths = [channels, channels, dim];
         let laterals = widths.iter().enumerate();
-        let laterals = laterals.map(|(index, width)| ConvNorm::new(&at("laterals", index), *width, channels, 1));
-        let pyramid = (0..POOLED.len()).map(|index| ConvNorm::new(&at("pyramid", index), dim, channels, 1));
-        let smooth = (0..widths.len()).map(|index| ConvNorm::new(&at("smooth", index), channels, channels, 3));
+        let laterals = laterals
+            .map(|(index, width)| ConvNorm::new(&at("laterals", index), *width, channels, 1));
+        let pyramid =
+            (0..POOLED.len()).map(|index| ConvNorm::new(&at("pyramid", index), dim, channels, 1));
+        let smooth = (0..widths.len())
+            .map(|index| ConvNorm::new(&at("smooth", index), channels, channels, 3));
         let joined = dim + POOLED.len() * channels;
         Ok(Self {
             quadrupled: (
@@ -135,7 +145,11 @@ impl Head for UperNet {
             let (expected, fix) = ("features of four layers", "name four layers");
             return Err(Error::shape("UPerNet", expected, levels.len(), fix));
         };
-        let maps = [self.quadrupled(first, step)?, self.doubled.forward(second)?, third.clone()];
+        let maps = [
+            self.quadrupled(first, step)?,
+            self.doubled.forward(second)?,
+            third.clone(),
+        ];
         let top = self.pooled(&halved(fourth)?, step)?;
         let mut above = top.clone();
         let mut outputs = vec![top];
@@ -184,7 +198,10 @@ mod tests {
     fn waves(shape: (usize, usize, usize, usize)) -> Tensor {
         let count = shape.0 * shape.1 * shape.2 * shape.3;
         let xs = Tensor::arange(0u32, u32::try_from(count).unwrap(), &Device::Cpu).unwrap();
-        let xs = (xs.to_dtype(DType::F32).unwrap() * 1.7).unwrap().sin().unwrap();
+        let xs = (xs.to_dtype(DType::F32).unwrap() * 1.7)
+            .unwrap()
+            .sin()
+            .unwrap();
         xs.reshape(shape).unwrap()
     }
 
@@ -192,7 +209,10 @@ mod tests {
     fn halving_takes_the_largest_of_four_and_doubling_lays_out_pixels() {
         let xs = Tensor::new(&[[1f32, 5., 2., 0.], [3., 4., 9., 7.]], &Device::Cpu).unwrap();
         let ys = halved(&xs.reshape((1, 2, 4, 1)).unwrap()).unwrap();
-        assert_eq!(ys.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [5., 9.]);
+        assert_eq!(
+            ys.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            [5., 9.]
+        );
         let row = halved(&xs.reshape((1, 1, 8, 1)).unwrap()).unwrap();
         assert_eq!(row.dims(), [1, 1, 4, 1]);
 
@@ -244,7 +264,10 @@ mod tests {
             };
             let slope = (moved(1.) - moved(-1.)) / (2. * size);
             var.set(&start).unwrap();
-            assert!((slope / norm - 1.).abs() < 0.1, "{name}: {slope} against {norm}");
+            assert!(
+                (slope / norm - 1.).abs() < 0.1,
+                "{name}: {slope} against {norm}"
+            );
         }
     }
 }

@@ -31,8 +31,14 @@ impl Windows {
             return (tall, wide);
         }
         match least_tall * width >= least_wide * height {
-            true => (least_tall, scaled(width, least_tall, height).max(least_wide)),
-            false => (scaled(height, least_wide, width).max(least_tall), least_wide),
+            true => (
+                least_tall,
+                scaled(width, least_tall, height).max(least_wide),
+            ),
+            false => (
+                scaled(height, least_wide, width).max(least_tall),
+                least_wide,
+            ),
         }
     }
 
@@ -42,7 +48,10 @@ impl Windows {
             let (why, fix) = ("the data are point clouds", "give images");
             return Err(Error::unsupported("segmentation", why, fix));
         }
-        let (whole, size) = (CropBox::whole(image.size()), self.working_size(image.size()));
+        let (whole, size) = (
+            CropBox::whole(image.size()),
+            self.working_size(image.size()),
+        );
         let image = resize(image, whole, size, Interpolation::Bicubic)?;
         let mut rng = stream(0, Purpose::Augment, [0, 0]);
         ToChannels { channels }.apply(image, &mut rng)
@@ -85,7 +94,8 @@ fn starts(length: usize, window: usize, stride: usize) -> Vec<usize> {
 /// A mask at another size; each pixel has the class of the nearest one.
 pub(super) fn nearest(mask: &[u8], (height, width): Size, (tall, wide): Size) -> Vec<u8> {
     let source = |place: usize, from: usize, to: usize| (2 * place + 1) * from / (2 * to);
-    let pixel = |row: usize, col: usize| mask[source(row, height, tall) * width + source(col, width, wide)];
+    let pixel =
+        |row: usize, col: usize| mask[source(row, height, tall) * width + source(col, width, wide)];
     (0..tall)
         .flat_map(|row| (0..wide).map(move |col| pixel(row, col)))
         .collect()
