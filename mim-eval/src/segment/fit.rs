@@ -60,7 +60,8 @@ pub(super) fn fit(
             let Some(loss) = pixel_loss(&logits, &masks, config.ignore_index)? else {
                 continue;
             };
-            if iter == 0 {
+            // Once an epoch, for a number that is read waits for the device.
+            if iter + 1 == step.iters_per_epoch {
                 check_finite(&loss, &step)?;
             }
             gradients.clear();
