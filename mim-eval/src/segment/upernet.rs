@@ -257,7 +257,7 @@ mod tests {
             let norm = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap();
             let norm = f64::from(norm.to_scalar::<f32>().unwrap());
             let (start, size) = (var.as_tensor().copy().unwrap(), 2e-3);
-            let mut moved = |sign: f64| {
+            let moved = |sign: f64| {
                 let by = (gradient * (sign * size / norm)).unwrap();
                 var.set(&(&start + by).unwrap()).unwrap();
                 value()
