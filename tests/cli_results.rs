@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use image::{Rgb, RgbImage};
+use image::{GrayImage, Luma, Rgb, RgbImage};
 
 const CONFIG: &str = "method = \"mae\"\nmask_ratio = 0.5\nencoder = { image_size = 16, patch_size = 8, embed_dim = 8, \
     depth = 1, num_heads = 2 }\ndecoder = { embed_dim = 8, depth = 1, num_heads = 2 }\n[data]\nworkers = 0\n\
@@ -398,6 +398,122 @@ fn protocols_name_what_they_refuse() {
     assert!(out.contains("signals_rankme "), "{out}");
     let (_, err) = eval(&[&["knn"], &plain[..]].concat(), 1);
     assert!(err.contains("val"), "{err}");
+}
+
+/// `count` images of two brightnesses, 24 x 16 pixels, with masks of which is where.
+fn masked(split: &Path, count: u32) {
+    let (images, masks) = (split.join("images"), split.join("masks"));
+    fs::create_dir_all(&images).unwrap();
+    fs::create_dir_all(&masks).unwrap();
+    for number in 0..count {
+        let bright = |x: u32| x > 4 + number;
+        let pixel = |x: u32, y: u32| {
+            Rgb([if bright(x) { 180 } else { 30 } + u8::try_from((x * 7 + y * 3) % 17).unwrap(); 3])
+        };
+        RgbImage::from_fn(24, 16, pixel)
+            .save(images.join(format!("{number}.png")))
+            .unwrap();
+        let mask = GrayImage::from_fn(24, 16, |x, _| Luma([u8::from(bright(x))]));
+        mask.save(masks.join(format!("{number}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn segmentation_stands_beside_a_random_encoder_and_names_what_it_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    classes(&dir.join("photos/train"), 24);
+    classes(&dir.join("photos/test"), 4);
+    pretrain(dir, "run");
+    let eval = |more: &[&str], status| {
+        let args = ["eval", "segment", "--checkpoint", "run"];
+        ends(&[&args[..], more].concat(), dir, status)
+    };
+    // Without masks, labelled objects are pasted on textures.
+    let made = [
+        "--data",
+        "embedded",
+        "--set",
+        "epochs=1",
+        "--set",
+        "max_train=64",
+    ];
+    let (out, err) = eval(&made, 0);
+    for part in [
+        "segment_miou ",
+        "segment_pixel_accuracy ",
+        "segment_iou_0 ",
+        "segment_random_miou_low ",
+    ] {
+        assert!(out.contains(part), "{out}");
+    }
+    assert!(
+        err.contains("embedded has no masks") && err.contains("classes 1 to 10"),
+        "{err}"
+    );
+    let (_, err) = eval(&[], 1);
+    assert!(err.contains("not dark"), "{err}");
+
+    masked(&dir.join("masked/train"), 8);
+    masked(&dir.join("masked/val"), 3);
+    let folder = [
+        "--data",
+        "masked",
+        "--set",
+        "batch_size=4",
+        "--set",
+        "epochs=2",
+    ];
+    let upernet = ["--set", "head=upernet", "--set", "channels=4", "--json"];
+    let (out, _) = eval(&[&folder[..], &upernet].concat(), 0);
+    let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&all["settings"]["head"], &all["split"]),
+        (&"upernet".into(), &"val".into())
+    );
+    assert_eq!(
+        all["probed_images"],
+        serde_json::json!({ "train": 8, "held_out": 3 })
+    );
+    let cells = all["confusion"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|row| row.as_array().unwrap());
+    assert_eq!(
+        cells.map(|cell| cell.as_u64().unwrap()).sum::<u64>(),
+        3 * 24 * 16
+    );
+    assert!(
+        all["segment_miou"].is_number() && all["segment_random_iou_1"].is_number(),
+        "{out}"
+    );
+    let (out, err) = eval(
+        &[&folder[..], &["--set", "random=false", "--layers", "0"]].concat(),
+        0,
+    );
+    assert!(
+        !out.contains("random") && !err.contains("random"),
+        "{out}{err}"
+    );
+
+    for (args, wanted) in [
+        (&["--pooling", "max"][..], "segmentation reads every patch"),
+        (&["--k", "3"], "segment has no neighbours"),
+        (&["--set", "finetune=true"], "`protocol.finetune`"),
+        (&["--set", "channels=8"], "use head=upernet"),
+        (&["--set", "classes=1"], "masks hold 2 to 256"),
+        (&["--split", "test"], "there is no test split"),
+    ] {
+        let (_, err) = eval(&[&folder[..], args].concat(), 1);
+        assert!(err.contains(wanted), "{args:?}: {err}");
+    }
+    fs::remove_file(dir.join("masked/train/masks/3.png")).unwrap();
+    let (_, err) = eval(&folder, 1);
+    assert!(
+        err.contains("1 without a mask (masks/NAME.png): 3"),
+        "{err}"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Evaluation protocols of mim: linear probe, k-NN, reconstructions.
+//! Evaluation protocols of mim: linear probe, k-NN, segmentation, reconstructions.
 //!
 //! [`extract`] runs a frozen [`mim_core::Encoder`] over a labelled data set, [`probe`] measures how well a linear
 //! classifier and the nearest neighbours do on the features; [`raw_pixels`] gives the baseline without an encoder.
@@ -43,6 +43,7 @@ mim_core::parts! {
     lowshot => LowshotConfig;
     retrieval => RetrievalConfig;
     signals => SignalsConfig, Signals;
+    segment => SegmentConfig, MaskFolder, MaskedDataset, MaskedImage, PastedObjects, SegmentHead, SegmentScores, SegmentSummary;
 }
 
 pub use classify::classify;

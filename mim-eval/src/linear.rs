@@ -2,13 +2,12 @@
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::parts::Part;
-use mim_core::rng::{Purpose, stream};
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::logistic::{Logistic, LogisticRegression};
 use crate::protocol::{Outcome, ProtocolSettings};
-use crate::split::of_each_class;
+use crate::split::{fixed_choice, of_each_class};
 use crate::{Accuracy, Features, Scores};
 
 /// Rows classified at a time, to bound memory.
@@ -110,7 +109,7 @@ impl LinearConfig {
     /// class only.
     pub fn fit(&self, train: &Features) -> Result<LinearProbe> {
         self.check()?;
-        let rows = self.choice(train.len());
+        let rows = fixed_choice(train.len(), self.max_train);
         let mut classes: Vec<u32> = rows.iter().map(|row| train.labels()[*row]).collect();
         let labels = classes.clone();
         classes.sort_unstable();
@@ -147,17 +146,6 @@ impl LinearConfig {
             scaler,
             classes,
         })
-    }
-
-    /// The training images used, in ascending order.
-    fn choice(&self, count: usize) -> Vec<usize> {
-        if count <= self.max_train {
-            return (0..count).collect();
-        }
-        let mut rng = stream(0, Purpose::Shuffle, [0, 0]);
-        let mut rows = rand::seq::index::sample(&mut rng, count, self.max_train).into_vec();
-        rows.sort_unstable();
-        rows
     }
 }
 
@@ -363,19 +351,6 @@ mod tests {
                 .top1,
             50.
         );
-    }
-
-    #[test]
-    fn uses_a_fixed_choice_of_many_training_images() {
-        let config = LinearConfig {
-            max_train: 10,
-            ..LinearConfig::default()
-        };
-        let rows = config.choice(1000);
-        assert_eq!(rows.len(), 10);
-        assert!(rows.is_sorted_by(|a, b| a < b) && rows[9] < 1000 && rows[9] > 100);
-        assert_eq!(rows, config.choice(1000));
-        assert_eq!(config.choice(10), (0..10).collect::<Vec<_>>());
     }
 
     #[test]

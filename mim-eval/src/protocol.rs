@@ -3,7 +3,7 @@
 use mim_core::parts::Settings;
 use mim_core::{Error, Result};
 
-use crate::{Features, Scores, Summary};
+use crate::{Features, Scores, SegmentConfig, Summary};
 
 /// Settings of a protocol: what it does with the features of training and test images.
 pub trait ProtocolSettings: Settings {
@@ -19,6 +19,12 @@ pub trait ProtocolSettings: Settings {
     fn without_labels(&self) -> bool {
         false
     }
+
+    /// The settings, if it is segmentation: that reads masks and the features of patches, and is measured by
+    /// [`SegmentConfig::scores`].
+    fn segmentation(&self) -> Option<&SegmentConfig> {
+        None
+    }
 }
 
 /// What a protocol measured.
@@ -28,6 +34,9 @@ pub struct Outcome {
     pub figures: Vec<(String, f64)>,
     /// What was made of each test image, where the protocol classifies.
     pub scores: Option<Scores>,
+    /// For each class (row) how many pixels of the test images were given each class (column), where the protocol
+    /// classifies pixels.
+    pub pixels: Option<Vec<Vec<u64>>>,
 }
 
 impl Outcome {
@@ -53,6 +62,7 @@ impl Outcome {
         Ok(Self {
             figures: figures.map(|(name, value)| (name.to_owned(), value)).into(),
             scores: Some(scores),
+            pixels: None,
         })
     }
 

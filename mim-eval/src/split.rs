@@ -21,6 +21,17 @@ fn by_class(features: &Features, seed: u64, draw: u64) -> Vec<Vec<usize>> {
     rows
 }
 
+/// `most` of `count` images, always the same, in ascending order; all if there are no more.
+pub(crate) fn fixed_choice(count: usize, most: usize) -> Vec<usize> {
+    if count <= most {
+        return (0..count).collect();
+    }
+    let mut rng = stream(0, Purpose::Shuffle, [0, 0]);
+    let mut rows = rand::seq::index::sample(&mut rng, count, most).into_vec();
+    rows.sort_unstable();
+    rows
+}
+
 /// The features of these images.
 pub(crate) fn chosen(features: &Features, mut rows: Vec<usize>) -> Features {
     rows.sort_unstable();
@@ -44,4 +55,18 @@ pub(crate) fn of_each_class(
         rest.extend(others);
     }
     (chosen(features, first), chosen(features, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_images_a_fixed_choice_is_taken() {
+        let rows = fixed_choice(1000, 10);
+        assert_eq!(rows.len(), 10);
+        assert!(rows.is_sorted_by(|a, b| a < b) && rows[9] < 1000 && rows[9] > 100);
+        assert_eq!(rows, fixed_choice(1000, 10));
+        assert_eq!(fixed_choice(10, 10), (0..10).collect::<Vec<_>>());
+    }
 }

@@ -9,7 +9,7 @@ use mim_core::{Error, Input, Norm, ParamStore, Result, settings};
 use mim_eval::EvalConfig;
 use toml::{Table, Value};
 
-use super::{BATCH, Backbone, Trunk, load_part};
+use super::{BATCH, Backbone, Recipe, Trunk, load_part};
 use crate::DataConfig;
 
 /// How to read an encoder from a file of weights that no run and no entry of the zoo describes.
@@ -77,6 +77,7 @@ impl Backbone {
                 norm,
             },
             trunk: Trunk::Encoder(encoder),
+            recipe: Recipe::Encoder(Box::new(config)),
             data: DataConfig::default(),
             seed: 0,
             eval,

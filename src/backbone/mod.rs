@@ -5,13 +5,15 @@ mod file;
 use std::path::Path;
 
 use candle_core::Device;
+use mim_core::encoders::EncoderConfig;
+use mim_core::params::MaeInit;
 use mim_core::weights::{LoadReport, Source, WeightFile, WeightMap, fit};
 use mim_core::{Encoder, Error, Input, Method, ParamStore, Result};
 use mim_eval::EvalConfig;
 
 pub use file::{WeightsOf, encoder_of_file};
 
-use crate::{DataConfig, Pretrained, zoo};
+use crate::{DataConfig, Pretrained, RunConfig, zoo};
 
 /// Images of a forward pass of a published encoder: they are large.
 const BATCH: usize = 32;
@@ -19,6 +21,7 @@ const BATCH: usize = 32;
 /// A trained encoder and how it is fed.
 pub struct Backbone {
     trunk: Trunk,
+    recipe: Recipe,
     /// Images it takes.
     pub input: Input,
     /// Images it was trained on, or the embedded ones.
@@ -32,6 +35,12 @@ pub struct Backbone {
 enum Trunk {
     Method(Box<dyn Method>),
     Encoder(Box<dyn Encoder>),
+}
+
+/// What the encoder is built from.
+enum Recipe {
+    Run(Box<RunConfig>),
+    Encoder(Box<EncoderConfig>),
 }
 
 impl Backbone {
@@ -48,10 +57,11 @@ impl Backbone {
         let Pretrained { config, method, .. } = Pretrained::open(path, device)?;
         Ok(Self {
             input: method.input().clone(),
-            data: config.data,
+            data: config.data.clone(),
             seed: config.train.seed,
-            eval: config.eval,
+            eval: config.eval.clone(),
             trunk: Trunk::Method(method),
+            recipe: Recipe::Run(Box::new(config)),
         })
     }
 
@@ -64,6 +74,7 @@ impl Backbone {
         load_part(&store, &fit(&weights, &store, config.grid().ok())?.weights)?;
         Ok(Self {
             trunk: Trunk::Encoder(encoder),
+            recipe: Recipe::Encoder(Box::new(config)),
             input: Input {
                 size: entry.image_size().into(),
                 norm: entry.images.norm(),
@@ -74,6 +85,36 @@ impl Backbone {
                 batch_size: BATCH,
                 ..EvalConfig::default()
             },
+        })
+    }
+
+    /// The same encoder at random weights: those that its run started from, or for weights without a run MAE's draws.
+    ///
+    /// # Errors
+    ///
+    /// If a setting does not hold, or parts of the method cannot be opened any more.
+    pub fn random(&self, device: &Device) -> Result<Self> {
+        let (trunk, recipe) = match &self.recipe {
+            Recipe::Run(config) => (
+                Trunk::Method(config.build(device)?),
+                Recipe::Run(config.clone()),
+            ),
+            Recipe::Encoder(config) => {
+                let patch_values = config.patch_size().pow(2) * config.in_channels();
+                let store = ParamStore::new(device, self.seed, MaeInit { patch_values });
+                (
+                    Trunk::Encoder(config.build(&store.root())?),
+                    Recipe::Encoder(config.clone()),
+                )
+            }
+        };
+        Ok(Self {
+            trunk,
+            recipe,
+            input: self.input.clone(),
+            data: self.data.clone(),
+            seed: self.seed,
+            eval: self.eval.clone(),
         })
     }
 

@@ -38,6 +38,7 @@ mod plot;
 mod pretrain;
 mod progress;
 mod report;
+mod segment;
 mod sweep;
 mod visualize;
 mod zoo;
@@ -74,7 +75,7 @@ enum Command {
     Browse(Box<browse::Args>),
     /// Train an encoder further with labels, or the same network from scratch.
     Finetune(Box<finetune::Args>),
-    /// Probe the encoder of a run: linear classifier or nearest neighbours.
+    /// Probe the encoder of a run: linear classifier, nearest neighbours, segmentation and more.
     Eval(eval::Args),
     /// Draw what a model makes of images: reconstructions, masks, attention, features, neighbours; or its schedules.
     Visualize(visualize::Args),

@@ -1,0 +1,290 @@
+//! Semantic segmentation on the features of patches.
+
+mod axis;
+mod dataset;
+mod fit;
+mod folder;
+mod frozen;
+mod head;
+mod indexed_png;
+mod lessons;
+mod pasted;
+mod predict;
+mod scores;
+#[cfg(test)]
+mod tests;
+mod upernet;
+mod windows;
+
+use candle_core::Device;
+use mim_core::parts::Part;
+use mim_core::{Encoder, Error, ImageSize, Input, Result};
+use serde::{Deserialize, Serialize};
+
+pub use dataset::{MaskedDataset, MaskedImage};
+pub use folder::MaskFolder;
+pub use head::SegmentHead;
+pub use pasted::PastedObjects;
+pub use scores::{SegmentScores, SegmentSummary};
+
+use self::frozen::Frozen;
+use self::lessons::Lessons;
+use self::predict::Segmenter;
+use self::upernet::UperNetShape;
+use self::windows::Windows;
+use crate::protocol::{Outcome, ProtocolSettings};
+use crate::split::fixed_choice;
+use crate::{EvalConfig, Features};
+
+/// Width of UPerNet's maps where none is set.
+const CHANNELS: usize = 64;
+
+/// Settings of semantic segmentation: a head is trained on the features of a frozen encoder, and its classes of pixels are
+/// compared with masks.
+///
+/// Images are cut into windows of the encoder's size: side by side to train on, overlapping to measure on, where the logits
+/// are averaged. Features are standardised by their mean and deviation over the training windows and computed once, so images
+/// are not augmented, and the encoder is not trained. Scores are those of whole images at their own size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SegmentConfig {
+    /// `linear` (default) or `upernet`.
+    pub head: SegmentHead,
+    /// Blocks of the encoder, from 0, whose outputs are read: side by side by `linear`, the four levels of `upernet`. Default
+    /// none: the final output, and for `upernet` the blocks at a third, a half, two thirds and the end (BEiT).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<usize>,
+    /// Width of the maps of `upernet`, which has 64 by default; 512 in the paper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<usize>,
+    /// Epochs. Default 20.
+    pub epochs: usize,
+    /// Windows of a training step. Default 16.
+    pub batch_size: usize,
+    /// Learning rate of AdamW, after a warm-up over 5 % of the steps. Default 1e-3.
+    pub lr: f64,
+    /// Weight decay. Default 1e-4.
+    pub weight_decay: f64,
+    /// Classes of the masks, from 0. Default: as many as the training masks show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<usize>,
+    /// The value of pixels without a class. Default 255.
+    pub ignore_index: u8,
+    /// What the shorter side of images becomes, in pixels. Default: images keep their size; those smaller than a window
+    /// are enlarged to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short_side: Option<usize>,
+    /// Size of the windows in pixels, for encoders that take images of other sizes than their own. Default: the encoder's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<ImageSize>,
+    /// Pixels from one window to the next when measuring. Default: two thirds of a window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stride: Option<usize>,
+    /// Training images at most; of more, a fixed pseudo-random choice is used. Default 10000.
+    pub max_train: usize,
+    /// Whether the same head is also trained on the encoder at random weights. Default true.
+    pub random: bool,
+    /// What the head's weights and the order of windows follow from. Default 0.
+    pub seed: u64,
+}
+
+impl Default for SegmentConfig {
+    fn default() -> Self {
+        Self {
+            head: SegmentHead::Linear,
+            layers: vec![],
+            channels: None,
+            epochs: 20,
+            batch_size: 16,
+            lr: 1e-3,
+            weight_decay: 1e-4,
+            classes: None,
+            ignore_index: 255,
+            short_side: None,
+            window: None,
+            stride: None,
+            max_train: 10_000,
+            random: true,
+            seed: 0,
+        }
+    }
+}
+
+impl Part for SegmentConfig {
+    const ABOUT: &'static str =
+        "semantic segmentation of masks by a head on a frozen encoder: linear or upernet";
+    const PAPER: &'static str = "UPerNet: Xiao et al., ECCV 2018, arXiv 1807.10221; its levels as in BEiT: Bao et al., ICLR 2022, arXiv 2106.08254";
+}
+
+impl ProtocolSettings for SegmentConfig {
+    fn measure(&self, _train: &Features, _test: &Features) -> Result<Outcome> {
+        Err(Error::unsupported(
+            "segmentation of one feature an image",
+            "it needs masks and the features of patches",
+            "call SegmentConfig::scores",
+        ))
+    }
+
+    fn segmentation(&self) -> Option<&SegmentConfig> {
+        Some(self)
+    }
+}
+
+impl SegmentConfig {
+    /// Checks the settings; those that depend on the data are checked where the data is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] naming the first bad one.
+    pub fn check(&self) -> Result<()> {
+        let bad =
+            |field, value: String, why, fix| Err(Error::config("segment", field, value, why, fix));
+        let zero = [
+            ("epochs", self.epochs),
+            ("batch_size", self.batch_size),
+            ("channels", self.channels.unwrap_or(1)),
+            ("short_side", self.short_side.unwrap_or(1)),
+            ("stride", self.stride.unwrap_or(1)),
+            ("max_train", self.max_train),
+        ];
+        if let Some((field, _)) = zero.into_iter().find(|(_, value)| *value == 0) {
+            return bad(field, "0".into(), "nothing would be left", "use 1 or more");
+        }
+        if self.channels.is_some() && self.head == SegmentHead::Linear {
+            let value = self.channels.unwrap_or_default().to_string();
+            return bad(
+                "channels",
+                value,
+                "the linear head has no maps inside",
+                "leave it out, or use head=upernet",
+            );
+        }
+        if self.batch_size == 1 && self.head == SegmentHead::UperNet {
+            return bad(
+                "batch_size",
+                "1".into(),
+                "batch norm compares windows",
+                "use 2 or more",
+            );
+        }
+        if !(self.lr > 0. && self.lr.is_finite()) {
+            return bad(
+                "lr",
+                self.lr.to_string(),
+                "it is a positive number",
+                "use 1e-3",
+            );
+        }
+        if !(self.weight_decay >= 0. && self.weight_decay.is_finite()) {
+            return bad(
+                "weight_decay",
+                self.weight_decay.to_string(),
+                "it cannot be negative",
+                "use 1e-4, or 0",
+            );
+        }
+        match self.classes {
+            Some(classes) if !(2..=256).contains(&classes) => bad(
+                "classes",
+                classes.to_string(),
+                "masks hold 2 to 256 classes",
+                "count the classes from 0",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a mask with a class that is not below `classes`.
+    fn check_classes(&self, classes: usize, mask: &[u8], name: &str) -> Result<()> {
+        let unknown = |class: &&u8| usize::from(**class) >= classes && **class != self.ignore_index;
+        match mask.iter().find(unknown) {
+            None => Ok(()),
+            Some(class) => Err(Error::format(
+                name,
+                match self.classes {
+                    Some(_) => format!("has class {class}, but `classes` is {classes}"),
+                    None => format!(
+                        "has class {class}, but the training masks have classes below {classes}"
+                    ),
+                },
+                "correct the mask, or set `classes`; ignore_index is the value of pixels without a class",
+            )),
+        }
+    }
+
+    /// How images are cut for an encoder of images of `size`.
+    fn windows(&self, size: ImageSize) -> Windows {
+        let size: (usize, usize) = self.window.unwrap_or(size).into();
+        let default = |side: usize| (2 * side / 3).max(1);
+        Windows {
+            size,
+            stride: self
+                .stride
+                .map_or((default(size.0), default(size.1)), |stride| {
+                    (stride, stride)
+                }),
+            short_side: self.short_side,
+        }
+    }
+
+    /// Trains the head on the features that `encoder`, which takes `input`, gives of the first of two sets of images, and
+    /// compares what it says of the second with its masks. Of `eval` the size of batches is used.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] for a setting that is out of range or does not fit the encoder; [`Error::Unsupported`] if there
+    /// is one class only, or the encoder has layers of several resolutions; [`Error::Format`] for a class that is not known;
+    /// otherwise what data and encoder return.
+    pub fn scores(
+        &self,
+        (encoder, input): (&dyn Encoder, &Input),
+        (train, test): (&dyn MaskedDataset, &dyn MaskedDataset),
+        (eval, device): (&EvalConfig, &Device),
+    ) -> Result<SegmentScores> {
+        self.check()?;
+        eval.check()?;
+        let windows = self.windows(input.size);
+        encoder.trunk().grid(windows.size)?;
+        if windows.stride.0 > windows.size.0 || windows.stride.1 > windows.size.1 {
+            let (why, fix) = (
+                "pixels between windows would have no class",
+                "use at most a window",
+            );
+            return Err(Error::config(
+                "segment",
+                "stride",
+                windows.stride.0,
+                why,
+                fix,
+            ));
+        }
+        let mut frozen = Frozen {
+            encoder,
+            input,
+            device,
+            batch_size: eval.batch_size,
+            head: self.head,
+            layers: self.layers.clone(),
+        };
+        frozen.find_layers(windows.size)?;
+        let images = fixed_choice(train.len(), self.max_train);
+        let lessons = Lessons::collect(&frozen, &windows, (train, &images), self)?;
+        let shape = UperNetShape {
+            dim: lessons.dim()?,
+            channels: self.channels.unwrap_or(CHANNELS),
+            classes: lessons.classes,
+        };
+        let (head, store) = self.head.build(shape, self.seed, device)?;
+        let scalers = lessons.scalers(device)?;
+        fit::fit(&lessons, (head.as_ref(), &store), &scalers, self)?;
+        Segmenter {
+            frozen: &frozen,
+            windows,
+            head: head.as_ref(),
+            scalers: &scalers,
+            classes: shape.classes,
+            ignored: self.ignore_index,
+        }
+        .scores(test, self)
+    }
+}
