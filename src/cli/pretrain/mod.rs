@@ -37,7 +37,7 @@ use crate::cli::options::Options;
 use crate::cli::{device, outcome};
 
 /// What a run started from, if not from random weights.
-const INIT: &str = "init.txt";
+pub(crate) const INIT: &str = "init.txt";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let args = &args.located()?;
@@ -141,7 +141,7 @@ fn train(
 }
 
 /// Trains to the end, or to where a rule or a signal ends the run. The folder of a fresh run that fails before its
-/// first step is removed: it is no run.
+/// first step is removed: it is no run. What is kept for a replay stays.
 fn watched(
     trainer: &mut Trainer,
     args: &Options,
@@ -166,6 +166,7 @@ fn watched(
         watch: &mut watch,
     };
     match trainer.train(&mut stages) {
+        Err(error @ Error::NonFinite { .. }) => Err(error),
         Err(error) if watch.progress.is_empty() => failed(trainer, error),
         done => Ok((done?, watch)),
     }
