@@ -29,6 +29,7 @@ mod interrupt;
 mod logging;
 mod machine;
 mod methods;
+mod mlflow;
 mod model;
 mod options;
 mod outcome;
