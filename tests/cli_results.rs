@@ -535,3 +535,50 @@ fn a_run_is_drawn_in_many_ways() {
     let schedule = fs::read_to_string(draw("schedule")).unwrap();
     assert!(schedule.contains("<svg") && schedule.contains("learning rate"));
 }
+
+#[test]
+fn hog_targets_are_drawn_beside_their_views() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let config = "method = \"custom\"\nencoder = { image_size = 16, patch_size = 8, embed_dim = 8, depth = 1, num_heads = 2 }\n\
+        target = { type = \"hog\", cell = 4, window = 0 }\ndecoder = { type = \"linear\" }\n[data]\nworkers = 0\n\
+        [train]\nepochs = 1\nbatch_size = 4\nlr = 1e-3\n";
+    fs::write(dir.join("hog.toml"), config).unwrap();
+    classes(&dir.join("photos/train"), 6);
+    let run = [
+        "pretrain",
+        "--config",
+        "hog.toml",
+        "--data",
+        "photos",
+        "--no-eval",
+        "--output-dir",
+        "hog",
+    ];
+    ends(&run, dir, 0);
+    let draw = |run: &'static str| {
+        [
+            "visualize",
+            "--checkpoint",
+            run,
+            "--what",
+            "hog",
+            "--count",
+            "2",
+        ]
+    };
+    let (out, _) = ends(&draw("hog"), dir, 0);
+    let picture = image::open(dir.join(out.trim())).unwrap().into_rgb8();
+    // Cells of 4 pixels have glyphs of 16, and 64 pixels a side are doubled.
+    assert_eq!(picture.dimensions(), (2 * 128 + 4, 14 + 2 * 132 - 4));
+    let first = |x: u32, y: u32| x >= 132 && (14..142).contains(&y);
+    let lines = picture.enumerate_pixels().filter(|(x, y, _)| first(*x, *y));
+    let bright = lines.filter(|(.., pixel)| pixel.0 == [255; 3]).count();
+    assert!((20..128 * 128).contains(&bright), "{bright}");
+    pretrain(dir, "mae");
+    let (_, err) = ends(&draw("mae"), dir, 1);
+    assert!(
+        err.contains("HOG targets of mae") && err.contains("target.type=hog"),
+        "{err}"
+    );
+}

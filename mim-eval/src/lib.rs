@@ -23,6 +23,7 @@
 mod classify;
 mod config;
 mod features;
+mod glyphs;
 mod lbfgs;
 mod logistic;
 mod maps;
@@ -48,6 +49,7 @@ mim_core::parts! {
 pub use classify::classify;
 pub use config::EvalConfig;
 pub use features::{FeatureRows, Features, extract, features, raw_pixels};
+pub use glyphs::hog_glyphs;
 pub use logistic::{Logistic, LogisticRegression};
 pub use maps::{attention_maps, pca_maps};
 #[doc(no_inline)]
