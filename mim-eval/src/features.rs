@@ -40,13 +40,7 @@ impl Features {
                 "pass one row of dim values and one label for each of one or more images",
             ));
         }
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(Error::unsupported(
-                format!("a feature with the value {}", values[at]),
-                format!("value {} of image {} is not finite", at % dim, at / dim),
-                "check that the weights belong to this encoder and that its training did not diverge",
-            ));
-        }
+        check_finite(&values, dim)?;
         Ok(Self {
             values,
             dim,
@@ -93,6 +87,32 @@ impl Features {
         &self.values[index * self.dim..][..self.dim]
     }
 
+    /// Refuses features whose images are all of one class: `what` would be right whatever they are.
+    pub(crate) fn check_classes(&self, what: &'static str) -> Result<()> {
+        let first = self.labels.first();
+        if self.labels.iter().any(|label| Some(label) != first) {
+            return Ok(());
+        }
+        let (count, label) = (self.len(), first.copied().unwrap_or_default());
+        let why = format!("all {count} training images have label {label}");
+        let fix = "use training data of two or more classes";
+        Err(Error::unsupported(format!("{what} of one class"), why, fix))
+    }
+
+    /// Refuses to choose a setting on no image: these are a fifth of each class.
+    pub(crate) fn check_sweep(&self) -> Result<()> {
+        if !self.is_empty() {
+            return Ok(());
+        }
+        let why = "it is chosen on a fifth of each class, and no class has five training images";
+        let fix = "leave the sweep out, or use more training images";
+        Err(Error::unsupported(
+            "choosing a setting of the probe",
+            why,
+            fix,
+        ))
+    }
+
     /// Refuses `test` features of another width.
     pub(crate) fn check_pair(&self, test: &Self) -> Result<()> {
         if self.dim == test.dim {
@@ -104,6 +124,18 @@ impl Features {
             test.dim,
             "extract both with the same encoder and views",
         ))
+    }
+}
+
+/// Refuses values `[rows, dim]` that are infinite or no numbers.
+fn check_finite(values: &[f32], dim: usize) -> Result<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(Error::unsupported(
+            format!("a feature with the value {}", values[at]),
+            format!("value {} of image {} is not finite", at % dim, at / dim),
+            "check that the weights belong to this encoder and that its training did not diverge",
+        )),
     }
 }
 
@@ -167,8 +199,10 @@ pub fn features(
     }
     let left_out = batches.left_out().to_vec();
     let images = (0..count).filter(|index| left_out.binary_search(index).is_err());
+    let values = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?;
+    check_finite(&values.flatten_all()?.to_vec1()?, values.dim(1)?)?;
     Ok(FeatureRows {
-        values: Tensor::cat(&rows, 0)?,
+        values,
         images: images.collect(),
         left_out,
     })

@@ -1,5 +1,7 @@
 //! Accuracy with few labels.
 
+use std::collections::BTreeMap;
+
 use mim_core::parts::Part;
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,25 @@ impl LowshotConfig {
         self.linear.check()
     }
 
+    /// Refuses more images of a class than there are.
+    fn check_counts(&self, train: &Features) -> Result<()> {
+        let Some(wanted) = self.per_class else {
+            return Ok(());
+        };
+        let mut counts = BTreeMap::new();
+        for label in train.labels() {
+            *counts.entry(*label).or_insert(0usize) += 1;
+        }
+        match counts.into_iter().find(|(_, count)| *count < wanted) {
+            None => Ok(()),
+            Some((class, count)) => {
+                let why = format!("class {class} has {count} training images");
+                let fix = "use fewer, or a share";
+                Err(Error::config("low-shot", "per_class", wanted, why, fix))
+            }
+        }
+    }
+
     fn count(&self, images: usize) -> usize {
         #[expect(
             clippy::cast_possible_truncation,
@@ -75,6 +96,7 @@ impl LowshotConfig {
 impl ProtocolSettings for LowshotConfig {
     fn measure(&self, train: &Features, test: &Features) -> Result<Outcome> {
         self.check()?;
+        self.check_counts(train)?;
         let (mut outcome, mut top1, mut images) = (Outcome::default(), Vec::new(), 0);
         for draw in 0..self.draws as u64 {
             let (few, _) = of_each_class(train, (self.seed, draw), |count| self.count(count));
@@ -123,7 +145,8 @@ mod tests {
     fn bad_settings_are_named() {
         let few = blobs(30, 0);
         type Wrong = (&'static str, fn(&mut LowshotConfig));
-        let wrong: [Wrong; 3] = [
+        let wrong: [Wrong; 4] = [
+            ("`per_class` is 31, but class 0 has", |c| c.per_class = Some(31)),
             ("`draws` is 0", |c| c.draws = 0),
             ("`share` is 2", |c| c.share = 2.),
             ("`per_class` is 0", |c| c.per_class = Some(0)),
