@@ -7,7 +7,7 @@ use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::{Outcome, ProtocolSettings, mean_and_deviation};
-use crate::split::of_each_class;
+use crate::split::{chosen, rows_of_each_class};
 use crate::{Features, LinearConfig};
 
 /// Settings of a classifier of few images: a linear probe on a share of the training images, drawn class by class,
@@ -99,10 +99,12 @@ impl ProtocolSettings for LowshotConfig {
         self.check_counts(train)?;
         let (mut outcome, mut top1, mut images) = (Outcome::default(), Vec::new(), 0);
         for draw in 0..self.draws as u64 {
-            let (few, _) = of_each_class(train, (self.seed, draw), |count| self.count(count));
+            let count = |images| self.count(images);
+            let (few, _) = rows_of_each_class(train, (self.seed, draw), count);
             images = few.len();
-            let scores = self.linear.fit(&few)?.scores(test)?;
+            let scores = self.linear.fit(&chosen(train, &few))?.scores(test)?;
             top1.push(scores.accuracy().top1);
+            outcome.drawn.push(few);
         }
         let (mean, deviation) = mean_and_deviation(&top1);
         outcome.push("top1", mean);
@@ -130,6 +132,8 @@ mod tests {
         let outcome = config.measure(&train, &test).unwrap();
         let of = |name: &str| outcome.figures.iter().find(|(known, _)| known == name).unwrap().1;
         assert_eq!(of("images"), 6.);
+        assert!(outcome.drawn.iter().all(|rows| rows.len() == 6));
+        assert_ne!(outcome.drawn[0], outcome.drawn[1]);
         assert!(of("top1") > 60. && of("top1_deviation") > 0., "{outcome:?}");
         assert_eq!(outcome, config.measure(&train, &test).unwrap());
         let all = LowshotConfig {

@@ -28,6 +28,8 @@ pub struct Outcome {
     pub figures: Vec<(String, f64)>,
     /// What was made of each test image, where the protocol classifies.
     pub scores: Option<Scores>,
+    /// Rows of the training images that each draw took, where the protocol draws some.
+    pub drawn: Vec<Vec<usize>>,
 }
 
 impl Outcome {
@@ -53,6 +55,7 @@ impl Outcome {
         Ok(Self {
             figures: figures.map(|(name, value)| (name.to_owned(), value)).into(),
             scores: Some(scores),
+            drawn: Vec::new(),
         })
     }
 

@@ -153,13 +153,16 @@ fn shown(name: &str, value: f64) -> String {
     }
 }
 
-/// Adds the figures of a protocol, and the confusion matrix where there is one.
+/// Adds the figures of a protocol, the confusion matrix and the rows of training images of each draw where there are some.
 fn put(all: &mut Value, protocol: &str, outcome: &Outcome) {
     for (name, value) in &outcome.figures {
         all[format!("{protocol}_{name}")] = json!(value);
     }
     if let Some(scores) = &outcome.scores {
         all["confusion"] = json!(scores.confusion());
+    }
+    if !outcome.drawn.is_empty() {
+        all["drawn"] = json!(outcome.drawn);
     }
 }
 
