@@ -92,6 +92,11 @@ fn heading(failed: &FailedStep, from: Option<&Checkpoint>) -> String {
 fn text(failed: &FailedStep, replay: &Replay) -> String {
     let (all, bad) = &replay.parameters;
     let mut text = format!("parameters before the step: {}\n", not_finite(*all, bad));
+    let (all, bad) = &replay.buffers;
+    if !bad.is_empty() {
+        let found = not_finite(*all, bad);
+        text += &format!("buffers: {found}; the failed step may have written them\n");
+    }
     let several = replay.batches.len() > 1;
     for batch in &replay.batches {
         let place = match several {

@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor, Var};
 
 use super::replay::Origin;
 use crate::comm::{Communicator, Reduce};
+use crate::params::Kind;
 use crate::{Method, Result, TraceSink};
 
 /// One of several processes whose images are run without the others: its draws are those of its rank.
@@ -84,28 +85,39 @@ pub(super) fn is_finite(values: &Tensor) -> Result<bool> {
         .all(|value| value.is_finite()))
 }
 
-/// A parameter or buffer, as `store.name`, and its value.
-pub(super) type Saved = (String, Var, Tensor);
+/// A parameter or buffer and its value.
+pub(super) struct Saved {
+    /// As `store.name`.
+    pub(super) name: String,
+    pub(super) is_buffer: bool,
+    pub(super) value: Tensor,
+    var: Var,
+}
 
 /// All parameters and buffers as they are.
 pub(super) fn save(method: &dyn Method) -> Result<Vec<Saved>> {
-    let stores = method.stores();
-    let all = stores.iter().flat_map(|(store, vars)| {
-        let vars = vars.vars().into_iter();
-        vars.map(move |(name, var)| (format!("{store}.{name}"), var))
-    });
-    all.map(|(name, var)| {
-        let values = var.as_detached_tensor().copy()?;
-        Ok((name, var, values))
-    })
-    .collect()
+    let mut all = Vec::new();
+    for (owner, store) in method.stores() {
+        for (name, kind) in store.names() {
+            let Some(var) = store.var(&name) else {
+                continue;
+            };
+            all.push(Saved {
+                name: format!("{owner}.{name}"),
+                is_buffer: kind == Kind::Buffer,
+                value: var.as_detached_tensor().copy()?,
+                var,
+            });
+        }
+    }
+    Ok(all)
 }
 
 /// Takes back what a forward pass has changed: centres, running statistics.
 pub(super) fn restore(before: &[Saved]) -> Result<()> {
     before
         .iter()
-        .try_for_each(|(_, var, values)| Ok(var.set(values)?))
+        .try_for_each(|saved| Ok(saved.var.set(&saved.value)?))
 }
 
 #[cfg(test)]

@@ -12,11 +12,16 @@ use crate::train::failed_step::named;
 use crate::train::{BatchImage, Checkpoint, FailedStep};
 use crate::{Batch, Error, Method, Result, StepContext};
 
+/// Images after which none is expected to be finite, if none was.
+const ENOUGH: usize = 8;
+
 /// What a replay of a step found.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// Tensors of the method, and those among them that were not finite before the step, as `store.name`.
+    /// Parameters of the method, and those among them that were not finite before the step, as `store.name`.
     pub parameters: (usize, Vec<String>),
+    /// The same of buffers. Those that were kept of a step may be as its forward pass left them.
+    pub buffers: (usize, Vec<String>),
     /// Each micro-batch of each process.
     pub batches: Vec<ReplayedBatch>,
 }
@@ -53,7 +58,7 @@ pub enum Origin {
         rows: Vec<usize>,
     },
     /// Images whose loss or gradient norm is not finite if they are a batch by themselves, by their places in the batch. Each
-    /// has the draws of the first image of a batch then.
+    /// has the draws of the first image of a batch then. If none of the first eight is finite, none counts as finite.
     Alone {
         /// Places of those that are not finite.
         rows: Vec<usize>,
@@ -104,14 +109,9 @@ impl Trainer {
                 batches.push(self.replay_batch(&batch, &step, &before)?);
             }
         }
-        let names = before.iter().map(|(name, _, values)| (name, values));
-        let bad = names.filter_map(|(name, values)| match is_finite(values) {
-            Ok(true) => None,
-            Ok(false) => Some(Ok(name.clone())),
-            Err(error) => Some(Err(error)),
-        });
         Ok(Replay {
-            parameters: (before.len(), bad.collect::<Result<_>>()?),
+            parameters: not_finite(&before, false)?,
+            buffers: not_finite(&before, true)?,
             batches,
         })
     }
@@ -214,9 +214,28 @@ impl Trainer {
         with_precision(self.config.precision, || {
             self.method.forward(batch, &traced)
         })?;
-        if let Some(origin) = sink.found() {
-            return Ok(origin);
+        let traced = sink.found();
+        let some = |rows: &[usize]| !rows.is_empty() && rows.len() < batch.len();
+        if let Some(traced @ Origin::Intermediate { rows, .. }) = &traced
+            && some(rows)
+        {
+            return Ok(traced.clone());
         }
+        // Batch norms carry the values of one image into all others.
+        let (rows, refused) = self.alone(batch, step, before)?;
+        Ok(match traced {
+            Some(traced) if !some(&rows) => traced,
+            _ => Origin::Alone { rows, refused },
+        })
+    }
+
+    /// Places of the images that are not finite alone, and how many cannot be run alone.
+    fn alone(
+        &self,
+        batch: &Batch,
+        step: &StepContext,
+        before: &[Saved],
+    ) -> Result<(Vec<usize>, usize)> {
         let (mut rows, mut refused) = (Vec::new(), 0);
         for row in 0..batch.len() {
             // Some losses compare images with each other, and refuse a single one.
@@ -225,8 +244,11 @@ impl Trainer {
                 Ok(_) => rows.push(row),
                 Err(_) => refused += 1,
             }
+            if rows.len() == ENOUGH && row + 1 == ENOUGH {
+                return Ok(((0..batch.len()).collect(), refused));
+            }
         }
-        Ok(Origin::Alone { rows, refused })
+        Ok((rows, refused))
     }
 }
 
@@ -248,4 +270,16 @@ fn trainable(method: &dyn Method) -> Vec<(String, Var)> {
         .first()
         .map(|(_, student)| student.trainable())
         .unwrap_or_default()
+}
+
+/// How many parameters or buffers there are, and those that are not finite.
+fn not_finite(all: &[Saved], buffers: bool) -> Result<(usize, Vec<String>)> {
+    let (mut count, mut bad) = (0, Vec::new());
+    for saved in all.iter().filter(|saved| saved.is_buffer == buffers) {
+        count += 1;
+        if !is_finite(&saved.value)? {
+            bad.push(saved.name.clone());
+        }
+    }
+    Ok((count, bad))
 }
