@@ -3,18 +3,18 @@
 //! Nothing of it can end a run. What does not arrive is kept and sent with what follows.
 
 mod api;
+mod args;
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mim_core::train::EpochRecord;
 use serde_json::{Value, json};
 
 use self::api::{Answer, Api};
-use crate::RunConfig;
+pub(crate) use self::args::LogArgs;
+use self::args::Server;
 use crate::cli::folder;
-use crate::cli::pretrain::resume::flatten;
 
 /// The file in a run folder that says which run of the server it is, so that a resumed run goes on with it.
 const FILE: &str = "mlflow.json";
@@ -23,66 +23,6 @@ const METRICS: usize = 1000;
 const PARAMS: usize = 100;
 /// Longest value of a parameter, in characters, that servers of all versions take; `config.toml` has the whole.
 const LONGEST: usize = 500;
-
-/// Where figures go, besides the run folder.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct LogArgs {
-    /// Send settings, and the figures of each epoch, to a server of MLflow: mlflow:http://HOST:PORT. A server that does not
-    /// answer costs the run nothing.
-    #[arg(long, value_name = "mlflow:URL")]
-    log: Option<Server>,
-    /// The experiment of --log.
-    #[arg(long, value_name = "NAME", default_value = "mim", requires = "log")]
-    log_experiment: String,
-}
-
-impl LogArgs {
-    /// The run of --log in the folder `run`, with the settings of `config`.
-    ///
-    /// # Errors
-    ///
-    /// If the settings cannot be written as JSON.
-    pub(crate) fn start(&self, config: &RunConfig, run: &Path) -> mim_core::Result<Option<Mlflow>> {
-        let Some(server) = &self.log else {
-            return Ok(None);
-        };
-        let mut params = Vec::new();
-        flatten(&config.to_json()?, String::new(), &mut params);
-        Ok(Some(Mlflow::start(
-            server,
-            &self.log_experiment,
-            run,
-            params,
-        )))
-    }
-}
-
-/// A server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Server {
-    url: String,
-}
-
-impl FromStr for Server {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let fix = "write mlflow:http://HOST:PORT; TensorBoard reads the run folder itself";
-        let url = text.strip_prefix("mlflow:").ok_or(fix)?;
-        let host = url
-            .strip_prefix("http://")
-            .or_else(|| url.strip_prefix("https://"));
-        match host.is_some_and(|host| !host.trim_matches('/').is_empty()) {
-            true if cfg!(feature = "hub") => Ok(Self {
-                url: url.trim_end_matches('/').to_owned(),
-            }),
-            true => Err(
-                "this program was built without the feature `hub`, which makes requests".to_owned(),
-            ),
-            false => Err(fix.to_owned()),
-        }
-    }
-}
 
 /// How a run ended, in MLflow's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
