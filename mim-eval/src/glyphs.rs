@@ -96,11 +96,12 @@ mod tests {
     #[test]
     fn lines_lie_along_the_edge() {
         for gradient in [HogGradient::Sobel, HogGradient::Central] {
+            // A bin's line stands for angles up to 10 degrees off.
             let upright = glyph(gradient, |_, x| x >= 8);
-            assert!(upright[2][7] > 0.9 && upright[12][7] > 0.9, "{gradient:?}");
+            assert!(upright[5][7] > 0.9 && upright[9][7] > 0.9, "{gradient:?}");
             assert!(upright[7][2] < 0.1, "{gradient:?}");
             let level = glyph(gradient, |y, _| y >= 8);
-            assert!(level[7][2] > 0.9 && level[2][7] < 0.1, "{gradient:?}");
+            assert!(level[7][5] > 0.9 && level[2][7] < 0.1, "{gradient:?}");
             // From bottom left to top right.
             let slope = glyph(gradient, |y, x| y + x >= 16);
             assert!(slope[4][10] > 0.5 && slope[10][4] > 0.5, "{gradient:?}");
