@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checks;
 mod classify;
 mod config;
 mod features;
