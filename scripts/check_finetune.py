@@ -22,7 +22,7 @@ import torch
 
 from check_eval import embedded, mim
 
-EPOCHS = 30
+EPOCHS = 20
 MOST = 0.5
 PLAIN = [
     "mix.mixup_alpha=0.0",
@@ -35,7 +35,8 @@ PLAIN = [
 
 def finetune(run, output, *more):
     settings = [part for setting in PLAIN for part in ("--set", setting)]
-    mim("finetune", "--checkpoint", run, "--epochs", EPOCHS, "--batch-size", 1000, *settings, "--output-dir", output, *more)
+    options = ["--epochs", EPOCHS, "--batch-size", 1000, "--lr", 4e-3]
+    mim("finetune", "--checkpoint", run, *options, *settings, "--output-dir", output, *more)
     return tomllib.loads((output / "config.toml").read_text())
 
 
