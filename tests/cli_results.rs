@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
+use mim::core::weights::WeightMap;
 
 const CONFIG: &str = "method = \"mae\"\nmask_ratio = 0.5\nencoder = { image_size = 16, patch_size = 8, embed_dim = 8, \
     depth = 1, num_heads = 2 }\ndecoder = { embed_dim = 8, depth = 1, num_heads = 2 }\n[data]\nworkers = 0\n\
@@ -398,6 +399,44 @@ fn protocols_name_what_they_refuse() {
     assert!(out.contains("signals_rankme "), "{out}");
     let (_, err) = eval(&[&["knn"], &plain[..]].concat(), 1);
     assert!(err.contains("val"), "{err}");
+    let few = ["lowshot", "--set", "per_class=25"];
+    let (_, err) = eval(&few, 1);
+    assert!(err.contains("class 0 has 24 training images"), "{err}");
+    // Features that are no numbers are neither measured nor written.
+    let step = fs::read_dir(dir.join("run/checkpoints")).unwrap().next();
+    let file = step.unwrap().unwrap().path().join("student.safetensors");
+    let (mut weights, name) = (WeightMap::read(&file).unwrap(), "patch_embed.proj.bias");
+    let broken = (weights.get(name).unwrap() * f64::NAN).unwrap();
+    weights.insert(name, broken);
+    weights.write(&file, Some(("format", "mim"))).unwrap();
+    let (_, err) = eval(&["knn", "--k", "1"], 1);
+    assert!(err.contains("of image 0 is not finite"), "{err}");
+    let write = ["features", "--checkpoint", "run", "--output", "x.npy"];
+    let (_, err) = ends(&write, dir, 1);
+    assert!(err.contains("of image 0 is not finite"), "{err}");
+    assert!(!dir.join("x.npy").exists());
+}
+
+#[test]
+fn one_class_is_trained_on_and_not_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    images(&dir.join("photos/train/one"), 24, 90);
+    images(&dir.join("photos/test/one"), 4, 90);
+    let (err, summary) = pretrain(dir, "run");
+    for probe in ["linear probe", "k-NN"] {
+        let line = format!("no {probe} of pretrained encoder: ");
+        let found = err.lines().find(|text| text.contains(&line));
+        assert!(
+            found.is_some_and(|text| text.contains("of one class")),
+            "{err}"
+        );
+    }
+    assert!(summary["knn_top1"].is_null() && summary["problems"].is_array());
+    for protocol in ["linear", "knn", "lowshot", "retrieval"] {
+        let (_, err) = ends(&["eval", protocol, "--checkpoint", "run"], dir, 1);
+        assert!(err.contains("of one class"), "{protocol}: {err}");
+    }
 }
 
 /// `count` images of two brightnesses, 24 x 16 pixels, with masks of which is where.
@@ -651,4 +690,51 @@ fn a_run_is_drawn_in_many_ways() {
     }
     let schedule = fs::read_to_string(draw("schedule")).unwrap();
     assert!(schedule.contains("<svg") && schedule.contains("learning rate"));
+}
+
+#[test]
+fn hog_targets_are_drawn_beside_their_views() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let config = "method = \"custom\"\nencoder = { image_size = 16, patch_size = 8, embed_dim = 8, depth = 1, num_heads = 2 }\n\
+        target = { type = \"hog\", cell = 4, window = 0 }\ndecoder = { type = \"linear\" }\n[data]\nworkers = 0\n\
+        [train]\nepochs = 1\nbatch_size = 4\nlr = 1e-3\n";
+    fs::write(dir.join("hog.toml"), config).unwrap();
+    classes(&dir.join("photos/train"), 6);
+    let run = [
+        "pretrain",
+        "--config",
+        "hog.toml",
+        "--data",
+        "photos",
+        "--no-eval",
+        "--output-dir",
+        "hog",
+    ];
+    ends(&run, dir, 0);
+    let draw = |run: &'static str| {
+        [
+            "visualize",
+            "--checkpoint",
+            run,
+            "--what",
+            "hog",
+            "--count",
+            "2",
+        ]
+    };
+    let (out, _) = ends(&draw("hog"), dir, 0);
+    let picture = image::open(dir.join(out.trim())).unwrap().into_rgb8();
+    // Cells of 4 pixels have glyphs of 16, and 64 pixels a side are doubled.
+    assert_eq!(picture.dimensions(), (2 * 128 + 4, 14 + 2 * 132 - 4));
+    let first = |x: u32, y: u32| x >= 132 && (14..142).contains(&y);
+    let lines = picture.enumerate_pixels().filter(|(x, y, _)| first(*x, *y));
+    let bright = lines.filter(|(.., pixel)| pixel.0 == [255; 3]).count();
+    assert!((20..128 * 128).contains(&bright), "{bright}");
+    pretrain(dir, "mae");
+    let (_, err) = ends(&draw("mae"), dir, 1);
+    assert!(
+        err.contains("HOG targets of mae") && err.contains("target.type=hog"),
+        "{err}"
+    );
 }

@@ -59,6 +59,27 @@ impl Batch {
         self.len() == 0
     }
 
+    /// Image `row` as a batch of its own.
+    ///
+    /// # Errors
+    ///
+    /// If the batch has no such image.
+    pub fn only(&self, row: usize) -> Result<Self> {
+        let one = |xs: &Tensor| Ok::<_, Error>(xs.narrow(0, row, 1)?);
+        let extras = self.extras.iter();
+        let extras = extras.map(|(name, xs)| Ok((name.clone(), one(xs)?)));
+        Ok(Self {
+            views: self
+                .views
+                .iter()
+                .map(|view| view.only(row))
+                .collect::<Result<_>>()?,
+            indices: self.indices.get(row).copied().into_iter().collect(),
+            labels: self.labels.as_ref().map(one).transpose()?,
+            extras: extras.collect::<Result<_>>()?,
+        })
+    }
+
     /// The same batch on another device.
     ///
     /// # Errors

@@ -189,6 +189,19 @@ impl View {
         }
     }
 
+    /// Image `row` alone.
+    ///
+    /// # Errors
+    ///
+    /// If the view has no such image.
+    pub fn only(&self, row: usize) -> Result<Self> {
+        Ok(Self {
+            pixels: self.pixels.narrow(0, row, 1)?,
+            unit: self.unit,
+            crops: self.crops.get(row).copied().into_iter().collect(),
+        })
+    }
+
     /// The same view on another device.
     ///
     /// # Errors

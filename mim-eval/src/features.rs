@@ -10,6 +10,7 @@ use mim_core::{
 };
 
 use crate::EvalConfig;
+use crate::checks::check_finite;
 
 /// Longest side in pixels of raw pixels as features.
 const RAW_SIDE: usize = 64;
@@ -40,13 +41,7 @@ impl Features {
                 "pass one row of dim values and one label for each of one or more images",
             ));
         }
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(Error::unsupported(
-                format!("a feature with the value {}", values[at]),
-                format!("value {} of image {} is not finite", at % dim, at / dim),
-                "check that the weights belong to this encoder and that its training did not diverge",
-            ));
-        }
+        check_finite(&values, dim)?;
         Ok(Self {
             values,
             dim,
@@ -91,19 +86,6 @@ impl Features {
     /// The feature of image `index`, below [`Features::len`].
     pub fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.dim..][..self.dim]
-    }
-
-    /// Refuses `test` features of another width.
-    pub(crate) fn check_pair(&self, test: &Self) -> Result<()> {
-        if self.dim == test.dim {
-            return Ok(());
-        }
-        Err(Error::shape(
-            "features of the test images",
-            format!("width {}, as the training images", self.dim),
-            test.dim,
-            "extract both with the same encoder and views",
-        ))
     }
 }
 
@@ -167,8 +149,10 @@ pub fn features(
     }
     let left_out = batches.left_out().to_vec();
     let images = (0..count).filter(|index| left_out.binary_search(index).is_err());
+    let values = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?;
+    check_finite(&values.flatten_all()?.to_vec1()?, values.dim(1)?)?;
     Ok(FeatureRows {
-        values: Tensor::cat(&rows, 0)?,
+        values,
         images: images.collect(),
         left_out,
     })

@@ -82,6 +82,7 @@ impl KnnConfig {
             sweep => sweep.to_vec(),
         };
         let (held, rest) = of_each_class(train, (0, 0), |images| images / 5);
+        held.check_sweep()?;
         let mut best: Option<(f64, Self)> = None;
         for k in or(&self.k_sweep, self.k) {
             for temperature in &temperatures {
@@ -134,7 +135,7 @@ impl KnnConfig {
     /// # Errors
     ///
     /// [`Error::InvalidConfig`] for a setting out of range or more neighbours than training images;
-    /// [`Error::Shape`] if the widths differ.
+    /// [`Error::Unsupported`] if all training images are of one class; [`Error::Shape`] if the widths differ.
     pub fn accuracy(&self, train: &Features, test: &Features) -> Result<Accuracy> {
         Ok(self.scores(train, test)?.accuracy())
     }
@@ -174,6 +175,7 @@ impl KnnConfig {
     ) -> Result<()> {
         self.check()?;
         train.check_pair(test)?;
+        train.check_classes("k-NN")?;
         if self.k > train.len() {
             return Err(Error::config(
                 "k-NN",
@@ -299,7 +301,11 @@ mod tests {
     }
 
     #[test]
-    fn refuses_more_neighbours_than_images() {
+    fn refuses_one_class_and_more_neighbours_than_images() {
+        let same = features(&[1., 2., 3.], &[1, 1, 1]);
+        let error = KnnConfig::default().accuracy(&same, &same).unwrap_err();
+        assert!(error.to_string().contains("k-NN of one class"), "{error}");
+
         let xs = features(&[1., 2., 3.], &[0, 1, 1]);
         let error = KnnConfig::default().accuracy(&xs, &xs).unwrap_err();
         assert!(
@@ -317,6 +323,17 @@ mod tests {
                 .to_string()
                 .contains("width 1")
         );
+    }
+
+    #[test]
+    fn a_sweep_needs_images_to_choose_on() {
+        let xs = features(&[1., 2.], &[0, 1]);
+        let config = KnnConfig {
+            k_sweep: vec![1],
+            ..KnnConfig::default()
+        };
+        let error = config.measure(&xs, &xs).unwrap_err().to_string();
+        assert!(error.contains("five training images"), "{error}");
     }
 
     proptest! {

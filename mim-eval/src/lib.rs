@@ -20,9 +20,11 @@
 
 #![forbid(unsafe_code)]
 
+mod checks;
 mod classify;
 mod config;
 mod features;
+mod glyphs;
 mod lbfgs;
 mod logistic;
 mod maps;
@@ -49,6 +51,7 @@ mim_core::parts! {
 pub use classify::classify;
 pub use config::EvalConfig;
 pub use features::{FeatureRows, Features, extract, features, raw_pixels};
+pub use glyphs::hog_glyphs;
 pub use logistic::{Logistic, LogisticRegression};
 pub use maps::{attention_maps, pca_maps};
 #[doc(no_inline)]

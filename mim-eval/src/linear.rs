@@ -63,6 +63,7 @@ impl LinearConfig {
             return Ok(self.clone());
         }
         let (held, rest) = of_each_class(train, (0, 0), |images| images / 5);
+        held.check_sweep()?;
         let (mut best, mut most) = (self.clone(), f64::NEG_INFINITY);
         for c in &self.c_sweep {
             let tried = Self { c: *c, ..self.clone() };

@@ -1,11 +1,13 @@
 //! Accuracy with few labels.
 
+use std::collections::BTreeMap;
+
 use mim_core::parts::Part;
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::{Outcome, ProtocolSettings, mean_and_deviation};
-use crate::split::of_each_class;
+use crate::split::{chosen, rows_of_each_class};
 use crate::{Features, LinearConfig};
 
 /// Settings of a classifier of few images: a linear probe on a share of the training images, drawn class by class,
@@ -61,6 +63,25 @@ impl LowshotConfig {
         self.linear.check()
     }
 
+    /// Refuses more images of a class than there are.
+    fn check_counts(&self, train: &Features) -> Result<()> {
+        let Some(wanted) = self.per_class else {
+            return Ok(());
+        };
+        let mut counts = BTreeMap::new();
+        for label in train.labels() {
+            *counts.entry(*label).or_insert(0usize) += 1;
+        }
+        match counts.into_iter().find(|(_, count)| *count < wanted) {
+            None => Ok(()),
+            Some((class, count)) => {
+                let why = format!("class {class} has {count} training images");
+                let fix = "use fewer, or a share";
+                Err(Error::config("low-shot", "per_class", wanted, why, fix))
+            }
+        }
+    }
+
     fn count(&self, images: usize) -> usize {
         #[expect(
             clippy::cast_possible_truncation,
@@ -75,12 +96,15 @@ impl LowshotConfig {
 impl ProtocolSettings for LowshotConfig {
     fn measure(&self, train: &Features, test: &Features) -> Result<Outcome> {
         self.check()?;
+        self.check_counts(train)?;
         let (mut outcome, mut top1, mut images) = (Outcome::default(), Vec::new(), 0);
         for draw in 0..self.draws as u64 {
-            let (few, _) = of_each_class(train, (self.seed, draw), |count| self.count(count));
+            let count = |images| self.count(images);
+            let (few, _) = rows_of_each_class(train, (self.seed, draw), count);
             images = few.len();
-            let scores = self.linear.fit(&few)?.scores(test)?;
+            let scores = self.linear.fit(&chosen(train, &few))?.scores(test)?;
             top1.push(scores.accuracy().top1);
+            outcome.drawn.push(few);
         }
         let (mean, deviation) = mean_and_deviation(&top1);
         outcome.push("top1", mean);
@@ -108,6 +132,8 @@ mod tests {
         let outcome = config.measure(&train, &test).unwrap();
         let of = |name: &str| outcome.figures.iter().find(|(known, _)| known == name).unwrap().1;
         assert_eq!(of("images"), 6.);
+        assert!(outcome.drawn.iter().all(|rows| rows.len() == 6));
+        assert_ne!(outcome.drawn[0], outcome.drawn[1]);
         assert!(of("top1") > 60. && of("top1_deviation") > 0., "{outcome:?}");
         assert_eq!(outcome, config.measure(&train, &test).unwrap());
         let all = LowshotConfig {
@@ -123,7 +149,8 @@ mod tests {
     fn bad_settings_are_named() {
         let few = blobs(30, 0);
         type Wrong = (&'static str, fn(&mut LowshotConfig));
-        let wrong: [Wrong; 3] = [
+        let wrong: [Wrong; 4] = [
+            ("`per_class` is 31, but class 0 has", |c| c.per_class = Some(31)),
             ("`draws` is 0", |c| c.draws = 0),
             ("`share` is 2", |c| c.share = 2.),
             ("`per_class` is 0", |c| c.per_class = Some(0)),

@@ -37,6 +37,8 @@ pub struct Outcome {
     /// For each class (row) how many pixels of the test images were given each class (column), where the protocol
     /// classifies pixels.
     pub pixels: Option<Vec<Vec<u64>>>,
+    /// Rows of the training images that each draw took, where the protocol draws some.
+    pub drawn: Vec<Vec<usize>>,
 }
 
 impl Outcome {
@@ -63,6 +65,7 @@ impl Outcome {
             figures: figures.map(|(name, value)| (name.to_owned(), value)).into(),
             scores: Some(scores),
             pixels: None,
+            drawn: Vec::new(),
         })
     }
 

@@ -36,6 +36,7 @@ impl Part for RetrievalConfig {
 impl ProtocolSettings for RetrievalConfig {
     fn measure(&self, train: &Features, test: &Features) -> Result<Outcome> {
         not_empty("retrieval", "recall_at", &self.recall_at)?;
+        train.check_classes("retrieval")?;
         if let Some(k) = self.recall_at.iter().find(|k| **k == 0 || **k > train.len()) {
             let why = format!("there are {} training images", train.len());
             let fix = "use numbers from 1 to that";
@@ -127,11 +128,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_ranked_is_refused() {
-        let train = features(&[1., 0.], &[1]);
-        let config = RetrievalConfig { recall_at: vec![2] };
-        assert!(config.measure(&train, &train).is_err());
+        let train = features(&[1., 0., 0., 1.], &[1, 2]);
+        let config = RetrievalConfig { recall_at: vec![3] };
+        let error = config.measure(&train, &train).unwrap_err();
+        assert!(error.to_string().contains("2 training images"), "{error}");
         let config = RetrievalConfig { recall_at: vec![1] };
         let error = config.measure(&train, &features(&[1., 0.], &[3])).unwrap_err();
         assert!(error.to_string().contains("no test image"), "{error}");
+        let one = features(&[1., 0.], &[1]);
+        let error = config.measure(&one, &one).unwrap_err();
+        assert!(error.to_string().contains("retrieval of one class"), "{error}");
     }
 }

@@ -33,8 +33,7 @@ pub(crate) fn fixed_choice(count: usize, most: usize) -> Vec<usize> {
 }
 
 /// The features of these images.
-pub(crate) fn chosen(features: &Features, mut rows: Vec<usize>) -> Features {
-    rows.sort_unstable();
+pub(crate) fn chosen(features: &Features, rows: &[usize]) -> Features {
     let values = rows
         .iter()
         .flat_map(|row| features.row(*row).iter().copied());
@@ -45,16 +44,28 @@ pub(crate) fn chosen(features: &Features, mut rows: Vec<usize>) -> Features {
 /// `count(images)` images of each class, drawn anew for each `draw`; and the others.
 pub(crate) fn of_each_class(
     features: &Features,
-    (seed, draw): (u64, u64),
+    draw: (u64, u64),
     count: impl Fn(usize) -> usize,
 ) -> (Features, Features) {
+    let (first, rest) = rows_of_each_class(features, draw, count);
+    (chosen(features, &first), chosen(features, &rest))
+}
+
+/// The rows of both, ascending.
+pub(crate) fn rows_of_each_class(
+    features: &Features,
+    (seed, draw): (u64, u64),
+    count: impl Fn(usize) -> usize,
+) -> (Vec<usize>, Vec<usize>) {
     let (mut first, mut rest) = (Vec::new(), Vec::new());
     for rows in by_class(features, seed, draw) {
         let (some, others) = rows.split_at(count(rows.len()).min(rows.len()));
         first.extend(some);
         rest.extend(others);
     }
-    (chosen(features, first), chosen(features, rest))
+    first.sort_unstable();
+    rest.sort_unstable();
+    (first, rest)
 }
 
 #[cfg(test)]

@@ -12,9 +12,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use common::{Few, images, tiny};
-use mim_core::data::LoaderConfig;
+use mim_core::data::{Dataset, LoaderConfig};
 use mim_core::optim::{AdamWConfig, Clip};
-use mim_core::train::{Checkpoint, EpochLog, Stepper, TrainConfig, Trainer};
+use mim_core::train::{
+    Checkpoint, EpochLog, FailedStep, Origin, Replay, Stepper, TrainConfig, Trainer,
+};
 use mim_core::{Batch, Error, Method, Schedule, StepContext, View};
 
 fn devices() -> Vec<Device> {
@@ -78,14 +80,44 @@ fn a_run_ends_with_the_checkpoint_before() {
             },
             ..TrainConfig::default()
         };
-        let loading = (Arc::new(Few::new(8)) as _, LoaderConfig::default());
-        let method = tiny("mae").build_on(&device, 1);
-        let mut trainer = Trainer::new(method, loading, train, folder.path()).unwrap();
+        let loading = (
+            Arc::new(Few::new(8)) as Arc<dyn Dataset>,
+            LoaderConfig::default(),
+        );
+        let build = || tiny("mae").build_on(&device, 1);
+        let (again, data) = (train.clone(), loading.clone());
+        let mut trainer = Trainer::new(build(), loading, train, folder.path()).unwrap();
         let error = trainer.train(&mut ()).unwrap_err();
         assert!(matches!(error, Error::NonFinite { step: 2, .. }), "{error}");
         let left = Checkpoint::latest(folder.path()).unwrap().unwrap();
         assert_eq!((left.state().epoch, left.state().step), (1, 2));
         let log = EpochLog::new(folder.path()).read().unwrap();
         assert!(log.len() == 1 && log[0].train_loss.is_finite());
+        // The step is kept; a GPU knows of it when the parameters have moved.
+        let failed = FailedStep::open(folder.path()).unwrap();
+        assert_eq!((failed.step, failed.kept), (2, device.is_cpu()));
+        assert_eq!(failed.batches[0].len(), 4);
+        let kept = FailedStep::folder(folder.path());
+        let replay = |from: Option<&Checkpoint>| {
+            let new = Trainer::new(build(), data.clone(), again.clone(), &kept);
+            new.unwrap().replay(&failed, from).unwrap()
+        };
+        let found = replay(Some(&left));
+        assert!(found.parameters.1.is_empty());
+        let batch = &found.batches[0];
+        assert_eq!(batch.images, failed.batches[0]);
+        assert!(!batch.loss.is_finite() && batch.terms[0].0 == "pixel");
+        let Some(Origin::Intermediate { rows, .. }) = &batch.origin else {
+            panic!("{found:?}");
+        };
+        assert_eq!(rows, &[0, 1, 2, 3]);
+        let same = |other: &Replay| format!("{other:?}") == format!("{found:?}");
+        assert!(
+            same(&replay(None)),
+            "the steps from the start are run again"
+        );
+        if failed.kept {
+            assert!(same(&replay(Some(&Checkpoint::open(&kept).unwrap()))));
+        }
     }
 }

@@ -175,7 +175,8 @@ impl TargetSettings for HogTargetConfig {
 
 /// Histograms of oriented gradients `[batch, tokens, cells * bins * channels]` of whole images.
 ///
-/// The patch size is the image size over the request's grid.
+/// The patch size is the image size over the request's grid. Under a trace the histograms of cells are recorded as
+/// `hog.sobel.view0`, by gradient and view.
 #[derive(Debug, Clone)]
 pub struct HogTarget {
     config: HogTargetConfig,
@@ -225,7 +226,11 @@ impl HogTarget {
     ///
     /// [`Error::Shape`] if the cells do not divide the patches of `grid`.
     pub fn target(&self, images: &Tensor, grid: PatchGrid) -> Result<Tensor> {
-        let histograms = self.histograms(images)?;
+        self.tokens(&self.histograms(images)?, grid)
+    }
+
+    /// Histograms of cells as tokens.
+    fn tokens(&self, histograms: &Tensor, grid: PatchGrid) -> Result<Tensor> {
         let (batch, channels, bins, rows, cols) = histograms.dims5()?;
         let cells = grid.scale_to(PatchGrid::new(rows, cols)).map_err(|_| {
             Error::shape(
@@ -266,7 +271,14 @@ impl HogTarget {
 impl TargetGenerator for HogTarget {
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         let images = self.images(rq.batch.view(self.config.view)?)?;
-        Ok(Target::patches(self.target(&images, rq.grid)?))
+        let histograms = self.histograms(&images)?;
+        let name = match self.config.gradient {
+            HogGradient::Sobel => "hog.sobel",
+            HogGradient::Central => "hog.central",
+        };
+        let name = format!("{name}.view{}", self.config.view);
+        rq.step.trace(&name, || Ok(histograms.clone()))?;
+        Ok(Target::patches(self.tokens(&histograms, rq.grid)?))
     }
 }
 

@@ -4,29 +4,51 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::data::{Dataset, Loader, LoaderConfig, Subset};
+use mim_core::ops::HogGradient;
 use mim_core::{Batch, Encoder, Error, Method, PatchGrid, Result, StepContext, TraceSink};
-use mim_eval::{EvalConfig, Features, attention_maps, pca_maps};
+use mim_eval::{EvalConfig, Features, attention_maps, hog_glyphs, pca_maps};
 
 /// A column of a sheet: its heading and its images `[count, channels, height, width]` in `[0, 1]`.
 pub(crate) type Column = (String, Tensor);
 
 /// Training images among which neighbours are looked for.
 const BANK: usize = 2000;
+/// Side in pixels of the lines of a histogram, at least.
+const GLYPH: usize = 15;
 /// Neighbours that are drawn.
 const NEIGHBOURS: usize = 5;
 
-/// Keeps the first intermediate called `mask`.
-#[derive(Default)]
-struct MaskSink(Mutex<Option<Tensor>>);
+/// Keeps the first intermediate whose name starts so.
+struct First {
+    start: &'static str,
+    kept: Mutex<Option<(String, Tensor)>>,
+}
 
-impl TraceSink for MaskSink {
+impl TraceSink for First {
     fn record(&self, name: &str, value: &Tensor) -> Result<()> {
-        if name == "mask" {
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.get_or_insert_with(|| value.detach());
+        if name.starts_with(self.start) {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.get_or_insert_with(|| (name.to_owned(), value.detach()));
         }
         Ok(())
     }
+}
+
+/// The first intermediate of a training step whose name starts so.
+fn traced(
+    method: &dyn Method,
+    batch: &Batch,
+    (start, seed): (&'static str, u64),
+) -> Result<Option<(String, Tensor)>> {
+    let kept = Mutex::new(None);
+    let sink = Arc::new(First { start, kept });
+    let step = StepContext {
+        trace: Some(sink.clone()),
+        ..StepContext::new(seed)
+    };
+    method.forward(batch, &step)?;
+    let mut kept = sink.kept.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(kept.take())
 }
 
 /// The images of the first view in `[0, 1]`, on the CPU.
@@ -36,14 +58,8 @@ fn unit(batch: &Batch) -> Result<Tensor> {
 
 /// The first view with hidden patches in grey, as a training step masks it.
 pub(crate) fn masked(method: &dyn Method, batch: &Batch, seed: u64) -> Result<Column> {
-    let sink = Arc::new(MaskSink::default());
-    let step = StepContext {
-        trace: Some(sink.clone()),
-        ..StepContext::new(seed)
-    };
-    method.forward(batch, &step)?;
-    let kept = sink.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let bits = kept.ok_or_else(|| {
+    let kept = traced(method, batch, ("mask", seed))?;
+    let (_, bits) = kept.ok_or_else(|| {
         let why = "it hides nothing, or does not say what";
         Error::unsupported(
             format!("masks of {}", method.name()),
@@ -69,6 +85,41 @@ pub(crate) fn masked(method: &dyn Method, batch: &Batch, seed: u64) -> Result<Co
         .broadcast_mul(&visible)?
         .broadcast_add(&(hidden * 0.5)?))?;
     Ok(("masked".to_owned(), drawn))
+}
+
+/// The views of a training step beside the histograms of oriented gradients that it predicts.
+pub(crate) fn hog(method: &dyn Method, batch: &Batch, seed: u64) -> Result<Vec<Column>> {
+    let kept = traced(method, batch, ("hog.", seed))?;
+    let (name, histograms) = kept.ok_or_else(|| {
+        let why = "it predicts none";
+        let fix = "use a run of maskfeat, fastmim or dmjd, or of custom with target.type=hog";
+        Error::unsupported(format!("HOG targets of {}", method.name()), why, fix)
+    })?;
+    let gradient = match name.starts_with("hog.central") {
+        true => HogGradient::Central,
+        false => HogGradient::Sobel,
+    };
+    let view = name
+        .rsplit("view")
+        .next()
+        .and_then(|view| view.parse().ok());
+    let images = batch
+        .view(view.unwrap_or(0))?
+        .unit()?
+        .to_device(&Device::Cpu)?;
+    let (_, _, height, width) = images.dims4()?;
+    let cell = height / histograms.dim(3)?;
+    // Of several rows an image, the first.
+    let histograms = histograms.narrow(0, 0, images.dim(0)?)?;
+    let scale = GLYPH.div_ceil(cell);
+    let enlarged = images.upsample_nearest2d(height * scale, width * scale)?;
+    Ok(vec![
+        ("view".to_owned(), enlarged),
+        (
+            "hog target".to_owned(),
+            hog_glyphs(&histograms, gradient, cell * scale)?,
+        ),
+    ])
 }
 
 /// The grid of so many tokens in the proportions of an image.

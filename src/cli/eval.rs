@@ -197,7 +197,7 @@ fn shown(name: &str, value: f64) -> String {
     }
 }
 
-/// Adds the figures of a protocol, and the confusion matrix where there is one.
+/// Adds the figures of a protocol, the confusion matrix and the rows of training images of each draw where there are some.
 fn put(all: &mut Value, protocol: &str, outcome: &Outcome) {
     for (name, value) in &outcome.figures {
         all[format!("{protocol}_{name}")] = json!(value);
@@ -207,6 +207,9 @@ fn put(all: &mut Value, protocol: &str, outcome: &Outcome) {
     }
     if let Some(pixels) = &outcome.pixels {
         all["confusion"] = json!(pixels);
+    }
+    if !outcome.drawn.is_empty() {
+        all["drawn"] = json!(outcome.drawn);
     }
 }
 

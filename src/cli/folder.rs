@@ -70,7 +70,7 @@ pub(crate) fn prepare(path: &Path, contents: Contents) -> Result<()> {
 }
 
 /// What a run leaves in its folder, besides event files.
-const OURS: [&str; 12] = [
+const OURS: [&str; 14] = [
     "config.toml",
     "init.txt",
     "log.jsonl",
@@ -80,6 +80,8 @@ const OURS: [&str; 12] = [
     "reconstruction.png",
     "checkpoints",
     "best",
+    "non_finite",
+    "mlflow.json",
     "report.html",
     "finetune",
     "scratch",

@@ -29,6 +29,7 @@ mod interrupt;
 mod logging;
 mod machine;
 mod methods;
+mod mlflow;
 mod model;
 mod options;
 mod outcome;
@@ -37,6 +38,7 @@ mod parts;
 mod plot;
 mod pretrain;
 mod progress;
+mod replay;
 mod report;
 mod segment;
 mod sweep;
@@ -75,6 +77,8 @@ enum Command {
     Browse(Box<browse::Args>),
     /// Train an encoder further with labels, or the same network from scratch.
     Finetune(Box<finetune::Args>),
+    /// Run a step again whose loss was not finite: which term and which image.
+    Replay(replay::Args),
     /// Probe the encoder of a run: linear classifier, nearest neighbours, segmentation and more.
     Eval(eval::Args),
     /// Draw what a model makes of images: reconstructions, masks, attention, features, neighbours; or its schedules.
@@ -137,6 +141,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Browse(args) => browse::run(&args),
         Command::Finetune(args) => finetune::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Visualize(args) => visualize::run(&args),
         Command::Sweep(args) => sweep::run(&args),
@@ -162,6 +167,7 @@ impl Cli {
             Command::Pretrain(args) => args.options.threads,
             Command::Finetune(args) => args.options.threads,
             Command::Browse(args) => args.threads(),
+            Command::Replay(args) => args.threads,
             Command::Eval(args) => args.threads,
             Command::Features(args) => args.threads,
             Command::Bench(args) => args.threads(),

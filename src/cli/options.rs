@@ -8,6 +8,7 @@ use mim_core::train::Checkpoint;
 use mim_core::{Error, Result, settings};
 use toml::{Table, Value};
 
+use crate::cli::mlflow::LogArgs;
 use crate::cli::pretrain::watch::WatchArgs;
 use crate::cli::{device, folder};
 
@@ -70,6 +71,8 @@ pub(crate) struct Options {
     pub(crate) print_config: bool,
     #[command(flatten)]
     pub(crate) watch: WatchArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 impl Options {

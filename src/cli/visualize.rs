@@ -65,6 +65,8 @@ enum What {
     Reconstruction,
     /// Images as a training step masks them.
     Masks,
+    /// Images beside the histograms of oriented gradients that a training step predicts.
+    Hog,
     /// The attention of the class token in the last block, head by head.
     Attention,
     /// The three main directions of patch features as colours.
@@ -80,6 +82,7 @@ impl What {
         match self {
             Self::Reconstruction => "reconstruction.png",
             Self::Masks => "masks.png",
+            Self::Hog => "hog.png",
             Self::Attention => "attention.png",
             Self::Pca => "pca.png",
             Self::Neighbours => "neighbours.png",
@@ -128,7 +131,7 @@ impl Args {
     ) -> Result<Vec<Column>> {
         let (method, eval) = (model.method.as_ref(), &model.config.eval);
         let images = drawing::spread(&picture::images(source)?, usize::from(self.count))?;
-        if self.what == What::Masks {
+        if matches!(self.what, What::Masks | What::Hog) {
             // The views of the method itself: some need two.
             let loading = LoaderConfig {
                 batch_size: images.len().max(1),
@@ -140,6 +143,9 @@ impl Args {
                 Error::unsupported("a picture", "there is no image to draw", "give images")
             })?;
             let batch = batch.to_device(device)?;
+            if self.what == What::Hog {
+                return drawing::hog(method, &batch, self.seed);
+            }
             let view = batch.view(0)?.unit()?;
             return Ok(vec![
                 ("view".to_owned(), view),

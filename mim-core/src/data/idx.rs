@@ -19,14 +19,30 @@ pub(super) fn recognises(folder: &Path) -> bool {
 }
 
 /// Opens a split; without a label file it is unlabelled.
+///
+/// # Errors
+///
+/// [`Error::NoSplit`] if there are neither its images nor its labels; [`Error::Format`] if there are labels alone, or a
+/// file is damaged.
 pub(super) fn open(folder: &Path, split: Split) -> Result<MemoryDataset> {
+    let other = match split {
+        Split::Train => Split::Test,
+        Split::Val => return Err(Error::no_split(folder.display(), split, TWO)),
+        Split::Test => Split::Train,
+    };
     let name = image_file(split);
     let path = find(folder, &name).ok_or_else(|| {
-        Error::format(
-            folder,
-            format!("no {split} split: there is neither {name} nor {name}.gz"),
-            "download the file, or point to the folder that holds it",
-        )
+        let fix = "download the file, or point to the folder that holds it";
+        match find(folder, &label_file(split)) {
+            Some(labels) => {
+                let what = format!("its images are missing: there is neither {name} nor {name}.gz");
+                Error::format(labels, what, fix)
+            }
+            None => {
+                let fix = format!("there is neither {name} nor {name}.gz: {fix}");
+                Error::no_split(folder.display(), split, fix)
+            }
+        }
     })?;
     let dataset = images(&path, &read(&path)?)?;
     let Some(path) = find(folder, &label_file(split)) else {
@@ -34,11 +50,6 @@ pub(super) fn open(folder: &Path, split: Split) -> Result<MemoryDataset> {
     };
     let values = labels(&path, &read(&path)?)?;
     let mut classes = values.iter().max().map_or(0, |label| label + 1);
-    let other = match split {
-        Split::Train => Split::Test,
-        Split::Val => return Err(Error::no_split(folder.display(), split, TWO)),
-        Split::Test => Split::Train,
-    };
     if let Some(path) = find(folder, &label_file(other)) {
         let others = labels(&path, &read(&path)?)?;
         classes = classes.max(others.iter().max().map_or(0, |label| label + 1));
@@ -166,8 +177,18 @@ mod tests {
             (2, 9, Some(5))
         );
         assert_eq!(dataset.read(1).unwrap().pixels(), [30, 40]);
-        let error = open(folder.path(), Split::Test).unwrap_err().to_string();
-        assert!(error.contains("t10k-images-idx3-ubyte.gz"), "{error}");
+        // Labels without images are a mistake; without both there is no such split.
+        let error = open(folder.path(), Split::Test).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("t10k-labels-idx1-ubyte: its images are missing"),
+            "{text}"
+        );
+        std::fs::remove_file(folder.path().join("t10k-labels-idx1-ubyte")).unwrap();
+        for split in [Split::Val, Split::Test] {
+            let error = open(folder.path(), split).unwrap_err();
+            assert!(matches!(error, Error::NoSplit { .. }), "{error}");
+        }
     }
 
     #[test]

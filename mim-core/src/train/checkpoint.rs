@@ -221,7 +221,7 @@ pub(super) fn keep(
 }
 
 /// Writes a checkpoint at `path`: under a temporary name, synced and renamed.
-fn write(
+pub(super) fn write(
     path: &Path,
     state: &TrainState,
     method: &dyn Method,

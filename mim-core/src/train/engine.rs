@@ -1,6 +1,8 @@
 //! The loop over epochs and steps, with exact resume.
 
+mod non_finite;
 mod parallel;
+mod replay;
 mod stages;
 mod steps;
 
@@ -10,6 +12,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 
+pub use self::replay::{Origin, Replay, ReplayedBatch};
 use self::steps::Watch;
 use super::checkpoint::{self, Checkpoint, TrainState};
 use super::{EpochLog, EpochRecord, EventWriter, Observer, Stepper, TrainConfig};
@@ -152,7 +155,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// If data, device or disk fail, or the loss is not finite; the last checkpoint stays.
+    /// If data, device or disk fail, or the loss is not finite: a [`super::FailedStep`] is kept then, checkpoints stay.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         self.same_start()?;
         let events = self.events()?;

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod config;
 mod engine;
+mod failed_step;
 mod log;
 mod observer;
 mod pending_step;
@@ -11,7 +12,8 @@ mod tensorboard;
 
 pub use checkpoint::{Checkpoint, TrainState};
 pub use config::TrainConfig;
-pub use engine::{Outcome, Trainer};
+pub use engine::{Origin, Outcome, Replay, ReplayedBatch, Trainer};
+pub use failed_step::{BatchImage, FailedStep};
 pub use log::{EpochLog, EpochRecord};
 pub use observer::{Observer, StepReport};
 pub use pending_step::PendingStep;

@@ -52,8 +52,15 @@ impl PendingStep {
         let report = &mut self.report;
         coming.scalars.read(report, coming.share)?;
         report.grad_norm = coming.squares.wait()?.iter().sum::<f64>().sqrt();
-        finite("the loss", report.loss, report.step)?;
-        finite("the gradient norm", report.grad_norm, report.step)
+        let terms = report.terms.iter().filter(|(_, value)| !value.is_finite());
+        let terms: Vec<_> = terms.map(|(name, _)| name.as_str()).collect();
+        let loss = match terms.is_empty() {
+            true => "the loss".to_owned(),
+            false => format!("the loss ({})", terms.join(", ")),
+        };
+        finite(loss, report.loss, report.step)?;
+        let norm = "the gradient norm".to_owned();
+        finite(norm, report.grad_norm, report.step)
     }
 }
 
@@ -132,7 +139,7 @@ impl Means {
 }
 
 /// Checks a number of the report after so many steps.
-fn finite(what: &'static str, value: f64, steps: usize) -> Result<()> {
+fn finite(what: String, value: f64, steps: usize) -> Result<()> {
     if value.is_finite() {
         return Ok(());
     }

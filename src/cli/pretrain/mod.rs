@@ -4,7 +4,7 @@ mod args;
 mod finish;
 pub(crate) mod picture;
 pub(crate) mod probe;
-mod resume;
+pub(crate) mod resume;
 mod rows;
 mod stages;
 mod stop_rule;
@@ -12,7 +12,7 @@ pub(crate) mod summary;
 mod tune;
 pub(crate) mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,16 +28,17 @@ use mim_core::{Error, Method, Result};
 
 pub(crate) use args::Args;
 use finish::finish;
-use resume::{is_finished, other_images, same_settings};
+use resume::{other_images, same_settings};
 use stages::Stages;
 use watch::Watch;
 
-use crate::cli::folder::{self, Contents};
+use crate::cli::folder;
+use crate::cli::mlflow::Status;
 use crate::cli::options::Options;
 use crate::cli::{device, outcome};
 
 /// What a run started from, if not from random weights.
-const INIT: &str = "init.txt";
+pub(crate) const INIT: &str = "init.txt";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let args = &args.located()?;
@@ -116,12 +117,14 @@ fn train(
     )?;
     let fresh = leads && resumed.is_none();
     let on = (device, leads);
-    let (outcome, watch) = watched(&mut trainer, args, (config, &images), on, fresh)?;
+    let (outcome, mut watch) = watched(&mut trainer, args, (config, &images), on, fresh)?;
     let status = watch.progress.finish();
     if let (Some(why), true) = (&watch.ended, leads) {
         eprintln!("the run ends here: {why}");
     }
+    let mlflow = watch.mlflow.take();
     if let (Outcome::Stopped { step }, None) = (outcome, &watch.ended) {
+        mlflow.into_iter().for_each(|run| run.end(Status::Killed));
         if leads {
             let run = run.display();
             eprintln!("stopped after step {step}; resume with --resume auto --output-dir {run}");
@@ -136,12 +139,13 @@ fn train(
     }
     let evaluate = !args.no_eval;
     finish(config, (&trainer, &images), evaluate, device, start);
+    mlflow.into_iter().for_each(|run| run.end(Status::Finished));
     println!("{}", run.display());
     Ok(ExitCode::SUCCESS)
 }
 
 /// Trains to the end, or to where a rule or a signal ends the run. The folder of a fresh run that fails before its
-/// first step is removed: it is no run.
+/// first step is removed: it is no run. What is kept for a replay stays.
 fn watched(
     trainer: &mut Trainer,
     args: &Options,
@@ -153,7 +157,13 @@ fn watched(
         true => folder::remove(trainer.run()).and(Err(error)),
         false => Err(error),
     };
-    let mut watch = match Watch::new(&args.watch, config, images, on) {
+    let started = Watch::new(&args.watch, config, images, on).and_then(|mut watch| {
+        if on.1 {
+            watch.mlflow = args.log.start(config, trainer.run())?;
+        }
+        Ok(watch)
+    });
+    let mut watch = match started {
         Ok(watch) => watch,
         Err(error) => return failed(trainer, error),
     };
@@ -165,7 +175,13 @@ fn watched(
         evaluate: !args.no_eval,
         watch: &mut watch,
     };
-    match trainer.train(&mut stages) {
+    let done = trainer.train(&mut stages);
+    if done.is_err() {
+        let mlflow = watch.mlflow.take();
+        mlflow.into_iter().for_each(|run| run.end(Status::Failed));
+    }
+    match done {
+        Err(error @ Error::NonFinite { .. }) => Err(error),
         Err(error) if watch.progress.is_empty() => failed(trainer, error),
         done => Ok((done?, watch)),
     }
@@ -277,34 +293,4 @@ fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: u
         trainer.peak_lr(),
         trainer.run().display(),
     );
-}
-
-impl Options {
-    /// Whether `--resume auto` finds the run finished.
-    fn is_done(&self, config: &RunConfig, checkpoint: &Checkpoint, run: &Path) -> Result<bool> {
-        if self.resume.as_deref() != Some("auto") || !is_finished(config, checkpoint, run) {
-            return Ok(false);
-        }
-        same_settings(config, checkpoint)?;
-        Ok(true)
-    }
-
-    /// The checkpoint to resume from, if any.
-    fn checkpoint(&self, run: &Path) -> Result<Option<Checkpoint>> {
-        match self.resume.as_deref() {
-            None => Ok(None),
-            Some("auto") => Checkpoint::latest(run),
-            Some(path) => Checkpoint::open(PathBuf::from(path)).map(Some),
-        }
-    }
-
-    fn contents(&self, run: &Path, resuming: bool) -> Contents {
-        // A run that was ended before its first checkpoint may leave settings and a log behind.
-        let started = run.join("config.toml").exists() && self.resume.as_deref() == Some("auto");
-        match (resuming, self.overwrite || started) {
-            (true, _) => Contents::Kept,
-            (false, true) => Contents::Removed,
-            (false, false) => Contents::Empty,
-        }
-    }
 }

@@ -1,14 +1,51 @@
 //! What may change when a run is resumed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::RunConfig;
+use crate::cli::folder::Contents;
+use crate::cli::options::Options;
 use crate::run_config::Images;
 use mim_core::train::Checkpoint;
 use mim_core::{Error, Result};
 
+impl Options {
+    /// Whether `--resume auto` finds the run finished.
+    pub(super) fn is_done(
+        &self,
+        config: &RunConfig,
+        checkpoint: &Checkpoint,
+        run: &Path,
+    ) -> Result<bool> {
+        if self.resume.as_deref() != Some("auto") || !is_finished(config, checkpoint, run) {
+            return Ok(false);
+        }
+        same_settings(config, checkpoint)?;
+        Ok(true)
+    }
+
+    /// The checkpoint to resume from, if any.
+    pub(super) fn checkpoint(&self, run: &Path) -> Result<Option<Checkpoint>> {
+        match self.resume.as_deref() {
+            None => Ok(None),
+            Some("auto") => Checkpoint::latest(run),
+            Some(path) => Checkpoint::open(PathBuf::from(path)).map(Some),
+        }
+    }
+
+    pub(super) fn contents(&self, run: &Path, resuming: bool) -> Contents {
+        // A run that was ended before its first checkpoint may leave settings and a log behind.
+        let started = run.join("config.toml").exists() && self.resume.as_deref() == Some("auto");
+        match (resuming, self.overwrite || started) {
+            (true, _) => Contents::Kept,
+            (false, true) => Contents::Removed,
+            (false, false) => Contents::Empty,
+        }
+    }
+}
+
 /// Whether a run has trained all epochs and reported its results.
-pub(super) fn is_finished(config: &RunConfig, checkpoint: &Checkpoint, run: &Path) -> bool {
+fn is_finished(config: &RunConfig, checkpoint: &Checkpoint, run: &Path) -> bool {
     checkpoint.state().epoch >= config.train.epochs && run.join("summary.json").exists()
 }
 
@@ -93,7 +130,7 @@ fn moved(config: &RunConfig, old: &RunConfig, checkpoint: &Checkpoint) -> Result
 }
 
 /// Every value with its dotted key.
-fn flatten(value: &serde_json::Value, key: String, out: &mut Vec<(String, String)>) {
+pub(crate) fn flatten(value: &serde_json::Value, key: String, out: &mut Vec<(String, String)>) {
     match value {
         serde_json::Value::Object(entries) => {
             for (name, value) in entries {

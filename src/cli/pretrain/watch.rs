@@ -13,6 +13,7 @@ use super::probe::{Pair, any_features};
 use super::stop_rule::StopRule;
 use crate::RunConfig;
 use crate::backbone::choose;
+use crate::cli::mlflow::Mlflow;
 use crate::cli::progress::Progress;
 use crate::run_config::Images;
 
@@ -71,6 +72,7 @@ pub(super) struct Watch {
     rules: Vec<StopRule>,
     best: Option<Best>,
     patience: Option<usize>,
+    pub(super) mlflow: Option<Mlflow>,
     /// Why the run ends before its last epoch.
     pub(super) ended: Option<String>,
     warned: BTreeSet<&'static str>,
@@ -124,6 +126,7 @@ impl Watch {
                 is_new: false,
             }),
             patience: args.patience,
+            mlflow: None,
             ended: None,
             warned: BTreeSet::new(),
             shown,
@@ -250,6 +253,9 @@ impl Observer for Watch {
 
     fn epoch(&mut self, record: &EpochRecord) {
         self.progress.epoch(record);
+        if let Some(mlflow) = &mut self.mlflow {
+            mlflow.epoch(record);
+        }
         self.progress.measured(&record.measured);
         let mut figures = record.measured.clone();
         figures.insert("loss".to_owned(), record.train_loss);

@@ -4,14 +4,28 @@ use std::time::Instant;
 
 use super::Trainer;
 use crate::data::Loader;
-use crate::train::{EventWriter, Observer, PendingStep, StepReport};
-use crate::{Batch, Result, StepContext};
+use crate::train::failed_step::named;
+use crate::train::{EventWriter, FailedStep, Observer, PendingStep, StepReport, checkpoint};
+use crate::{Batch, Error, Result, StepContext};
 
 /// Who is told of each step.
 pub(super) struct Watch<'a> {
     pub(super) observer: &'a mut dyn Observer,
     /// Of the process that writes.
     pub(super) events: Option<EventWriter>,
+}
+
+/// A step that was started, and what it was asked of.
+pub(super) struct Started {
+    pub(super) pending: PendingStep,
+    asked: Asked,
+}
+
+/// Place, learning rate and images of a step.
+struct Asked {
+    step: StepContext,
+    lr: f64,
+    images: Vec<Vec<u32>>,
 }
 
 impl Trainer {
@@ -35,7 +49,12 @@ impl Trainer {
     }
 
     /// The loader of the current epoch: a method's views may change between epochs.
-    fn loader(&self) -> Result<Loader> {
+    pub(super) fn loader(&self) -> Result<Loader> {
+        self.sharded_loader(self.comm.rank(), self.comm.world())
+    }
+
+    /// The same of one of several processes.
+    pub(super) fn sharded_loader(&self, rank: usize, world: usize) -> Result<Loader> {
         let (dataset, loading) = &self.data;
         Loader::new(
             dataset.clone(),
@@ -43,11 +62,14 @@ impl Trainer {
             loading.clone(),
             self.config.seed,
         )?
-        .sharded(self.comm.rank(), self.comm.world())
+        .sharded(rank, world)
     }
 
     /// Starts the optimizer step at the current place.
-    fn start(&mut self, batches: &mut impl Iterator<Item = Result<Batch>>) -> Result<PendingStep> {
+    pub(super) fn start(
+        &mut self,
+        batches: &mut impl Iterator<Item = Result<Batch>>,
+    ) -> Result<Started> {
         let start = Instant::now();
         let micro = batches.take(self.config.accum_iter);
         let micro = micro.collect::<Result<Vec<_>>>()?;
@@ -62,10 +84,59 @@ impl Trainer {
             optimizer.set_weight_decay(schedule.at(&step));
         }
         let (method, lr) = (self.method.as_ref(), self.lr.at(&step));
-        let started = self.stepper.start(method, &micro, &step, lr)?;
+        let started = self.stepper.start(method, &micro, &step, lr);
+        let images = micro.into_iter().map(|batch| batch.indices).collect();
+        let asked = Asked { step, lr, images };
+        let pending = started.map_err(|error| self.failed(error, &asked, true))?;
         self.state.iter += 1;
         self.state.step += 1;
-        Ok(started.waited(waited))
+        let pending = pending.waited(waited);
+        Ok(Started { pending, asked })
+    }
+
+    /// Keeps what a replay needs of a step whose loss or gradient norm was not finite, with the parameters if they are still
+    /// those before the step; gives the error, which says where it is kept.
+    fn failed(&self, error: Error, asked: &Asked, unmoved: bool) -> Error {
+        let Error::NonFinite { what, step, fix } = error else {
+            return error;
+        };
+        let kept = match self.writes() {
+            true => self.keep_failed(&what, asked, unmoved),
+            false => Ok(()),
+        };
+        let fix = match kept {
+            Ok(()) => {
+                let run = self.run.display();
+                format!("see which image and which term by `mim replay {run}`, then {fix}").into()
+            }
+            Err(error) => {
+                tracing::warn!("the step cannot be kept for a replay: {error}");
+                fix
+            }
+        };
+        Error::NonFinite { what, step, fix }
+    }
+
+    fn keep_failed(&self, what: &str, asked: &Asked, unmoved: bool) -> Result<()> {
+        let dataset = self.data.0.as_ref();
+        let batches = asked.images.iter().map(|images| named(dataset, images));
+        let failed = FailedStep {
+            what: what.to_owned(),
+            step: asked.step.global_iter(),
+            epoch: asked.step.epoch,
+            iter: asked.step.iter,
+            seed: self.config.seed,
+            world: self.comm.world(),
+            lr: asked.lr,
+            kept: unmoved,
+            batches: batches.collect(),
+        };
+        if unmoved {
+            let (method, optimizer) = (self.method.as_ref(), self.stepper.optimizer());
+            let folder = FailedStep::folder(&self.run);
+            checkpoint::write(&folder, &self.state, method, optimizer)?;
+        }
+        failed.write(&self.run)
     }
 
     pub(super) fn context(&self) -> StepContext {
@@ -80,11 +151,12 @@ impl Trainer {
     }
 
     /// Waits for the report of a step, if there is one, adds it to the means of the epoch and passes it on.
-    fn read(&mut self, started: Option<PendingStep>, watch: &mut Watch<'_>) -> Result<()> {
-        let Some(started) = started else {
+    fn read(&mut self, started: Option<Started>, watch: &mut Watch<'_>) -> Result<()> {
+        let Some(Started { pending, asked }) = started else {
             return Ok(());
         };
-        let report = started.wait()?;
+        let report = pending.wait();
+        let report = report.map_err(|error| self.failed(error, &asked, false))?;
         let sums = [("loss", report.loss), ("grad_norm", report.grad_norm)];
         let sums = sums.map(|(name, value)| (name.to_owned(), value));
         let terms = report.terms.iter();

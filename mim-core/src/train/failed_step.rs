@@ -1,0 +1,98 @@
+//! What is kept of a step whose loss or gradient norm was not finite.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::Dataset;
+use crate::{Error, Result};
+
+/// The folder in a run folder.
+const FOLDER: &str = "non_finite";
+/// The file in it, beside a checkpoint if one was kept.
+const FILE: &str = "step.json";
+
+/// An image of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchImage {
+    /// Its number in the data set.
+    pub index: u32,
+    /// Its path, or what else the data set calls it.
+    pub name: String,
+}
+
+/// A step whose loss or gradient norm was not finite, as `non_finite/step.json` of a run folder keeps it.
+///
+/// All draws of a step follow from seed, rank and place, so this is what [`Trainer::replay`](super::Trainer::replay)
+/// needs beside the settings of the run and the parameters before the step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailedStep {
+    /// What was not finite: the loss or the gradient norm.
+    pub what: String,
+    /// Optimizer steps before it.
+    pub step: usize,
+    /// Its epoch, from 0.
+    pub epoch: usize,
+    /// Its place in the epoch, from 0.
+    pub iter: usize,
+    /// The seed of the run.
+    pub seed: u64,
+    /// Number of processes.
+    pub world: usize,
+    /// Its learning rate.
+    pub lr: f64,
+    /// Whether the parameters before the step lie beside this file, as a checkpoint. On GPUs the failure is known one step
+    /// late, when they have moved: a replay then starts from a checkpoint of the run.
+    pub kept: bool,
+    /// The images of each micro-batch of rank 0, in order.
+    pub batches: Vec<Vec<BatchImage>>,
+}
+
+impl FailedStep {
+    /// The failed step of a run folder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if the run has none, or the file is damaged.
+    pub fn open(run: &Path) -> Result<Self> {
+        let path = Self::folder(run).join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let what = "the run has no step whose loss or gradient norm was not finite";
+                let fix = "give the folder of a run that ended with such an error";
+                return Err(Error::format(run, what, fix));
+            }
+            Err(error) => return Err(Error::io("read", &path)(error)),
+        };
+        serde_json::from_str(&text).map_err(|error| {
+            let fix = "let the run fail once more: resume it with --resume auto";
+            Error::format(&path, error.to_string(), fix)
+        })
+    }
+
+    /// Where a run folder keeps it.
+    pub fn folder(run: &Path) -> PathBuf {
+        run.join(FOLDER)
+    }
+
+    /// Writes the file.
+    pub(super) fn write(&self, run: &Path) -> Result<()> {
+        let folder = Self::folder(run);
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let path = folder.join(FILE);
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::format(&path, error.to_string(), "report this as a bug"))?;
+        fs::write(&path, text).map_err(Error::io("write", &path))
+    }
+}
+
+/// The images of a batch by number and name.
+pub(super) fn named(dataset: &dyn Dataset, indices: &[u32]) -> Vec<BatchImage> {
+    let image = |index: &u32| BatchImage {
+        index: *index,
+        name: dataset.name_of(*index as usize),
+    };
+    indices.iter().map(image).collect()
+}
