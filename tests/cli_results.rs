@@ -457,84 +457,70 @@ fn masked(split: &Path, count: u32) {
     }
 }
 
+/// `mim eval segment` of the run.
+fn segment(dir: &Path, more: &[&str], status: i32) -> (String, String) {
+    let args = ["eval", "segment", "--checkpoint", "run"];
+    ends(&[&args[..], more].concat(), dir, status)
+}
+
+/// Two passes over the images of [`masked`].
+const MASKED: [&str; 6] = [
+    "--data",
+    "masked",
+    "--set",
+    "batch_size=4",
+    "--set",
+    "epochs=2",
+];
+
+/// A run, and images with masks.
+fn run_and_masks(dir: &Path) {
+    classes(&dir.join("photos/train"), 24);
+    classes(&dir.join("photos/test"), 4);
+    pretrain(dir, "run");
+    masked(&dir.join("masked/train"), 8);
+    masked(&dir.join("masked/val"), 3);
+}
+
+#[test]
+fn objects_without_masks_are_pasted_on_textures() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run_and_masks(dir);
+    let made = "--data embedded --set epochs=1 --set max_train=64";
+    let made: Vec<&str> = made.split(' ').collect();
+    let (out, err) = segment(dir, &made, 0);
+    for part in ["miou ", "pixel_accuracy ", "iou_0 ", "random_miou_low "] {
+        assert!(out.contains(&format!("segment_{part}")), "{out}");
+    }
+    assert!(err.contains("embedded has no masks"), "{err}");
+    assert!(err.contains("classes 1 to 10"), "{err}");
+    let (_, err) = segment(dir, &[], 1);
+    assert!(err.contains("not dark"), "{err}");
+}
+
 #[test]
 fn segmentation_stands_beside_a_random_encoder_and_names_what_it_refuses() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    classes(&dir.join("photos/train"), 24);
-    classes(&dir.join("photos/test"), 4);
-    pretrain(dir, "run");
-    let eval = |more: &[&str], status| {
-        let args = ["eval", "segment", "--checkpoint", "run"];
-        ends(&[&args[..], more].concat(), dir, status)
-    };
-    // Without masks, labelled objects are pasted on textures.
-    let made = [
-        "--data",
-        "embedded",
-        "--set",
-        "epochs=1",
-        "--set",
-        "max_train=64",
-    ];
-    let (out, err) = eval(&made, 0);
-    for part in [
-        "segment_miou ",
-        "segment_pixel_accuracy ",
-        "segment_iou_0 ",
-        "segment_random_miou_low ",
-    ] {
-        assert!(out.contains(part), "{out}");
-    }
-    assert!(
-        err.contains("embedded has no masks") && err.contains("classes 1 to 10"),
-        "{err}"
-    );
-    let (_, err) = eval(&[], 1);
-    assert!(err.contains("not dark"), "{err}");
-
-    masked(&dir.join("masked/train"), 8);
-    masked(&dir.join("masked/val"), 3);
-    let folder = [
-        "--data",
-        "masked",
-        "--set",
-        "batch_size=4",
-        "--set",
-        "epochs=2",
-    ];
+    run_and_masks(dir);
+    let eval = |more: &[&str], status| segment(dir, &[&MASKED[..], more].concat(), status);
     let upernet = ["--set", "head=upernet", "--set", "channels=4", "--json"];
-    let (out, _) = eval(&[&folder[..], &upernet].concat(), 0);
+    let (out, _) = eval(&upernet, 0);
     let all: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(
-        (&all["settings"]["head"], &all["split"]),
-        (&"upernet".into(), &"val".into())
-    );
-    assert_eq!(
-        all["probed_images"],
-        serde_json::json!({ "train": 8, "held_out": 3 })
-    );
-    let cells = all["confusion"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|row| row.as_array().unwrap());
-    assert_eq!(
-        cells.map(|cell| cell.as_u64().unwrap()).sum::<u64>(),
-        3 * 24 * 16
-    );
-    assert!(
-        all["segment_miou"].is_number() && all["segment_random_iou_1"].is_number(),
-        "{out}"
-    );
-    let (out, err) = eval(
-        &[&folder[..], &["--set", "random=false", "--layers", "0"]].concat(),
-        0,
-    );
-    assert!(
-        !out.contains("random") && !err.contains("random"),
-        "{out}{err}"
-    );
+    assert_eq!(all["settings"]["head"], "upernet");
+    assert_eq!(all["split"], "val");
+    let images = serde_json::json!({ "train": 8, "held_out": 3 });
+    assert_eq!(all["probed_images"], images);
+    let rows = all["confusion"].as_array().unwrap().iter();
+    let cells = rows.flat_map(|row| row.as_array().unwrap());
+    let pixels: u64 = cells.map(|cell| cell.as_u64().unwrap()).sum();
+    assert_eq!(pixels, 3 * 24 * 16);
+    assert!(all["segment_miou"].is_number(), "{out}");
+    assert!(all["segment_random_iou_1"].is_number(), "{out}");
+    let (out, err) = eval(&["--set", "random=false", "--layers", "0"], 0);
+    let said = out + &err;
+    assert!(!said.contains("random"), "{said}");
 
     for (args, wanted) in [
         (&["--pooling", "max"][..], "segmentation reads every patch"),
@@ -544,15 +530,13 @@ fn segmentation_stands_beside_a_random_encoder_and_names_what_it_refuses() {
         (&["--set", "classes=1"], "masks hold 2 to 256"),
         (&["--split", "test"], "there is no test split"),
     ] {
-        let (_, err) = eval(&[&folder[..], args].concat(), 1);
+        let (_, err) = eval(args, 1);
         assert!(err.contains(wanted), "{args:?}: {err}");
     }
     fs::remove_file(dir.join("masked/train/masks/3.png")).unwrap();
-    let (_, err) = eval(&folder, 1);
-    assert!(
-        err.contains("1 without a mask (masks/NAME.png): 3"),
-        "{err}"
-    );
+    let (_, err) = eval(&[], 1);
+    let wanted = "1 without a mask (masks/NAME.png): 3";
+    assert!(err.contains(wanted), "{err}");
 }
 
 #[test]
