@@ -30,7 +30,7 @@ impl MaskedDataset for Parts {
 
     fn read(&self, index: usize) -> Result<MaskedImage> {
         let edge = 2 + 2 * (index % (self.width / 2 - 1));
-        let bright = |at: usize| (at % self.width >= edge) != (index % 2 == 0);
+        let bright = |at: usize| (at % self.width >= edge) != index.is_multiple_of(2);
         let noise = |at: usize| u8::try_from((at * 7 + index * 5) % 31).unwrap();
         let all = 0..HEIGHT * self.width;
         let pixels = all
