@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "../mim-methods/tests/common/mod.rs"]
 mod common;
 #[path = "../mim-methods/tests/common/parallel.rs"]
 mod parallel;
@@ -20,11 +21,10 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 
-use common::tiny;
 use mim_core::comm::{Communicator, Mpi, Single};
 use mim_core::data::{DataSource, LoaderConfig, Split};
 use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
-use parallel::{METHODS, assert_same, first_step, rounded_steps};
+use parallel::{build, compared, differences, first_step, rounded_steps};
 
 /// Names the folder that [`worker`] shall fill.
 const FOLDER: &str = "MIM_TEST_FOLDER";
@@ -52,9 +52,9 @@ fn worker() {
 
 /// Of each method and rank, a file.
 fn write_gradients(folder: &Path, comm: &Arc<dyn Communicator>) {
-    for &(name, crops) in METHODS {
-        let found = first_step(tiny(name, &Device::Cpu), crops, comm);
-        let file = folder.join(format!("{name}-{}.safetensors", comm.rank()));
+    for tiny in &compared() {
+        let found = first_step(tiny, &Device::Cpu, comm);
+        let file = folder.join(format!("{}-{}.safetensors", tiny.file, comm.rank()));
         candle_core::safetensors::save(&found.into_iter().collect(), file).unwrap();
     }
 }
@@ -99,7 +99,8 @@ fn trainer(name: &str, run: &Path) -> Trainer {
         ..TrainConfig::default()
     };
     let loading = LoaderConfig::default();
-    Trainer::new(tiny(name, &Device::Cpu), (data, loading), config, run).unwrap()
+    let method = build(&common::tiny(name), &Device::Cpu);
+    Trainer::new(method, (data, loading), config, run).unwrap()
 }
 
 /// Ends the run after a number of steps.
@@ -190,21 +191,24 @@ fn two_processes_give_the_gradients_of_one() {
     let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     work("gradients", folder.path());
-    for &(name, crops) in METHODS {
+    let mut wrong = Vec::new();
+    for tiny in &compared() {
         let one: Arc<dyn Communicator> = Arc::new(Single);
-        let wanted = first_step(tiny(name, &Device::Cpu), crops, &one);
-        let rounded = rounded_steps(|| tiny(name, &Device::Cpu), crops);
+        let wanted = first_step(tiny, &Device::Cpu, &one);
+        let rounded = rounded_steps(tiny, &Device::Cpu);
         for rank in 0..2 {
-            let file = folder.path().join(format!("{name}-{rank}.safetensors"));
+            let file = format!("{}-{rank}.safetensors", tiny.file);
+            let file = folder.path().join(file);
             let read = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
             let found: BTreeMap<String, Tensor> = read.into_iter().collect();
             let found: Vec<_> = wanted
                 .iter()
                 .map(|(name, _)| (name.clone(), found[name].clone()))
                 .collect();
-            assert_same(name, &found, &wanted, &rounded);
+            wrong.extend(differences(tiny, &found, &wanted, &rounded));
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Names and bytes of a checkpoint.

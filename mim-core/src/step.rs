@@ -5,9 +5,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rand_chacha::ChaCha8Rng;
 
-use crate::Result;
 use crate::comm::{Communicator, Single};
 use crate::rng::{Purpose, stream};
+use crate::{Mask, Result};
 
 /// Receives named intermediates of a forward pass, for parity checks and pictures.
 pub trait TraceSink: Send + Sync {
@@ -17,6 +17,16 @@ pub trait TraceSink: Send + Sync {
     ///
     /// Whatever the sink cannot handle; the forward pass stops with it.
     fn record(&self, name: &str, value: &Tensor) -> Result<()>;
+
+    /// Takes the mask of the step, which a tensor of zeros and ones tells in part alone: not its order, nor which tokens
+    /// take no part. Default: nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`TraceSink::record`].
+    fn mask(&self, _mask: &Mask) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Where training stands: everything schedules and random streams depend on. Cheap to clone.
@@ -141,6 +151,18 @@ impl StepContext {
             None => Ok(()),
         }
     }
+
+    /// Hands the mask of the step to the sink.
+    ///
+    /// # Errors
+    ///
+    /// What the sink returns.
+    pub fn trace_mask(&self, mask: &Mask) -> Result<()> {
+        match &self.trace {
+            Some(sink) => sink.mask(mask),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A sink that puts a scope before each name.
@@ -152,6 +174,10 @@ struct Scoped {
 impl TraceSink for Scoped {
     fn record(&self, name: &str, value: &Tensor) -> Result<()> {
         self.sink.record(&format!("{}.{name}", self.scope), value)
+    }
+
+    fn mask(&self, mask: &Mask) -> Result<()> {
+        self.sink.mask(mask)
     }
 }
 

@@ -186,6 +186,20 @@ fn missing() -> Error {
 /// If there is no checkpoint, or it does not fit its settings.
 pub(crate) fn open_run(path: &Path, device: &Device) -> Result<Box<dyn Method>> {
     let checkpoint = Checkpoint::open(path)?;
+    let entry = registry::method(&checkpoint.state().method)?;
+    let method = entry.build_frozen(settings_of(&checkpoint, path)?, device)?;
+    for (name, store) in method.stores() {
+        store.load_allowing(&checkpoint.weights(name)?, |name| store.var(name).is_none())?;
+    }
+    Ok(method)
+}
+
+/// All settings of the method of a checkpoint.
+///
+/// # Errors
+///
+/// If this version of mim does not know them.
+pub(crate) fn settings_of(checkpoint: &Checkpoint, path: &Path) -> Result<toml::Table> {
     let state = checkpoint.state();
     let mut settings = toml::Table::try_from(&state.config).map_err(|error| {
         Error::format(
@@ -197,12 +211,7 @@ pub(crate) fn open_run(path: &Path, device: &Device) -> Result<Box<dyn Method>> 
     for own in ["data", "train", "eval"] {
         settings.remove(own);
     }
-    let entry = registry::method(&state.method)?;
-    let method = entry.build_frozen(entry.resolve(settings)?, device)?;
-    for (name, store) in method.stores() {
-        store.load_allowing(&checkpoint.weights(name)?, |name| store.var(name).is_none())?;
-    }
-    Ok(method)
+    registry::method(&state.method)?.resolve(settings)
 }
 
 /// The encoder of a finished run.

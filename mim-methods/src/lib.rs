@@ -50,6 +50,7 @@ methods! {
     sdae => SdaeConfig, TeacherView;
     mimco => MimCoConfig, ImageFeature, PatchNegatives;
     saim => SaimConfig;
+    semmae_parts => SemMaePartsConfig, SemMaeParts;
     semmae => SemMaeConfig, PartsConfig;
     dbot => DBotConfig;
     custom;

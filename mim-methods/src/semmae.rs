@@ -3,7 +3,7 @@
 //! MAE whose masks follow the parts of an image: at the start of training a share of each part is hidden, at its end
 //! whole parts. With patches of 8 pixels only the 196 that matter most take part. Reference: ucasligang/SemMAE @
 //! 95b39ff, which begins with part maps; the network that makes them is not published. Here they come from a file, or a
-//! frozen network makes them for each batch.
+//! frozen network makes them for each batch, perhaps with parts that a run of `semmae_parts` has learned on it.
 
 use std::path::Path;
 
@@ -21,6 +21,7 @@ use mim_targets::{
 use serde::{Deserialize, Serialize};
 
 use crate::registry::Entry;
+use crate::semmae_parts::LearnedParts;
 use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
 
 /// Where part maps come from.
@@ -52,6 +53,15 @@ pub enum PartsConfig {
         /// How often the centres move. Default 10.
         #[serde(default = "iterations")]
         iterations: usize,
+    },
+    /// The parts that a run of `semmae_parts` has learned.
+    Learned {
+        /// Its folder.
+        #[serde(default)]
+        checkpoint: String,
+        /// How many patches take part, the most attended ones; all if not set.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retain: Option<usize>,
     },
 }
 
@@ -140,6 +150,11 @@ impl SemMaeConfig {
                     Box::new(maps),
                     format!("the parts of images are those of {path}"),
                 ));
+            }
+            PartsConfig::Learned { checkpoint, retain } => {
+                let learned = LearnedParts::open(Path::new(checkpoint), student.device())?;
+                let note = format!("the parts of images are those that {checkpoint} has learned");
+                return Ok((Box::new(learned.target(*retain)?), note));
             }
             PartsConfig::Attention { teacher, retain } => (teacher, PartRule::Heads, retain),
             PartsConfig::KMeans {

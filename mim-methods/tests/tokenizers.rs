@@ -1,4 +1,4 @@
-//! Tokenizers in other methods: their runs, files of their weights, and what is refused.
+//! Tokenizers and learned parts in other methods: their runs, files of their weights, and what is refused.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,15 +8,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use common::{Few, StopAfter, Tiny, images, tiny};
 use mim_core::data::{Dataset, LoaderConfig};
 use mim_core::train::{Checkpoint, TrainConfig, Trainer};
 use mim_core::weights::WeightMap;
-use mim_core::{StepContext, Tokenizer};
+use mim_core::{Batch, Method, StepContext, Tokenizer, TraceSink};
 use mim_methods::{TokenizerConfig, TokensConfig};
 
 /// A run of one step.
@@ -127,4 +128,76 @@ fn files_of_weights_load_and_another_codebook_is_named() {
         error.contains("16 codes") && error.contains("[8, 4]"),
         "{error}"
     );
+}
+
+/// SemMAE with the parts of a run, and other settings on top of those of its tiny size.
+fn semmae(run: &Path, more: &str) -> mim_core::Result<Box<dyn Method>> {
+    let mut tiny = tiny("semmae");
+    let text = format!("[parts]\ntype = \"learned\"\ncheckpoint = {run:?}\n{more}");
+    tiny.settings.extend(text.parse::<toml::Table>().unwrap());
+    tiny.entry().build(tiny.resolved(), &Device::Cpu, 5)
+}
+
+/// All intermediates.
+#[derive(Default)]
+struct Traces(Mutex<BTreeMap<String, Tensor>>);
+
+impl TraceSink for Traces {
+    fn record(&self, name: &str, value: &Tensor) -> mim_core::Result<()> {
+        let mut all = self.0.lock().unwrap();
+        all.insert(name.to_owned(), value.detach());
+        Ok(())
+    }
+}
+
+fn traced(method: &dyn Method, batch: &Batch, name: &str) -> Tensor {
+    let sink = Arc::new(Traces::default());
+    let step = StepContext {
+        trace: Some(sink.clone()),
+        ..StepContext::new(3)
+    };
+    method.forward(batch, &step).unwrap();
+    let all = sink.0.lock().unwrap();
+    all[name].clone()
+}
+
+#[test]
+fn parts_that_a_run_has_learned_guide_semmae() {
+    let dir = tempfile::tempdir().unwrap();
+    let trainer = trained(&tiny("semmae_parts"), dir.path());
+    let batch = images(trainer.method());
+    let maps = traced(trainer.method(), &batch, "maps");
+    let wanted = maps.argmax(2).unwrap().to_vec2::<u32>().unwrap();
+    let parts = |method: &dyn Method| traced(method, &batch, "target.parts");
+    let method = semmae(dir.path(), "").unwrap();
+    let found = parts(method.as_ref()).to_vec2::<u32>().unwrap();
+    assert_eq!(found, wanted);
+    assert!(method.notes()[0].contains("has learned"));
+    // Of the most attended patches alone.
+    let some = semmae(dir.path(), "retain = 5").unwrap();
+    for row in parts(some.as_ref()).to_vec2::<u32>().unwrap() {
+        assert_eq!(row.iter().filter(|part| **part < 3).count(), 5);
+    }
+}
+
+#[test]
+fn runs_whose_parts_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [parts, mae] = ["parts", "mae"].map(|name| dir.path().join(name));
+    trained(&tiny("semmae_parts"), &parts);
+    trained(&tiny("mae"), &mae);
+    let error = |run: &Path, more: &str| match semmae(run, more) {
+        Ok(_) => panic!("{more}"),
+        Err(error) => error.to_string(),
+    };
+    let other = error(&mae, "");
+    assert!(
+        other.contains("mae learns none") && other.contains("semmae_parts"),
+        "{other}"
+    );
+    let finer =
+        "[encoder]\nimage_size = 32\npatch_size = 4\nembed_dim = 16\ndepth = 1\nnum_heads = 2";
+    let grid = error(&parts, finer);
+    assert!(grid.contains("8x8") && grid.contains("4x4"), "{grid}");
+    assert!(error(Path::new(""), "").contains("parts.checkpoint"));
 }

@@ -11,6 +11,7 @@ pub mod candle_models;
 pub mod dvae;
 mod features;
 mod k_means;
+mod part_tokens;
 pub mod peco;
 mod recorded_parts;
 mod settings;
@@ -23,6 +24,7 @@ pub mod vqkd;
 
 pub use blur::Blur;
 pub use features::{FeatureTarget, FeatureTargetConfig, standardize};
+pub use part_tokens::{PartTokens, overlap};
 pub use recorded_parts::RecordedParts;
 pub use settings::{BuiltTarget, TargetContext, TargetSettings};
 pub use soft_tokens::{SoftLabelsConfig, SoftTokenTarget};

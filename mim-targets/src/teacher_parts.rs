@@ -7,12 +7,12 @@ use mim_core::{
 
 use crate::k_means::k_means;
 use crate::target_generator::view_size;
-use crate::{TargetGenerator, TargetRequest};
+use crate::{PartTokens, TargetGenerator, TargetRequest};
 
 const NAME: &str = "part maps";
 
 /// What tells parts apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum PartRule {
     /// The head of the class token, in the last block, that attends most to the patch.
     Heads,
@@ -23,12 +23,15 @@ pub enum PartRule {
         /// How often the centres move.
         iterations: usize,
     },
+    /// The learned part token that is most like the patch.
+    Learned(PartTokens),
 }
 
 /// The part of each patch, `[batch, tokens]` u32, made for each batch by a frozen network: a guide for maskers.
 ///
 /// Patches outside of the `retain` most attended ones, the heads averaged, are of [`NO_PART`]. SemMAE's own parts come
-/// from a network that its authors have not published (Li et al., NeurIPS 2022, section 3.2); these stand in for them.
+/// from a network that its authors have not published (Li et al., NeurIPS 2022, section 3.2): [`PartRule::Learned`] is
+/// that stage by the paper's text, the others stand in for it.
 pub struct TeacherParts {
     teacher: Box<dyn Encoder>,
     norm: Norm,
@@ -108,6 +111,14 @@ fn too_many(count: usize, tokens: usize) -> Error {
     )
 }
 
+fn no_class_token() -> Error {
+    Error::unsupported(
+        "part maps of a teacher without class token",
+        "its attention says which patches matter",
+        "use a ViT with class_token = true",
+    )
+}
+
 impl TargetGenerator for TeacherParts {
     fn has_parts(&self) -> bool {
         true
@@ -137,21 +148,20 @@ impl TargetGenerator for TeacherParts {
         };
         let step = rq.step.teacher();
         let encoded = self.teacher.encode(&image, Masking::None, &want, &step)?;
-        let attention = encoded.cls_attention.as_ref().ok_or_else(|| {
-            Error::unsupported(
-                "part maps of a teacher without class token",
-                "its attention says which patches matter",
-                "use a ViT with class_token = true",
-            )
-        })?;
+        let attention = encoded.cls_attention.as_ref().ok_or_else(no_class_token)?;
         let attention = attention.detach().to_dtype(DType::F32)?;
         let kept = self.retained(&attention)?;
-        let parts = match self.rule {
+        let patches = || Ok::<_, Error>(encoded.patches()?.detach());
+        let parts = match &self.rule {
             PartRule::Heads => attention.argmax(1)?.to_dtype(DType::U32)?,
             PartRule::KMeans {
                 clusters,
                 iterations,
-            } => k_means(&encoded.patches()?.detach(), &kept, (clusters, iterations))?,
+            } => k_means(&patches()?, &kept, (*clusters, *iterations))?,
+            PartRule::Learned(tokens) => {
+                let cls = encoded.cls()?.ok_or_else(no_class_token)?;
+                tokens.parts(&cls, &patches()?)?.detach()
+            }
         };
         let none = (parts.ones_like()? * f64::from(NO_PART))?;
         let kept = kept.to_dtype(DType::U8)?;
@@ -206,8 +216,10 @@ mod tests {
             clusters: 3,
             iterations: 4,
         };
-        for (rule, parts) in [(PartRule::Heads, 4), (clusters, 3)] {
-            let all = generate(rule, None).unwrap();
+        let store = ParamStore::cpu(2);
+        let learned = PartRule::Learned(PartTokens::new(&store.root(), 8, 5).unwrap());
+        for (rule, parts) in [(PartRule::Heads, 4), (clusters, 3), (learned, 5)] {
+            let all = generate(rule.clone(), None).unwrap();
             assert!(all.iter().flatten().all(|part| *part < parts), "{all:?}");
             let some = generate(rule, Some(5)).unwrap();
             for row in &some {

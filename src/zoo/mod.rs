@@ -15,6 +15,7 @@ use mim_core::encoders::{
 };
 use mim_core::nn::{PosEmbedKind, QkvBias};
 use mim_core::{Error, Norm, Result, settings};
+use mim_methods::{CaeConfig, EvaConfig, MethodConfig};
 
 pub use table::ZOO;
 
@@ -61,6 +62,8 @@ pub enum Images {
     Half,
     /// By the mean and deviation of CLIP's images.
     Clip,
+    /// Not at all, such as points.
+    Unit,
 }
 
 impl Images {
@@ -74,6 +77,7 @@ impl Images {
             },
             Self::Half => Norm::inception(),
             Self::Clip => Norm::clip(),
+            Self::Unit => Norm::uniform(0., 1., 3),
         }
     }
 }
@@ -131,9 +135,24 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// Fails only if the table is wrong.
+    /// [`Error::Unsupported`] for weights of a tokenizer, or of an encoder of points.
     pub fn encoder(&self) -> Result<EncoderConfig> {
+        let no_encoder = |why: &'static str, fix: &'static str| {
+            let what = format!("an encoder of images in {}", self.path());
+            Err(Error::unsupported(what, why, fix))
+        };
         Ok(match self.method {
+            "vqkd" => {
+                let fix = "let beitv2 predict its tokens: --set target.checkpoint=PATH --set target.source=vqkd \
+                           --set target.network.type=vqkd";
+                return no_encoder("they are of a tokenizer", fix);
+            }
+            "i2pmae" => {
+                let fix = "start from them: mim pretrain --method i2pmae --init";
+                return no_encoder("they are of an encoder of points", fix);
+            }
+            "eva" => EvaConfig::arch(self.arch)?.encoder.into(),
+            "cae" => CaeConfig::arch(self.arch)?.encoder.into(),
             "clip" => VitConfig::clip(self.arch)?.into(),
             "dmjd" => ConvMaeConfig {
                 mlp_ratios: [8., 8., 4.],

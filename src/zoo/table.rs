@@ -1,7 +1,7 @@
 //! The table.
 
 use super::Home::{self, Hub, Page};
-use super::Images::{self, Clip, Half, Imagenet, ReversedImagenet};
+use super::Images::{self, Clip, Half, Imagenet, ReversedImagenet, Unit};
 use super::Published;
 
 const NON_COMMERCIAL: &str = "CC-BY-NC-4.0";
@@ -58,6 +58,8 @@ const SIMMIM: Home = Page("https://github.com/microsoft/SimMIM");
 const BEIT: Home = Page("https://github.com/microsoft/unilm/tree/master/beit");
 const BEIT_V2: Home = Page("https://github.com/microsoft/unilm/tree/master/beit2");
 const IBOT: Home = Page("https://github.com/bytedance/ibot");
+const EVA: Home = Page("https://huggingface.co/BAAI/EVA/resolve/main/eva_psz14.pt");
+const CAE: Home = Page("https://github.com/Atten4Vis/CAE");
 const DBOT: Home = Page("https://github.com/liuxingbin/dbot");
 /// A file of the CrossMAE authors.
 macro_rules! crossmae_file {
@@ -122,9 +124,13 @@ pub const ZOO: &[Published] = &[
     row(["beit_large_authors", "beit", "vit_large"], (BEIT, "beit"), UNKNOWN, (Half, OTHER), "86.0 fine-tuned (BEiT, README)"),
     row(["beitv2_base", "beitv2", "vit_base"], (BEIT_V2, "beit"), UNKNOWN, FEATURES, "85.5 fine-tuned, 1600 epochs (BEiT v2, README)"),
     row(["beitv2_large", "beitv2", "vit_large"], (BEIT_V2, "beit"), UNKNOWN, FEATURES, "87.3 fine-tuned, 1600 epochs (BEiT v2, README)"),
+    row(["vqkd_base", "vqkd", "vit_base"], (BEIT_V2, "vqkd"), UNKNOWN, (Half, OTHER), ""),
     row(["mcbeit_base", "mcbeit", "vit_base"], (Page("https://github.com/lixiaotong97/mc-BEiT"), "beit"), UNKNOWN, FEATURES, "84.1 fine-tuned, 800 epochs (mc-BEiT, README)"),
     row(["mcbeit_large", "mcbeit", "vit_large"], (Page("https://github.com/lixiaotong97/mc-BEiT"), "beit"), UNKNOWN, FEATURES, "85.6 fine-tuned, 800 epochs (mc-BEiT, README)"),
     row(["data2vec_base", "data2vec", "vit_base"], (Page("https://github.com/facebookresearch/data2vec_vision"), "beit"), UNKNOWN, FEATURES, "84.2 fine-tuned, 800 epochs (data2vec, README)"),
+    row(["cae_base", "cae", "vit_base"], (CAE, "cae"), UNKNOWN, FEATURES, "83.9 fine-tuned, 70.3 linear, 1600 epochs (CAE, README)"),
+    row(["cae_large", "cae", "vit_large"], (CAE, "cae"), UNKNOWN, FEATURES, "86.2 fine-tuned, 77.8 linear, 1600 epochs (CAE, README)"),
+    row(["eva_giant", "eva", "eva_giant"], (EVA, "beit"), UNKNOWN, (Clip, OTHER), "89.6 fine-tuned with 336 pixels after IN-21K (EVA, README)"),
     row(["bootmae_base", "bootmae", "vit_base"], (BOOTMAE, "bootmae"), UNKNOWN, (Half, OTHER), "84.2 fine-tuned, 66.1 linear, 800 epochs (BootMAE, README)"),
     row(["bootmae_large", "bootmae", "vit_large"], (BOOTMAE, "bootmae"), UNKNOWN, (Half, OTHER), "85.9 fine-tuned, 77.1 linear, 800 epochs (BootMAE, README)"),
     row(["sim_base", "sim", "vit_base"], (Page("https://github.com/OpenGVLab/Siamese-Image-Modeling"), "sim"), UNKNOWN, FEATURES, "84.1 fine-tuned, 78.0 linear, 1600 epochs (SIM, README)"),
@@ -143,6 +149,7 @@ pub const ZOO: &[Published] = &[
     row(["capi_large_p205", "capi", "vit_large"], (capi_file!("p205"), "capi"), APACHE, FEATURES, "79.2 attentive probe (CAPI, README)"),
     row(["mimrefiner_large", "mimrefiner", "vit_large"], (REFINER, "mimrefiner"), MIT, FEATURES, ""),
     row(["mimrefiner_huge", "mimrefiner", "vit_huge"], (REFINER, "mimrefiner"), MIT, FEATURES, ""),
+    row(["i2pmae", "i2pmae", "point_m2ae"], (Page("https://github.com/ZrrSkywalker/I2P-MAE"), "i2pmae"), UNKNOWN, (Unit, OTHER), ""),
     row(["milan_base", "milan", "vit_base"], (Page("https://github.com/zejiangh/MILAN"), "milan"), UNKNOWN, FEATURES, "85.4 fine-tuned, 400 epochs (MILAN, abstract)"),
     row(["fastmim_base", "fastmim", "vit_base"], (Page("https://github.com/ggjy/FastMIM.pytorch"), "fastmim"), UNKNOWN, FEATURES, "83.8 fine-tuned (FastMIM)"),
     row(["dmjd_base", "dmjd", "convmae_base"], (Page("https://github.com/mx-mark/DMJD"), "dmjd"), UNKNOWN, FEATURES, "85.2 fine-tuned, 76.7 linear (DMJD, README)"),

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use mim_core::ParamStore;
 use mim_core::decoders::{
-    AggregationDecoder, AggregationDecoderConfig, DecoderShape, LinearDecoder, MaeDecoder,
+    AggregationDecoder, AggregationDecoderConfig, DecoderShape, LatentDecoder, LatentRegressor,
+    LatentRegressorConfig, LinearDecoder, MaeDecoder,
 };
 use mim_core::weights::{Source, WeightMap};
+use mim_methods::{FrozenConfig, I2pMaeConfig, I2pMaeTarget};
+use mim_targets::vqkd::{VqKdTokenizer, VqKdTokenizerConfig};
 
 use super::*;
 
@@ -31,6 +34,7 @@ fn size(entry: &Published) -> (usize, usize, usize, usize) {
         "vit_large" if entry.method == "dinov2" => (1024, 24, 16, 14),
         "vit_huge" if entry.method == "pixio" => (1280, 32, 16, 16),
         "vit_base" if entry.method == "semmae" => (768, 12, 12, 8),
+        "eva_giant" => (1408, 40, 16, 14),
         "vit_small" => (384, 12, 6, 16),
         "vit_base" => (768, 12, 12, 16),
         "vit_large" => (1024, 24, 16, 16),
@@ -406,6 +410,194 @@ fn other_class_tokens(entry: &Published) -> Headers {
     headers
 }
 
+/// EVA's giant, which has no layer scale and no relative positions.
+fn eva(entry: &Published) -> Headers {
+    let (dim, depth, ..) = size(entry);
+    let mut headers = plain(entry, "", "qv", Some(16));
+    put(&mut headers, "mask_token", &[1, 1, dim]);
+    pair(&mut headers, "lm_head", &[768, dim]);
+    for i in 0..depth {
+        let mlp = format!("blocks.{i}.mlp");
+        pair(&mut headers, &format!("{mlp}.fc1"), &[6144, dim]);
+        pair(&mut headers, &format!("{mlp}.fc2"), &[dim, 6144]);
+    }
+    headers
+}
+
+/// CAE's two encoders, its regressor and its decoder, whose heads are always twelve.
+fn cae(entry: &Published) -> Headers {
+    let (dim, depth, ..) = size(entry);
+    let inner = dim / 12 * 12;
+    let mut headers = Headers::new();
+    for prefix in ["encoder.", "alignment_encoder."] {
+        headers.extend(plain(entry, prefix, "qv", Some(14)));
+        for (i, gamma) in (0..depth).flat_map(|i| [(i, "gamma_1"), (i, "gamma_2")]) {
+            put(&mut headers, format!("{prefix}blocks.{i}.{gamma}"), &[dim]);
+        }
+    }
+    put(&mut headers, "mask_token", &[1, 1, dim]);
+    put(&mut headers, "rd_pos_embed", &[1, 197, dim]);
+    for i in 0..4 {
+        let cross_block = format!("regresser.regressor_blocks.{i}");
+        for norm in ["norm1_q", "norm1_k", "norm1_v", "norm2_cross"] {
+            pair(&mut headers, &format!("{cross_block}.{norm}"), &[dim]);
+        }
+        let cross = format!("{cross_block}.cross_attn");
+        for part in ["q", "k", "v"] {
+            put(
+                &mut headers,
+                format!("{cross}.{part}.weight"),
+                &[inner, dim],
+            );
+        }
+        for bias in ["q_bias", "v_bias"] {
+            put(&mut headers, format!("{cross}.{bias}"), &[inner]);
+        }
+        pair(&mut headers, &format!("{cross}.proj"), &[dim, inner]);
+        pair(
+            &mut headers,
+            &format!("{cross_block}.mlp_cross.fc1"),
+            &[4 * dim, dim],
+        );
+        pair(
+            &mut headers,
+            &format!("{cross_block}.mlp_cross.fc2"),
+            &[dim, 4 * dim],
+        );
+        let own = format!("decoder.decoder_blocks.{i}");
+        block(&mut headers, &own, dim, 4 * dim, "qv");
+        put(
+            &mut headers,
+            format!("{own}.attn.qkv.weight"),
+            &[3 * inner, dim],
+        );
+        put(&mut headers, format!("{own}.attn.q_bias"), &[inner]);
+        put(&mut headers, format!("{own}.attn.v_bias"), &[inner]);
+        put(
+            &mut headers,
+            format!("{own}.attn.proj.weight"),
+            &[dim, inner],
+        );
+        for gamma in ["gamma_1", "gamma_2"] {
+            put(&mut headers, format!("{cross_block}.{gamma}_cross"), &[dim]);
+            put(&mut headers, format!("{own}.{gamma}"), &[dim]);
+        }
+    }
+    pair(&mut headers, "regresser.norm", &[dim]);
+    pair(&mut headers, "decoder.norm", &[dim]);
+    pair(&mut headers, "decoder.head", &[8192, dim]);
+    headers
+}
+
+/// BEiT v2's tokenizer, without the decoder that trained it.
+fn vqkd(entry: &Published) -> Headers {
+    let (dim, ..) = size(entry);
+    let mut headers = Headers::new();
+    for (name, shape) in plain(entry, "encoder.", "qv", Some(14)) {
+        put(
+            &mut headers,
+            name.replace("encoder.norm.", "encoder.fc_norm."),
+            &shape,
+        );
+    }
+    pair(&mut headers, "encode_task_layer.0", &[dim, dim]);
+    pair(&mut headers, "encode_task_layer.2", &[32, dim]);
+    for (name, shape) in [
+        ("embedding.weight", &[8192, 32][..]),
+        ("embedding.embed_avg", &[8192, 32]),
+        ("embedding.cluster_size", &[8192]),
+        ("embedding.initted", &[1]),
+        ("cluster_size", &[8192]),
+    ] {
+        put(&mut headers, format!("quantize.{name}"), shape);
+    }
+    headers
+}
+
+/// The point networks of I2P-MAE; CLIP stands in the same file.
+fn i2pmae() -> Headers {
+    let mut headers = Headers::new();
+    let conv = |headers: &mut Headers, name: &str, outputs: usize, inputs: usize| {
+        pair(headers, name, &[outputs, inputs, 1]);
+    };
+    let norm = |headers: &mut Headers, name: &str, dim: usize| {
+        pair(headers, name, &[dim]);
+        for statistic in ["running_mean", "running_var"] {
+            put(headers, format!("{name}.{statistic}"), &[dim]);
+        }
+        put(headers, format!("{name}.num_batches_tracked"), &[]);
+    };
+    let level = |headers: &mut Headers, blocks: &str, positions: &str, dim: usize, depth: usize| {
+        pair(headers, &format!("{positions}.0"), &[dim, 3]);
+        pair(headers, &format!("{positions}.2"), &[dim, dim]);
+        for j in 0..depth {
+            let own = format!("{blocks}.blocks.{j}");
+            block(headers, &own, dim, 4 * dim, "full");
+            headers.remove(&format!("{own}.attn.qkv.bias"));
+        }
+    };
+    let dims = [96, 192, 384];
+    let sizes = [(3, 128, 256, 512), (96, 96, 96, 192), (192, 192, 192, 384)];
+    for (i, (inputs, first, second, joined)) in sizes.into_iter().enumerate() {
+        let embed = format!("h_encoder.token_embed.{i}");
+        conv(
+            &mut headers,
+            &format!("{embed}.first_conv.0"),
+            first,
+            inputs,
+        );
+        norm(&mut headers, &format!("{embed}.first_conv.1"), first);
+        conv(
+            &mut headers,
+            &format!("{embed}.first_conv.3"),
+            second,
+            first,
+        );
+        conv(
+            &mut headers,
+            &format!("{embed}.second_conv.0"),
+            joined,
+            2 * second,
+        );
+        norm(&mut headers, &format!("{embed}.second_conv.1"), joined);
+        conv(
+            &mut headers,
+            &format!("{embed}.second_conv.3"),
+            dims[i],
+            joined,
+        );
+        let positions = format!("h_encoder.encoder_pos_embeds.{i}");
+        let blocks = format!("h_encoder.encoder_blocks.{i}");
+        level(&mut headers, &blocks, &positions, dims[i], 5);
+        pair(
+            &mut headers,
+            &format!("h_encoder.encoder_norms.{i}"),
+            &[dims[i]],
+        );
+    }
+    for (i, dim) in [384, 192].into_iter().enumerate() {
+        let positions = format!("decoder_pos_embeds.{i}");
+        level(&mut headers, &format!("h_decoder.{i}"), &positions, dim, 1);
+    }
+    put(&mut headers, "mask_token", &[1, 384]);
+    conv(&mut headers, "token_prop.0.fuse.net.0", 192, 576);
+    norm(&mut headers, "token_prop.0.fuse.net.1", 192);
+    for net in ["net1", "net2"] {
+        let net = format!("token_prop.0.extraction.operation.0.{net}");
+        conv(&mut headers, &format!("{net}.0"), 192, 192);
+        norm(&mut headers, &format!("{net}.1"), 192);
+    }
+    pair(&mut headers, "decoder_norm", &[192]);
+    conv(&mut headers, "rec_head_3d", 24, 192);
+    conv(&mut headers, "rec_head_2d", 8 * 3 * 512, 192);
+    put(
+        &mut headers,
+        "clip_model.visual.conv1.weight",
+        &[768, 3, 16, 16],
+    );
+    headers
+}
+
 /// MAE's names, with queries, keys and values apart.
 fn saim(entry: &Published, grid: Option<usize>) -> Headers {
     let mut headers = plain(entry, "", "full", grid);
@@ -428,6 +620,10 @@ fn headers(entry: &Published) -> Headers {
     let grid = Some(224 / if entry.arch == "vit_huge" { 14 } else { 16 });
     match (entry.method, entry.source) {
         ("clip", _) => clip(entry),
+        ("eva", _) => eva(entry),
+        ("cae", _) => cae(entry),
+        ("vqkd", _) => vqkd(entry),
+        ("i2pmae", _) => i2pmae(),
         ("cmae", _) => cmae(entry),
         ("dmjd", _) => dmjd(entry),
         (_, "hf_swin") => swin(entry),
@@ -509,8 +705,46 @@ fn cut(encoder: EncoderConfig) -> (EncoderConfig, Vec<(String, usize)>) {
     }
 }
 
+/// Names and shapes of what is no encoder of images: a tokenizer, and the networks of point clouds.
+fn others(entry: &Published) -> Option<Headers> {
+    let store = ParamStore::teacher(&Device::Cpu);
+    match entry.method {
+        "vqkd" => {
+            VqKdTokenizer::new(&store.root(), &VqKdTokenizerConfig::default()).unwrap();
+        }
+        "i2pmae" => {
+            // As wide as CLIP's features, which are not in the store.
+            let network = VitConfig {
+                embed_dim: 512,
+                depth: 1,
+                num_heads: 8,
+                ..VitConfig::default()
+            };
+            let target = FrozenConfig {
+                checkpoint: "random".to_owned(),
+                encoder: network.into(),
+                ..FrozenConfig::default()
+            };
+            let config = I2pMaeConfig {
+                target: I2pMaeTarget::Features(Box::new(target)),
+                ..I2pMaeConfig::default()
+            };
+            config.build(&store).unwrap();
+        }
+        _ => return None,
+    }
+    let vars = store.vars().into_iter();
+    Some(
+        vars.map(|(name, var)| (name, var.dims().to_vec()))
+            .collect(),
+    )
+}
+
 /// Names and shapes of our encoder, and of the decoder or head in the same file.
 fn ours(entry: &Published) -> Headers {
+    if let Some(others) = others(entry) {
+        return others;
+    }
     let (encoder, mut repeated) = cut(entry.encoder().unwrap());
     let store = ParamStore::teacher(&Device::Cpu);
     encoder.build(&store.root()).unwrap();
@@ -529,8 +763,20 @@ fn ours(entry: &Published) -> Headers {
         ("simmim", _) => Some(32 * 32 * 3),
         ("beit" | "beitv2" | "mcbeit", _) => Some(8192),
         ("data2vec", _) => Some(dim),
+        ("eva", _) => Some(768),
         _ => None,
     };
+    if entry.method == "cae" {
+        let config = LatentRegressorConfig {
+            depth: 1,
+            decoder_depth: 1,
+            ..CaeConfig::arch(entry.arch).unwrap().regressor
+        };
+        repeated.extend(["regressor.blocks.", "decoder_blocks."].map(|stem| (stem.to_owned(), 4)));
+        let (root, grid) = (store.root(), encoder.grid().unwrap());
+        let regressor = LatentRegressor::new(&root, &config, grid, dim).unwrap();
+        LatentDecoder::new(&root, &config, &regressor, 8192).unwrap();
+    }
     if let Some(outputs) = outputs {
         LinearDecoder::new(&store.root(), dim, outputs).unwrap();
     }
@@ -589,7 +835,10 @@ fn entries_are_told_apart_and_normalised() {
     for (at, entry) in ZOO.iter().enumerate() {
         let same = ZOO[..at].iter().any(|other| other.name == entry.name);
         assert!(!same, "{}", entry.name);
-        let encoder = entry.encoder().unwrap();
+        let Ok(encoder) = entry.encoder() else {
+            assert!(others(entry).is_some(), "{}", entry.name);
+            continue;
+        };
         entry.images.norm().check(encoder.in_channels()).unwrap();
         if !matches!(
             encoder,
@@ -603,6 +852,21 @@ fn entries_are_told_apart_and_normalised() {
             );
         }
     }
+}
+
+#[test]
+fn weights_of_no_encoder_say_what_they_are_for() {
+    let error = |name: &str| named(name).unwrap().encoder().unwrap_err().to_string();
+    let tokens = error("vqkd_base");
+    assert!(
+        tokens.contains("tokenizer") && tokens.contains("target.checkpoint"),
+        "{tokens}"
+    );
+    let points = error("i2pmae");
+    assert!(
+        points.contains("points") && points.contains("--init"),
+        "{points}"
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod query_stream;
 mod relative;
 mod rope_predictor;
 mod settings;
+mod style;
 mod visible_mlp;
 
 pub use aggregation::{AggregationDecoder, AggregationDecoderConfig};
@@ -21,6 +22,7 @@ pub use query_stream::{QueryHead, QueryStream, QueryStreamConfig};
 pub use relative::{RelativePredictor, RelativePredictorConfig};
 pub use rope_predictor::{RopePredictor, RopePredictorConfig};
 pub use settings::{DecoderSettings, DecoderShape, TokensNeeded};
+pub use style::{StyleDecoder, StyleDecoderConfig, StyleShape};
 pub use visible_mlp::{VisibleMlp, VisibleMlpConfig};
 
 crate::parts! {

@@ -73,6 +73,20 @@ impl Conv {
     }
 }
 
+/// Each pixel of `[batch, height, width, channels]` as 2x2 pixels.
+///
+/// # Errors
+///
+/// If it is no map.
+pub fn doubled(xs: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = xs.dims4()?;
+    let shape = (batch, height, 2, width, 2, channels);
+    let xs = xs.reshape((batch, height, 1, width, 1, channels))?;
+    Ok(xs
+        .broadcast_as(shape)?
+        .reshape((batch, 2 * height, 2 * width, channels))?)
+}
+
 /// A convolution of every channel with a kernel of its own, over `[batch, height, width, channels]`.
 #[derive(Debug, Clone)]
 pub struct DepthwiseConv {
@@ -108,6 +122,14 @@ mod tests {
     use super::*;
     use crate::ParamStore;
     use candle_core::{D, Device};
+
+    #[test]
+    fn pixels_are_doubled() {
+        let xs = Tensor::new(&[[[[1f32], [2.]]]], &Device::Cpu).unwrap();
+        let doubled = doubled(&xs).unwrap().flatten_all().unwrap();
+        let flat: Vec<f32> = doubled.to_vec1().unwrap();
+        assert_eq!(flat, [1., 1., 2., 2., 1., 1., 2., 2.]);
+    }
 
     #[test]
     fn agrees_with_candles_convolution() {

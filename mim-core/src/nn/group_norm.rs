@@ -41,17 +41,22 @@ impl GroupNorm {
     ///
     /// If the map has other channels.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (batch, height, width, channels) = xs.dims4()?;
-        let grouped = xs.reshape((batch, height * width, self.groups, ()))?;
-        let values = (height * width * channels / self.groups) as f64;
-        let mean = |xs: &Tensor| xs.sum_keepdim(1)?.sum_keepdim(3)? / values;
-        let centred = grouped.broadcast_sub(&mean(&grouped)?)?;
-        let deviation = (mean(&centred.sqr()?)? + self.eps)?.sqrt()?;
-        let normed = centred.broadcast_div(&deviation)?.reshape(xs.shape())?;
+        let normed = standardized(xs, self.groups, self.eps)?;
         Ok(normed
             .broadcast_mul(&self.weight)?
             .broadcast_add(&self.bias)?)
     }
+}
+
+/// `(x - mean) / sqrt(var + eps)` over all pixels of each group of channels, of maps `[batch, height, width, channels]`.
+pub(super) fn standardized(xs: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
+    let (batch, height, width, channels) = xs.dims4()?;
+    let grouped = xs.reshape((batch, height * width, groups, ()))?;
+    let values = (height * width * channels / groups) as f64;
+    let mean = |xs: &Tensor| xs.sum_keepdim(1)?.sum_keepdim(3)? / values;
+    let centred = grouped.broadcast_sub(&mean(&grouped)?)?;
+    let deviation = (mean(&centred.sqr()?)? + eps)?.sqrt()?;
+    Ok(centred.broadcast_div(&deviation)?.reshape(xs.shape())?)
 }
 
 #[cfg(test)]

@@ -135,6 +135,7 @@ impl Method for Capi {
     fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms> {
         let images = batch.view(0)?.normalized(&self.input.norm)?;
         let mask = self.mask(&images, step)?;
+        step.trace_mask(&mask)?;
         let clustered = self.clusters(&images, step)?;
         let rows = clustered.assignments.transpose(0, 1)?.contiguous()?;
         let ids = mask.flat(true, images.dim(0)?, images.device())?;

@@ -42,6 +42,7 @@ impl Composite {
         let needed = |name: &str| guided || branches.iter().any(|branch| branch.target == name);
         self.generate(TargetStage::Image, &needed, &request, &mut targets)?;
         let mask = self.mask(batch, grid, &targets, step)?;
+        step.trace_mask(&mask)?;
         step.trace("mask", || mask.bits(view.pixels().device()))?;
         request.mask = Some(&mask);
         self.generate(TargetStage::Mask, &needed, &request, &mut targets)?;

@@ -85,6 +85,7 @@ impl I2pMae {
             None => None,
         };
         let top = self.mask(&levels, look.as_ref(), step)?;
+        step.trace_mask(&top)?;
         let masks = pass_down(&levels, &top, self.config.first_visible)?;
         for (index, mask) in masks.iter().enumerate() {
             step.trace(&format!("mask{}", index + 1), || {

@@ -110,6 +110,7 @@ impl Ibot {
         let mask = self
             .masker
             .sample(&request, &mut step.rng(Purpose::Mask, 0))?;
+        step.trace_mask(&mask)?;
         step.trace("mask", || mask.bits(encoded.tokens.device()))?;
         Ok(mask)
     }

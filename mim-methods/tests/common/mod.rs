@@ -35,8 +35,42 @@ pub(crate) struct Tiny {
     /// Parameters whose gradient is zero by mathematics, by the end of their names.
     #[serde(default)]
     pub(crate) zero: BTreeMap<String, Zero>,
+    /// How it is compared where processes share a batch.
+    #[serde(default)]
+    pub(crate) shared: Shared,
     #[serde(skip)]
     pub(crate) file: String,
+}
+
+/// What is set apart where the step of several processes is compared with that of one.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Shared {
+    /// Top-level settings in place of those of the tiny size: without draws that are keyed by the process.
+    pub(crate) settings: Table,
+    /// Whether it is a training step; not where what is drawn by the process cannot be set.
+    pub(crate) training: bool,
+    /// Whether its state keeps images in their order: another order is then more than rounding.
+    pub(crate) ordered: bool,
+    /// Largest share of the largest value of a tensor that still is rounding.
+    pub(crate) rounding: f64,
+    /// Whether it is compared at all.
+    pub(crate) compared: bool,
+    /// Why something is set here.
+    pub(crate) reason: String,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            settings: Table::new(),
+            training: true,
+            ordered: false,
+            rounding: 1e-6,
+            compared: true,
+            reason: String::new(),
+        }
+    }
 }
 
 /// The part of a parameter, along its first axis, that gets no gradient.
@@ -113,7 +147,10 @@ pub(crate) fn encoder(settings: &Table) -> String {
 
 /// All of them, every method of the registry at least once.
 pub(crate) fn all() -> Vec<Tiny> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny");
+    // The tests of the root package read them too.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["tests/tiny", "mim-methods/tests/tiny"].map(|folder| root.join(folder));
+    let folder = folders.iter().find(|folder| folder.is_dir()).unwrap();
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -1,7 +1,7 @@
 //! Tokens to images.
 
 use candle_core::{D, Tensor};
-use mim_core::nn::Conv;
+use mim_core::nn::{Conv, doubled};
 use mim_core::ops::{Precision, with_precision};
 use mim_core::params::Params;
 use mim_core::{Error, Result};
@@ -95,7 +95,7 @@ impl DvaeDecoder {
                 xs = block.forward(&xs)?;
             }
             if index + 1 < GROUPS {
-                xs = double(&xs)?;
+                xs = doubled(&xs)?;
             }
         }
         self.output.forward(&xs.relu()?)
@@ -115,33 +115,11 @@ impl DvaeDecoder {
     }
 }
 
-/// Each pixel as 2x2 pixels.
-fn double(xs: &Tensor) -> Result<Tensor> {
-    let (batch, height, width, channels) = xs.dims4()?;
-    let shape = (batch, height, 2, width, 2, channels);
-    let xs = xs.reshape((batch, height, 1, width, 1, channels))?;
-    Ok(xs
-        .broadcast_as(shape)?
-        .reshape((batch, 2 * height, 2 * width, channels))?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use candle_core::Device;
     use mim_core::ParamStore;
-
-    #[test]
-    fn pixels_are_doubled() {
-        let xs = Tensor::new(&[[[[1f32], [2.]]]], &Device::Cpu).unwrap();
-        let flat: Vec<f32> = double(&xs)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
-        assert_eq!(flat, [1., 1., 2., 2., 1., 1., 2., 2.]);
-    }
 
     #[test]
     fn draws_images_of_the_tokens_size_and_refuses_foreign_tokens() {

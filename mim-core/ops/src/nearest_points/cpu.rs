@@ -16,48 +16,77 @@ multiversion! {
     /// Fills `ids`, `count` for each query `[x, y, z]`; `axes` are those of `apart`, filled up with infinity.
     pub(super) fn nearest(axes: &[f32], queries: &[f32], count: usize, ids: &mut [u32]) {
         let mut distances = vec![0f32; axes.len() / 3];
-        let mut best = vec![0f32; count];
+        // Twice as many sets as points that are wanted: few of the others are then nearer than the bound.
+        let mut smallest = vec![[f32::INFINITY; BLOCK]; (2 * count).div_ceil(BLOCK)];
+        let mut found = Vec::new();
         let queries = queries.as_chunks::<3>().0;
         for (query, ids) in queries.iter().zip(ids.chunks_exact_mut(count)) {
-            measure(axes, *query, &mut distances);
-            select(&distances, &mut best, ids);
+            measure(axes, *query, &mut distances, &mut smallest);
+            let bound = bound(&mut smallest, count);
+            collect(&distances, bound, &mut found);
+            found.sort_unstable();
+            for (id, key) in ids.iter_mut().zip(&found) {
+                #[expect(clippy::cast_possible_truncation, reason = "the lower half is the place")]
+                let place = *key as u32;
+                *id = place;
+            }
         }
     }
 }
 
-/// Squared distances of all points to `query`.
+/// Squared distances of all points to `query`, and the smallest of each set: the blocks are dealt out to the rows of
+/// `smallest`, and a set is what comes to a place of a row.
 #[inline(always)]
-fn measure(axes: &[f32], query: [f32; 3], distances: &mut [f32]) {
+fn measure(axes: &[f32], query: [f32; 3], distances: &mut [f32], smallest: &mut [[f32; BLOCK]]) {
     let (xs, rest) = axes.split_at(distances.len());
     let (ys, zs) = rest.split_at(distances.len());
-    for (((distance, x), y), z) in distances.iter_mut().zip(xs).zip(ys).zip(zs) {
-        let (dx, dy, dz) = (query[0] - x, query[1] - y, query[2] - z);
-        *distance = dx * dx + dy * dy + dz * dz;
+    let axes = [xs, ys, zs].map(|axis| axis.as_chunks::<BLOCK>().0);
+    smallest.fill([f32::INFINITY; BLOCK]);
+    let rows = smallest.len();
+    for (index, block) in distances.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+        let [xs, ys, zs] = axes.map(|axis| &axis[index]);
+        let smallest = &mut smallest[index % rows];
+        for lane in 0..BLOCK {
+            let (dx, dy, dz) = (
+                query[0] - xs[lane],
+                query[1] - ys[lane],
+                query[2] - zs[lane],
+            );
+            let distance = dx * dx + dy * dy + dz * dz;
+            block[lane] = distance;
+            smallest[lane] = if distance < smallest[lane] {
+                distance
+            } else {
+                smallest[lane]
+            };
+        }
     }
 }
 
-/// The places of the smallest distances in ascending order, the lower place first where they are equal.
+/// A distance within which there are at least `count` points: that many sets have one. Infinity where fewer sets have
+/// points.
 #[inline(always)]
-fn select(distances: &[f32], best: &mut [f32], ids: &mut [u32]) {
-    best.fill(f32::INFINITY);
-    let last = best.len() - 1;
+fn bound(smallest: &mut [[f32; BLOCK]], count: usize) -> f32 {
+    let all = smallest.as_flattened_mut();
+    *all.select_nth_unstable_by(count - 1, f32::total_cmp).1
+}
+
+/// The points that are not farther than `bound`, each as its distance (whose bits are ordered as it is, for it is not
+/// negative) above its place: the order of these numbers is that of the points.
+#[inline(always)]
+fn collect(distances: &[f32], bound: f32, found: &mut Vec<u64>) {
+    found.clear();
     for (block, distances) in (0u32..).zip(distances.as_chunks::<BLOCK>().0) {
-        let worst = best[last];
-        let nearer = distances
+        let near = distances
             .iter()
-            .fold(false, |found, distance| found | (*distance < worst));
-        if !nearer {
+            .fold(false, |near, distance| near | (*distance <= bound));
+        if !near {
             continue;
         }
         for (place, &distance) in (block * STEP..).zip(distances) {
-            if distance < best[last] {
-                let mut at = last;
-                while at > 0 && distance < best[at - 1] {
-                    best[at] = best[at - 1];
-                    ids[at] = ids[at - 1];
-                    at -= 1;
-                }
-                (best[at], ids[at]) = (distance, place);
+            // What fills the last block up is infinitely far.
+            if distance <= bound && distance < f32::INFINITY {
+                found.push(u64::from(distance.to_bits()) << 32 | u64::from(place));
             }
         }
     }

@@ -76,6 +76,8 @@ mod tests {
             (2, 3, 7, 7),
             (2, 130, 100, 9),
             (1, 40, 1000, 16),
+            (1, 3, 200, 70),
+            (2, 5, 33, 1),
         ] {
             let xs = random(1, &[batch, queries, 3]);
             let ys = random(2, &[batch, points, 3]);
@@ -94,6 +96,20 @@ mod tests {
         let ids = ids.to_vec3::<u32>().unwrap().remove(0);
         assert_eq!(ids[1], [1, 0, 2, 3]);
         assert_eq!([ids[0][0], ids[2][0], ids[3][0]], [0, 2, 3]);
+    }
+
+    #[test]
+    fn many_equals_come_by_index() {
+        // Points of a coarse lattice: each distance many times.
+        let lattice = (0..600u32).map(|at| [at % 3, at / 3 % 4, at / 12 % 5].map(|x| x as f32));
+        let cloud: Vec<f32> = lattice.flatten().collect();
+        let xs = Tensor::from_vec(cloud, (1, 600, 3), &Device::Cpu).unwrap();
+        for count in [1, 16, 40, 600] {
+            let ids = nearest_points(&xs, &xs, count).unwrap();
+            let wanted = reference::nearest_points(&xs, &xs, count).unwrap();
+            let values = |t: &Tensor| t.to_vec3::<u32>().unwrap();
+            assert_eq!(values(&ids), values(&wanted), "{count}");
+        }
     }
 
     #[test]

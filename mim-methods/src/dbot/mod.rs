@@ -1,27 +1,28 @@
 //! dBOT: Exploring Target Representations for Masked Autoencoders (Liu et al., ICLR 2024, arXiv 2209.03917).
 //!
-//! MAE's student predicts the features of a frozen teacher, at first a random network or a random projection of patches.
-//! Then what it has become is the next teacher, and it starts again: stages of one run. Reference: liuxingbin/dbot @
-//! db3b15e (`main`).
+//! MAE's student predicts the features of a frozen teacher, at first a random network, a random projection of patches, or
+//! a network that has been trained before. Then what it has become is the next teacher, and it starts again: stages of one
+//! run. Reference: liuxingbin/dbot @ db3b15e (`main`).
 
-use candle_core::Tensor;
+mod teacher;
+
 use mim_core::augment::ViewPlan;
 use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::objectives::RegressionConfig;
 use mim_core::params::{Init, InitScheme, ParamStore};
-use mim_core::schedule::{Schedule, stage_of};
-use mim_core::{
-    EncodeOptions, Encoded, Encoder, Error, Masking, Norm, PatchGrid, Result, StepContext,
-};
+use mim_core::schedule::Schedule;
+use mim_core::{Error, Norm, Result};
 use mim_masking::RandomMaskerConfig;
 use mim_targets::{FeatureTarget, FeatureTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::composite::Bootstrap;
 use crate::registry::Entry;
-use crate::{Composite, MaskMode, MethodConfig};
+use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
+use teacher::StagedTeacher;
 
+const NAME: &str = "dbot";
 /// What a student keeps when it starts again.
 // Parity: the release draws every parameter anew but the bias of the patch embedding.
 const KEPT: &[&str] = &["patch_embed.proj.bias"];
@@ -38,6 +39,10 @@ pub struct DBotConfig {
     /// Blocks of the random teacher of the first stage; 0 leaves the projection of patches with their positions.
     /// Default 12 for base and smaller, else 0. Later teachers are as deep as the encoder.
     pub first_teacher_depth: usize,
+    /// A trained network as teacher of the first stage, in place of a random one: as wide as the encoder, with its patches
+    /// and a class token, and as deep as it is (`first_teacher_depth` is of no use then). Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_teacher: Option<Box<FrozenConfig>>,
     /// Whether the teacher's final norm is applied. Default false.
     pub teacher_norm: bool,
     /// Whether each of its tokens is normalised by its mean and its unbiased deviation. Default true.
@@ -71,6 +76,7 @@ impl DBotConfig {
             mask_ratio: 0.75,
             stage_starts: vec![0, 800],
             first_teacher_depth: if size.depth <= 12 { size.depth } else { 0 },
+            first_teacher: None,
             teacher_norm: false,
             norm_feature_loss: true,
             target_norm_eps: 1e-6,
@@ -95,77 +101,13 @@ impl DBotConfig {
                 "stages begin at ascending epochs, the first at 0",
             );
             let fix = "use for instance [0, 800] in a run of 1600 epochs";
-            return Err(Error::config("dbot", "stage_starts", value, why, fix));
+            return Err(Error::config(NAME, "stage_starts", value, why, fix));
         }
         if !self.encoder.class_token {
             let (why, fix) = ("the class token is predicted, too", "set it to true");
-            return Err(Error::config(
-                "dbot",
-                "encoder.class_token",
-                false,
-                why,
-                fix,
-            ));
+            return Err(Error::config(NAME, "encoder.class_token", false, why, fix));
         }
-        Ok(())
-    }
-
-    /// The teachers of all stages, on one store: the first is deeper or shallower than the others.
-    fn teacher(&self, student: &ParamStore) -> Result<(StagedTeacher, ParamStore)> {
-        let store = ParamStore::teacher(student.device());
-        let depth = self.encoder.depth.max(self.first_teacher_depth);
-        let encoder = VitConfig {
-            depth,
-            ..self.encoder.clone()
-        };
-        let whole = Vit::new(&store.root(), &encoder)?;
-        if let Some(seed) = student.seed() {
-            // Blocks that the student lacks; all others start as its own.
-            let blocks = |name: &str| name.starts_with("blocks.");
-            store.redraw(self.init().as_ref(), (seed, "teacher"), blocks)?;
-        }
-        store.copy_from(student)?;
-        let teacher = StagedTeacher {
-            starts: self.stage_starts.clone(),
-            first: whole.clone().truncated(self.first_teacher_depth),
-            later: whole.truncated(self.encoder.depth),
-        };
-        Ok((teacher, store))
-    }
-}
-
-/// The teacher of the stage in which training stands.
-struct StagedTeacher {
-    starts: Vec<usize>,
-    first: Vit,
-    later: Vit,
-}
-
-impl Encoder for StagedTeacher {
-    fn dim(&self) -> usize {
-        self.later.dim()
-    }
-
-    fn trunk(&self) -> &dyn Encoder {
-        self
-    }
-
-    fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
-        self.later.grid(image)
-    }
-
-    fn encode(
-        &self,
-        image: &Tensor,
-        masking: Masking<'_>,
-        want: &EncodeOptions,
-        step: &StepContext,
-    ) -> Result<Encoded> {
-        let teacher = match stage_of(&self.starts, step.epoch) {
-            0 => &self.first,
-            _ => &self.later,
-        };
-        teacher.encode(image, masking, want, step)
+        self.check_first_teacher()
     }
 }
 
@@ -189,7 +131,7 @@ impl MethodConfig for DBotConfig {
         let decoder = MaeDecoder::new(&params, &self.decoder, shape)?
             .with_class_token()
             .drop_path(self.encoder.drop_path_rate);
-        let (teacher, store) = self.teacher(student)?;
+        let (teacher, store) = StagedTeacher::new(self, student)?;
         let features = FeatureTargetConfig {
             norm: self.norm.clone(),
             final_norm: self.teacher_norm,
@@ -205,7 +147,12 @@ impl MethodConfig for DBotConfig {
             .views
             .clone()
             .unwrap_or_else(|| ViewPlan::mae(<(usize, usize)>::from(size)));
-        Composite::builder("dbot", student, encoder, masker.build()?, MaskMode::Drop)
+        let composite = Composite::builder(NAME, student, encoder, masker.build()?, MaskMode::Drop);
+        let composite = match &self.first_teacher {
+            Some(first) => composite.note(format!("at first, {}", first.note())),
+            None => composite,
+        };
+        composite
             .input(size, self.norm.clone(), views)
             .target("features", FeatureTarget::new(teacher, features)?)
             .branch(
@@ -233,7 +180,7 @@ pub(crate) const ENTRY: Entry = Entry {
     archs: crate::registry::VITS,
     about: crate::registry::About {
         hidden: "75 % of the patches; they are dropped",
-        predicted: "features of a teacher: a random network first, then the last stage's student",
+        predicted: "features of a teacher: a random (or a trained) network first, then the last stage's student",
         by: "MAE's decoder",
         loss: "smooth L1 on hidden patches",
         choose: "No pretrained teacher needed; several stages, so a multiple of the cost.",
@@ -247,8 +194,8 @@ pub(crate) const ENTRY: Entry = Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
-    use mim_core::{Batch, Method, View};
+    use candle_core::{Device, Tensor};
+    use mim_core::{Batch, Method, StepContext, View};
 
     fn config(settings: &str) -> DBotConfig {
         let small = "
@@ -340,11 +287,6 @@ mod tests {
         let loss = |depth: usize, epoch: usize| -> f32 {
             let settings = format!("stage_starts = [0, 2]\nfirst_teacher_depth = {depth}");
             let method = built(&config(&settings)).unwrap();
-            let bytes: Vec<u8> = (0..2 * 3 * 32 * 32u32)
-                .map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[3])
-                .collect();
-            let pixels = Tensor::from_vec(bytes, (2, 3, 32, 32), &Device::Cpu).unwrap();
-            let batch = Batch::single(View::new(pixels, vec![]).unwrap());
             let step = StepContext {
                 stochastic_depth: false,
                 ..at(epoch)
@@ -354,7 +296,7 @@ mod tests {
                 iters_per_epoch: 0,
                 ..step
             };
-            let terms = method.forward(&batch, &step).unwrap();
+            let terms = method.forward(&batch(), &step).unwrap();
             terms.total().unwrap().to_scalar().unwrap()
         };
         let (none, same, more) = (loss(0, 0), loss(2, 0), loss(3, 0));
@@ -362,6 +304,58 @@ mod tests {
         // Later teachers are all as deep as the encoder.
         assert_eq!(loss(0, 2), loss(2, 2));
         assert_eq!(loss(2, 0), loss(2, 2));
+    }
+
+    fn batch() -> Batch {
+        let bytes: Vec<u8> = (0..2 * 3 * 32 * 32u32)
+            .map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[3])
+            .collect();
+        let pixels = Tensor::from_vec(bytes, (2, 3, 32, 32), &Device::Cpu).unwrap();
+        Batch::single(View::new(pixels, vec![]).unwrap())
+    }
+
+    /// A first teacher with random weights, and these settings of its encoder.
+    fn first(encoder: &str) -> String {
+        let sizes = "type = \"vit\", image_size = 32, depth = 1, num_heads = 2";
+        format!(
+            "stage_starts = [0, 2]\nfirst_teacher = {{ checkpoint = \"random\", encoder = {{ {sizes}, {encoder} }} }}"
+        )
+    }
+
+    #[test]
+    fn a_trained_network_teaches_the_first_stage_alone() {
+        let loss = |settings: &str, epoch: usize| -> f32 {
+            let step = StepContext {
+                iters_per_epoch: 0,
+                stochastic_depth: false,
+                ..at(epoch)
+            };
+            let terms = built(&config(settings)).unwrap().forward(&batch(), &step);
+            terms.unwrap().total().unwrap().to_scalar().unwrap()
+        };
+        let (own, named) = ("stage_starts = [0, 2]", first("patch_size = 8, embed_dim = 16"));
+        assert_ne!(loss(own, 0), loss(&named, 0));
+        assert_eq!(loss(own, 2), loss(&named, 2));
+        // It sees images by its own normalisation.
+        let norm = "checkpoint = \"random\", norm = { mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }";
+        let other = named.replace("checkpoint = \"random\"", norm);
+        assert_ne!(loss(&other, 0), loss(&named, 0));
+        let method = built(&config(&named)).unwrap();
+        assert!(method.notes()[0].starts_with("at first"));
+    }
+
+    #[test]
+    fn first_teachers_that_do_not_fit_are_refused() {
+        let error = |settings: &str| built(&config(settings)).unwrap_err().to_string();
+        let wide = error(&first("patch_size = 8, embed_dim = 12"));
+        assert!(wide.contains("12") && wide.contains("16"), "{wide}");
+        let fine = error(&first("patch_size = 4, embed_dim = 16"));
+        assert!(fine.contains("8x8") && fine.contains("4x4"), "{fine}");
+        let fits = first("patch_size = 8, embed_dim = 16");
+        let view = error(&fits.replace("checkpoint =", "view = 1, checkpoint ="));
+        assert!(view.contains("first_teacher.view"), "{view}");
+        let none = error(&fits.replace("\"random\"", "\"\""));
+        assert!(none.contains("checkpoint"), "{none}");
     }
 
     #[test]

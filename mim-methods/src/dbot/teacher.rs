@@ -1,0 +1,151 @@
+//! The teachers of dBOT.
+
+use candle_core::Tensor;
+use mim_core::encoders::{Vit, VitConfig};
+use mim_core::params::ParamStore;
+use mim_core::schedule::stage_of;
+use mim_core::{
+    EncodeOptions, Encoded, Encoder, Error, Masking, Norm, PatchGrid, Result, StepContext,
+};
+
+use super::{DBotConfig, NAME};
+use crate::{FrozenConfig, MethodConfig};
+
+/// The teacher of the stage in which training stands.
+pub(super) struct StagedTeacher {
+    starts: Vec<usize>,
+    first: First,
+    later: Vit,
+}
+
+enum First {
+    /// A random network, with the blocks of the others or with more.
+    Random(Box<Vit>),
+    /// A network that has been trained before.
+    Trained {
+        network: Box<dyn Encoder>,
+        /// The student's normalisation, and the network's own if that is another.
+        norms: Option<(Norm, Norm)>,
+    },
+}
+
+impl DBotConfig {
+    /// Refuses settings of a first teacher that would not be used.
+    pub(super) fn check_first_teacher(&self) -> Result<()> {
+        let Some(first) = &self.first_teacher else {
+            return Ok(());
+        };
+        if first.view != 0 {
+            let why = "teachers see the student's image";
+            let field = "first_teacher.view";
+            return Err(Error::config(NAME, field, first.view, why, "leave it out"));
+        }
+        Ok(())
+    }
+
+    /// The trained network, if it has the sizes of the encoder.
+    fn trained(&self, first: &FrozenConfig, student: &ParamStore) -> Result<First> {
+        let (network, encoder) = (first.open(student.device())?, &self.encoder);
+        if network.dim() != encoder.output_dim() {
+            return Err(Error::config(
+                NAME,
+                "first_teacher",
+                format!("a network of width {}", network.dim()),
+                format!(
+                    "the student predicts features of its own width {}: later teachers are copies of it",
+                    encoder.output_dim()
+                ),
+                "name a network of that width, or set encoder.embed_dim",
+            ));
+        }
+        let (own, wanted) = (network.grid(encoder.image_size.into())?, encoder.grid()?);
+        if own != wanted {
+            return Err(Error::shape(
+                "features of first_teacher",
+                format!("one for each patch of the grid {wanted}"),
+                format!("{own}"),
+                "name a network with the encoder's patches, or set encoder.patch_size",
+            ));
+        }
+        let norm = first.norm.clone().filter(|norm| *norm != self.norm);
+        Ok(First::Trained {
+            network,
+            norms: norm.map(|norm| (self.norm.clone(), norm)),
+        })
+    }
+}
+
+impl StagedTeacher {
+    /// The teachers of all stages, those without weights of their own on one store: the first is deeper or shallower than
+    /// the others.
+    ///
+    /// # Errors
+    ///
+    /// If a trained network cannot be opened, or has other sizes than the encoder.
+    pub(super) fn new(config: &DBotConfig, student: &ParamStore) -> Result<(Self, ParamStore)> {
+        let store = ParamStore::teacher(student.device());
+        // What is not trained is not taught.
+        let named = config.first_teacher.as_ref().filter(|_| student.trains());
+        let first_depth = match named {
+            Some(_) => 0,
+            None => config.first_teacher_depth,
+        };
+        let encoder = VitConfig {
+            depth: config.encoder.depth.max(first_depth),
+            ..config.encoder.clone()
+        };
+        let whole = Vit::new(&store.root(), &encoder)?;
+        if let Some(seed) = student.seed() {
+            // Blocks that the student lacks; all others start as its own.
+            let blocks = |name: &str| name.starts_with("blocks.");
+            store.redraw(config.init().as_ref(), (seed, "teacher"), blocks)?;
+        }
+        store.copy_from(student)?;
+        let first = match named {
+            Some(named) => config.trained(named, student)?,
+            None => First::Random(Box::new(whole.clone().truncated(first_depth))),
+        };
+        let teacher = Self {
+            starts: config.stage_starts.clone(),
+            first,
+            later: whole.truncated(config.encoder.depth),
+        };
+        Ok((teacher, store))
+    }
+}
+
+impl Encoder for StagedTeacher {
+    fn dim(&self) -> usize {
+        self.later.dim()
+    }
+
+    fn trunk(&self) -> &dyn Encoder {
+        self
+    }
+
+    fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
+        self.later.grid(image)
+    }
+
+    fn encode(
+        &self,
+        image: &Tensor,
+        masking: Masking<'_>,
+        want: &EncodeOptions,
+        step: &StepContext,
+    ) -> Result<Encoded> {
+        if stage_of(&self.starts, step.epoch) > 0 {
+            return self.later.encode(image, masking, want, step);
+        }
+        match &self.first {
+            First::Random(network) => network.encode(image, masking, want, step),
+            First::Trained { network, norms } => {
+                let image = match norms {
+                    Some((students, own)) => own.apply(&students.invert(image)?)?,
+                    None => image.clone(),
+                };
+                network.encode(&image, masking, want, step)
+            }
+        }
+    }
+}
