@@ -21,10 +21,11 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 
+use common::compared;
 use mim_core::comm::{Communicator, Mpi, Single};
 use mim_core::data::{DataSource, LoaderConfig, Split};
 use mim_core::train::{Checkpoint, EpochLog, Observer, Outcome, StepReport, TrainConfig, Trainer};
-use parallel::{build, compared, differences, first_step, rounded_steps};
+use parallel::{build, differences, first_step, rounded_steps};
 
 /// Names the folder that [`worker`] shall fill.
 const FOLDER: &str = "MIM_TEST_FOLDER";

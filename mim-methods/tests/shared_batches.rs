@@ -14,12 +14,12 @@ mod parallel;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use common::Tiny;
+use common::{Tiny, compared};
 use mim_core::StepContext;
 use mim_core::comm::{Communicator, Single, Threads};
 use mim_core::optim::{AdamWConfig, Clip};
 use mim_core::train::Stepper;
-use parallel::{IMAGES, build, compared, differences, first_step, loader, mask, rounded_steps};
+use parallel::{IMAGES, build, differences, first_step, loader, mask, rounded_steps};
 
 #[test]
 fn a_shared_batch_gives_the_gradients_of_the_whole() {

@@ -145,6 +145,13 @@ pub(crate) fn encoder(settings: &Table) -> String {
         .to_owned()
 }
 
+/// Those whose step in several processes is compared with that of one: all whose file does not say why not.
+pub(crate) fn compared() -> Vec<Tiny> {
+    let mut all = all();
+    all.retain(|tiny| tiny.shared.compared);
+    all
+}
+
 /// All of them, every method of the registry at least once.
 pub(crate) fn all() -> Vec<Tiny> {
     // The tests of the root package read them too.

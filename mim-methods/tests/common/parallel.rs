@@ -9,7 +9,7 @@ use mim_core::optim::Gradients;
 use mim_core::params::Kind;
 use mim_core::{Batch, Mask, Method, StepContext, TraceSink, View};
 
-use crate::common::{self, Tiny, data};
+use crate::common::{Tiny, data};
 
 /// Images of all processes together.
 pub(crate) const IMAGES: usize = 8;
@@ -20,13 +20,6 @@ const SEED: u64 = 5;
 type Images = Vec<usize>;
 /// Losses, gradients and buffers by name.
 type Values = Vec<(String, Tensor)>;
-
-/// Every method of the registry but those whose tiny size says why it is not compared.
-pub(crate) fn compared() -> Vec<Tiny> {
-    let mut all = common::all();
-    all.retain(|tiny| tiny.shared.compared);
-    all
-}
 
 /// The method at its tiny size, without stochastic depth and what else is drawn by the process.
 pub(crate) fn build(tiny: &Tiny, device: &Device) -> Box<dyn Method> {
