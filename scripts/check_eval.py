@@ -43,7 +43,7 @@ def idx(name):
     data = gzip.decompress((IMAGES / name).read_bytes())
     axes = data[3]
     shape = np.frombuffer(data, ">u4", axes, 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
 
 
 def embedded(split, side, norm):

@@ -9,6 +9,7 @@ images are one batch, without augmentation, mixing, erasing or dropped paths, an
 checkpoint after the first step holds the weights that the run starts from. Test accuracy must agree within 0.5 points.
 """
 
+import functools
 import json
 import math
 import pathlib
@@ -52,7 +53,7 @@ def network(config, weights):
         mlp_ratio=encoder["mlp_ratio"],
         num_classes=config["num_classes"],
         global_pool="avg",
-        norm_layer=lambda dim: torch.nn.LayerNorm(dim, eps=encoder["norm_eps"]),
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=encoder["norm_eps"]),
     )
     model.load_state_dict(weights)
     model.pos_embed.requires_grad = encoder["pos_embed"] == "learned"

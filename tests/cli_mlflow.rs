@@ -174,7 +174,7 @@ fn a_server_that_is_gone_or_busy_costs_nothing() {
     // What a busy server refuses is sent again.
     let dir = tempfile::tempdir().unwrap();
     let (url, requests) = server(2);
-    let err = pretrain(dir.path(), &["--log", &url]);
+    let err = pretrain(dir.path(), &["--log", &url, "--log-experiment", "tiny"]);
     assert!(
         err.contains("status 503") && err.contains("0 figures did not arrive"),
         "{err}"
