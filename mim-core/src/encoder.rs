@@ -171,7 +171,7 @@ impl Encoded {
 /// let mask = Mask::from_bits(vit.grid((32, 32))?, &hidden.repeat(2))?;
 /// let visible = vit.encode(&images, Masking::Drop(&mask), &want, &step)?;
 /// assert_eq!(visible.patches()?.dims(), [2, 32, vit.dim()]);
-/// # mim_core::Result::Ok(())
+/// # Ok::<(), mim_core::Error>(())
 /// ```
 pub trait Encoder: Send + Sync {
     /// Width of the tokens.

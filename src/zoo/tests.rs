@@ -438,55 +438,48 @@ fn cae(entry: &Published) -> Headers {
     put(&mut headers, "mask_token", &[1, 1, dim]);
     put(&mut headers, "rd_pos_embed", &[1, 197, dim]);
     for i in 0..4 {
-        let cross_block = format!("regresser.regressor_blocks.{i}");
-        for norm in ["norm1_q", "norm1_k", "norm1_v", "norm2_cross"] {
-            pair(&mut headers, &format!("{cross_block}.{norm}"), &[dim]);
-        }
-        let cross = format!("{cross_block}.cross_attn");
-        for part in ["q", "k", "v"] {
-            put(
-                &mut headers,
-                format!("{cross}.{part}.weight"),
-                &[inner, dim],
-            );
-        }
-        for bias in ["q_bias", "v_bias"] {
-            put(&mut headers, format!("{cross}.{bias}"), &[inner]);
-        }
-        pair(&mut headers, &format!("{cross}.proj"), &[dim, inner]);
-        pair(
-            &mut headers,
-            &format!("{cross_block}.mlp_cross.fc1"),
-            &[4 * dim, dim],
-        );
-        pair(
-            &mut headers,
-            &format!("{cross_block}.mlp_cross.fc2"),
-            &[dim, 4 * dim],
-        );
-        let own = format!("decoder.decoder_blocks.{i}");
-        block(&mut headers, &own, dim, 4 * dim, "qv");
-        put(
-            &mut headers,
-            format!("{own}.attn.qkv.weight"),
-            &[3 * inner, dim],
-        );
-        put(&mut headers, format!("{own}.attn.q_bias"), &[inner]);
-        put(&mut headers, format!("{own}.attn.v_bias"), &[inner]);
-        put(
-            &mut headers,
-            format!("{own}.attn.proj.weight"),
-            &[dim, inner],
-        );
-        for gamma in ["gamma_1", "gamma_2"] {
-            put(&mut headers, format!("{cross_block}.{gamma}_cross"), &[dim]);
-            put(&mut headers, format!("{own}.{gamma}"), &[dim]);
-        }
+        cae_block(&mut headers, i, (dim, inner));
     }
     pair(&mut headers, "regresser.norm", &[dim]);
     pair(&mut headers, "decoder.norm", &[dim]);
     pair(&mut headers, "decoder.head", &[8192, dim]);
     headers
+}
+
+/// A block of CAE's regressor, and one of its decoder.
+fn cae_block(headers: &mut Headers, i: usize, (dim, inner): (usize, usize)) {
+    let cross_block = format!("regresser.regressor_blocks.{i}");
+    for norm in ["norm1_q", "norm1_k", "norm1_v", "norm2_cross"] {
+        pair(headers, &format!("{cross_block}.{norm}"), &[dim]);
+    }
+    let cross = format!("{cross_block}.cross_attn");
+    for part in ["q", "k", "v"] {
+        put(headers, format!("{cross}.{part}.weight"), &[inner, dim]);
+    }
+    for bias in ["q_bias", "v_bias"] {
+        put(headers, format!("{cross}.{bias}"), &[inner]);
+    }
+    pair(headers, &format!("{cross}.proj"), &[dim, inner]);
+    pair(
+        headers,
+        &format!("{cross_block}.mlp_cross.fc1"),
+        &[4 * dim, dim],
+    );
+    pair(
+        headers,
+        &format!("{cross_block}.mlp_cross.fc2"),
+        &[dim, 4 * dim],
+    );
+    let own = format!("decoder.decoder_blocks.{i}");
+    block(headers, &own, dim, 4 * dim, "qv");
+    put(headers, format!("{own}.attn.qkv.weight"), &[3 * inner, dim]);
+    put(headers, format!("{own}.attn.q_bias"), &[inner]);
+    put(headers, format!("{own}.attn.v_bias"), &[inner]);
+    put(headers, format!("{own}.attn.proj.weight"), &[dim, inner]);
+    for gamma in ["gamma_1", "gamma_2"] {
+        put(headers, format!("{cross_block}.{gamma}_cross"), &[dim]);
+        put(headers, format!("{own}.{gamma}"), &[dim]);
+    }
 }
 
 /// BEiT v2's tokenizer, without the decoder that trained it.
@@ -514,70 +507,67 @@ fn vqkd(entry: &Published) -> Headers {
     headers
 }
 
-/// The point networks of I2P-MAE; CLIP stands in the same file.
-fn i2pmae() -> Headers {
-    let mut headers = Headers::new();
-    let conv = |headers: &mut Headers, name: &str, outputs: usize, inputs: usize| {
-        pair(headers, name, &[outputs, inputs, 1]);
-    };
-    let norm = |headers: &mut Headers, name: &str, dim: usize| {
-        pair(headers, name, &[dim]);
-        for statistic in ["running_mean", "running_var"] {
-            put(headers, format!("{name}.{statistic}"), &[dim]);
-        }
-        put(headers, format!("{name}.num_batches_tracked"), &[]);
-    };
-    let level = |headers: &mut Headers, blocks: &str, positions: &str, dim: usize, depth: usize| {
-        pair(headers, &format!("{positions}.0"), &[dim, 3]);
-        pair(headers, &format!("{positions}.2"), &[dim, dim]);
-        for j in 0..depth {
-            let own = format!("{blocks}.blocks.{j}");
-            block(headers, &own, dim, 4 * dim, "full");
-            headers.remove(&format!("{own}.attn.qkv.bias"));
-        }
-    };
+/// A convolution over points.
+fn conv(headers: &mut Headers, name: &str, outputs: usize, inputs: usize) {
+    pair(headers, name, &[outputs, inputs, 1]);
+}
+
+/// A batch norm.
+fn norm(headers: &mut Headers, name: &str, dim: usize) {
+    pair(headers, name, &[dim]);
+    for statistic in ["running_mean", "running_var"] {
+        put(headers, format!("{name}.{statistic}"), &[dim]);
+    }
+    put(headers, format!("{name}.num_batches_tracked"), &[]);
+}
+
+/// The blocks of a level of I2P-MAE, and the layers that embed its positions.
+fn level(headers: &mut Headers, (blocks, positions): (&str, &str), dim: usize, depth: usize) {
+    pair(headers, &format!("{positions}.0"), &[dim, 3]);
+    pair(headers, &format!("{positions}.2"), &[dim, dim]);
+    for j in 0..depth {
+        let own = format!("{blocks}.blocks.{j}");
+        block(headers, &own, dim, 4 * dim, "full");
+        headers.remove(&format!("{own}.attn.qkv.bias"));
+    }
+}
+
+/// The encoder of I2P-MAE.
+fn i2pmae_encoder(headers: &mut Headers) {
     let dims = [96, 192, 384];
     let sizes = [(3, 128, 256, 512), (96, 96, 96, 192), (192, 192, 192, 384)];
     for (i, (inputs, first, second, joined)) in sizes.into_iter().enumerate() {
         let embed = format!("h_encoder.token_embed.{i}");
+        conv(headers, &format!("{embed}.first_conv.0"), first, inputs);
+        norm(headers, &format!("{embed}.first_conv.1"), first);
+        conv(headers, &format!("{embed}.first_conv.3"), second, first);
         conv(
-            &mut headers,
-            &format!("{embed}.first_conv.0"),
-            first,
-            inputs,
-        );
-        norm(&mut headers, &format!("{embed}.first_conv.1"), first);
-        conv(
-            &mut headers,
-            &format!("{embed}.first_conv.3"),
-            second,
-            first,
-        );
-        conv(
-            &mut headers,
+            headers,
             &format!("{embed}.second_conv.0"),
             joined,
             2 * second,
         );
-        norm(&mut headers, &format!("{embed}.second_conv.1"), joined);
-        conv(
-            &mut headers,
-            &format!("{embed}.second_conv.3"),
-            dims[i],
-            joined,
-        );
+        norm(headers, &format!("{embed}.second_conv.1"), joined);
+        conv(headers, &format!("{embed}.second_conv.3"), dims[i], joined);
         let positions = format!("h_encoder.encoder_pos_embeds.{i}");
         let blocks = format!("h_encoder.encoder_blocks.{i}");
-        level(&mut headers, &blocks, &positions, dims[i], 5);
-        pair(
-            &mut headers,
-            &format!("h_encoder.encoder_norms.{i}"),
-            &[dims[i]],
-        );
+        level(headers, (&blocks, &positions), dims[i], 5);
+        pair(headers, &format!("h_encoder.encoder_norms.{i}"), &[dims[i]]);
     }
+}
+
+/// The point networks of I2P-MAE; CLIP stands in the same file.
+fn i2pmae() -> Headers {
+    let mut headers = Headers::new();
+    i2pmae_encoder(&mut headers);
     for (i, dim) in [384, 192].into_iter().enumerate() {
         let positions = format!("decoder_pos_embeds.{i}");
-        level(&mut headers, &format!("h_decoder.{i}"), &positions, dim, 1);
+        level(
+            &mut headers,
+            (&format!("h_decoder.{i}"), &positions),
+            dim,
+            1,
+        );
     }
     put(&mut headers, "mask_token", &[1, 384]);
     conv(&mut headers, "token_prop.0.fuse.net.0", 192, 576);

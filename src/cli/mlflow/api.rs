@@ -3,6 +3,10 @@
 use serde_json::Value;
 
 /// What an answer says.
+#[cfg_attr(
+    not(feature = "hub"),
+    expect(dead_code, reason = "without requests there are no answers")
+)]
 pub(super) enum Answer {
     /// Status 200, with its JSON.
     Done(Value),
