@@ -11,14 +11,14 @@ use super::SegmentConfig;
 use super::axis::resized;
 use super::frozen::Scaler;
 use super::head::Head;
-use super::lessons::Lessons;
+use super::training_windows::TrainingWindows;
 
 /// Share of the steps in which the learning rate grows.
 const WARMUP: f64 = 0.05;
 
 /// Trains a head by AdamW, the learning rate growing and then falling by a half cosine.
 pub(super) fn fit(
-    lessons: &Lessons,
+    training: &TrainingWindows,
     (head, store): (&dyn Head, &ParamStore),
     scalers: &[Scaler],
     config: &SegmentConfig,
@@ -35,7 +35,7 @@ pub(super) fn fit(
         min: 0.,
         warmup: Warmup::Share(WARMUP),
     };
-    let mut order: Vec<u32> = (0..u32::try_from(lessons.len()).unwrap_or(u32::MAX)).collect();
+    let mut order: Vec<u32> = (0..u32::try_from(training.len()).unwrap_or(u32::MAX)).collect();
     let batch_size = config.batch_size.min(order.len());
     for epoch in 0..config.epochs {
         order.shuffle(&mut stream(
@@ -52,11 +52,11 @@ pub(super) fn fit(
                 iters_per_epoch: order.len() / batch_size,
                 ..StepContext::new(config.seed)
             };
-            let (levels, masks) = lessons.batch(windows, store.device())?;
+            let (levels, masks) = training.batch(windows, store.device())?;
             let levels = levels.iter().zip(scalers);
             let levels = levels.map(|(maps, scaler)| scaler.apply(maps));
             let logits = head.logits(&levels.collect::<Result<Vec<_>>>()?, &step)?;
-            let logits = resized(&logits, lessons.window)?;
+            let logits = resized(&logits, training.window)?;
             let Some(loss) = pixel_loss(&logits, &masks, config.ignore_index)? else {
                 continue;
             };

@@ -7,12 +7,12 @@ mod folder;
 mod frozen;
 mod head;
 mod indexed_png;
-mod lessons;
 mod pasted;
 mod predict;
 mod scores;
 #[cfg(test)]
 mod tests;
+mod training_windows;
 mod upernet;
 mod windows;
 
@@ -28,8 +28,8 @@ pub use pasted::PastedObjects;
 pub use scores::{SegmentScores, SegmentSummary};
 
 use self::frozen::Frozen;
-use self::lessons::Lessons;
 use self::predict::Segmenter;
+use self::training_windows::TrainingWindows;
 use self::upernet::UperNetShape;
 use self::windows::Windows;
 use crate::protocol::{Outcome, ProtocolSettings};
@@ -268,15 +268,15 @@ impl SegmentConfig {
         };
         frozen.find_layers(windows.size)?;
         let images = fixed_choice(train.len(), self.max_train);
-        let lessons = Lessons::collect(&frozen, &windows, (train, &images), self)?;
+        let training = TrainingWindows::collect(&frozen, &windows, (train, &images), self)?;
         let shape = UperNetShape {
-            dim: lessons.dim()?,
+            dim: training.dim()?,
             channels: self.channels.unwrap_or(CHANNELS),
-            classes: lessons.classes,
+            classes: training.classes,
         };
         let (head, store) = self.head.build(shape, self.seed, device)?;
-        let scalers = lessons.scalers(device)?;
-        fit::fit(&lessons, (head.as_ref(), &store), &scalers, self)?;
+        let scalers = training.scalers(device)?;
+        fit::fit(&training, (head.as_ref(), &store), &scalers, self)?;
         Segmenter {
             frozen: &frozen,
             windows,

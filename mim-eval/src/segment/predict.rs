@@ -9,8 +9,8 @@ use super::dataset::MaskedDataset;
 
 use super::frozen::{Frozen, Scaler};
 use super::head::Head;
-use super::lessons::{READ, read};
 use super::scores::SegmentScores;
+use super::training_windows::{READ, read};
 use super::windows::Windows;
 
 /// A trained head, and how its images are cut.

@@ -16,7 +16,7 @@ pub(super) const READ: usize = 64;
 const MOST_BYTES: usize = 32 << 30;
 
 /// What heads learn from: features and masks of windows.
-pub(super) struct Lessons {
+pub(super) struct TrainingWindows {
     /// For each level `[windows, rows, cols, dim]`, on the CPU.
     levels: Vec<Tensor>,
     /// `[windows, height, width]`, row by row.
@@ -31,7 +31,7 @@ pub(super) fn read(data: &dyn MaskedDataset, images: &[usize]) -> Result<Vec<Mas
     images.par_iter().map(|index| data.read(*index)).collect()
 }
 
-impl Lessons {
+impl TrainingWindows {
     /// The windows of some images side by side, and what the encoder makes of them.
     pub(super) fn collect(
         frozen: &Frozen<'_>,
