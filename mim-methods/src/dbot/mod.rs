@@ -37,10 +37,11 @@ pub struct DBotConfig {
     /// and 800, for a run of 1600.
     pub stage_starts: Vec<usize>,
     /// Blocks of the random teacher of the first stage; 0 leaves the projection of patches with their positions.
-    /// Default 12 for base and smaller, else 0. Later teachers are as deep as the encoder.
-    pub first_teacher_depth: usize,
-    /// A trained network as teacher of the first stage, in place of a random one: as wide as the encoder, with its patches
-    /// and a class token, and as deep as it is (`first_teacher_depth` is of no use then). Default none.
+    /// Default: as many as the encoder has, but 0 for more than 12. Later teachers are as deep as the encoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_teacher_depth: Option<usize>,
+    /// A trained network of any depth as teacher of the first stage, in place of a random one: as wide as the encoder,
+    /// with its patches and a class token. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_teacher: Option<Box<FrozenConfig>>,
     /// Whether the teacher's final norm is applied. Default false.
@@ -75,7 +76,7 @@ impl DBotConfig {
         Self {
             mask_ratio: 0.75,
             stage_starts: vec![0, 800],
-            first_teacher_depth: if size.depth <= 12 { size.depth } else { 0 },
+            first_teacher_depth: None,
             first_teacher: None,
             teacher_norm: false,
             norm_feature_loss: true,
@@ -233,7 +234,7 @@ mod tests {
         ] {
             let config = DBotConfig::arch(arch).unwrap();
             assert_eq!(
-                (config.first_teacher_depth, config.encoder.drop_path_rate),
+                (config.random_depth(), config.encoder.drop_path_rate),
                 (depth, drop)
             );
         }
@@ -354,6 +355,8 @@ mod tests {
         let fits = first("patch_size = 8, embed_dim = 16");
         let view = error(&fits.replace("checkpoint =", "view = 1, checkpoint ="));
         assert!(view.contains("first_teacher.view"), "{view}");
+        let depth = error(&format!("first_teacher_depth = 1\n{fits}"));
+        assert!(depth.contains("first_teacher_depth") && depth.contains("leave out"), "{depth}");
         let none = error(&fits.replace("\"random\"", "\"\""));
         assert!(none.contains("checkpoint"), "{none}");
     }

@@ -30,7 +30,7 @@ enum First {
 }
 
 impl DBotConfig {
-    /// Refuses settings of a first teacher that would not be used.
+    /// Refuses settings that a trained first teacher would not use.
     pub(super) fn check_first_teacher(&self) -> Result<()> {
         let Some(first) = &self.first_teacher else {
             return Ok(());
@@ -40,7 +40,20 @@ impl DBotConfig {
             let field = "first_teacher.view";
             return Err(Error::config(NAME, field, first.view, why, "leave it out"));
         }
+        if let Some(depth) = self.first_teacher_depth {
+            let why = "`first_teacher` is a trained network and has its own depth";
+            let fix = "leave out one of the two";
+            let field = "first_teacher_depth";
+            return Err(Error::config(NAME, field, depth, why, fix));
+        }
         Ok(())
+    }
+
+    /// Blocks of the random teacher of the first stage.
+    pub(super) fn random_depth(&self) -> usize {
+        let own = self.encoder.depth;
+        let default = if own <= 12 { own } else { 0 };
+        self.first_teacher_depth.unwrap_or(default)
     }
 
     /// The trained network, if it has the sizes of the encoder.
@@ -88,7 +101,7 @@ impl StagedTeacher {
         let named = config.first_teacher.as_ref().filter(|_| student.trains());
         let first_depth = match named {
             Some(_) => 0,
-            None => config.first_teacher_depth,
+            None => config.random_depth(),
         };
         let encoder = VitConfig {
             depth: config.encoder.depth.max(first_depth),

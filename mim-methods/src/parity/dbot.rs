@@ -18,7 +18,7 @@ fn config(case: &Case) -> Result<DBotConfig> {
     Ok(DBotConfig {
         mask_ratio: case.setting_or("mask_ratio", defaults.mask_ratio)?,
         // A step of any stage is one of the first with a teacher of that depth.
-        first_teacher_depth: case.setting_or("teacher_depth", encoder.depth)?,
+        first_teacher_depth: Some(case.setting_or("teacher_depth", encoder.depth)?),
         teacher_norm: case.setting_or("teacher_final_norm", false)?,
         norm_feature_loss: case.setting_or("norm_feature_loss", true)?,
         target_norm_eps: case.setting_or("target_norm_eps", defaults.target_norm_eps)?,
