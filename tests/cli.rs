@@ -19,6 +19,8 @@ const TINY: &[&str] = &[
     "decoder={ embed_dim = 8, depth = 1, num_heads = 2 }",
     "--batch-size",
     "100",
+    "--set",
+    "eval.finetune_epochs=0",
 ];
 
 fn mim(args: &[&str]) -> Command {

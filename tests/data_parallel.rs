@@ -265,6 +265,8 @@ fn pretrain<'a>(run: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         "1",
         "--set",
         "train.keep_checkpoints=1000",
+        "--set",
+        "eval.finetune_epochs=0",
     ];
     arguments.extend(more);
     arguments

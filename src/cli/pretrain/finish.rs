@@ -67,14 +67,15 @@ fn finetuned(
     images: &Images,
     device: &Device,
 ) {
-    if config.eval.finetune_epochs == 0 {
+    let epochs = config.eval.finetune_epochs;
+    if epochs == 0 {
         return;
     }
     for at in 0..2 {
         let Some(name) = rows.rows.get(at).map(|row| row.name) else {
             return;
         };
-        eprintln!("fine-tuning {name} ...");
+        eprintln!("fine-tuning the {name} for {epochs} epochs (eval.finetune_epochs) ...");
         let figures = tune::tuned(run, (config, images), at == 1, device);
         let figures = rows.keep(&format!("no fine-tuning of {name}"), figures);
         rows.rows[at].finetuned = figures;
