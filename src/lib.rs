@@ -128,7 +128,15 @@ pub mod prelude {
     pub use rand::{Rng, RngExt};
 }
 
-/// The Rust code of the README, compiled and run with the tests.
+/// The Rust code of README and book, compiled and run with the tests.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-mod readme {}
+mod book {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/src/adding.md")]
+    mod adding {}
+    #[doc = include_str!("../docs/src/composing.md")]
+    mod composing {}
+    #[doc = include_str!("../docs/src/weights.md")]
+    mod weights {}
+}

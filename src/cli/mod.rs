@@ -47,7 +47,7 @@ mod zoo;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use mim_methods::registry::Registry;
 
 /// Masked image modeling: pre-train, probe, picture and benchmark vision transformers.
@@ -107,6 +107,12 @@ enum Command {
     Parity(parity::Args),
     /// Measure speed.
     Bench(bench::Args),
+}
+
+/// The command line with all its options: for completions, for a manual, and to check a line without running it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Deep graphs are walked recursively, so the work runs on a thread with room for it.
