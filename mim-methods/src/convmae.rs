@@ -16,6 +16,7 @@ use mim_targets::{PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::parity::golden::{Golden, HYBRID, Masks, Output, Setting, hybrid, random_mask};
 use crate::registry::Entry;
 
 /// Settings of ConvMAE; `Default` is base as released. Its weights start as released, too.
@@ -99,6 +100,27 @@ impl MethodConfig for ConvMaeConfig {
     }
 }
 
+/// Its golden cases, and those of its encoder.
+pub(crate) const GOLDEN: Golden<ConvMaeConfig> = Golden {
+    settings: &[HYBRID, Setting::Same("", "", &["mask_ratio", "norm_pix_loss"])],
+    masks: Masks::Noise(|config, grid, noise| random_mask(config.mask_ratio, grid, noise)),
+    check: |made| hybrid(&made.case, &made.config.encoder),
+    outputs: &[
+        ("mask", Output::Bits),
+        ("ids_restore", Output::IdsRestore),
+        ("stage*_fused", Output::ChannelsFirst("stage*_fused")),
+        ("stage*_output_decode", Output::ChannelsFirst("stage*_fused")),
+        ("patch_embed4", Output::Tokens("patch_embed4")),
+        ("patch_embed*", Output::ChannelsFirst("patch_embed*")),
+        ("stage*", Output::ChannelsFirst("stage*")),
+        ("latent", Output::Trace("latent")),
+        ("latent_visible", Output::Trace("latent")),
+        ("pred", Output::Trace("pred.pixel")),
+        ("target", Output::Trace("target.pixels")),
+    ],
+    ..Golden::new("convmae", |config| config.encoder.grid())
+};
+
 /// What the registry says of it.
 pub(crate) const ENTRY: Entry = Entry {
     title: "MCMAE: Masked Convolution Meets Masked Autoencoders",
@@ -114,7 +136,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: forward, loss, gradients",
     recipes: recipes!("convmae_32px", "convmae_base"),
-    parity: crate::parity::convmae::setup,
+    parity: |case, device| GOLDEN.setup(case, device),
     ..Entry::new::<ConvMaeConfig>("convmae")
 };
 

@@ -14,6 +14,8 @@ use mim_masking::PartialMaskerConfig;
 use mim_targets::{PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::parity::golden::{Golden, MAE_DECODER, Masks, Output, Setting, VIT};
+use crate::parity::{self, Case, Problem};
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
@@ -145,6 +147,56 @@ impl MethodConfig for CrossMaeConfig {
     }
 }
 
+/// Its golden cases.
+const GOLDEN: Golden<CrossMaeConfig> = Golden {
+    settings: &[
+        Setting::Fixed("weight_fm", crate::parity::golden::Plain::Bool(true)),
+        VIT,
+        MAE_DECODER,
+        Setting::Same("", "", &["mask_ratio", "norm_pix_loss"]),
+        Setting::Renamed("kept_mask_ratio", "pred_ratio"),
+        Setting::Renamed("use_input", "decoder.input"),
+        Setting::Renamed("self_attn", "decoder.self_attention"),
+    ],
+    also: |case, config| {
+        config.decoder.layers = layers(case, config.encoder.depth)?;
+        Ok(())
+    },
+    masks: Masks::Noise(|config, grid, noise| config.masker().build()?.from_noise(grid, noise)),
+    check: |made| {
+        let (mask, visible) = (made.mask()?, made.mask()?.exact_keep()?);
+        made.case.fixed("visible_tokens", visible)?;
+        made.case.fixed("predicted_tokens", mask.width() - visible)?;
+        made.case.fixed("skipped_tokens", mask.grid().len() - mask.width())
+    },
+    outputs: &[
+        ("features", Output::Trace("pixel.features")),
+        ("weighted", Output::Trace("pixel.weighted")),
+        ("queries", Output::Trace("pixel.queries")),
+        ("pred", Output::Trace("pred.pixel")),
+        ("target", Output::HiddenOfEach("target.pixels")),
+        ("decoder_*", Output::Trace("pixel.decoder*")),
+    ],
+    ..Golden::new("mae", |config| config.encoder.grid())
+};
+
+/// The encoder's blocks that `use_fm` of a case names, from the end where negative; a single -1 means all of them.
+fn layers(case: &Case, depth: usize) -> parity::Result<Vec<usize>> {
+    let named: Vec<i64> = case.setting_or("use_fm", vec![-1])?;
+    if named == [-1] {
+        return Ok((0..depth).collect());
+    }
+    let block = |&index: &i64| {
+        let away = usize::try_from(index.unsigned_abs()).ok();
+        let block = match index {
+            0.. => away,
+            _ => away.and_then(|back| depth.checked_sub(back)),
+        };
+        block.ok_or_else(|| Problem::unknown(format!("CrossMAE on block {index}")))
+    };
+    named.iter().map(block).collect()
+}
+
 /// What the registry says of it.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Rethinking Patch Dependence for Masked Autoencoders",
@@ -160,7 +212,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: mixtures, forward, loss, gradients, step",
     recipes: recipes!("crossmae_32px", "crossmae_base"),
-    parity: crate::parity::crossmae::setup,
+    parity: |case, device| GOLDEN.setup(case, device),
     ..Entry::new::<CrossMaeConfig>("crossmae")
 };
 

@@ -16,6 +16,10 @@ use mim_targets::{FeatureTarget, FeatureTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::beit::{jitter_and_flip, needs_mask_token, vit};
+use crate::parity::golden::{
+    BEIT_VIT, CONSTANT_MOMENTUM, Golden, Output, Plain, Setting, positions,
+};
+use crate::parity::Problem;
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
@@ -156,6 +160,43 @@ impl MethodConfig for Data2VecConfig {
     }
 }
 
+/// Its golden cases.
+const GOLDEN: Golden<Data2VecConfig> = Golden {
+    settings: &[
+        BEIT_VIT,
+        CONSTANT_MOMENTUM,
+        Setting::Fixed("target_layer_norm_each", Plain::Bool(true)),
+        Setting::Fixed("target_norm_eps", Plain::Float(1e-5)),
+        Setting::Renamed("target_layer_norm_post", "post_target_layer_norm"),
+        Setting::Renamed("smooth_l1_beta", "beta"),
+    ],
+    also: |case, config| {
+        positions(case, &mut config.encoder)?;
+        let (depth, key) = (config.encoder.depth, "target_layers_zero_based");
+        let layers: Vec<usize> = case.setting_or(key, vec![])?;
+        config.average_top_k_layers = layers.len();
+        match layers.iter().copied().eq(depth.saturating_sub(layers.len())..depth) {
+            true => Ok(()),
+            false => Err(Problem::unknown(format!(
+                "data2vec on blocks other than the last ones, {layers:?}"
+            ))),
+        }
+    },
+    outputs: &[
+        (
+            "teacher_last_layer",
+            Output::By(|made, recorded| {
+                let last = made.config.encoder.depth - 1;
+                let tokens = recorded.get(&format!("teacher.block{last}"))?;
+                Ok(tokens.narrow(1, 1, tokens.dim(1)? - 1)?)
+            }),
+        ),
+        ("target", Output::Hidden("target.features")),
+        ("pred", Output::Hidden("pred.feature")),
+    ],
+    ..Golden::new("beit", |config| config.encoder.grid())
+};
+
 /// What the registry says of it.
 pub(crate) const ENTRY: Entry = Entry {
     title: "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language",
@@ -171,7 +212,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: targets, forward, loss, gradients, step, teacher",
     recipes: recipes!("data2vec_32px", "data2vec_base"),
-    parity: crate::parity::data2vec::setup,
+    parity: |case, device| GOLDEN.setup(case, device),
     ..Entry::new::<Data2VecConfig>("data2vec")
 };
 

@@ -14,8 +14,10 @@ use mim_masking::RandomMaskerConfig;
 use mim_targets::{PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
+use crate::parity::golden::{Course, Golden, MAE_DECODER, Masks, Output, QKV_BIAS, Setting, VIT, random_mask};
+use crate::parity::trajectory::Features;
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of MAE; `Default` is ViT-B/16 as released, with normalised pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,6 +107,34 @@ impl MethodConfig for MaeConfig {
     }
 }
 
+/// Its golden cases.
+const GOLDEN: Golden<MaeConfig> = Golden {
+    settings: &[
+        VIT,
+        QKV_BIAS,
+        MAE_DECODER,
+        Setting::Same("", "", &["mask_ratio", "norm_pix_loss"]),
+    ],
+    masks: Masks::Noise(|config, grid, noise| random_mask(config.mask_ratio, grid, noise)),
+    outputs: &[
+        ("patch_embed", Output::Trace("patch_embed")),
+        ("latent", Output::Trace("latent")),
+        ("pred", Output::Trace("pred.pixel")),
+        ("target", Output::Trace("target.pixels")),
+    ],
+    course: Some(Course {
+        also: |_, _| Ok(()),
+        curves: |_| vec![],
+        features: |config, device| {
+            let features = Features::new(config.encoder.clone(), "student", device)?;
+            Ok(vec![("features", features)])
+        },
+        renamed: &[],
+        absent: &[],
+    }),
+    ..Golden::new("mae", |config| config.encoder.grid())
+};
+
 /// What the registry says of it.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Masked Autoencoders Are Scalable Vision Learners",
@@ -120,6 +150,6 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: forward, loss, gradients, step",
     recipes: recipes!("mae_32px", "mae_base", "mae_32px_transformers"),
-    parity: crate::parity::mae::setup,
+    parity: |case, device| GOLDEN.setup(case, device),
     ..Entry::new::<MaeConfig>("mae")
 };

@@ -17,6 +17,7 @@ use mim_targets::HogTargetConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{Composite, MaskMode, MethodConfig};
+use crate::parity::golden::{Golden, Output, QKV_BIAS, Setting, VIT};
 use crate::registry::Entry;
 
 /// Settings of MaskFeat; `Default` is ViT-B/16 as released.
@@ -175,6 +176,33 @@ impl MethodConfig for MaskFeatConfig {
     }
 }
 
+/// Its golden cases.
+const GOLDEN: Golden<MaskFeatConfig> = Golden {
+    settings: &[
+        VIT,
+        QKV_BIAS,
+        Setting::Informs(&["mask_ratio"]),
+        Setting::Renamed("hog.nbins", "bins"),
+        Setting::Renamed("hog.pool", "cell"),
+        Setting::Renamed("hog.gaussian_window", "window"),
+    ],
+    check: |made| {
+        let (config, grid) = (&made.config, made.config.encoder.grid()?);
+        if config.window > 0 {
+            let deviation = (config.window / 2) as f64;
+            made.case.fixed("hog.gaussian_std", deviation)?;
+        }
+        made.case.fixed("hog.grid", grid.rows)?;
+        made.case.fixed("hog.grid", grid.cols)
+    },
+    outputs: &[
+        ("hog", Output::Trace("target.hog")),
+        ("latent", Output::Trace("latent")),
+        ("pred", Output::Trace("pred.hog")),
+    ],
+    ..Golden::new("mmengine", |config| config.encoder.grid())
+};
+
 /// What the registry says of it.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Masked Feature Prediction for Self-Supervised Visual Pre-Training",
@@ -190,7 +218,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: forward, loss, gradients",
     recipes: recipes!("maskfeat_32px", "maskfeat_base"),
-    parity: crate::parity::maskfeat::setup,
+    parity: |case, device| GOLDEN.setup(case, device),
     ..Entry::new::<MaskFeatConfig>("maskfeat")
 };
 

@@ -15,6 +15,7 @@ use mim_masking::{CellMaskerConfig, CellRounding};
 use mim_targets::{PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::parity::golden::{Golden, MAE_DECODER, Masks, Output, Setting, VIT};
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
@@ -165,6 +166,29 @@ impl MethodConfig for PixioConfig {
     }
 }
 
+/// Its golden cases.
+const GOLDEN: Golden<PixioConfig> = Golden {
+    settings: &[
+        VIT,
+        MAE_DECODER,
+        Setting::Same("", "", &["mask_ratio", "mask_grid", "norm_pix_loss"]),
+        Setting::Renamed("n_cls_tokens", "encoder.num_class_tokens"),
+    ],
+    masks: Masks::Noise(|config, grid, noise| config.masker()?.build()?.from_noise(grid, noise)),
+    check: |made| {
+        let (mask, grid) = (made.mask()?, made.mask()?.grid());
+        let cells = made.config.masker()?.build()?.cells(grid)?.len();
+        made.case.fixed("blocks", cells)?;
+        made.case.fixed("kept_blocks", mask.exact_keep()? * cells / grid.len())
+    },
+    outputs: &[
+        ("latent", Output::Trace("latent")),
+        ("pred", Output::Trace("pred.pixel")),
+        ("target", Output::Trace("target.pixels")),
+    ],
+    ..Golden::new("mae", |config| config.encoder.grid())
+};
+
 /// What the registry says of it.
 pub(crate) const ENTRY: Entry = Entry {
     title: "In Pursuit of Pixel Supervision for Visual Pre-training",
@@ -180,7 +204,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: forward, loss, gradients, step",
     recipes: recipes!("pixio_32px", "pixio_huge"),
-    parity: crate::parity::pixio::setup,
+    parity: |case, device| GOLDEN.setup(case, device),
     ..Entry::new::<PixioConfig>("pixio")
 };
 

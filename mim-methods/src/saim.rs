@@ -5,9 +5,11 @@
 //! before it and itself; a second stream, which starts from the positions alone, sees strictly earlier ones and predicts
 //! the smoothed, normalised pixels of all patches in one pass. Reference: qiy20/SAIM @ 08d36c3.
 
+use candle_core::{DType, Device, Tensor};
 use mim_core::augment::ViewPlan;
 use mim_core::decoders::{QueryStream, QueryStreamConfig};
 use mim_core::encoders::{Vit, VitConfig};
+use mim_core::nn::causal_bias;
 use mim_core::objectives::{Region, RegressionConfig, RegressionKind};
 use mim_core::params::{Init, InitScheme, ParamStore};
 use mim_core::schedule::Schedule;
@@ -16,6 +18,8 @@ use mim_masking::PermutationMasker;
 use mim_targets::{Blur, PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::parity::golden::{Golden, Made, Masks, Output, Plain, Setting, VIT};
+use crate::parity;
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
@@ -124,6 +128,89 @@ impl MethodConfig for SaimConfig {
     }
 }
 
+/// Its golden cases.
+const GOLDEN: Golden<SaimConfig> = Golden {
+    settings: &[
+        VIT,
+        Setting::Same("", "", &["norm_pix_loss"]),
+        Setting::Set("blur.kernel_size", Plain::Int(1)),
+        Setting::Renamed("gaussian_kernel_size", "blur.kernel_size"),
+        Setting::Renamed("gaussian_sigma", "blur.sigma"),
+        Setting::Choice(
+            "loss_type",
+            &[
+                ("L2", &[Setting::Set("loss.type", Plain::Text("mse"))]),
+                ("L1", &[Setting::Set("loss.type", Plain::Text("l1"))]),
+            ],
+        ),
+        Setting::Renamed("query_depth", "query.depth"),
+        Setting::Renamed("share_weight", "query.share_weights"),
+        Setting::Choice(
+            "prediction_head",
+            &[
+                ("MLP", &[Setting::Set("query.head", Plain::Text("mlp"))]),
+                ("LINEAR", &[Setting::Set("query.head", Plain::Text("linear"))]),
+            ],
+        ),
+    ],
+    masks: Masks::Noise(|_, grid, noise| PermutationMasker.from_noise(grid, noise)),
+    check: same_order,
+    outputs: &[
+        ("content_first", Output::Trace("block0")),
+        (
+            "content_last",
+            Output::By(|made, recorded| {
+                recorded.get(&format!("block{}", made.config.encoder.depth - 1))
+            }),
+        ),
+        ("query_first", Output::Trace("pixel.query0")),
+        (
+            "query_last",
+            Output::By(|made, recorded| {
+                let depth = made.config.query.depth;
+                let depth = depth.unwrap_or(made.config.encoder.depth);
+                recorded.get(&format!("pixel.query{}", depth - 1))
+            }),
+        ),
+        ("pred", Output::Trace("pixel.pred")),
+        ("blurred", Output::By(|made, _| blurred(made))),
+        ("target", Output::Trace("target.pixels")),
+    ],
+    ..Golden::new("saim", |config| config.encoder.grid())
+};
+
+/// Checks the recorded order, and what it lets each token see.
+fn same_order(made: &Made<SaimConfig>) -> parity::Result<()> {
+    let (case, mask, device) = (&made.case, made.mask()?, &Device::Cpu);
+    let order: Vec<u32> = mask.ids_order(device)?.flatten_all()?.to_vec1()?;
+    if case.flat::<u32>("input.permutation")? != order {
+        return Err(case.other_mask("input.permutation"));
+    }
+    for (name, itself) in [
+        ("input.content_visible", true),
+        ("input.query_visible", false),
+    ] {
+        let seen = causal_bias(mask, 1, itself, device)?.exp()?;
+        let seen: Vec<u8> = seen.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
+        if case.flat::<u8>(name)? != seen {
+            return Err(case.other_mask(name));
+        }
+    }
+    Ok(())
+}
+
+/// The smoothed images.
+fn blurred(made: &Made<SaimConfig>) -> parity::Result<Tensor> {
+    let images = made.case.on("input.images", &made.device)?;
+    let plain = PixelTargetConfig {
+        patch_norm: PatchNorm::None,
+        ..made.config.pixels()
+    };
+    let (target, grid) = (plain.build()?, made.config.encoder.grid()?);
+    let patches = target.target(&images, grid)?;
+    Ok(target.unpatchify(&patches, grid, images.dim(1)?)?)
+}
+
 /// What the registry says of it.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Exploring Stochastic Autoregressive Image Modeling for Visual Representation",
@@ -139,7 +226,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: masks, both streams, loss, gradients, step",
     recipes: recipes!("saim_32px", "saim_base"),
-    parity: crate::parity::saim::setup,
+    parity: |case, device| GOLDEN.setup(case, device),
     ..Entry::new::<SaimConfig>("saim")
 };
 

@@ -151,6 +151,9 @@ fn what_a_case_says_is_used_or_refused() {
     assert!(error.contains("middle third"), "{error}");
     let unknown = with_json(|json| json["method"] = "mae2".into()).unwrap();
     assert_eq!(unknown.verdict, Verdict::Unsupported);
+    let unknown = with_json(|json| json["config"]["mask_type"] = "star".into()).unwrap();
+    assert_eq!(unknown.verdict, Verdict::Unsupported, "{unknown}");
+    assert!(unknown.reason.unwrap().contains("mask_type = star"));
     // A component that refuses its settings is a failure, not a case that parity does not know.
     let refused = with_json(|json| json["config"]["mask_ratio"] = 2.into()).unwrap();
     assert_eq!(refused.verdict, Verdict::Fail, "{refused}");

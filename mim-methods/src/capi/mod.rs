@@ -4,6 +4,7 @@
 //! A momentum teacher sees the whole image; a linear head, trained at the same time, sorts its patches into clusters.
 //! The student sees one block and predicts the clusters of some other patches. Reference: facebookresearch/capi @ 98b4fa1.
 
+pub(crate) mod golden;
 mod method;
 
 use mim_core::augment::{RandomResizedCrop, ViewPlan};
@@ -168,7 +169,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: masks, clusters, forward, losses, gradients, both steps, teacher",
     recipes: recipes!("capi_32px", "capi_large"),
-    parity: crate::parity::capi::setup,
+    parity: |case, device| golden::GOLDEN.setup(case, device),
     ..Entry::new::<CapiConfig>("capi")
 };
 

@@ -5,6 +5,7 @@
 //! projected, must find what a momentum encoder makes of a second, slightly shifted view of the
 //! same image. Reference: ZhichengHuang/CMAE @ e786a52.
 
+mod golden;
 mod views;
 
 use mim_core::augment::ViewPlan;
@@ -249,7 +250,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: forward, losses, gradients, step, momentum networks",
     recipes: recipes!("cmae_32px", "cmae_base"),
-    parity: crate::parity::cmae::setup,
+    parity: |case, device| golden::GOLDEN.setup(case, device),
     ..Entry::new::<CmaeConfig>("cmae")
 };
 

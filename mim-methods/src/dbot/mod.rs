@@ -4,6 +4,7 @@
 //! a network that has been trained before. Then what it has become is the next teacher, and it starts again: stages of one
 //! run. Reference: liuxingbin/dbot @ db3b15e (`main`).
 
+mod golden;
 mod teacher;
 
 use mim_core::augment::ViewPlan;
@@ -188,7 +189,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: forward, loss, gradients, step, stages",
     recipes: recipes!("dbot_32px", "dbot_base", "dbot_large"),
-    parity: crate::parity::dbot::setup,
+    parity: |case, device| golden::GOLDEN.setup(case, device),
     ..Entry::new::<DBotConfig>("dbot")
 };
 

@@ -5,6 +5,7 @@
 //! towards the input (`train.optimizer.layer_decay`). It is a method like the others, so its runs resume, log and are
 //! evaluated as theirs. `mim finetune` takes the encoder's settings and weights from a run.
 
+pub(crate) mod golden;
 mod method;
 mod mixing;
 
@@ -275,7 +276,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: forward, loss, gradients, step with layer-wise rates",
     recipes: recipes!("finetune_32px", "finetune_base", "finetune_large", "linprobe_base"),
-    parity: crate::parity::finetune::setup,
+    parity: |case, device| golden::GOLDEN.setup(case, device),
     ..Entry::new::<FinetuneConfig>(NAME)
 };
 

@@ -6,6 +6,7 @@
 //! three depth maps: its attention says which groups stay visible, and these must also tell its features.
 //! Reference: ZrrSkywalker/I2P-MAE @ 7d4e519.
 
+mod golden;
 mod look;
 mod method;
 mod picture;
@@ -204,7 +205,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: groups, depth maps, CLIP's features and attention, masks, forward, losses, gradients",
     recipes: recipes!("i2pmae_32px", "point_m2ae_32px", "i2pmae_base"),
-    parity: crate::parity::i2pmae::setup,
+    parity: golden::setup,
     clouds: true,
     ..Entry::new::<I2pMaeConfig>(NAME)
 };

@@ -7,6 +7,7 @@
 //! attends to. References: bytedance/ibot @ da316d8, gkakogeorgiou/attmask @ 9f62061.
 
 mod crops;
+pub(crate) mod golden;
 mod masker;
 mod method;
 mod tower;
@@ -272,7 +273,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact with ViT and Swin: forward, losses, centres, gradients, step, teacher",
     recipes: recipes!("ibot_32px", "ibot_small", "ibot_base", "ibot_swin_tiny"),
-    parity: crate::parity::ibot::setup,
+    parity: |case, device| IbotConfig::GOLDEN.setup(case, device),
     ..Entry::new::<IbotConfig>("ibot")
 };
 

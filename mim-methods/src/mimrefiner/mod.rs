@@ -4,6 +4,7 @@
 //! An encoder that masked image modeling has trained is refined by contrastive heads on several of its last blocks.
 //! First the heads are trained on the frozen encoder, then all of it. Reference: ml-jku/MIM-Refiner @ cc57423.
 
+mod golden;
 mod method;
 mod views;
 
@@ -247,7 +248,7 @@ pub(crate) const ENTRY: Entry = Entry {
         "mimrefiner_large_heads",
         "mimrefiner_huge",
     ),
-    parity: crate::parity::mimrefiner::setup,
+    parity: |case, device| golden::GOLDEN.setup(case, device),
     ..Entry::new::<MimRefinerConfig>("mimrefiner")
 };
 

@@ -23,7 +23,7 @@ pub struct Case {
     /// Of a trajectory.
     drift: Option<DriftTolerance>,
     /// Settings that were asked for.
-    read: Arc<Mutex<BTreeSet<String>>>,
+    pub(super) read: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// Settings that inform and are no settings of a method: a reader may check them. What they lead to
@@ -116,14 +116,18 @@ impl Case {
             .ok_or_else(|| self.bad("it is no trajectory".to_owned()))
     }
 
-    /// A setting, or none where the case leaves it to the paper.
+    /// A setting, or none where the case leaves it to the paper. The key may lead into tables: `decoder.depth`.
     ///
     /// # Errors
     ///
     /// If the setting has another type.
     pub fn setting<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        self.informs(&[key]);
-        let Some(value) = self.header.config.get(key).filter(|value| !value.is_null()) else {
+        let mut keys = key.split('.');
+        let first = keys.next().unwrap_or_default();
+        self.informs(&[first]);
+        let first = self.header.config.get(first);
+        let value = first.and_then(|first| keys.try_fold(first, |table, key| table.get(key)));
+        let Some(value) = value.filter(|value| !value.is_null()) else {
             return Ok(None);
         };
         let read = serde_json::from_value(value.clone());
@@ -132,7 +136,11 @@ impl Case {
     }
 
     /// Refuses another value of a setting than `value`, the only one that our method can have.
-    pub(super) fn fixed<T>(&self, key: &str, value: T) -> super::Result<()>
+    ///
+    /// # Errors
+    ///
+    /// If it has another value or another type.
+    pub fn fixed<T>(&self, key: &str, value: T) -> super::Result<()>
     where
         T: DeserializeOwned + PartialEq + fmt::Display,
     {

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use mim_core::Result;
 use mim_core::weights::WeightMap;
 
-use super::Case;
+use super::{Case, Problem};
 
 impl Case {
     /// The inputs of one step of a trajectory, from 0: of each draw the step's own, and of what is recorded for each
@@ -26,6 +26,19 @@ impl Case {
         }
         let mut own = self.clone();
         own.tensors = tensors;
+        Ok(own)
+    }
+
+    /// The same case whose settings are those of one of its tables.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such table.
+    pub(crate) fn table(&self, key: &str) -> super::Result<Self> {
+        let unknown = || Problem::unknown(format!("a case without the setting `{key}`"));
+        let mut own = self.clone();
+        own.header.config = self.setting(key)?.ok_or_else(unknown)?;
+        own.read = Default::default();
         Ok(own)
     }
 

@@ -18,7 +18,8 @@ pub enum Problem {
 pub type Result<T> = std::result::Result<T, Problem>;
 
 impl Problem {
-    pub(super) fn unknown(what: impl Into<String>) -> Self {
+    /// What `mim parity` does not know.
+    pub fn unknown(what: impl Into<String>) -> Self {
         Self::Unknown(what.into())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Some are zero by mathematics although the case does not list them. Ours and theirs are then both
 //! rounding, and both are compared with zero, not with each other. Others have been magnified
-//! together with their rounding. A method's adapter names both, with the reason.
+//! together with their rounding. A method's golden cases name both, with the reason.
 
 use candle_core::{DType, Tensor};
 use mim_core::Result;

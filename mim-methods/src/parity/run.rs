@@ -14,7 +14,8 @@ use super::optimizer::Optimizer;
 use super::report::{Report, Verdict};
 use super::rounding::{self, Rounding};
 use super::stores::State;
-use super::{Case, Outputs, Problem, Result, Tolerance, components, trajectory};
+use super::trajectory::{self, Trajectory};
+use super::{Case, Outputs, Problem, Result, Tolerance, components};
 use crate::registry;
 
 /// How a recorded output is found among ours.
@@ -33,7 +34,9 @@ pub struct Setup {
     /// The case's inputs.
     pub batch: Batch,
     /// For each recorded output (without `expect.`) how to find ours; `loss` and `grad_norm` are known.
-    pub outputs: Vec<(&'static str, Extract)>,
+    pub outputs: Vec<(String, Extract)>,
+    /// Of a trajectory.
+    pub(crate) trajectory: Option<Trajectory>,
 }
 
 impl std::fmt::Debug for Setup {
@@ -74,7 +77,7 @@ impl Recorded {
             Error::unsupported(
                 format!("reading `{name}`"),
                 "the forward pass gave no such output",
-                "check the case's adapter",
+                "check the outputs of the method's golden cases",
             )
         };
         Ok(all.get(name).cloned().ok_or_else(error)?)
@@ -236,7 +239,7 @@ impl Run<'_> {
             }
             let ours = match (
                 name,
-                self.setup.outputs.iter().find(|(known, _)| *known == name),
+                self.setup.outputs.iter().find(|(known, _)| known == name),
             ) {
                 ("loss", _) => recorded.get("loss")?,
                 #[expect(clippy::cast_possible_truncation, reason = "recorded in f32")]

@@ -53,7 +53,7 @@ impl State<'_> {
     ///
     /// Teachers take from the student what the case keeps only once (a position table), and do
     /// without parts of theirs that we do not have (a decoder nobody runs). A frozen network is no
-    /// store of the method: the case's adapter has loaded it. Buffers may stand among the inputs (centres);
+    /// store of the method: it was loaded when the method was built. Buffers may stand among the inputs (centres);
     /// a trajectory begins with those of a new teacher where it records none.
     pub(super) fn load(&self) -> Result<()> {
         let mut all = self.source.import(&self.case.group("param."))?;

@@ -4,6 +4,7 @@
 //! A convolutional network with a codebook reconstructs images, and what it draws has to look right to a frozen
 //! transformer, too, so that codes mean something.
 
+mod golden;
 mod method;
 
 use mim_core::augment::ViewPlan;
@@ -176,7 +177,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "by the paper's text; agrees with a second implementation: forward, losses, gradients, codebook",
     recipes: recipes!("peco_tokenizer_32px", "peco_tokenizer_base"),
-    parity: crate::parity::peco::setup,
+    parity: |case, device| golden::GOLDEN.setup(case, device),
     ..Entry::new::<PecoTokenizerConfig>("peco_tokenizer")
 };
 

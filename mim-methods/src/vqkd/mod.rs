@@ -4,6 +4,7 @@
 //! A vision transformer maps patches to vectors, a codebook replaces each by its nearest code, and a small transformer
 //! predicts from the codes what a teacher (CLIP) sees. Reference: microsoft/unilm @ 768a3c8, `beit2`.
 
+mod golden;
 mod method;
 
 use mim_core::augment::{RandomResizedCrop, ViewPlan};
@@ -213,7 +214,7 @@ pub(crate) const ENTRY: Entry = Entry {
     },
     status: "exact: forward, losses, gradients, codebook",
     recipes: recipes!("vqkd_32px", "vqkd_base"),
-    parity: crate::parity::vqkd::setup,
+    parity: |case, device| golden::GOLDEN.setup(case, device),
     ..Entry::new::<VqKdConfig>("vqkd")
 };
 

@@ -9,9 +9,10 @@ use mim_core::{PatchGrid, StepContext};
 use mim_masking::InverseBlockMaskerConfig;
 use serde::Deserialize;
 
-use super::super::capi::{ids, replay, unseen};
+use super::super::golden::unseen;
 use super::super::{Case, Problem, Result};
 use super::Given;
+use crate::capi::golden::{ids, replay};
 
 /// CAPI's masks.
 pub(super) fn masks(case: &Case, _device: &Device) -> Result<Given> {

@@ -9,8 +9,9 @@ use mim_core::weights::Source;
 use mim_core::{EncodeOptions, Encoder, Masking, ParamStore, StepContext};
 use serde::Deserialize;
 
-use super::super::{Case, Recorded, Result, Setup, convmae};
+use super::super::{Case, Recorded, Result, Setup};
 use super::Given;
+use crate::convmae::GOLDEN;
 
 #[derive(Deserialize)]
 struct Clip {
@@ -80,35 +81,11 @@ pub(super) fn conv_mae(case: &Case, device: &Device) -> Result<Setup> {
         ("depth", "depths"),
         ("mlp_ratio", "mlp_ratios"),
     ];
-    let mut setup = convmae::setup(&case.renamed(&renamed), device)?;
+    let setup = GOLDEN.setup(&case.renamed(&renamed), device)?;
     let (rows, size) = (
         case.needs::<usize>("grid")?,
         case.needs::<usize>("image_size")?,
     );
     case.fixed("output_stride", size / rows)?;
-    let trace = |name: &'static str| -> super::super::Extract {
-        Box::new(move |recorded: &Recorded| recorded.get(name))
-    };
-    // Ours is still a map.
-    let tokens = |recorded: &Recorded| Ok(recorded.get("patch_embed4")?.flatten(1, 2)?);
-    setup.outputs.extend([
-        ("latent", trace("latent")),
-        ("patch_embed4", Box::new(tokens)),
-    ]);
-    for name in [
-        "patch_embed1",
-        "patch_embed2",
-        "patch_embed3",
-        "stage1",
-        "stage2",
-    ] {
-        setup.outputs.push((name, convmae::map(name)));
-    }
-    for (name, ours) in [
-        ("stage1_output_decode", "stage1_fused"),
-        ("stage2_output_decode", "stage2_fused"),
-    ] {
-        setup.outputs.push((name, convmae::map(ours)));
-    }
     Ok(setup)
 }

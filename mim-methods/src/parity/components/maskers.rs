@@ -6,12 +6,12 @@ use candle_core::{DType, Device, Tensor};
 use mim_core::rng::stream;
 use mim_core::{Mask, PatchGrid, Purpose, StepContext};
 use mim_masking::{
-    AttentionDraws, AttentionMaskerConfig, CellMaskerConfig, CellRounding, DisjointMaskerConfig,
-    Guide, MaskRequest, Masker, WeightedMaskerConfig,
+    AttentionDraws, AttentionMaskerConfig, AttentionMode, CellMaskerConfig, CellRounding,
+    DisjointMaskerConfig, Guide, MaskRequest, Masker, WeightedMaskerConfig,
 };
 use serde::Deserialize;
 
-use super::super::{Case, Problem, Result, attmask};
+use super::super::{Case, Problem, Result};
 use super::Given;
 use super::sampled::{bits, square};
 
@@ -31,11 +31,8 @@ pub(super) fn attmask(case: &Case, _device: &Device) -> Result<Given> {
     let (_, tokens) = case.required("input.attention")?.dims2()?;
     let mut given = Given::default();
     for (name, settings) in case.needs::<BTreeMap<String, Settings>>("cases")? {
-        let Some(mode) = attmask::mode(&settings.mode)? else {
-            return Err(Problem::unknown(format!("AttMask's {}", settings.mode)));
-        };
         let config = AttentionMaskerConfig {
-            mode,
+            mode: mode(&settings.mode)?,
             masking_prob: settings.masking_prob,
             show_max: settings.show_max,
             ..AttentionMaskerConfig::default()
@@ -194,4 +191,14 @@ pub(super) fn milan(case: &Case, device: &Device) -> Result<Given> {
     given.sampled("keep_freq", Tensor::new(kept, device)?, draws);
     given.sampled("first_freq", Tensor::new(first, device)?, draws);
     Ok(given)
+}
+
+/// What is hidden, by the authors' name.
+fn mode(name: &str) -> Result<AttentionMode> {
+    match name {
+        "attmask_high" => Ok(AttentionMode::High),
+        "attmask_hint" => Ok(AttentionMode::Hint),
+        "attmask_low" => Ok(AttentionMode::Low),
+        other => Err(Problem::unknown(format!("AttMask's {other}"))),
+    }
 }

@@ -12,6 +12,7 @@ mod finetuning;
 mod given;
 mod ibot_blocks;
 mod maskers;
+mod multi_blocks;
 mod objectives;
 mod optimizers;
 mod points;
@@ -28,7 +29,9 @@ use candle_core::Device;
 pub use given::Given;
 
 use super::report::Report;
-use super::{Case, Problem, Result, Setup, Tolerance, finetune, hf_beit_mim, ijepa};
+use super::{Case, Problem, Result, Setup, Tolerance};
+use crate::beit::golden::TRANSFORMERS;
+use crate::finetune::golden::GOLDEN as FINETUNE;
 
 /// Makes what ours give for a case.
 pub type Outputs = fn(&Case, &Device) -> Result<Given>;
@@ -62,7 +65,7 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("hog", targets::hog),
     ("hog_dmjd", targets::dmjd),
     ("ibot_block_mask", ibot_blocks::outputs),
-    ("ijepa_multiblock_mask", ijepa::masks),
+    ("ijepa_multiblock_mask", multi_blocks::outputs),
     ("infonce_cmae", objectives::cmae),
     ("layer_decay", finetuning::layer_decay),
     ("lars", optimizers::lars),
@@ -88,8 +91,10 @@ const COMPONENTS: &[(&str, Outputs)] = &[
 /// Parts of which a case records a whole training step but for the optimizer.
 const NETWORKS: &[(&str, Prepare)] = &[
     ("convmae_encoder", encoders::conv_mae),
-    ("finetune", finetune::setup),
-    ("hf_beit_mim", hf_beit_mim::setup),
+    ("finetune", |case, device| FINETUNE.setup(case, device)),
+    ("hf_beit_mim", |case, device| {
+        TRANSFORMERS.setup(case, device)
+    }),
 ];
 
 /// The component called `name`, also one of `more`.
@@ -105,7 +110,7 @@ pub(super) fn network(name: &str) -> Option<Prepare> {
     found.map(|(_, setup)| *setup)
 }
 
-/// The adapter of a method without recorded cases.
+/// What a method without recorded cases has.
 pub(crate) fn none(case: &Case, _device: &Device) -> Result<Setup> {
     Err(Problem::unknown(format!("a case of {}", case.method())))
 }

@@ -3,12 +3,35 @@
 use candle_core::{DType, Device, Tensor, Var};
 use mim_core::objectives::{Chamfer, ChamferKind};
 use mim_core::points::{DepthMaps, DepthMapsConfig, PointLevelConfig, PointLevels};
-use mim_core::{PatchGrid, ops};
+use mim_core::{Norm, PatchGrid, ops};
 use serde::Deserialize;
 
-use super::super::i2pmae::InputNorm;
 use super::super::{Case, Problem, Result};
 use super::Given;
+
+/// How a case normalises depth maps.
+#[derive(Deserialize)]
+struct InputNorm {
+    mean: Vec<f64>,
+    std: Vec<f64>,
+    from: String,
+}
+
+impl InputNorm {
+    fn norm(self) -> Result<Norm> {
+        let Self { mean, std, from } = self;
+        if from != "unit" {
+            return Err(Problem::unknown(format!(
+                "depth maps normalised from {from}"
+            )));
+        }
+        Ok(Norm {
+            mean,
+            std,
+            reverse_channels: false,
+        })
+    }
+}
 
 #[derive(Deserialize)]
 struct Farthest {

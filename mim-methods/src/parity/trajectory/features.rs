@@ -10,7 +10,7 @@ use super::super::{Case, Result};
 
 /// The form in which features are recorded.
 #[derive(Clone, Copy)]
-pub(in super::super) enum Shape {
+pub(crate) enum Shape {
     /// All tokens, a class token first.
     Tokens,
     /// The tokens of patches.
@@ -20,7 +20,7 @@ pub(in super::super) enum Shape {
 }
 
 /// An encoder that takes its weights from a store of the method.
-pub(in super::super) struct Features {
+pub(crate) struct Features {
     encoder: Box<dyn Encoder>,
     own: ParamStore,
     store: &'static str,
@@ -31,7 +31,7 @@ pub(in super::super) struct Features {
 
 impl Features {
     /// Of the encoder of `config` with the weights of the store called `store`, on the first view.
-    pub(in super::super) fn new(
+    pub(crate) fn new(
         config: impl Into<EncoderConfig>,
         store: &'static str,
         device: &Device,
@@ -51,12 +51,12 @@ impl Features {
     }
 
     /// On another view.
-    pub(in super::super) fn view(self, view: usize) -> Self {
+    pub(crate) fn view(self, view: usize) -> Self {
         Self { view, ..self }
     }
 
     /// Without the final norm.
-    pub(in super::super) fn skip_norm(self) -> Self {
+    pub(crate) fn skip_norm(self) -> Self {
         Self {
             skip_norm: true,
             ..self
@@ -64,7 +64,7 @@ impl Features {
     }
 
     /// In another form than all tokens.
-    pub(in super::super) fn shape(self, shape: Shape) -> Self {
+    pub(crate) fn shape(self, shape: Shape) -> Self {
         Self { shape, ..self }
     }
 

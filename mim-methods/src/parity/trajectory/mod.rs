@@ -16,25 +16,22 @@ use mim_core::train::Stepper;
 use mim_core::weights::Source;
 use mim_core::{Batch, Mask, Method};
 
-pub(super) use features::{Features, Shape};
-pub(super) use plan::{fixed_momentum, momentum};
+pub(crate) use features::{Features, Shape};
+pub(crate) use plan::{fixed_momentum, momentum};
 
 use self::curves::Curves;
 use self::plan::Plan;
 use self::snapshots::Snapshots;
 use super::compare::Worst;
 use super::stores::State;
-use super::{Case, Overrides, Problem, Report, Result, bootmae, cmae, ibot, mae, sim, simmim};
+use super::{Case, Overrides, Problem, Report, Result};
+use crate::registry;
 
 /// Makes the batch and the masks of the case of one step ([`Case::at_step`]).
-pub(super) type Inputs = Box<dyn Fn(&Case, &Device) -> Result<(Batch, Mask)>>;
+pub(crate) type Inputs = Box<dyn Fn(&Case, &Device) -> Result<(Batch, Mask)>>;
 
 /// What a trajectory needs to know about its method.
-pub(super) struct Replay {
-    /// The method of the case's settings.
-    pub(super) method: Box<dyn Method>,
-    /// The naming of the case's weights.
-    pub(super) source: Source,
+pub(crate) struct Trajectory {
     /// The batch and the masks of a step.
     pub(super) inputs: Inputs,
     /// Recorded curves (without `expect.`) beside `loss`, `grad_norm`, `lr` and `weight_decay`.
@@ -47,35 +44,31 @@ pub(super) struct Replay {
     pub(super) absent: &'static [&'static str],
 }
 
+/// A case of a trajectory made ready.
+struct Replay {
+    method: Box<dyn Method>,
+    source: Source,
+    own: Trajectory,
+}
+
 /// Where the numbers of a curve are found.
-pub(super) enum Curve {
+pub(crate) enum Curve {
     /// A loss term, times what the recorded one includes.
     Term(&'static str, f64),
     /// What a schedule of the method gives.
     Value(Schedule),
 }
 
-/// Prepares the trajectory of one method.
-type Prepare = fn(&Case, &Device) -> Result<Replay>;
-
-/// The methods whose trajectories can be replayed.
-const METHODS: &[(&str, Prepare)] = &[
-    ("mae", mae::replay),
-    ("simmim", simmim::replay),
-    ("ibot", ibot::replay),
-    ("bootmae", bootmae::replay),
-    ("sim", sim::replay),
-    ("cmae", cmae::replay),
-];
-
 /// Trains from the recorded start and compares every step.
 pub(super) fn run(case: &Case, device: &Device, overrides: Overrides) -> Result<Report> {
-    let found = METHODS.iter().find(|(name, _)| *name == case.method());
-    let Some((_, prepare)) = found else {
-        let what = format!("a trajectory of {}", case.method());
-        return Err(Problem::unknown(what));
+    let unknown = || Problem::unknown(format!("a trajectory of {}", case.method()));
+    let entry = registry::method(case.method()).map_err(|_| unknown())?;
+    let setup = entry.parity(case, device)?;
+    let mut replay = Replay {
+        method: setup.method,
+        source: setup.source,
+        own: setup.trajectory.ok_or_else(unknown)?,
     };
-    let mut replay = prepare(case, device)?;
     let plan = Plan::read(case)?;
     let tolerance = match overrides.rtol {
         Some(rtol) => case.drift()?.clone().with(rtol),
@@ -96,10 +89,10 @@ pub(super) fn run(case: &Case, device: &Device, overrides: Overrides) -> Result<
     }
     let (mut forward, grad) = curves.compare(case, &tolerance, overrides.losses_only)?;
     if !overrides.losses_only {
-        let (batch, _) = (replay.inputs)(&case.at_step(0)?, device)?;
+        let (batch, _) = (replay.own.inputs)(&case.at_step(0)?, device)?;
         for (name, _) in case.group("expect.features").iter() {
             let name = format!("features{name}");
-            let Some((_, features)) = replay.features.iter().find(|(known, _)| *known == name)
+            let Some((_, features)) = replay.own.features.iter().find(|(known, _)| *known == name)
             else {
                 forward.fail(&name, "nothing of ours is compared with it");
                 continue;
@@ -130,7 +123,7 @@ impl Replay {
     ) -> Result<()> {
         let step = plan.step(index);
         let device = self.method.stores()[0].1.device().clone();
-        let (batch, mask) = (self.inputs)(&case.at_step(index)?, &device)?;
+        let (batch, mask) = (self.own.inputs)(&case.at_step(index)?, &device)?;
         self.method.override_mask(mask)?;
         if let Some(schedule) = &plan.weight_decay {
             let weight_decay = schedule.at(&step);
@@ -142,7 +135,7 @@ impl Replay {
         curves.add("loss", report.loss);
         curves.add("grad_norm", report.grad_norm);
         curves.add("lr", lr);
-        for (name, curve) in &self.curves {
+        for (name, curve) in &self.own.curves {
             let value = match curve {
                 Curve::Value(schedule) => schedule.at(&step),
                 Curve::Term(term, weight) => {

@@ -104,7 +104,7 @@ fn ema_schedule(case: &Case) -> Result<Momentum> {
 }
 
 /// The momentum of a teacher, a half cosine.
-pub(in super::super) fn momentum(case: &Case) -> Result<Schedule> {
+pub(crate) fn momentum(case: &Case) -> Result<Schedule> {
     let Momentum { kind, base, end } = ema_schedule(case)?;
     match (kind.as_str(), end) {
         ("cosine" | "cosine_fractional_epoch", Some(end)) => Ok(Schedule::Cosine {
@@ -117,7 +117,7 @@ pub(in super::super) fn momentum(case: &Case) -> Result<Schedule> {
 }
 
 /// Checks that the momentum of a teacher is the one of a method that has no choice of schedules.
-pub(in super::super) fn fixed_momentum(case: &Case, schedule: &str, start: f64) -> Result<()> {
+pub(crate) fn fixed_momentum(case: &Case, schedule: &str, start: f64) -> Result<()> {
     let Momentum { kind, base, end } = ema_schedule(case)?;
     match kind == schedule && base.to_bits() == start.to_bits() && end.is_none() {
         true => Ok(()),

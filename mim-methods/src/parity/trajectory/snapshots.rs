@@ -54,10 +54,16 @@ impl<'a> Snapshots<'a> {
         }
         for (name, theirs) in recorded.iter() {
             let full = format!("{prefix}{name}");
-            if replay.absent.iter().any(|start| name.starts_with(start)) {
+            if replay
+                .own
+                .absent
+                .iter()
+                .any(|start| name.starts_with(start))
+            {
                 continue;
             }
             let exported = replay
+                .own
                 .renamed
                 .iter()
                 .find(|(recorded, _)| *recorded == name);

@@ -1,0 +1,72 @@
+//! The golden cases of dBOT.
+
+use candle_core::{D, Tensor};
+use mim_core::{Mask, PatchGrid};
+
+use super::DBotConfig;
+use crate::parity::golden::{
+    Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, random_mask,
+};
+use crate::parity::{Case, Recorded, Result};
+use Setting::{Renamed, Same};
+
+pub(super) const GOLDEN: Golden<DBotConfig> = Golden {
+    settings: &[
+        VIT,
+        MAE_DECODER,
+        Same(
+            "",
+            "",
+            &["mask_ratio", "norm_feature_loss", "target_norm_eps"],
+        ),
+        // A step of any stage is one of the first with a teacher of that depth, by default the encoder's.
+        Renamed("depth", "first_teacher_depth"),
+        Renamed("teacher_depth", "first_teacher_depth"),
+        Renamed("teacher_final_norm", "teacher_norm"),
+        Renamed("smooth_l1_beta", "beta"),
+    ],
+    masks: Masks::By(mask),
+    outputs: &[
+        ("latent", Output::Trace("latent")),
+        ("pred", Output::Trace("pred.feature")),
+        ("teacher_out", Output::Trace("teacher.latent")),
+        ("target", Output::By(|_, recorded| target(recorded))),
+        ("loss_per_token", Output::By(per_token)),
+    ],
+    ..Golden::new("dbot", |config| config.encoder.grid())
+};
+
+/// The mask of the case's noise, which must be the recorded one.
+fn mask(case: &Case, config: &DBotConfig, grid: PatchGrid) -> Result<Mask> {
+    let mask = random_mask(config.mask_ratio, grid, &case.flat::<f32>("input.noise")?)?;
+    // Theirs counts the class token, which is always 1.
+    let with_class: Vec<u8> = case.flat("input.mask")?;
+    let rows = with_class.chunks(1 + grid.len());
+    let bits: Vec<u8> = rows.flat_map(|row| row.iter().skip(1)).copied().collect();
+    if bits != mask.to_bits() {
+        return Err(case.other_mask("input.mask"));
+    }
+    let own: Vec<u32> = mask.ids_restore(&candle_core::Device::Cpu)?.flatten_all()?.to_vec1()?;
+    match case.flat::<u32>("input.ids_restore")? == own {
+        true => Ok(mask),
+        false => Err(case.other_mask("input.ids_restore")),
+    }
+}
+
+/// The target as it enters the loss, class token first.
+fn target(recorded: &Recorded) -> Result<Tensor> {
+    let class = recorded.get("teacher.class")?.unsqueeze(1)?;
+    Ok(Tensor::cat(
+        &[&class, &recorded.get("target.features")?],
+        1,
+    )?)
+}
+
+/// The smooth distance of each token.
+fn per_token(made: &Made<DBotConfig>, recorded: &Recorded) -> Result<Tensor> {
+    let beta = made.config.beta;
+    let size = (recorded.get("pred.feature")? - target(recorded)?)?.abs()?;
+    let inner = size.minimum(beta)?;
+    let distance = ((inner.sqr()? * (0.5 / beta))? + (&size - &inner)?)?;
+    Ok(distance.mean(D::Minus1)?)
+}

@@ -1,0 +1,56 @@
+//! The golden cases of MimCo.
+
+use mim_core::encoders::VitConfig;
+use mim_core::nn::PosEmbedKind;
+
+use super::MimCoConfig;
+use crate::MethodConfig;
+use crate::parity::golden::{Golden, Output, Plain, Setting, VIT, frozen_vit};
+use Setting::{Fixed, Renamed, Same};
+
+pub(super) const GOLDEN: Golden<MimCoConfig> = Golden {
+    settings: &[
+        VIT,
+        Fixed("patch_head", Plain::Text("linear")),
+        Renamed("image_head.hidden", "image_head.hidden_dim"),
+        Renamed("mask_unit", "mask_patch_size"),
+        Same(
+            "",
+            "",
+            &[
+                "mask_ratio",
+                "patch_temperature",
+                "image_temperature",
+                "patch_weight",
+                "image_weight",
+            ],
+        ),
+    ],
+    build: |case, config, device| {
+        // Its positions are a table like others.
+        let base = VitConfig {
+            pos_embed: PosEmbedKind::Learned,
+            mask_token: false,
+            ..config.encoder.clone()
+        };
+        let sizes = &[Same("", "", &["embed_dim", "depth", "num_heads", "norm_eps"])];
+        let teacher = frozen_vit(case, ("teacher", sizes), base, "mimco", device)?;
+        Ok(Box::new(config.compose(&config.store(device, 0), teacher)?))
+    },
+    outputs: &[
+        ("teacher_patches", Output::Trace("target.features")),
+        (
+            "teacher_image",
+            Output::By(|_, recorded| Ok(recorded.get("target.features")?.mean(1)?)),
+        ),
+        ("student_latent", Output::Trace("latent")),
+        ("student_patches", Output::Trace("pred.patch")),
+        ("student_image", Output::Trace("pred.image")),
+        ("patch_logits", Output::Trace("patch.score")),
+        ("patch_ce", Output::Trace("patch.per_token")),
+        ("image_logits", Output::Trace("image.score")),
+        ("loss_patch", Output::Trace("loss.patch")),
+        ("loss_image", Output::Trace("loss.image")),
+    ],
+    ..Golden::new("mimco", |config| config.encoder.grid())
+};

@@ -1,0 +1,260 @@
+//! The golden cases of a method as data, and the one runner that reads them.
+//!
+//! A method says whose names its weights have, what the case's settings are among ours, where masks come from, and which
+//! recorded output is which of ours. Only what cannot be said so is a function.
+
+mod masks;
+mod networks;
+mod outputs;
+mod settings;
+
+use std::rc::Rc;
+
+use candle_core::Device;
+use mim_core::weights::Source;
+use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
+
+pub(crate) use masks::random_mask;
+pub use masks::{Masks, agrees, unseen};
+pub use networks::{BEIT_VIT, CLIP, HYBRID, SWIN};
+pub(crate) use networks::{Known, frozen_vit, hybrid, positions};
+pub use outputs::{Made, Output};
+pub(crate) use settings::read;
+pub use settings::{
+    CONSTANT_MOMENTUM, Convert, MAE_DECODER, Plain, QKV_BIAS, Setting, VIT, constant, patches,
+    positive,
+};
+
+use super::trajectory::{Curve, Features, Trajectory};
+use super::{Case, Problem, Result, Rounding, Setup};
+use crate::MethodConfig;
+
+/// Recorded images: name without `input.`, and whether they are normalised or in `[0, 1]`.
+#[derive(Debug, Clone, Copy)]
+pub enum Pixels {
+    /// Normalised, or bytes.
+    Normalized(&'static str),
+    /// In `[0, 1]`.
+    Unit(&'static str),
+}
+
+/// Where the views of a case come from.
+#[derive(Debug)]
+pub enum Views<C: 'static> {
+    /// One view, `input.images` or `input.image`.
+    One,
+    /// Several.
+    Several(&'static [Pixels]),
+    /// What cannot be said otherwise.
+    By(fn(&Case, &C, &Device) -> Result<Batch>),
+}
+
+/// Things of ours by the names of what is recorded.
+type Named<T> = Vec<(&'static str, T)>;
+
+/// What the trajectory of a method needs beside its cases.
+#[derive(Debug)]
+pub struct Course<C: 'static> {
+    /// Settings that a trajectory says in another way.
+    pub also: fn(&Case, &mut C) -> Result<()>,
+    /// Recorded curves (without `expect.`) beside `loss`, `grad_norm`, `lr` and `weight_decay`.
+    pub(crate) curves: fn(&C) -> Named<Curve>,
+    /// Recorded features (without `expect.`).
+    pub(crate) features: fn(&C, &Device) -> Result<Named<Features>>,
+    /// What snapshots call otherwise than the source does: (recorded, exported).
+    pub renamed: &'static [(&'static str, &'static str)],
+    /// Starts of the names of what we do without: parts of a teacher that nobody runs.
+    pub absent: &'static [&'static str],
+}
+
+/// The golden cases of a method.
+#[derive(Debug)]
+pub struct Golden<C: 'static> {
+    /// Whose names its weights have, where the case does not say.
+    pub source: &'static str,
+    /// The settings that a case changes.
+    pub start: fn(&Case) -> Result<C>,
+    /// What a case's settings are among ours.
+    pub settings: &'static [Setting],
+    /// Settings that do not follow key by key.
+    pub also: fn(&Case, &mut C) -> Result<()>,
+    /// How the method is built: frozen networks have weights in the case.
+    pub build: fn(&Case, &C, &Device) -> Result<Box<dyn Method>>,
+    /// Where the views come from.
+    pub views: Views<C>,
+    /// The grid of the masks.
+    pub grid: fn(&C) -> mim_core::Result<PatchGrid>,
+    /// Where the masks come from.
+    pub masks: Masks<C>,
+    /// Where in the run a case's step lies.
+    pub step: fn(&Case, &C) -> Result<StepContext>,
+    /// What a case records of what follows from its settings and inputs: refused if ours is another.
+    pub check: fn(&Made<C>) -> Result<()>,
+    /// Which recorded output (without `expect.`) is which of ours; `loss` and `grad_norm` are known. A name may have a `*`.
+    pub outputs: &'static [(&'static str, Output<C>)],
+    /// Gradients whose recorded values are no better than rounding.
+    pub rounding: Rounding,
+    /// What its trajectories need.
+    pub course: Option<Course<C>>,
+}
+
+impl<C: MethodConfig> Golden<C> {
+    /// One normalised view and recorded masks on this grid, at the start of a run; nothing is compared but loss, gradients
+    /// and step.
+    pub const fn new(source: &'static str, grid: fn(&C) -> mim_core::Result<PatchGrid>) -> Self {
+        Self {
+            source,
+            start: |_| Ok(C::default()),
+            settings: &[],
+            also: |_, _| Ok(()),
+            build: |_, config, device| Ok(Box::new(config.build(&config.store(device, 0))?)),
+            views: Views::One,
+            grid,
+            masks: Masks::Bits,
+            step: |_, _| Ok(StepContext::new(0)),
+            check: |_| Ok(()),
+            outputs: &[],
+            rounding: Rounding {
+                zero: &[],
+                magnified: &[],
+            },
+            course: None,
+        }
+    }
+
+    /// Makes a case ready.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is not known, or its inputs do not fit its settings.
+    pub fn setup(&'static self, case: &Case, device: &Device) -> Result<Setup> {
+        let mut config = read(case, &(self.start)(case)?, self.settings)?;
+        (self.also)(case, &mut config)?;
+        let course = self.course_of(case)?;
+        if let Some(course) = course {
+            (course.also)(case, &mut config)?;
+        }
+        let mut method = (self.build)(case, &config, device)?;
+        let name: Option<String> = case.setting("source_names")?;
+        let source = Source::named(name.as_deref().unwrap_or(self.source))?;
+        let step = (self.step)(case, &config)?;
+        if let Some(course) = course {
+            return Ok(Setup {
+                rounding: self.rounding,
+                method,
+                source,
+                step,
+                batch: self.batch(&case.at_step(0)?, &config, device)?,
+                outputs: vec![],
+                trajectory: Some(self.trajectory(course, config, device)?),
+            });
+        }
+        let batch = self.batch(case, &config, device)?;
+        let mask = self.mask(case, &config)?;
+        if let Some(mask) = &mask {
+            method.override_mask(mask.clone())?;
+        }
+        let made = Made {
+            case: case.clone(),
+            config,
+            mask,
+            step: step.clone(),
+            images: batch.len(),
+            device: device.clone(),
+        };
+        (self.check)(&made)?;
+        Ok(Setup {
+            rounding: self.rounding,
+            method,
+            source,
+            step,
+            batch,
+            outputs: self.found(made),
+            trajectory: None,
+        })
+    }
+
+    fn course_of(&'static self, case: &Case) -> Result<Option<&'static Course<C>>> {
+        match (&self.course, case.kind()) {
+            (Some(course), "trajectory") => Ok(Some(course)),
+            (None, "trajectory") => {
+                let what = format!("a trajectory of {}", case.method());
+                Err(Problem::unknown(what))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn trajectory(
+        &'static self,
+        course: &Course<C>,
+        config: C,
+        device: &Device,
+    ) -> Result<Trajectory> {
+        Ok(Trajectory {
+            curves: (course.curves)(&config),
+            features: (course.features)(&config, device)?,
+            renamed: course.renamed,
+            absent: course.absent,
+            inputs: Box::new(move |case, device| {
+                let batch = self.batch(case, &config, device)?;
+                let mask = self.mask(case, &config)?;
+                let none = || Problem::unknown("a trajectory without masks");
+                Ok((batch, mask.ok_or_else(none)?))
+            }),
+        })
+    }
+
+    fn batch(&self, case: &Case, config: &C, device: &Device) -> Result<Batch> {
+        let named = |pixels: &Pixels| -> Result<View> {
+            Ok(match pixels {
+                Pixels::Normalized(name) => {
+                    View::new(case.on(&format!("input.{name}"), device)?, vec![])?
+                }
+                Pixels::Unit(name) => {
+                    View::of_unit(case.on(&format!("input.{name}"), device)?, vec![])?
+                }
+            })
+        };
+        let views = match &self.views {
+            Views::One => {
+                let one = case.tensor("input.image").is_some();
+                let name = if one { "image" } else { "images" };
+                vec![named(&Pixels::Normalized(name))?]
+            }
+            Views::Several(all) => all.iter().map(named).collect::<Result<_>>()?,
+            Views::By(make) => return make(case, config, device),
+        };
+        Ok(several(views))
+    }
+
+    fn mask(&self, case: &Case, config: &C) -> Result<Option<Mask>> {
+        self.masks.of(case, config, (self.grid)(config)?)
+    }
+
+    /// How each recorded output is found that is declared.
+    fn found(&'static self, made: Made<C>) -> Vec<(String, super::Extract)> {
+        let made = Rc::new(made);
+        let mut found = Vec::new();
+        for (name, theirs) in made.case.group("expect.").iter() {
+            let fits = |(pattern, output): &'static (&str, Output<C>)| {
+                Some((outputs::part(pattern, name)?, output))
+            };
+            if let Some((part, output)) = self.outputs.iter().find_map(fits) {
+                let extract = output.extract(&made, part, theirs.dtype());
+                found.push((name.to_owned(), extract));
+            }
+        }
+        found
+    }
+}
+
+/// A batch of these views, of which there is at least one.
+pub(crate) fn several(views: Vec<View>) -> Batch {
+    Batch {
+        views,
+        indices: Vec::new(),
+        labels: None,
+        extras: std::collections::BTreeMap::new(),
+    }
+}
