@@ -2,7 +2,7 @@
 //!
 //! `fixtures/parquet/data`: image i is 2 x 3 pixels of (i, 2 i, 255 - i), its label i modulo 3; five images in groups
 //! of two with snappy and dictionaries, three with zstd, two of the test split with gzip and pages of version 2.
-//! `plain.parquet`: images 0, none and 2 as plain bytes, labels 7, -1, 0, lz4. `none.parquet`: no image.
+//! `labels`: see `scripts/make_parquet_fixtures.py`. `plain.parquet`: images 0, none and 2 as plain bytes, labels 7, -1, 0, lz4. `none.parquet`: no image.
 
 #![cfg(feature = "parquet")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mim_core::augment::{Augment, ToChannels, ViewPlan};
-use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, ParquetDataset, Split};
+use mim_core::data::{
+    DataSource, Dataset, Loader, LoaderConfig, Orientation, ParquetDataset, Reading, Split,
+};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet")
@@ -106,6 +108,68 @@ fn what_cannot_be_read_is_named() {
     let missing: DataSource = "parquet:/no/such".parse().unwrap();
     let missing = missing.open(Split::Train).unwrap_err().to_string();
     assert!(missing.contains("does not exist"), "{missing}");
+}
+
+#[test]
+fn labels_may_be_text_or_booleans() {
+    let open = |name: &str, split| {
+        let folder = fixtures().join("labels").join(name);
+        ParquetDataset::open(&folder, split).unwrap()
+    };
+    let train = open("text", Split::Train);
+    assert_eq!(train.class_names(), ["cat", "dog"]);
+    let labels: Vec<_> = (0..3).map(|index| train.label(index)).collect();
+    assert_eq!(labels, [Some(1), Some(0), Some(1)]);
+    // Of two images the first is of a class that the train split lacks.
+    let val = open("text", Split::Val);
+    assert_eq!((val.len(), val.label(0), val.classes()), (1, Some(1), 2));
+    assert_eq!(val.read(0).unwrap().pixels()[0], 4);
+    assert!(val.name_of(0).ends_with("validation.parquet#1"));
+    assert!(val.notes()[0].contains("does not have: eel"), "{val:?}");
+    assert!(val.read(1).is_err());
+    let bools = open("bool", Split::Train);
+    assert_eq!(bools.class_names(), ["false", "true"]);
+    assert_eq!((bools.label(0), bools.label(1)), (Some(1), Some(0)));
+    // Images of parquet files are turned as they note.
+    assert_eq!(bools.read(1).unwrap().size(), (1, 2));
+    assert_eq!(bools.read(1).unwrap().pixels()[..3], [255; 3]);
+    let stored = Reading {
+        orientation: Orientation::Stored,
+        ..Reading::default()
+    };
+    let folder = fixtures().join("labels/bool");
+    let bools = ParquetDataset::open_with(&folder, Split::Train, &stored).unwrap();
+    assert_eq!(bools.read(1).unwrap().size(), (2, 1));
+}
+
+#[test]
+fn columns_are_chosen_by_their_order_or_by_name_and_that_is_said() {
+    let folder = fixtures().join("labels/two");
+    let two = ParquetDataset::open(&folder, Split::Train).unwrap();
+    assert_eq!(two.read(0).unwrap().pixels()[0], 5);
+    let notes = two.notes().join("; ");
+    for part in [
+        "column `source`",
+        "another: `edited`",
+        "`label` holds no number",
+    ] {
+        assert!(notes.contains(part), "{notes}");
+    }
+    let named = |name: &str| Reading {
+        image_column: Some(name.to_owned()),
+        ..Reading::default()
+    };
+    let edited = ParquetDataset::open_with(&folder, Split::Train, &named("edited")).unwrap();
+    assert_eq!(edited.read(0).unwrap().pixels()[0], 6);
+    let error = ParquetDataset::open_with(&folder, Split::Train, &named("x")).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("`image_column` is x") && error.contains("edited.bytes"),
+        "{error}"
+    );
+    let path = ParquetDataset::open(&fixtures().join("labels/path"), Split::Train).unwrap();
+    let error = path.read(0).unwrap_err().to_string();
+    assert!(error.contains("only the path far/away.png"), "{error}");
 }
 
 #[test]

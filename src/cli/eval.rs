@@ -267,7 +267,7 @@ impl Args {
             model.eval.layers.clone_from(layers);
         }
         if let Some(source) = &self.data {
-            model.data.source = source.clone();
+            model.data = model.data.of(source.clone());
         }
     }
 
@@ -297,6 +297,9 @@ pub(crate) fn images(
     seed: u64,
 ) -> Result<(String, [Arc<dyn Dataset>; 2])> {
     let all = data.open(seed)?;
+    for note in all.notes() {
+        eprintln!("{note}");
+    }
     if let Some(split) = args.split {
         let images = [all.train, data.open_split(split, seed)?];
         return Ok((split.to_string(), images));

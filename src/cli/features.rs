@@ -61,9 +61,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         model.eval.pooling = pooling;
     }
     if let Some(source) = &args.data {
-        model.data.source = source.clone();
+        model.data = model.data.of(source.clone());
     }
     let data = model.data.open_split(args.split, model.seed)?;
+    for note in data.notes() {
+        eprintln!("{note}");
+    }
     let (name, encoder) = model.encoder(args.encoder.as_deref())?;
     let input = &model.input;
     let rows = features(

@@ -14,7 +14,7 @@ use crate::backbone::{WeightsOf, choose, encoder_of_file};
 use crate::cli::options::Options;
 use crate::cli::pretrain;
 use crate::init::{InitFrom, encoder_of, is_run};
-use crate::{Pretrained, RunConfig, run_config, zoo};
+use crate::{DataConfig, Pretrained, RunConfig, run_config, zoo};
 
 /// The method that trains with labels.
 const METHOD: &str = "finetune";
@@ -224,15 +224,15 @@ impl Trained {
 
 /// The number of classes of the images.
 fn classes(table: &Table, given: Option<&DataSource>) -> Result<usize> {
-    let own = table.get("data").and_then(|data| data.get("source"));
-    let source = match (given, own.and_then(Value::as_str)) {
-        (Some(source), _) => source.clone(),
-        (None, Some(text)) => text.parse()?,
-        (None, None) => DataSource::Embedded,
+    let own = table.get("data").and_then(Value::as_table);
+    let own: DataConfig = settings::read("data", own.cloned().unwrap_or_default())?;
+    let data = match given {
+        Some(source) => own.of(source.clone()),
+        None => own,
     };
-    match source.open(Split::Train)?.classes() {
+    match data.open_source(Split::Train)?.classes() {
         0 => Err(Error::unsupported(
-            format!("fine-tuning on {source}"),
+            format!("fine-tuning on {}", data.source),
             "the images have no labels",
             "give images with labels by --data, such as a folder for each class",
         )),

@@ -18,10 +18,17 @@ pub(crate) struct Options {
     /// A TOML file (a run's config.toml will do), or the name of a shipped recipe (see `mim methods`).
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<String>,
-    /// Images: embedded, PATH, idx:PATH, folder:PATH, cifar:PATH, parquet:PATH, or hf:owner/name of the
-    /// Hugging Face Hub (the last two with --features parquet).
+    /// Images: embedded, PATH, folder:PATH, list:FILE (.csv, .tsv, .jsonl, .txt), tar:PATH, idx:PATH, cifar:PATH,
+    /// parquet:PATH, or hf:owner/name of the Hugging Face Hub (the last two with --features parquet); several of them
+    /// as "A + B".
     #[arg(long)]
     pub(crate) data: Option<DataSource>,
+    /// The column of images, or of their paths, in lists, tar and parquet files [default: the first of a usual name].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image_column: Option<String>,
+    /// The column of labels there [default: the first of a usual name].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label_column: Option<String>,
     /// Passes over the data.
     #[arg(long)]
     pub(crate) epochs: Option<i64>,
@@ -160,6 +167,9 @@ impl Options {
         };
         let source = self.data.as_ref().map(|source| source.to_string().into());
         put("data", "source", source);
+        let column = |name: &Option<String>| name.clone().map(Value::from);
+        put("data", "image_column", column(&self.image_column));
+        put("data", "label_column", column(&self.label_column));
         put("data", "workers", self.workers.map(Value::from));
         put("train", "epochs", self.epochs.map(Value::from));
         put("train", "batch_size", self.batch_size.map(Value::from));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::init::{InitFrom, read_weights};
-use crate::{Pretrained, RunConfig, run_config, zoo};
+use crate::{DataConfig, Pretrained, RunConfig, run_config, zoo};
 use candle_core::Device;
 use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split};
 use mim_core::encoders::VitConfig;
@@ -99,15 +99,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| args.what.file().into());
     folder::check_parent(&path)?;
-    let source = args.images.as_ref().unwrap_or(&model.config.data.source);
+    let own = &model.config.data;
+    let data = match &args.images {
+        Some(source) => &own.of(source.clone()),
+        None => own,
+    };
     match args.what {
         What::Reconstruction => {
-            let images = picture::images(source)?;
+            let images = data.open_for_pictures()?;
             let size = (usize::from(args.count), args.seed);
             picture::draw(&model.config, model.method.as_ref(), images, size, &path)?;
         }
         What::Schedule => {
-            let images = source.open(Split::Train)?.len();
+            let images = data.open_source(Split::Train)?.len();
             plot::schedule(
                 &model.config.train,
                 model.method.batch_factor(),
@@ -115,7 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 &path,
             )?;
         }
-        _ => save_png(&sheet(&args.columns(&model, source, &device)?)?, &path)?,
+        _ => save_png(&sheet(&args.columns(&model, data, &device)?)?, &path)?,
     }
     println!("{}", path.display());
     Ok(ExitCode::SUCCESS)
@@ -126,11 +130,11 @@ impl Args {
     fn columns(
         &self,
         model: &Pretrained,
-        source: &DataSource,
+        data: &DataConfig,
         device: &Device,
     ) -> Result<Vec<Column>> {
         let (method, eval) = (model.method.as_ref(), &model.config.eval);
-        let images = drawing::spread(&picture::images(source)?, usize::from(self.count))?;
+        let images = drawing::spread(&data.open_for_pictures()?, usize::from(self.count))?;
         if matches!(self.what, What::Masks | What::Hog) {
             // The views of the method itself: some need two.
             let loading = LoaderConfig {
@@ -163,7 +167,7 @@ impl Args {
             _ => {
                 let features = |images| any_features(encoder, input, images, (eval, device));
                 let draw = |images: &Arc<dyn Dataset>| batch(images)?.view(0)?.unit();
-                let train = source.open(Split::Train)?;
+                let train = data.open_source(Split::Train)?;
                 drawing::neighbours(features, (&train, &images), draw)
             }
         }

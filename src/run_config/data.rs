@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use mim_core::data::{DataSource, Dataset, LoaderConfig, Split, hold_out};
+use mim_core::data::{DataSource, Dataset, LoaderConfig, Orientation, Reading, Split, hold_out};
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -12,8 +12,20 @@ use toml::{Table, Value};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// `embedded`, a path, `idx:`, `folder:`, `cifar:` or `parquet:` and a path, or `hf:owner/name`. Default `embedded`.
+    /// `embedded`, a path, `idx:`, `folder:`, `list:`, `tar:`, `cifar:` or `parquet:` and a path, or `hf:owner/name`;
+    /// several of them joined by ` + `. Default `embedded`.
     pub source: DataSource,
+    /// The column of images, or of their paths, in lists, tar and parquet files; the usual names are looked for if none
+    /// is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_column: Option<String>,
+    /// The column of labels, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
+    /// Whether images are turned as their files note (EXIF): `turned`, `stored`, or `auto`, the default, as the
+    /// source's own tools do: images of parquet files and of the Hub are turned, others are not.
+    #[serde(skip_serializing_if = "is_auto")]
+    pub orientation: Orientation,
     /// Share of each class of the training images that is used, the same images whatever the seed. Default 1.
     #[serde(skip_serializing_if = "is_all")]
     pub train_share: f64,
@@ -26,6 +38,10 @@ pub struct DataConfig {
     pub prefetch: usize,
     /// Share of unreadable images that an epoch tolerates. Default 0.05.
     pub max_bad_share: f64,
+    /// Images among which the next one is drawn, of tar files and of more than 1 GiB of parquet files, through which an
+    /// epoch goes file by file. By default 10000, and half a GiB of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shuffle_window: Option<usize>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -33,15 +49,24 @@ fn is_all(share: &f64) -> bool {
     *share >= 1.
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_auto(orientation: &Orientation) -> bool {
+    *orientation == Orientation::Auto
+}
+
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
             source: DataSource::Embedded,
+            image_column: None,
+            label_column: None,
+            orientation: Orientation::Auto,
             train_share: 1.,
             val_share: 0.1,
             workers: 1,
             prefetch: 2,
             max_bad_share: 0.05,
+            shuffle_window: None,
         }
     }
 }
@@ -62,6 +87,20 @@ pub enum HeldOut {
     Split(Split),
     /// A share of the training images ([`DataConfig::val_share`]).
     Share(f64),
+}
+
+impl Images {
+    /// What was chosen or passed over when they were opened ([`Dataset::notes`]), each line once.
+    pub fn notes(&self) -> Vec<&str> {
+        let held_out = self.held_out.iter().flat_map(|(_, images)| images.notes());
+        let mut notes: Vec<&str> = vec![];
+        for note in self.train.notes().iter().chain(held_out) {
+            if !notes.contains(&note.as_str()) {
+                notes.push(note);
+            }
+        }
+        notes
+    }
 }
 
 impl fmt::Display for HeldOut {
@@ -93,9 +132,56 @@ impl DataConfig {
         Err(Error::config("settings", name, value, why, fix))
     }
 
+    /// Opens a split of the source as the settings say, whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataSource::open_with`].
+    pub fn open_source(&self, split: Split) -> Result<Arc<dyn Dataset>> {
+        self.source.open_with(split, &self.reading())
+    }
+
+    fn reading(&self) -> Reading {
+        Reading {
+            image_column: self.image_column.clone(),
+            label_column: self.label_column.clone(),
+            orientation: self.orientation,
+        }
+    }
+
+    /// The same settings for other images, without those that they have no use for.
+    #[must_use]
+    pub fn of(&self, source: DataSource) -> Self {
+        let mut other = Self {
+            source,
+            shuffle_window: None,
+            ..self.clone()
+        };
+        if !other.source.has_columns() {
+            (other.image_column, other.label_column) = (None, None);
+        }
+        if !other.source.has_image_files() {
+            other.orientation = Orientation::Auto;
+        }
+        other
+    }
+
+    /// The val or test images, or the training images where there are no others.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataSource::open_with`].
+    pub fn open_for_pictures(&self) -> Result<Arc<dyn Dataset>> {
+        match self.source.open_for_evaluation(&self.reading()) {
+            Ok((_, images)) => Ok(images),
+            Err(Error::NoSplit { .. }) => self.open_source(Split::Train),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The training images, or the share of them that is used.
     fn open_train(&self) -> Result<Arc<dyn Dataset>> {
-        let all = self.source.open(Split::Train)?;
+        let all = self.open_source(Split::Train)?;
         if self.train_share < 1. {
             let (_, share) = hold_out(&all, self.train_share, 0)?;
             return Ok(Arc::new(share));
@@ -112,7 +198,7 @@ impl DataConfig {
     pub fn open(&self, seed: u64) -> Result<Images> {
         self.check()?;
         let train = self.open_train()?;
-        match self.source.open_for_evaluation() {
+        match self.source.open_for_evaluation(&self.reading()) {
             Ok((split, images)) => Ok(Images {
                 train,
                 held_out: Some((HeldOut::Split(split), images)),
@@ -142,7 +228,7 @@ impl DataConfig {
     pub fn open_split(&self, split: Split, seed: u64) -> Result<Arc<dyn Dataset>> {
         let opened = match split {
             Split::Train => self.open_train(),
-            _ => self.source.open(split),
+            _ => self.open_source(split),
         };
         match (split, opened) {
             (Split::Val, Err(error @ Error::NoSplit { .. })) => match self.open(seed)?.held_out {
@@ -160,6 +246,7 @@ impl DataConfig {
             workers: self.workers,
             prefetch: self.prefetch,
             max_bad_share: self.max_bad_share,
+            shuffle_window: self.shuffle_window,
             ..LoaderConfig::default()
         }
     }

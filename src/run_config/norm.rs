@@ -44,7 +44,7 @@ pub fn measure(table: &mut Table) -> Result<Option<String>> {
     if data.source == DataSource::Embedded {
         return Ok(None);
     }
-    let images = data.source.open(Split::Train)?;
+    let images = data.open_source(Split::Train)?;
     let (norm, count) = of_images(images.as_ref(), channels(table, entry)?)?;
     let line = format!(
         "norm = \"auto\": mean {:?}, std {:?}, measured on {count} of {} images",

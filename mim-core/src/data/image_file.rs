@@ -1,9 +1,11 @@
 //! Files of images.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::Path;
 
-use image::{ColorType, ImageReader};
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::augment::Sample;
 use crate::{Error, Result};
@@ -15,21 +17,46 @@ use crate::{Error, Result};
 ///
 /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it cannot be decoded or a JPEG is cut short.
 pub fn decode(path: &Path) -> Result<Sample> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    decode_bytes(&bytes, path)
+    decode_file(path, false)
 }
 
-/// Reads the bytes of an image file, see [`decode`]; `path` names them in errors.
-pub(super) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Sample> {
+/// Reads an image file, see [`decode`]; `turned` upright if its file says how.
+pub(super) fn decode_file(path: &Path, turned: bool) -> Result<Sample> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    decode_bytes(&bytes, path, turned)
+}
+
+/// Whether the first bytes of a file are those of an image that can be read.
+pub(super) fn is_image(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(16).read_to_end(&mut start));
+    read.is_ok() && image::guess_format(&start).is_ok_and(|format| format.reading_enabled())
+}
+
+/// Reads the bytes of an image file, see [`decode_file`]; `path` names them in errors.
+pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sample> {
     let broken = |what: String| Error::format(path, what, "remove the file or save it again");
     if is_cut_jpeg(bytes) {
         return Err(broken("the JPEG is cut short".into()));
     }
-    let image = ImageReader::new(Cursor::new(bytes))
+    let undecodable = |error| broken(format!("cannot be decoded: {error}"));
+    let mut decoder = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(Error::io("read", path))?
-        .decode()
-        .map_err(|error| broken(format!("cannot be decoded: {error}")))?;
+        .into_decoder()
+        .map_err(undecodable)?;
+    let mut limits = Limits::default();
+    limits
+        .reserve(decoder.total_bytes())
+        .and_then(|()| decoder.set_limits(limits))
+        .map_err(undecodable)?;
+    // What cannot be read of the notes beside an image says nothing of how to turn it.
+    let orientation = match turned {
+        true => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+        false => Orientation::NoTransforms,
+    };
+    let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+    image.apply_orientation(orientation);
     let size = (image.height() as usize, image.width() as usize);
     let deep = matches!(
         image.color(),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::queue::Pool;
 use super::stage::{Chunk, Stage};
-use super::{Dataset, EpochSampler, Order};
+use super::{Dataset, EpochSampler, Order, Shards};
 use crate::augment::ViewPlan;
 use crate::{Batch, Error, Result};
 
@@ -34,6 +34,9 @@ pub struct LoaderConfig {
     /// Share of unreadable samples that an epoch tolerates, 0.05 by default; small data sets are judged as if
     /// they had 100 samples.
     pub max_bad_share: f64,
+    /// Samples among which the next one is drawn, of data sets in shards; by default what suits them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shuffle_window: Option<usize>,
 }
 
 impl Default for LoaderConfig {
@@ -45,6 +48,7 @@ impl Default for LoaderConfig {
             drop_last: true,
             leave_out_unreadable: false,
             max_bad_share: 0.05,
+            shuffle_window: None,
         }
     }
 }
@@ -79,8 +83,21 @@ impl Loader {
                 "choose a number from 0 to 1",
             ));
         }
-        let sampler =
+        let mut sampler =
             EpochSampler::new(dataset.len(), config.batch_size, seed)?.drop_last(config.drop_last);
+        match (dataset.shards(), config.shuffle_window) {
+            (Some(shards), window) => {
+                let window = window.unwrap_or(shards.window);
+                sampler = sampler.in_shards(Shards { window, ..shards });
+            }
+            (None, None) => {}
+            (None, Some(window)) => {
+                let why = "the images are no large files that are best read on end, so all are shuffled together";
+                let fix =
+                    "leave it out; it is for tar:, and for parquet: and hf: of more than 1 GiB";
+                return Err(Error::config("data", "shuffle_window", window, why, fix));
+            }
+        }
         let stage = Stage {
             dataset,
             plan,

@@ -21,34 +21,48 @@ mod embedded;
 mod folder;
 mod idx;
 mod image_file;
+mod index_cache;
+mod joined;
+mod labels;
+mod list;
 mod loader;
 mod memory;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod passed_over;
 mod queue;
+mod reading;
 mod sampler;
 mod shapes;
+mod shard_files;
+mod shards;
 mod source;
 mod split;
 mod stage;
 mod subset;
+mod tar;
 
 use std::fmt;
 
 pub use folder::FolderDataset;
 pub use image_file::decode;
+pub use joined::JoinedDataset;
+pub use list::ListDataset;
 pub use loader::{Batches, Loader, LoaderConfig};
 pub use memory::MemoryDataset;
 #[cfg(feature = "parquet")]
 pub use parquet::ParquetDataset;
+pub use reading::{Orientation, Reading};
 pub use sampler::{EpochSampler, Order};
 pub use shapes::ShapesDataset;
+pub use shards::Shards;
 pub use source::DataSource;
 pub use split::Split;
 pub use subset::{Subset, hold_out};
+pub use tar::TarDataset;
 
-use crate::Result;
 use crate::augment::Sample;
+use crate::{Error, Result};
 
 /// Images or point clouds by index; labelled if there are classes.
 ///
@@ -106,8 +120,28 @@ pub trait Dataset: Send + Sync + fmt::Debug {
         &[]
     }
 
+    /// What was chosen or passed over when the data set was opened, a line each.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
+    /// The shards that images lie in, if reading them on end is much faster than at random.
+    fn shards(&self) -> Option<Shards> {
+        None
+    }
+
     /// What messages call image `index`: its path, or `#index`.
     fn name_of(&self, index: usize) -> String {
         format!("#{index}")
     }
+}
+
+/// The error of an index that is not below the number of images.
+fn out_of_range(index: usize, len: usize) -> Error {
+    Error::shape(
+        "image index",
+        format!("below {len}"),
+        index,
+        "take indices from a sampler over this data set",
+    )
 }

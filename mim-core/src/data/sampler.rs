@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use rand::RngExt;
 
+use super::Shards;
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
 
 /// Cuts a new permutation of the data set each epoch into batches, and each batch among the ranks.
 ///
-/// A global batch of `batch_size * world` samples is the same set whatever the number of ranks it is cut into.
+/// A global batch of `batch_size * world` samples is the same set whatever the number of ranks it is cut into. Not so of
+/// data sets in shards ([`EpochSampler::in_shards`]): there each rank reads shards of its own.
 #[derive(Debug, Clone)]
 pub struct EpochSampler {
     len: usize,
@@ -18,6 +20,7 @@ pub struct EpochSampler {
     rank: usize,
     world: usize,
     drop_last: bool,
+    shards: Option<Shards>,
 }
 
 /// The batches of one rank in one epoch.
@@ -76,6 +79,7 @@ impl EpochSampler {
             rank: 0,
             world: 1,
             drop_last: true,
+            shards: None,
         })
     }
 
@@ -107,6 +111,14 @@ impl EpochSampler {
         self
     }
 
+    /// Goes through shards rather than all over the data set: their order is drawn, each rank takes an equal part of the
+    /// images in that order (shards of its own, but for those on an edge), and draws each image from a window.
+    #[must_use]
+    pub fn in_shards(mut self, shards: Shards) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
     /// Batches an epoch.
     pub fn iterations(&self) -> usize {
         let global = self.batch_size * self.world;
@@ -116,6 +128,9 @@ impl EpochSampler {
 
     /// The order of `epoch`.
     pub fn epoch(&self, epoch: u64) -> Order {
+        if let Some(shards) = &self.shards {
+            return self.epoch_in(shards, epoch);
+        }
         let mut rng = stream(self.seed, Purpose::Shuffle, [epoch, 0]);
         // `new` checked that the length fits.
         let mut indices: Vec<u32> = (0..u32::try_from(self.len).unwrap_or(u32::MAX)).collect();
@@ -128,14 +143,39 @@ impl EpochSampler {
         Order { indices, batches }
     }
 
+    fn epoch_in(&self, shards: &Shards, epoch: u64) -> Order {
+        let counts = |rank| {
+            let of_rank = move |iter| self.share_of(rank, iter).len();
+            (0..self.iterations()).map(of_rank)
+        };
+        let first: usize = (0..self.rank).flat_map(counts).sum();
+        let mine: usize = counts(self.rank).sum();
+        let len = u32::try_from(self.len).unwrap_or(u32::MAX);
+        let all = shards.shuffled(len, &mut stream(self.seed, Purpose::Shuffle, [epoch, 0]));
+        let mut indices = all[first..first + mine].to_vec();
+        let own = [epoch, 1 + self.rank as u64];
+        shards.mix(&mut indices, &mut stream(self.seed, Purpose::Shuffle, own));
+        let mut end = 0;
+        let batches = counts(self.rank).map(|count| {
+            end += count;
+            end - count..end
+        });
+        let batches = batches.collect();
+        Order { indices, batches }
+    }
+
     /// Positions of this rank's part of global batch `iter`.
     fn share(&self, iter: usize) -> Range<usize> {
+        self.share_of(self.rank, iter)
+    }
+
+    fn share_of(&self, rank: usize, iter: usize) -> Range<usize> {
         let global = self.batch_size * self.world;
         let start = iter * global;
         let count = global.min(self.len - start);
         let (whole, extra) = (count / self.world, count % self.world);
-        let begin = start + self.rank * whole + self.rank.min(extra);
-        begin..begin + whole + usize::from(self.rank < extra)
+        let begin = start + rank * whole + rank.min(extra);
+        begin..begin + whole + usize::from(rank < extra)
     }
 }
 
@@ -199,6 +239,33 @@ mod tests {
             seen.dedup();
             prop_assert_eq!(seen.len() + missing, len);
             prop_assert!(shares.iter().all(|share| share.len() == shares[0].len()));
+        }
+
+        #[test]
+        fn ranks_read_parts_of_the_order_of_shards(
+            cuts in proptest::collection::btree_set(1usize..200, 0..8), window in 1usize..40, world in 1usize..4,
+        ) {
+            let starts: Vec<usize> = std::iter::once(0).chain(cuts).collect();
+            let sampler = EpochSampler::new(200, 5, 1).unwrap().in_shards(Shards { starts: starts.clone(), window });
+            let shares: Vec<Order> = (0..world)
+                .map(|rank| sampler.clone().sharded(rank, world).unwrap().epoch(2))
+                .collect();
+            let mut seen: Vec<u32> = shares.iter().flat_map(flat).collect();
+            let all = seen.len();
+            prop_assert_eq!(all, 200 / (5 * world) * 5 * world);
+            seen.sort_unstable();
+            seen.dedup();
+            prop_assert_eq!(seen.len(), all);
+            for share in &shares {
+                prop_assert!((0..share.len()).all(|iter| share.batch(iter).len() == 5));
+                // A rank that draws from a window of one goes through few shards, each on end.
+                if window == 1 {
+                    let order = flat(share);
+                    let jumps = order.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+                    prop_assert!(jumps < starts.len());
+                }
+            }
+            prop_assert!(world < 2 || window > 1 || shares[0] != shares[1]);
         }
 
         #[test]

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "parquet")]
 use super::ParquetDataset;
 use super::{
-    Dataset, FolderDataset, ShapesDataset, Split, cifar, embedded, folder::holds_clouds, idx,
+    Dataset, FolderDataset, JoinedDataset, ListDataset, Reading, ShapesDataset, Split, TarDataset,
+    cifar, embedded, folder::holds_clouds, idx,
 };
 #[cfg(all(feature = "hub", feature = "parquet"))]
 use crate::hub::Hub;
@@ -18,14 +19,15 @@ use crate::hub::{HubPath, RepoKind};
 use crate::{Error, Result};
 
 /// Where images or point clouds come from; written `embedded`, `shapes`, `PATH`, `idx:PATH`, `folder:PATH`, `cifar:PATH`,
-/// `clouds:PATH`, `parquet:PATH` or `hf:owner/name[@revision][/folder]`.
+/// `clouds:PATH`, `list:FILE`, `tar:PATH`, `parquet:PATH` or `hf:owner/name[@revision][/folder]`; several of them joined
+/// by ` + `. `~/` at the start of a path is the home folder.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DataSource {
     /// The excerpt of Fashion-MNIST inside the library: 1000 + 500 grey images of 28 x 28, ten classes.
     #[default]
     Embedded,
-    /// A folder whose kind is told by what is in it.
+    /// A folder whose kind is told by what is in it, or a file whose kind is told by its name.
     Detect(PathBuf),
     /// A folder of IDX files with MNIST's names.
     Idx(PathBuf),
@@ -43,6 +45,12 @@ pub enum DataSource {
     Clouds(PathBuf),
     /// A folder of CIFAR-10 or CIFAR-100 in its binary version.
     Cifar(PathBuf),
+    /// Images that a file lists, see [`ListDataset`].
+    List(PathBuf),
+    /// Images in tar files, see [`TarDataset`].
+    Tar(PathBuf),
+    /// Several sources as one, see [`JoinedDataset`].
+    Joined(Vec<DataSource>),
     /// A parquet file or a folder of them, see `ParquetDataset`; needs the feature `parquet`.
     Parquet(PathBuf),
     /// A data set of parquet files on the Hugging Face Hub; needs the features `hub` and `parquet`.
@@ -58,18 +66,47 @@ impl DataSource {
     /// [`Error::Io`] if it cannot be read; [`Error::Hub`] if it cannot be downloaded; [`Error::Unsupported`] if
     /// this build lacks the feature for it.
     pub fn open(&self, split: Split) -> Result<Arc<dyn Dataset>> {
+        self.open_with(split, &Reading::default())
+    }
+
+    /// Opens a split, to be read as `reading` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataSource::open`]; [`Error::InvalidConfig`] if a choice of `reading` has no use for this source.
+    pub fn open_with(&self, split: Split, reading: &Reading) -> Result<Arc<dyn Dataset>> {
+        if let Self::Detect(path) = self {
+            return Self::detect(path)?.open_with(split, reading);
+        }
+        reading.check(self)?;
         Ok(match self {
             Self::Embedded => Arc::new(embedded::open(split)?),
-            Self::Detect(path) => return Self::detect(path)?.open(split),
+            Self::Detect(path) => return Self::detect(path)?.open_with(split, reading),
+            Self::Joined(sources) => {
+                let names: Vec<String> = sources.iter().map(Self::to_string).collect();
+                let open = |place: usize, split| sources[place].open_with(split, reading);
+                Arc::new(JoinedDataset::open(&names, split, open)?)
+            }
+            Self::List(path) => Arc::new(ListDataset::open(existing(path)?, split, reading)?),
+            Self::Tar(path) => Arc::new(TarDataset::open(path, split, reading)?),
             Self::Idx(path) => Arc::new(idx::open(folder(path)?, split)?),
             Self::Shapes => Arc::new(ShapesDataset::open(split)?),
-            Self::Folder(path) => Arc::new(FolderDataset::open(folder(path)?, split)?),
+            Self::Folder(path) => {
+                Arc::new(FolderDataset::open_with(folder(path)?, split, reading)?)
+            }
             Self::Clouds(path) => Arc::new(FolderDataset::open_clouds(folder(path)?, split)?),
             Self::Cifar(path) => Arc::new(cifar::open(folder(path)?, split)?),
             #[cfg(feature = "parquet")]
-            Self::Parquet(path) => Arc::new(ParquetDataset::open(existing(path)?, split)?),
+            Self::Parquet(path) => {
+                Arc::new(ParquetDataset::open_with(existing(path)?, split, reading)?)
+            }
             #[cfg(all(feature = "hub", feature = "parquet"))]
-            Self::Hub(path) => Arc::new(ParquetDataset::open_hub(&Hub::from_env()?, path, split)?),
+            Self::Hub(path) => Arc::new(ParquetDataset::open_hub_with(
+                &Hub::from_env()?,
+                path,
+                split,
+                reading,
+            )?),
             #[cfg(all(not(feature = "hub"), feature = "parquet"))]
             Self::Hub(path) => return Err(crate::hub::missing(path)),
             #[cfg(not(feature = "parquet"))]
@@ -88,22 +125,54 @@ impl DataSource {
     /// # Errors
     ///
     /// [`Error::NoSplit`] if there is neither; else as [`DataSource::open`].
-    pub fn open_for_evaluation(&self) -> Result<(Split, Arc<dyn Dataset>)> {
-        match self.open(Split::Val) {
+    pub fn open_for_evaluation(&self, reading: &Reading) -> Result<(Split, Arc<dyn Dataset>)> {
+        match self.open_with(Split::Val, reading) {
             Ok(images) => Ok((Split::Val, images)),
-            Err(Error::NoSplit { .. }) => Ok((Split::Test, self.open(Split::Test)?)),
+            Err(Error::NoSplit { .. }) => Ok((Split::Test, self.open_with(Split::Test, reading)?)),
             Err(error) => Err(error),
         }
     }
 
+    /// Whether its files have columns or named parts, from which some are chosen.
+    pub fn has_columns(&self) -> bool {
+        match self {
+            Self::List(_) | Self::Tar(_) | Self::Parquet(_) | Self::Hub(_) => true,
+            Self::Joined(sources) => sources.iter().any(Self::has_columns),
+            Self::Detect(path) => Self::detect(path).is_ok_and(|source| source.has_columns()),
+            _ => false,
+        }
+    }
+
+    /// Whether it holds image files, whose orientation may be noted.
+    pub fn has_image_files(&self) -> bool {
+        match self {
+            Self::Folder(_) => true,
+            Self::Joined(sources) => sources.iter().any(Self::has_image_files),
+            Self::Detect(path) => Self::detect(path).is_ok_and(|source| source.has_image_files()),
+            other => other.has_columns(),
+        }
+    }
+
     fn detect(path: &Path) -> Result<Self> {
+        let names = path.to_string_lossy();
+        if names.ends_with(".tar") && !path.is_dir() {
+            return Ok(Self::Tar(path.into()));
+        }
+        if path.is_file() && ListDataset::recognises(path) {
+            return Ok(Self::List(path.into()));
+        }
+        if path.is_file() && names.ends_with(".parquet") {
+            return Ok(Self::Parquet(path.into()));
+        }
         let path = folder(path)?;
         Ok(if idx::recognises(path) {
             Self::Idx(path.into())
         } else if cifar::recognises(path) {
             Self::Cifar(path.into())
-        } else if holds_parquet(path) {
+        } else if holds(path, "parquet") {
             Self::Parquet(path.into())
+        } else if holds(path, "tar") {
+            Self::Tar(path.into())
         } else if holds_clouds(path, 0) {
             Self::Clouds(path.into())
         } else {
@@ -112,7 +181,19 @@ impl DataSource {
     }
 }
 
-const FIX: &str = "give the path of a folder of images, point clouds, IDX files, CIFAR records or parquet files, `embedded` or `shapes`";
+const FIX: &str = "give the path of a folder of images, point clouds, IDX files, CIFAR records, parquet or tar files, of a list of images (.csv, .tsv, .jsonl, .txt), `embedded` or `shapes`";
+
+/// What stands between several sources.
+const JOINT: &str = " + ";
+
+/// A path with the home folder in place of `~`: shells do not put it there behind `folder:`.
+fn at_home(path: &str) -> String {
+    let home = std::env::var("HOME").unwrap_or_default();
+    match path.strip_prefix("~/") {
+        Some(rest) if !home.is_empty() => format!("{}/{rest}", home.trim_end_matches('/')),
+        _ => path.to_owned(),
+    }
+}
 
 /// `path`, if it is there.
 fn existing(path: &Path) -> Result<&Path> {
@@ -132,13 +213,13 @@ fn folder(path: &Path) -> Result<&Path> {
     }
 }
 
-/// Whether parquet files lie in a folder or in `data` in it, as in downloaded data sets.
-fn holds_parquet(path: &Path) -> bool {
+/// Whether files of an ending lie in a folder or in `data` in it, as in downloaded data sets.
+fn holds(path: &Path, ending: &str) -> bool {
     [path.to_owned(), path.join("data")].iter().any(|folder| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         entries
             .map(|entry| entry.path())
-            .any(|path| path.extension().is_some_and(|kind| kind == "parquet"))
+            .any(|path| path.extension().is_some_and(|kind| kind == ending))
     })
 }
 
@@ -146,11 +227,16 @@ impl FromStr for DataSource {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if text.contains(JOINT) {
+            let sources = text.split(JOINT).map(Self::from_str);
+            return sources.collect::<Result<_>>().map(Self::Joined);
+        }
         let (kind, path) = match text.split_once(':') {
             Some(("hf", _)) => return HubPath::parse(text, RepoKind::Dataset).map(Self::Hub),
-            Some((kind @ ("idx" | "folder" | "cifar" | "clouds" | "parquet"), path)) => {
-                (kind, path)
-            }
+            Some((
+                kind @ ("idx" | "folder" | "cifar" | "clouds" | "list" | "tar" | "parquet"),
+                path,
+            )) => (kind, path),
             _ => ("", text),
         };
         if path.trim().is_empty() {
@@ -159,17 +245,20 @@ impl FromStr for DataSource {
                 "source",
                 format!("{text:?}"),
                 "the path is missing",
-                "write embedded, shapes, PATH, idx:PATH, folder:PATH, cifar:PATH, clouds:PATH, parquet:PATH or hf:owner/name",
+                "write embedded, shapes, PATH, idx:PATH, folder:PATH, cifar:PATH, clouds:PATH, list:FILE, tar:PATH, parquet:PATH or hf:owner/name",
             ));
         }
+        let path = &at_home(path);
         Ok(match kind {
             "idx" => Self::Idx(path.into()),
             "folder" => Self::Folder(path.into()),
             "cifar" => Self::Cifar(path.into()),
             "clouds" => Self::Clouds(path.into()),
+            "list" => Self::List(path.into()),
+            "tar" => Self::Tar(path.into()),
             "parquet" => Self::Parquet(path.into()),
-            _ if path == "embedded" => Self::Embedded,
-            _ if path == "shapes" => Self::Shapes,
+            _ if text == "embedded" => Self::Embedded,
+            _ if text == "shapes" => Self::Shapes,
             _ => Self::Detect(path.into()),
         })
     }
@@ -185,6 +274,12 @@ impl fmt::Display for DataSource {
             Self::Cifar(path) => write!(f, "cifar:{}", path.display()),
             Self::Shapes => f.write_str("shapes"),
             Self::Clouds(path) => write!(f, "clouds:{}", path.display()),
+            Self::List(path) => write!(f, "list:{}", path.display()),
+            Self::Tar(path) => write!(f, "tar:{}", path.display()),
+            Self::Joined(sources) => {
+                let names: Vec<String> = sources.iter().map(Self::to_string).collect();
+                f.write_str(&names.join(JOINT))
+            }
             Self::Parquet(path) => write!(f, "parquet:{}", path.display()),
             Self::Hub(path) => path.fmt(f),
         }
@@ -222,6 +317,9 @@ mod tests {
             "./embedded",
             "C:\\x",
             "parquet:a.parquet",
+            "list:a.csv",
+            "tar:a-{000..123}.tar",
+            "folder:a + list:b.csv + c",
             "hf:uoft-cs/cifar10@refs/convert/parquet/plain_text",
         ] {
             let source: DataSource = text.parse().unwrap();

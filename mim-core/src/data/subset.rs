@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rand::RngExt;
 
-use super::Dataset;
+use super::{Dataset, Shards};
 use crate::augment::Sample;
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
@@ -60,6 +60,16 @@ impl Dataset for Subset {
 
     fn class_names(&self) -> &[String] {
         self.all.class_names()
+    }
+
+    fn shards(&self) -> Option<Shards> {
+        let shards = self.all.shards()?;
+        let ascending = self.indices.is_sorted();
+        ascending.then(|| shards.of_some(&self.indices))
+    }
+
+    fn notes(&self) -> &[String] {
+        self.all.notes()
     }
 
     fn name_of(&self, index: usize) -> String {

@@ -1,7 +1,5 @@
 //! `mim bench data`.
 
-use std::path::PathBuf;
-
 use cpu_time::ProcessTime;
 use mim_core::augment::{Augment, ColorJitter, GaussianBlur, Grayscale, ViewPlan};
 use mim_core::data::{DataSource, Loader, LoaderConfig, Split};
@@ -11,9 +9,9 @@ use serde_json::{Value, json};
 /// Settings of `mim bench data`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Data {
-    /// A folder of images.
+    /// Images, as in `mim pretrain`.
     #[arg(long)]
-    images: PathBuf,
+    images: DataSource,
     /// What is done to them.
     #[arg(long, value_enum, default_value = "mae")]
     plan: Plan,
@@ -50,7 +48,7 @@ impl Plan {
 impl Data {
     /// Decodes and augments on one thread, up to normalised f32 images.
     pub(super) fn time(&self) -> Result<Value> {
-        let images = DataSource::Folder(self.images.clone()).open(Split::Train)?;
+        let images = self.images.open(Split::Train)?;
         let count = images.len();
         let loading = LoaderConfig {
             batch_size: 1,
@@ -68,7 +66,8 @@ impl Data {
         }
         if !best.is_finite() {
             let what = "there is nothing to time";
-            return Err(Error::format(&self.images, what, "give more images"));
+            let path = self.images.to_string();
+            return Err(Error::format(path, what, "give more images"));
         }
         Ok(json!({
             "framework": concat!("mim ", env!("CARGO_PKG_VERSION")),

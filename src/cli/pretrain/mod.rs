@@ -234,6 +234,9 @@ fn ready(
             folder::write(&run.join(INIT), &format!("{started}\n"))?;
         }
         announce(config, &trainer, &images, comm.world());
+        for note in images.notes() {
+            eprintln!("{note}");
+        }
         for line in run_config::warnings(config, trainer.iters_per_epoch()) {
             eprintln!("warning: {line}");
         }

@@ -4,18 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::RunConfig;
-use mim_core::data::{DataSource, Dataset, Loader, LoaderConfig, Split, Subset};
+use mim_core::data::{Dataset, Loader, LoaderConfig, Subset};
 use mim_core::{Error, Method, Result, StepContext};
 use mim_eval::{reconstruction_grid, save_png};
-
-/// The val or test images of a source, or its training images where there are no others.
-pub(crate) fn images(source: &DataSource) -> Result<Arc<dyn Dataset>> {
-    match source.open_for_evaluation() {
-        Ok((_, images)) => Ok(images),
-        Err(Error::NoSplit { .. }) => source.open(Split::Train),
-        Err(error) => Err(error),
-    }
-}
 
 /// Draws original, masked and reconstruction of `count` images, spread over the data set, into a PNG file.
 pub(crate) fn draw(

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::Split;
-use super::split::{self, Refusal};
+use super::super::shard_files::{self, Refusal};
 use crate::hub::{Hub, HubPath, Listing};
 use crate::{Error, Result};
 
@@ -24,19 +24,20 @@ pub(super) fn fetch(hub: &Hub, path: &HubPath, split: Split) -> Result<Vec<PathB
         other => (path, other?),
     };
     let inside = path.file().unwrap_or_default();
-    let names = split::select(&listing.files, inside, split).map_err(|refusal| {
-        let online = "go online once to download it";
-        match (refusal, listing.is_cached) {
-            (Refusal::NoSplit(fix), false) => Error::no_split(path, split, fix),
-            (Refusal::NoSplit(_), true) => {
-                Error::no_split(format!("{path}, in the cache"), split, online)
+    let names =
+        shard_files::select(&listing.files, (inside, "parquet"), split).map_err(|refusal| {
+            let online = "go online once to download it";
+            match (refusal, listing.is_cached) {
+                (Refusal::NoSplit(fix), false) => Error::no_split(path, split, fix),
+                (Refusal::NoSplit(_), true) => {
+                    Error::no_split(format!("{path}, in the cache"), split, online)
+                }
+                (Refusal::Wrong(what, fix), false) => Error::hub(path, what, fix),
+                (Refusal::Wrong(what, _), true) => {
+                    Error::hub(path, format!("{what} in the cache"), online)
+                }
             }
-            (Refusal::Wrong(what, fix), false) => Error::hub(path, what, fix),
-            (Refusal::Wrong(what, _), true) => {
-                Error::hub(path, format!("{what} in the cache"), online)
-            }
-        }
-    })?;
+        })?;
     // All files are those of one commit; what its branch stood for is noted once they are there.
     let commit = path.with_revision(listing.commit.as_str());
     let files = names

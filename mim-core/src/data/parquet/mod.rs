@@ -1,22 +1,23 @@
 //! Images in parquet files, as data sets on the Hugging Face Hub are kept.
 //!
 //! A file has a column of encoded images (JPEG, PNG, WebP), plain or as a struct of `bytes` and `path`, and perhaps a
-//! column of whole numbers as labels. Its rows lie in groups that can only be read as a whole, so groups stay in
+//! column of labels: whole numbers, text or booleans. Its rows lie in groups that can only be read as a whole, so groups stay in
 //! memory once read: all of a small data set, the last used ones of a large one.
 
 mod columns;
 #[cfg(feature = "hub")]
 mod hub;
+mod labels;
 mod memory;
 mod shard;
-mod split;
 
 use std::path::{Path, PathBuf};
 
+use self::labels::{Classes, Others};
 use self::memory::GroupMemory;
 use self::shard::Shard;
 use super::image_file::decode_bytes;
-use super::{Dataset, Split};
+use super::{Dataset, Reading, Shards, Split, out_of_range, shard_files};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
@@ -29,9 +30,9 @@ pub struct ParquetDataset {
     shards: Vec<Shard>,
     groups: Vec<Group>,
     rows: usize,
-    labels: Vec<u32>,
-    classes: Vec<String>,
-    class_count: usize,
+    classes: Classes,
+    notes: Vec<String>,
+    turned: bool,
     memory: GroupMemory,
 }
 
@@ -58,43 +59,84 @@ impl ParquetDataset {
     /// [`Error::Format`] if there are no such files, no images in them, or several data sets beside one another;
     /// [`Error::Io`] if they cannot be read.
     pub fn open(root: &Path, split: Split) -> Result<Self> {
-        if root.is_file() {
-            let name = root.file_name().unwrap_or_default().to_string_lossy();
-            split::select(&[name.into_owned()], "", split)
-                .map_err(|refusal| refusal.at(root, split))?;
-            return Self::of_files(&[root.to_owned()], &[]);
-        }
-        let files = split::files(root)?;
-        let select = |split| split::select(&files, "", split);
-        let names = select(split).map_err(|refusal| refusal.at(root, split))?;
-        let paths = |names: Vec<String>| names.iter().map(|name| root.join(name)).collect();
-        let files: Vec<PathBuf> = paths(names);
-        let others = Split::ALL.into_iter().filter(|other| *other != split);
-        let others = others
-            .filter_map(|other| select(other).ok())
-            .flat_map(paths);
-        Self::of_files(&files, &others.collect::<Vec<_>>())
+        Self::open_with(root, split, &Reading::default())
     }
 
-    /// Opens a split of a data set on the Hub, downloading its files unless they are there.
+    /// Opens a split as [`Self::open`] does, to be read as `reading` says.
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`] if they cannot be had, else as [`Self::open`].
+    /// As [`Self::open`]; [`Error::InvalidConfig`] if a column of `reading` is not there.
+    pub fn open_with(root: &Path, split: Split, reading: &Reading) -> Result<Self> {
+        if root.is_file() {
+            let name = root.file_name().unwrap_or_default().to_string_lossy();
+            shard_files::select(&[name.into_owned()], ("", "parquet"), split)
+                .map_err(|refusal| refusal.at(root, split))?;
+            let others = Others {
+                local: vec![],
+                train: None,
+            };
+            return Self::of_files(&[root.to_owned()], &others, reading);
+        }
+        let files = shard_files::files(root, "parquet")?;
+        let select = |split| shard_files::select(&files, ("", "parquet"), split);
+        let names = select(split).map_err(|refusal| refusal.at(root, split))?;
+        let paths = |names: Vec<String>| -> Vec<PathBuf> {
+            names.iter().map(|name| root.join(name)).collect()
+        };
+        let files = paths(names);
+        let others = Split::ALL.into_iter().filter(|other| *other != split);
+        let others = others.filter_map(|other| select(other).ok());
+        let train = || Ok(select(Split::Train).map_or(vec![], paths));
+        let others = Others {
+            local: others.flat_map(paths).collect(),
+            train: (split != Split::Train).then_some(&train),
+        };
+        Self::of_files(&files, &others, reading)
+    }
+
+    /// Opens a split of a data set on the Hub, downloading its files unless they are there. Where labels are text, the
+    /// train split's files are downloaded too, for its classes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hub`] if they cannot be had, else as [`Self::open_with`].
     #[cfg(feature = "hub")]
     pub fn open_hub(
         hub: &crate::hub::Hub,
         path: &crate::hub::HubPath,
         split: Split,
     ) -> Result<Self> {
-        Self::of_files(&hub::fetch(hub, path, split)?, &[])
+        Self::open_hub_with(hub, path, split, &Reading::default())
     }
 
-    /// The rows of `files`; the labels of `others` count as classes too.
-    fn of_files(files: &[PathBuf], others: &[PathBuf]) -> Result<Self> {
+    /// Opens a split as [`Self::open_hub`] does, to be read as `reading` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open_hub`]; [`Error::InvalidConfig`] if a column of `reading` is not there.
+    #[cfg(feature = "hub")]
+    pub fn open_hub_with(
+        hub: &crate::hub::Hub,
+        path: &crate::hub::HubPath,
+        split: Split,
+        reading: &Reading,
+    ) -> Result<Self> {
+        let train = || match hub::fetch(hub, path, Split::Train) {
+            Err(Error::NoSplit { .. }) => Ok(vec![]),
+            fetched => fetched,
+        };
+        let others = Others {
+            local: vec![],
+            train: (split != Split::Train).then_some(&train),
+        };
+        Self::of_files(&hub::fetch(hub, path, split)?, &others, reading)
+    }
+
+    fn of_files(files: &[PathBuf], others: &Others<'_>, reading: &Reading) -> Result<Self> {
         let shards = files
             .iter()
-            .map(|path| Shard::open(path))
+            .map(|path| Shard::open(path, reading))
             .collect::<Result<Vec<_>>>()?;
         let (mut groups, mut rows) = (vec![], 0);
         for (index, shard) in shards.iter().enumerate() {
@@ -115,60 +157,35 @@ impl ParquetDataset {
                 "download the file again, or name another",
             ));
         }
-        let mut dataset = Self {
-            classes: shards
-                .first()
-                .map_or_else(Vec::new, |shard| shard.classes().to_vec()),
+        let mut classes = Classes::read(&shards, rows, others)?;
+        let mut notes = shards[0].notes().to_vec();
+        notes.append(&mut classes.notes);
+        let name = shards[0].path().display();
+        Ok(Self {
+            notes: notes
+                .into_iter()
+                .map(|note| format!("{name}: {note}"))
+                .collect(),
+            turned: reading.orientation.turns(true),
+            memory: GroupMemory::new(MEMORY),
             shards,
             groups,
             rows,
-            labels: vec![],
-            class_count: 0,
-            memory: GroupMemory::new(MEMORY),
-        };
-        dataset.read_labels(others)?;
-        Ok(dataset)
+            classes,
+        })
     }
 
-    /// Reads the labels of all rows; none count if any is missing.
-    fn read_labels(&mut self, others: &[PathBuf]) -> Result<()> {
-        let mut labels = Vec::with_capacity(self.rows);
-        for shard in &self.shards {
-            labels.extend(shard.labels()?);
+    /// The row of image `index` among all rows; that behind the last if there is none.
+    fn row(&self, index: usize) -> usize {
+        match &self.classes.kept {
+            Some(kept) => kept.get(index).copied().unwrap_or(self.rows),
+            None => index,
         }
-        if labels.len() < self.rows {
-            return Ok(());
-        }
-        // ImageNet's test split and others say "unknown" with -1.
-        let known = labels.iter().map(|label| u32::try_from(*label).ok());
-        let Some(known) = known.collect::<Option<Vec<u32>>>() else {
-            let path = self.shards[0].path().display();
-            tracing::warn!("{path}: some labels are negative; images are taken without labels");
-            self.classes.clear();
-            return Ok(());
-        };
-        let mut count = known.iter().max().map_or(0, |label| *label as usize + 1);
-        if !self.classes.is_empty() {
-            if count > self.classes.len() {
-                return Err(Error::format(
-                    self.shards[0].path(),
-                    format!("label {} among {} classes", count - 1, self.classes.len()),
-                    "download the data set again",
-                ));
-            }
-            count = self.classes.len();
-        } else {
-            for path in others {
-                let more = Shard::open(path)?.labels()?.into_iter().max().unwrap_or(-1);
-                count = count.max(usize::try_from(more + 1).unwrap_or(0));
-            }
-        }
-        (self.labels, self.class_count) = (known, count);
-        Ok(())
     }
 
     /// The group of image `index`, and the row in it.
     fn place(&self, index: usize) -> Option<(usize, usize)> {
+        let index = self.row(index);
         if index >= self.rows {
             return None;
         }
@@ -180,22 +197,22 @@ impl ParquetDataset {
 
 impl Dataset for ParquetDataset {
     fn class_names(&self) -> &[String] {
-        &self.classes
+        &self.classes.names
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn len(&self) -> usize {
-        self.rows
+        let kept = self.classes.kept.as_ref();
+        kept.map_or(self.rows, Vec::len)
     }
 
     fn read(&self, index: usize) -> Result<Sample> {
-        let (key, row) = self.place(index).ok_or_else(|| {
-            Error::shape(
-                "image index",
-                format!("below {}", self.rows),
-                index,
-                "take indices from a sampler over this data set",
-            )
-        })?;
+        let (key, row) = self
+            .place(index)
+            .ok_or_else(|| out_of_range(index, self.len()))?;
         let Group {
             shard,
             place,
@@ -213,21 +230,34 @@ impl Dataset for ParquetDataset {
         };
         let name = PathBuf::from(self.name_of(index));
         match image {
-            Some(image) => decode_bytes(image.data(), &name),
-            None => Err(Error::format(
-                name,
-                "the row holds no image",
-                "leave it out of the file",
-            )),
+            Some(image) => decode_bytes(image.data(), &name, self.turned),
+            None => Err(shard.no_image(place, row, &name)),
         }
     }
 
     fn label(&self, index: usize) -> Option<u32> {
-        self.labels.get(index).copied()
+        self.classes.labels.get(index).copied()
     }
 
     fn classes(&self) -> usize {
-        self.class_count
+        self.classes.count
+    }
+
+    fn shards(&self) -> Option<Shards> {
+        let bytes: u64 = self.groups.iter().map(|group| group.bytes).sum();
+        if bytes <= MEMORY {
+            return None;
+        }
+        // Groups of half the memory at a time: the window reaches into one more on each side.
+        let window = (self.rows as u64).saturating_mul(MEMORY / 2) / bytes;
+        let shards = Shards {
+            starts: self.groups.iter().map(|group| group.first).collect(),
+            window: usize::try_from(window).unwrap_or(usize::MAX).max(1),
+        };
+        Some(match &self.classes.kept {
+            Some(kept) => shards.of_some(kept),
+            None => shards,
+        })
     }
 
     fn name_of(&self, index: usize) -> String {

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use ::parquet::data_type::DataType;
+use ::parquet::data_type::{ByteArray, DataType};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use ::parquet::file::properties::ReaderProperties;
 use ::parquet::file::reader::RowGroupReader;
 use ::parquet::file::serialized_reader::SerializedRowGroupReader;
 
+use super::super::Reading;
 use super::columns::Columns;
 use super::memory::Rows;
 use crate::{Error, Result};
@@ -22,21 +23,43 @@ pub(super) struct Shard {
     path: PathBuf,
     metadata: ParquetMetaData,
     columns: Columns,
+    reading: Reading,
+}
+
+/// The labels of all rows.
+#[derive(Debug)]
+pub(super) enum Labels {
+    /// There is no column of labels.
+    None,
+    /// Whole numbers, -1 where there is none.
+    Numbers(Vec<i64>),
+    /// Texts.
+    Texts(Vec<Option<String>>),
 }
 
 impl Shard {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, reading: &Reading) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("read", path))?;
         let metadata = ParquetMetaDataReader::new()
             .parse_and_finish(&file)
             .map_err(|error| broken(path, &error))?;
-        let columns = Columns::find(metadata.file_metadata())
-            .map_err(|(what, fix)| Error::format(path, what, fix))?;
+        let columns = Columns::find(path, metadata.file_metadata(), reading)?;
         Ok(Self {
             path: path.to_owned(),
             metadata,
             columns,
+            reading: reading.clone(),
         })
+    }
+
+    /// Another file of the same data set.
+    pub(super) fn like(&self, path: &Path) -> Result<Self> {
+        Self::open(path, &self.reading)
+    }
+
+    /// What was chosen among its columns, a line each.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.columns.notes
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -72,28 +95,75 @@ impl Shard {
         read().map_err(|error| broken(&self.path, &error))
     }
 
-    /// The label of each row, -1 where there is none; empty without a column of labels.
-    pub(super) fn labels(&self) -> Result<Vec<i64>> {
+    /// The label of each row.
+    pub(super) fn labels(&self) -> Result<Labels> {
         let Some(column) = self.columns.label else {
-            return Ok(vec![]);
+            return Ok(Labels::None);
         };
-        let mut labels = vec![];
+        let (mut numbers, mut texts, mut is_text) = (vec![], vec![], false);
         for group in 0..self.metadata.num_row_groups() {
             let (place, all) = ((group, column), (0, usize::MAX));
-            let read = || match self.column(place)? {
-                ColumnReader::Int32ColumnReader(reader) => {
-                    let rows = self.rows(place, reader, all)?.into_iter();
-                    Ok(rows.map(|row| row.map(i64::from)).collect())
+            let mut read = || {
+                match self.column(place)? {
+                    ColumnReader::Int32ColumnReader(reader) => {
+                        let rows = self.rows(place, reader, all)?.into_iter();
+                        numbers.extend(rows.map(|row| row.map_or(-1, i64::from)));
+                    }
+                    ColumnReader::Int64ColumnReader(reader) => {
+                        let rows = self.rows(place, reader, all)?.into_iter();
+                        numbers.extend(rows.map(|row| row.unwrap_or(-1)));
+                    }
+                    ColumnReader::BoolColumnReader(reader) => {
+                        is_text = true;
+                        let rows = self.rows(place, reader, all)?.into_iter();
+                        texts.extend(rows.map(|row| row.map(|value| value.to_string())));
+                    }
+                    ColumnReader::ByteArrayColumnReader(reader) => {
+                        is_text = true;
+                        for row in self.rows(place, reader, all)? {
+                            let text = row.as_ref().map(ByteArray::as_utf8).transpose()?;
+                            texts.push(text.map(str::to_owned));
+                        }
+                    }
+                    _ => {
+                        return Err(ParquetError::General(
+                            "labels are of another type".to_owned(),
+                        ));
+                    }
                 }
-                ColumnReader::Int64ColumnReader(reader) => self.rows(place, reader, all),
-                _ => Err(ParquetError::General(
-                    "labels are no whole numbers".to_owned(),
-                )),
+                Ok(())
             };
-            let rows: Vec<Option<i64>> = read().map_err(|error| broken(&self.path, &error))?;
-            labels.extend(rows.into_iter().map(|row| row.unwrap_or(-1)));
+            read().map_err(|error| broken(&self.path, &error))?;
         }
-        Ok(labels)
+        Ok(match is_text {
+            true => Labels::Texts(texts),
+            false => Labels::Numbers(numbers),
+        })
+    }
+
+    /// The error of a row without an image: perhaps it has a path of one.
+    pub(super) fn no_image(&self, group: usize, row: usize, name: &Path) -> Error {
+        let path = self.columns.path.and_then(|column| {
+            let place = (group, column);
+            match self.column(place).ok()? {
+                ColumnReader::ByteArrayColumnReader(reader) => {
+                    let value = self.rows(place, reader, (row, 1)).ok()?.pop()??;
+                    Some(value.as_utf8().ok()?.to_owned())
+                }
+                _ => None,
+            }
+        });
+        match path {
+            Some(path) => {
+                let what = format!("the row holds no image, only the path {path}");
+                Error::format(
+                    name,
+                    what,
+                    "write the files with the images in them, as push_to_hub does",
+                )
+            }
+            None => Error::format(name, "the row holds no image", "leave it out of the file"),
+        }
     }
 
     fn column(&self, (group, column): (usize, usize)) -> Result<ColumnReader, ParquetError> {

@@ -1,20 +1,25 @@
-//! Which files of a data set are which split.
+//! Files that a data set is cut into, such as parquet files, and which of them are which split.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::super::Split;
+use super::Split;
 use crate::{Error, Result, Text};
 
-/// Parquet files below a folder, as paths inside it.
-pub(super) fn files(root: &Path) -> Result<Vec<String>> {
+/// Files of an ending (`parquet`, `tar`) below a folder, as paths inside it.
+pub(super) fn files(root: &Path, ending: &str) -> Result<Vec<String>> {
     let mut files = vec![];
-    walk(root, "", 0, &mut files)?;
+    walk((root, ""), ending, 0, &mut files)?;
     files.sort_unstable();
     Ok(files)
 }
 
-fn walk(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) -> Result<()> {
+fn walk(
+    (folder, inside): (&Path, &str),
+    ending: &str,
+    depth: usize,
+    files: &mut Vec<String>,
+) -> Result<()> {
     for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let entry = entry.map_err(Error::io("list", folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -23,12 +28,22 @@ fn walk(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) -> R
             continue;
         }
         if path.is_dir() && depth < 8 {
-            walk(&path, &format!("{inside}{name}/"), depth + 1, files)?;
-        } else if name.ends_with(".parquet") {
+            walk(
+                (&path, &format!("{inside}{name}/")),
+                ending,
+                depth + 1,
+                files,
+            )?;
+        } else if is_of(&name, ending) {
             files.push(format!("{inside}{name}"));
         }
     }
     Ok(())
+}
+
+fn is_of(name: &str, ending: &str) -> bool {
+    name.strip_suffix(ending)
+        .is_some_and(|name| name.ends_with('.'))
 }
 
 /// Why files are no split of one data set.
@@ -50,26 +65,32 @@ impl Refusal {
     }
 }
 
-/// The files of a split among those in `inside` (a folder or a file; all if empty), in order.
+/// The files of a split among those of an ending in `inside` (a folder or a file; all if empty), in order.
 ///
 /// # Errors
 ///
 /// What is wrong, and what to do.
-pub(super) fn select(files: &[String], inside: &str, split: Split) -> Result<Vec<String>, Refusal> {
+pub(super) fn select(
+    files: &[String],
+    (inside, ending): (&str, &str),
+    split: Split,
+) -> Result<Vec<String>, Refusal> {
     let within = |file: &&String| {
         let rest = file.strip_prefix(inside);
         rest.is_some_and(|rest| inside.is_empty() || rest.is_empty() || rest.starts_with('/'))
     };
     let files: Vec<&String> = files
         .iter()
-        .filter(|file| file.ends_with(".parquet"))
+        .filter(|file| is_of(file, ending))
         .filter(within)
         .collect();
     if files.is_empty() {
         return Err(Refusal::Wrong(
-            "holds no parquet files".to_owned(),
-            "name a data set of parquet files; other kinds are read as folder:, idx: or cifar:"
-                .into(),
+            format!("holds no {ending} files"),
+            format!(
+                "name a data set of {ending} files; other kinds are read as folder:, idx: or cifar:"
+            )
+            .into(),
         ));
     }
     let parts: Vec<(Option<Split>, &String)> = files
@@ -154,7 +175,7 @@ mod tests {
 
     fn chosen(files: &[&str], inside: &str, split: Split) -> Result<Vec<String>, Refusal> {
         let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
-        select(&files, inside, split)
+        select(&files, (inside, "parquet"), split)
     }
 
     fn wrong(chosen: Result<Vec<String>, Refusal>) -> String {
