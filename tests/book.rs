@@ -1,5 +1,11 @@
 //! README and book say what the registry holds, and their links lead somewhere.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};

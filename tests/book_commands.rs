@@ -5,7 +5,12 @@
 //! `sh,no_run`, which needs the network, a GPU or hours, the command line is parsed. A block `toml` is read:
 //! as `my.toml` where it has a method, as `small.toml` where it is a sweep. Rust is compiled with the doc tests.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -175,6 +180,103 @@ fn lines_of_the_shell_are_read() {
             "no".to_owned()
         ])
         .is_err()
+    );
+}
+
+#[test]
+fn every_help_has_an_example_that_is_right() {
+    for command in mim::cli::command().get_subcommands() {
+        let name = command.get_name();
+        let help = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let own = ["eval", "sweep"].contains(&name);
+        assert!(
+            own || help.starts_with("Example"),
+            "mim {name} --help has no example"
+        );
+        for line in help
+            .lines()
+            .filter(|line| line.trim_start().starts_with("mim "))
+        {
+            // What explains a line stands behind some spaces.
+            let shown = line.trim().split("   ").next().unwrap_or_default();
+            let shown = shown.split(['|', '>']).next().unwrap_or_default();
+            let parsed = mim::cli::command().try_get_matches_from(words(shown));
+            assert!(
+                parsed.is_ok(),
+                "mim {name} --help: `{shown}`: {}",
+                parsed.unwrap_err()
+            );
+        }
+    }
+}
+
+#[test]
+fn alone_the_program_shows_what_is_used_most() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    let done = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(2));
+    assert!(
+        said.contains("mim pretrain") && said.contains("mim --help"),
+        "{said}"
+    );
+}
+
+/// What `mim` prints with these arguments.
+fn printed(args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
+    command
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .env("HF_TOKEN", "hf_secret");
+    let done = command.args(args).stdin(Stdio::null()).output().unwrap();
+    assert!(
+        done.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+#[test]
+fn shells_and_the_manual_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = printed(&["completions", shell]);
+        for command in mim::cli::command().get_subcommands() {
+            assert!(
+                script.contains(command.get_name()),
+                "{shell}: {}",
+                command.get_name()
+            );
+        }
+    }
+    assert!(printed(&["man"]).contains(".TH mim"));
+    let folder = tempfile::tempdir().unwrap();
+    printed(&["man", "--output-dir", folder.path().to_str().unwrap()]);
+    assert!(folder.path().join("mim-pretrain.1").exists());
+}
+
+#[test]
+fn the_doctor_says_what_a_report_needs_and_no_secret() {
+    let text = printed(&["doctor", "--no-network"]);
+    for name in [
+        "features",
+        "instructions",
+        "threads",
+        "memory",
+        "GPU",
+        "Hub",
+    ] {
+        assert!(text.contains(name), "{name} is not in:\n{text}");
+    }
+    assert!(!text.contains("hf_secret"), "{text}");
+    let json = printed(&["doctor", "--no-network", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json["features"].as_str().map(|text| text.contains("cli")),
+        Some(true)
     );
 }
 

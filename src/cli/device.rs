@@ -49,7 +49,7 @@ pub(crate) fn open(name: &str) -> Result<Device> {
 }
 
 /// What went wrong, without the backtrace that candle's errors bring along where one is asked for.
-fn reason(error: &candle_core::Error) -> String {
+pub(crate) fn reason(error: &candle_core::Error) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()
 }

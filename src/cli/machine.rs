@@ -15,7 +15,7 @@ pub(crate) fn machine(device: &Device) -> Value {
 }
 
 /// The name of the processor, where Linux tells it.
-fn processor() -> Option<String> {
+pub(crate) fn processor() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     line.split_once(':').map(|(_, name)| name.trim().to_owned())

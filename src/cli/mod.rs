@@ -16,10 +16,12 @@ mod browse;
 mod compare;
 mod convert;
 mod device;
+mod doctor;
 #[cfg(feature = "hub")]
 mod download;
 mod drawing;
 mod eval;
+mod examples;
 mod export;
 mod features;
 mod finetune;
@@ -28,6 +30,7 @@ mod info;
 mod interrupt;
 mod logging;
 mod machine;
+mod manual;
 mod methods;
 mod mlflow;
 mod model;
@@ -55,58 +58,75 @@ use mim_methods::registry::Registry;
 /// Results go to standard output, logs and progress to standard error. Exit status: 0 done, 1 error, 2 usage,
 /// 130 and 143 a run that was interrupted (SIGINT, SIGTERM), with a checkpoint to resume from.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 110, after_help = EXAMPLES)]
+#[command(name = "mim", version, max_term_width = 110, after_help = examples::MIM)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-const EXAMPLES: &str = "Examples:
-  mim pretrain                                  a small MAE on the embedded images, probed when done
-  mim pretrain --method simmim --epochs 20      another method
-  mim pretrain --config my.toml --data folder:photos --set encoder.depth=6
-  mim finetune --checkpoint runs/mae-1          train its encoder further, with labels
-  mim eval linear --checkpoint runs/mae-1       probe a finished run
-  mim visualize --checkpoint runs/mae-1 --images photos --output picture.png";
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Pre-train a method, then probe its encoder.
+    #[command(after_help = examples::PRETRAIN)]
     Pretrain(Box<pretrain::Args>),
     /// Draw augmented images as a method gets them, before any training.
+    #[command(after_help = examples::BROWSE)]
     Browse(Box<browse::Args>),
     /// Train an encoder further with labels, or the same network from scratch.
+    #[command(after_help = examples::FINETUNE)]
     Finetune(Box<finetune::Args>),
     /// Run a step again whose loss was not finite: which term and which image.
+    #[command(after_help = examples::REPLAY)]
     Replay(replay::Args),
     /// Probe the encoder of a run: linear classifier, nearest neighbours, segmentation and more.
     Eval(eval::Args),
     /// Draw what a model makes of images: reconstructions, masks, attention, features, neighbours; or its schedules.
+    #[command(after_help = examples::VISUALIZE)]
     Visualize(visualize::Args),
     /// Train many runs from one file, then compare them.
     Sweep(sweep::Args),
     /// Print a table of runs, with mean and deviation over seeds.
+    #[command(after_help = examples::COMPARE)]
     Compare(compare::Args),
     /// Write a page about a run, or one that compares several.
+    #[command(after_help = examples::REPORT)]
     Report(report::Args),
     /// List methods, their sizes, papers and recipes.
+    #[command(after_help = examples::METHODS)]
     Methods(methods::Args),
     /// List the parts that the method `custom` joins, their papers, settings and defaults.
+    #[command(after_help = examples::PARTS)]
     Parts(parts::Args),
     /// Say what a weights file or checkpoint holds.
+    #[command(after_help = examples::INFO)]
     Info(info::Args),
     /// Write the features of images into a file.
+    #[command(after_help = examples::FEATURES)]
     Features(features::Args),
     /// Write a trained model as timm or transformers load it.
+    #[command(after_help = examples::EXPORT)]
     Export(export::Args),
     /// List published weights that fit, where they live and under which licence.
+    #[command(after_help = examples::ZOO)]
     Zoo(zoo::Args),
     /// Give weights the names of another project.
+    #[command(after_help = examples::CONVERT)]
     Convert(convert::Args),
     /// Compare methods with numbers recorded from the authors' code.
+    #[command(after_help = examples::PARITY)]
     Parity(parity::Args),
     /// Measure speed.
+    #[command(after_help = examples::BENCH)]
     Bench(bench::Args),
+    /// Say what this build and machine can do, for reports of bugs.
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(doctor::Args),
+    /// Print what a shell needs to complete commands and options.
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(manual::Completions),
+    /// Print the manual, or write its pages.
+    #[command(after_help = examples::MAN)]
+    Man(manual::Man),
 }
 
 /// The command line with all its options: for completions, for a manual, and to check a line without running it.
@@ -125,6 +145,10 @@ const STACK: usize = 256 << 20;
 pub fn main(registry: Registry) -> ExitCode {
     if let Err(error) = registry.install() {
         return outcome::failed(&error.to_string());
+    }
+    if std::env::args_os().len() == 1 {
+        eprint!("{}", examples::FIRST);
+        return ExitCode::from(2);
     }
     let cli = Cli::parse();
     logging::start();
@@ -162,6 +186,9 @@ fn run(cli: Cli) -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => manual::complete(&args),
+        Command::Man(args) => manual::man(&args),
     };
     done.unwrap_or_else(|error| outcome::failed(&error.to_string()))
 }

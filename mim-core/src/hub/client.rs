@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -59,6 +60,16 @@ impl Hub {
     pub fn observed(mut self, observer: Observer) -> Self {
         self.observer = Some(observer);
         self
+    }
+
+    /// Asks the Hub once, for five seconds at most, whether it answers. No token is sent.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub fn answers(&self) -> std::result::Result<(), String> {
+        self.http
+            .knock(&self.settings.endpoint, Duration::from_secs(5))
     }
 
     /// The file that `path` names, on this machine.

@@ -99,6 +99,13 @@ impl Http {
         })
     }
 
+    /// Whether anybody answers at `url` within this time; why not otherwise. No token is sent.
+    pub(super) fn knock(&self, url: &str, patience: Duration) -> std::result::Result<(), String> {
+        let request = self.agent.head(url).config();
+        let answer = request.timeout_global(Some(patience)).build().call();
+        answer.map(drop).map_err(|error| error.to_string())
+    }
+
     /// What is behind `url`.
     pub(super) fn metadata(&self, url: &str) -> Result<Metadata, Failure> {
         let mut url = url.to_owned();

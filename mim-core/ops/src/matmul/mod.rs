@@ -7,6 +7,8 @@ mod cpu;
 mod fallback;
 
 pub(super) use args::{Accumulate, Destination};
+#[cfg(target_arch = "x86_64")]
+pub(super) use blocked::has_amx;
 use candle_core::{Result, bail};
 pub(super) use cpu::{add_product, multiply, product};
 

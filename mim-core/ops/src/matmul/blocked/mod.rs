@@ -56,6 +56,11 @@ pub(super) struct GemmKernel {
     run: for<'a> unsafe fn(GemmArgs<'a>),
 }
 
+/// Whether products in bf16 use tiles.
+pub(crate) fn has_amx() -> bool {
+    amx::available()
+}
+
 /// All kernels, the fastest of each precision first.
 const KERNELS: &[GemmKernel] = &[
     GemmKernel::new::<Amx<Hardware>>("AMX", Precision::Bf16, amx::available),

@@ -1,0 +1,49 @@
+//! `mim completions` and `mim man`: what other programs make of the command line.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap_complete::Shell;
+use mim_core::{Error, Result};
+
+/// Settings of `mim completions`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// The shell
+    shell: Shell,
+}
+
+/// Prints what the shell needs to complete commands and options.
+pub(crate) fn complete(args: &Completions) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::command(), "mim", &mut script);
+    print!("{}", String::from_utf8_lossy(&script));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Settings of `mim man`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// A folder, which gets a page for each command; by default the first page is printed.
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+}
+
+/// Prints the manual, or writes its pages.
+pub(crate) fn man(args: &Man) -> Result<ExitCode> {
+    match &args.output_dir {
+        Some(folder) => write_pages(folder)?,
+        None => {
+            let mut page = Vec::new();
+            let rendered = clap_mangen::Man::new(super::command()).render(&mut page);
+            rendered.map_err(Error::io("write", Path::new("the manual")))?;
+            print!("{}", String::from_utf8_lossy(&page));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_pages(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    clap_mangen::generate_to(super::command(), folder).map_err(Error::io("write", folder))
+}
