@@ -108,7 +108,7 @@ impl InitFrom {
             Some(store) => read_store(&self.path, store)?,
             None => read_weights(&self.path, self.source.as_deref(), self.key.as_deref())?,
         };
-        weights.check_finite()?;
+        weights.check_finite("starting from these weights")?;
         let encoder = encoder_of(config, student);
         let grid = encoder
             .as_ref()

@@ -99,9 +99,14 @@ impl<S: ?Sized + 'static> PartEntry<S> {
     /// [`Error::UnknownSetting`] or [`Error::BadSetting`] naming the setting, such as `masker.mask_ratio`.
     pub fn read(&self, table: Table) -> Result<Box<S>> {
         (self.read)(table).map_err(|mut error| {
-            if let Error::UnknownSetting { name, .. } | Error::BadSetting { name, .. } = &mut error
-            {
-                *name = format!("{}.{name}", self.kind);
+            match &mut error {
+                Error::UnknownSetting { name, .. } | Error::BadSetting { name, .. } => {
+                    *name = format!("{}.{name}", self.kind);
+                }
+                Error::InvalidConfig { field, .. } => {
+                    *field = format!("{}.{field}", self.kind).into();
+                }
+                _ => {}
             }
             error
         })

@@ -1,5 +1,7 @@
 //! Settings as tables: overlaying, dotted overrides, and errors that name the nearest valid key.
 
+mod limits;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -76,11 +78,28 @@ pub fn set(table: &mut Table, setting: &str) -> Result<()> {
 /// # Errors
 ///
 /// [`Error::UnknownSetting`] for an unknown key, with the nearest valid one; [`Error::BadSetting`] for a value that
-/// does not fit its key.
+/// does not fit its key; [`Error::InvalidConfig`] for a number that means nothing.
 pub fn read<T: DeserializeOwned>(component: &'static str, table: Table) -> Result<T> {
+    limits::check(component, &table)?;
     Value::Table(table)
         .try_into()
         .map_err(|error: toml::de::Error| explain(component, &error))
+}
+
+/// Fills tables of `table` that lack a `type` with those of `complete` that have one: what one key says refines the
+/// settings that hold without it.
+pub fn fill_types(table: &mut Table, complete: &Table) {
+    for (key, value) in table.iter_mut() {
+        let (Value::Table(own), Some(Value::Table(whole))) = (value, complete.get(key)) else {
+            continue;
+        };
+        if whole.contains_key("type") && !own.contains_key("type") {
+            let mut filled = whole.clone();
+            overlay(&mut filled, std::mem::take(own));
+            *own = filled;
+        }
+        fill_types(own, whole);
+    }
 }
 
 /// Settings as a table.
@@ -232,6 +251,18 @@ mod tests {
         overlay(&mut base, table("[b]\ntype = \"z\"\nother = 2"));
         let replaced = table("type = \"z\"\nother = 2");
         assert_eq!(base["b"], Value::Table(replaced));
+    }
+
+    #[test]
+    fn a_key_refines_the_type_that_holds_without_it() {
+        let complete = table("[lr]\ntype = \"cosine\"\npeak = 1.0\nmin = 0.0\n[plain]\na = 1");
+        let mut own = table("[lr]\npeak = 2.0\n[plain]\nb = 2\n[other]\nc = 3");
+        fill_types(&mut own, &complete);
+        let want = "[lr]\ntype = \"cosine\"\npeak = 2.0\nmin = 0.0\n[plain]\nb = 2\n[other]\nc = 3";
+        assert_eq!(own, table(want));
+        let mut other = table("[lr]\ntype = \"constant\"\nvalue = 1.0");
+        fill_types(&mut other, &complete);
+        assert_eq!(other, table("[lr]\ntype = \"constant\"\nvalue = 1.0"));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Pictures of what a method predicts.
 
+use std::io::Cursor;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use font8x8::legacy::BASIC_LEGACY;
 use image::imageops::{FilterType, replace, resize};
-use image::{ImageError, ImageFormat, Rgb, RgbImage};
-use mim_core::{Error, Reconstruction, Result};
+use image::{ImageFormat, Rgb, RgbImage};
+use mim_core::{Error, Reconstruction, Result, files};
 
 /// Shorter side in pixels that small images are at least enlarged to: the headings need it.
 const LEAST_SIDE: usize = 120;
@@ -101,22 +102,20 @@ pub(crate) fn write(picture: &mut RgbImage, text: &str, left: usize) {
     }
 }
 
-/// Saves a picture as PNG.
+/// Saves a picture as PNG, whole or not at all.
 ///
 /// # Errors
 ///
 /// [`Error::Io`] if the file cannot be written, [`Error::Format`] if the picture cannot be encoded.
 pub fn save_png(picture: &RgbImage, path: &Path) -> Result<()> {
+    let mut png = Cursor::new(Vec::new());
     picture
-        .save_with_format(path, ImageFormat::Png)
-        .map_err(|error| match error {
-            ImageError::IoError(source) => Error::io("write", path)(source),
-            other => Error::format(
-                path,
-                format!("cannot be written as PNG: {other}"),
-                "draw fewer rows or columns",
-            ),
-        })
+        .write_to(&mut png, ImageFormat::Png)
+        .map_err(|error| {
+            let what = format!("cannot be written as PNG: {error}");
+            Error::format(path, what, "draw fewer rows or columns")
+        })?;
+    files::write(path, png.into_inner())
 }
 
 /// Count, height and width of the images.

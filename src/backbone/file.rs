@@ -105,7 +105,7 @@ fn read<'a>(path: &Path, of: &WeightsOf<'a>) -> Result<(WeightFile, WeightMap, &
         None => guess(path, &file.weights)?,
     };
     let weights = Source::named(source)?.import(&file.weights)?;
-    weights.check_finite()?;
+    weights.check_finite("starting from these weights")?;
     Ok((file, weights, source))
 }
 

@@ -70,21 +70,31 @@ const DEFAULTS: [(&str, &str); 2] = [
 /// are not there yet.
 ///
 /// candle reads the number once, from the environment only, and counts physical cores without it.
-pub(crate) fn pin_threads(wanted: Option<usize>) {
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] for far more threads than there are cores: a step would never end.
+pub(crate) fn pin_threads(wanted: Option<usize>) -> Result<()> {
     let now = std::env::var(THREADS)
         .ok()
         .and_then(|number| number.parse::<usize>().ok());
     let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = (16 * available).max(512);
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
+        let why = format!("there are {available} cores");
+        let fix = format!("use {most} or less");
+        return Err(Error::config("command line", "--threads", wanted, why, fix));
+    }
     let wanted = wanted.or(now).unwrap_or(available).max(1);
     let mut missing = DEFAULTS
         .into_iter()
         .filter(|(name, _)| std::env::var_os(name).is_none())
         .peekable();
     if now == Some(wanted) && missing.peek().is_none() {
-        return;
+        return Ok(());
     }
     let Ok(program) = std::env::current_exe() else {
-        return;
+        return Ok(());
     };
     let mut again = Command::new(program);
     again
@@ -92,6 +102,7 @@ pub(crate) fn pin_threads(wanted: Option<usize>) {
         .env(THREADS, wanted.to_string())
         .envs(missing);
     restart(again);
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use mim_core::data::{DataSource, Dataset, Split};
 use mim_core::weights::WeightMap;
-use mim_core::{Error, Result};
+use mim_core::{Error, Result, files};
 use mim_eval::{FeatureRows, Pooling, features};
 
 use crate::cli::eval::pooling;
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     write(&args.output, data.as_ref(), &rows)?;
     let table = args.output.with_extension("csv");
-    folder::write(&table, &csv(data.as_ref(), &rows))?;
+    files::write(&table, csv(data.as_ref(), &rows))?;
     eprintln!(
         "{name}, {} of {}, rows in {}",
         args.split,
@@ -98,18 +98,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Writes the features, and labels where the format has a place for them.
 fn write(output: &Path, data: &dyn Dataset, rows: &FeatureRows) -> Result<()> {
+    let mut out = WeightMap::default();
+    out.insert("features", rows.values.clone());
+    out.check_finite("writing the features of these weights")?;
     match output.extension() {
-        Some(kind) if kind == "npy" => folder::replace(output, |path| {
-            rows.values.write_npy(path).map_err(|error| {
-                Error::format(
-                    output,
-                    format!("cannot be written: {error}"),
-                    "check the disk",
-                )
-            })
-        })?,
+        Some(kind) if kind == "npy" => files::write(output, npy(&rows.values)?)?,
         _ => {
-            let mut out = WeightMap::default();
             let labels = rows
                 .images
                 .iter()
@@ -120,12 +114,33 @@ fn write(output: &Path, data: &dyn Dataset, rows: &FeatureRows) -> Result<()> {
             {
                 out.insert("labels", Tensor::new(labels, &candle_core::Device::Cpu)?);
             }
-            out.insert("features", rows.values.clone());
-            folder::replace(output, |path| out.write(path, None))?;
+            out.write(output, None)?;
         }
     }
     Ok(())
 }
+
+/// The content of numpy's `.npy` file (version 1.0) of a matrix of f32.
+fn npy(values: &Tensor) -> Result<Vec<u8>> {
+    let (rows, columns) = values.dims2()?;
+    let mut header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    // The values start at a multiple of 64 bytes, after the end of a line.
+    let start = (PREFIX + header.len() + 1).next_multiple_of(64);
+    header.extend(std::iter::repeat_n(' ', start - PREFIX - 1 - header.len()));
+    header.push('\n');
+    let length = u16::try_from(header.len()).unwrap_or(u16::MAX);
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(header.as_bytes());
+    for row in values.to_dtype(DType::F32)?.to_vec2::<f32>()? {
+        bytes.extend(row.into_iter().flat_map(f32::to_le_bytes));
+    }
+    Ok(bytes)
+}
+
+/// Bytes before the header of a `.npy` file.
+const PREFIX: usize = 10;
 
 /// A line a row: its number, the image's name, its label and the name of its class.
 fn csv(data: &dyn Dataset, rows: &FeatureRows) -> String {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::{RunConfig, run_config};
+use mim_core::files::{self, FolderLock};
 use mim_core::train::Checkpoint;
 use mim_core::{Error, Result};
 
@@ -27,8 +28,11 @@ pub(crate) fn unfinished(method: &str) -> Result<Option<PathBuf>> {
         else {
             continue;
         };
+        if is_being_cleared(&run) {
+            continue;
+        }
         let config = RunConfig::from_table(run_config::read_run(&run)?)?;
-        let done = Checkpoint::latest(&run)?.map_or(0, |checkpoint| checkpoint.state().epoch);
+        let done = Checkpoint::epochs_done(&run)?;
         let newer = found.as_ref().is_none_or(|(newest, _)| written > *newest);
         if config.method == method && done < config.train.epochs && newer {
             found = Some((written, run));
@@ -50,27 +54,20 @@ pub(crate) enum Contents {
 
 /// Makes the folder ready to be written.
 pub(crate) fn prepare(path: &Path, contents: Contents) -> Result<()> {
-    let filled = match fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-        Err(error) => return Err(Error::io("read", path)(error)),
-    };
+    let filled = || Ok::<_, Error>(files::entries(path)?.iter().any(|entry| !is_lock(entry)));
     match contents {
-        Contents::Empty if filled => {
-            return Err(Error::format(
-                path,
-                "the run folder is not empty",
-                "use another --output-dir, --resume auto to go on with this run, or --overwrite to replace it",
-            ));
-        }
-        Contents::Removed if filled => clear(path)?,
-        _ => {}
+        Contents::Empty if filled()? => Err(Error::format(
+            path,
+            "the run folder is not empty",
+            "use another --output-dir, --resume auto to go on with this run, or --overwrite to replace it",
+        )),
+        Contents::Removed if filled()? => clear(path),
+        _ => files::create_folder(path),
     }
-    fs::create_dir_all(path).map_err(Error::io("create", path))
 }
 
 /// What a run leaves in its folder, besides event files.
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     "config.toml",
     "init.txt",
     "log.jsonl",
@@ -85,18 +82,49 @@ const OURS: [&str; 14] = [
     "report.html",
     "finetune",
     "scratch",
+    CLEARING,
 ];
 
-/// Removes what a run wrote, and refuses to touch anything else.
+/// Stands in a folder while it is cleared, so that a cleared half is not taken for a run.
+const CLEARING: &str = "clearing";
+
+/// Whether a program ended while it cleared the folder: what is left of it is no run.
+pub(crate) fn is_being_cleared(path: &Path) -> bool {
+    path.join(CLEARING).exists()
+}
+
+/// Settles what a crash left in the folder of a run.
+pub(crate) fn tidy(path: &Path) -> Result<()> {
+    for name in OURS {
+        // Checkpoints are more than a name.
+        if name != "checkpoints" {
+            files::recover(&path.join(name), |_| false)?;
+        }
+    }
+    Checkpoint::tidy(path)
+}
+
+fn is_lock(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name == FolderLock::FILE)
+}
+
+/// Whether a run wrote it. Names of temporary files are known too, and those that older versions gave them.
+fn is_ours(name: &str) -> bool {
+    let settled = files::settled_name(name);
+    let stem = |own: &&str| own.split('.').next() == Some(settled);
+    OURS.contains(&settled)
+        || name.starts_with("events.out.tfevents.")
+        || settled != name && OURS.iter().any(stem)
+}
+
+/// Removes what a run wrote but for the lock, and refuses to touch anything else.
 fn clear(path: &Path) -> Result<()> {
-    let mut doomed = Vec::new();
-    for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
-        let entry = entry.map_err(Error::io("read", path))?.path();
-        let name = entry
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        if !OURS.contains(&name) && !name.starts_with("events.out.tfevents.") {
+    let mut doomed = files::entries(path)?;
+    doomed.retain(|entry| !is_lock(entry));
+    for entry in &doomed {
+        let name = entry.file_name().and_then(|name| name.to_str());
+        if !name.is_some_and(is_ours) {
             let fix = "use another --output-dir, or move it away";
             return Err(Error::format(
                 entry,
@@ -104,23 +132,20 @@ fn clear(path: &Path) -> Result<()> {
                 fix,
             ));
         }
-        doomed.push(entry);
     }
+    let clearing = path.join(CLEARING);
+    files::write(&clearing, "")?;
+    doomed.retain(|entry| *entry != clearing);
     for entry in doomed {
-        let removed = if entry.is_dir() {
-            fs::remove_dir_all(&entry)
-        } else {
-            fs::remove_file(&entry)
-        };
-        removed.map_err(Error::io("remove", &entry))?;
+        files::remove(&entry)?;
     }
-    Ok(())
+    files::remove(&clearing)
 }
 
 /// Removes the folder of a run that never took a step.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     clear(path)?;
-    fs::remove_dir(path).map_err(Error::io("remove", path))
+    files::remove(path)
 }
 
 /// Refuses to write where there is no folder, before any work is done.
@@ -138,23 +163,46 @@ pub(crate) fn check_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes a text file whole: under a temporary name, then renamed.
-pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
-    replace(path, |temporary| {
-        fs::write(temporary, text).map_err(Error::io("write", path))
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Lets `write` make a file under a temporary name, and renames it; what stood there stays if that fails.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    let written = write(&temporary)
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("write", path)));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&temporary);
+    #[test]
+    fn names_of_runs_are_known_and_others_are_not() {
+        for name in [
+            "config.toml",
+            "config.toml.tmp",
+            "config.tmp",
+            "checkpoints.removed",
+            "clearing",
+            "events.out.tfevents.0000000000.mim",
+        ] {
+            assert!(is_ours(name), "{name}");
+        }
+        for name in ["photo.png", "photo.tmp", "config", "checkpoints2"] {
+            assert!(!is_ours(name), "{name}");
+        }
     }
-    written
+
+    #[test]
+    fn a_folder_is_cleared_but_for_what_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        fs::create_dir_all(run.join("checkpoints/step-4")).unwrap();
+        for name in ["config.toml", "config.tmp", "log.jsonl", FolderLock::FILE] {
+            fs::write(run.join(name), "").unwrap();
+        }
+        fs::write(run.join("mine.txt"), "").unwrap();
+        let error = prepare(&run, Contents::Removed).unwrap_err().to_string();
+        assert!(error.contains("mine.txt: this was not written"), "{error}");
+        assert!(run.join("log.jsonl").exists());
+        fs::remove_file(run.join("mine.txt")).unwrap();
+        assert!(prepare(&run, Contents::Empty).is_err());
+        prepare(&run, Contents::Removed).unwrap();
+        let left = files::entries(&run).unwrap();
+        assert_eq!(left, [run.join(FolderLock::FILE)]);
+        prepare(&run, Contents::Empty).unwrap();
+        remove(&run).unwrap();
+        assert!(files::entries(dir.path()).unwrap().is_empty());
+    }
 }

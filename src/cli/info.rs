@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::cli::outcome;
 use crate::init::is_run;
 use crate::zoo;
 use candle_core::{DType, Device, Tensor};
@@ -19,6 +20,9 @@ pub(crate) struct Args {
     /// The key of the weights in a checkpoint of PyTorch (several joined by dots; `.` for all); found if not given.
     #[arg(long)]
     key: Option<String>,
+    /// Compare every file of a checkpoint, or of all checkpoints of a run, with the checksum it was written with.
+    #[arg(long, conflicts_with = "key")]
+    verify: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -26,6 +30,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some((_, path)) => &path.clone(),
         None => &args.path,
     };
+    if args.verify {
+        return verify(path);
+    }
     if is_run(path) {
         checkpoint(path)?;
         return Ok(ExitCode::SUCCESS);
@@ -48,6 +55,38 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Err(error) => return Err(error),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says of each checkpoint whether it is whole; exit status 1 if one is not.
+fn verify(path: &Path) -> Result<ExitCode> {
+    let mut all: Vec<PathBuf> = Checkpoint::folders(path)?
+        .into_iter()
+        .map(|(_, path)| path)
+        .collect();
+    all.extend(Some(path.join("best")).filter(|best| best.is_dir()));
+    if all.is_empty() {
+        all.push(path.to_owned());
+    }
+    let mut damaged = 0;
+    for folder in all {
+        let whole = Checkpoint::open(&folder).and_then(|found| {
+            found.verify()?;
+            Ok(found.has_checksums())
+        });
+        let folder = folder.display();
+        match whole {
+            Ok(true) => println!("{folder}  whole"),
+            Ok(false) => println!("{folder}  has no checksums; its files have the right lengths"),
+            Err(error) => {
+                damaged += 1;
+                println!("{folder}  damaged: {error}");
+            }
+        }
+    }
+    Ok(match damaged {
+        0 => ExitCode::SUCCESS,
+        _ => outcome::failed(&format!("{damaged} checkpoints are damaged")),
+    })
 }
 
 /// What the header of a file says, without its values.

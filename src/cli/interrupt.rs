@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -12,26 +13,41 @@ const BASE: u8 = 128;
 /// The signals that ask a run to end.
 const SIGNALS: [(i32, u8); 2] = [(SIGINT, 2), (SIGTERM, 15)];
 
+/// How long a run may take to come to the end of a step, in which it sees that it is asked to end.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often that is looked at.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// What has been asked so far.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Interrupt {
     /// Number of the last signal, or 0.
     signal: Arc<AtomicUsize>,
     /// Whether the next signal ends the program at once.
     armed: Arc<AtomicBool>,
+    /// Whether the run knows that it is asked to end.
+    seen: Arc<AtomicBool>,
 }
 
 impl Interrupt {
-    /// From now on signals are noted.
-    pub(crate) fn watch() -> Self {
+    /// From now on signals are noted, and told if `shown`.
+    pub(crate) fn watch(shown: bool) -> Self {
         let interrupt = Self {
             signal: Arc::default(),
             armed: Arc::default(),
+            seen: Arc::default(),
         };
         for (signal, number) in SIGNALS {
             if let Err(error) = interrupt.register(signal, number) {
                 tracing::warn!("signal {number} will end the run without a checkpoint: {error}");
             }
+        }
+        let (own, thread) = (interrupt.clone(), std::thread::Builder::new());
+        let started = thread
+            .name("signals".to_owned())
+            .spawn(move || own.patrol(shown));
+        if let Err(error) = started {
+            tracing::warn!("a signal is seen at the end of a step, however long it takes: {error}");
         }
         interrupt
     }
@@ -45,9 +61,33 @@ impl Interrupt {
         Ok(())
     }
 
-    /// Whether a signal has come.
+    /// Tells of the first signal, and ends the program if the run does not see it. What is on the disk stays whole.
+    fn patrol(&self, shown: bool) {
+        while self.status() == 0 {
+            std::thread::sleep(PAUSE);
+        }
+        let (start, seconds) = (Instant::now(), PATIENCE.as_secs());
+        if shown && !self.seen.load(Ordering::SeqCst) {
+            eprintln!(
+                "\nending after this step, in {seconds} s at the latest; press Ctrl-C again to end at once"
+            );
+        }
+        while !self.seen.load(Ordering::SeqCst) {
+            if start.elapsed() > PATIENCE {
+                eprintln!("no step has ended in {seconds} s: resume from the last checkpoint");
+                std::process::exit(i32::from(self.status()));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Whether a signal has come; from now on the run is trusted to end.
     pub(crate) fn asked(&self) -> bool {
-        self.signal.load(Ordering::SeqCst) != 0
+        let asked = self.status() != 0;
+        if asked {
+            self.seen.store(true, Ordering::SeqCst);
+        }
+        asked
     }
 
     /// The exit status of a run that a signal ended: 130 for SIGINT, 143 for SIGTERM; 0 without one.
@@ -60,6 +100,7 @@ impl Interrupt {
 
     /// From now on the first signal ends the program at once: nothing is lost by it any more.
     pub(crate) fn at_once(&self) {
+        self.seen.store(true, Ordering::SeqCst);
         self.armed.store(true, Ordering::SeqCst);
     }
 }

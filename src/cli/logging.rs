@@ -8,6 +8,8 @@ pub(crate) fn start() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would be told on standard error, and panic there.
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();

@@ -9,7 +9,9 @@
 //! }
 //! ```
 
-#![expect(clippy::print_stdout, reason = "results go to standard output")]
+// Its macros take the place of those that panic.
+#[macro_use]
+mod stream;
 
 mod bench;
 mod browse;
@@ -154,16 +156,19 @@ pub fn main(registry: Registry) -> ExitCode {
     logging::start();
     #[cfg(feature = "hub")]
     download::show();
-    device::pin_threads(cli.threads());
+    if let Err(error) = device::pin_threads(cli.threads()) {
+        return outcome::failed(&error.to_string());
+    }
     let work = std::thread::Builder::new()
         .name("mim".to_owned())
         .stack_size(STACK)
         .spawn(move || run(cli));
-    match work.map(std::thread::JoinHandle::join) {
+    let code = match work.map(std::thread::JoinHandle::join) {
         Ok(Ok(code)) => code,
         Ok(Err(_)) => outcome::failed("internal error: please report it with the message above"),
         Err(error) => outcome::failed(&format!("cannot start a thread: {error}")),
-    }
+    };
+    stream::finish(code)
 }
 
 fn run(cli: Cli) -> ExitCode {

@@ -88,7 +88,7 @@ impl Options {
         let (settings, from) = match (self.resume.as_deref(), &self.output_dir) {
             (None, _) | (Some("auto"), None) => return Ok(None),
             (Some("auto"), Some(run)) => {
-                if !run.join("config.toml").exists() {
+                if !run.join("config.toml").exists() || folder::is_being_cleared(run) {
                     return Ok(None);
                 }
                 (
@@ -146,8 +146,13 @@ impl Options {
         let (types, others): (Vec<_>, Vec<_>) = others
             .into_iter()
             .partition(|one| set(one).rsplit('.').next() == Some("type"));
+        let before = RunConfig::from_table(table.clone());
         for setting in types.into_iter().chain(others) {
             settings::set(&mut table, setting)?;
+        }
+        // What is wrong with the rest is said below.
+        if let Ok(before) = before {
+            settings::fill_types(&mut table, &before.to_table()?);
         }
         if !self.print_config
             && let Some(line) = run_config::measure_norm(&mut table)?

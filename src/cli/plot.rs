@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mim_core::train::{EpochRecord, TrainConfig};
-use mim_core::{Error, Result, StepContext};
+use mim_core::{Error, Result, StepContext, files};
 use plotters::prelude::*;
 
 /// Draws the loss of each epoch.
@@ -12,8 +12,15 @@ pub(crate) fn loss(records: &[EpochRecord], path: &Path) -> Result<()> {
         .iter()
         .map(|record| ((record.epoch + 1) as f64, record.train_loss))
         .collect();
-    draw(&points, path)
-        .map_err(|error| Error::io("write", path)(std::io::Error::other(error.to_string())))
+    match draw(&points).map_err(|error| undrawn(path, error.as_ref()))? {
+        Some(svg) => files::write(path, svg),
+        None => Ok(()),
+    }
+}
+
+fn undrawn(path: &Path, error: &dyn std::error::Error) -> Error {
+    let what = format!("the picture cannot be drawn: {error}");
+    Error::format(path, what, "report this as a bug")
 }
 
 /// Draws learning rate and, where it changes, weight decay of every step of a run on so many images.
@@ -46,19 +53,20 @@ pub(crate) fn schedule(
             .map(|place| (place.fractional_epoch(), schedule.at(place)));
         (name, points.collect())
     });
-    panels(&curves.collect::<Vec<_>>(), path)
-        .map_err(|error| Error::io("write", path)(std::io::Error::other(error.to_string())))
+    let svg = panels(&curves.collect::<Vec<_>>());
+    files::write(path, svg.map_err(|error| undrawn(path, error.as_ref()))?)
 }
 
 type Curve<'a> = (&'a str, Vec<(f64, f64)>);
 
+/// A picture as SVG.
+type Svg<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
 /// Curves over epochs, one below the other.
-fn panels(
-    curves: &[Curve<'_>],
-    path: &Path,
-) -> std::result::Result<(), Box<dyn std::error::Error>> {
+fn panels(curves: &[Curve<'_>]) -> Svg<String> {
     let height = 260 * u32::try_from(curves.len())?;
-    let root = SVGBackend::new(path, (640, height)).into_drawing_area();
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, (640, height)).into_drawing_area();
     root.fill(&WHITE)?;
     for (panel, (name, points)) in root.split_evenly((curves.len(), 1)).iter().zip(curves) {
         let last = points.last().map_or(1., |(epoch, _)| epoch.max(1e-3));
@@ -76,10 +84,12 @@ fn panels(
         chart.draw_series(line)?;
     }
     root.present()?;
-    Ok(())
+    drop(root);
+    Ok(svg)
 }
 
-fn draw(points: &[(f64, f64)], path: &Path) -> std::result::Result<(), Box<dyn std::error::Error>> {
+/// The curve of the losses; none if there are none, or one is not finite.
+fn draw(points: &[(f64, f64)]) -> Svg<Option<String>> {
     let last = points.last().map_or(1., |(epoch, _)| epoch.max(2.));
     let losses = || points.iter().map(|(_, loss)| *loss);
     let (low, high) = (
@@ -87,10 +97,11 @@ fn draw(points: &[(f64, f64)], path: &Path) -> std::result::Result<(), Box<dyn s
         losses().fold(f64::NEG_INFINITY, f64::max),
     );
     if !low.is_finite() || !high.is_finite() {
-        return Ok(());
+        return Ok(None);
     }
     let margin = 0.05 * (high - low).max(1e-6);
-    let root = SVGBackend::new(path, (640, 400)).into_drawing_area();
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, (640, 400)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .margin(12)
@@ -108,5 +119,7 @@ fn draw(points: &[(f64, f64)], path: &Path) -> std::result::Result<(), Box<dyn s
         BLUE.stroke_width(2),
     ))?;
     root.present()?;
-    Ok(())
+    drop(chart);
+    drop(root);
+    Ok(Some(svg))
 }

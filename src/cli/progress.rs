@@ -1,6 +1,5 @@
 //! The progress bar.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -17,8 +16,6 @@ pub(crate) struct Progress {
     shown: bool,
     bar: ProgressBar,
     interrupt: Interrupt,
-    /// Whether the user knows that the run is ending.
-    told: Cell<bool>,
     start: Instant,
     last_line: Instant,
     /// Steps, images and seconds of waiting for images since the start of this program.
@@ -46,8 +43,7 @@ impl Progress {
         Self {
             shown,
             bar,
-            interrupt: Interrupt::watch(),
-            told: Cell::new(false),
+            interrupt: Interrupt::watch(shown),
             start: now,
             last_line: now,
             steps: 0,
@@ -140,10 +136,6 @@ impl Observer for Progress {
     }
 
     fn stop(&self) -> bool {
-        let asked = self.interrupt.asked();
-        if asked && self.shown && !self.told.replace(true) {
-            eprintln!("\nending after this step; press Ctrl-C again to end at once");
-        }
-        asked
+        self.interrupt.asked()
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mim_core::Result;
+use mim_core::{Result, files};
 
 use crate::cli::folder;
 use crate::report;
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let path = args.output.clone().unwrap_or(default);
     folder::check_parent(&path)?;
-    folder::write(&path, &page)?;
+    files::write(&path, &page)?;
     println!("{}", path.display());
     Ok(ExitCode::SUCCESS)
 }

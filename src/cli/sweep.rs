@@ -5,11 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
-use mim_core::{Error, Result, settings};
+use mim_core::{Error, Result, files, settings};
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-use crate::cli::folder;
 use crate::compare::{Comparison, Table};
 use crate::report;
 
@@ -178,8 +177,8 @@ fn report(output: &Path, planned: &[Planned], failed: &[String]) -> Result<ExitC
         .collect();
     if !done.is_empty() {
         let comparison = Comparison::of(&done, &[])?;
-        folder::write(&output.join("results.csv"), &comparison.to_text(Table::Csv))?;
-        folder::write(&output.join("report.html"), &report::of_runs(&done)?)?;
+        files::write(&output.join("results.csv"), comparison.to_text(Table::Csv))?;
+        files::write(&output.join("report.html"), report::of_runs(&done)?)?;
         print!("{}", comparison.to_text(Table::Markdown));
         println!("{}", output.join("report.html").display());
     }

@@ -9,7 +9,7 @@ use configs::{beit, beit_like, mae, plain, supported, swin_config, vit_config};
 
 use mim_core::encoders::{EncoderConfig, SwinConfig};
 use mim_core::weights::{Source, WeightMap};
-use mim_core::{Error, ImageSize, Result};
+use mim_core::{Error, ImageSize, Result, files};
 use mim_eval::Pooling;
 use serde_json::{Value, json};
 
@@ -58,8 +58,8 @@ const SHARD: usize = 5_000_000_000;
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if the format cannot express the encoder, naming the setting; [`Error::Io`] if a file cannot
-/// be written.
+/// [`Error::Unsupported`] if the format cannot express the encoder, naming the setting, or weights are not finite,
+/// naming the tensors; [`Error::Io`] if a file cannot be written: then none is.
 pub fn export(
     model: &Pretrained,
     encoder: Option<&str>,
@@ -108,14 +108,20 @@ pub fn export(
         }
     };
     let theirs = Source::named(source)?.export(&weights)?;
-    theirs.write_folder(folder, SHARD)?;
-    let path = folder.join("config.json");
-    std::fs::write(&path, format!("{config:#}\n")).map_err(Error::io("write", path))?;
-    if format == ExportFormat::Hf {
-        let path = folder.join("preprocessor_config.json");
-        let config = images::preprocessor(model)?;
-        std::fs::write(&path, format!("{config:#}\n")).map_err(Error::io("write", path))?;
-    }
+    theirs.check_finite("exporting these weights")?;
+    let preprocessor = match format {
+        ExportFormat::Hf => Some(images::preprocessor(model)?),
+        _ => None,
+    };
+    files::fill_folder(folder, |new| {
+        theirs.write_into(new, SHARD)?;
+        files::write_new(&new.join("config.json"), format!("{config:#}\n"))?;
+        if let Some(config) = &preprocessor {
+            let path = new.join("preprocessor_config.json");
+            files::write_new(&path, format!("{config:#}\n"))?;
+        }
+        Ok(())
+    })?;
     Ok(Exported {
         encoder: name.to_owned(),
         loads,

@@ -224,6 +224,40 @@ mod tests {
         }
     }
 
+    /// Dotted keys of all numbers.
+    fn numbers(value: &Value, key: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Table(table) => table
+                .iter()
+                .for_each(|(name, value)| numbers(value, &format!("{key}.{name}"), found)),
+            Value::Integer(_) | Value::Float(_) => found.push(key.to_owned()),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn numbers_without_meaning_are_refused_in_every_setting_of_a_run() {
+        let whole = RunConfig::from_table(Table::new()).unwrap();
+        let whole = Value::Table(whole.to_table().unwrap());
+        let mut keys = Vec::new();
+        for part in ["data", "train", "eval"] {
+            numbers(&whole[part], part, &mut keys);
+        }
+        keys.retain(|key| !key.ends_with("seed"));
+        let mut tries = 0;
+        for key in keys {
+            for bad in ["nan", "inf", "-inf", "1e18", "9223372036854775807", "-1e18"] {
+                let mut table = whole.as_table().unwrap().clone();
+                mim_core::settings::set(&mut table, &format!("{key}={bad}")).unwrap();
+                let error = RunConfig::from_table(table).unwrap_err().to_string();
+                let last = key.rsplit('.').next().unwrap();
+                assert!(error.contains(last), "{key} = {bad}: {error}");
+                tries += 1;
+            }
+        }
+        assert!(tries > 100, "{tries}");
+    }
+
     #[test]
     fn misspelt_keys_are_answered_with_the_nearest() {
         let error = |text: &str| {

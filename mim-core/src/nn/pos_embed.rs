@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bicubic::taps;
 use crate::params::Params;
-use crate::{Error, Mask, PatchGrid, Result, ops};
+use crate::{Error, Mask, PatchGrid, Result, memory, ops};
 
 /// How tokens learn where they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -193,6 +193,11 @@ pub fn sincos_table(
             "choose such an embed_dim, or learned positions",
         ));
     }
+    memory::check(
+        ("position table", "embed_dim"),
+        &[grid.rows, grid.cols, dim],
+        prefix,
+    )?;
     let quarter = dim / 4;
     // Half a row for each place along an axis.
     let halves: Vec<Vec<f32>> = (0..grid.rows.max(grid.cols))

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use crate::params::Params;
-use crate::{PatchGrid, Result, ops};
+use crate::{PatchGrid, Result, memory, ops};
 
 /// A trained bias for every relative position of two patches, and with a class token three for it.
 #[derive(Debug, Clone)]
@@ -21,6 +21,7 @@ impl RelPosBias {
     ///
     /// If the name is taken by another shape.
     pub fn new(params: &Params, grid: PatchGrid, heads: usize) -> Result<Self> {
+        check(grid)?;
         let index = relative_position_index(grid);
         Self::with_index(params, (distances(grid) + 3, heads), index)
     }
@@ -32,6 +33,7 @@ impl RelPosBias {
     ///
     /// If the name is taken by another shape.
     pub fn window(params: &Params, window: PatchGrid, heads: usize) -> Result<Self> {
+        check(window)?;
         let index = window_position_index(window);
         Self::with_index(params, (distances(window), heads), index)
     }
@@ -79,6 +81,12 @@ pub fn relative_position_index(grid: PatchGrid) -> Vec<u32> {
 /// flattened, by the formula of [`relative_position_index`] (Swin: Liu et al., ICCV 2021, eq. 4).
 pub fn window_position_index(window: PatchGrid) -> Vec<u32> {
     pairs(window.len(), |query, key| distance(window, query, key))
+}
+
+/// Refuses an index that fits into no memory.
+fn check(grid: PatchGrid) -> Result<()> {
+    let pairs = [grid.rows, grid.cols, grid.rows, grid.cols];
+    memory::check(("relative positions", "image_size"), &pairs, 0).map(drop)
 }
 
 /// Relative positions of two patches.

@@ -9,7 +9,7 @@ use super::path::Name;
 use super::{Draw, InitScheme, MaeInit, Params};
 use crate::rng::{Purpose, name_hash, stream};
 use crate::weights::{LoadReport, WeightMap};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// What an entry of a store is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,8 @@ enum Source {
 #[derive(Default)]
 struct Table {
     entries: Vec<Entry>,
+    /// Values of all entries.
+    values: usize,
     index: HashMap<String, usize>,
 }
 
@@ -295,6 +297,8 @@ impl ParamStore {
             }
             return Ok(entry);
         }
+        // Before anything is allocated.
+        table.values += memory::check(("parameters", &name), shape, table.values)?;
         let entry = Entry {
             name: name.clone(),
             var: first()?,

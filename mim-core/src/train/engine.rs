@@ -2,7 +2,9 @@
 
 mod non_finite;
 mod parallel;
+mod place;
 mod replay;
+mod room;
 mod stages;
 mod steps;
 
@@ -19,7 +21,7 @@ use super::{EpochLog, EpochRecord, EventWriter, Observer, Stepper, TrainConfig};
 use crate::comm::{Communicator, Single};
 use crate::data::{Dataset, LoaderConfig};
 use crate::schedule::Schedule;
-use crate::{Error, Method, Result, StepContext};
+use crate::{Method, Result, StepContext, files};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -80,6 +82,7 @@ impl Trainer {
             ..loading
         };
         stages::check(method.as_ref(), &config)?;
+        room::check(method.as_ref(), &config, &device)?;
         let lr = stages::learning_rate(method.as_ref(), &config, 1);
         let data = (dataset, loading);
         Ok(Self {
@@ -124,8 +127,9 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// If the checkpoint does not fit the method.
+    /// If the checkpoint does not fit the method or the settings, or is damaged.
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.check_place(checkpoint)?;
         checkpoint.load_method(self.method.as_ref())?;
         checkpoint.load_optimizer(self.stepper.optimizer_mut())?;
         let (images, resolved) = (self.state.images, std::mem::take(&mut self.state.config));
@@ -163,7 +167,8 @@ impl Trainer {
         while !self.finished() {
             let (start, first) = (Instant::now(), self.state.iter);
             if self.steps(&mut watch)? {
-                return self.end_here();
+                self.save()?;
+                return Ok(self.stopped());
             }
             let seconds = start.elapsed().as_secs_f64();
             let batch = self.config.effective_batch(self.comm.world());
@@ -184,19 +189,20 @@ impl Trainer {
             if watch.observer.keeps() {
                 self.keep()?;
             }
-            self.end_epoch(&record)?;
+            let saved = self.end_epoch(&record)?;
             if self.stops(watch.observer)? && !self.finished() {
-                return self.end_here();
+                if !saved {
+                    self.save()?;
+                }
+                return Ok(self.stopped());
             }
         }
         Ok(Outcome::Finished)
     }
 
-    /// Ends the run here, with a checkpoint.
-    fn end_here(&self) -> Result<Outcome> {
-        self.save()?;
+    fn stopped(&self) -> Outcome {
         let step = self.state.step;
-        Ok(Outcome::Stopped { step })
+        Outcome::Stopped { step }
     }
 
     /// The event file, of the process that writes.
@@ -204,7 +210,7 @@ impl Trainer {
         if !self.writes() {
             return Ok(None);
         }
-        std::fs::create_dir_all(&self.run).map_err(Error::io("create", &self.run))?;
+        files::create_folder(&self.run)?;
         EventWriter::create(&self.run, self.state.step).map(Some)
     }
 
@@ -235,8 +241,8 @@ impl Trainer {
         }
     }
 
-    /// Logs the epoch, moves on to the next one and writes a checkpoint when it is time.
-    fn end_epoch(&mut self, record: &EpochRecord) -> Result<()> {
+    /// Logs the epoch, moves on to the next one and writes a checkpoint when it is time; gives whether it did.
+    fn end_epoch(&mut self, record: &EpochRecord) -> Result<bool> {
         let end = self.context();
         self.method.end_epoch(&end)?;
         if self.writes() {
@@ -244,22 +250,19 @@ impl Trainer {
         }
         self.state.sums.clear();
         (self.state.epoch, self.state.iter) = (self.state.epoch + 1, 0);
-        if self
-            .state
-            .epoch
-            .is_multiple_of(self.config.checkpoint_every)
-            || self.finished()
-        {
+        let every = self.config.checkpoint_every;
+        let is_due = self.state.epoch.is_multiple_of(every) || self.finished();
+        if is_due {
             self.save()?;
         }
-        Ok(())
+        Ok(is_due)
     }
 
     /// Writes a checkpoint of the current place, if this process is the one that writes.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be written.
+    /// [`crate::Error::Io`] if it cannot be written.
     pub fn save(&self) -> Result<()> {
         if !self.writes() {
             return Ok(());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The folder in a run folder.
 const FOLDER: &str = "non_finite";
@@ -80,11 +80,11 @@ impl FailedStep {
     /// Writes the file.
     pub(super) fn write(&self, run: &Path) -> Result<()> {
         let folder = Self::folder(run);
-        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        files::create_folder(&folder)?;
         let path = folder.join(FILE);
         let text = serde_json::to_string_pretty(self)
             .map_err(|error| Error::format(&path, error.to_string(), "report this as a bug"))?;
-        fs::write(&path, text).map_err(Error::io("write", &path))
+        files::write(&path, text)
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What is known about an epoch when it ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,15 +53,7 @@ impl EpochLog {
         let line = serde_json::to_string(record).map_err(|error| {
             Error::format(&self.path, error.to_string(), "report this as a bug")
         })?;
-        let mut options = fs::OpenOptions::new();
-        let mut file = options
-            .create(true)
-            .append(true)
-            .open(&self.path)
-            .map_err(Error::io("write", &self.path))?;
-        file.write_all(format!("{line}\n").as_bytes())
-            .map_err(Error::io("write", &self.path))?;
-        file.sync_data().map_err(Error::io("write", &self.path))
+        files::append(&self.path, format!("{line}\n").as_bytes())
     }
 
     /// All epochs so far; none if there is no log. A last line that was cut short is passed over.
@@ -92,31 +83,40 @@ impl EpochLog {
         Ok(records)
     }
 
-    /// Drops what was logged from `epoch` on: those epochs are about to be trained again.
+    /// Drops what was logged from `epoch` on, and a last line that was cut short: those epochs are about to be trained
+    /// again. The file is replaced as a whole, and left alone if there is nothing to drop.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if it cannot be rewritten.
     pub fn rewind(&self, epoch: usize) -> Result<()> {
-        if !self.path.exists() {
+        let records = self.read()?;
+        let kept = records.iter().filter(|record| record.epoch < epoch);
+        let lines = kept.map(|record| serde_json::to_string(record).map(|line| line + "\n"));
+        let lines = lines.collect::<std::result::Result<Vec<_>, _>>();
+        let lines = lines.map_err(|error| {
+            Error::format(&self.path, error.to_string(), "report this as a bug")
+        })?;
+        if lines.len() == records.len() && !self.is_cut()? {
             return Ok(());
         }
-        let kept = self
-            .read()?
-            .into_iter()
-            .filter(|record| record.epoch < epoch);
-        let lines = kept.map(|record| serde_json::to_string(&record).map(|line| line + "\n"));
-        let text = lines
-            .collect::<std::result::Result<String, _>>()
-            .map_err(|error| {
-                Error::format(&self.path, error.to_string(), "report this as a bug")
-            })?;
-        fs::write(&self.path, text).map_err(Error::io("write", &self.path))
+        files::write(&self.path, lines.concat())
+    }
+
+    /// Whether the last line is not finished.
+    fn is_cut(&self) -> Result<bool> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Ok(bytes.last().is_some_and(|last| *last != b'\n')),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("read", &self.path)(error)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn record(epoch: usize) -> EpochRecord {
@@ -148,6 +148,10 @@ mod tests {
             .write_all(b"{\"epoch\":3,")
             .unwrap();
         assert_eq!(log.read().unwrap().len(), 3);
+        // Nothing but the cut line is dropped.
+        log.rewind(3).unwrap();
+        let text = fs::read_to_string(&log.path).unwrap();
+        assert!(text.ends_with("}\n"), "{text}");
         log.rewind(2).unwrap();
         assert_eq!(log.read().unwrap(), [record(0), record(1)]);
     }

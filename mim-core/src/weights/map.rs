@@ -1,13 +1,12 @@
 //! Named tensors of a weights file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
 use super::WeightFile;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Named tensors on the CPU, in the order of their names.
 #[derive(Debug, Clone, Default)]
@@ -24,22 +23,35 @@ impl WeightMap {
         Ok(WeightFile::open(path, None)?.weights)
     }
 
-    /// Writes a `.safetensors` file; equal tensors and metadata give equal bytes.
+    /// Writes a `.safetensors` file, whole or not at all; equal tensors and metadata give equal bytes.
     ///
     /// `metadata` holds at most one pair, since the format does not order them.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if it cannot be written; what stood there stays.
     pub fn write(&self, path: impl AsRef<Path>, metadata: Option<(&str, &str)>) -> Result<()> {
         let path = path.as_ref();
+        let bytes = self
+            .to_bytes(metadata)
+            .map_err(|what| Error::format(path, what, "report this as a bug"))?;
+        files::write(path, bytes)
+    }
+
+    /// The content of a `.safetensors` file, or why there is none.
+    pub(crate) fn to_bytes(&self, metadata: Option<(&str, &str)>) -> Result<Vec<u8>, String> {
         let metadata =
             metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value.to_owned())]));
-        let bytes = safetensors::serialize(self.0.iter(), metadata)
-            .map_err(|error| Error::format(path, error.to_string(), "report this as a bug"))?;
-        let mut file = std::fs::File::create(path).map_err(Error::io("create", path))?;
-        file.write_all(&bytes).map_err(Error::io("write", path))?;
-        file.sync_all().map_err(Error::io("write", path))
+        safetensors::serialize(self.0.iter(), metadata).map_err(|error| error.to_string())
+    }
+
+    /// Reads the content of the `.safetensors` file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if it is cut short or damaged.
+    pub(crate) fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        super::file::parse_safetensors(path, bytes)
     }
 
     /// The tensor called `name`.
@@ -52,12 +64,12 @@ impl WeightMap {
         self.0.insert(name.into(), tensor);
     }
 
-    /// Refuses values that are infinite or not numbers.
+    /// Refuses values that are infinite or not numbers; `doing` is what for, such as "starting from these weights".
     ///
     /// # Errors
     ///
     /// [`Error::Unsupported`] naming the first tensors that have any.
-    pub fn check_finite(&self) -> Result<()> {
+    pub fn check_finite(&self, doing: &'static str) -> Result<()> {
         let mut bad = Vec::new();
         for (name, tensor) in self.iter().filter(|(_, tensor)| tensor.dtype().is_float()) {
             // Zero times what is not finite is not a number.
@@ -71,7 +83,7 @@ impl WeightMap {
         }
         let first = bad[..bad.len().min(5)].join(", ");
         Err(Error::unsupported(
-            "starting from these weights",
+            doing,
             format!(
                 "{} tensors have values that are infinite or not numbers: {first}",
                 bad.len()

@@ -6,7 +6,7 @@ use candle_core::DType;
 use serde_json::json;
 
 use super::WeightMap;
-use crate::{Error, Result};
+use crate::{Result, files};
 
 impl WeightMap {
     /// The same with all fractions (not integers) as `dtype`.
@@ -31,13 +31,22 @@ impl WeightMap {
     }
 
     /// Writes `model.safetensors` into `folder`, or, if that had more than `most` bytes, files of at most so many
-    /// (a larger tensor has its own) and `model.safetensors.index.json`, as transformers does.
+    /// (a larger tensor has its own) and `model.safetensors.index.json`, as transformers does. All or none are there
+    /// afterwards.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if something cannot be written.
     pub fn write_folder(&self, folder: &Path, most: usize) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        files::fill_folder(folder, |new| self.write_into(new, most))
+    }
+
+    /// Writes the same files into a folder that is still temporary ([`files::fill_folder`]).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if something cannot be written.
+    pub fn write_into(&self, folder: &Path, most: usize) -> Result<()> {
         let format = Some(("format", "pt"));
         let shards = self.shards(most);
         if let [_] | [] = shards.as_slice() {
@@ -51,7 +60,7 @@ impl WeightMap {
         }
         let index = json!({ "metadata": { "total_size": self.bytes() }, "weight_map": weight_map });
         let path = folder.join("model.safetensors.index.json");
-        std::fs::write(&path, format!("{index:#}\n")).map_err(Error::io("write", &path))
+        files::write_new(&path, format!("{index:#}\n"))
     }
 
     fn shards(&self, most: usize) -> Vec<Self> {

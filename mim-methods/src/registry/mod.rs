@@ -4,7 +4,7 @@ mod parts;
 
 use candle_core::Device;
 use mim_core::{Error, Method, ParamStore, Result, settings};
-use toml::Table;
+use toml::{Table, Value};
 
 pub use parts::Registry;
 
@@ -207,7 +207,21 @@ impl Entry {
         device: &Device,
         seed: u64,
     ) -> Result<Box<dyn Method>> {
-        (self.build)(registry, settings, device, Some(seed))
+        let largest = largest(&settings);
+        let built = (self.build)(registry, settings, device, Some(seed));
+        built.map_err(|error| match error {
+            Error::InvalidConfig {
+                component,
+                field,
+                value,
+                why,
+                fix,
+            } if component == "parameters" => {
+                let fix = format!("{fix}; the largest settings are {largest}");
+                Error::config(component, field, value, why, fix)
+            }
+            other => other,
+        })
     }
 
     /// Builds the method from resolved settings, its weights zero and never trained: to be loaded.
@@ -226,6 +240,28 @@ impl Entry {
     /// If the case's settings or inputs do not fit.
     pub fn parity(&self, case: &Case, device: &Device) -> parity::Result<Setup> {
         (self.parity)(case, device)
+    }
+}
+
+/// The largest whole numbers of a table with their dotted keys.
+fn largest(settings: &Table) -> String {
+    let mut all = Vec::new();
+    numbers(settings, "", &mut all);
+    all.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
+    let first = all.iter().take(3);
+    let first: Vec<_> = first
+        .map(|(key, number)| format!("{key} = {number}"))
+        .collect();
+    first.join(", ")
+}
+
+fn numbers(table: &Table, around: &str, found: &mut Vec<(String, i64)>) {
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => numbers(inner, &format!("{around}{key}."), found),
+            Value::Integer(number) => found.push((format!("{around}{key}"), *number)),
+            _ => {}
+        }
     }
 }
 
@@ -317,6 +353,20 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("did you mean `depths`?"), "{error}");
+    }
+
+    #[test]
+    fn a_network_that_fits_no_memory_is_refused_with_its_largest_settings() {
+        let mae = method("mae").unwrap();
+        let settings = mae.resolve(
+            "[encoder]\nembed_dim = 4000000\nnum_heads = 4"
+                .parse()
+                .unwrap(),
+        );
+        let built = mae.build(settings.unwrap(), &Device::Cpu, 0);
+        let error = built.err().unwrap().to_string();
+        assert!(error.contains("GB"), "{error}");
+        assert!(error.contains("encoder.embed_dim = 4000000"), "{error}");
     }
 
     #[test]

@@ -8,13 +8,13 @@ mod args;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mim_core::files;
 use mim_core::train::EpochRecord;
 use serde_json::{Value, json};
 
 use self::api::{Answer, Api};
 pub(crate) use self::args::LogArgs;
 use self::args::Server;
-use crate::cli::folder;
 
 /// The file in a run folder that says which run of the server it is, so that a resumed run goes on with it.
 const FILE: &str = "mlflow.json";
@@ -192,7 +192,7 @@ impl Mlflow {
         let id = text(&made["run"]["info"]["run_id"])?;
         self.id = Some(id.clone());
         let known = json!({ "url": self.api.url, "experiment": self.experiment, "run_id": id });
-        folder::write(&self.folder.join(FILE), &format!("{known:#}\n"))
+        files::write(&self.folder.join(FILE), format!("{known:#}\n"))
             .map_err(|error| error.to_string())?;
         Ok(id)
     }

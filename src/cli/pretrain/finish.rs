@@ -7,12 +7,12 @@ use crate::RunConfig;
 use crate::run_config::Images;
 use candle_core::Device;
 use mim_core::train::{EpochLog, Trainer};
-use mim_core::{Error, Result};
+use mim_core::{Error, Result, files};
 
 use super::rows::Rows;
 use super::summary::Summary;
 use super::{INIT, picture, probe, stages, tune};
-use crate::cli::{folder, plot};
+use crate::cli::plot;
 use crate::report;
 
 /// Pictures, probes and summary of a finished run. Nothing here costs the run: what fails is said and listed.
@@ -55,9 +55,25 @@ pub(super) fn finish(
     summary.rows.problems.splice(0..0, problems);
     let written = summary.write(config, device, &run.join("summary.json"));
     summary.rows.keep("no summary.json", written);
-    let page = report::of_run(run).and_then(|page| folder::write(&run.join("report.html"), &page));
-    summary.rows.keep("no report.html", page);
+    summary.rows.keep("no report.html", page(run));
     summary.print();
+}
+
+/// Writes the curve of a finished run and the page about it where they are missing.
+pub(super) fn missing(run: &Path) -> Result<()> {
+    let curve = run.join("loss.svg");
+    if !curve.exists() {
+        plot::loss(&EpochLog::new(run).read()?, &curve)?;
+    }
+    match run.join("report.html").exists() {
+        true => Ok(()),
+        false => page(run),
+    }
+}
+
+/// Writes the page about a run.
+fn page(run: &Path) -> Result<()> {
+    files::write(&run.join("report.html"), report::of_run(run)?)
 }
 
 /// Fine-tunes what was pretrained and what is random, if the settings ask for it.

@@ -1,6 +1,8 @@
 //! `mim pretrain`.
 
 mod args;
+mod begin;
+mod end;
 mod finish;
 pub(crate) mod picture;
 pub(crate) mod probe;
@@ -19,7 +21,7 @@ use std::time::Instant;
 
 use crate::RunConfig;
 use crate::init::InitFrom;
-use crate::run_config::{self, HeldOut, Images};
+use crate::run_config::{self, Images};
 use candle_core::Device;
 use mim_core::comm::{self, Communicator, Launch};
 use mim_core::rng::name_hash;
@@ -27,7 +29,8 @@ use mim_core::train::{Checkpoint, Outcome, Trainer};
 use mim_core::{Error, Method, Result};
 
 pub(crate) use args::Args;
-use finish::finish;
+use begin::{announce, begin, found, is_finished, say};
+use end::End;
 use resume::{other_images, same_settings};
 use stages::Stages;
 use watch::Watch;
@@ -92,56 +95,38 @@ fn train(
         .output_dir
         .clone()
         .unwrap_or_else(|| folder::next(&config.method));
-    let resumed = args.checkpoint(&run)?;
+    let (lock, resumed) = found(args, &run, comm.as_ref())?;
     if let Some(checkpoint) = &resumed
         && args.is_done(config, checkpoint, &run)?
     {
         if leads {
-            let summary = run.join("summary.json");
-            let summary = summary.display();
-            eprintln!("the run is finished, see {summary}; train it further by --epochs");
+            is_finished(&run)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if resumed.is_none() && args.resume.is_some() && leads {
-        eprintln!(
-            "there is no checkpoint in {}: the run starts anew",
-            run.display()
-        );
+    let on = (device, comm);
+    let (mut trainer, images, started) = ready(init, config, on, (&run, resumed.as_ref()))?;
+    // Held until the run ends.
+    let _lock = match leads {
+        true => Some(begin(args, config, &run, (lock, resumed.as_ref()))?),
+        false => None,
+    };
+    if leads {
+        announce(config, &trainer, &images, comm.world());
+        let warnings = run_config::warnings(config, trainer.iters_per_epoch());
+        say(config, &run, (started, warnings), resumed.as_ref())?;
     }
-    let (mut trainer, images) = ready(
-        (args, init),
-        config,
-        (device, comm),
-        (&run, resumed.as_ref()),
-    )?;
     let fresh = leads && resumed.is_none();
     let on = (device, leads);
-    let (outcome, mut watch) = watched(&mut trainer, args, (config, &images), on, fresh)?;
-    let status = watch.progress.finish();
-    if let (Some(why), true) = (&watch.ended, leads) {
-        eprintln!("the run ends here: {why}");
-    }
-    let mlflow = watch.mlflow.take();
-    if let (Outcome::Stopped { step }, None) = (outcome, &watch.ended) {
-        mlflow.into_iter().for_each(|run| run.end(Status::Killed));
-        if leads {
-            let run = run.display();
-            eprintln!("stopped after step {step}; resume with --resume auto --output-dir {run}");
-        }
-        comm.leave();
-        return Ok(ExitCode::from(status));
-    }
-    // Before the rest, which rank 0 does alone.
-    comm.leave();
-    if !leads {
-        return Ok(ExitCode::SUCCESS);
-    }
+    let (outcome, watch) = watched(&mut trainer, args, (config, &images), on, fresh)?;
     let evaluate = !args.no_eval;
-    finish(config, (&trainer, &images), evaluate, device, start);
-    mlflow.into_iter().for_each(|run| run.end(Status::Finished));
-    println!("{}", run.display());
-    Ok(ExitCode::SUCCESS)
+    let done = End {
+        outcome,
+        watch,
+        evaluate,
+        start,
+    };
+    done.conclude(config, (&trainer, &images), (device, comm.as_ref()))
 }
 
 /// Trains to the end, or to where a rule or a signal ends the run. The folder of a fresh run that fails before its
@@ -153,9 +138,11 @@ fn watched(
     on: (&Device, bool),
     fresh: bool,
 ) -> Result<(Outcome, Watch)> {
-    let failed = |trainer: &Trainer, error| match fresh {
-        true => folder::remove(trainer.run()).and(Err(error)),
-        false => Err(error),
+    let failed = |trainer: &Trainer, error| {
+        if fresh && let Err(left) = folder::remove(trainer.run()) {
+            tracing::warn!("{left}");
+        }
+        Err(error)
     };
     let started = Watch::new(&args.watch, config, images, on).and_then(|mut watch| {
         if on.1 {
@@ -187,13 +174,13 @@ fn watched(
     }
 }
 
-/// The trainer at the place where the run starts or resumes, and its folder.
+/// The trainer at the place where the run starts or resumes, and a line about weights that it starts from.
 fn ready(
-    (args, init): (&Options, Init<'_>),
+    init: Init<'_>,
     config: &RunConfig,
     (device, comm): (&Device, &Arc<dyn Communicator>),
     (run, checkpoint): (&Path, Option<&Checkpoint>),
-) -> Result<(Trainer, Images)> {
+) -> Result<(Trainer, Images, Option<String>)> {
     // What rank 0 downloads is there for the others.
     let (images, method, started) = comm::rank_0_first(comm.as_ref(), || {
         let images = config.data.open(config.train.seed)?;
@@ -217,39 +204,15 @@ fn ready(
         .parallel(comm.clone())?;
     // None may change the folder before all have read it.
     comm::same(comm.as_ref(), "the settings", settings)?;
-    let leads = comm.rank() == 0;
     if let Some(checkpoint) = checkpoint {
         let changes = same_settings(config, checkpoint)?;
         let changes = changes.into_iter().chain(other_images(&images, checkpoint));
-        if leads {
+        if comm.rank() == 0 {
             changes.for_each(|line| eprintln!("warning: {line}"));
         }
         trainer.resume(checkpoint)?;
     }
-    if leads {
-        folder::prepare(run, args.contents(run, checkpoint.is_some()))?;
-        folder::write(&run.join("config.toml"), &config.to_toml()?)?;
-        if let Some(started) = &started {
-            eprintln!("{started}");
-            folder::write(&run.join(INIT), &format!("{started}\n"))?;
-        }
-        announce(config, &trainer, &images, comm.world());
-        for note in images.notes() {
-            eprintln!("{note}");
-        }
-        for line in run_config::warnings(config, trainer.iters_per_epoch()) {
-            eprintln!("warning: {line}");
-        }
-        if let Some(checkpoint) = checkpoint {
-            let state = checkpoint.state();
-            let epoch = (state.epoch + 1).min(config.train.epochs);
-            eprintln!(
-                "resuming after step {}, in epoch {epoch} of {}",
-                state.step, config.train.epochs
-            );
-        }
-    }
-    Ok((trainer, images))
+    Ok((trainer, images, started))
 }
 
 /// Refuses a method that cannot start from initial values.
@@ -264,36 +227,4 @@ fn needs_no_weights(method: &dyn Method) -> Result<Option<String>> {
             "give a run folder or a file of weights by --init, and whose names they have by --init-source",
         )),
     }
-}
-
-fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: usize) {
-    let values: usize = trainer
-        .method()
-        .stores()
-        .iter()
-        .map(|(_, store)| store.trainable_values())
-        .sum();
-    let (trained, held) = (images.train.len(), images.held_out.as_ref());
-    let images = match held {
-        Some((HeldOut::Share(_), held)) => format!(
-            "{} images from {}, {} of them held out for probes",
-            trained + held.len(),
-            config.data.source,
-            held.len()
-        ),
-        _ => format!("{trained} images from {}", config.data.source),
-    };
-    eprintln!(
-        "{}: {:.2} M parameters, {images}, {} epochs of {} steps{}, peak lr {:.2e}, into {}",
-        config.method,
-        values as f64 / 1e6,
-        config.train.epochs,
-        trainer.iters_per_epoch(),
-        match processes {
-            1 => String::new(),
-            many => format!(" in {many} processes"),
-        },
-        trainer.peak_lr(),
-        trainer.run().display(),
-    );
 }

@@ -1,9 +1,9 @@
 //! What may change when a run is resumed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::RunConfig;
-use crate::cli::folder::Contents;
+use crate::cli::folder::{Contents, is_being_cleared};
 use crate::cli::options::Options;
 use crate::run_config::Images;
 use mim_core::train::Checkpoint;
@@ -28,15 +28,20 @@ impl Options {
     pub(super) fn checkpoint(&self, run: &Path) -> Result<Option<Checkpoint>> {
         match self.resume.as_deref() {
             None => Ok(None),
+            Some("auto") if is_being_cleared(run) => Ok(None),
             Some("auto") => Checkpoint::latest(run),
-            Some(path) => Checkpoint::open(PathBuf::from(path)).map(Some),
+            // Of a run, one whose optimizer is whole too.
+            Some(path) => match Checkpoint::latest(Path::new(path))? {
+                None => Checkpoint::open(path).map(Some),
+                found => Ok(found),
+            },
         }
     }
 
-    pub(super) fn contents(&self, run: &Path, resuming: bool) -> Contents {
+    pub(super) fn contents(&self, resuming: bool) -> Contents {
         // A run that was ended before its first checkpoint may leave settings and a log behind.
-        let started = run.join("config.toml").exists() && self.resume.as_deref() == Some("auto");
-        match (resuming, self.overwrite || started) {
+        let anew = self.overwrite || self.resume.as_deref() == Some("auto");
+        match (resuming, anew) {
             (true, _) => Contents::Kept,
             (false, true) => Contents::Removed,
             (false, false) => Contents::Empty,

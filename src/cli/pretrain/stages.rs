@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use mim_core::train::{EpochRecord, Observer, StepReport};
-use mim_core::{Error, Method, Result};
+use mim_core::{Error, Method, Result, files};
 use serde_json::{Value, json};
 
 use super::probe;
 use super::watch::Watch;
 use crate::RunConfig;
-use crate::cli::folder;
 use crate::run_config::Images;
 
 /// The file in a run folder.
@@ -43,7 +42,7 @@ impl Stages<'_> {
         let path = self.run.join(FILE);
         let text = serde_json::to_string_pretty(&all)
             .map_err(|error| Error::format(&path, error.to_string(), "report this as a bug"))?;
-        folder::write(&path, &text)
+        files::write(&path, &text)
     }
 }
 

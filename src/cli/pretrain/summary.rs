@@ -6,12 +6,11 @@ use std::path::Path;
 use crate::RunConfig;
 use candle_core::Device;
 use mim_core::train::EpochRecord;
-use mim_core::{Error, Result};
+use mim_core::{Error, Result, files};
 use serde_json::{Value, json};
 
 use super::rows::Rows;
 use super::stages;
-use crate::cli::folder;
 use crate::cli::machine::machine;
 
 /// What a finished run reports.
@@ -74,7 +73,7 @@ impl Summary {
         }
         let text = serde_json::to_string_pretty(&summary)
             .map_err(|error| Error::format(path, error.to_string(), "report this as a bug"))?;
-        folder::write(path, &text)
+        files::write(path, &text)
     }
 
     pub(super) fn print(&self) {

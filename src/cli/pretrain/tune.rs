@@ -9,7 +9,7 @@ use crate::cli::progress::Progress;
 use crate::run_config::Images;
 use candle_core::Device;
 use mim_core::train::Trainer;
-use mim_core::{Error, Result, settings};
+use mim_core::{Error, Result, files, settings};
 use mim_eval::{Summary, classify};
 use toml::{Table, Value};
 
@@ -36,7 +36,7 @@ pub(super) fn tuned(
     }
     let path = run.join(FOLDERS[usize::from(scratch)]);
     folder::prepare(&path, Contents::Removed)?;
-    folder::write(&path.join("config.toml"), &own.to_toml()?)?;
+    files::write(&path.join("config.toml"), &own.to_toml()?)?;
     let loading = own.data.loading(own.train.batch_size);
     let data = (images.train.clone(), loading);
     let trainer = Trainer::new(method, data, own.train.clone(), &path)?;

@@ -19,6 +19,7 @@ use zip::ZipArchive;
 
 use budget::Budget;
 pub(crate) use numpy::read_npy;
+pub(in crate::weights) use safetensors::parse as parse_safetensors;
 
 use super::WeightMap;
 use crate::{Error, Result};

@@ -21,9 +21,17 @@ use crate::{Error, Result};
 ///
 /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is cut short or damaged.
 pub(super) fn read(path: &Path) -> Result<WeightMap> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
-        let what = match promised_length(&bytes) {
+    parse(path, &std::fs::read(path).map_err(Error::io("read", path))?)
+}
+
+/// Reads the content of the file at `path`.
+///
+/// # Errors
+///
+/// [`Error::Format`] if it is cut short or damaged.
+pub(in crate::weights) fn parse(path: &Path, bytes: &[u8]) -> Result<WeightMap> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| {
+        let what = match promised_length(bytes) {
             Some(length) => format!(
                 "the file has {} bytes, its header promises {length}; {error}",
                 bytes.len()
@@ -56,7 +64,12 @@ pub(super) fn header(path: &Path) -> Result<Vec<TensorHeader>> {
     let there = file.metadata().map_err(Error::io("read", path))?.len();
     let mut bytes = vec![0; 8];
     file.read_exact(&mut bytes)
-        .map_err(Error::io("read", path))?;
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                damaged(format!("the file has {there} bytes, too few for a header"))
+            }
+            _ => Error::io("read", path)(error),
+        })?;
     let length = bytes
         .iter()
         .rev()

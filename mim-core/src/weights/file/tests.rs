@@ -367,9 +367,9 @@ fn values_that_are_no_numbers_are_named() {
             .into_iter()
             .collect()
     };
-    weights(3.).check_finite().unwrap();
+    weights(3.).check_finite("this").unwrap();
     for bad in [f32::NAN, f32::INFINITY] {
-        let error = weights(bad).check_finite().unwrap_err().to_string();
+        let error = weights(bad).check_finite("this").unwrap_err().to_string();
         assert!(
             error.contains("1 tensors") && error.contains(": b;"),
             "{error}"

@@ -1,0 +1,70 @@
+//! A lock on a folder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Keeps other processes from training into a folder. It ends with the process, however that ends.
+///
+/// The lock is on the file `.lock` in the folder. Readers need none.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// The file in the folder.
+    pub const FILE: &'static str = ".lock";
+
+    /// Takes the lock of a folder that is there. A file system without locks gets a warning.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if another process has it, [`Error::Io`] if the file cannot be made.
+    pub fn take(folder: &Path) -> Result<Self> {
+        let path = folder.join(Self::FILE);
+        let mut options = OpenOptions::new();
+        let opened = options.create(true).truncate(false).write(true).open(&path);
+        let file = opened.map_err(Error::io("create", &path))?;
+        let taken = || {
+            let fix = "wait until it ends, or use another --output-dir";
+            Error::format(folder, "another process is training into this folder", fix)
+        };
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(taken()),
+            Err(TryLockError::Error(error)) if has_no_locks(&error) => tracing::warn!(
+                "{} is on a file system without locks: a second process that trains into it would not be noticed",
+                folder.display()
+            ),
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+            // Whoever had it may have removed the file with the folder.
+            Ok(()) if !path.exists() => return Err(taken()),
+            Ok(()) => {}
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+/// Linux says ENOLCK of a network file system without a lock service.
+fn has_no_locks(error: &std::io::Error) -> bool {
+    const ENOLCK: i32 = 37;
+    error.kind() == ErrorKind::Unsupported
+        || cfg!(target_os = "linux") && error.raw_os_error() == Some(ENOLCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_lock_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = FolderLock::take(dir.path()).unwrap();
+        let error = FolderLock::take(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("another process is training"), "{error}");
+        drop(lock);
+        FolderLock::take(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,330 @@
+//! Checkpoints: folders named by step whose content depends on config and step alone.
+
+mod save;
+mod state;
+
+use std::fs;
+use std::io::{BufReader, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+pub(super) use self::save::{keep, save, write};
+pub use self::state::TrainState;
+use self::state::{Checksums, OTHER, STATE, Saved, checksum};
+use super::FailedStep;
+use crate::optim::Optimizer;
+use crate::weights::{WeightFile, WeightMap};
+use crate::{Error, Method, Result, files};
+
+/// The folder of a run that holds its checkpoints, and the one with the best of them.
+const FOLDER: &str = "checkpoints";
+const BEST: &str = "best";
+/// The optimizer's state, which only a resumed run reads.
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// A checkpoint on disk.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    path: PathBuf,
+    state: TrainState,
+    files: Option<Checksums>,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint folder, or of a run folder the newest checkpoint whose weights are whole.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if there is none, or it is damaged; [`Error::Unsupported`] if another version wrote it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        // A file of a checkpoint stands for the whole of it.
+        let path = match path.parent() {
+            Some(folder) if path.is_file() => folder,
+            _ => path,
+        };
+        if path.join(STATE).exists() {
+            return Ok(Self::read(path)?.warned());
+        }
+        Self::newest(path, |file| file != OPTIMIZER)?.ok_or_else(|| {
+            Error::format(
+                path,
+                "there is no checkpoint here (a folder with state.json, or a run with checkpoints/step-N)",
+                "give a run folder that `mim pretrain` wrote, or one of its checkpoints",
+            )
+        })
+    }
+
+    /// The newest checkpoint of a run folder that is whole. A warning names those that are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if there are checkpoints, but none is whole; other errors if one cannot be read.
+    pub fn latest(run: &Path) -> Result<Option<Self>> {
+        Self::newest(run, |_| true)
+    }
+
+    /// Epochs that the newest readable checkpoint of a run has done, without a look at its weights; 0 without one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the folder cannot be read.
+    pub fn epochs_done(run: &Path) -> Result<usize> {
+        let newest_first = steps(&run.join(FOLDER))?.into_iter().rev();
+        let mut readable = newest_first.filter_map(|(_, path)| Self::read(&path).ok());
+        Ok(readable.next().map_or(0, |found| found.state.epoch))
+    }
+
+    /// The checkpoint folders of a run with their steps, oldest first, whole or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the folder cannot be read.
+    pub fn folders(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
+        steps(&run.join(FOLDER))
+    }
+
+    /// Settles what a crash left in a run folder that nobody trains into: a whole checkpoint under a temporary name is
+    /// taken up, the rest of such names is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if something cannot be renamed or removed.
+    pub fn tidy(run: &Path) -> Result<()> {
+        let settled = |path: PathBuf| {
+            let name = path.file_name()?.to_str()?;
+            Some(path.with_file_name(files::settled_name(name)))
+        };
+        let all = files::entries(&run.join(FOLDER))?;
+        let steps = all.into_iter().filter_map(settled);
+        let mut paths: Vec<_> = steps.filter(|path| step_of(path).is_some()).collect();
+        paths.dedup();
+        for path in paths
+            .into_iter()
+            .chain([run.join(BEST), FailedStep::folder(run)])
+        {
+            let is_whole = |path: &Path| Self::read(path).is_ok_and(|found| found.verify().is_ok());
+            if let Some(from) = files::recover(&path, is_whole)? {
+                let (from, path) = (from.display(), path.display());
+                tracing::warn!(
+                    "{from} was left by a run that was cut off, and is taken up as {path}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `state.json` of a checkpoint folder.
+    fn read(path: &Path) -> Result<Self> {
+        let Saved { state, files } = Saved::read(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            state,
+            files,
+        })
+    }
+
+    /// The newest checkpoint of a run whose needed files are whole.
+    fn newest(run: &Path, needed: impl Fn(&str) -> bool) -> Result<Option<Self>> {
+        let folder = run.join(FOLDER);
+        let mut damaged = Vec::new();
+        for (_, path) in steps(&folder)?.into_iter().rev() {
+            let whole = Self::read(&path).and_then(|found| {
+                found.check(&needed)?;
+                Ok(found)
+            });
+            match whole {
+                Ok(found) => {
+                    for error in &damaged {
+                        tracing::warn!(
+                            "a damaged checkpoint is passed over, and {} is used in its place: {error}",
+                            found.path.display()
+                        );
+                    }
+                    return Ok(Some(found.warned()));
+                }
+                Err(error) if is_damage(&error) => damaged.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match damaged.into_iter().next() {
+            None => Ok(None),
+            Some(newest) => Err(Error::format(
+                folder,
+                format!("none of the checkpoints is whole; of the newest: {newest}"),
+                "copy the run again, or start it anew with --overwrite",
+            )),
+        }
+    }
+
+    /// Says that damage would not be noticed, of a checkpoint of an older version.
+    fn warned(self) -> Self {
+        if self.files.is_none() {
+            tracing::warn!(
+                "{} was written by an older version, without checksums: damage to it would not be noticed",
+                self.path.display()
+            );
+        }
+        self
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where training stood.
+    pub fn state(&self) -> &TrainState {
+        &self.state
+    }
+
+    /// Whether it says what checksums its files have; older versions wrote none.
+    pub fn has_checksums(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Checks that all its files are there as they were written. Of a checkpoint without checksums only the lengths
+    /// can be checked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] or [`Error::Io`] for a file that is damaged or missing.
+    pub fn verify(&self) -> Result<()> {
+        self.check(|_| true)
+    }
+
+    fn check(&self, needed: impl Fn(&str) -> bool) -> Result<()> {
+        let Some(files) = &self.files else {
+            return self.check_lengths();
+        };
+        for (name, expected) in files.iter().filter(|(name, _)| needed(name)) {
+            let path = self.file(name)?;
+            let mut file = BufReader::new(fs::File::open(&path).map_err(Error::io("open", &path))?);
+            let (mut hasher, mut some) = (crc32fast::Hasher::new(), vec![0; 1 << 20]);
+            loop {
+                match file.read(&mut some).map_err(Error::io("read", &path))? {
+                    0 => break,
+                    count => hasher.update(&some[..count]),
+                }
+            }
+            same(&path, &format!("{:08x}", hasher.finalize()), expected)?;
+        }
+        Ok(())
+    }
+
+    fn check_lengths(&self) -> Result<()> {
+        let weights = |path: &PathBuf| path.extension().is_some_and(|end| end == "safetensors");
+        let all = files::entries(&self.path)?.into_iter().filter(weights);
+        for path in all.chain([self.path.join(OPTIMIZER)]) {
+            if WeightFile::header(&path)?.is_none() {
+                let what = "the file is damaged: it is no safetensors file";
+                return Err(Error::format(path, what, OTHER));
+            }
+        }
+        Ok(())
+    }
+
+    /// The path of one of its files.
+    fn file(&self, name: &str) -> Result<PathBuf> {
+        match Path::new(name).file_name() {
+            Some(plain) if plain == name => Ok(self.path.join(name)),
+            _ => {
+                let what = format!("`{name}` is no file of a checkpoint");
+                Err(Error::format(self.path.join(STATE), what, OTHER))
+            }
+        }
+    }
+
+    fn weights_of(&self, file: &str) -> Result<WeightMap> {
+        let path = self.file(file)?;
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        if let Some(files) = &self.files {
+            let expected = files.get(file).map_or("none", String::as_str);
+            same(&path, &checksum(&bytes), expected)?;
+        }
+        WeightMap::from_bytes(&path, &bytes)
+    }
+
+    /// The weights of one store.
+    ///
+    /// # Errors
+    ///
+    /// If the file is missing or damaged.
+    pub fn weights(&self, store: &str) -> Result<WeightMap> {
+        self.weights_of(&format!("{store}.safetensors"))
+    }
+
+    /// Sets all stores of `method`.
+    ///
+    /// # Errors
+    ///
+    /// If the checkpoint belongs to another method or size; the names that do not fit are listed.
+    pub fn load_method(&self, method: &dyn Method) -> Result<()> {
+        if self.state.method != method.name() {
+            return Err(Error::format(
+                &self.path,
+                format!(
+                    "this is a checkpoint of {}, not of {}",
+                    self.state.method,
+                    method.name()
+                ),
+                "choose the method it was made with",
+            ));
+        }
+        for (name, store) in method.stores() {
+            store.load(&self.weights(name)?)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the optimizer's state.
+    ///
+    /// # Errors
+    ///
+    /// If the file is missing, damaged or belongs to other parameters.
+    pub fn load_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
+        optimizer.load_state(&self.weights_of(OPTIMIZER)?)
+    }
+}
+
+/// Compares the checksum of a file with the one it was written with.
+fn same(path: &Path, found: &str, expected: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    let what =
+        format!("the file is damaged: its CRC-32 is {found}, it was written with {expected}");
+    Err(Error::format(path, what, OTHER))
+}
+
+/// Whether an error says that a checkpoint is not whole, and not that it cannot be read here and now.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Format { .. } => true,
+        Error::Io { source, .. } => {
+            matches!(
+                source.kind(),
+                ErrorKind::NotFound | ErrorKind::UnexpectedEof
+            )
+        }
+        _ => false,
+    }
+}
+
+/// The step in the name of a checkpoint folder.
+fn step_of(path: &Path) -> Option<usize> {
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("step-")?
+        .parse()
+        .ok()
+}
+
+/// The checkpoints of a folder, oldest first, whole or not.
+fn steps(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let all = files::entries(folder)?.into_iter();
+    let mut found: Vec<_> = all
+        .filter_map(|path| Some((step_of(&path)?, path)))
+        .collect();
+    found.sort_unstable();
+    Ok(found)
+}

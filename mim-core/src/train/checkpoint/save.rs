@@ -1,0 +1,104 @@
+//! Writing checkpoints.
+
+use std::path::{Path, PathBuf};
+
+use super::state::{Checksums, STATE, Saved, TrainState, checksum};
+use super::{BEST, FOLDER, steps};
+use crate::optim::Optimizer;
+use crate::params::ParamStore;
+use crate::weights::WeightMap;
+use crate::{Error, Method, Result, files};
+
+/// Writes `checkpoints/step-N` under `run`, and removes others: those of later steps, which belong to a course of the
+/// run that was given up, and all but the newest ones, so that `keep` stay.
+///
+/// # Errors
+///
+/// [`Error::Io`] if something cannot be written; the older checkpoints stay.
+pub(in crate::train) fn save(
+    run: &Path,
+    state: &TrainState,
+    method: &dyn Method,
+    optimizer: &dyn Optimizer,
+    keep: usize,
+) -> Result<PathBuf> {
+    let folder = run.join(FOLDER);
+    let path = folder.join(format!("step-{}", state.step));
+    write(&path, state, method, optimizer)?;
+    let others = steps(&folder)?
+        .into_iter()
+        .filter(|(step, _)| *step != state.step);
+    let (later, earlier): (Vec<_>, Vec<_>) = others.partition(|(step, _)| *step > state.step);
+    let surplus = (earlier.len() + 1).saturating_sub(keep);
+    for (_, other) in later.iter().chain(earlier.iter().take(surplus)) {
+        files::remove(other)?;
+    }
+    Ok(path)
+}
+
+/// Writes `best` under `run`, in place of the one that is there.
+///
+/// # Errors
+///
+/// [`Error::Io`] if something cannot be written; the one that was there stays.
+pub(in crate::train) fn keep(
+    run: &Path,
+    state: &TrainState,
+    method: &dyn Method,
+    optimizer: &dyn Optimizer,
+) -> Result<()> {
+    write(&run.join(BEST), state, method, optimizer)
+}
+
+/// Writes a checkpoint at `path`, whole or not at all; `state.json` comes last.
+///
+/// # Errors
+///
+/// [`Error::Io`] if something cannot be written; what was there stays.
+pub(in crate::train) fn write(
+    path: &Path,
+    state: &TrainState,
+    method: &dyn Method,
+    optimizer: &dyn Optimizer,
+) -> Result<()> {
+    if let Some(around) = path.parent() {
+        files::create_folder(around)?;
+    }
+    files::replace_folder(path, |new| {
+        let mut sums = Checksums::new();
+        for (name, store) in method.stores() {
+            write_weights(new, name, &store_weights(store), &mut sums)?;
+        }
+        write_weights(new, "optimizer", &optimizer.state()?, &mut sums)?;
+        let saved = Saved {
+            state: state.clone(),
+            files: Some(sums),
+        };
+        let file = new.join(STATE);
+        files::write_new(&file, saved.to_text(&file)?)
+    })
+}
+
+fn write_weights(
+    folder: &Path,
+    name: &str,
+    weights: &WeightMap,
+    sums: &mut Checksums,
+) -> Result<()> {
+    let file = format!("{name}.safetensors");
+    let path = folder.join(&file);
+    let bytes = weights.to_bytes(Some(("format", "mim")));
+    let bytes = bytes.map_err(|what| Error::format(&path, what, "report this as a bug"))?;
+    // The checksum costs next to no time while the disk is waited for.
+    let (written, sum) = rayon::join(|| files::write_new(&path, &bytes), || checksum(&bytes));
+    written?;
+    sums.insert(file, sum);
+    Ok(())
+}
+
+/// All entries of a store as they are now.
+fn store_weights(store: &ParamStore) -> WeightMap {
+    let vars = store.vars().into_iter();
+    vars.map(|(name, var)| (name, var.as_detached_tensor()))
+        .collect()
+}

@@ -1,0 +1,135 @@
+//! The folder in which a run starts or goes on, and what is said before its first step.
+
+use std::path::Path;
+
+use mim_core::Result;
+use mim_core::comm::{self, Communicator};
+use mim_core::files::{self, FolderLock};
+use mim_core::train::{Checkpoint, Trainer};
+
+use super::{INIT, finish};
+use crate::RunConfig;
+use crate::cli::folder;
+use crate::cli::options::Options;
+use crate::run_config::{HeldOut, Images};
+
+/// The lock of a folder that this process may change, and the checkpoint to resume from.
+pub(super) fn found(
+    args: &Options,
+    run: &Path,
+    comm: &dyn Communicator,
+) -> Result<(Option<FolderLock>, Option<Checkpoint>)> {
+    let changes = args.resume.is_some() || args.overwrite;
+    // The others look when rank 0 has put the folder in order.
+    let (lock, checkpoint) = comm::rank_0_first(comm, || {
+        let lock = match comm.rank() == 0 && changes && run.is_dir() {
+            true => Some(FolderLock::take(run)?),
+            false => None,
+        };
+        if lock.is_some() {
+            folder::tidy(run)?;
+        }
+        Ok((lock, args.checkpoint(run)?))
+    })?;
+    if checkpoint.is_none() && args.resume.is_some() && comm.rank() == 0 {
+        let run = run.display();
+        eprintln!("there is no checkpoint in {run}: the run starts anew");
+    }
+    Ok((lock, checkpoint))
+}
+
+/// Says that there is nothing to train, and makes up for reports that could not be written.
+pub(super) fn is_finished(run: &Path) -> Result<()> {
+    finish::missing(run)?;
+    let summary = run.join("summary.json");
+    let summary = summary.display();
+    eprintln!("the run is finished, see {summary}; train it further by --epochs");
+    Ok(())
+}
+
+/// Takes the folder of the run: its lock, if this process does not have it, and its settings.
+pub(super) fn begin(
+    args: &Options,
+    config: &RunConfig,
+    run: &Path,
+    (lock, checkpoint): (Option<FolderLock>, Option<&Checkpoint>),
+) -> Result<FolderLock> {
+    let lock = match lock {
+        Some(lock) => lock,
+        None => {
+            files::create_folder(run)?;
+            FolderLock::take(run)?
+        }
+    };
+    folder::prepare(run, args.contents(checkpoint.is_some()))?;
+    files::write(&run.join("config.toml"), config.to_toml()?)?;
+    Ok(lock)
+}
+
+/// Says from where the run starts, and what is odd about it.
+pub(super) fn say(
+    config: &RunConfig,
+    run: &Path,
+    (started, warnings): (Option<String>, Vec<String>),
+    checkpoint: Option<&Checkpoint>,
+) -> Result<()> {
+    if let Some(started) = &started {
+        eprintln!("{started}");
+        files::write(&run.join(INIT), format!("{started}\n"))?;
+    }
+    for line in warnings {
+        eprintln!("warning: {line}");
+    }
+    let Some(checkpoint) = checkpoint else {
+        return Ok(());
+    };
+    let state = checkpoint.state();
+    let others = Checkpoint::folders(run)?.into_iter();
+    for (_, later) in others.filter(|(step, _)| *step > state.step) {
+        let later = later.display();
+        eprintln!("warning: {later} is of a later step; the next checkpoint takes its place");
+    }
+    let epoch = (state.epoch + 1).min(config.train.epochs);
+    eprintln!(
+        "resuming after step {}, in epoch {epoch} of {}",
+        state.step, config.train.epochs
+    );
+    Ok(())
+}
+
+/// Says what is trained on what.
+pub(super) fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: usize) {
+    let values: usize = trainer
+        .method()
+        .stores()
+        .iter()
+        .map(|(_, store)| store.trainable_values())
+        .sum();
+    let (trained, held) = (images.train.len(), images.held_out.as_ref());
+    let notes = images.notes();
+    let images = match held {
+        Some((HeldOut::Share(_), held)) => format!(
+            "{} images from {}, {} of them held out for probes",
+            trained + held.len(),
+            config.data.source,
+            held.len()
+        ),
+        _ => format!("{trained} images from {}", config.data.source),
+    };
+    eprintln!(
+        "{}: {:.2} M parameters, {images}, {} epochs of {} steps{}, peak lr {:.2e}, into {}",
+        config.method,
+        values as f64 / 1e6,
+        config.train.epochs,
+        trainer.iters_per_epoch(),
+        match processes {
+            1 => String::new(),
+            many => format!(" in {many} processes"),
+        },
+        trainer.peak_lr(),
+        trainer.run().display(),
+    );
+    for note in notes {
+        eprintln!("{note}");
+    }
+}
