@@ -70,7 +70,15 @@ fn pretrain(run: &Path, more: &[&str]) -> Output {
         "500",
     ];
     let sets = [
-        "--set", ENCODER, "--set", DECODER, "--set", VIEWS, "--lr", "1e-9", "--set",
+        "--set",
+        ENCODER,
+        "--set",
+        DECODER,
+        "--set",
+        VIEWS,
+        "--lr",
+        "1e-9",
+        "--set",
         "eval.finetune_epochs=0",
     ];
     mim(&[&tiny[..], &sets, more].concat())
