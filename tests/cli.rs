@@ -243,17 +243,19 @@ fn killed_and_resumed_runs_equal_uninterrupted_ones_byte_by_byte() {
             _ => assert!(bytes == cut_bytes, "{name} differs"),
         }
     }
-    let losses = |run: &Path| {
-        let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
-        let lines = log
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines
-            .map(|line| (line["epoch"].clone(), line["train_loss"].clone()))
-            .collect::<Vec<_>>()
-    };
     assert_eq!(losses(&whole), losses(&cut));
     assert_eq!(losses(&cut).len(), 3);
+}
+
+/// Epochs and losses of a run's log.
+fn losses(run: &Path) -> Vec<[serde_json::Value; 2]> {
+    let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines
+        .map(|line| ["epoch", "train_loss"].map(|key| line[key].clone()))
+        .collect()
 }
 
 #[test]
