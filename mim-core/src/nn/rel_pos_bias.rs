@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use crate::params::Params;
 use crate::{PatchGrid, Result, ops};
 
-/// A trained bias for every relative position of two patches, and with a class token three for it.
+/// A trained bias for each relative position of two patches, plus three for the class token if there is one.
 #[derive(Debug, Clone)]
 pub struct RelPosBias {
     table: Tensor,
@@ -19,7 +19,7 @@ impl RelPosBias {
     ///
     /// # Errors
     ///
-    /// If the name is taken by another shape.
+    /// If a parameter with this name has another shape.
     pub fn new(params: &Params, grid: PatchGrid, heads: usize) -> Result<Self> {
         let index = relative_position_index(grid);
         Self::with_index(params, (distances(grid) + 3, heads), index)
@@ -30,7 +30,7 @@ impl RelPosBias {
     ///
     /// # Errors
     ///
-    /// If the name is taken by another shape.
+    /// If a parameter with this name has another shape.
     pub fn window(params: &Params, window: PatchGrid, heads: usize) -> Result<Self> {
         let index = window_position_index(window);
         Self::with_index(params, (distances(window), heads), index)
@@ -46,7 +46,7 @@ impl RelPosBias {
         })
     }
 
-    /// The bias `[1, heads, tokens, tokens]`, a class token counted.
+    /// The bias `[1, heads, tokens, tokens]`, including the class token.
     ///
     /// # Errors
     ///
@@ -81,12 +81,12 @@ pub fn window_position_index(window: PatchGrid) -> Vec<u32> {
     pairs(window.len(), |query, key| distance(window, query, key))
 }
 
-/// Relative positions of two patches.
+/// Number of relative positions of two patches.
 fn distances(grid: PatchGrid) -> usize {
     (2 * grid.rows - 1) * (2 * grid.cols - 1)
 }
 
-/// The number of the relative position of two patches.
+/// Index of the relative position of two patches.
 fn distance(grid: PatchGrid, query: usize, key: usize) -> usize {
     let place = |token: usize| (token / grid.cols, token % grid.cols);
     let ((yi, xi), (yj, xj)) = (place(query), place(key));
