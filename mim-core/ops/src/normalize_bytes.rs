@@ -11,8 +11,8 @@ use crate::{Error, Result};
 /// Values per thread.
 const FOUR: usize = 4;
 
-/// `x / 255 * scale + shift` for bytes `[batch, channels, height, width]` on a CUDA device, in one launch, with one scale
-/// and one shift per channel. With `reverse`, the order of the channels is reversed afterwards.
+/// `x / 255 * scale + shift` for bytes `[batch, channels, height, width]` on a CUDA device, in one launch, with one
+/// scale and one shift per channel. With `reverse`, the order of the channels is reversed afterwards.
 ///
 /// `None` if `pixels` are not bytes, are empty, or are on another device.
 ///

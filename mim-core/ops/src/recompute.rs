@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn on_a_gpu_gradients_are_the_same_with_and_without() {
         let before = crate::launches();
-        gradients_are_the_same_with_and_without(crate::testing::gpu());
+        check_same_gradients(crate::testing::gpu());
         assert!(crate::launches() > before);
     }
 

@@ -182,7 +182,8 @@ fn check_differences(
     }
 }
 
-/// The CUDA device of all tests, possibly the pretend device of `mim-core/tests/pretend_cuda`. Kernels are loaded once per device.
+/// The CUDA device of all tests, possibly the pretend device of `mim-core/tests/pretend_cuda`. Kernels are loaded once
+/// per device.
 #[cfg(feature = "cuda")]
 pub(super) fn gpu() -> &'static Device {
     static DEVICE: std::sync::LazyLock<Device> =

@@ -20,7 +20,8 @@ struct Matrix {
 impl Matrix {
     fn run(&self, name: &str, args: &mut Vec<Arg<'_>>) -> Result<()> {
         let kernel = Kernel::new("batch_norm", name);
-        // SAFETY: as the kernel requires, all operands are `[rows, width]`, per-column values, or partial sums of columns.
+        // SAFETY: as the kernel requires, all operands are `[rows, width]`, per-column values, or partial sums of
+        // columns.
         unsafe { launch(&self.device, &kernel, self.parts.grid, args) }
     }
 

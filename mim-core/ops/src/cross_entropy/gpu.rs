@@ -52,8 +52,8 @@ impl Call {
             Arg::Float(self.scale),
         ]);
         let kernel = Kernel::new("cross_entropy", "cross_entropy_forward");
-        // SAFETY: the grid has `rows` blocks; logits are `[rows, width]`, ids `[rows]` or probabilities `[n, width]`, losses
-        // `[rows]` and `found` `[rows, 3]`; the kernel checks ids against the width.
+        // SAFETY: the grid has `rows` blocks; logits are `[rows, width]`, ids `[rows]` or probabilities `[n, width]`,
+        // losses `[rows]` and `found` `[rows, 3]`; the kernel checks ids against the width.
         unsafe { launch(device, &kernel, self.grid(), &mut args)? };
         Ok((losses, found.into_tensor()))
     }

@@ -3,7 +3,8 @@
 //! The host side of an op (`gpu.rs` in its folder) allocates [`Buffer`]s, calls [`launch()`] and [`product()`] on
 //! them, and attaches the result to candle's graph with [`differentiable()`]. It needs the feature `cuda` and a CUDA
 //! device. Tests can use the pretend device of `mim-core/tests/pretend_cuda`, a library that replaces the driver's:
-//! it runs the same kernels, compiled for the CPU. So everything but nvcc and the device itself is tested without a GPU.
+//! it runs the same kernels, compiled for the CPU. So everything but nvcc and the device itself is tested without a
+//! GPU.
 //!
 //! Everything runs on candle's own stream, in call order, so nothing waits. Events only tell when pinned host memory
 //! may be reused (`pinned`). NCCL alone uses another stream, and orders the two itself.

@@ -154,7 +154,7 @@ mod tests {
             let compute: Compute = Box::new(move |call| unsafe { kernel.multiply(call) });
             (kernel.name, compute)
         }));
-        ways
+        all
     }
 
     /// `lhs * rhs` on one thread.
@@ -227,7 +227,8 @@ mod tests {
         (0..rows * cols).map(value).collect()
     }
 
-    /// Compares every implementation with [`exact`], for row-major and column-major operands, on one and on all threads.
+    /// Compares every implementation with [`exact`], for row-major and column-major operands, on one and on all
+    /// threads.
     fn check([rows, inner, cols]: [usize; 3], precision: Precision) {
         let numbers = |seed, len| -> Vec<f32> { random(seed, &[len]).to_vec1().unwrap() };
         let (a, b) = (numbers(1, rows * inner), numbers(2, inner * cols));
@@ -340,7 +341,7 @@ mod tests {
             (f32::NEG_INFINITY, f32::NEG_INFINITY),
         ];
         let values = pairs.map(|(value, _)| value);
-        for (name, compute) in ways(Precision::Bf16) {
+        for (name, compute) in implementations(Precision::Bf16) {
             let one = Matrix::dense(&[1.], 1, 1).unwrap();
             let row = Matrix::dense(&values, 1, values.len()).unwrap();
             let wanted = pairs.map(|(_, rounded)| rounded);

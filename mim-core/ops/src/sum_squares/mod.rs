@@ -28,7 +28,8 @@ pub fn sum_squares(xs: &Tensor) -> Result<f64> {
     reference::sum_squares(xs)
 }
 
-/// [`sum_squares`] of many tensors, `[tensors]` f64: in parallel on all threads, or in two launches on a GPU, where the sums stay.
+/// [`sum_squares`] of many tensors, `[tensors]` f64: in parallel on all threads, or in two launches on a GPU, where the
+/// sums stay.
 ///
 /// # Errors
 ///

@@ -87,8 +87,9 @@ impl GemmKernel {
 
     /// # Safety
     ///
-    /// The kernel must come from [`GemmKernel::here`], the inner sizes must match, and no size may be 0. `to` must be valid
-    /// for `lhs.rows` rows of `rhs.cols` values that no one else touches, initialised if the product adds to them.
+    /// The kernel must come from [`GemmKernel::here`], the inner sizes must match, and no size may be 0. `to` must be
+    /// valid for `lhs.rows` rows of `rhs.cols` values that no one else touches, initialised if the product adds to
+    /// them.
     pub(super) unsafe fn multiply(&self, call: GemmArgs<'_>) {
         // SAFETY: the caller's contract.
         unsafe { (self.run)(call) }
