@@ -148,8 +148,8 @@ impl Encoded {
 
 /// Maps images to tokens.
 ///
-/// The encoders of this crate are in [`crate::encoders`]. Each of them accepts the calls below, or returns an error that
-/// says what it does not support.
+/// The encoders of this crate are in [`crate::encoders`]. Each of them accepts the calls below, or returns an error
+/// that says what it does not support.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

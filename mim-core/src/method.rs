@@ -91,8 +91,8 @@ pub trait Method: Send + Sync {
         1.
     }
 
-    /// First epochs of the stages of a run, ascending from 0. The learning-rate schedule restarts at each stage, and the
-    /// result of a stage is reported before [`Method::end_epoch`] replaces it (dBOT).
+    /// First epochs of the stages of a run, ascending from 0. The learning-rate schedule restarts at each stage, and
+    /// the result of a stage is reported before [`Method::end_epoch`] replaces it (dBOT).
     /// Default: one stage.
     fn stages(&self) -> &[usize] {
         &[0]

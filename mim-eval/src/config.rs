@@ -20,8 +20,8 @@ pub struct EvalConfig {
     pub views: Option<ViewPlan>,
     /// How tokens are pooled to one feature. Default `mean`.
     pub pooling: Pooling,
-    /// Blocks of the encoder, from 0, whose outputs (before the final norm) are concatenated to features. Default none: the
-    /// final output.
+    /// Blocks of the encoder, from 0, whose outputs (before the final norm) are concatenated to features. Default none:
+    /// the final output.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<usize>,
     /// Images per forward pass; it does not change results. Default 250.
@@ -83,8 +83,8 @@ impl EvalConfig {
         self.knn.check()
     }
 
-    /// The views for an encoder of images of `size` with `in_channels` channels: the configured views, or the centre of the
-    /// image.
+    /// The views for an encoder of images of `size` with `in_channels` channels: the configured views, or the centre of
+    /// the image.
     ///
     /// By default, the shorter side becomes `int(s * 256 / 224)` (bicubic) and the central `size` pixels are kept;
     /// above 224 pixels there is no margin. MAE (He et al., CVPR 2022), `util/datasets.py`.

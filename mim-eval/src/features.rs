@@ -30,8 +30,8 @@ impl Features {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if there are no features, or lengths do not match; [`Error::Unsupported`] if a value is infinite
-    /// or NaN.
+    /// [`Error::Shape`] if there are no features, or lengths do not match; [`Error::Unsupported`] if a value is
+    /// infinite or NaN.
     pub fn new(values: Vec<f32>, dim: usize, labels: Vec<u32>) -> Result<Self> {
         if labels.is_empty() || dim == 0 || values.len() != labels.len() * dim {
             return Err(Error::shape(

@@ -29,8 +29,8 @@ pub struct KnnConfig {
     pub k: usize,
     /// Temperature of the cosines. Default 0.07.
     pub temperature: f64,
-    /// Candidates for the number of neighbours, which replace `k`: the best one is chosen on a fifth of the training images.
-    /// Default none.
+    /// Candidates for the number of neighbours, which replace `k`: the best one is chosen on a fifth of the training
+    /// images. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub k_sweep: Vec<usize>,
     /// Candidates for the temperature, chosen in the same way. Default none.

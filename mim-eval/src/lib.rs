@@ -1,7 +1,8 @@
 //! Evaluation protocols of mim: linear probe, k-NN, segmentation, reconstructions.
 //!
-//! [`extract`] runs a frozen [`mim_core::Encoder`] over a labelled data set. [`probe`] measures the accuracy of a linear
-//! classifier and of the nearest neighbours on the features. [`raw_pixels`] gives the baseline without an encoder.
+//! [`extract`] runs a frozen [`mim_core::Encoder`] over a labelled data set. [`probe`] measures the accuracy of a
+//! linear classifier and of the nearest neighbours on the features. [`raw_pixels`] gives the baseline without an
+//! encoder.
 //!
 //! ```
 //! use mim_core::augment::ViewPlan;

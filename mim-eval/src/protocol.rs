@@ -11,8 +11,8 @@ pub trait ProtocolSettings: Settings {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for a setting that is out of range or does not match the data, [`Error::Unsupported`] if
-    /// the labels do not allow it.
+    /// [`Error::InvalidConfig`] for a setting that is out of range or does not match the data, [`Error::Unsupported`]
+    /// if the labels do not allow it.
     fn measure(&self, train: &Features, test: &Features) -> Result<Outcome>;
 
     /// Whether it works without labels. Default: no.
@@ -34,8 +34,8 @@ pub struct Outcome {
     pub figures: Vec<(String, f64)>,
     /// Scores of each test image, if the protocol classifies images.
     pub scores: Option<Scores>,
-    /// Confusion matrix over pixels of the test images, true class by row and predicted class by column, if the protocol
-    /// classifies pixels.
+    /// Confusion matrix over pixels of the test images, true class by row and predicted class by column, if the
+    /// protocol classifies pixels.
     pub pixels: Option<Vec<Vec<u64>>>,
     /// Rows of the training images used by each draw, if the protocol draws some.
     pub drawn: Vec<Vec<usize>>,

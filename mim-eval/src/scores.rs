@@ -154,8 +154,8 @@ impl Scores {
     }
 }
 
-/// Number of classes before `class`: those with a higher score, and lower classes with the same. A class without a score,
-/// or with minus infinity, ranks after all classes.
+/// Number of classes before `class`: those with a higher score, and lower classes with the same. A class without a
+/// score, or with minus infinity, ranks after all classes.
 pub(crate) fn rank(scores: &[f64], class: usize) -> usize {
     let own = scores.get(class).filter(|own| **own > f64::NEG_INFINITY);
     let Some(own) = own else {

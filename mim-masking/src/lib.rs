@@ -1,7 +1,7 @@
 //! Maskers of mim: they select the hidden patches of an image.
 //!
-//! [`maskers`] lists those that a config can name, each with a description and its paper. [`FixedMasker`] returns a given
-//! mask, for parity checks, pictures and tests.
+//! [`maskers`] lists those that a config can name, each with a description and its paper. [`FixedMasker`] returns a
+//! given mask, for parity checks, pictures and tests.
 
 #![forbid(unsafe_code)]
 

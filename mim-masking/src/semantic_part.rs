@@ -100,8 +100,8 @@ pub struct PartCounts {
 
 /// Hides patches by part: at the start of training a share of each part, at the end whole parts.
 ///
-/// Keeps `floor(patches * (1 - mask_ratio))` patches of each image: those left visible by the counts of the parts, and more
-/// in random order up to that number. The mask lists only patches that belong to a part; all images must have
+/// Keeps `floor(patches * (1 - mask_ratio))` patches of each image: those left visible by the counts of the parts, and
+/// more in random order up to that number. The mask lists only patches that belong to a part; all images must have
 /// the same number of them.
 ///
 /// SemMAE (Li et al., NeurIPS 2022), section 3.3; ucasligang/SemMAE @ 95b39ff, `models_mae_setting3.py`.
@@ -118,7 +118,8 @@ impl SemanticPartMasker {
         (1. - done.powf(self.config.power)).max(0.)
     }
 
-    /// Numbers of hidden patches for parts of these sizes; `draws`, one per part, set the order in which whole parts are hidden.
+    /// Numbers of hidden patches for parts of these sizes; `draws`, one per part, set the order in which whole parts
+    /// are hidden.
     pub fn counts(&self, sizes: &[usize], draws: &[f32], within_share: f64) -> PartCounts {
         let ratio = self.config.mask_ratio;
         let mut counts = PartCounts {
@@ -154,13 +155,13 @@ impl SemanticPartMasker {
         parts.iter().map(judge).collect()
     }
 
-    /// The masks for `parts` `[images * patches]` and recorded draws: one number per patch, and one per part of each image
-    /// `[images * num_parts]`.
+    /// The masks for `parts` `[images * patches]` and recorded draws: one number per patch, and one per part of each
+    /// image `[images * num_parts]`.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the lengths do not match the grid or each other, or images have different numbers of patches in
-    /// parts; [`Error::Unsupported`] if a part index is too large; [`Error::InvalidConfig`] if no patch would
+    /// [`Error::Shape`] if the lengths do not match the grid or each other, or images have different numbers of patches
+    /// in parts; [`Error::Unsupported`] if a part index is too large; [`Error::InvalidConfig`] if no patch would
     /// stay visible.
     pub fn from_draws(
         &self,

@@ -9,8 +9,9 @@ const STAY: f64 = 1e-6;
 /// The cluster of each patch, `[batch, tokens]` u32, by the angles of `features` `[batch, tokens, dim]`, separately per
 /// image.
 ///
-/// Centres start at patches far from each other, then `iterations` times become the means of their patches. Only patches
-/// where `count` `[batch, tokens]` is 1 (not 0) move them. There are no random draws: equal features give equal clusters.
+/// Centres start at patches far from each other, then `iterations` times become the means of their patches. Only
+/// patches where `count` `[batch, tokens]` is 1 (not 0) move them. There are no random draws: equal features give equal
+/// clusters.
 ///
 /// # Errors
 ///

@@ -33,7 +33,8 @@ pub use teacher_parts::{PartRule, TeacherParts};
 pub use tokens::TokenTarget;
 
 mim_core::parts! {
-    /// Targets that a config can name; `mim-methods` adds the features of a frozen network and the tokens of a tokenizer.
+    /// Targets that a config can name; `mim-methods` adds the features of a frozen network and the tokens of a
+    /// tokenizer.
     pub fn targets() -> dyn TargetSettings as "target";
     pixel => PixelTargetConfig, PatchNorm, PixelTarget;
     hog => HogTargetConfig, HogNorm, HogOrder, HogTarget;

@@ -65,8 +65,8 @@ impl PartTokens {
     }
 }
 
-/// The mean cosine between the maps of two parts of an image, over all pairs, for maps `[batch, tokens, parts]`: 0 if no
-/// two parts share a patch. A scalar with gradient.
+/// The mean cosine between the maps of two parts of an image, over all pairs, for maps `[batch, tokens, parts]`: 0 if
+/// no two parts share a patch. A scalar with gradient.
 ///
 /// # Errors
 ///

@@ -8,8 +8,8 @@ use crate::{TargetGenerator, TargetRequest};
 
 /// A token per patch from a tokenizer, for a cross-entropy loss (BEiT).
 ///
-/// The tokenizer sees a view with one stride per patch on each axis, in `[0, 1]` without normalisation. For DALL-E's dVAE,
-/// with stride 8, and 14x14 patches, this is a second view of 112 pixels of the same region.
+/// The tokenizer sees a view with one stride per patch on each axis, in `[0, 1]` without normalisation. For DALL-E's
+/// dVAE, with stride 8, and 14x14 patches, this is a second view of 112 pixels of the same region.
 pub struct TokenTarget {
     tokenizer: Box<dyn Tokenizer>,
     view: usize,

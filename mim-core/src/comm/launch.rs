@@ -31,7 +31,8 @@ pub struct Launch {
     pub local_rank: usize,
 }
 
-/// Environment variables of each launcher: rank, number of processes, local rank. Open MPI, then MPICH and its relatives.
+/// Environment variables of each launcher: rank, number of processes, local rank. Open MPI, then MPICH and its
+/// relatives.
 const VARIABLES: [(Launcher, [&str; 3]); 4] = [
     (Launcher::Torchrun, ["RANK", "WORLD_SIZE", "LOCAL_RANK"]),
     (
@@ -107,8 +108,8 @@ impl Launch {
     }
 }
 
-/// Joins the process group of `launch` for training on `device`: by NCCL if `torchrun` or SLURM started the processes on
-/// GPUs, otherwise by MPI. Without `launch`, this process is alone.
+/// Joins the process group of `launch` for training on `device`: by NCCL if `torchrun` or SLURM started the processes
+/// on GPUs, otherwise by MPI. Without `launch`, this process is alone.
 ///
 /// The group must be used from the calling thread.
 ///

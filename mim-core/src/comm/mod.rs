@@ -1,7 +1,7 @@
 //! Groups of processes that train together.
 //!
-//! Every process holds the whole model and gets its own share of each batch. A [`Communicator`] computes what depends on
-//! the whole batch: gradient means, the statistics of batch normalisation, second moments, negatives and centres.
+//! Every process holds the whole model and gets its own share of each batch. A [`Communicator`] computes what depends
+//! on the whole batch: gradient means, the statistics of batch normalisation, second moments, negatives and centres.
 
 #[cfg(any(feature = "nccl", test))]
 mod hosts;

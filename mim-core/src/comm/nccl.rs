@@ -27,9 +27,9 @@ thread_local! {
 
 /// A process group with one GPU each.
 ///
-/// Calls are queued on a separate stream. This stream waits for the kernels on candle's stream that compute the operands.
-/// candle's stream waits for the result: at once, or for a [started](Communicator::start) mean in [`Pending::wait`], so
-/// that kernels in between run concurrently.
+/// Calls are queued on a separate stream. This stream waits for the kernels on candle's stream that compute the
+/// operands. candle's stream waits for the result: at once, or for a [started](Communicator::start) mean in
+/// [`Pending::wait`], so that kernels in between run concurrently.
 ///
 /// All calls use one NCCL communicator. With two at a time, processes can deadlock unless all of them launch
 /// their work in one order. So a second communicator would gain nothing, and each needs its own GPU buffers.
@@ -219,7 +219,8 @@ impl Drop for PendingWrite {
     }
 }
 
-/// Replaces a tensor by its mean over all processes, after all queued work of candle's stream and concurrent with later work.
+/// Replaces a tensor by its mean over all processes, after all queued work of candle's stream and concurrent with later
+/// work.
 struct Mean;
 
 impl InplaceOp1 for Mean {

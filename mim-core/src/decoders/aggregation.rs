@@ -33,7 +33,8 @@ impl Default for AggregationDecoderConfig {
 }
 
 /// Predicts hidden patches from the encoder's last class token and the patch tokens of an earlier block, with a few
-/// blocks of its own. So the class token must carry what those patches lack (Peng et al., 2022, "BEiT v2", section 2.3).
+/// blocks of its own. So the class token must carry what those patches lack (Peng et al., 2022, "BEiT v2", section
+/// 2.3).
 ///
 /// It uses the encoder's relative position bias. By default it shares the encoder's final norm and the linear
 /// layer `decoder_pred` of a [`super::LinearDecoder`] under the same path.
@@ -48,13 +49,13 @@ pub struct AggregationDecoder {
 }
 
 impl AggregationDecoder {
-    /// Parameters `cls_pt_layers.N` and, without sharing, `cls_pt_norm` and `cls_pt_lm_head`. The encoder must have been
-    /// built under the same `params`; a patch has `outputs` values.
+    /// Parameters `cls_pt_layers.N` and, without sharing, `cls_pt_norm` and `cls_pt_lm_head`. The encoder must have
+    /// been built under the same `params`; a patch has `outputs` values.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the encoder lacks that block, a class token or a final norm, or has a position bias per
-    /// block.
+    /// [`Error::InvalidConfig`] if the encoder lacks that block, a class token or a final norm, or has a position bias
+    /// per block.
     pub fn new(
         params: &Params,
         config: &AggregationDecoderConfig,

@@ -104,8 +104,8 @@ impl DecoderSettings for CrossDecoderConfig {
 /// Predicts hidden patches from the encoder's tokens: each block attends to a trained mixture of the outputs of all
 /// encoder blocks (CrossMAE, Fu et al., TMLR 2025, section 3).
 ///
-/// Without self-attention, a patch does not depend on which others are predicted. The prediction always covers only hidden
-/// patches, in the mask's order. The class token is read but not predicted.
+/// Without self-attention, a patch does not depend on which others are predicted. The prediction always covers only
+/// hidden patches, in the mask's order. The class token is read but not predicted.
 #[derive(Debug, Clone)]
 pub struct CrossDecoder {
     /// What is read: the input of the first block, then blocks in ascending order.

@@ -4,7 +4,8 @@ use candle_core::Tensor;
 
 use crate::{Error, Mask, Result, ops};
 
-/// Puts tokens `[rows, tokens, C]`, which are in the mask's order, in image order; tokens that the mask does not list are 0.
+/// Puts tokens `[rows, tokens, C]`, which are in the mask's order, in image order; tokens that the mask does not list
+/// are 0.
 ///
 /// # Errors
 ///

@@ -10,7 +10,8 @@ use crate::{DecodeContext, Decoder, Error, Mask, Prediction, Result, Rows, StepC
 /// First random stream of the blocks, so that their draws differ from those of the encoder's blocks.
 const BLOCKS: u32 = 2000;
 
-/// Predicts hidden patches from their latents, by blocks with self-attention among them (Chen et al., IJCV 2023, Sec. 3.2).
+/// Predicts hidden patches from their latents, by blocks with self-attention among them (Chen et al., IJCV 2023, Sec.
+/// 3.2).
 ///
 /// Needs an encoder whose tokens are latents of hidden patches: [`crate::encoders::Regressed`].
 #[derive(Debug, Clone)]

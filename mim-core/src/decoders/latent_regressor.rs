@@ -115,8 +115,8 @@ impl DecoderSettings for LatentRegressorConfig {
     }
 }
 
-/// Predicts the latents that an encoder would give hidden patches: in each block, mask tokens attend to each other and to
-/// the encoder's visible patches, which stay unchanged.
+/// Predicts the latents that an encoder would give hidden patches: in each block, mask tokens attend to each other and
+/// to the encoder's visible patches, which stay unchanged.
 ///
 /// The class token is not used. CAE (Chen et al., IJCV 2023), Sec. 3.2.
 #[derive(Debug, Clone)]

@@ -37,8 +37,8 @@ pub struct QueryStreamConfig {
 ///
 /// It starts from the encoder's position table. At regular intervals of encoder blocks, one of its own blocks attends
 /// to that block's output for the class token and earlier patches. Its last norm is the encoder's `norm`, which
-/// pre-training uses for nothing else. Traces `query{N}`, its tokens after block N, and `pred` with the row of the class
-/// token, both `[rows, 1 + patches, ..]`.
+/// pre-training uses for nothing else. Traces `query{N}`, its tokens after block N, and `pred` with the row of the
+/// class token, both `[rows, 1 + patches, ..]`.
 ///
 /// SAIM (Qi et al., AAAI 2023), section 3.3; qiy20/SAIM @ 08d36c3, `models_saim.py`.
 #[derive(Debug, Clone)]
@@ -81,13 +81,13 @@ impl Head {
 }
 
 impl QueryStream {
-    /// Builds the stream for the encoder `vit`, which was built under the same `params`: parameters `query_blocks.N` (unless
-    /// shared with the encoder) and `prediction_head`.
+    /// Builds the stream for the encoder `vit`, which was built under the same `params`: parameters `query_blocks.N`
+    /// (unless shared with the encoder) and `prediction_head`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if its depth does not divide the encoder's, if the encoder lacks positions, a class token or
-    /// a final norm, or if it has a part that the stream does not support.
+    /// [`Error::InvalidConfig`] if its depth does not divide the encoder's, if the encoder lacks positions, a class
+    /// token or a final norm, or if it has a part that the stream does not support.
     pub fn new(
         params: &Params,
         config: &QueryStreamConfig,

@@ -32,8 +32,8 @@ impl Default for RopePredictorConfig {
     }
 }
 
-/// Predicts tokens of hidden patches from a mask token at their positions, by blocks that attend to an encoder's tokens but
-/// not to each other (Darcet et al., TMLR 2025, section 3.1).
+/// Predicts tokens of hidden patches from a mask token at their positions, by blocks that attend to an encoder's tokens
+/// but not to each other (Darcet et al., TMLR 2025, section 3.1).
 #[derive(Debug, Clone)]
 pub struct RopePredictor {
     mask_token: Tensor,

@@ -38,8 +38,8 @@ pub(super) fn no_order(name: &'static str, masking: Masking<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a mask, if any, is on the encoder's `grid`. If hidden tokens are dropped, also checks that every row keeps
-/// the same number of tokens, at least one.
+/// Checks that a mask, if any, is on the encoder's `grid`. If hidden tokens are dropped, also checks that every row
+/// keeps the same number of tokens, at least one.
 ///
 /// # Errors
 ///

@@ -40,7 +40,8 @@ impl ConvTranspose {
         // The contribution of each pixel to the 4x4 pixels around it, ordered (row, column, channel).
         let weight = self.weight.permute((2, 3, 1, 0))?.flatten_to(2)?;
         let parts = ops::linear(xs, &weight, None)?;
-        // Row 2 y + 2 a + b of the result, padded by one row at each end, gets row (a, b) of pixel y; likewise for columns.
+        // Row 2 y + 2 a + b of the result, padded by one row at each end, gets row (a, b) of pixel y; likewise for
+        // columns.
         let shape = [batch, height, width, 2, 2, 2, 2 * outputs];
         let parts = parts.reshape(&shape[..])?;
         let mut sum: Option<Tensor> = None;

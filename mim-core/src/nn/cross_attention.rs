@@ -66,8 +66,8 @@ impl CrossAttention {
         })
     }
 
-    /// As [`CrossAttention::new`], with parameters `k.weight` and `v.weight` in place of `kv.weight`, and biases `q_bias` and
-    /// `v_bias` of query and value (CAE).
+    /// As [`CrossAttention::new`], with parameters `k.weight` and `v.weight` in place of `kv.weight`, and biases
+    /// `q_bias` and `v_bias` of query and value (CAE).
     ///
     /// # Errors
     ///

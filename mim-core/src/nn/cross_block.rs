@@ -62,8 +62,8 @@ pub struct CrossBlock {
 }
 
 impl CrossBlock {
-    /// The full block, with biases of queries and values (BootMAE). Parameters `norm1`, `attn`, `norm2` and `mlp`, `norm3`
-    /// of queries, `norm4` of the context, `c_attn`.
+    /// The full block, with biases of queries and values (BootMAE). Parameters `norm1`, `attn`, `norm2` and `mlp`,
+    /// `norm3` of queries, `norm4` of the context, `c_attn`.
     ///
     /// # Errors
     ///

@@ -46,7 +46,8 @@ impl DinoHeadConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for a width of zero, [`Error::Shape`] if a parameter with one of these names has another shape.
+    /// [`Error::InvalidConfig`] for a width of zero, [`Error::Shape`] if a parameter with one of these names has
+    /// another shape.
     pub fn build(&self, params: &Params, inputs: usize, shared: bool) -> Result<DinoHead> {
         for (field, value) in [
             ("out_dim", self.out_dim),

@@ -5,8 +5,8 @@ use candle_core::Tensor;
 use crate::params::Params;
 use crate::{Error, Result};
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias`, with statistics over all pixels of each of `groups` channel groups (Wu
-/// and He, 2018), for maps `[batch, height, width, channels]`.
+/// `(x - mean) / sqrt(var + eps) * weight + bias`, with statistics over all pixels of each of `groups` channel groups
+/// (Wu and He, 2018), for maps `[batch, height, width, channels]`.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
     weight: Tensor,

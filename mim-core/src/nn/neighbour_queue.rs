@@ -34,8 +34,8 @@ pub struct NeighbourQueue {
 }
 
 impl NeighbourQueue {
-    /// Buffers: the rows `x` `[size, dim]`, initialised by normal draws; image indices `idx`, classes `cls` and `age`, each
-    /// `[size]`; the next position `ptr` `[1]`.
+    /// Buffers: the rows `x` `[size, dim]`, initialised by normal draws; image indices `idx`, classes `cls` and `age`,
+    /// each `[size]`; the next position `ptr` `[1]`.
     ///
     /// # Errors
     ///

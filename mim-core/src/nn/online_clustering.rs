@@ -123,8 +123,8 @@ impl OnlineClustering {
         })
     }
 
-    /// Sinkhorn iterations (Cuturi, NeurIPS 2013): first clusters get equal shares of the tokens, then the assignments of
-    /// each token sum to one.
+    /// Sinkhorn iterations (Cuturi, NeurIPS 2013): first clusters get equal shares of the tokens, then the assignments
+    /// of each token sum to one.
     fn assign(&self, logits: &Tensor, step: &StepContext) -> Result<Tensor> {
         let (positions, images, clusters) = logits.dims3()?;
         let population = match self.config.by_position {

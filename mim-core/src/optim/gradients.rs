@@ -30,8 +30,8 @@ impl Gradients {
         }
     }
 
-    /// Runs the backward pass of `loss` and adds its gradients. This is faster than [`Gradients::add`], since gradients of
-    /// large weights bypass candle's store.
+    /// Runs the backward pass of `loss` and adds its gradients. This is faster than [`Gradients::add`], since gradients
+    /// of large weights bypass candle's store.
     ///
     /// # Errors
     ///
@@ -89,14 +89,14 @@ impl Gradients {
         Ok(())
     }
 
-    /// Replaces each gradient by its mean over all processes. Where a process has no gradient for a parameter, it counts as
-    /// zero.
+    /// Replaces each gradient by its mean over all processes. Where a process has no gradient for a parameter, it
+    /// counts as zero.
     ///
     /// The loss of each process is a mean over its own rows. If all have equally many rows, the result is the gradient
     /// of the loss over the joint batch.
     ///
-    /// After [`Gradients::backward_sending`], most of the work is done or in flight. Early sends change the result only by
-    /// rounding, and only if a backward pass gives a weight more partial gradients than the previous pass did.
+    /// After [`Gradients::backward_sending`], most of the work is done or in flight. Early sends change the result only
+    /// by rounding, and only if a backward pass gives a weight more partial gradients than the previous pass did.
     ///
     /// # Errors
     ///

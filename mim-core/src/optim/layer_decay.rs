@@ -3,9 +3,9 @@
 /// Learning rates that shrink towards the input of an encoder, for fine-tuning: a parameter of layer `l` gets
 /// `rate^(blocks + 1 - l)` of the learning rate.
 ///
-/// Layer 0 holds patches, class token and positions, layer `n + 1` holds block `n`, and layer `blocks + 1` the rest: final
-/// norm, head, a relative bias shared by all blocks. In encoders with stages, blocks are numbered across stages, and
-/// layers between two stages belong to the last block before them.
+/// Layer 0 holds patches, class token and positions, layer `n + 1` holds block `n`, and layer `blocks + 1` the rest:
+/// final norm, head, a relative bias shared by all blocks. In encoders with stages, blocks are numbered across stages,
+/// and layers between two stages belong to the last block before them.
 ///
 /// BEiT (Bao et al., ICLR 2022), microsoft/unilm @ 768a3c8, `beit/optim_factory.py`; MAE has the same. Stages:
 /// microsoft/SimMIM @ d3e29bc, `optimizer.py`.

@@ -113,7 +113,8 @@ impl Params {
         self.store.made(self.named(name), Kind::Buffer, value)
     }
 
-    /// State that steps update directly, initialised by draws from the random stream of its name; zero in a teacher's store.
+    /// State that steps update directly, initialised by draws from the random stream of its name; zero in a teacher's
+    /// store.
     ///
     /// # Errors
     ///

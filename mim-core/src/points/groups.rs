@@ -20,7 +20,8 @@ pub struct PointLevelConfig {
 pub struct PointLevel {
     /// Centres of the groups, `[batch, groups, 3]`: points of the level below.
     pub centers: Tensor,
-    /// Members of all groups, `[batch * groups * size]` u32: row numbers of the level below in `[batch * below]`, nearest first.
+    /// Members of all groups, `[batch * groups * size]` u32: row numbers of the level below in `[batch * below]`,
+    /// nearest first.
     pub members: Tensor,
     /// The same row numbers on the host.
     pub ids: Vec<u32>,
@@ -72,8 +73,8 @@ pub struct PointLevels {
 }
 
 impl PointLevels {
-    /// Groups clouds `[batch, points, 3]`. Points whose squared length is at most `hollow` can only be the centre of the
-    /// first group ([`ops::farthest_points`]).
+    /// Groups clouds `[batch, points, 3]`. Points whose squared length is at most `hollow` can only be the centre of
+    /// the first group ([`ops::farthest_points`]).
     ///
     /// # Errors
     ///

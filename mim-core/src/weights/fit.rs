@@ -15,7 +15,8 @@ pub struct Fitted {
     pub changes: Vec<String>,
 }
 
-/// Resizes tensors that belong to a grid, window, patch or number of channels, if (and only if) that of `store` differs.
+/// Resizes tensors that belong to a grid, window, patch or number of channels, if (and only if) that of `store`
+/// differs.
 ///
 /// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones recomputed, relative position
 /// tables resized by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`].

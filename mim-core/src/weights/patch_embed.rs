@@ -9,8 +9,8 @@ use crate::{Error, Result};
 /// Resizes kernels `[dim, channels, from, from]` to patches of `to` pixels.
 ///
 /// The new kernel `w'` satisfies `B x . w' = x . w` for all patches `x`, where `B` resizes a patch
-/// bicubically (a = -0.75, no antialiasing). This is exact if patches grow, and the least-squares solution of least norm
-/// if they shrink. `w' = pinv(B^T) w`; FlexiViT (Beyer et al., CVPR 2023), Sec. 3.4.
+/// bicubically (a = -0.75, no antialiasing). This is exact if patches grow, and the least-squares solution of least
+/// norm if they shrink. `w' = pinv(B^T) w`; FlexiViT (Beyer et al., CVPR 2023), Sec. 3.4.
 ///
 /// # Errors
 ///
@@ -97,8 +97,8 @@ fn axis(from: usize, to: usize) -> Vec<Vec<f64>> {
 
 /// Converts kernels to `[dim, to, height, width]` for images of `to` channels.
 ///
-/// For one channel the kernels are summed, so that a grey image gives the result of its RGB copy. For more channels they
-/// are repeated in turn and scaled by `from / to`. timm's rule for three channels.
+/// For one channel the kernels are summed, so that a grey image gives the result of its RGB copy. For more channels
+/// they are repeated in turn and scaled by `from / to`. timm's rule for three channels.
 ///
 /// # Errors
 ///

@@ -84,7 +84,8 @@ fn check_finite(loss: &Tensor, step: &StepContext) -> Result<()> {
     }
 }
 
-/// The mean cross-entropy of logits `[batch, height, width, classes]` over pixels that are not ignored; `None` if all are.
+/// The mean cross-entropy of logits `[batch, height, width, classes]` over pixels that are not ignored; `None` if all
+/// are.
 fn pixel_loss(logits: &Tensor, masks: &[u8], ignored: u8) -> Result<Option<Tensor>> {
     let counts = |class: &u8| *class != ignored;
     let counted = masks.iter().filter(|class| counts(class)).count();

@@ -12,10 +12,11 @@ use super::indexed_png;
 /// Maximum number of file names in an error.
 const NAMED: usize = 3;
 
-/// Images in `PATH/SPLIT/images` and masks in `PATH/SPLIT/masks`, PNG files with the same name except for the extension.
+/// Images in `PATH/SPLIT/images` and masks in `PATH/SPLIT/masks`, PNG files with the same name except for the
+/// extension.
 ///
-/// The folder of a split has one of its usual names ([`Split::names`]), in upper or lower case. A mask has one value per
-/// pixel, grey or from a palette; the value is the class.
+/// The folder of a split has one of its usual names ([`Split::names`]), in upper or lower case. A mask has one value
+/// per pixel, grey or from a palette; the value is the class.
 #[derive(Debug)]
 pub struct MaskFolder {
     /// An image and its mask.
@@ -35,9 +36,9 @@ impl MaskFolder {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSplit`] if its folder is missing. [`Error::Format`] if the folder of images or masks is missing or empty, if
-    /// two images have the same name, or if images lack masks or masks lack images; it names them. [`Error::Io`] if a
-    /// folder cannot be listed.
+    /// [`Error::NoSplit`] if its folder is missing. [`Error::Format`] if the folder of images or masks is missing or
+    /// empty, if two images have the same name, or if images lack masks or masks lack images; it names them.
+    /// [`Error::Io`] if a folder cannot be listed.
     pub fn open(root: &Path, split: Split) -> Result<Self> {
         let fix =
             format!("put its images into `{split}/images` and their masks into `{split}/masks`");

@@ -39,19 +39,20 @@ use crate::{EvalConfig, Features};
 /// Default width of UPerNet's maps.
 const CHANNELS: usize = 64;
 
-/// Settings of semantic segmentation: a head is trained on the features of a frozen encoder, and its predicted pixel classes
-/// are compared with masks.
+/// Settings of semantic segmentation: a head is trained on the features of a frozen encoder, and its predicted pixel
+/// classes are compared with masks.
 ///
-/// Images are cut into windows of the encoder's size: without overlap for training, with overlap for evaluation, where logits
-/// are averaged. Features are computed once and standardised by their mean and deviation over the training windows. So images
-/// are not augmented, and the encoder is not trained. Scores are for whole images at their original size.
+/// Images are cut into windows of the encoder's size: without overlap for training, with overlap for evaluation, where
+/// logits are averaged. Features are computed once and standardised by their mean and deviation over the training
+/// windows. So images are not augmented, and the encoder is not trained. Scores are for whole images at their original
+/// size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SegmentConfig {
     /// `linear` (default) or `upernet`.
     pub head: SegmentHead,
-    /// Blocks of the encoder, from 0, whose outputs are read: concatenated for `linear`, the four levels of `upernet`. Default
-    /// none: the final output, and for `upernet` the blocks at a third, a half, two thirds and the end (BEiT).
+    /// Blocks of the encoder, from 0, whose outputs are read: concatenated for `linear`, the four levels of `upernet`.
+    /// Default none: the final output, and for `upernet` the blocks at a third, a half, two thirds and the end (BEiT).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<usize>,
     /// Width of the maps of `upernet`. Default 64; the paper uses 512.
@@ -70,8 +71,8 @@ pub struct SegmentConfig {
     pub classes: Option<usize>,
     /// Value of pixels without a class. Default 255.
     pub ignore_index: u8,
-    /// Size in pixels to which the shorter side of images is resized. Default: images keep their size; those smaller than a
-    /// window are enlarged to it.
+    /// Size in pixels to which the shorter side of images is resized. Default: images keep their size; those smaller
+    /// than a window are enlarged to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub short_side: Option<usize>,
     /// Size of the windows in pixels, for encoders that accept other sizes than their own. Default: the encoder's size.
@@ -232,9 +233,9 @@ impl SegmentConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for a setting that is out of range or does not match the encoder; [`Error::Unsupported`] if there
-    /// is only one class, or the encoder has layers with different resolutions; [`Error::Format`] for an unknown class;
-    /// otherwise errors of data and encoder.
+    /// [`Error::InvalidConfig`] for a setting that is out of range or does not match the encoder;
+    /// [`Error::Unsupported`] if there is only one class, or the encoder has layers with different resolutions;
+    /// [`Error::Format`] for an unknown class; otherwise errors of data and encoder.
     pub fn scores(
         &self,
         (encoder, input): (&dyn Encoder, &Input),

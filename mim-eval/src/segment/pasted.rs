@@ -22,8 +22,9 @@ const SHARE: [f32; 2] = [0.6, 0.95];
 /// Number of waves in a texture.
 const WAVES: usize = 3;
 
-/// The objects of labelled images, such as Fashion-MNIST's, each at a random size and position on a texture. Class 0 is the
-/// texture, class `label + 1` the object. A picture is generated when it is read, and is always the same for its index.
+/// The objects of labelled images, such as Fashion-MNIST's, each at a random size and position on a texture. Class 0 is
+/// the texture, class `label + 1` the object. A picture is generated when it is read, and is always the same for its
+/// index.
 ///
 /// A task for first experiments without masks. The object is the part brighter than a dark background.
 #[derive(Debug, Clone)]
@@ -39,8 +40,8 @@ impl PastedObjects {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the images have no labels, have more than 254 classes, are point clouds or do not have a
-    /// dark background.
+    /// [`Error::Unsupported`] if the images have no labels, have more than 254 classes, are point clouds or do not have
+    /// a dark background.
     pub fn new(source: Arc<dyn Dataset>, size: ImageSize, split: Split) -> Result<Self> {
         let refuse = |why: &str| {
             let fix = "use masks (PATH/train/images, PATH/train/masks, the same in val), or labelled images on black such as Fashion-MNIST";

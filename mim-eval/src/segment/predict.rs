@@ -78,7 +78,8 @@ impl Segmenter<'_> {
         Ok(Tensor::cat(&all, 0)?)
     }
 
-    /// The class of each pixel of an image at its original size: the logits of its windows, averaged where they overlap.
+    /// The class of each pixel of an image at its original size: the logits of its windows, averaged where they
+    /// overlap.
     fn classes_of(
         &self,
         logits: &Tensor,
@@ -92,7 +93,8 @@ impl Segmenter<'_> {
     }
 }
 
-/// The mean over windows `[windows, height, width, classes]` at `places` in an image of `size`, `[1, height, width, classes]`.
+/// The mean over windows `[windows, height, width, classes]` at `places` in an image of `size`,
+/// `[1, height, width, classes]`.
 fn averaged(windows: &Tensor, places: &[Size], (tall, wide): Size) -> Result<Tensor> {
     let (_, height, width, classes) = windows.dims4()?;
     if (height, width) == (tall, wide) {

@@ -70,9 +70,9 @@ impl Doubled {
     }
 }
 
-/// UPerNet (Xiao et al., ECCV 2018, Sec. 3.1) on four layers of an encoder with one resolution. Transposed convolutions and
-/// max pooling turn them into maps of 4, 2, 1 and 1/2 times the patch grid, as in BEiT (Bao et al., ICLR 2022) and MAE (He
-/// et al., CVPR 2022). The transposed convolutions also narrow the features. There is no auxiliary head.
+/// UPerNet (Xiao et al., ECCV 2018, Sec. 3.1) on four layers of an encoder with one resolution. Transposed convolutions
+/// and max pooling turn them into maps of 4, 2, 1 and 1/2 times the patch grid, as in BEiT (Bao et al., ICLR 2022) and
+/// MAE (He et al., CVPR 2022). The transposed convolutions also narrow the features. There is no auxiliary head.
 pub(super) struct UperNet {
     quadrupled: (Doubled, BatchNorm, Doubled),
     doubled: Doubled,

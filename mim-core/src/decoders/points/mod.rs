@@ -84,8 +84,9 @@ struct Stage {
     blocks: Vec<Block>,
 }
 
-/// Decodes groups from coarse to fine. On the coarsest level, blocks run over all groups, with a mask token for each hidden
-/// one. On finer levels, they run on features from three neighbours of the previous stage and the visible tokens.
+/// Decodes groups from coarse to fine. On the coarsest level, blocks run over all groups, with a mask token for each
+/// hidden one. On finer levels, they run on features from three neighbours of the previous stage and the visible
+/// tokens.
 ///
 /// Zhang et al., Point-M2AE, NeurIPS 2022, Sec. 3.3; ZrrSkywalker/I2P-MAE @ 7d4e519, `models/I2P_MAE.py`.
 #[derive(Debug, Clone)]
@@ -151,7 +152,8 @@ impl PointDecoder {
         self.level
     }
 
-    /// Tokens of all groups of [`PointDecoder::level`], `[batch, groups, dim]`, from the encoder's tokens of all levels.
+    /// Tokens of all groups of [`PointDecoder::level`], `[batch, groups, dim]`, from the encoder's tokens of all
+    /// levels.
     ///
     /// # Errors
     ///

@@ -60,8 +60,8 @@ pub struct PointEncoder {
 }
 
 impl PointEncoder {
-    /// Parameters `token_embed.L`, `encoder_pos_embeds.L`, `encoder_blocks.L.blocks.N`, `encoder_norms.L`. The norm of the
-    /// first level is never trained, because nothing uses its output.
+    /// Parameters `token_embed.L`, `encoder_pos_embeds.L`, `encoder_blocks.L.blocks.N`, `encoder_norms.L`. The norm of
+    /// the first level is never trained, because nothing uses its output.
     ///
     /// # Errors
     ///
@@ -207,8 +207,8 @@ impl Encoder for PointEncoder {
         Ok(PatchGrid::new(groups, 1))
     }
 
-    /// Encodes clouds `[batch, points, 3]` to the tokens of the coarsest level. A mask covers these tokens, hides the same
-    /// number in each cloud, and drops them.
+    /// Encodes clouds `[batch, points, 3]` to the tokens of the coarsest level. A mask covers these tokens, hides the
+    /// same number in each cloud, and drops them.
     fn encode(
         &self,
         points: &Tensor,

@@ -49,8 +49,8 @@ pub(crate) fn run_with_positions(
     Ok(xs)
 }
 
-/// Squared distances of `queries` `[batch, n, 3]` to the `count` nearest of `points` `[batch, m, 3]`, `[batch * n, count]`,
-/// and the row numbers of these points in `[batch * m]`.
+/// Squared distances of `queries` `[batch, n, 3]` to the `count` nearest of `points` `[batch, m, 3]`,
+/// `[batch * n, count]`, and the row numbers of these points in `[batch * m]`.
 ///
 /// # Errors
 ///

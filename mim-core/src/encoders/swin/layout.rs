@@ -17,8 +17,8 @@ pub(super) struct StageLayout {
 }
 
 impl StageLayout {
-    /// One layout per stage, for images of (height, width) pixels. With padding, window sizes are those of the configured
-    /// image size; otherwise they follow from the new grids.
+    /// One layout per stage, for images of (height, width) pixels. With padding, window sizes are those of the
+    /// configured image size; otherwise they follow from the new grids.
     ///
     /// # Errors
     ///

@@ -47,8 +47,8 @@ pub struct VitConfig {
     /// Whether images of other sizes are accepted; their positions are resized from those of
     /// `image_size` (DINO's rule). Default false.
     pub any_size: bool,
-    /// Whether positions for other image sizes, also fixed ones, are resized from those of `image_size` (bicubic). Default
-    /// false: fixed ones are recomputed.
+    /// Whether positions for other image sizes, also fixed ones, are resized from those of `image_size` (bicubic).
+    /// Default false: fixed ones are recomputed.
     pub resize_positions: bool,
     /// Side of a patch in pixels. Default 16.
     pub patch_size: usize,

@@ -13,8 +13,8 @@ use crate::nn::{Block, causal_bias, LayerNorm, Linear, MaskToken, PatchEmbed, Po
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
 
-/// A vision transformer with one class token, several or none (Dosovitskiy et al., 2021), with the parameter names of timm
-/// and MAE.
+/// A vision transformer with one class token, several or none (Dosovitskiy et al., 2021), with the parameter names of
+/// timm and MAE.
 #[derive(Debug, Clone)]
 pub struct Vit {
     config: VitConfig,

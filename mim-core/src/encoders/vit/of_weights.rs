@@ -113,8 +113,8 @@ impl VitConfig {
     }
 }
 
-/// Side in pixels of the square image for this number of position rows, with or without rows for `classes` class tokens;
-/// about 224 without positions.
+/// Side in pixels of the square image for this number of position rows, with or without rows for `classes` class
+/// tokens; about 224 without positions.
 fn side(positions: Option<usize>, patch_size: usize, classes: usize) -> Option<usize> {
     let Some(rows) = positions else {
         return Some(224 / patch_size * patch_size);

@@ -3,8 +3,8 @@
 use super::{Draw, InitScheme, is_token, vector};
 
 /// CAPI's scheme: Xavier uniform matrices (the patch embedding as one matrix); zero biases, except that of the patch
-/// embedding, which is uniform within `1 / sqrt(patch_values)`; tokens and registers N(0, 0.02). The rows of the student's
-/// head are normal with deviation 0.02, those of the clustering head with deviation 1.
+/// embedding, which is uniform within `1 / sqrt(patch_values)`; tokens and registers N(0, 0.02). The rows of the
+/// student's head are normal with deviation 0.02, those of the clustering head with deviation 1.
 ///
 /// facebookresearch/capi @ 98b4fa1, `model.py`.
 #[derive(Debug, Clone, Copy)]

@@ -2,8 +2,8 @@
 
 use super::{Draw, InitScheme, vector};
 
-/// The scheme of DALL-E's discrete VAE and other convolutional tokenizers: normals of deviation `1 / sqrt(fan-in)`, zero
-/// biases, norm weights one and norm biases zero.
+/// The scheme of DALL-E's discrete VAE and other convolutional tokenizers: normals of deviation `1 / sqrt(fan-in)`,
+/// zero biases, norm weights one and norm biases zero.
 ///
 /// Ramesh et al., ICML 2021; openai/DALL-E, `dall_e/utils.py`.
 #[derive(Debug, Clone, Copy, Default)]

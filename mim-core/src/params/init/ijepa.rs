@@ -2,7 +2,8 @@
 
 use super::{Draw, InitScheme, is_token, vector};
 
-/// I-JEPA's scheme: all matrices, the patch embedding and the mask token are normal with deviation 0.02; biases are zero.
+/// I-JEPA's scheme: all matrices, the patch embedding and the mask token are normal with deviation 0.02; biases are
+/// zero.
 ///
 /// facebookresearch/ijepa @ 52c1ae9, `src/helper.py`.
 #[derive(Debug, Clone, Copy)]

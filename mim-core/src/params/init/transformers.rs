@@ -2,7 +2,8 @@
 
 use super::{Draw, InitScheme, is_token, vector};
 
-/// The scheme of a new `ViTMAEForPreTraining` in transformers 5.23: matrices N(0, 0.02), norm weights one, everything else zero.
+/// The scheme of a new `ViTMAEForPreTraining` in transformers 5.23: matrices N(0, 0.02), norm weights one, everything
+/// else zero.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TransformersInit;
 

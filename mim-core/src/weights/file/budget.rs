@@ -5,7 +5,8 @@ use std::path::Path;
 use super::elements::Elements;
 use crate::{Error, Result};
 
-/// Bytes of values allowed per byte of the file: 8 if small integers are widened, doubled for tensors with shared storage.
+/// Bytes of values allowed per byte of the file: 8 if small integers are widened, doubled for tensors with shared
+/// storage.
 const TIMES: u64 = 16;
 /// Bytes allowed for any file: zeros compress well.
 const FREE: u64 = 64 << 20;

@@ -76,17 +76,17 @@ impl WeightFile {
     /// a folder with one of them, or `hf:owner/name[@revision][/file]` of the Hugging Face Hub (see
     /// [`locate`](super::locate)). The content decides, not the file name.
     ///
-    /// Checkpoints are often dicts around the weights. `key` names the entry: several levels are joined by dots, and `.`
-    /// means all dicts, with their keys joined by dots. Without it, the usual keys are tried, two levels deep. No code in
-    /// a pickle is run.
+    /// Checkpoints are often dicts around the weights. `key` names the entry: several levels are joined by dots, and
+    /// `.` means all dicts, with their keys joined by dots. Without it, the usual keys are tried, two levels deep. No
+    /// code in a pickle is run.
     ///
     /// Hostile files give an error, too: values may take at most 16 times the file size plus 64 MiB (for tensors that
     /// share values, and compressed zeros), and a pickle may hold at most 4 million entries of a few dozen bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`] if it cannot be downloaded; [`Error::Io`] if it cannot be read; [`Error::Format`] if it is damaged, holds
-    /// no weights, or must be re-saved in Python: then the error gives the lines to run.
+    /// [`Error::Hub`] if it cannot be downloaded; [`Error::Io`] if it cannot be read; [`Error::Format`] if it is
+    /// damaged, holds no weights, or must be re-saved in Python: then the error gives the lines to run.
     pub fn open(path: impl AsRef<Path>, key: Option<&str>) -> Result<Self> {
         let path = super::locate(path)?;
         let path = path.as_path();

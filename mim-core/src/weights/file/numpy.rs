@@ -70,7 +70,8 @@ pub(super) fn read(
 ///
 /// # Errors
 ///
-/// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Format`] if it is damaged or its values are not plain numbers.
+/// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Format`] if it is damaged or its values are not plain
+/// numbers.
 pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
     let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
     let mut budget = Budget::of(path)?;

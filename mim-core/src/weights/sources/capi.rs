@@ -1,7 +1,7 @@
 //! facebookresearch/capi @ 98b4fa1: prefix `backbone.` for encoder and predictor, and `head.`.
 //!
-//! Training checkpoints have the prefixes `student.`, `student_ema.` and `teacher.`; the teacher's network is the same as
-//! the second's except for the clustering head. Other files hold only the backbone, with or without its prefix.
+//! Training checkpoints have the prefixes `student.`, `student_ema.` and `teacher.`; the teacher's network is the same
+//! as the second's except for the clustering head. Other files hold only the backbone, with or without its prefix.
 
 use crate::weights::Rule;
 
