@@ -37,7 +37,7 @@ pub fn set(table: &mut Table, setting: &str) -> Result<()> {
             "--set",
             setting,
             why,
-            "write for instance --set encoder.depth=6",
+            "write --set encoder.depth=6, for example",
         )
     };
     let (path, value) = setting

@@ -72,7 +72,7 @@ impl MultiBlockMaskerConfig {
         ] {
             if !(low > 0. && low <= high && high <= most && high.is_finite()) {
                 let why = "it must be a range of positive numbers, the lower one first; shares are at most 1";
-                let fix = "use for instance [0.15, 0.2]";
+                let fix = "use [0.15, 0.2], for example";
                 return Err(Error::config(NAME, field, format!("[{low}, {high}]"), why, fix));
             }
         }

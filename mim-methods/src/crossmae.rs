@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_as_many_as_the_formulas_say() {
+    fn parameter_counts_match_the_formulas() {
         // Trainable parameters; those of the release at 224 pixels, with 12 blocks in the decoder.
         let count = |patch: usize, (dim, depth): (usize, usize), (width, blocks): (usize, usize)| {
             let encoder = (patch + 1) * dim + dim + depth * (12 * dim * dim + 13 * dim);

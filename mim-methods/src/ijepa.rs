@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_as_many_as_the_formulas_say() {
+    fn parameter_counts_match_the_formulas() {
         // Without position tables, as the release counts.
         let block = |dim: usize, hidden: usize| 4 * dim * dim + 9 * dim + (2 * dim + 1) * hidden;
         let encoder = |patch: usize, dim: usize, depth: usize, hidden: usize| {

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_as_many_as_the_formulas_say() {
+    fn parameter_counts_match_the_formulas() {
         let config = tiny();
         let store = config.store(&Device::Cpu, 0);
         config.build(&store).unwrap();

@@ -41,7 +41,7 @@ impl RunData {
             let fix = "give folders that `mim pretrain` or `mim finetune` wrote";
             return Err(Error::format(
                 run,
-                "this is no run: it has no config.toml",
+                "this is not a run: it has no config.toml",
                 fix,
             ));
         }

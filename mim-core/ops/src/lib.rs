@@ -2,7 +2,7 @@
 //!
 //! Each op is a folder: `mod.rs` checks arguments and dispatches, `cpu.rs` holds the f32 kernels for
 //! the CPU, and `reference.rs` implements the op in plain candle operations. The reference is
-//! the oracle of the tests and serves every other device and dtype. Kernels use AVX-512 or
+//! the oracle of the tests, and the implementation for every other device and dtype. Kernels use AVX-512 or
 //! AVX2 if the CPU has them, detected at run time. All kernels but matrix products give the same
 //! bits on every machine. Sums are split into blocks by size alone, so threads never
 //! change a result. Matrix products use blocked kernels on AVX-512 and AMX, and the crate `gemm`

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit_and_repeats_bit_for_bit() {
+    fn refuses_mismatched_shapes_and_repeats_bit_for_bit() {
         let operands = [random(1, &[30, 20]), random(2, &[25, 20]), random(3, &[25])];
         check_repeats(&operands, |t| linear_gelu(&t[0], &t[1], &t[2]));
         assert!(linear_gelu(&operands[0], &operands[2], &operands[2]).is_err());

@@ -76,7 +76,7 @@ impl Nccl {
         };
         let hosts = hosts.map_err(|error| failed("reach the other hosts", &error))?;
         let id = Id::uninit(secret.map(|byte| std::ffi::c_char::from_le_bytes([byte])));
-        let stream = stream_beside(&cuda.cuda_stream())
+        let stream = second_stream(&cuda.cuda_stream())
             .map_err(|error| failed("create a stream on the GPU", &error))?;
         let comm = Comm::from_rank(stream, rank, world, id)
             .map_err(|error| failed("join the processes", &error))?;
@@ -105,7 +105,7 @@ fn call(xs: &Tensor, op: &Call) -> Result<Tensor> {
 /// It uses a separate handle of the same context. Otherwise cudarc would guard every candle tensor with
 /// events, which the kernels of `ops` do not use, and which cost time in each call. The streams are ordered explicitly
 /// here instead.
-fn stream_beside(stream: &CudaStream) -> std::result::Result<Arc<CudaStream>, DriverError> {
+fn second_stream(stream: &CudaStream) -> std::result::Result<Arc<CudaStream>, DriverError> {
     let context = CudaContext::new(stream.context().ordinal())?;
     context.bind_to_thread()?;
     context.new_stream()
@@ -134,7 +134,7 @@ fn master() -> Result<(String, u16)> {
             "MASTER_PORT",
             text,
             "it is not a port",
-            "use for instance 29500",
+            "use 29500, for example",
         ));
     };
     Ok((variable("MASTER_ADDR")?, port))

@@ -25,7 +25,7 @@ impl BatchNormMlp {
     /// [`Error::InvalidConfig`] if a width is 0.
     pub fn new(params: &Params, widths: &[usize]) -> Result<Self> {
         if widths.contains(&0) {
-            let (why, fix) = ("a layer has at least one value", "use for instance 256");
+            let (why, fix) = ("a layer has at least one value", "use 256, for example");
             return Err(Error::config("batch-norm MLP", "width", 0, why, fix));
         }
         let layer = |(index, pair): (usize, &[usize])| {

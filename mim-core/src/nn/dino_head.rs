@@ -58,7 +58,7 @@ impl DinoHeadConfig {
         ] {
             if value == 0 {
                 let why = "it must be positive";
-                return Err(Error::config("head", field, 0, why, "leave it out"));
+                return Err(Error::config("head", field, 0, why, "remove it"));
             }
         }
         let (mlp, last) = (params.pp("mlp"), self.num_layers - 1);

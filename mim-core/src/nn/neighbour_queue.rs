@@ -44,7 +44,7 @@ impl NeighbourQueue {
         if size == 0 || dim == 0 {
             let (why, fix) = (
                 "a queue needs at least one row of one value",
-                "use for instance 65536",
+                "use 65536, for example",
             );
             return Err(Error::config("queue", "queue_size", size, why, fix));
         }

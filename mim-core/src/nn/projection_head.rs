@@ -44,7 +44,7 @@ impl ProjectionHeadConfig {
         };
         for (field, width) in [("hidden_dim", self.hidden_dim), ("out_dim", self.out_dim)] {
             if width == 0 {
-                return Err(bad(field, width.to_string(), "use for instance 256"));
+                return Err(bad(field, width.to_string(), "use 256, for example"));
             }
         }
         if self.norm_eps <= 0. || !self.norm_eps.is_finite() {

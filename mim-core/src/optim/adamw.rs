@@ -82,7 +82,7 @@ impl AdamWConfig {
                 "layer_decay",
                 rate.to_string(),
                 "it must be above 0 and at most 1",
-                "use for instance 0.65",
+                "use 0.65, for example",
             ),
             _ => self.groups.iter().try_for_each(ParamGroup::validate),
         }

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn adamw_where_no_type_is_given() {
+    fn adamw_is_the_default_type() {
         let plain = read("betas = [0.9, 0.999]\neps = 1").unwrap();
         assert_eq!(
             plain,

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_as_many_as_the_formulas_say() {
+    fn parameter_counts_match_the_formulas() {
         let block = |dim: usize, context: usize, heads: usize| {
             2 * dim * dim + 2 * dim * context + 8 * dim * dim + 2 * dim + 2 * dim / heads
         };

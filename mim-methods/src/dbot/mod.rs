@@ -101,7 +101,7 @@ impl DBotConfig {
                 format!("{starts:?}"),
                 "stages must begin at ascending epochs, the first at 0",
             );
-            let fix = "use for instance [0, 800] in a run of 1600 epochs";
+            let fix = "use [0, 800] in a run of 1600 epochs, for example";
             return Err(Error::config(NAME, "stage_starts", value, why, fix));
         }
         if !self.encoder.class_token {

@@ -114,7 +114,7 @@ pub fn method(name: &str) -> Result<&'static Entry> {
         .find(|entry| entry.name == name)
         .ok_or_else(|| {
             let known = methods().iter().map(|entry| entry.name);
-            let (why, fix) = ("no such method is known", settings::choices(name, known));
+            let (why, fix) = ("unknown method", settings::choices(name, known));
             Error::config("settings", "method", name, why, fix)
         })
 }
@@ -129,10 +129,7 @@ pub fn recipe(name: &str) -> Result<&'static str> {
     let found = all.clone().find(|(known, _)| *known == name);
     found.map(|(_, text)| *text).ok_or_else(|| {
         let known = settings::choices(name, all.map(|(known, _)| *known));
-        let (why, fix) = (
-            "no such recipe is shipped",
-            format!("{known}, or give a file"),
-        );
+        let (why, fix) = ("unknown recipe", format!("{known}, or give a file"));
         Error::config("settings", "recipe", name, why, fix)
     })
 }
@@ -175,7 +172,7 @@ impl Entry {
             && !self.archs.contains(&arch)
         {
             let arch = arch.to_owned();
-            let why = format!("{} has no such size", self.name);
+            let why = format!("{} does not have this size", self.name);
             let fix = match self.archs {
                 [] => "set the sizes of its encoder, such as encoder.embed_dim".to_owned(),
                 known => settings::choices(&arch, known.iter().copied()),
@@ -295,7 +292,7 @@ mod tests {
         );
         let text = "[encoder]\ntype = \"swin\"\nwindow_size = 3\nimage_size = 96";
         let EncoderConfig::Swin(swin) = resolve(text).encoder else {
-            panic!("the type asks for a Swin");
+            panic!("the type is Swin");
         };
         assert_eq!((swin.window_size, swin.embed_dim), (3, 128));
         let EncoderConfig::Swin(swin) =

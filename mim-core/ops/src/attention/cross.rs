@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_mismatched_shapes() {
         let q = random(1, &[2, 5, 4]);
         for (shape, heads) in [
             ([2, 3, 8], 0),

@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_mismatched_shapes() {
         let qkv = random(1, &[2, 5, 12]);
         for heads in [0, 3] {
             assert!(attention(&qkv, heads, None, 1.0).is_err());

@@ -12,8 +12,8 @@
 //! values stored for the backward pass are bf16; sums are f32.
 //!
 //! Steps are not captured into CUDA graphs, although the stream would allow it. A replay repeats the addresses and
-//! host values of the capture, but every step uploads new masks and parameter tables and allocates its tensors
-//! anew. candle also refuses copies from and to the host during a capture.
+//! host values of the capture, but every step uploads new masks and parameter tables and allocates new
+//! tensors. candle also refuses copies from and to the host during a capture.
 
 #![cfg_attr(
     not(feature = "cuda"),

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_mismatched_shapes() {
         let xs = random(1, &[2, 3]);
         assert!(linear(&xs, &random(2, &[3, 4]), None).is_err());
         assert!(linear(&xs, &random(2, &[4, 3]), Some(&random(3, &[3]))).is_err());

@@ -103,7 +103,7 @@ impl CodebookConfig {
                     "restart_below",
                     count.to_string(),
                     why,
-                    "use 0.01, or leave it out",
+                    "use 0.01, or remove it",
                 )
             }
             _ => Ok(()),

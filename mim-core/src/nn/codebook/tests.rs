@@ -173,7 +173,7 @@ fn k_means_runs_once_on_the_first_batch() {
 }
 
 #[test]
-fn two_processes_get_the_codes_of_one() {
+fn two_processes_get_the_same_codes_as_one() {
     for metric in [CodeMetric::Cosine, CodeMetric::Euclidean { eps: 1e-5 }] {
         let restart = CodebookConfig {
             restart_below: Some(0.5),
