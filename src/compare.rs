@@ -1,4 +1,4 @@
-//! Runs side by side: a row for all runs that differ in their seed alone.
+//! A table of runs; runs that differ only in their seed share a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::report::data::RunData;
 
-/// The setting that tells runs of a row apart.
+/// The setting in which runs of a row differ.
 const SEED: &str = "train.seed";
-/// Settings that say where a run was made, not how.
+/// Settings of the machine, which do not affect results.
 const PLACES: [&str; 2] = ["data.workers", "data.prefetch"];
-/// Results that come first, where there are any.
+/// Results that come first, if present.
 const FIRST: [&str; 11] = [
     "linear_top1",
     "knn_top1",
@@ -27,23 +27,23 @@ const FIRST: [&str; 11] = [
     "seconds",
 ];
 
-/// The mean of a result over runs, and its deviation.
+/// The mean of a result over runs, and its standard deviation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mean {
     /// The mean.
     pub mean: f64,
-    /// The deviation of a run (divided by one less than their number); none of a single run.
+    /// The sample standard deviation over runs (n - 1); `None` for a single run.
     pub deviation: Option<f64>,
 }
 
-/// Runs that differ in their seed alone.
+/// Runs that differ only in their seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Names of their folders.
     pub runs: Vec<String>,
     /// The method.
     pub method: String,
-    /// Settings that are not the same in all rows.
+    /// Settings that differ between rows.
     pub settings: BTreeMap<String, String>,
     /// Results by name.
     pub results: BTreeMap<String, Mean>,
@@ -58,12 +58,12 @@ pub struct Comparison {
     results: Vec<String>,
 }
 
-/// How a table is written.
+/// Output format of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
-    /// For people.
+    /// Markdown.
     Markdown,
-    /// For spreadsheets: mean and deviation in columns of their own.
+    /// CSV, with mean and deviation in separate columns.
     Csv,
 }
 
@@ -72,7 +72,7 @@ impl Comparison {
     ///
     /// # Errors
     ///
-    /// If a folder is no run, or no run has a result that is wanted.
+    /// If a folder is not a run, or no run has a wanted result.
     pub fn of(runs: &[impl AsRef<Path>], wanted: &[String]) -> Result<Self> {
         let runs = runs.iter().map(|run| RunData::read(run.as_ref()));
         let runs: Vec<RunData> = runs.collect::<Result<_>>()?;
@@ -124,7 +124,7 @@ impl Comparison {
             values.len() > 1
         };
         let same_method = runs.iter().all(|run| run.method == runs[0].method);
-        // Different methods differ in nearly everything.
+        // Different methods differ in nearly all settings.
         let varying: Vec<String> = match same_method {
             true => keys.into_iter().filter(varies).cloned().collect(),
             false => Vec::new(),
@@ -184,7 +184,7 @@ impl Comparison {
         }
     }
 
-    /// All rows with all their results.
+    /// All rows with all results.
     pub fn to_json(&self) -> Value {
         let rows = self.rows.iter().map(|row| {
             let results = row.results.iter().map(|(name, Mean { mean, deviation })| {
@@ -204,7 +204,7 @@ impl Comparison {
     }
 }
 
-/// The means of what all runs of a row have.
+/// The means of the results that all runs of a row have.
 fn means(runs: &[&RunData]) -> BTreeMap<String, Mean> {
     let results: Vec<_> = runs.iter().map(|run| run.results()).collect();
     let names = results.first().into_iter().flat_map(BTreeMap::keys);
@@ -240,7 +240,7 @@ fn cell(result: Option<&Mean>, table: Table) -> Vec<String> {
     }
 }
 
-/// A cell as CSV has it.
+/// A cell quoted for CSV.
 fn quoted(cell: &str) -> String {
     match cell.contains([',', '"', '\n']) {
         true => format!("\"{}\"", cell.replace('"', "\"\"")),

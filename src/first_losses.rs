@@ -1,12 +1,12 @@
-//! A quick look at a custom method.
+//! A quick check of a custom method.
 
 use mim_core::data::{DataSource, Loader, LoaderConfig, Split};
 use mim_core::optim::{AdamWConfig, Clip};
 use mim_core::train::Stepper;
 use mim_core::{Method, Result, StepContext};
 
-/// The losses of the first `steps` optimizer steps on the embedded images, 16 a step, with AdamW at a
-/// learning rate of 1e-3: whether a custom method runs and begins to learn.
+/// The losses of the first `steps` optimizer steps on the embedded images, with batches of 16 and AdamW at a learning
+/// rate of 1e-3. They show whether a custom method runs and starts to learn.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Starting a run from weights: of a run, or of a file.
+//! Starting a run from the weights of another run or a file.
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter};
@@ -18,30 +18,30 @@ use crate::RunConfig;
 pub struct InitFrom {
     /// A run folder, a checkpoint of a run, or a file or folder of weights.
     pub path: PathBuf,
-    /// Which weights of a run: `student` (as none given), `teacher`, ...
+    /// Which weights of a run: `student` (default), `teacher`, ...
     pub store: Option<String>,
-    /// Whose names a file has; ours (`mae`) if none is given.
+    /// The naming scheme of a file. Default: mim's own (`mae`).
     pub source: Option<String>,
-    /// The key of the weights in a checkpoint of PyTorch; found if none is given.
+    /// The key of the weights in a PyTorch checkpoint. If not set: found automatically.
     pub key: Option<String>,
     /// Parameters that may be missing: they keep their initial values.
     pub allow_missing: Vec<Pattern>,
-    /// Whether the encoder alone is set, also where the weights hold more of the method.
+    /// Whether only the encoder is loaded, even if the weights contain more of the method.
     pub encoder_alone: bool,
 }
 
 /// What a run started from.
 #[derive(Debug, Clone)]
 pub struct Started {
-    /// Where the weights were, and what was found there.
+    /// Path of the weights, and a description of the file.
     pub from: String,
     /// Whether only the encoder was set.
     pub encoder_only: bool,
-    /// What was set and what kept its initial value.
+    /// Which parameters were loaded and which kept their initial values.
     pub report: LoadReport,
-    /// Tensors that were fitted to another size.
+    /// Tensors that were resized.
     pub changes: Vec<String>,
-    /// Tensors of the file that are no part of the encoder.
+    /// Tensors of the file that do not belong to the encoder.
     pub left_out: Vec<String>,
 }
 
@@ -50,11 +50,11 @@ pub fn is_run(path: &Path) -> bool {
     path.join("state.json").exists() || path.join("checkpoints").exists()
 }
 
-/// The weights of a file in our names, and a line about where they were.
+/// The weights of a file under mim's names, and a line that describes the file.
 ///
 /// # Errors
 ///
-/// If the file cannot be read, or the source is not known.
+/// If the file cannot be read, or the source is unknown.
 pub fn read_weights(
     path: &Path,
     source: Option<&str>,
@@ -71,7 +71,7 @@ pub fn read_weights(
     ))
 }
 
-/// The weights called `store` of a run, and a line about where they were.
+/// The weights called `store` of a run, and a line that describes them.
 fn read_store(run: &Path, store: &str) -> Result<(WeightMap, String)> {
     let checkpoint = Checkpoint::open(run)?;
     let whose = match store {
@@ -87,21 +87,21 @@ fn read_store(run: &Path, store: &str) -> Result<(WeightMap, String)> {
 }
 
 impl InitFrom {
-    /// Sets the weights of `method`, made from `config`, before training: all of its student if the file has
-    /// them all, else its encoder. Momentum teachers start as copies, as they always do.
+    /// Loads the weights of `method`, built from `config`, before training: the whole student if the file contains it,
+    /// otherwise only its encoder. Momentum teachers start as copies, as always.
     ///
-    /// Sizes that differ in image, window, patch or channels are fitted ([`fit`]).
+    /// Tensors that differ in image size, window, patch size or channels are resized ([`fit`]).
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] listing everything missing, unexpected or mis-shaped; nothing is set then.
+    /// [`Error::Weights`] listing all missing, unexpected or mis-shaped tensors; in that case nothing is loaded.
     pub fn apply(&self, config: &RunConfig, method: &dyn Method) -> Result<Started> {
         let stores = method.stores();
         let Some(&(_, student)) = stores.first() else {
             return Err(Error::unsupported(
                 format!("starting {} from weights", method.name()),
                 "it has no weights",
-                "leave --init out",
+                "remove --init",
             ));
         };
         let (weights, from) = match &self.store {
@@ -130,7 +130,7 @@ impl InitFrom {
             .into_iter()
             .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
             .collect();
-        // Parameters alone may be missing: nothing may be left over.
+        // Only parameters may be missing; no tensor of the file may be unused.
         let optional = |name: &str| {
             student.var(name).is_some()
                 && (!wanted(name) || self.allows(name) || is_computed(student, name))
@@ -159,7 +159,7 @@ impl InitFrom {
             .any(|pattern| pattern.matches(name))
     }
 
-    /// Adds to an error whose names the file seems to have.
+    /// Adds to an error which naming scheme the file seems to have.
     fn explain(&self, error: Error) -> Error {
         let Error::Weights(report, fix) = error else {
             return error;
@@ -171,7 +171,7 @@ impl InitFrom {
         match guess {
             Some(guess) if self.source.as_deref().unwrap_or("mae") != guess.source => {
                 let hint = format!(
-                    "its names look like those of {0}: try --init-source {0}, or allow what may be missing (--allow-missing PATTERN)",
+                    "its names match {0}: try --init-source {0}, or allow missing parameters (--allow-missing PATTERN)",
                     guess.source
                 );
                 Error::Weights(report, hint.into())
@@ -223,7 +223,7 @@ impl Display for Started {
     }
 }
 
-/// Whether an entry is a table of fixed positions: a file may leave it out, since it follows from the settings.
+/// Whether a parameter is a table of fixed positions: a file may lack it, since it is computed from the settings.
 fn is_computed(store: &ParamStore, name: &str) -> bool {
     let is_table = name
         .rsplit('.')
@@ -236,9 +236,9 @@ fn is_computed(store: &ParamStore, name: &str) -> bool {
             .any(|(known, kind)| known == name && *kind == Kind::Frozen)
 }
 
-/// The encoder of a run's settings, and the names of its parameters; none if the method keeps it elsewhere.
+/// The encoder in a run's settings, and the names of its parameters; `None` if the method keeps it elsewhere.
 ///
-/// An encoder without `type` is of the kind whose parameters the student has.
+/// The type of an encoder without `type` is inferred from the student's parameters.
 pub fn encoder_of(
     config: &RunConfig,
     student: &ParamStore,
@@ -265,7 +265,7 @@ pub fn encoder_of(
         let fits =
             |name: &str, dims: &[usize]| student.var(name).is_some_and(|var| var.dims() == dims);
         let vars = own.vars();
-        // Teachers have no token for hidden patches.
+        // Teachers have no mask token.
         let is_token = |name: &str| name == "mask_token";
         let all = vars
             .iter()
@@ -286,7 +286,7 @@ mod tests {
     use crate::run_config::read_file;
     use mim_methods::registry;
 
-    /// The settings of a small recipe, with the smallest teachers.
+    /// The settings of a small recipe, with random teachers.
     fn recipe(name: &str) -> RunConfig {
         let mut table = read_file(name).unwrap();
         if let Some(target) = table.get_mut("target").and_then(toml::Value::as_table_mut)
@@ -304,7 +304,7 @@ mod tests {
             let Ok(method) = config.build(&Device::Cpu) else {
                 continue;
             };
-            // A tokenizer has no encoder to look for.
+            // Tokenizer methods have no encoder.
             if method.encoder().is_none() {
                 continue;
             }

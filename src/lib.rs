@@ -1,20 +1,20 @@
 //! Masked image modeling in Rust, on [candle].
 //!
-//! A pre-training method is an encoder, a masker, targets, and branches of decoder and objective:
-//! a [`methods::Composite`]. Each part is a trait with an implementation for every rule the papers
-//! use, so a method of your own takes the parts it likes and brings the one that is new.
+//! A pre-training method is an encoder, a masker, targets, and branches, each with a decoder and an objective: a
+//! [`methods::Composite`]. Each part is a trait, with an implementation for every rule that the papers use. So your own
+//! method can reuse existing parts and add only what is new.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`core`] | vocabulary ([`core::Mask`], [`core::Target`], ...), parameters, layers, encoders, decoders, objectives, data, training engine |
 //! | [`masking`] | [`masking::Masker`] and the maskers |
 //! | [`targets`] | [`targets::TargetGenerator`] and the generators |
-//! | [`methods`] | [`methods::Composite`], one module a paper, the registry, parity with the authors' code |
+//! | [`methods`] | [`methods::Composite`], one module per paper, the registry, parity with the authors' code |
 //! | [`eval`] | linear probe, nearest neighbours, pictures of reconstructions |
-//! | [`prelude`] | what most programs need of them |
+//! | [`prelude`] | the items that most programs need |
 //!
-//! [`RunConfig`] is a whole run as one TOML file, [`Pretrained`] a checkpoint as a model. The program
-//! `mim` (feature `cli`, on by default) does the same from the command line.
+//! [`RunConfig`] holds a whole run as one TOML file, [`Pretrained`] a checkpoint as a model. The program `mim` (feature
+//! `cli`, on by default) does the same from the command line.
 //!
 //! ```
 //! use mim::prelude::*;
@@ -39,9 +39,9 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the program; `hub` (default) downloads weights from the Hugging Face Hub; `parquet` reads
-//! images in parquet files, with `hub` data sets of the Hub; `candle-transformers` has vision models as teachers; `cuda`, `cudnn`, `nccl`, `mkl`, `accelerate` and `metal` are
-//! candle's own and passed on to it.
+//! `cli` (default) builds the program. `hub` (default) downloads weights from the Hugging Face Hub. `parquet` reads
+//! images in parquet files, and with `hub` data sets of the Hub. `candle-transformers` adds vision models as teachers.
+//! `cuda`, `cudnn`, `nccl`, `mkl`, `accelerate` and `metal` are candle's features.
 
 #![forbid(unsafe_code)]
 
@@ -76,7 +76,7 @@ pub use pretrained::Pretrained;
 #[doc(inline)]
 pub use run_config::{DataConfig, RunConfig};
 
-// The versions that appear in mim's own signatures.
+// The versions used in mim's public API.
 #[doc(no_inline)]
 pub use candle_core as candle;
 #[doc(no_inline)]
@@ -86,7 +86,7 @@ pub use serde_json;
 #[doc(no_inline)]
 pub use toml;
 
-/// What most programs need.
+/// The items that most programs need.
 pub mod prelude {
     pub use crate::export::ExportFormat;
     pub use crate::{Pretrained, RunConfig, first_losses};

@@ -1,4 +1,4 @@
-//! Runs and checkpoints as models.
+//! Trained models from runs and checkpoints.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub struct Pretrained {
     pub config: RunConfig,
     /// The method.
     pub method: Box<dyn Method>,
-    /// Optimizer steps it was trained for.
+    /// Number of optimizer steps it was trained for.
     pub step: usize,
 }
 
@@ -24,7 +24,7 @@ impl Pretrained {
     ///
     /// # Errors
     ///
-    /// If there is no checkpoint, its program saved no settings, or it does not fit its settings.
+    /// If there is no checkpoint, the program that wrote it saved no settings, or it does not fit its settings.
     pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         if checkpoint.state().config.is_null() {
@@ -49,19 +49,19 @@ impl Pretrained {
 }
 
 impl Pretrained {
-    /// Builds the method of `config` and gives it all weights of a file; also a line about what was set.
+    /// Builds the method of `config` and loads all its weights from a file. Also returns a line about what was loaded.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, does not fit, or holds an encoder alone.
+    /// If the file cannot be read, does not fit, or contains only an encoder.
     pub fn of_file(config: RunConfig, file: &InitFrom, device: &Device) -> Result<(Self, String)> {
         let method = config.build(device)?;
         let started = file.apply(&config, method.as_ref())?;
         if started.encoder_only {
             return Err(Error::format(
                 &file.path,
-                format!("it holds no more of {} than its encoder", config.method),
-                "give weights of the whole method, such as those that mim convert writes of a run",
+                format!("it contains only the encoder of {}", config.method),
+                "give weights of the whole method, such as those that mim convert writes from a run",
             ));
         }
         let model = Self {

@@ -289,7 +289,7 @@ fn a_run_has_a_page_and_several_have_one_together() {
     let page = fs::read_to_string(dir.join("report.html")).unwrap();
     assert!(page.contains("<h1>2 runs</h1>") && page.contains("<td>second</td>"));
     let (_, err) = ends(&["report", "photos"], dir, 1);
-    assert!(err.contains("this is no run"), "{err}");
+    assert!(err.contains("this is not a run"), "{err}");
     ends(
         &["report", "first", "--output", "nowhere/page.html"],
         dir,

@@ -174,7 +174,7 @@ fn encoder_only(run: &Path, second: &Path, timm: &Path) {
         &[&wider[..], &["--init", &from(run)]].concat(),
     ));
     assert!(
-        log.contains("the whole model") && log.contains("computed anew"),
+        log.contains("the whole model") && log.contains("recomputed"),
         "{log}"
     );
     let log = ran(pretrain(

@@ -1,8 +1,8 @@
-//! Compiles the GPU kernels of `src/gpu/kernels` to PTX with the feature `cuda`; does nothing without it.
+//! Compiles the GPU kernels of `src/gpu/kernels` to PTX under the feature `cuda`; does nothing without it.
 //!
-//! It needs nvcc (`scripts/cuda_setup.sh` gets one) and writes `kernels.rs` with the PTX of every file. It
-//! is made for `CUDA_COMPUTE_CAP`, by default 80: every GPU from Ampere on compiles such PTX when it is
-//! loaded. 90 stands for sm_90a and runs on compute capability 9.0 alone.
+//! It needs nvcc (`scripts/cuda_setup.sh` installs one) and writes `kernels.rs`, which holds the PTX of every
+//! file. The PTX targets `CUDA_COMPUTE_CAP`, by default 80: the driver compiles it for every GPU from Ampere on
+//! at load time. 90 means sm_90a and runs on compute capability 9.0 only.
 
 #[cfg(feature = "cuda")]
 const KERNELS: &str = "src/gpu/kernels";
@@ -14,13 +14,16 @@ fn main() {
 }
 
 #[cfg(feature = "cuda")]
-#[expect(clippy::expect_used, reason = "a build script ends with its message")]
+#[expect(
+    clippy::expect_used,
+    reason = "a build script reports failure by panicking"
+)]
 fn ptx() {
     println!("cargo::rerun-if-changed={KERNELS}");
     println!("cargo::rerun-if-env-changed=CUDA_COMPUTE_CAP");
     let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let mut names: Vec<String> = std::fs::read_dir(KERNELS)
-        .expect("the kernels are there")
+        .expect("the folder of kernels can be read")
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter_map(|name| name.strip_suffix(".cu").map(str::to_owned))
         .collect();

@@ -1,4 +1,4 @@
-//! What one training step receives.
+//! The input of a training step.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use candle_core::{Device, Tensor};
 
 use crate::{Error, Result, View, ops};
 
-/// The number of a patch that belongs to no part and takes no part in training, in part maps.
+/// In part maps, marks a patch that belongs to no part and is not used in training.
 pub const NO_PART: u32 = 255;
 
-/// One or more views of the same images, with what else a method needs to know about them.
+/// One or more views of the same images, with further inputs of a method.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The views, in the order of the method's plan.
     pub views: Vec<View>,
-    /// The number of each image in its data set, on the host; empty where nobody knows.
+    /// Index of each image in its data set, on the host; empty if unknown.
     pub indices: Vec<u32>,
-    /// Class labels `[batch]` u32, where the data has them.
+    /// Class labels `[batch]` u32, if the data has them.
     pub labels: Option<Tensor>,
     /// Further named inputs: `part_id` `[batch, tokens]`, `points` `[batch, points, 3]`, ...
     pub extras: BTreeMap<String, Tensor>,
@@ -44,7 +44,7 @@ impl Batch {
                 "batch",
                 format!("at least {} views", index + 1),
                 self.views.len(),
-                "let the method's own view plan make the batch",
+                "use the view plan of the method",
             )
         })
     }
@@ -59,11 +59,11 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Image `row` as a batch of its own.
+    /// A batch of image `row` only.
     ///
     /// # Errors
     ///
-    /// If the batch has no such image.
+    /// If there is no such image.
     pub fn only(&self, row: usize) -> Result<Self> {
         let one = |xs: &Tensor| Ok::<_, Error>(xs.narrow(0, row, 1)?);
         let extras = self.extras.iter();

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::{Result, StepContext};
 
-/// Scores the classes of images: an encoder and a head that were trained with labels.
+/// Predicts class scores of images: an encoder and a head trained with labels.
 pub trait Classifier: Send + Sync {
     /// Number of classes.
     fn classes(&self) -> usize;
@@ -13,6 +13,6 @@ pub trait Classifier: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the images do not fit the encoder.
+    /// If the images do not match the encoder.
     fn logits(&self, images: &Tensor, step: &StepContext) -> Result<Tensor>;
 }

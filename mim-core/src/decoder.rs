@@ -2,65 +2,65 @@
 
 use crate::{Batch, Encoded, Error, Mask, Prediction, Result, StepContext};
 
-/// What a decoder sees.
+/// Input of a decoder.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeContext<'a> {
     /// The encoder's output.
     pub encoded: &'a Encoded,
-    /// The mask the encoder worked under.
+    /// The mask that the encoder used.
     pub mask: &'a Mask,
     /// The whole batch, with its crops and extras.
     pub batch: &'a Batch,
-    /// Where training stands.
+    /// The current training step.
     pub step: &'a StepContext,
 }
 
 impl DecodeContext<'_> {
-    /// Refuses an encoder that dropped patches: `decoder` reads the tokens of hidden ones.
+    /// Refuses an encoder that dropped patches, for a `decoder` that reads tokens of hidden patches.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if there is not a token for every patch.
+    /// [`Error::Unsupported`] unless there is a token for every patch.
     pub fn needs_all(&self, decoder: &'static str) -> Result<()> {
         let Encoded { prefix, grid, .. } = self.encoded;
         if self.encoded.tokens.dim(1)? == prefix + grid.len() {
             return Ok(());
         }
         Err(Error::unsupported(
-            format!("{decoder} behind an encoder that drops patches"),
-            "it reads the tokens of hidden ones, too",
-            "replace hidden patches (MaskMode::Replace) or paint them over, or use MAE's decoder",
+            format!("{decoder} after an encoder that drops patches"),
+            "it also reads the tokens of hidden patches",
+            "replace or paint hidden patches (MaskMode::Replace, MaskMode::Paint), or use MAE's decoder",
         ))
     }
 
-    /// Refuses an encoder that saw hidden patches: `decoder` has tokens of its own for them.
+    /// Refuses an encoder that saw hidden patches, for a `decoder` with its own mask tokens.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if there is not a token for every visible patch alone.
+    /// [`Error::Unsupported`] unless there is a token for every visible patch and no other.
     pub fn needs_visible(&self, decoder: &'static str) -> Result<()> {
         let patches = self.encoded.tokens.dim(1)? - self.encoded.prefix;
         if self.mask.constant_keep() == Some(patches) {
             return Ok(());
         }
         Err(Error::unsupported(
-            format!("{decoder} behind an encoder that saw the hidden patches"),
-            "it predicts them from the visible ones",
+            format!("{decoder} after an encoder that saw the hidden patches"),
+            "it must predict them from the visible patches",
             "drop them (MaskMode::Drop), or use a linear or light decoder",
         ))
     }
 }
 
-/// Predicts something for some tokens, and says for which ([`Prediction::rows`]).
+/// Predicts values for some tokens; [`Prediction::rows`] says for which.
 ///
 /// Under a trace (`step.trace`) a decoder predicts all patches in image order, so that whole
-/// images can be compared and drawn; objectives give the same loss either way.
+/// images can be compared and drawn. Objectives give the same loss either way.
 ///
 /// ```
 /// use mim_core::nn::Linear;
 /// use mim_core::{DecodeContext, Decoder, Prediction, Result, Rows};
 ///
-/// /// Each patch from its own token, by one affine map.
+/// /// Each patch from its own token, by one linear layer.
 /// struct OneLayer(Linear);
 ///
 /// impl Decoder for OneLayer {
@@ -72,7 +72,7 @@ impl DecodeContext<'_> {
 /// }
 /// ```
 pub trait Decoder: Send + Sync {
-    /// Blocks of the encoder whose outputs this decoder reads.
+    /// Encoder blocks whose outputs this decoder reads.
     fn layers(&self) -> &[usize] {
         &[]
     }
@@ -81,7 +81,7 @@ pub trait Decoder: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the encoder's output does not fit this decoder.
+    /// If the encoder's output does not match this decoder.
     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction>;
 }
 

@@ -1,27 +1,27 @@
-//! The encoder trait: images to tokens, under a mask or not.
+//! The encoder trait: images to tokens, with or without a mask.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Mask, PatchGrid, Result, StepContext};
 
-/// What becomes of hidden patches.
+/// How hidden patches are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MaskMode {
     /// They do not enter the encoder (MAE).
     Drop,
-    /// A trained token takes their place (BEiT, SimMIM).
+    /// A trained mask token replaces them (BEiT, SimMIM).
     Replace,
-    /// Their pixels are painted over in a trained colour, before any encoder (FastMIM): the encoder is a
+    /// Their pixels are painted in a trained colour, before any encoder (FastMIM): the encoder is a
     /// [`crate::encoders::PixelMasked`].
     Paint,
-    /// All patches enter; each sees the class token, itself and those before it in the mask's order (SAIM).
+    /// All patches enter; each sees the class token, itself and earlier patches in the mask's order (SAIM).
     Causal,
 }
 
 impl MaskMode {
-    /// The mask as the encoder gets it.
+    /// The mask in the form that the encoder takes.
     pub fn masking(self, mask: &Mask) -> Masking<'_> {
         match self {
             Self::Drop => Masking::Drop(mask),
@@ -31,21 +31,21 @@ impl MaskMode {
     }
 }
 
-/// What an encoder does with a mask.
+/// A mask, and how the encoder applies it.
 #[derive(Debug, Clone, Copy)]
 pub enum Masking<'a> {
     /// All patches, nothing hidden: features for probes and teachers.
     None,
     /// Only the visible patches enter (MAE).
     Drop(&'a Mask),
-    /// All patches enter, hidden ones replaced by a learned mask token (BEiT, SimMIM).
+    /// All patches enter; a trained mask token replaces hidden ones (BEiT, SimMIM).
     Replace(&'a Mask),
-    /// All patches enter; each sees the class token, itself and those before it in the mask's order (SAIM).
+    /// All patches enter; each sees the class token, itself and earlier patches in the mask's order (SAIM).
     Causal(&'a Mask),
 }
 
 impl<'a> Masking<'a> {
-    /// The mask, if there is one.
+    /// The mask, if any.
     pub fn mask(&self) -> Option<&'a Mask> {
         match self {
             Self::None => None,
@@ -54,36 +54,36 @@ impl<'a> Masking<'a> {
     }
 }
 
-/// Extra outputs of an encoder; nothing is computed unasked.
+/// Optional outputs of an encoder, computed only on request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// Blocks (from 0) whose outputs are wanted, before the final norm; [`EncodeOptions::INPUT`] for what enters the
-    /// first one.
+    /// Blocks (from 0) whose outputs to return, before the final norm; [`EncodeOptions::INPUT`] for the input of the
+    /// first block.
     pub layers: Vec<usize>,
-    /// Whether the class token's attention in the last block is wanted.
+    /// Whether to return the class token's attention in the last block.
     pub cls_attention: bool,
-    /// Whether to leave out the final norm, and the projection that follows it.
+    /// Whether to skip the final norm, and the projection that follows it.
     pub skip_norm: bool,
 }
 
 impl EncodeOptions {
-    /// Stands in [`EncodeOptions::layers`] for the tokens that enter the first block: a plain ViT gives them (CrossMAE).
+    /// In [`EncodeOptions::layers`], means the input of the first block; a plain ViT provides it (CrossMAE).
     pub const INPUT: usize = usize::MAX;
 }
 
-/// What an encoder gives.
+/// Output of an encoder.
 #[derive(Debug, Clone)]
 pub struct Encoded {
     /// `[rows, prefix + tokens, dim]`.
     pub tokens: Tensor,
-    /// Class tokens in front: mostly 0 or 1.
+    /// Number of class tokens in front: usually 0 or 1.
     pub prefix: usize,
-    /// Block outputs asked for, `[rows, prefix + tokens, dim]`, before the final norm; in encoders
-    /// of several stages with the tokens and the width of the block's own stage.
+    /// Requested block outputs, `[rows, prefix + tokens, dim]`, before the final norm; in encoders
+    /// with stages, they have the tokens and the width of the block's stage.
     pub layers: Vec<(usize, Tensor)>,
     /// Attention of the (first) class token in the last block, `[rows, heads, tokens]`.
     pub cls_attention: Option<Tensor>,
-    /// The grid the tokens belong to.
+    /// The grid of the tokens.
     pub grid: PatchGrid,
 }
 
@@ -109,7 +109,7 @@ impl Encoded {
         Ok(xs.narrow(1, self.prefix, xs.dim(1)? - self.prefix)?)
     }
 
-    /// The class token `[rows, dim]`, if the encoder has one; of several their mean (Pixio).
+    /// The class token `[rows, dim]`, if the encoder has one; the mean of several (Pixio).
     ///
     /// # Errors
     ///
@@ -122,11 +122,11 @@ impl Encoded {
         }
     }
 
-    /// The output of block `index`, or what enters the first one ([`EncodeOptions::INPUT`]).
+    /// The output of block `index`, or the input of the first block ([`EncodeOptions::INPUT`]).
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if it was not asked for.
+    /// [`Error::Unsupported`] if it was not requested.
     pub fn layer(&self, index: usize) -> Result<&Tensor> {
         self.layers
             .iter()
@@ -134,13 +134,13 @@ impl Encoded {
             .map(|(_, xs)| xs)
             .ok_or_else(|| {
                 let what = match index {
-                    EncodeOptions::INPUT => "reading what enters the first block".to_owned(),
+                    EncodeOptions::INPUT => "reading the input of the first block".to_owned(),
                     index => format!("reading block {index}"),
                 };
                 Error::unsupported(
                     what,
-                    "the encoder has none or was not asked for it",
-                    "list a block it has in EncodeOptions::layers or Decoder::layers",
+                    "the encoder does not have it, or it was not requested",
+                    "list an existing block in EncodeOptions::layers or Decoder::layers",
                 )
             })
     }
@@ -148,8 +148,8 @@ impl Encoded {
 
 /// Maps images to tokens.
 ///
-/// The encoders of this crate are in [`crate::encoders`]. All of them take any of the calls below, or return an error that
-/// says what they cannot do.
+/// The encoders of this crate are in [`crate::encoders`]. Each of them accepts the calls below, or returns an error
+/// that says what it does not support.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -166,7 +166,7 @@ impl Encoded {
 /// let features = vit.encode(&images, Masking::None, &want, &step)?;
 /// assert_eq!(features.tokens.dims(), [2, 1 + 64, vit.dim()]);
 ///
-/// // The left half alone enters, as in MAE.
+/// // Only the left half enters, as in MAE.
 /// let hidden: Vec<u8> = (0..64).map(|patch| u8::from(patch % 8 >= 4)).collect();
 /// let mask = Mask::from_bits(vit.grid((32, 32))?, &hidden.repeat(2))?;
 /// let visible = vit.encode(&images, Masking::Drop(&mask), &want, &step)?;
@@ -177,25 +177,25 @@ pub trait Encoder: Send + Sync {
     /// Width of the tokens.
     fn dim(&self) -> usize;
 
-    /// What downstream tasks use: `self`, unless this encoder wraps another one.
+    /// The encoder for downstream tasks: `self`, unless this encoder wraps another one.
     fn trunk(&self) -> &dyn Encoder;
 
     /// The token grid of the output for an image of (height, width) pixels.
     ///
     /// # Errors
     ///
-    /// If the size does not fit the encoder.
+    /// If the encoder does not support this size.
     fn grid(&self, image: (usize, usize)) -> Result<PatchGrid>;
 
     /// Encodes `image` `[batch, channels, height, width]` (normalised) to tokens; encoders of point clouds take
     /// `[batch, points, 3]`.
     ///
     /// A mask of `k * batch` rows gives `k * batch` rows, copy-major; each image is embedded once.
-    /// Encoders whose first grid is finer than their output take masks on grids in between, too.
+    /// Encoders whose first grid is finer than their output also take masks on the grids in between.
     ///
     /// # Errors
     ///
-    /// If image or mask do not fit the encoder, or it cannot do what is asked.
+    /// If image or mask do not match the encoder, or it does not support a request.
     fn encode(
         &self,
         image: &Tensor,

@@ -10,10 +10,10 @@ pub type Text = Cow<'static, str>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting is outside its range or does not fit another one.
+    /// A setting is outside its range or conflicts with another one.
     #[error("{component}: `{field}` is {value}, but {why}; {fix}")]
     InvalidConfig {
-        /// The component or table the setting belongs to.
+        /// The component or table of the setting.
         component: Text,
         /// Name of the setting.
         field: Text,
@@ -27,17 +27,17 @@ pub enum Error {
     /// There is no setting of this name.
     #[error("{component}: there is no setting `{name}`; {fix}")]
     UnknownSetting {
-        /// The component or table it was given to.
+        /// The component or table that contains it.
         component: Text,
         /// The name found, dotted below the component.
         name: String,
         /// The nearest name, or where to find all names.
         fix: Text,
     },
-    /// A setting's value is of the wrong type, or a choice is unknown.
+    /// A setting has a value of the wrong type, or an unknown choice.
     #[error("{component}: the setting `{name}` cannot be read: {why}; {fix}")]
     BadSetting {
-        /// The component or table it belongs to.
+        /// The component or table of the setting.
         component: Text,
         /// Its name, dotted below the component.
         name: String,
@@ -58,12 +58,12 @@ pub enum Error {
         /// What to change.
         fix: Text,
     },
-    /// Two parts do not work together, or a part cannot do what is asked.
+    /// Two parts do not work together, or a part does not support a request.
     #[error("{what} is not supported: {why}; {fix}")]
     Unsupported {
-        /// What was asked for.
+        /// What was requested.
         what: Text,
-        /// Why it cannot be done.
+        /// Why it is not supported.
         why: Text,
         /// What to do instead.
         fix: Text,
@@ -78,7 +78,7 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
-    /// A file does not hold what it should.
+    /// The content of a file is not as expected.
     #[error("{}: {what}; {fix}", path.display())]
     Format {
         /// The file or folder.
@@ -93,12 +93,12 @@ pub enum Error {
     NoSplit {
         /// The data set.
         from: String,
-        /// The split that was asked for.
+        /// The requested split.
         split: crate::data::Split,
-        /// Which splits there are, or what to do.
+        /// The splits that exist, or what to do.
         fix: Text,
     },
-    /// A file of the Hugging Face Hub cannot be had.
+    /// A file of the Hugging Face Hub cannot be downloaded.
     #[error("{file}: {what}; {fix}")]
     Hub {
         /// The repository and file, as `hf:owner/name/file`.
@@ -108,7 +108,7 @@ pub enum Error {
         /// What to do about it.
         fix: Text,
     },
-    /// The processes that train together cannot reach each other or do not fit together.
+    /// Processes that train together cannot reach each other, or do not match each other.
     #[error("training in several processes: {what}; {fix}")]
     Group {
         /// What is wrong.
@@ -116,10 +116,10 @@ pub enum Error {
         /// What to do about it.
         fix: Text,
     },
-    /// Weights do not fit the model: every name is listed in the report.
+    /// Weights do not fit the model; the report lists every name.
     #[error("the weights do not fit the model:\n{0}\n{1}")]
     Weights(Box<crate::weights::LoadReport>, Text),
-    /// A value became infinite or not a number.
+    /// A value became infinite or NaN.
     #[error("{what} is not finite at step {step}; {fix}")]
     NonFinite {
         /// The quantity.
@@ -129,7 +129,7 @@ pub enum Error {
         /// What to try.
         fix: Text,
     },
-    /// A device has less memory than is needed.
+    /// A device has not enough memory.
     #[error("the device has not enough memory ({0}); {OUT_OF_MEMORY}")]
     OutOfMemory(#[source] candle_core::Error),
     /// A tensor operation failed in candle.
@@ -137,12 +137,12 @@ pub enum Error {
     Tensor(#[source] candle_core::Error),
 }
 
-const OUT_OF_MEMORY: &str = "use a smaller train.batch_size, with train.accum_iter for as large a step, \
-     train.recompute = true or train.precision = \"bf16\", or see by nvidia-smi what else runs there";
+const OUT_OF_MEMORY: &str = "use a smaller train.batch_size, with train.accum_iter to keep the size of a step, \
+     train.recompute = true or train.precision = \"bf16\", or check with nvidia-smi what else runs on it";
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        // candle hands on what the driver said as text.
+        // candle passes the driver's message on as text.
         if error.to_string().contains("OUT_OF_MEMORY") {
             return Self::OutOfMemory(error);
         }
@@ -251,7 +251,7 @@ impl Error {
         }
     }
 
-    /// Wraps an input/output error with the file it happened on; for use with `map_err`.
+    /// Wraps an input/output error with the path of the file; for use with `map_err`.
     pub fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_little_memory_comes_with_advice() {
+    fn out_of_memory_errors_give_advice() {
         let driver = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
         let error = Error::from(candle_core::Error::msg(driver)).to_string();
         assert!(

@@ -21,7 +21,7 @@ impl PatchGrid {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a side is not a multiple of the patch.
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the patch size.
     pub fn of_image((height, width): (usize, usize), patch: usize) -> Result<Self> {
         if patch == 0
             || height == 0
@@ -46,7 +46,7 @@ impl PatchGrid {
         self.rows * self.cols
     }
 
-    /// How often each cell of this grid is repeated in each direction to give `finer`.
+    /// How many cells of `finer` each cell of this grid covers along each axis.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl PatchGrid {
                 "patch grid upsampling",
                 format!("a whole multiple of {}x{}", self.rows, self.cols),
                 format!("{}x{}", finer.rows, finer.cols),
-                "choose a mask unit that divides into the model's patches",
+                "choose a mask unit that is a multiple of the patch size",
             ));
         }
         Ok(scale)

@@ -1,8 +1,8 @@
-//! Heights and widths in configs.
+//! Image sizes in configs.
 
 use serde::{Deserialize, Serialize};
 
-/// Height and width in pixels; in a config one number for a square, or `[height, width]`.
+/// Height and width in pixels; a config gives one number for a square, or `[height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "ImageSizeRepr", into = "ImageSizeRepr")]
 pub struct ImageSize {

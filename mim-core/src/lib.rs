@@ -1,4 +1,4 @@
-//! Vocabulary, layers, encoders, decoders, data and training engine of mim.
+//! Core types, layers, encoders, decoders, data and training engine of mim.
 
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,10 @@
-//! Losses by name.
+//! Named losses.
 
 use candle_core::{DType, Tensor};
 
 use crate::{Error, Result};
 
-/// Named f32 scalars with weights, and metrics that are not differentiated.
+/// Named f32 scalars with weights, and metrics without gradient.
 #[derive(Debug, Clone, Default)]
 pub struct LossTerms {
     terms: Vec<(String, Tensor, f64)>,
@@ -42,7 +42,7 @@ impl LossTerms {
         Ok(())
     }
 
-    /// Adds all terms and metrics of `other`, its weights multiplied by `weight`.
+    /// Adds all terms and metrics of `other`, with its weights multiplied by `weight`.
     pub fn extend(&mut self, other: Self, weight: f64) {
         self.terms.extend(
             other
@@ -53,7 +53,7 @@ impl LossTerms {
         self.metrics.extend(other.metrics);
     }
 
-    /// The same terms and metrics as parts of `branch`: a single term takes its name, several are put under it.
+    /// Renames terms and metrics as parts of `branch`: a single term becomes `branch`, several become `branch.name`.
     #[must_use]
     pub fn prefixed(mut self, branch: &str) -> Self {
         let single = self.terms.len() == 1;
@@ -71,7 +71,7 @@ impl LossTerms {
         self
     }
 
-    /// Adds a number to be logged.
+    /// Adds a number for the log.
     pub fn metric(&mut self, name: impl Into<String>, value: f64) {
         self.metrics.push((name.into(), value));
     }
@@ -86,11 +86,11 @@ impl LossTerms {
         &self.metrics
     }
 
-    /// The weighted sum: what is differentiated.
+    /// The weighted sum, for the backward pass.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if there is no term.
+    /// [`Error::Shape`] if there are no terms.
     pub fn total(&self) -> Result<Tensor> {
         let mut total: Option<Tensor> = None;
         for (_, value, weight) in &self.terms {
@@ -104,8 +104,9 @@ impl LossTerms {
                 None => term,
             });
         }
-        total
-            .ok_or_else(|| Error::shape("loss", "at least one term", 0, "give the method a branch"))
+        total.ok_or_else(|| {
+            Error::shape("loss", "at least one term", 0, "add a branch to the method")
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Masks as an ordering of tokens and a split point.
+//! Masks: an order of tokens, split into visible and hidden.
 
 use candle_core::{Device, Tensor};
 
@@ -7,11 +7,11 @@ use crate::{Error, PatchGrid, Result};
 
 /// Which tokens of each row are visible and which are hidden.
 ///
-/// A row is an ordering of token ids in which the first `keep` are visible and the rest hidden
-/// (mask value 1). Shuffled, sorted, varying-count, disjoint and complementary masks are all of
-/// this form. `width() < grid.len()` is legal: unlisted tokens take no part. With `k` masks an
-/// image, the rows are copy-major: all images under the first mask, then all under the second.
-/// The data lives on the host; tensors are made on demand.
+/// A row is an order of token ids; the first `keep` are visible and the rest are hidden
+/// (mask value 1). This form covers shuffled, sorted, varying-count, disjoint and complementary
+/// masks. `width() < grid.len()` is allowed: unlisted tokens are not used. With `k` masks per
+/// image, rows are copy-major: all images under the first mask, then all under the second.
+/// The data lives on the host; tensors are created on demand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     grid: PatchGrid,
@@ -31,12 +31,12 @@ impl Mask {
         Self::checked(grid, order, keep, false)
     }
 
-    /// The same where a token may be among the visible and among the hidden ones of a row: what is predicted has been
-    /// seen in part (I-JEPA).
+    /// As [`Mask::new`], but a token may be both visible and hidden in a row: parts of the prediction have been
+    /// seen (I-JEPA).
     ///
     /// # Errors
     ///
-    /// As [`Mask::new`], but for tokens that are in both parts.
+    /// As [`Mask::new`], except for tokens in both parts.
     pub fn overlapping(grid: PatchGrid, order: Vec<u32>, keep: Vec<usize>) -> Result<Self> {
         Self::checked(grid, order, keep, true)
     }
@@ -52,7 +52,7 @@ impl Mask {
                 "mask",
                 expected,
                 got,
-                "list each token of the grid at most once a row",
+                "list each token of the grid at most once per row",
             )
         };
         let rows = keep.len();
@@ -90,7 +90,7 @@ impl Mask {
         })
     }
 
-    /// A mask from 0/1 values, `[rows, tokens]` flattened, 1 = hidden; ids ascend in both parts.
+    /// A mask from 0/1 values, `[rows, tokens]` flattened, 1 = hidden; ids are ascending in both parts.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Mask {
                 "mask bits",
                 format!("a multiple of {tokens} values of 0 or 1"),
                 format!("{} values", bits.len()),
-                "give one value for each token, 1 = hidden",
+                "give one value per token, 1 = hidden",
             ));
         }
         let mut order = Vec::with_capacity(bits.len());
@@ -122,22 +122,22 @@ impl Mask {
         Self::new(grid, order, keep)
     }
 
-    /// The grid the token ids refer to.
+    /// The grid of the token ids.
     pub fn grid(&self) -> PatchGrid {
         self.grid
     }
 
-    /// Tokens listed in each row.
+    /// Number of tokens listed per row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Number of rows: images times masks an image.
+    /// Number of rows: images times masks per image.
     pub fn rows(&self) -> usize {
         self.keep.len()
     }
 
-    /// Masks for each of `images` images.
+    /// Number of masks for each of `images` images.
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl Mask {
         Ok(self.rows() / images)
     }
 
-    /// Visible tokens of each row, when it is the same in all rows.
+    /// Number of visible tokens per row, if it is the same in all rows.
     pub fn constant_keep(&self) -> Option<usize> {
         let first = *self.keep.first()?;
         self.keep.iter().all(|&k| k == first).then_some(first)
@@ -179,12 +179,12 @@ impl Mask {
         }
     }
 
-    /// Hidden tokens over all rows.
+    /// Number of hidden tokens over all rows.
     pub fn hidden_total(&self) -> usize {
         self.rows() * self.width - self.keep.iter().sum::<usize>()
     }
 
-    /// The number of visible tokens in every row.
+    /// Number of visible tokens per row.
     ///
     /// # Errors
     ///
@@ -241,7 +241,7 @@ impl Mask {
         )?)
     }
 
-    /// For each token of the grid its place in the mask's order, `[rows, tokens]` u32.
+    /// For each token of the grid, its position in the mask's order, `[rows, tokens]` u32.
     ///
     /// # Errors
     ///
@@ -267,14 +267,14 @@ impl Mask {
                 "ids_restore",
                 "a mask that lists every token once",
                 "tokens that are visible and hidden",
-                "use a decoder that predicts hidden tokens alone",
+                "use a decoder that predicts only hidden tokens",
             ));
         }
         Ok(upload(restore, (self.rows(), self.width), device)?)
     }
 
     /// Positions of the hidden (or visible) tokens in a flattened `[images * tokens, C]` tensor,
-    /// `[total]` u32, in the mask's order; copies of an image repeat its rows. Works for varying counts.
+    /// `[total]` u32, in the mask's order; copies of an image repeat its positions. Counts may vary between rows.
     ///
     /// # Errors
     ///
@@ -300,7 +300,7 @@ impl Mask {
         Ok(upload(flat, total, device)?)
     }
 
-    /// 1 for hidden and 0 for every other token, `[rows, tokens]` flattened, image order.
+    /// 1 for hidden tokens and 0 for all others, `[rows, tokens]` flattened, in image order.
     pub fn to_bits(&self) -> Vec<u8> {
         let tokens = self.grid.len();
         let mut bits = vec![0u8; self.rows() * tokens];
@@ -322,8 +322,8 @@ impl Mask {
         Ok(upload(bits, (self.rows(), self.grid.len()), device)?)
     }
 
-    /// The shortest mask of copies of `images` images of which this one has the visible tokens again and again, and how
-    /// often; none if that is this one. Encoders that drop hidden tokens need to see only these rows.
+    /// If copies repeat the visible tokens of earlier copies: the shortest mask without repetitions, and the number of
+    /// repetitions. `None` if nothing repeats. Encoders that drop hidden tokens need to see only these rows.
     pub fn distinct_visible(&self, images: usize) -> Option<(Self, usize)> {
         let rows = self.rows();
         let repeats = |period: &usize| {
@@ -341,7 +341,7 @@ impl Mask {
         Some((first, rows / period))
     }
 
-    /// The same mask with visible and hidden swapped.
+    /// The mask with visible and hidden swapped.
     pub fn complement(&self) -> Self {
         let mut order = self.order.clone();
         for (row, &keep) in order.chunks_mut(self.width).zip(&self.keep) {
@@ -356,9 +356,9 @@ impl Mask {
         }
     }
 
-    /// Cells repeated onto a finer grid: every token becomes a square of tokens.
+    /// Upsamples to a finer grid: every token becomes a square of tokens.
     ///
-    /// The visible (hidden) tokens of the result follow the order of the cells, and row by row inside a cell.
+    /// The visible (hidden) tokens of the result follow the order of the cells, row by row inside each cell.
     ///
     /// # Errors
     ///
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_in_both_parts_are_refused_unless_they_are_wanted() {
+    fn overlapping_parts_are_refused_by_default() {
         let order = vec![0, 1, 1, 2];
         let grid = PatchGrid::new(2, 2);
         assert!(Mask::new(grid, order.clone(), vec![2]).is_err());
@@ -427,8 +427,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_show_the_same_are_found() {
-        // Two images, two masks each that show the same and hide different patches.
+    fn rows_with_equal_visible_tokens_are_found() {
+        // Two images with two masks each; the masks show the same and hide different patches.
         let order = vec![0, 1, 2, 3, 0, 2, 2, 1];
         let mask = Mask::new(PatchGrid::new(2, 2), order, vec![1; 4]).unwrap();
         let (first, times) = mask.distinct_visible(2).unwrap();

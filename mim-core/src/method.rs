@@ -1,4 +1,4 @@
-//! The method trait: what the training engine, the evaluations and the tools ask for.
+//! The method trait, used by the training engine, evaluations and tools.
 
 use candle_core::Tensor;
 
@@ -12,25 +12,25 @@ use crate::{
 /// Images of a reconstruction, each `[batch, channels, height, width]` in `[0, 1]`.
 #[derive(Debug, Clone)]
 pub struct Reconstruction {
-    /// What the method saw before masking.
+    /// Input of the method before masking.
     pub original: Tensor,
-    /// The same with hidden patches in grey.
+    /// The original with hidden patches in grey.
     pub masked: Tensor,
-    /// Visible patches as they are, hidden ones as predicted.
+    /// Visible patches of the original, hidden ones as predicted.
     pub reconstruction: Tensor,
 }
 
-/// The images an encoder takes.
+/// Image format of an encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
     /// Height and width in pixels.
     pub size: ImageSize,
-    /// Normalisation, with one mean and deviation for each channel.
+    /// Normalisation, with one mean and deviation per channel.
     pub norm: Norm,
 }
 
 impl Input {
-    /// Channels of the images.
+    /// Number of channels.
     pub fn channels(&self) -> usize {
         self.norm.mean.len()
     }
@@ -39,7 +39,7 @@ impl Input {
 /// A pre-training method: networks, masks, targets and loss.
 ///
 /// Most methods are a `Composite` of parts (crate `mim-methods`). The registry there builds a method from its settings, and
-/// [`crate::train::Trainer`] trains it. A loop of your own needs no more than this:
+/// [`crate::train::Trainer`] trains it. A custom training loop needs no more than this:
 ///
 /// ```
 /// use mim_core::optim::{AdamWConfig, Clip};
@@ -58,47 +58,47 @@ impl Input {
 /// }
 /// ```
 pub trait Method: Send + Sync {
-    /// The name it has in the registry.
+    /// Name in the registry.
     fn name(&self) -> &str;
 
-    /// How images become the views of a batch in this epoch.
+    /// The view plan of this epoch: how images become the views of a batch.
     fn views(&self, epoch: usize) -> ViewPlan;
 
-    /// The images the encoder takes.
+    /// Image format of the encoder.
     fn input(&self) -> &Input;
 
-    /// The weights of a checkpoint: `"student"` first, then momentum teachers.
+    /// The stores in a checkpoint: `"student"` first, then momentum teachers.
     ///
-    /// Frozen outside networks (CLIP, dVAE) are not among them.
+    /// Frozen external networks (CLIP, dVAE) are not included.
     fn stores(&self) -> Vec<(&str, &ParamStore)>;
 
     /// The encoder evaluated by default; `None` for tokenizers.
     fn encoder(&self) -> Option<&dyn Encoder>;
 
-    /// The tokenizer that is trained, if the method trains one: what a target of tokens takes from its run.
+    /// The trained tokenizer, if any: token targets load it from the run.
     fn tokenizer(&self) -> Option<&dyn Tokenizer> {
         None
     }
 
-    /// The classifier that is trained with labels, if the method trains one.
+    /// The classifier trained with labels, if any.
     fn classifier(&self) -> Option<&dyn Classifier> {
         None
     }
 
-    /// How many images one image counts for where the learning rate follows the batch (`blr`): more than
-    /// one for methods that learn more from an image (DMJD).
+    /// How many images one image counts for when the learning rate scales with the batch (`blr`): more than
+    /// one for methods that learn several times from an image (DMJD).
     fn batch_factor(&self) -> f64 {
         1.
     }
 
-    /// The first epochs of the stages of a run, ascending from 0: the schedule of the learning rate starts again at each,
-    /// and what a stage has trained is reported before the next one replaces it in [`Method::end_epoch`] (dBOT).
+    /// First epochs of the stages of a run, ascending from 0. The learning-rate schedule restarts at each stage, and
+    /// the result of a stage is reported before [`Method::end_epoch`] replaces it (dBOT).
     /// Default: one stage.
     fn stages(&self) -> &[usize] {
         &[0]
     }
 
-    /// All encoders that can be evaluated, by name, [`Method::encoder`] first. Default: that one, named `student`.
+    /// All encoders for evaluation, by name, [`Method::encoder`] first. Default: only that one, named `student`.
     fn encoders(&self) -> Vec<(&str, &dyn Encoder)> {
         self.encoder()
             .map(|encoder| ("student", encoder))
@@ -106,12 +106,12 @@ pub trait Method: Send + Sync {
             .collect()
     }
 
-    /// Lines for a reader of the results: for instance which network was the teacher.
+    /// Notes for readers of the results, for instance which network was the teacher.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// What it cannot start without, where it cannot start from initial values.
+    /// Weights that the method requires, if it cannot start from initial values.
     fn must_start_from(&self) -> Option<&'static str> {
         None
     }
@@ -120,7 +120,7 @@ pub trait Method: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the batch does not fit the method.
+    /// If the batch does not match the method.
     fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms>;
 
     /// Runs before the forward pass of each optimizer step.
@@ -150,14 +150,14 @@ pub trait Method: Send + Sync {
         Ok(())
     }
 
-    /// Uses a recorded mask in place of the masker, for parity, pictures and tests.
+    /// Replaces the masker by a recorded mask, for parity, pictures and tests.
     ///
     /// # Errors
     ///
-    /// If the method draws no masks.
+    /// If the method does not use masks.
     fn override_mask(&mut self, mask: Mask) -> Result<()>;
 
-    /// Draws what the method predicts, for pictures.
+    /// Draws the prediction, for pictures.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ pub struct Norm {
     pub mean: Vec<f64>,
     /// Standard deviation of each channel.
     pub std: Vec<f64>,
-    /// Whether the network wants blue first.
+    /// Whether the network expects BGR order.
     #[serde(default)]
     pub reverse_channels: bool,
 }
@@ -66,7 +66,7 @@ impl Norm {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] otherwise.
+    /// [`Error::InvalidConfig`] if not.
     pub fn check(&self, channels: usize) -> Result<()> {
         if self.mean.len() != channels
             || self.std.len() != channels
@@ -77,7 +77,7 @@ impl Norm {
                 "mean, std",
                 format!("{:?}, {:?}", self.mean, self.std),
                 format!("there must be {channels} means and {channels} positive deviations"),
-                "give one value for each of in_channels",
+                "give one value per channel (in_channels)",
             ));
         }
         Ok(())
@@ -102,15 +102,15 @@ impl Norm {
         })
     }
 
-    /// What the values of each channel are multiplied with, and what is then added.
+    /// Factor and offset of each channel.
     fn scale_and_shift(&self) -> (Vec<f64>, Vec<f64>) {
         let channels = self.mean.iter().zip(&self.std);
         channels.map(|(mean, std)| (1. / std, -mean / std)).unzip()
     }
 
-    /// Maps bytes `[batch, channels, height, width]` to the network's input in one pass, with the roundings of
-    /// [`Self::apply`]; none if they neither are on a GPU with kernels nor lie one after another in the memory of
-    /// the CPU.
+    /// Maps bytes `[batch, channels, height, width]` to the network's input in one pass, with the rounding of
+    /// [`Self::apply`]; `None` unless they are contiguous in CPU memory or on a GPU with
+    /// kernels.
     #[expect(clippy::cast_possible_truncation, reason = "as tensors of f32 are")]
     pub(crate) fn apply_to_bytes(&self, pixels: &Tensor) -> Result<Option<Tensor>> {
         let (_, channels, height, width) = pixels.dims4()?;
@@ -144,7 +144,7 @@ impl Norm {
         Ok(Some(Tensor::from_vec(ys, pixels.shape(), &Device::Cpu)?))
     }
 
-    /// Maps a network's input back to pixels in `[0, 1]`, not clamped.
+    /// Maps a network's input back to pixels in `[0, 1]`, without clamping.
     ///
     /// # Errors
     ///
@@ -177,7 +177,7 @@ simd_dispatch! {
     }
 }
 
-/// One value a channel, `[1, channels, 1, 1]`, of the type of `like`.
+/// One value per channel, `[1, channels, 1, 1]`, in the dtype of `like`.
 fn channel_row(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {
     let channels = values.len();
     let row = Tensor::from_vec(values, (1, channels, 1, 1), like.device())?;
@@ -197,7 +197,7 @@ mod tests {
     use crate::View;
 
     #[test]
-    fn inverting_a_normalisation_gives_the_pixels_back() {
+    fn invert_restores_the_pixels() {
         let bytes: Vec<u8> = (0..48).map(|v| v * 5).collect();
         let view = View::new(
             Tensor::from_vec(bytes, (1, 3, 4, 4), &Device::Cpu).unwrap(),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_normalised_in_one_pass_have_the_bits_of_single_steps() {
+    fn one_pass_over_bytes_matches_single_steps_bit_for_bit() {
         let bytes: Vec<u8> = (0..=255).cycle().take(2 * 3 * 10 * 13).collect();
         let pixels = Tensor::from_vec(bytes, (2, 3, 10, 13), &Device::Cpu).unwrap();
         let part = pixels.narrow(0, 1, 1).unwrap();
@@ -265,7 +265,7 @@ mod tests {
 
     #[cfg(feature = "cuda")]
     #[test]
-    fn bytes_on_a_gpu_have_the_bits_of_the_cpu() {
+    fn bytes_on_a_gpu_match_the_cpu_bit_for_bit() {
         let norms = [
             Norm::imagenet(),
             Norm {
@@ -277,7 +277,7 @@ mod tests {
             let count = 2 * 3 * height * width;
             let bytes: Vec<u8> = (0..=255).cycle().take(count).collect();
             let pixels = Tensor::from_vec(bytes, (2, 3, height, width), &Device::Cpu).unwrap();
-            // The second is a part that begins at any byte, the last one is strided.
+            // The second starts at an unaligned byte, the last one is strided.
             let versions = [
                 pixels.clone(),
                 pixels.narrow(0, 1, 1).unwrap(),

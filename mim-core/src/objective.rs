@@ -19,11 +19,11 @@ use crate::{LossTerms, Mask, Prediction, Result, StepContext, Target};
 /// }
 /// ```
 pub trait Objective: Send + Sync {
-    /// The loss, as named f32 scalars; pairs rows through [`Target::aligned`] only.
+    /// The loss, as named f32 scalars; it must pair rows only through [`Target::aligned`].
     ///
     /// # Errors
     ///
-    /// If prediction and target do not fit each other.
+    /// If prediction and target do not match.
     fn loss(
         &self,
         prediction: &Prediction,

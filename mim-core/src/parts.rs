@@ -1,4 +1,4 @@
-//! Parts by name: what a config file can choose by `type`.
+//! Registry of parts, which a config file selects by `type`.
 //!
 //! A part is a kind of masker, encoder, target, decoder or objective. Its settings are a serde struct that
 //! implements [`Part`] and the trait of its kind, such as [`crate::objectives::ObjectiveSettings`]. [`Parts`] is the
@@ -13,13 +13,13 @@ use toml::{Table, Value};
 
 use crate::{Error, Result, settings};
 
-/// The settings of a part, and what documentation says of it. `Default` is the recipe of its paper.
+/// The settings of a part, with its documentation. `Default` is the recipe of its paper.
 pub trait Part:
     fmt::Debug + Default + Serialize + DeserializeOwned + Send + Sync + 'static
 {
     /// What the part does: one line without a full stop.
     const ABOUT: &'static str;
-    /// Authors, venue and arXiv number; the code it follows.
+    /// Authors, venue and arXiv number; the reference code.
     const PAPER: &'static str;
     /// The settings for images of 32 pixels that differ from the defaults, as TOML.
     const SMALL: &'static str = "";
@@ -27,9 +27,9 @@ pub trait Part:
     const FOLLOWS: &'static [&'static str] = &[];
 }
 
-/// Settings of a part whose type is known by name only.
+/// Settings of a part selected by name.
 pub trait Settings: fmt::Debug + Send + Sync {
-    /// The settings as a table, complete, without `type`.
+    /// The complete settings as a table, without `type`.
     ///
     /// # Errors
     ///
@@ -43,7 +43,7 @@ impl<C: Part> Settings for C {
     }
 }
 
-/// What documentation says of a part.
+/// Documentation of a part.
 #[derive(Debug, Clone)]
 pub struct PartInfo {
     /// Name in configs: the value of `type`.
@@ -75,7 +75,7 @@ impl PartInfo {
     /// If [`Part::SMALL`] is not TOML.
     pub fn small(&self) -> Result<Table> {
         self.small.parse().map_err(|error: toml::de::Error| {
-            let fix = "correct the constant SMALL of its settings";
+            let fix = "correct the constant SMALL of this part";
             Error::config(self.name.clone(), "SMALL", error, "it must be TOML", fix)
         })
     }
@@ -83,16 +83,16 @@ impl PartInfo {
 
 type Read<S> = Arc<dyn Fn(Table) -> Result<Box<S>> + Send + Sync>;
 
-/// A part of a list: what is said of it, and how its settings are read.
+/// An entry in a list of parts: documentation, and a function that reads the settings.
 pub struct PartEntry<S: ?Sized + 'static> {
-    /// What documentation says of it.
+    /// Documentation of the part.
     pub info: PartInfo,
     kind: &'static str,
     read: Read<S>,
 }
 
 impl<S: ?Sized + 'static> PartEntry<S> {
-    /// Reads the part's settings, without `type`; what they leave out has the defaults.
+    /// Reads the settings of the part, without `type`; missing settings get their defaults.
     ///
     /// # Errors
     ///
@@ -126,7 +126,7 @@ pub struct Parts<S: ?Sized + 'static> {
 }
 
 impl<S: ?Sized + 'static> Parts<S> {
-    /// A list without parts; `kind` is the table of a config that chooses one: `masker`, `encoder`, ...
+    /// An empty list; `kind` is the config table that selects a part: `masker`, `encoder`, ...
     pub fn new(kind: &'static str) -> Self {
         Self {
             kind,
@@ -134,7 +134,7 @@ impl<S: ?Sized + 'static> Parts<S> {
         }
     }
 
-    /// The table of a config that chooses a part of this list.
+    /// The config table that selects a part from this list.
     pub fn kind(&self) -> &'static str {
         self.kind
     }
@@ -154,7 +154,7 @@ impl<S: ?Sized + 'static> Parts<S> {
         Ok(())
     }
 
-    /// The list with another part; for [`crate::parts!`], whose names are different modules.
+    /// The list with another part; for [`crate::parts!`], where module names are unique.
     #[doc(hidden)]
     #[must_use]
     pub fn with<C: Part>(mut self, name: &str, boxed: fn(C) -> Box<S>) -> Self {
@@ -186,12 +186,12 @@ impl<S: ?Sized + 'static> Parts<S> {
     pub fn get(&self, name: &str) -> Result<&PartEntry<S>> {
         let found = self.entries.iter().find(|entry| entry.info.name == name);
         found.ok_or_else(|| {
-            let (field, why) = (format!("{}.type", self.kind), "no such part is known");
+            let (field, why) = (format!("{}.type", self.kind), "it is not a known part");
             Error::config("settings", field, name, why, self.choices(name))
         })
     }
 
-    /// What to do about an unknown `name`.
+    /// Suggestion for an unknown `name`.
     fn choices(&self, name: &str) -> String {
         settings::choices(
             name,
@@ -204,21 +204,24 @@ impl<S: ?Sized + 'static> Parts<S> {
         self.entries.iter()
     }
 
-    /// What documentation says of all parts.
+    /// Documentation of all parts.
     pub fn infos(&self) -> impl Iterator<Item = &PartInfo> {
         self.entries.iter().map(|entry| &entry.info)
     }
 
-    /// Reads a table that chooses a part by its `type`.
+    /// Reads a table that selects a part by its `type`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if there is no such part, or naming the setting.
+    /// [`Error::InvalidConfig`] if there is no such part; otherwise errors name the setting.
     pub fn read(&self, mut table: Table) -> Result<Box<S>> {
         match table.remove("type") {
             Some(Value::String(name)) => self.get(&name)?.read(table),
             other => {
-                let (field, why) = (format!("{}.type", self.kind), "it is the name of a part");
+                let (field, why) = (
+                    format!("{}.type", self.kind),
+                    "it must be the name of a part",
+                );
                 let value = other.map_or("not set".to_owned(), |value| value.to_string());
                 Err(Error::config(
                     "settings",
@@ -242,8 +245,8 @@ impl<S: ?Sized + 'static> fmt::Debug for Parts<S> {
     }
 }
 
-/// Declares the parts of a kind, one a line: `module => Settings, other public items;`. The module's name is the
-/// part's.
+/// Declares the parts of a kind, one per line: `module => Settings, other public items;`. The part has the name of its
+/// module.
 ///
 /// ```ignore
 /// parts! {
@@ -253,7 +256,7 @@ impl<S: ?Sized + 'static> fmt::Debug for Parts<S> {
 /// }
 /// ```
 ///
-/// Each line makes the `mod`, the `pub use`, and the entry of the list that the function returns.
+/// Each line creates the `mod`, the `pub use`, and the entry in the list that the function returns.
 #[macro_export]
 macro_rules! parts {
     (
@@ -280,7 +283,7 @@ mod tests {
     use crate::objectives::{CosineConfig, ObjectiveSettings, objectives};
 
     #[test]
-    fn a_name_twice_is_refused_and_unknown_ones_are_answered() {
+    fn duplicate_names_are_refused_and_unknown_ones_get_suggestions() {
         let mut parts = objectives();
         let error = parts
             .add("cosine", |config: CosineConfig| Box::new(config))
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_read_over_the_defaults_and_written_complete() {
+    fn settings_overlay_defaults_and_are_written_completely() {
         let parts: Parts<dyn ObjectiveSettings> = objectives();
         let read = parts.read("type = \"cosine\"\noffset = 2.0".parse().unwrap());
         let table = read.unwrap().to_table().unwrap();

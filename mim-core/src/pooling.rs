@@ -1,18 +1,18 @@
-//! From the tokens of an image to one feature.
+//! Pooling: one feature per image from its tokens.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{Encoded, Error, Result};
 
-/// How the tokens of an image become one feature.
+/// How tokens are pooled to one feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The mean of the final patch tokens, without the class token.
     #[default]
     Mean,
-    /// The largest value of each channel of the final patch tokens, without the class token (point clouds).
+    /// The maximum of each channel over the final patch tokens, without the class token (point clouds).
     Max,
     /// The final class token.
     Cls,
@@ -28,7 +28,7 @@ impl Pooling {
         self.of_tokens(&encoded.tokens, encoded.prefix)
     }
 
-    /// The features `[rows, dim]` of the tokens after block `layer`, which the encoder was asked for.
+    /// The features `[rows, dim]` of the tokens after block `layer`, which must have been requested.
     ///
     /// # Errors
     ///

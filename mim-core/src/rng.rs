@@ -1,9 +1,9 @@
-//! Random streams as pure functions of what they are for and where training stands.
+//! Random streams as pure functions of their purpose and the training step.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// What a random stream is used for; streams of different purposes are independent.
+/// Purpose of a random stream; streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Purpose {
@@ -11,15 +11,15 @@ pub enum Purpose {
     Init = 1,
     /// The order of samples; the position is the epoch.
     Shuffle = 2,
-    /// Augmentation; the position is (epoch, sample index), whatever the number of workers.
+    /// Augmentation; the position is (epoch, sample index), for any number of workers.
     Augment = 3,
     /// Masks.
     Mask = 4,
     /// Stochastic depth.
     DropPath = 5,
-    /// Draws of a method's own.
+    /// Draws that a method makes itself.
     Method = 6,
-    /// Images that are held out of a data set.
+    /// Images held out of a data set.
     Split = 7,
     /// Dropout of single values.
     Dropout = 8,

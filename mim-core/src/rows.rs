@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::ops::{self, PatchOrder};
 use crate::{Error, Mask, PatchGrid, Result};
 
-/// Which tokens the rows of a tensor stand for.
+/// Tokens that the rows of a tensor belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
     /// All patches, in image order.
@@ -16,18 +16,18 @@ pub enum Rows {
     Visible,
     /// The hidden patches, in the mask's order.
     Masked,
-    /// One row for each image.
+    /// One row per image.
     Image,
 }
 
-/// What a decoder predicts.
+/// Output of a decoder.
 #[derive(Debug, Clone)]
 pub struct Prediction {
-    /// `[rows, tokens, C]`, `[images, C]` for [`Rows::Image`], or flat `[total, C]` where the count varies.
+    /// `[rows, tokens, C]`; `[images, C]` for [`Rows::Image`]; flat `[total, C]` if counts vary.
     pub values: Tensor,
-    /// The tokens predicted.
+    /// The predicted tokens.
     pub rows: Rows,
-    /// The grid the tokens belong to.
+    /// The grid of the tokens.
     pub grid: PatchGrid,
 }
 
@@ -42,10 +42,10 @@ impl Prediction {
         Ok(self.values.reshape(((), channels))?)
     }
 
-    /// The same prediction on a `finer` grid, for masks finer than an encoder's output.
+    /// Splits the prediction to a `finer` grid, for masks finer than an encoder's output.
     ///
-    /// The values of a patch are `channels` numbers at each place of a square, in `order`: pixels, or
-    /// histograms of cells with the bins of all colours as channels. They become those of its cells.
+    /// The values of a patch are `channels` numbers at each position of a square, in `order`: pixels, or
+    /// histograms of cells with the bins of all colours as channels. They become the values of its cells.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl Prediction {
         if self.rows != Rows::Patches {
             return Err(Error::unsupported(
                 format!("splitting a prediction of {:?} rows", self.rows),
-                "only whole images have a finer grid",
+                "only predictions of whole images can be split",
                 "predict all patches",
             ));
         }
@@ -67,7 +67,7 @@ impl Prediction {
                 "values of a patch to split",
                 format!("{channels} channels of square patches whose side {scale} divides"),
                 values,
-                "choose mask cells of whole pixels",
+                "choose mask cells with sides of whole pixels",
             ));
         }
         let image = ops::unpatchify(&self.values, patch, self.grid, order)?;
@@ -79,17 +79,17 @@ impl Prediction {
     }
 }
 
-/// What a prediction is compared with. Carries no gradient unless its generator says so.
+/// Target of a prediction. It has no gradient unless its generator says so.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// [`Rows::Patches`] (the whole image, image order), [`Rows::Masked`] (made for one mask) or
+    /// [`Rows::Patches`] (the whole image, image order), [`Rows::Masked`] (generated for one mask) or
     /// [`Rows::Image`] (only [`Target::image`]).
     pub rows: Rows,
     /// `[batch, tokens, C]` values or probabilities, or `[batch, tokens]` u32 ids.
     pub patches: Tensor,
-    /// One row an image `[batch, C]`: a class token or pooled features.
+    /// One row per image `[batch, C]`: a class token or pooled features.
     pub image: Option<Tensor>,
-    /// Attention of the class token `[batch, tokens]`, heads averaged: guidance for maskers.
+    /// Attention of the class token `[batch, tokens]`, averaged over heads: a guide for maskers.
     pub attention: Option<Tensor>,
 }
 
@@ -116,12 +116,12 @@ impl Target {
 
     /// The rows that match `rows` under `mask`, flattened to `[total, C]` (`[total]` for ids).
     ///
-    /// A target made for whole images is repeated for every mask of an image.
+    /// A target of whole images is repeated for every mask of an image.
     ///
     /// # Errors
     ///
     /// [`Error::Unsupported`] if the target does not cover those rows, [`Error::Shape`] if mask
-    /// and target belong to different grids or batches.
+    /// and target have different grids or batches.
     pub fn aligned(&self, rows: Rows, mask: &Mask) -> Result<Tensor> {
         match (self.rows, rows) {
             (_, Rows::Image) => {
@@ -148,7 +148,7 @@ impl Target {
             }
             (Rows::Masked, Rows::Masked) => Ok(self.patches.clone()),
             (have, want) => Err(Error::unsupported(
-                format!("comparing a prediction of {want:?} rows with a target of {have:?} rows"),
+                format!("comparing a prediction with {want:?} rows to a target with {have:?} rows"),
                 "the target does not cover those tokens",
                 "choose a decoder and a target for the same tokens",
             )),
@@ -162,12 +162,12 @@ impl Target {
             return Err(Error::shape(
                 "target tokens",
                 format!(
-                    "{} tokens, as the mask's grid {}",
+                    "{} tokens, like the mask's grid {}",
                     mask.grid().len(),
                     mask.grid()
                 ),
                 tokens,
-                "make target and mask on the same patch grid",
+                "use the same patch grid for target and mask",
             ));
         }
         Ok((images, tokens))
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_to_split_what_the_cells_do_not_tile() {
+    fn refuses_to_split_untiled_patches() {
         let prediction = |rows, width| Prediction {
             values: Tensor::zeros((1, 1, width), candle_core::DType::F32, &Device::Cpu).unwrap(),
             rows,
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_rows_the_target_does_not_cover() {
+    fn refuses_rows_outside_the_target() {
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 1, 0, 1, 0, 0, 1]).unwrap();
         assert!(target().aligned(Rows::Image, &mask).is_err());
         assert!(target().aligned(Rows::ClsAndPatches, &mask).is_err());

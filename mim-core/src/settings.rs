@@ -1,4 +1,4 @@
-//! Settings as tables: overlaying, dotted overrides, and errors that name the nearest valid key.
+//! Settings as tables: overlays, dotted overrides, and errors that suggest the nearest valid key.
 
 mod limits;
 
@@ -8,10 +8,10 @@ use toml::{Table, Value};
 
 use crate::{Error, Result};
 
-/// Lays `over` on `base`, key by key.
+/// Overlays `over` on `base`, key by key.
 ///
-/// A table of `over` that has a `type` replaces the one of `base` whole, since settings of one type
-/// mean nothing to another; the type's defaults fill the rest.
+/// A table of `over` with a `type` replaces the whole table of `base`, since settings of one type
+/// mean nothing to another. Its defaults fill the rest.
 pub fn overlay(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
@@ -25,13 +25,13 @@ pub fn overlay(base: &mut Table, over: Table) {
     }
 }
 
-/// Applies one override `dotted.key=value`; the value is read as TOML, or else as a string.
+/// Applies one override `dotted.key=value`; the value is parsed as TOML, or else taken as a string.
 ///
-/// Setting a `type` replaces the table around it by the type's defaults.
+/// Setting a `type` replaces the surrounding table by the defaults of that type.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] if there is no `=`, or a key leads through something that is no table.
+/// [`Error::InvalidConfig`] if there is no `=`, or a key leads through a value that is not a table.
 pub fn set(table: &mut Table, setting: &str) -> Result<()> {
     let bad = |why: String| {
         Error::config(
@@ -39,7 +39,7 @@ pub fn set(table: &mut Table, setting: &str) -> Result<()> {
             "--set",
             setting,
             why,
-            "write for instance --set encoder.depth=6",
+            "write --set encoder.depth=6, for example",
         )
     };
     let (path, value) = setting
@@ -77,8 +77,8 @@ pub fn set(table: &mut Table, setting: &str) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`Error::UnknownSetting`] for an unknown key, with the nearest valid one; [`Error::BadSetting`] for a value that
-/// does not fit its key; [`Error::InvalidConfig`] for a number that means nothing.
+/// [`Error::UnknownSetting`] for an unknown key, with the nearest valid one; [`Error::BadSetting`] for a value of the
+/// wrong type; [`Error::InvalidConfig`] for a number outside its range.
 pub fn read<T: DeserializeOwned>(component: &'static str, table: Table) -> Result<T> {
     limits::check(component, &table)?;
     Value::Table(table)
@@ -109,25 +109,25 @@ pub fn fill_types(table: &mut Table, complete: &Table) {
 /// [`Error::InvalidConfig`] if they cannot be written as TOML.
 pub fn to_table<T: Serialize>(settings: &T) -> Result<Table> {
     Table::try_from(settings).map_err(|error| {
-        let (why, fix) = ("they cannot be written as TOML", "report this");
+        let (why, fix) = ("they cannot be written as TOML", "report this as a bug");
         Error::config("method", "settings", error, why, fix)
     })
 }
 
-/// serde's error in our words.
+/// Rewords an error of serde.
 fn explain(component: &'static str, error: &toml::de::Error) -> Error {
     let message = error.message().trim();
     let mut quoted = message.split('`').skip(1).step_by(2);
     let (first, rest) = (quoted.next().unwrap_or_default(), quoted);
     let near = nearest(first, rest).map(|near| format!("did you mean `{near}`?"));
-    // toml reports where in the table it stopped after the message.
+    // toml gives the place in the table after the message.
     let place = error.to_string();
     let place = place
         .rsplit_once("in `")
         .and_then(|(_, rest)| rest.split('`').next())
         .filter(|place| !place.is_empty());
     if message.starts_with("unknown field") {
-        // The place of an unknown key is the table around it, or the key itself.
+        // For an unknown key, the place is the surrounding table or the key itself.
         let name = match place {
             Some(table) if table.rsplit('.').next() != Some(first) => format!("{table}.{first}"),
             Some(key) => key.to_owned(),
@@ -151,7 +151,7 @@ fn explain(component: &'static str, error: &toml::de::Error) -> Error {
     }
 }
 
-/// The known name that `name` is most like, if it is like one: at most a third of its letters differ.
+/// The known name most similar to `name`, if at most a third of its letters differ.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.to_lowercase().replace('-', "_");
     let wanted = plain(name);
@@ -162,7 +162,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     (distance < most && distance <= most.div_ceil(3)).then_some(best)
 }
 
-/// What to do about an unknown `name`: the known one it is most like, or all of them.
+/// Suggestion for an unknown `name`: the most similar known name, or all of them.
 pub fn choices<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     let all: Vec<&str> = known.clone().into_iter().collect();
     match nearest(name, known) {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_like_names_are_suggested() {
+    fn only_similar_names_are_suggested() {
         let known = ["mae", "simmim", "vit_tiny", "mae_base", "epochs"];
         for (name, near) in [
             ("mea", Some("mae")),

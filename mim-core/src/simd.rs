@@ -1,14 +1,14 @@
-//! Loops over bytes of images, compiled for every instruction set and chosen at run time.
+//! Loops over image bytes, compiled for every instruction set and dispatched at run time.
 //!
-//! The loops are plain code that the compiler vectorises by itself; whatever they call must be
-//! `#[inline(always)]` to be compiled along with them. None of them fuses multiplication and
+//! The loops are plain code that the compiler vectorises by itself. Everything they call must be
+//! `#[inline(always)]`, to be compiled for the same instruction set. None of them fuses multiplication and
 //! addition, so every machine gives the same bytes.
 
-/// Pixels whose channels are taken apart at a time: one AVX-512 register of bytes each.
+/// Pixels whose channels are separated at a time: one AVX-512 register of bytes per channel.
 pub(crate) const LANES: usize = 64;
 
-/// Defines a function whose body is compiled for AVX-512, AVX2 and the baseline; each call picks
-/// the widest that the machine has. All references share the lifetime named.
+/// Defines a function whose body is compiled for AVX-512, AVX2 and the baseline; each call uses
+/// the widest that the CPU supports. All references share the named lifetime.
 macro_rules! simd_dispatch {
     (
         $(#[$meta:meta])*
@@ -16,7 +16,7 @@ macro_rules! simd_dispatch {
     ) => {
         $(#[$meta])*
         $vis fn $name<$life>($($arg: $ty),*) $(-> $ret)? {
-            // A closure would not do: nothing makes the compiler inline it.
+            // A struct, not a closure: the compiler need not inline closures.
             struct Call<$life> { $($arg: $ty),* }
             impl<$life> ::pulp::NullaryFnOnce for Call<$life> {
                 type Output = $crate::simd::simd_dispatch!(@output $($ret)?);
@@ -34,9 +34,9 @@ macro_rules! simd_dispatch {
 }
 pub(crate) use simd_dispatch;
 
-/// A function of one RGB pixel. Not a closure, which the compiler would be free not to inline.
+/// A function of one RGB pixel. Not a closure, which the compiler need not inline.
 pub(crate) trait PixelMap {
-    /// The new pixel; implementations are `#[inline(always)]` and without branches.
+    /// Maps a pixel; implementations must be `#[inline(always)]` and free of branches.
     fn map(&self, pixel: [u8; 3]) -> [u8; 3];
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn map_pixels(pixels: &mut [u8], map: &impl PixelMap) {
     }
 }
 
-/// The channels of some pixels one by one.
+/// Separates the channels of some pixels.
 #[inline(always)]
 pub(crate) fn channels(pixels: &[[u8; 3]; LANES]) -> [[u8; LANES]; 3] {
     let mut channels = [[0; LANES]; 3];
@@ -70,20 +70,20 @@ pub(crate) fn channels(pixels: &[[u8; 3]; LANES]) -> [[u8; LANES]; 3] {
     channels
 }
 
-/// The whole part of a number from 0 to 255. Casts saturate, which the compiler does not vectorise.
+/// The integer part of a number from 0 to 255. A saturating cast would not be vectorised.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the low byte is wanted")]
 pub(crate) fn whole_f32(value: f32) -> u8 {
-    /// From here on the last bit of an f32 is worth 1.
+    /// From this value on, the last bit of an f32 is worth 1.
     const ONES: f32 = 8_388_608.;
     (value.floor() + ONES).to_bits() as u8
 }
 
-/// The whole part of a number from 0 to 255.
+/// The integer part of a number from 0 to 255.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the low byte is wanted")]
 pub(crate) fn whole_f64(value: f64) -> u8 {
-    /// From here on the last bit of an f64 is worth 1.
+    /// From this value on, the last bit of an f64 is worth 1.
     const ONES: f64 = 4_503_599_627_370_496.;
     (value.floor() + ONES).to_bits() as u8
 }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pixel_is_mapped_whatever_the_count() {
+    fn every_pixel_is_mapped_for_any_count() {
         for count in [1usize, 63, 64, 65, 200] {
             let bytes: Vec<u8> = (0..=255).cycle().take(count * 3).collect();
             let mut turned = bytes.clone();
@@ -123,9 +123,9 @@ mod tests {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "casts are what is compared with"
+        reason = "the test compares with casts"
     )]
-    fn whole_parts_are_those_of_casts() {
+    fn integer_parts_match_casts() {
         for step in 0..=2550u16 {
             let value = f64::from(step) / 10.;
             assert_eq!(whole_f64(value), value as u8);

@@ -1,4 +1,4 @@
-//! Where training stands.
+//! The training step and its context.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use crate::{Mask, Result};
 
 /// Receives named intermediates of a forward pass, for parity checks and pictures.
 pub trait TraceSink: Send + Sync {
-    /// Takes the tensor called `name`.
+    /// Records the tensor called `name`.
     ///
     /// # Errors
     ///
-    /// Whatever the sink cannot handle; the forward pass stops with it.
+    /// Errors of the sink; they stop the forward pass.
     fn record(&self, name: &str, value: &Tensor) -> Result<()>;
 
-    /// Takes the mask of the step, which a tensor of zeros and ones tells in part alone: not its order, nor which tokens
-    /// take no part. Default: nothing.
+    /// Records the mask of the step. A tensor of zeros and ones would lose its order, and which tokens
+    /// are unused. Default: does nothing.
     ///
     /// # Errors
     ///
@@ -29,32 +29,32 @@ pub trait TraceSink: Send + Sync {
     }
 }
 
-/// Where training stands: everything schedules and random streams depend on. Cheap to clone.
+/// State that schedules and random streams depend on. Cheap to clone.
 #[derive(Clone)]
 pub struct StepContext {
     /// The run's seed.
     pub seed: u64,
     /// Current epoch, from 0.
     pub epoch: usize,
-    /// Epochs of the whole run.
+    /// Epochs in the run.
     pub epochs: usize,
     /// Optimizer step within the epoch, from 0.
     pub iter: usize,
-    /// Optimizer steps of an epoch.
+    /// Optimizer steps per epoch.
     pub iters_per_epoch: usize,
     /// Micro-batch within the optimizer step, from 0 (gradient accumulation).
     pub micro: usize,
-    /// Pass of one network within a forward pass, from 0 to 15 (crops of several sizes).
+    /// Number of the forward pass of a network within a step, from 0 to 15 (crops of several sizes).
     pub pass: u8,
-    /// Whether this is a training step: batch statistics, stochastic depth.
+    /// Whether this is a training step: it enables batch statistics and stochastic depth.
     pub training: bool,
-    /// Whether stochastic depth drops blocks, and dropout values, in a training step; false in teachers.
+    /// Whether stochastic depth and dropout act in a training step; false in teachers.
     pub stochastic_depth: bool,
-    /// Whether transformer blocks keep only their input and compute the rest again in the backward pass.
+    /// Whether transformer blocks store only their input and recompute the rest in the backward pass.
     pub recompute: bool,
-    /// The group of processes that train together.
+    /// The process group.
     pub comm: Arc<dyn Communicator>,
-    /// Where named intermediates go; none in ordinary training.
+    /// Sink of named intermediates; `None` in ordinary training.
     pub trace: Option<Arc<dyn TraceSink>>,
 }
 
@@ -85,7 +85,7 @@ impl StepContext {
         }
     }
 
-    /// The same step without [`StepContext::recompute`].
+    /// This step without [`StepContext::recompute`].
     pub(crate) fn keeping(&self) -> Self {
         Self {
             recompute: false,
@@ -93,23 +93,23 @@ impl StepContext {
         }
     }
 
-    /// Epochs done so far, with the fraction of the current one.
+    /// Epochs completed, including the fraction of the current one.
     pub fn fractional_epoch(&self) -> f64 {
         self.epoch as f64 + self.iter as f64 / self.iters_per_epoch.max(1) as f64
     }
 
-    /// Optimizer steps before this one.
+    /// Number of optimizer steps before this one.
     pub fn global_iter(&self) -> usize {
         self.epoch * self.iters_per_epoch + self.iter
     }
 
-    /// Optimizer steps of the whole run.
+    /// Number of optimizer steps in the run.
     pub fn total_iters(&self) -> usize {
         self.epochs * self.iters_per_epoch
     }
 
-    /// The random stream for one use in this step; `lane` tells uses of the same purpose apart
-    /// (a layer's index, a view's index).
+    /// The random stream for one purpose in this step; `lane` separates uses of the same purpose
+    /// (the index of a layer or view).
     pub fn rng(&self, purpose: Purpose, lane: u32) -> ChaCha8Rng {
         let (rank, micro, pass) = (self.comm.rank(), self.micro, self.pass);
         let place =
@@ -117,8 +117,8 @@ impl StepContext {
         stream(self.seed, purpose, [self.global_iter() as u64, place])
     }
 
-    /// The same step for a teacher: without stochastic depth, its intermediates named `teacher.name`.
-    /// Batch norms keep the statistics of the batch, as momentum teachers do in training.
+    /// This step for a teacher: without stochastic depth, with intermediates named `teacher.name`.
+    /// Batch norms still use the statistics of the batch, as momentum teachers do in training.
     #[must_use]
     pub fn teacher(&self) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl StepContext {
         }
     }
 
-    /// The same step whose intermediates are named `scope.name`: for a second network in one forward pass.
+    /// This step with intermediates named `scope.name`: for a second network in one forward pass.
     #[must_use]
     pub fn scoped(&self, scope: &str) -> Self {
         let trace = self.trace.clone().map(|sink| {
@@ -140,11 +140,11 @@ impl StepContext {
         }
     }
 
-    /// Hands a named intermediate to the sink; `value` is only computed when there is one.
+    /// Passes a named intermediate to the sink; `value` is computed only if there is one.
     ///
     /// # Errors
     ///
-    /// What `value` or the sink return.
+    /// Errors of `value` and of the sink.
     pub fn trace(&self, name: &str, value: impl FnOnce() -> Result<Tensor>) -> Result<()> {
         match &self.trace {
             Some(sink) => sink.record(name, &value()?),
@@ -152,11 +152,11 @@ impl StepContext {
         }
     }
 
-    /// Hands the mask of the step to the sink.
+    /// Passes the mask of the step to the sink.
     ///
     /// # Errors
     ///
-    /// What the sink returns.
+    /// Errors of the sink.
     pub fn trace_mask(&self, mask: &Mask) -> Result<()> {
         match &self.trace {
             Some(sink) => sink.mask(mask),
@@ -165,7 +165,7 @@ impl StepContext {
     }
 }
 
-/// A sink that puts a scope before each name.
+/// A sink that prefixes each name with a scope.
 struct Scoped {
     sink: Arc<dyn TraceSink>,
     scope: String,

@@ -6,16 +6,16 @@ use crate::{Error, ImageSize, PatchGrid, Result, StepContext};
 
 /// Maps images to discrete tokens: the dVAE of BEiT, the codebooks of BEiT v2 and PeCo.
 pub trait Tokenizer: Send + Sync {
-    /// Number of different tokens.
+    /// Number of distinct tokens.
     fn vocab_size(&self) -> usize;
 
-    /// Side in pixels of what a token stands for.
+    /// Side in pixels covered by one token.
     fn stride(&self) -> usize;
 
-    /// Channels of its images.
+    /// Channels of the images.
     fn channels(&self) -> usize;
 
-    /// The only size of images that it takes, if its positions are learned. Default: any.
+    /// The only supported image size, if positions are learned. Default: any size.
     fn image_size(&self) -> Option<ImageSize> {
         None
     }
@@ -24,38 +24,38 @@ pub trait Tokenizer: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the images do not fit the tokenizer.
+    /// If the images do not match the tokenizer.
     fn tokens(&self, images: &Tensor, step: &StepContext) -> Result<Tensor>;
 
-    /// Whether it gives a logit to every token.
+    /// Whether it provides logits of all tokens.
     fn has_logits(&self) -> bool {
         false
     }
 
-    /// The logits `[batch, rows, cols, vocab_size]` of which [`Tokenizer::tokens`] takes the largest.
+    /// The logits `[batch, rows, cols, vocab_size]`; [`Tokenizer::tokens`] takes the largest.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if it gives none, or if the images do not fit.
+    /// [`Error::Unsupported`] if it has no logits, or if the images do not match.
     fn logits(&self, _images: &Tensor, _step: &StepContext) -> Result<Tensor> {
         Err(no_logits())
     }
 }
 
-/// The error of a tokenizer that gives no logits.
+/// The error of a tokenizer without logits.
 fn no_logits() -> Error {
     Error::unsupported(
         "probabilities of tokens",
-        "this tokenizer chooses the nearest code and gives no logits",
-        "use a dVAE or a VQGAN with Gumbel softmax, or a method that needs tokens alone",
+        "this tokenizer selects the nearest code and has no logits",
+        "use a dVAE or a VQGAN with Gumbel softmax, or a method that needs only tokens",
     )
 }
 
-/// Checks that a tokenizer gives one token for each cell of `grid`; gives the size of its images.
+/// Checks that a tokenizer gives one token for each cell of `grid`; returns the size of its images.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] that says which sizes fit.
+/// [`Error::InvalidConfig`] with the sizes that would work.
 pub fn fits_grid(tokenizer: &dyn Tokenizer, grid: PatchGrid) -> Result<ImageSize> {
     let side = tokenizer.stride();
     let wanted = ImageSize {
@@ -70,7 +70,7 @@ pub fn fits_grid(tokenizer: &dyn Tokenizer, grid: PatchGrid) -> Result<ImageSize
                 "checkpoint",
                 format!("a tokenizer of {rows}x{cols} tokens"),
                 format!(
-                    "it takes images of {}x{} pixels, and the encoder has {grid} patches",
+                    "it takes images of {}x{} pixels, but the encoder has {grid} patches",
                     own.height, own.width
                 ),
                 format!(
@@ -84,11 +84,11 @@ pub fn fits_grid(tokenizer: &dyn Tokenizer, grid: PatchGrid) -> Result<ImageSize
     }
 }
 
-/// Checks that a tokenizer gives logits.
+/// Checks that a tokenizer has logits.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if it does not.
+/// [`Error::Unsupported`] if it has none.
 pub fn needs_logits(tokenizer: &dyn Tokenizer) -> Result<()> {
     match tokenizer.has_logits() {
         true => Ok(()),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_that_does_not_fit_is_answered_with_those_that_do() {
+    fn mismatched_grids_get_suggestions() {
         let grid = PatchGrid::new(8, 8);
         assert_eq!(fits_grid(&Fixed(None), grid).unwrap(), 32.into());
         assert_eq!(fits_grid(&Fixed(Some(32)), grid).unwrap(), 32.into());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_code_has_no_probabilities() {
+    fn nearest_codes_have_no_probabilities() {
         let error = needs_logits(&Fixed(None)).unwrap_err().to_string();
         assert!(error.contains("dVAE"), "{error}");
     }

@@ -1,10 +1,10 @@
-//! Views of images and point clouds as a method receives them.
+//! Views of images and point clouds, the input of a method.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{Error, Norm, Result, ops};
 
-/// Where a view lies in its source image; coordinates refer to the source after the view's own flip.
+/// Position of a view in its source image; coordinates refer to the source after the view's own flip.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Crop {
     /// Top edge in source pixels.
@@ -24,7 +24,7 @@ pub struct Crop {
 }
 
 impl Crop {
-    /// The whole of an image of (height, width) pixels.
+    /// A crop that covers an image of (height, width) pixels.
     pub fn whole((height, width): (u32, u32)) -> Self {
         Self {
             top: 0.,
@@ -41,28 +41,28 @@ impl Crop {
 /// One view of a batch of images, or of point clouds.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// `[batch, channels, height, width]`, or `[batch, points, 3]` of clouds.
+    /// `[batch, channels, height, width]`, or `[batch, points, 3]` for clouds.
     pixels: Tensor,
-    /// Whether f32 pixels are in `[0, 1]`, not normalised.
+    /// Whether f32 pixels are in `[0, 1]` instead of normalised.
     unit: bool,
-    /// One crop an image, or empty where nobody recorded them.
+    /// One crop per image; empty if not recorded.
     pub crops: Vec<Crop>,
 }
 
 impl View {
-    /// A view of `[batch, channels, height, width]` pixels: u8 bytes, or f32 values that the caller
-    /// has normalised already (recorded inputs, custom data).
+    /// A view of `[batch, channels, height, width]` pixels: u8 bytes, or f32 values already normalised by the
+    /// caller (recorded inputs, custom data).
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for another rank or type.
+    /// [`Error::Shape`] for another rank or dtype.
     pub fn new(pixels: Tensor, crops: Vec<Crop>) -> Result<Self> {
         if pixels.rank() != 4 || !matches!(pixels.dtype(), DType::U8 | DType::F32) {
             return Err(Error::shape(
                 "view pixels",
                 "[batch, channels, height, width] in u8 or f32",
                 (pixels.dims(), pixels.dtype()),
-                "pass raw bytes, or f32 values normalised by you",
+                "pass raw bytes, or f32 values that you have normalised",
             ));
         }
         Ok(Self {
@@ -72,12 +72,12 @@ impl View {
         })
     }
 
-    /// A view of f32 pixels in `[0, 1]`, `[batch, channels, height, width]`, which nobody has normalised (recorded
+    /// A view of f32 pixels in `[0, 1]`, `[batch, channels, height, width]`, not normalised (recorded
     /// inputs of tokenizers).
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for another rank or type.
+    /// [`Error::Shape`] for another rank or dtype.
     pub fn of_unit(pixels: Tensor, crops: Vec<Crop>) -> Result<Self> {
         let view = Self::new(pixels, crops)?;
         Ok(Self {
@@ -90,7 +90,7 @@ impl View {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for another shape or type, or no point.
+    /// [`Error::Shape`] for another shape or dtype, or an empty cloud.
     pub fn of_points(points: Tensor) -> Result<Self> {
         let fits = matches!(*points.dims(), [_, count, 3] if count > 0);
         if !fits || points.dtype() != DType::F32 {
@@ -98,7 +98,7 @@ impl View {
                 "view of point clouds",
                 "[batch, points, 3] in f32",
                 (points.dims(), points.dtype()),
-                "pass clouds of one size",
+                "pass clouds of equal size",
             ));
         }
         Ok(Self {
@@ -108,7 +108,7 @@ impl View {
         })
     }
 
-    /// Whether it is of point clouds.
+    /// Whether it holds point clouds.
     pub fn is_of_points(&self) -> bool {
         self.pixels.rank() == 3
     }
@@ -124,27 +124,27 @@ impl View {
         }
         Err(Error::unsupported(
             "points of images",
-            "the method is for point clouds, and the data are images",
-            "use data of point clouds, such as data.source = \"shapes\"",
+            "the method needs point clouds, but the data are images",
+            "use point cloud data, such as data.source = \"shapes\"",
         ))
     }
 
-    /// The pixels as given; of clouds the points.
+    /// The pixels as given; for clouds, the points.
     pub fn pixels(&self) -> &Tensor {
         &self.pixels
     }
 
-    /// Images in the view.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.pixels.dims()[0]
     }
 
-    /// Whether the view holds no image.
+    /// Whether the view is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Height and width in pixels; of clouds the number of points, and 1.
+    /// Height and width in pixels; for clouds, the number of points and 1.
     pub fn size(&self) -> (usize, usize) {
         match *self.pixels.dims() {
             [_, _, height, width] => (height, width),
@@ -157,7 +157,7 @@ impl View {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for a view of normalised values, whose normalisation is not known.
+    /// [`Error::Unsupported`] for a view of normalised values, since their normalisation is unknown.
     pub fn unit(&self) -> Result<Tensor> {
         if self.unit {
             return Ok(self.pixels.clone());
@@ -172,8 +172,8 @@ impl View {
         Ok((self.pixels.to_dtype(DType::F32)? / 255.)?)
     }
 
-    /// The network's input: bytes and values in `[0, 1]` are normalised with `norm`, other f32 values and points are
-    /// passed on as they are.
+    /// The network's input: bytes and values in `[0, 1]` are normalised with `norm`; other f32 values and points are
+    /// returned unchanged.
     ///
     /// # Errors
     ///
@@ -189,11 +189,11 @@ impl View {
         }
     }
 
-    /// Image `row` alone.
+    /// A view of image `row` only.
     ///
     /// # Errors
     ///
-    /// If the view has no such image.
+    /// If there is no such image.
     pub fn only(&self, row: usize) -> Result<Self> {
         Ok(Self {
             pixels: self.pixels.narrow(0, row, 1)?,
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_in_the_unit_range_are_normalised_and_normalised_ones_are_not() {
+    fn unit_values_are_normalised_and_normalised_ones_are_kept() {
         let pixels = Tensor::full(0.75f32, (1, 1, 2, 2), &Device::Cpu).unwrap();
         let norm = Norm::uniform(0.5, 0.5, 1);
         let first = |xs: Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];

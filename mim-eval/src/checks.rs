@@ -1,11 +1,11 @@
-//! Features that nothing can be measured on.
+//! Checks of features before an evaluation.
 
 use mim_core::{Error, Result};
 
 use crate::Features;
 
 impl Features {
-    /// Refuses features whose images are all of one class: `what` would be right whatever they are.
+    /// Refuses features of a single class: `what` would always be right.
     pub(crate) fn check_classes(&self, what: &'static str) -> Result<()> {
         let first = self.labels().first();
         if self.labels().iter().any(|label| Some(label) != first) {
@@ -17,13 +17,13 @@ impl Features {
         Err(Error::unsupported(format!("{what} of one class"), why, fix))
     }
 
-    /// Refuses to choose a setting on no image: these are a fifth of each class.
+    /// Refuses to choose a setting if the validation split, a fifth of each class, is empty.
     pub(crate) fn check_sweep(&self) -> Result<()> {
         if !self.is_empty() {
             return Ok(());
         }
-        let why = "it is chosen on a fifth of each class, and no class has five training images";
-        let fix = "leave the sweep out, or use more training images";
+        let why = "it is chosen on a fifth of each class, but no class has five training images";
+        let fix = "remove the sweep, or use more training images";
         Err(Error::unsupported(
             "choosing a setting of the probe",
             why,
@@ -38,14 +38,14 @@ impl Features {
         }
         Err(Error::shape(
             "features of the test images",
-            format!("width {}, as the training images", self.dim()),
+            format!("width {}, like the training images", self.dim()),
             test.dim(),
             "extract both with the same encoder and views",
         ))
     }
 }
 
-/// Refuses values `[rows, dim]` that are infinite or no numbers.
+/// Refuses infinite and NaN values in `[rows, dim]`.
 pub(crate) fn check_finite(values: &[f32], dim: usize) -> Result<()> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! Classes of images by a network that was trained with labels.
+//! Evaluation of a classifier trained with labels.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use mim_core::{Classifier, Error, Input, Result, StepContext};
 
 use crate::{EvalConfig, Scores};
 
-/// What `classifier` makes of all images of `dataset`, prepared as `config` says.
+/// Scores all images of `dataset`, prepared by `config`, with `classifier`.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if the images have no labels; otherwise what the loader and the network return.
+/// [`Error::Unsupported`] if the images have no labels; otherwise errors of the loader and the network.
 pub fn classify(
     classifier: &dyn Classifier,
     dataset: Arc<dyn Dataset>,

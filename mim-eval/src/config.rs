@@ -7,37 +7,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::{KnnConfig, LinearConfig, LowshotConfig};
 
-/// Sizes up to which images are resized with a margin around the crop.
+/// Maximum size up to which images are resized with a margin around the crop.
 const MARGIN_UP_TO: usize = 224;
 
 /// Settings of [`extract`](crate::extract) and [`probe`](crate::probe).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
-    /// How images become the encoder's input; the first view counts. Absent (the default): see
+    /// How images become the encoder's input; only the first view is used. If absent (the default), see
     /// [`EvalConfig::view_plan`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// How the tokens of an image become one feature. Default `mean`.
+    /// How tokens are pooled to one feature. Default `mean`.
     pub pooling: Pooling,
-    /// Blocks of the encoder, from 0, whose outputs (before the final norm) become features side by side. Default none: the
-    /// final output.
+    /// Blocks of the encoder, from 0, whose outputs (before the final norm) are concatenated to features. Default none:
+    /// the final output.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<usize>,
-    /// Images of a forward pass; it does not change results. Default 250.
+    /// Images per forward pass; it does not change results. Default 250.
     pub batch_size: usize,
     /// Threads that decode images; they do not change results. Default 4.
     pub workers: usize,
     /// Whether a run also probes the raw pixels ([`raw_pixels`](crate::raw_pixels)). Default true.
     pub raw_pixels: bool,
-    /// Epochs for which a run's encoder, and the same network from scratch, are trained with labels at its end; 0 (the
-    /// default) for neither.
+    /// Epochs of fine-tuning with labels at the end of a run, for its encoder and the same network from scratch; 0 (the
+    /// default) for none.
     pub finetune_epochs: usize,
     /// The linear probe.
     pub linear: LinearConfig,
-    /// The nearest neighbours.
+    /// The nearest-neighbour classifier.
     pub knn: KnnConfig,
-    /// A linear probe on few labels at the end of a run. Default none.
+    /// A linear probe with few labels at the end of a run. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lowshot: Option<LowshotConfig>,
 }
@@ -60,19 +60,19 @@ impl Default for EvalConfig {
 }
 
 impl EvalConfig {
-    /// Checks the settings; those that depend on the data are checked where the data is.
+    /// Checks the settings, except those that depend on the data.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the first bad one.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn check(&self) -> Result<()> {
         if self.batch_size == 0 {
             return Err(Error::config(
                 "evaluation",
                 "batch_size",
                 0,
-                "a forward pass takes at least one image",
-                "choose 1 or more",
+                "a forward pass needs at least one image",
+                "use 1 or more",
             ));
         }
         if let Some(views) = &self.views {
@@ -83,10 +83,10 @@ impl EvalConfig {
         self.knn.check()
     }
 
-    /// The views for an encoder of images of `size` with `in_channels` channels: those set, or the middle of the
-    /// whole image.
+    /// The views for an encoder of images of `size` with `in_channels` channels: the configured views, or the centre of
+    /// the image.
     ///
-    /// By default the shorter side becomes `int(s * 256 / 224)` (bicubic) and the middle `size` pixels are kept;
+    /// By default, the shorter side becomes `int(s * 256 / 224)` (bicubic) and the central `size` pixels are kept;
     /// above 224 pixels there is no margin. MAE (He et al., CVPR 2022), `util/datasets.py`.
     pub fn view_plan(&self, size: ImageSize, in_channels: usize) -> ViewPlan {
         let mut plan = self.views.clone().unwrap_or_else(|| {
@@ -108,7 +108,7 @@ impl EvalConfig {
         plan
     }
 
-    /// The loader for one pass over a data set in its order.
+    /// The loader for one pass over a data set, in order.
     pub(crate) fn loader(&self) -> LoaderConfig {
         LoaderConfig {
             batch_size: self.batch_size,

@@ -1,4 +1,4 @@
-//! Features of labelled images: what an encoder makes of them, or their pixels.
+//! Features of labelled images: the output of an encoder, or the pixels.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use mim_core::{
 use crate::EvalConfig;
 use crate::checks::check_finite;
 
-/// Longest side in pixels of raw pixels as features.
+/// Maximum side in pixels of raw pixels as features.
 const RAW_SIDE: usize = 64;
-/// Cubes along an axis of a raw cloud.
+/// Cubes per axis for a raw cloud.
 const CUBES: usize = 8;
 
-/// One feature and one label an image.
+/// One feature and one label per image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Features {
     values: Vec<f32>,
@@ -30,15 +30,15 @@ impl Features {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if there is none, or the lengths do not fit; [`Error::Unsupported`] if a value is infinite
-    /// or not a number.
+    /// [`Error::Shape`] if there are no features, or lengths do not match; [`Error::Unsupported`] if a value is
+    /// infinite or NaN.
     pub fn new(values: Vec<f32>, dim: usize, labels: Vec<u32>) -> Result<Self> {
         if labels.is_empty() || dim == 0 || values.len() != labels.len() * dim {
             return Err(Error::shape(
                 "features",
                 format!("dim {dim} > 0 values for each of {} labels", labels.len()),
                 values.len(),
-                "pass one row of dim values and one label for each of one or more images",
+                "pass one row of dim values and one label per image, for at least one image",
             ));
         }
         check_finite(&values, dim)?;
@@ -49,7 +49,7 @@ impl Features {
         })
     }
 
-    /// Rows of other features, which have been checked.
+    /// Features from rows that were checked already.
     pub(crate) fn of_parts(values: Vec<f32>, dim: usize, labels: Vec<u32>) -> Self {
         Self {
             values,
@@ -78,7 +78,7 @@ impl Features {
         self.labels.len()
     }
 
-    /// Whether there is no image; never so for features made by [`Features::new`].
+    /// Whether there are no images; always false for features from [`Features::new`].
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -89,15 +89,15 @@ impl Features {
     }
 }
 
-/// Runs the trunk of `encoder` over `dataset`, nothing masked.
+/// Computes features of `dataset` with the trunk of `encoder`, without a mask.
 ///
-/// `image_size` is the encoder's, `norm` its normalisation with one mean for each of its input channels, to which
-/// the images are converted. The order is the data set's.
+/// `image_size` is the encoder's; `norm` is its normalisation, with one mean per input channel, to which
+/// the images are converted. The order is that of the data set.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if the data set has no labels, the encoder lacks the class token asked for, or a feature
-/// is not finite; otherwise what the loader and the encoder return.
+/// [`Error::Unsupported`] if the data set has no labels, if the encoder lacks a requested class token, or if a feature
+/// is not finite; otherwise errors of the loader and the encoder.
 pub fn extract(
     encoder: &dyn Encoder,
     dataset: Arc<dyn Dataset>,
@@ -119,15 +119,15 @@ pub struct FeatureRows {
     pub values: Tensor,
     /// The image of each row, by its index in the data set.
     pub images: Vec<usize>,
-    /// Images that could not be read and have no row.
+    /// Images that could not be read, which have no row.
     pub left_out: Vec<usize>,
 }
 
-/// What [`extract`] computes, for images with or without labels. An image that cannot be read has no row.
+/// As [`extract`], for images with or without labels. An image that cannot be read has no row.
 ///
 /// # Errors
 ///
-/// As [`extract`], but for missing labels.
+/// As [`extract`], except for missing labels.
 pub fn features(
     encoder: &dyn Encoder,
     dataset: Arc<dyn Dataset>,
@@ -178,7 +178,10 @@ fn pooled(
         layers => {
             let known = |layer: &&usize| encoded.layers.iter().any(|(known, _)| known == *layer);
             if let Some(layer) = layers.iter().find(|layer| !known(layer)) {
-                let (why, fix) = ("the encoder has no such block", "count its blocks from 0");
+                let (why, fix) = (
+                    "the encoder does not have this block",
+                    "count blocks from 0",
+                );
                 return Err(Error::config("evaluation", "layers", layer, why, fix));
             }
             let parts = layers
@@ -190,16 +193,16 @@ fn pooled(
     Ok(pooled.detach())
 }
 
-/// The first view of each image as bytes / 255 in the data set's own channels, flattened: the baseline every
-/// encoder should beat. Of point clouds it is the share of points in each of 8 x 8 x 8 cubes around the middle, of which
-/// the outer ones reach to 1.
+/// The first view of each image as bytes / 255 in the channels of the data set, flattened: the baseline that every
+/// encoder should beat. For point clouds, the share of points in each of 8 x 8 x 8 cubes around the centre; the
+/// outer ones reach to 1.
 ///
-/// Images of more than 64 pixels a side are averaged over blocks of pixels until they have 64 at most, and of more
-/// images than [`LinearConfig::max_train`](crate::LinearConfig) evenly spread ones are used, so memory is bounded.
+/// Images with more than 64 pixels per side are averaged over blocks to at most 64. If there are more
+/// images than [`LinearConfig::max_train`](crate::LinearConfig), evenly spaced ones are used, so memory is bounded.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if the data set has no labels; otherwise what the loader returns.
+/// [`Error::Unsupported`] if the data set has no labels; otherwise errors of the loader.
 pub fn raw_pixels(
     dataset: Arc<dyn Dataset>,
     plan: ViewPlan,
@@ -252,7 +255,7 @@ fn shares(points: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(all, (batch, CUBES.pow(3)), &Device::Cpu)?)
 }
 
-/// Gathers the rows `[batch, dim]` that `features` makes of each batch.
+/// Collects the rows `[batch, dim]` that `features` computes for each batch.
 fn collect(
     dataset: Arc<dyn Dataset>,
     plan: ViewPlan,
@@ -263,8 +266,8 @@ fn collect(
     let unlabelled = || {
         Error::unsupported(
             "probing a data set without labels",
-            "the probes measure how well classes are told apart",
-            "choose labelled data, such as a folder with one sub-folder a class",
+            "probes measure how well classes are separated",
+            "use labelled data, such as a folder with one sub-folder per class",
         )
     };
     if dataset.classes() == 0 {
@@ -291,7 +294,7 @@ fn collect(
                 "features of a batch",
                 [batch.len(), dim.unwrap_or(width)],
                 rows.dims(),
-                "let the views give images of one size, and the encoder one row an image",
+                "use views of equal size, and an encoder with one row per image",
             ));
         }
         values.extend(rows.flatten_all()?.to_vec1::<f32>()?);

@@ -1,4 +1,4 @@
-//! Histograms of oriented gradients as pictures: a line for each orientation of each cell.
+//! Draws histograms of oriented gradients: one line per orientation in each cell.
 
 use std::f64::consts::PI;
 
@@ -8,8 +8,8 @@ use mim_core::ops::HogGradient;
 
 /// Draws histograms `[batch, channels, bins, rows, cols]` of cells: `[batch, 1, rows * side, cols * side]` in `[0, 1]`.
 ///
-/// A cell has a line through its middle for each bin, along the edge that such gradients belong to, as bright as the bin
-/// is large: the sum over channels, as a share of the largest one of the image. Negative values (of whitened histograms)
+/// A cell has one line through its centre per bin, along the edge of such gradients. Its brightness is the bin,
+/// summed over channels, relative to the maximum of the image. Negative values (of whitened histograms)
 /// are not drawn. Dalal and Triggs (CVPR 2005), figure 6.
 ///
 /// # Errors
@@ -47,11 +47,11 @@ pub fn hog_glyphs(histograms: &Tensor, gradient: HogGradient, side: usize) -> Re
     )?)
 }
 
-/// How far each of `side` x `side` pixels lies on the line of a bin, from 0 to 1, row by row.
+/// Coverage of each of `side` x `side` pixels by the line of a bin, from 0 to 1, in row-major order.
 #[expect(clippy::cast_possible_truncation, reason = "brightness is f32")]
 fn line(bin: usize, bins: usize, gradient: HogGradient, side: usize) -> Vec<f32> {
     let (sin, cos) = ((bin as f64 + 0.5) / bins as f64 * PI).sin_cos();
-    // The gradient to the right and down; the edge is at a right angle to it.
+    // The gradient to the right and down; the edge is perpendicular to it.
     let (right, down) = match gradient {
         HogGradient::Sobel => (sin, cos),
         HogGradient::Central => (cos, sin),
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use mim_core::ops::{HogFilter, hog};
 
-    /// The glyph of an image that is dark on one side of a line through its middle and bright on the other.
+    /// The glyph of an image that is dark on one side of a line through its centre and bright on the other.
     fn glyph(gradient: HogGradient, bright: impl Fn(usize, usize) -> bool) -> Vec<Vec<f32>> {
         let pixels = (0..256).map(|at| f32::from(u8::from(bright(at / 16, at % 16))));
         let image = Tensor::from_vec(pixels.collect(), (1, 1, 16, 16), &Device::Cpu).unwrap();
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn lines_lie_along_the_edge() {
         for gradient in [HogGradient::Sobel, HogGradient::Central] {
-            // A bin's line stands for angles up to 10 degrees off.
+            // The line of a bin covers angles up to 10 degrees off.
             let upright = glyph(gradient, |_, x| x >= 8);
             assert!(upright[5][7] > 0.9 && upright[9][7] > 0.9, "{gradient:?}");
             assert!(upright[7][2] < 0.1, "{gradient:?}");

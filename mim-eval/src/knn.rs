@@ -1,4 +1,4 @@
-//! Weighted nearest neighbours.
+//! Weighted nearest-neighbour classifier (k-NN).
 
 use candle_core::{Device, Tensor};
 use mim_core::parts::Part;
@@ -10,30 +10,30 @@ use crate::protocol::{Outcome, ProtocolSettings};
 use crate::split::of_each_class;
 use crate::{Accuracy, Features, Scores};
 
-/// Similarities held at a time, to bound memory: 64 MiB.
+/// Maximum number of similarities in memory: 64 MiB.
 const SIMILARITIES: usize = 1 << 24;
-/// Lengths below count as this, as in torch's `normalize`.
+/// Smaller norms count as this, as in PyTorch's `normalize`.
 const LEAST_NORM: f32 = 1e-12;
-/// Below, `exp(1 / temperature)` overflows.
+/// Below this, `exp(1 / temperature)` overflows.
 const LEAST_TEMPERATURE: f64 = 0.002;
 
 /// Settings of the nearest-neighbour classifier of DINO and iBOT.
 ///
-/// Features are scaled to length 1; each of the `k` training images with the greatest cosine adds
+/// Features are scaled to length 1. Each of the `k` training images with the greatest cosine adds
 /// `exp(cosine / temperature)` to the votes for its class. Zhou et al., "iBOT", ICLR 2022; bytedance/ibot @ da316d8,
 /// `evaluation/eval_knn.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KnnConfig {
-    /// Neighbours. Default 20.
+    /// Number of neighbours. Default 20.
     pub k: usize,
-    /// Unit of the cosine in the votes. Default 0.07.
+    /// Temperature of the cosines. Default 0.07.
     pub temperature: f64,
-    /// Numbers of neighbours of which the best is used, and `k` is not: chosen on a fifth of the training images. Default
-    /// none.
+    /// Candidates for the number of neighbours, which replace `k`: the best one is chosen on a fifth of the training
+    /// images. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub k_sweep: Vec<usize>,
-    /// Temperatures of which the best is used, likewise. Default none.
+    /// Candidates for the temperature, chosen in the same way. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub temperature_sweep: Vec<f64>,
 }
@@ -65,8 +65,8 @@ impl ProtocolSettings for KnnConfig {
 }
 
 impl KnnConfig {
-    /// The settings whose neighbours and temperature do best on a fifth of the training images, of those in the sweeps;
-    /// of equals the first.
+    /// The candidate settings that do best on a fifth of the training images; ties go to the
+    /// first.
     fn swept(&self, train: &Features) -> Result<Self> {
         let plain = Self {
             k_sweep: vec![],
@@ -104,15 +104,15 @@ impl KnnConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the first bad one.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn check(&self) -> Result<()> {
         if self.k == 0 {
             return Err(Error::config(
                 "k-NN",
                 "k",
                 0,
-                "nobody would vote",
-                "choose 1 or more",
+                "there would be no votes",
+                "use 1 or more",
             ));
         }
         if !(self.temperature >= LEAST_TEMPERATURE && self.temperature.is_finite()) {
@@ -123,14 +123,14 @@ impl KnnConfig {
                 format!(
                     "votes are exp(cosine / temperature), which overflow below {LEAST_TEMPERATURE}"
                 ),
-                "choose a number such as 0.07",
+                "use a number such as 0.07",
             ));
         }
         Ok(())
     }
 
-    /// Classifies the test images by the training images. Of equal classes the lower one comes first, of equally
-    /// near neighbours the earlier one.
+    /// Classifies the test images by the training images. Ties between classes go to the lower one, ties between
+    /// neighbours to the earlier one.
     ///
     /// # Errors
     ///
@@ -140,7 +140,7 @@ impl KnnConfig {
         Ok(self.scores(train, test)?.accuracy())
     }
 
-    /// What the votes say of each test image.
+    /// Scores of each test image from the votes.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ impl KnnConfig {
         Ok(all)
     }
 
-    /// Hands on the votes of some test images at a time, in order.
+    /// Passes on the votes for chunks of test images, in order.
     fn each_chunk(
         &self,
         train: &Features,
@@ -182,7 +182,7 @@ impl KnnConfig {
                 "k",
                 self.k,
                 format!("there are only {} training images", train.len()),
-                "choose fewer neighbours or use more training images",
+                "use fewer neighbours or more training images",
             ));
         }
         let labels = train.labels().iter().chain(test.labels());
@@ -224,7 +224,7 @@ pub(crate) fn units(values: &[f32], dim: usize) -> Result<Tensor> {
     )?)
 }
 
-/// The `k` greatest values with their indices, greatest first, of equals the earlier one.
+/// The `k` greatest values with their indices, greatest first; ties go to the earlier one.
 fn nearest(row: &[f32], k: usize) -> Vec<(usize, f32)> {
     let mut best: Vec<(usize, f32)> = Vec::with_capacity(k + 1);
     let mut least = f32::NEG_INFINITY;
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn votes_grow_with_the_cosine_whatever_the_length() {
+    fn votes_grow_with_the_cosine_for_any_length() {
         let train = features(&[2., 0., 0., 9., -1., 0.], &[1, 0, 2]);
         let test = features(&[0.6, 0.8], &[0]);
         let config = KnnConfig {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_neighbours_the_earlier_one_votes_and_of_equal_classes_the_lower_one_wins() {
+    fn ties_go_to_earlier_neighbours_and_lower_classes() {
         let train = features(&[1., 1., 1.], &[2, 1, 0]);
         let one = KnnConfig {
             k: 1,
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_without_direction_or_class_is_no_failure() {
+    fn zero_features_and_unknown_classes_are_allowed() {
         let train = features(&[1., 0., 0., 1.], &[0, 1]);
         let test = features(&[0., 0., 1., 0.], &[7, 0]);
         let config = KnnConfig {

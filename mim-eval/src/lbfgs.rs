@@ -1,19 +1,19 @@
-//! L-BFGS: a quasi-Newton direction from the last steps, and a line search for convex functions.
+//! L-BFGS: a quasi-Newton direction from recent steps, and a line search for convex functions.
 //!
 //! Nocedal & Wright, Numerical Optimization (2nd ed.), Algorithm 7.4 and the conditions (3.7).
 
 use std::collections::VecDeque;
 
-/// Steps remembered, as in SciPy's default.
+/// Number of steps remembered, SciPy's default.
 const MEMORY: usize = 10;
-/// Share of the decrease promised by the slope that a step must reach.
+/// Share of the decrease predicted by the slope that a step must achieve.
 const DECREASE: f64 = 1e-4;
-/// Share of the first slope that may be left after a step.
+/// Share of the initial slope that may remain after a step.
 const CURVATURE: f64 = 0.9;
-/// Trials of a line search; enough to bisect down to rounding.
+/// Maximum evaluations in a line search; enough to bisect down to rounding error.
 const TRIALS: usize = 60;
 
-/// The last steps and how the gradient changed over them.
+/// Recent steps, and how the gradient changed over them.
 #[derive(Debug, Default)]
 pub(crate) struct History(VecDeque<Pair>);
 
@@ -25,7 +25,7 @@ struct Pair {
 }
 
 impl History {
-    /// Remembers a step and the change of the gradient, unless the curvature along it is lost in rounding.
+    /// Remembers a step and the change of the gradient, unless the curvature along it is lost to rounding.
     pub(crate) fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
         let product = dot(&step, &change);
         if product <= f64::EPSILON * dot(&change, &change) {
@@ -41,7 +41,7 @@ impl History {
         });
     }
 
-    /// The descent direction for `gradient`; its negative scaled to length 1 while nothing is remembered.
+    /// The descent direction for `gradient`; without history, its negative scaled to length 1.
     pub(crate) fn direction(&self, gradient: &[f64]) -> Vec<f64> {
         let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
         let mut shares = Vec::with_capacity(self.0.len());
@@ -63,11 +63,11 @@ impl History {
     }
 }
 
-/// A step along a convex function that meets the strong Wolfe conditions, with the value there; none if rounding
+/// A step along a convex function that meets the strong Wolfe conditions, with the value there; `None` if rounding
 /// hides any decrease.
 ///
-/// `at(step)` gives value and slope; `start` is what it gives for 0, with a negative slope. The last call of `at` is
-/// for the step returned.
+/// `at(step)` returns value and slope; `start` is its result for 0, with a negative slope. The last call of `at` is
+/// for the returned step.
 pub(crate) fn line_search(
     start: (f64, f64),
     mut at: impl FnMut(f64) -> (f64, f64),
@@ -94,7 +94,7 @@ pub(crate) fn line_search(
     None
 }
 
-/// The scalar product.
+/// The dot product.
 pub(crate) fn dot(xs: &[f64], ys: &[f64]) -> f64 {
     xs.iter().zip(ys).map(|(x, y)| x * y).sum()
 }

@@ -1,7 +1,8 @@
 //! Evaluation protocols of mim: linear probe, k-NN, segmentation, reconstructions.
 //!
-//! [`extract`] runs a frozen [`mim_core::Encoder`] over a labelled data set, [`probe`] measures how well a linear
-//! classifier and the nearest neighbours do on the features; [`raw_pixels`] gives the baseline without an encoder.
+//! [`extract`] runs a frozen [`mim_core::Encoder`] over a labelled data set. [`probe`] measures the accuracy of a
+//! linear classifier and of the nearest neighbours on the features. [`raw_pixels`] gives the baseline without an
+//! encoder.
 //!
 //! ```
 //! use mim_core::augment::ViewPlan;
@@ -38,7 +39,7 @@ mod split;
 mod testing;
 
 mim_core::parts! {
-    /// The protocols on frozen features that `mim eval` can name.
+    /// Protocols on frozen features that `mim eval` can name.
     pub fn protocols() -> dyn ProtocolSettings as "protocol";
     linear => LinearConfig, LinearProbe;
     knn => KnnConfig;

@@ -10,23 +10,23 @@ use crate::protocol::{Outcome, ProtocolSettings};
 use crate::split::{fixed_choice, of_each_class};
 use crate::{Accuracy, Features, Scores};
 
-/// Rows classified at a time, to bound memory.
+/// Rows classified at a time, to limit memory.
 const CHUNK: usize = 1024;
 
 /// Settings of the linear probe: scikit-learn's `StandardScaler`, then `LogisticRegression(C, max_iter)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinearConfig {
-    /// Inverse strength of the penalty, against the sum of the losses of all images. Default 0.1.
+    /// Inverse strength of the penalty, relative to the sum of the losses of all images. Default 0.1.
     pub c: f64,
-    /// Steps at most. Default 300.
+    /// Maximum number of steps. Default 300.
     pub max_iter: usize,
-    /// Greatest element of the gradient of the mean loss that counts as zero. Default 1e-4, scikit-learn's.
+    /// Gradient elements of the mean loss up to this value count as zero. Default 1e-4, as in scikit-learn.
     pub tolerance: f64,
-    /// Values of `c` of which the best is used, and `c` is not: chosen on a fifth of the training images. Default none.
+    /// Candidates that replace `c`: the best one is chosen on a fifth of the training images. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub c_sweep: Vec<f64>,
-    /// Training images at most; of more, a fixed pseudo-random choice is used. Default 10000.
+    /// Maximum number of training images; if there are more, a fixed pseudo-random choice is used. Default 10000.
     pub max_train: usize,
 }
 
@@ -57,7 +57,7 @@ impl ProtocolSettings for LinearConfig {
 }
 
 impl LinearConfig {
-    /// The settings whose `c` does best on a fifth of the training images, of those in the sweep; of equals the first.
+    /// The settings with the `c` from the sweep that does best on a fifth of the training images; ties go to the first.
     fn swept(&self, train: &Features) -> Result<Self> {
         if self.c_sweep.is_empty() {
             return Ok(self.clone());
@@ -79,23 +79,23 @@ impl LinearConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the first bad one.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn check(&self) -> Result<()> {
         let positive = |value: f64| value > 0. && value.is_finite();
         let (field, value, why, fix) = if !positive(self.c) {
-            let fix = "choose a positive number such as 0.1";
+            let fix = "use a positive number such as 0.1";
             ("c", self.c.to_string(), "it divides the penalty", fix)
         } else if self.max_iter == 0 {
-            let why = "nothing would be learned";
-            ("max_iter", "0".into(), why, "choose 1 or more")
+            let why = "the probe would learn nothing";
+            ("max_iter", "0".into(), why, "use 1 or more")
         } else if !positive(self.tolerance) {
-            let fix = "choose a positive number such as 1e-4";
-            let why = "it bounds absolute values";
+            let fix = "use a positive number such as 1e-4";
+            let why = "it limits absolute values";
             ("tolerance", self.tolerance.to_string(), why, fix)
         } else if self.max_train < 2 {
             let why = "two classes need two images";
             let value = self.max_train.to_string();
-            ("max_train", value, why, "choose 2 or more")
+            ("max_train", value, why, "use 2 or more")
         } else {
             return Ok(());
         };
@@ -106,8 +106,8 @@ impl LinearConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for a setting out of range, [`Error::Unsupported`] if the images used are of one
-    /// class only.
+    /// [`Error::InvalidConfig`] for a setting out of range, [`Error::Unsupported`] if the training images have only
+    /// one class.
     pub fn fit(&self, train: &Features) -> Result<LinearProbe> {
         self.check()?;
         let rows = fixed_choice(train.len(), self.max_train);
@@ -168,12 +168,12 @@ pub struct LinearProbe {
 }
 
 impl LinearProbe {
-    /// The classifier on standardised features; its classes are those of the training images, ascending.
+    /// The classifier on standardised features; its classes are those of the training images, in ascending order.
     pub fn logistic(&self) -> &Logistic {
         &self.logistic
     }
 
-    /// The most likely class of each image; of equals the lowest.
+    /// The most likely class of each image; ties go to the lowest.
     ///
     /// # Errors
     ///
@@ -188,8 +188,8 @@ impl LinearProbe {
         Ok(predictions)
     }
 
-    /// How often the right class is the most likely one, and among the five most likely. Of equals the lower class
-    /// comes first.
+    /// How often the right class is the most likely one, and how often among the five most likely. Ties go to the lower
+    /// class.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ impl LinearProbe {
         Ok(self.scores(features)?.accuracy())
     }
 
-    /// What the classifier says of each image.
+    /// Scores of each image.
     ///
     /// # Errors
     ///
@@ -210,7 +210,7 @@ impl LinearProbe {
         let (mut labels, mut scores) = (labels.iter(), Scores::default());
         self.each_chunk(features, |logits| {
             for (row, label) in logits.to_vec2::<f64>()?.iter().zip(&mut labels) {
-                // Classes that no training image has.
+                // Classes without training images stay at minus infinity.
                 let mut by_class = vec![f64::NEG_INFINITY; count];
                 for (class, logit) in self.classes.iter().zip(row) {
                     by_class[*class as usize] = *logit;
@@ -222,7 +222,7 @@ impl LinearProbe {
         Ok(scores)
     }
 
-    /// Hands on the logits `[images, classes]` of some images at a time, in order.
+    /// Passes on the logits `[images, classes]` of chunks of images, in order.
     fn each_chunk(
         &self,
         features: &Features,
@@ -231,7 +231,7 @@ impl LinearProbe {
         if features.dim() != self.scaler.mean.len() {
             return Err(Error::shape(
                 "features for the linear probe",
-                format!("width {}, as in training", self.scaler.mean.len()),
+                format!("width {}, like the training images", self.scaler.mean.len()),
                 features.dim(),
                 "extract both with the same encoder and views",
             ));
@@ -247,7 +247,7 @@ impl LinearProbe {
     }
 }
 
-/// Mean and reciprocal deviation of each column, as scikit-learn's `StandardScaler`.
+/// Mean and reciprocal deviation of each column, as in scikit-learn's `StandardScaler`.
 #[derive(Debug, Clone)]
 struct Scaler {
     mean: Vec<f64>,
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn standardises_with_the_population_deviation_and_spares_constants() {
+    fn standardises_with_the_population_deviation_and_centres_constants() {
         let xs = features(&[1., 0.1, 3., 0.1, 5., 0.1], 2, &[0, 0, 1]);
         let scaler = Scaler::fit(&xs, &[0, 1, 2]);
         let deviation = (8f64 / 3.).sqrt();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn meets_the_closed_form_of_two_points() {
+    fn matches_the_closed_form_for_two_points() {
         // Standardised to -1 and 1, with weights w and -w.
         let train = features(&[3., 7.], 1, &[4, 9]);
         let config = LinearConfig {

@@ -6,23 +6,23 @@ use rayon::prelude::*;
 
 use crate::lbfgs::{History, add, dot, line_search};
 
-/// Rows that a thread takes at a time; sums are formed by block, in order, whatever the number of threads.
+/// Rows per task; sums are formed block by block, in order, for any number of threads.
 const BLOCK: usize = 256;
 /// Relative decrease of the objective below which it counts as minimal, as in scikit-learn.
 const LEAST_DECREASE: f64 = 64. * f64::EPSILON;
 
 /// Minimises `mean cross entropy + penalty / 2 * ||weight||^2` in double precision, starting from zero.
 ///
-/// With `penalty = 1 / (C * rows)` and an intercept it is scikit-learn's `LogisticRegression(C)`.
+/// With `penalty = 1 / (C * rows)` and an intercept, this is scikit-learn's `LogisticRegression(C)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogisticRegression {
-    /// Weight of the squared norm; the intercept is free of it.
+    /// Weight of the squared norm; the intercept is not penalised.
     pub penalty: f64,
     /// Whether each class has an intercept.
     pub intercept: bool,
-    /// Steps at most.
+    /// Maximum number of steps.
     pub max_iter: usize,
-    /// Greatest element of the gradient that counts as zero.
+    /// Gradient elements up to this value count as zero.
     pub tolerance: f64,
 }
 
@@ -33,11 +33,11 @@ pub struct Logistic {
     pub weight: Tensor,
     /// `[classes]`, double precision; zero without an intercept.
     pub bias: Tensor,
-    /// The value reached.
+    /// The final value of the objective.
     pub objective: f64,
     /// Steps taken.
     pub iterations: usize,
-    /// Whether the gradient or the decrease vanished before the last step allowed.
+    /// Whether the gradient or the decrease vanished within the allowed steps.
     pub converged: bool,
 }
 
@@ -46,7 +46,7 @@ impl LogisticRegression {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if rows and targets do not fit, or a target is not below `classes`.
+    /// [`Error::Shape`] if rows and targets do not match, or a target is not below `classes`.
     pub fn fit(&self, xs: &Tensor, targets: &[u32], classes: usize) -> Result<Logistic> {
         let (rows, dim) = xs.dims2()?;
         if rows != targets.len() || rows == 0 || targets.iter().any(|t| *t as usize >= classes) {
@@ -54,7 +54,7 @@ impl LogisticRegression {
                 "targets of a logistic regression",
                 format!("{rows} > 0 classes below {classes}"),
                 format!("{} targets up to {:?}", targets.len(), targets.iter().max()),
-                "pass one class below `classes` for each row",
+                "pass one class below `classes` per row",
             ));
         }
         let problem = Problem {
@@ -68,8 +68,8 @@ impl LogisticRegression {
         self.minimise(&problem, classes * (dim + 1), (classes, dim))
     }
 
-    /// A step costs two products with the data, one for the logits along the direction and one for the gradient;
-    /// the line search between them works on the logits alone.
+    /// A step costs two products with the data: one for the logits along the direction, one for the gradient.
+    /// The line search between them uses only the logits.
     fn minimise(
         &self,
         problem: &Problem<'_>,
@@ -134,7 +134,7 @@ impl Logistic {
     }
 }
 
-/// The data and what is asked of the parameters: weights `[classes, dim]`, then intercepts `[classes]`.
+/// The data and the shape of the parameters: weights `[classes, dim]`, then intercepts `[classes]`.
 struct Problem<'a> {
     xs: Tensor,
     targets: &'a [u32],
@@ -219,7 +219,7 @@ impl Problem<'_> {
     }
 }
 
-/// The cross entropy of one row of logits, which become `scale` times its derivative.
+/// The cross entropy of one row of logits, which are replaced by `scale` times its derivative.
 fn to_derivative(row: &mut [f64], target: usize, scale: f64) -> f64 {
     let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let wanted = row[target];
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn says_when_the_steps_did_not_suffice() {
+    fn reports_too_few_steps() {
         let short = LogisticRegression {
             max_iter: 2,
             ..REGRESSION
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_targets_that_do_not_fit() {
+    fn refuses_mismatched_targets() {
         for targets in [&[0, 1, 2][..], &[0, 1, 2, 3]] {
             let error = REGRESSION.fit(&rows(), targets, 3).unwrap_err();
             assert!(matches!(error, Error::Shape { .. }), "{error}");

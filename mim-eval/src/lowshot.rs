@@ -10,21 +10,21 @@ use crate::protocol::{Outcome, ProtocolSettings, mean_and_deviation};
 use crate::split::{chosen, rows_of_each_class};
 use crate::{Features, LinearConfig};
 
-/// Settings of a classifier of few images: a linear probe on a share of the training images, drawn class by class,
+/// Settings of low-shot classification: a linear probe on a share of the training images, drawn class by class,
 /// several times.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LowshotConfig {
     /// Share of the images of each class, at least one image. Default 0.01.
     pub share: f64,
-    /// Images of each class, in place of a share.
+    /// Number of images per class, instead of a share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_class: Option<usize>,
-    /// Draws. Default 3.
+    /// Number of draws. Default 3.
     pub draws: usize,
-    /// What the draws follow from. Default 0.
+    /// Seed of the draws. Default 0.
     pub seed: u64,
-    /// The classifier. Default: `c` 1, otherwise the linear probe's.
+    /// The classifier. Default: the linear probe's settings with `c` 1.
     pub linear: LinearConfig,
 }
 
@@ -55,15 +55,15 @@ impl LowshotConfig {
             return bad("draws", "0".into(), "nothing would be measured", "use 3, or 1");
         }
         if self.per_class == Some(0) {
-            return bad("per_class", "0".into(), "a class needs an image", "use 1 or more");
+            return bad("per_class", "0".into(), "a class needs at least one image", "use 1 or more");
         }
         if !(self.share > 0. && self.share <= 1.) {
-            return bad("share", self.share.to_string(), "it is a share of the images", "use 0.01 or 0.1");
+            return bad("share", self.share.to_string(), "it must be a share of the images", "use 0.01 or 0.1");
         }
         self.linear.check()
     }
 
-    /// Refuses more images of a class than there are.
+    /// Refuses more images per class than there are.
     fn check_counts(&self, train: &Features) -> Result<()> {
         let Some(wanted) = self.per_class else {
             return Ok(());
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         let few = blobs(30, 0);
         type Wrong = (&'static str, fn(&mut LowshotConfig));
         let wrong: [Wrong; 4] = [

@@ -1,11 +1,11 @@
-//! What an encoder sees, as images: attention by head, and the main directions of its patch features as colours.
+//! Views of an encoder as images: attention maps by head, and principal components of patch features as colours.
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::{EncodeOptions, Encoder, Error, Masking, PatchGrid, Result, StepContext};
 use nalgebra::{DMatrix, SymmetricEigen};
 
-/// Attention of the class token in the last block, a map for each head: `[batch, 1, height, width]` in `[0, 1]`, as large
-/// as the images `[batch, channels, height, width]` (normalised).
+/// Attention of the class token in the last block, one map per head: `[batch, 1, height, width]` in `[0, 1]`, in the
+/// size of the images `[batch, channels, height, width]` (normalised).
 ///
 /// # Errors
 ///
@@ -20,7 +20,7 @@ pub fn attention_maps(encoder: &dyn Encoder, images: &Tensor) -> Result<Vec<Tens
     let attention = encoded.cls_attention.as_ref().ok_or_else(|| {
         Error::unsupported(
             "attention maps",
-            "the encoder has no class token, whose attention they show",
+            "they show class-token attention, but the encoder has no class token",
             "use --what pca",
         )
     })?;
@@ -34,14 +34,14 @@ pub fn attention_maps(encoder: &dyn Encoder, images: &Tensor) -> Result<Vec<Tens
     (0..heads).map(map).collect()
 }
 
-/// The three main directions of the patch features of all images as red, green and blue: `[batch, 3, height, width]`, as
-/// large as the images.
+/// The first three principal components of the patch features of all images as red, green and blue:
+/// `[batch, 3, height, width]`, in the size of the images.
 ///
-/// Oquab et al., "DINOv2", 2023, figure 1, without its split of foreground and background.
+/// Oquab et al., "DINOv2", 2023, figure 1, without its separation of foreground and background.
 ///
 /// # Errors
 ///
-/// If the images do not fit the encoder.
+/// If the images do not match the encoder.
 pub fn pca_maps(encoder: &dyn Encoder, images: &Tensor) -> Result<Tensor> {
     let (encoder, want) = (encoder.trunk(), EncodeOptions::default());
     let encoded = encoder.encode(images, Masking::None, &want, &StepContext::inference())?;
@@ -72,7 +72,7 @@ pub fn pca_maps(encoder: &dyn Encoder, images: &Tensor) -> Result<Tensor> {
     enlarged(&colours, encoded.grid, images)
 }
 
-/// Values of tokens `[batch, channels, tokens]` as images of the size of `images`.
+/// Token values `[batch, channels, tokens]` as images in the size of `images`.
 fn enlarged(values: &Tensor, grid: PatchGrid, images: &Tensor) -> Result<Tensor> {
     let (batch, channels, _) = values.dims3()?;
     let (_, _, height, width) = images.dims4()?;
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_as_large_as_the_images_and_fill_their_range() {
+    fn maps_have_the_image_size_and_fill_their_range() {
         let images = Tensor::rand(0f32, 1., (2, 3, 16, 16), &Device::Cpu).unwrap();
         let maps = attention_maps(&vit(true), &images).unwrap();
         assert_eq!(maps.len(), 2);
@@ -120,14 +120,14 @@ mod tests {
                 [0., 1.]
             );
         }
-        // A patch is of one colour.
+        // A patch has one colour.
         let corner = colours.narrow(2, 0, 4).unwrap().narrow(3, 0, 4).unwrap();
         let spread = (corner.max_keepdim(3).unwrap() - corner.min_keepdim(3).unwrap()).unwrap();
         assert_eq!(spread.max_all().unwrap().to_scalar::<f32>().unwrap(), 0.);
     }
 
     #[test]
-    fn an_encoder_without_class_token_has_no_attention_to_draw() {
+    fn attention_maps_need_a_class_token() {
         let images = Tensor::zeros((1, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
         let error = attention_maps(&vit(false), &images)
             .unwrap_err()

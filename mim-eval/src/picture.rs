@@ -1,4 +1,4 @@
-//! Pictures of what a method predicts.
+//! Pictures of reconstructions.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -9,7 +9,7 @@ use image::imageops::{FilterType, replace, resize};
 use image::{ImageFormat, Rgb, RgbImage};
 use mim_core::{Error, Reconstruction, Result, files};
 
-/// Shorter side in pixels that small images are at least enlarged to: the headings need it.
+/// Small images are enlarged to at least this shorter side in pixels, to make room for headings.
 const LEAST_SIDE: usize = 120;
 /// Width in pixels of the line between the images of a triple and between rows.
 const LINE: usize = 2;
@@ -23,16 +23,16 @@ const GREY: Rgb<u8> = Rgb([96; 3]);
 pub(crate) const LETTER: usize = 8;
 /// Height in pixels of the line of headings.
 pub(crate) const HEAD: usize = LETTER + 6;
-/// What stands above the columns of a triple.
+/// Headings of the columns of a triple.
 const HEADINGS: [&str; 3] = ["original", "masked", "reconstruction"];
 
 /// Draws up to `rows * columns` images as triples original | masked | reconstruction, row by row, under headings.
 ///
-/// Values are clamped to `[0, 1]`. Small images are enlarged by a whole factor, pixel by pixel; grey ones stay grey.
+/// Values are clamped to `[0, 1]`. Small images are enlarged by a whole factor without smoothing; grey ones stay grey.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the three differ in shape, hold no image or have other than 1 or 3 channels;
+/// [`Error::Shape`] if the three differ in shape, hold no image or do not have 1 or 3 channels;
 /// [`Error::InvalidConfig`] if `rows` or `columns` is 0.
 pub fn reconstruction_grid(
     reconstruction: &Reconstruction,
@@ -45,7 +45,7 @@ pub fn reconstruction_grid(
             "rows, columns",
             format!("{rows}, {columns}"),
             "the picture would be empty",
-            "choose 1 or more of each",
+            "use 1 or more of each",
         ));
     }
     let [count, height, width] = check(reconstruction)?;
@@ -82,7 +82,7 @@ pub fn reconstruction_grid(
     Ok(picture)
 }
 
-/// Writes a heading that starts at `left`.
+/// Writes a heading starting at `left`.
 pub(crate) fn write(picture: &mut RgbImage, text: &str, left: usize) {
     for (place, letter) in text.bytes().enumerate() {
         let rows = BASIC_LEGACY
@@ -130,9 +130,9 @@ fn check(reconstruction: &Reconstruction) -> Result<[usize; 3]> {
         if !images || part.dims() != dims {
             return Err(Error::shape(
                 "images of a reconstruction",
-                "three times the same [batch, 1 or 3, height, width], none of them 0",
+                "three tensors of the same shape [batch, 1 or 3, height, width], none of them 0",
                 (dims, part.dims()),
-                "pass what Method::reconstruct returns",
+                "pass the result of Method::reconstruct",
             ));
         }
     }
@@ -151,19 +151,19 @@ pub(crate) fn image(values: &Tensor) -> Result<RgbImage> {
     RgbImage::from_raw(pixels(width)?, pixels(height)?, bytes).ok_or_else(|| {
         Error::shape(
             "image of a reconstruction",
-            "3 bytes a pixel",
+            "3 bytes per pixel",
             values.dims(),
-            "pass what Method::reconstruct returns",
+            "pass the result of Method::reconstruct",
         )
     })
 }
 
-/// A length in the picture's own type.
+/// A length in the integer type of pictures.
 pub(crate) fn pixels(length: usize) -> Result<u32> {
     u32::try_from(length).map_err(|_| {
         Error::shape(
             "size of the picture",
-            "less than 2^32 pixels a side",
+            "less than 2^32 pixels per side",
             length,
             "draw fewer rows or columns",
         )
@@ -194,8 +194,8 @@ mod tests {
     }
 
     #[test]
-    fn triples_stand_in_rows_enlarged_with_lines_between_under_headings() {
-        // 60-fold: 120 x 180 pixels an image.
+    fn triples_are_enlarged_in_rows_with_lines_and_headings() {
+        // Enlarged 60-fold: 120 x 180 pixels per image.
         let picture = reconstruction_grid(&triples(3, 1), 5, 2).unwrap();
         assert_eq!(
             picture.dimensions(),
@@ -222,7 +222,7 @@ mod tests {
                 .filter(|&(x, y)| picture.get_pixel(x, y).0 == [96; 3])
                 .count()
         };
-        // 8, 6 and 14 letters of 8 pixels stand above the three columns, and nothing beside them.
+        // 8, 6 and 14 letters of 8 pixels are above the three columns, and nothing next to them.
         for (left, text) in [(0u32, 8u32 * 8), (182, 6 * 8), (364, 14 * 8), (552, 8 * 8)] {
             assert!(letters(left, left + text) > 50, "{left}");
             assert_eq!(letters(left + text, left + 120), 0, "{left}");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn saves_what_can_be_read_again_and_names_the_path_it_cannot_write() {
+    fn saves_readable_files_and_names_unwritable_paths() {
         let folder = tempfile::tempdir().unwrap();
         let picture = reconstruction_grid(&triples(1, 3), 1, 1).unwrap();
         let path = folder.path().join("grid.png");
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_images_that_do_not_belong_together_and_empty_grids() {
+    fn refuses_mismatched_images_and_empty_grids() {
         let mut odd = triples(2, 1);
         odd.masked = plain(2, 3, 0.);
         for bad in [odd, triples(1, 2)] {

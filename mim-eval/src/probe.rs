@@ -1,16 +1,16 @@
-//! Both probes of one pair of feature sets.
+//! Linear probe and k-NN on one pair of feature sets.
 
 use mim_core::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{EvalConfig, Features};
 
-/// How often the right class is among the first, in percent.
+/// Accuracy in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
-    /// The right class comes first.
+    /// How often the right class comes first.
     pub top1: f64,
-    /// The right class is among the first five.
+    /// How often the right class is among the first five.
     pub top5: f64,
 }
 
@@ -19,11 +19,11 @@ pub struct Accuracy {
 pub struct ProbeResult {
     /// Linear probe, see [`LinearConfig`](crate::LinearConfig).
     pub linear_top1: f64,
-    /// Linear probe, the right class among the first five.
+    /// Linear probe, top-5.
     pub linear_top5: f64,
     /// Nearest neighbours, see [`KnnConfig`](crate::KnnConfig).
     pub knn_top1: f64,
-    /// Nearest neighbours, the right class among the first five.
+    /// Nearest neighbours, top-5.
     pub knn_top5: f64,
 }
 
@@ -31,7 +31,7 @@ pub struct ProbeResult {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`](mim_core::Error) for a setting that is out of range or does not fit the data,
+/// [`Error::InvalidConfig`](mim_core::Error) for a setting that is out of range or does not match the data,
 /// [`Error::Shape`](mim_core::Error) if the features differ in width.
 pub fn probe(train: &Features, test: &Features, config: &EvalConfig) -> Result<ProbeResult> {
     config.check()?;
@@ -52,7 +52,7 @@ mod tests {
     use crate::KnnConfig;
 
     #[test]
-    fn separates_what_is_separable_and_repeats_itself() {
+    fn separates_separable_classes_and_repeats() {
         let direction = |class: u32| [[1., 0., 0.], [0., 1., 0.], [0., 0., 1.]][class as usize];
         let set = |count: u32, bend: f32| {
             let labels: Vec<u32> = (0..count).map(|i| i % 3).collect();

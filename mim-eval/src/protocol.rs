@@ -1,52 +1,52 @@
-//! What all protocols on frozen features have in common.
+//! The trait of protocols on frozen features.
 
 use mim_core::parts::Settings;
 use mim_core::{Error, Result};
 
 use crate::{Features, Scores, SegmentConfig, Summary};
 
-/// Settings of a protocol: what it does with the features of training and test images.
+/// Settings of a protocol, which evaluates features of training and test images.
 pub trait ProtocolSettings: Settings {
     /// Measures the features.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for a setting that is out of range or does not fit the data, [`Error::Unsupported`] if
-    /// the labels do not allow it.
+    /// [`Error::InvalidConfig`] for a setting that is out of range or does not match the data, [`Error::Unsupported`]
+    /// if the labels do not allow it.
     fn measure(&self, train: &Features, test: &Features) -> Result<Outcome>;
 
-    /// Whether images without labels will do. Default: no.
+    /// Whether it works without labels. Default: no.
     fn without_labels(&self) -> bool {
         false
     }
 
-    /// The settings, if it is segmentation: that reads masks and the features of patches, and is measured by
+    /// The settings of segmentation, if it is that: it reads masks and patch features, and is measured by
     /// [`SegmentConfig::scores`].
     fn segmentation(&self) -> Option<&SegmentConfig> {
         None
     }
 }
 
-/// What a protocol measured.
+/// Result of a protocol.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Outcome {
-    /// Figures by name, in the order in which they are to be shown.
+    /// Figures by name, in display order.
     pub figures: Vec<(String, f64)>,
-    /// What was made of each test image, where the protocol classifies.
+    /// Scores of each test image, if the protocol classifies images.
     pub scores: Option<Scores>,
-    /// For each class (row) how many pixels of the test images were given each class (column), where the protocol
-    /// classifies pixels.
+    /// Confusion matrix over pixels of the test images, true class by row and predicted class by column, if the
+    /// protocol classifies pixels.
     pub pixels: Option<Vec<Vec<u64>>>,
-    /// Rows of the training images that each draw took, where the protocol draws some.
+    /// Rows of the training images used by each draw, if the protocol draws some.
     pub drawn: Vec<Vec<usize>>,
 }
 
 impl Outcome {
-    /// The figures of a classifier: top-1 and top-5 in percent, the mean over classes, and the bounds of a 95 % interval.
+    /// Figures of a classifier: top-1 and top-5 in percent, the mean over classes, and the bounds of a 95 % interval.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if there is no image.
+    /// [`Error::Unsupported`] if there are no images.
     pub fn of_scores(scores: Scores) -> Result<Self> {
         let Summary {
             top1,
@@ -83,14 +83,14 @@ pub(crate) fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     (mean, (squares / (count - 1.).max(1.)).sqrt())
 }
 
-/// Refuses a list that is empty, of which `what` is chosen.
+/// Refuses an empty list of candidates for `what`.
 pub(crate) fn not_empty<T>(
     component: &'static str,
     field: &'static str,
     values: &[T],
 ) -> Result<()> {
     if values.is_empty() {
-        let (why, fix) = ("there is nothing to choose from", "give one or more values");
+        let (why, fix) = ("there is nothing to choose from", "use one or more values");
         return Err(Error::config(component, field, "[]", why, fix));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Retrieval of images of the same class.
+//! Image retrieval by class.
 
 use candle_core::Tensor;
 use mim_core::parts::Part;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::Features;
 use crate::protocol::{Outcome, ProtocolSettings, not_empty};
 
-/// Similarities held at a time, to bound memory: 64 MiB.
+/// Maximum number of similarities in memory: 64 MiB.
 const SIMILARITIES: usize = 1 << 24;
 
-/// Settings of image retrieval: each test image asks for the training images of its class, by cosine.
+/// Settings of image retrieval: each test image is a query for training images of its class, ranked by cosine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetrievalConfig {
-    /// For each of these numbers: how often one of the nearest so many images has the class. Default 1, 5, 10.
+    /// Numbers k for recall@k: how often one of the k nearest images has the class. Default 1, 5, 10.
     pub recall_at: Vec<usize>,
 }
 
@@ -65,8 +65,8 @@ impl ProtocolSettings for RetrievalConfig {
             }
         }
         if precisions.is_empty() {
-            let why = "no test image has a class of the training images";
-            let fix = "use splits of the same classes";
+            let why = "no test image has a class from the training images";
+            let fix = "use splits with the same classes";
             return Err(Error::unsupported("retrieval", why, fix));
         }
         let mut outcome = Outcome::default();
@@ -79,8 +79,8 @@ impl ProtocolSettings for RetrievalConfig {
     }
 }
 
-/// The rank of the first image of the class, from 0, and the average precision; none if no image has it. Of equally
-/// near images the earlier one comes first.
+/// The rank, from 0, of the first image of the class, and the average precision; `None` if no image has the class. Ties
+/// go to the earlier image.
 fn ranking(similarities: &[f32], labels: &[u32], label: u32) -> (Option<usize>, Option<f64>) {
     let mut order: Vec<usize> = (0..similarities.len()).collect();
     order.sort_by(|a, b| similarities[*b].total_cmp(&similarities[*a]).then(a.cmp(b)));
@@ -119,7 +119,7 @@ mod tests {
         let outcome = config.measure(&train, &test).unwrap();
         let values: Vec<f64> = outcome.figures.iter().map(|(_, value)| *value).collect();
         assert_eq!(values[..2], [100., 100.]);
-        // Precision 1 at the first and 2/3 at the third place.
+        // Precision is 1 at the first rank and 2/3 at the third.
         assert!((values[2] - 100. * (1. + 2. / 3.) / 2.).abs() < 1e-9);
         let other = config.measure(&train, &features(&[1., 0.], &[0])).unwrap();
         assert_eq!(other.figures[0].1, 0.);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_ranked_is_refused() {
+    fn invalid_rankings_are_refused() {
         let train = features(&[1., 0., 0., 1.], &[1, 2]);
         let config = RetrievalConfig { recall_at: vec![3] };
         let error = config.measure(&train, &train).unwrap_err();

@@ -1,4 +1,4 @@
-//! What a classifier makes of labelled images, and the figures that follow.
+//! Predictions for labelled images, and the resulting figures.
 
 use mim_core::rng::{Purpose, stream};
 use mim_core::{Error, Result};
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::Accuracy;
 
-/// Samples of a bootstrapped interval.
+/// Number of bootstrap samples.
 const SAMPLES: usize = 1000;
 
-/// The label of each image, the class it was given, and how many classes came before its own.
+/// Label, prediction and rank of the label of each image.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scores {
     labels: Vec<u32>,
@@ -21,19 +21,19 @@ pub struct Scores {
 /// The figures of a classifier, in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Images whose own class came first.
+    /// Share of images whose own class comes first.
     pub top1: f64,
-    /// Images whose own class was among the first five.
+    /// Share of images whose own class is among the first five.
     pub top5: f64,
-    /// The mean over classes of `top1` of their images.
+    /// The mean over classes of the `top1` of their images.
     pub mean_per_class: f64,
     /// Bounds of the 95 % interval of `top1`, from a bootstrap over images.
     pub interval: [f64; 2],
 }
 
 impl Scores {
-    /// Adds an image of class `label` with a score for each class. Of equal scores the lower class comes first; a label
-    /// that has no score is never right.
+    /// Adds an image of class `label`, with one score per class. Ties go to the lower class; a label
+    /// without a score is never right.
     pub fn push(&mut self, label: u32, scores: &[f64]) {
         let best =
             scores
@@ -57,12 +57,12 @@ impl Scores {
         self.labels.len()
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The class that each image was given.
+    /// The predicted class of each image.
     pub fn predicted(&self) -> &[u32] {
         &self.predicted
     }
@@ -72,7 +72,7 @@ impl Scores {
         100. * count as f64 / self.len().max(1) as f64
     }
 
-    /// How often the right class came first, and among the first five.
+    /// How often the right class comes first, and among the first five.
     pub fn accuracy(&self) -> Accuracy {
         Accuracy {
             top1: self.share(|image| self.ranks[image] < 1),
@@ -80,7 +80,7 @@ impl Scores {
         }
     }
 
-    /// For each class (row) how many of its images were given each class (column).
+    /// Confusion matrix: true class by row, predicted class by column.
     pub fn confusion(&self) -> Vec<Vec<usize>> {
         let all = self.labels.iter().chain(&self.predicted);
         let classes = all.max().map_or(0, |class| *class as usize + 1);
@@ -91,7 +91,7 @@ impl Scores {
         counts
     }
 
-    /// The mean over classes of the share of their images whose own class came first, in percent.
+    /// The mean over classes of the share of images whose own class comes first, in percent.
     pub fn mean_per_class(&self) -> f64 {
         let classes = self
             .labels
@@ -111,8 +111,8 @@ impl Scores {
         100. * shares.iter().sum::<f64>() / shares.len().max(1) as f64
     }
 
-    /// Bounds of the 95 % interval of the top-1 accuracy in percent: the quantiles of a thousand samples of as many
-    /// images, drawn with replacement by `seed`.
+    /// Bounds of the 95 % interval of the top-1 accuracy in percent: quantiles over a thousand bootstrap samples of the
+    /// images, drawn by `seed`.
     pub fn interval(&self, seed: u64) -> [f64; 2] {
         let mut rng = stream(seed, Purpose::Bootstrap, [0, 0]);
         let count = self.len();
@@ -131,17 +131,17 @@ impl Scores {
         ]
     }
 
-    /// All figures; the interval's samples are drawn by `seed`.
+    /// All figures; `seed` draws the bootstrap samples.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if there is no image.
+    /// [`Error::Unsupported`] if there are no images.
     pub fn summary(&self, seed: u64) -> Result<Summary> {
         if self.is_empty() {
             return Err(Error::unsupported(
                 "accuracies",
-                "there is no image to measure them on",
-                "give a split with images",
+                "there are no images to measure them on",
+                "use a split with images",
             ));
         }
         let Accuracy { top1, top5 } = self.accuracy();
@@ -154,8 +154,8 @@ impl Scores {
     }
 }
 
-/// Classes before `class`: those of a higher score, and lower ones of the same. A class without a score, or one of minus
-/// infinity, comes after any number of classes.
+/// Number of classes before `class`: those with a higher score, and lower classes with the same. A class without a
+/// score, or with minus infinity, ranks after all classes.
 pub(crate) fn rank(scores: &[f64], class: usize) -> usize {
     let own = scores.get(class).filter(|own| **own > f64::NEG_INFINITY);
     let Some(own) = own else {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_count_alike_however_many_images_they_have() {
+    fn classes_weigh_the_same_for_any_number_of_images() {
         let all = scores(&[
             (0, &[1., 0.]),
             (0, &[1., 0.]),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_hold_the_accuracy_and_shrink_with_the_number_of_images() {
+    fn intervals_contain_the_accuracy_and_shrink_with_more_images() {
         let of = |count: u32| {
             let mut all = Scores::default();
             (0..count).for_each(|image| all.push(u32::from(image % 5 == 0), &[1., 0.]));
@@ -213,7 +213,7 @@ mod tests {
             assert_eq!(all.summary(3).unwrap(), summary);
             high - low
         };
-        // Two deviations to each side: 4 sqrt(0.2 * 0.8 / n).
+        // Two standard errors on each side: 4 sqrt(0.2 * 0.8 / n).
         let (few, many) = (of(100), of(1600));
         assert!(
             (few - 16.).abs() < 3. && (many - 4.).abs() < 1.,

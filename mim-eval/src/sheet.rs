@@ -1,4 +1,4 @@
-//! Sheets of images: a row an image, a column for each of its pictures.
+//! Sheets of images: one row per image, one column per kind of picture.
 
 use candle_core::Tensor;
 use image::imageops::{FilterType, replace, resize};
@@ -7,18 +7,18 @@ use mim_core::{Error, Result};
 
 use crate::picture::{HEAD, LETTER, image, pixels, write};
 
-/// Side in pixels that small images are at least enlarged to.
+/// Small images are enlarged to at least this side in pixels.
 const LEAST_SIDE: usize = 96;
 /// Width in pixels of the space between images.
 const SPACE: usize = 4;
 const WHITE: Rgb<u8> = Rgb([255; 3]);
 
 /// Draws columns of images `[count, 1 or 3, height, width]` in `[0, 1]` under their headings; sizes may differ between
-/// columns. Small images are enlarged by a whole factor, pixel by pixel.
+/// columns. Small images are enlarged by a whole factor without smoothing.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if there is no column, a column has other than 1 or 3 channels, or their counts differ.
+/// [`Error::Shape`] if there are no columns, if a column does not have 1 or 3 channels, or if counts differ.
 pub fn sheet(columns: &[(String, Tensor)]) -> Result<RgbImage> {
     let count = columns
         .first()
@@ -35,7 +35,7 @@ pub fn sheet(columns: &[(String, Tensor)]) -> Result<RgbImage> {
         sizes.push((height * scale, width * scale));
     }
     if columns.is_empty() {
-        let (expected, fix) = ("one column or more", "give images to draw");
+        let (expected, fix) = ("one column or more", "pass images to draw");
         return Err(Error::shape("sheet", expected, 0, fix));
     }
     let row = sizes
@@ -43,7 +43,7 @@ pub fn sheet(columns: &[(String, Tensor)]) -> Result<RgbImage> {
         .map(|(height, _)| height + SPACE)
         .max()
         .unwrap_or(0);
-    // A heading may be wider than its images.
+    // A heading can be wider than its images.
     let widths = columns.iter().zip(&sizes);
     let widths: Vec<usize> = widths
         .map(|((name, _), (_, width))| (*width).max(name.len() * LETTER) + SPACE)
@@ -70,9 +70,9 @@ pub fn sheet(columns: &[(String, Tensor)]) -> Result<RgbImage> {
 fn wrong(name: &str, images: &Tensor) -> Error {
     Error::shape(
         format!("column `{name}` of a sheet"),
-        "[count, 1 or 3, height, width] with as many images as the first column",
+        "[count, 1 or 3, height, width] with the number of images of the first column",
         images.dims(),
-        "give each column the same images",
+        "use the same images in each column",
     )
 }
 
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_of_other_sizes_stand_side_by_side() {
+    fn columns_of_different_sizes_are_side_by_side() {
         let columns = [
             ("a".to_owned(), black(2, 3, 96)),
             ("local crop 1".to_owned(), black(2, 1, 32)),

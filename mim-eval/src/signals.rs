@@ -1,4 +1,4 @@
-//! What features say of an encoder without labels.
+//! Quality signals of features without labels.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Result};
@@ -8,23 +8,24 @@ use serde::{Deserialize, Serialize};
 use crate::Features;
 use crate::protocol::{Outcome, ProtocolSettings};
 
-/// Added to the shares of singular values in RankMe.
+/// Added to the normalised singular values in RankMe.
 const RANKME_EPS: f64 = 1e-7;
 
-/// Signals of collapse and of rank.
+/// Signals of collapse and rank.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Signals {
     /// RankMe: the exponential of the entropy of the singular values of the features, from 1 to their width
     /// (Garrido et al., ICML 2023, arXiv 2210.02885, eq. 1).
     pub rankme: f64,
-    /// The same of the features without their mean (effective rank: Roy and Vetterli, EUSIPCO 2007).
+    /// The same for centred features (effective rank: Roy and Vetterli, EUSIPCO 2007).
     pub effective_rank: f64,
-    /// Deviation of the features scaled to length 1, its mean over columns times the root of their number: 0 if all
-    /// images have one feature, about 1 if they lie all around (Chen and He, "SimSiam", CVPR 2021, Sec. 4.1).
+    /// Deviation of the features scaled to length 1: its mean over columns times the square root of their number. 0 if
+    /// all images have the same feature, about 1 if features are spread in all directions (Chen and He, "SimSiam",
+    /// CVPR 2021, Sec. 4.1).
     pub feature_std: f64,
 }
 
-/// Settings of [`Signals`]: there are none.
+/// Settings of [`Signals`]; it has none.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SignalsConfig {}
@@ -61,7 +62,7 @@ impl Signals {
             return Err(Error::unsupported(
                 "signals of one image",
                 "they compare images with each other",
-                "give two images or more",
+                "use two images or more",
             ));
         }
         let rows = || (0..count).map(|image| features.row(image));
@@ -85,9 +86,9 @@ impl Signals {
     }
 }
 
-/// The exponential of the entropy of the singular values as shares of their sum.
+/// The exponential of the entropy of the normalised singular values.
 fn rank(features: &DMatrix<f64>, eps: f64) -> f64 {
-    // The smaller of both Gram matrices; their eigenvalues are the squares.
+    // Use the smaller Gram matrix; its eigenvalues are the squared singular values.
     let gram = match features.nrows() < features.ncols() {
         true => features * features.transpose(),
         false => features.transpose() * features,
@@ -106,7 +107,7 @@ fn rank(features: &DMatrix<f64>, eps: f64) -> f64 {
     entropy.exp()
 }
 
-/// The mean deviation of the columns of rows of length 1, times the root of their number.
+/// The mean deviation of the columns after scaling rows to length 1, times the square root of their number.
 fn deviation(mut features: DMatrix<f64>) -> f64 {
     for mut row in features.row_iter_mut() {
         let norm = row.norm().max(1e-12);
@@ -129,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn one_feature_for_all_images_has_rank_one_and_no_deviation() {
+    fn equal_features_have_rank_one_and_zero_deviation() {
         let same = signals(&[1., 2., 3., 1., 2., 3., 1., 2., 3.], 3);
         assert!((same.rankme - 1.).abs() < 1e-4, "{same:?}");
         assert!(same.feature_std < 1e-9 && (same.effective_rank - 1.).abs() < 1e-6);
     }
 
     #[test]
-    fn directions_that_count_alike_add_up_to_the_rank() {
+    fn equal_directions_add_up_to_the_rank() {
         let axes = signals(&[1., 0., 0., 0., 1., 0., 0., 0., 1.], 3);
         assert!((axes.rankme - 3.).abs() < 1e-4, "{axes:?}");
         // Without their mean, three corners span a plane.

@@ -1,11 +1,11 @@
-//! Choosing some of the training images, class by class.
+//! Selection of training images, class by class.
 
 use mim_core::rng::{Purpose, stream};
 use rand::seq::SliceRandom;
 
 use crate::Features;
 
-/// Training images in a random order, each class by itself: for every class the indices of its images.
+/// Indices of the training images in random order, separately for each class.
 fn by_class(features: &Features, seed: u64, draw: u64) -> Vec<Vec<usize>> {
     let classes = features
         .labels()
@@ -21,7 +21,7 @@ fn by_class(features: &Features, seed: u64, draw: u64) -> Vec<Vec<usize>> {
     rows
 }
 
-/// `most` of `count` images, always the same, in ascending order; all if there are no more.
+/// A fixed choice of `most` of `count` images, in ascending order; all if there are no more.
 pub(crate) fn fixed_choice(count: usize, most: usize) -> Vec<usize> {
     if count <= most {
         return (0..count).collect();
@@ -32,7 +32,7 @@ pub(crate) fn fixed_choice(count: usize, most: usize) -> Vec<usize> {
     rows
 }
 
-/// The features of these images.
+/// The features of these rows.
 pub(crate) fn chosen(features: &Features, rows: &[usize]) -> Features {
     let values = rows
         .iter()
@@ -41,7 +41,7 @@ pub(crate) fn chosen(features: &Features, rows: &[usize]) -> Features {
     Features::of_parts(values.collect(), features.dim(), labels.collect())
 }
 
-/// `count(images)` images of each class, drawn anew for each `draw`; and the others.
+/// Draws `count(images)` images of each class, differently for each `draw`; and returns the others, too.
 pub(crate) fn of_each_class(
     features: &Features,
     draw: (u64, u64),
@@ -51,7 +51,7 @@ pub(crate) fn of_each_class(
     (chosen(features, &first), chosen(features, &rest))
 }
 
-/// The rows of both, ascending.
+/// The rows of both parts, ascending.
 pub(crate) fn rows_of_each_class(
     features: &Features,
     (seed, draw): (u64, u64),
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_images_a_fixed_choice_is_taken() {
+    fn a_fixed_choice_is_made_from_many_images() {
         let rows = fixed_choice(1000, 10);
         assert_eq!(rows.len(), 10);
         assert!(rows.is_sorted_by(|a, b| a < b) && rows[9] < 1000 && rows[9] > 100);

@@ -1,4 +1,4 @@
-//! AttMask's masks: the patches that a teacher attends to most.
+//! AttMask: hides the patches that a teacher attends to most.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -17,27 +17,27 @@ const NAME: &str = "attention-guided masker";
 pub enum AttentionMode {
     /// The most attended ones.
     High,
-    /// The most attended ones, some of which are shown again.
+    /// The most attended ones, except some that are revealed as hints.
     Hint,
     /// The least attended ones.
     Low,
 }
 
-/// Settings of [`AttentionMasker`]; `Default` is AttMask's recipe: in half of the images 10 to 50 %
-/// hidden, the most attended patches, but for a few of them.
+/// Settings of [`AttentionMasker`]; `Default` is AttMask's recipe: in half of the images, 10 to 50 % of the patches are
+/// hidden, the most attended ones except for a few hints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AttentionMaskerConfig {
     /// Which patches are hidden. Default `hint`.
     pub mode: AttentionMode,
-    /// Share of the patches that is hidden, drawn once for all images. Default 0.1 to 0.5.
+    /// Share of hidden patches, drawn once for all images. Default 0.1 to 0.5.
     pub ratio: RatioRange,
-    /// Probability that anything is hidden of an image. Default 0.5.
+    /// Probability that an image is masked. Default 0.5.
     pub masking_prob: f64,
-    /// With `hint`: share of the patches, the most attended, of which some are shown; a draw of
-    /// `ratio` of its own says how many of them. Default 0.1.
+    /// With `hint`: share of most attended patches from which hints are chosen; a separate
+    /// draw of `ratio` gives their number. Default 0.1.
     pub show_max: f64,
-    /// Epoch before which nothing is hidden. Default 0.
+    /// First epoch with masks. Default 0.
     pub start_epoch: usize,
 }
 
@@ -61,7 +61,7 @@ impl AttentionMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a share leaves `[0, 1)` or the probability `[0, 1]`.
+    /// [`Error::InvalidConfig`] if a share is outside `[0, 1)` or the probability is outside `[0, 1]`.
     pub fn build(&self) -> Result<AttentionMasker> {
         check_range(NAME, "ratio", self.ratio.mean - self.ratio.spread)?;
         check_range(NAME, "ratio", self.ratio.mean + self.ratio.spread)?;
@@ -71,8 +71,8 @@ impl AttentionMaskerConfig {
                 NAME,
                 "masking_prob",
                 self.masking_prob,
-                "it is a probability",
-                "choose a number from 0 to 1",
+                "it must be a probability",
+                "use a number from 0 to 1",
             ));
         }
         Ok(AttentionMasker {
@@ -93,24 +93,24 @@ impl MaskerSettings for AttentionMaskerConfig {
     }
 }
 
-/// The draws of one batch.
+/// Draws for one batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionDraws {
-    /// Share of the patches that is hidden.
+    /// Share of hidden patches.
     pub masking_ratio: f64,
-    /// Share of the patches that is shown again.
+    /// Share of revealed patches.
     pub show_ratio: f64,
-    /// One number in `[0, 1)` a row: above `masking_prob`, nothing is hidden in it.
+    /// One number in `[0, 1)` per row; nothing is hidden in a row above `masking_prob`.
     pub uniforms: Vec<f64>,
-    /// With [`AttentionMode::Hint`], ids of the patches shown again, equally many for each row.
+    /// With [`AttentionMode::Hint`], ids of the revealed patches, the same number for each row.
     pub reveal_ids: Vec<u32>,
 }
 
-/// Hides `int(tokens * ratio)` patches by the attention that a teacher's class token pays them, in a
+/// Hides `int(tokens * ratio)` patches, selected by the attention of a teacher's class token, in a
 /// share of the images.
 ///
 /// With hints, `int(tokens * show_ratio)` of the `int(tokens * show_max)` most attended patches, drawn
-/// uniformly, are shown again. Rows of a batch have the same counts, or nothing hidden.
+/// uniformly, are revealed. Rows of a batch hide the same number of patches, or none.
 /// AttMask (Kakogeorgiou et al., ECCV 2022); gkakogeorgiou/attmask @ 9f62061, `attmask.py`.
 #[derive(Debug, Clone)]
 pub struct AttentionMasker {
@@ -119,7 +119,7 @@ pub struct AttentionMasker {
 }
 
 impl AttentionMasker {
-    /// The same masker with recorded draws in place of fresh ones.
+    /// Uses recorded draws instead of new ones.
     #[must_use]
     pub fn with_draws(self, draws: AttentionDraws) -> Self {
         Self {
@@ -128,11 +128,11 @@ impl AttentionMasker {
         }
     }
 
-    /// The masks that `draws` give, by `scores` `[rows, tokens]`.
+    /// The masks for `draws` and `scores` `[rows, tokens]`.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the draws are not those of as many rows, or an id is not on the grid.
+    /// [`Error::Shape`] if the draws do not match the number of rows, or an id is not on the grid.
     pub fn from_draws(
         &self,
         grid: PatchGrid,
@@ -141,7 +141,7 @@ impl AttentionMasker {
     ) -> Result<Mask> {
         let (tokens, rows) = (grid.len(), draws.uniforms.len());
         let bad = |expected: String, got: String| {
-            let fix = "give one score a patch, and the draws of this batch";
+            let fix = "give one score per patch, and the draws of this batch";
             Err(Error::shape(NAME, expected, got, fix))
         };
         if rows == 0
@@ -149,7 +149,7 @@ impl AttentionMasker {
             || !draws.reveal_ids.len().is_multiple_of(rows)
         {
             return bad(
-                format!("scores [{rows}, {tokens}] and equally many ids a row"),
+                format!("scores [{rows}, {tokens}] and the same number of ids per row"),
                 format!("{} scores, {} ids", scores.len(), draws.reveal_ids.len()),
             );
         }
@@ -203,7 +203,7 @@ impl AttentionMasker {
         }
     }
 
-    /// The ids shown again in each row.
+    /// Ids of the revealed patches in each row.
     fn reveal(
         &self,
         tokens: usize,
@@ -219,7 +219,7 @@ impl AttentionMasker {
         for scores in scores.chunks(tokens) {
             let mut from = ranked(scores);
             from.truncate(top);
-            // Parity: the release fails where this is 0; here nothing is shown then.
+            // Parity: the release fails if this is 0; here nothing is revealed.
             for _ in 0..share(tokens, show_ratio).min(top) {
                 let pick = draws.integer(0, from.len() - 1);
                 #[expect(clippy::cast_possible_truncation, reason = "grids fit u32")]
@@ -230,7 +230,7 @@ impl AttentionMasker {
     }
 }
 
-/// Ids by falling score; equal scores by rising id.
+/// Ids by descending score; ties by ascending id.
 fn ranked(scores: &[f32]) -> Vec<usize> {
     let mut ids: Vec<usize> = (0..scores.len()).collect();
     ids.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
@@ -302,9 +302,9 @@ mod tests {
         PatchGrid::new(tokens.isqrt(), tokens.isqrt())
     }
 
-    /// Masks of recorded draws are compared by `mim parity`.
+    /// Masks for recorded draws are compared by `mim parity`.
     #[test]
-    fn hints_are_drawn_as_often_as_recorded() {
+    fn hint_frequencies_match_recorded_ones() {
         let case = Golden::load("components/attmask");
         let entry = &case.json["config"]["hint_frequency"];
         let tokens = case.dims("input.attention")[1];
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(hidden as f64, 4000. * each);
         let wanted = case.values("expect.hint_unmasked_freq");
         for (got, want) in seen.iter().zip(&wanted) {
-            // Both are sampled: 3 deviations on each side.
+            // Both are samples: allow 3 standard errors each.
             let allowed = 6. * (want * (1. - want) / draws).sqrt() + 1e-9;
             assert!((got - want).abs() <= allowed, "{got}, recorded {want}");
         }
@@ -356,14 +356,14 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_those_of_the_products_truncated() {
+    fn counts_are_truncated_products() {
         let config = |mode, mean: f64| AttentionMaskerConfig {
             mode,
             ratio: RatioRange { mean, spread: 0. },
             masking_prob: 1.,
             ..AttentionMaskerConfig::default()
         };
-        // 196 * 0.3 = 58.8; with hints int(196 * 0.1 * 0.3) = 5 of the first 19 are shown.
+        // 196 * 0.3 = 58.8; with hints, int(196 * 0.1 * 0.3) = 5 of the first 19 are revealed.
         for (mode, hidden) in [
             (AttentionMode::High, 58),
             (AttentionMode::Low, 58),
@@ -388,13 +388,13 @@ mod tests {
             counts.retain(|count| *count > 0);
             counts.dedup();
             prop_assert!(counts.len() <= 1);
-            // int(196 r) hidden and int(19.6 s) shown again, r and s in 0.1 to 0.5.
+            // int(196 r) are hidden and int(19.6 s) revealed, with r and s in 0.1 to 0.5.
             prop_assert!(counts.iter().all(|count| (10..=97).contains(count)));
         }
     }
 
     #[test]
-    fn refuses_other_guides_and_settings_without_sense() {
+    fn refuses_other_guides_and_invalid_settings() {
         let masker = AttentionMaskerConfig::default().build().unwrap();
         let step = StepContext::new(0);
         let rq = crate::sampling::request(&step, 2, square(4));

@@ -1,27 +1,27 @@
-//! Rectangles of hidden patches: the part that all block maskers share.
+//! Placement of hidden rectangles, shared by all block maskers.
 
 use mim_core::{Error, PatchGrid, Result};
 
 use crate::draws::Draws;
 
-/// Attempts after which a sampler that must not give up reports that its settings are impossible.
+/// Number of failed attempts after which an endless sampler reports impossible settings.
 const HOPELESS: usize = 100_000;
 
 /// How rectangles are drawn.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockRule {
-    /// Lower end of the drawn area, in patches.
+    /// Minimum of the drawn area, in patches.
     pub(crate) min_area: f64,
-    /// Upper end of the drawn area and of the new patches of one block.
+    /// Maximum of the drawn area, and of the new patches per block.
     pub(crate) max_area: f64,
-    /// Ends of the logarithm of height / width.
+    /// Range of the logarithm of height / width.
     pub(crate) log_aspect: (f64, f64),
-    /// Attempts a block, after which placing stops; without it, only success stops it.
+    /// Attempts per block before placing stops; `None` tries until it succeeds.
     pub(crate) attempts: Option<usize>,
 }
 
 impl BlockRule {
-    /// The logarithms of an aspect range whose upper end defaults to `1 / min`.
+    /// Logarithms of an aspect range; the upper end defaults to `1 / min`.
     pub(crate) fn log_aspect(
         component: &'static str,
         min: f64,
@@ -35,15 +35,15 @@ impl BlockRule {
             component,
             "min_aspect, max_aspect",
             format!("{min}, {max}"),
-            "they are the ends of a range of height / width and must be positive",
-            "use for example min_aspect = 0.3 alone, for 0.3 to 1 / 0.3",
+            "they are the limits of height / width and must be positive",
+            "use for example only min_aspect = 0.3, for 0.3 to 1 / 0.3",
         ))
     }
 
-    /// Hides rectangles in one row of `bits` until `target` patches are hidden or it gets stuck;
+    /// Hides rectangles in one row of `bits` until `target` patches are hidden or it is stuck;
     /// never more than `target`.
     ///
-    /// Draws, for each attempt: area, log aspect and, only if the rectangle is smaller than the
+    /// Draws per attempt: area, log aspect and, only if the rectangle is smaller than the
     /// grid on both axes, top and left.
     pub(crate) fn place(
         &self,
@@ -65,7 +65,7 @@ impl BlockRule {
         Ok(())
     }
 
-    /// Hides one rectangle, if it has between 1 and `cap` new patches; the number of them.
+    /// Hides one rectangle if it has 1 to `cap` new patches; returns their number.
     fn attempt(
         &self,
         grid: PatchGrid,
@@ -76,7 +76,7 @@ impl BlockRule {
         let area = draws.uniform(self.min_area, cap);
         let aspect = draws.uniform(self.log_aspect.0, self.log_aspect.1).exp();
         let (height, width) = (side(area * aspect), side(area / aspect));
-        // Parity: a rectangle as high or as wide as the grid is refused, as in every release.
+        // Parity: a rectangle as high or as wide as the grid is refused, as in all releases.
         if height >= grid.rows || width >= grid.cols {
             return None;
         }
@@ -93,7 +93,7 @@ impl BlockRule {
     }
 }
 
-/// A side from its square, rounded half to even.
+/// Side length from its square, rounded half to even.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "areas are positive and of the order of the grid"

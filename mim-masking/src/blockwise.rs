@@ -1,4 +1,4 @@
-//! Rectangles hidden up to a count.
+//! Hides rectangles up to a count.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -12,15 +12,15 @@ use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "blockwise masker";
 
-/// What happens when no further block can be placed in `attempts` attempts.
+/// What to do when no further block can be placed in `attempts` attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStuck {
-    /// The mask stays short of its count, so the count varies (BEiT, EVA, MaskFeat, data2vec).
+    /// Stop: fewer patches are hidden, so the count varies (BEiT, EVA, MaskFeat, data2vec).
     Stop,
-    /// Single random patches fill it up to its count (SIM).
+    /// Fill up with single random patches (SIM).
     TopUp,
-    /// It goes on trying; the count is exact (BootMAE, CAE).
+    /// Keep trying; the count is exact (BootMAE, CAE).
     Retry,
 }
 
@@ -28,21 +28,21 @@ pub enum OnStuck {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockwiseMaskerConfig {
-    /// Hidden patches, at most.
+    /// Maximum number of hidden patches.
     pub hidden: HiddenCount,
-    /// Smallest drawn area of a block, in patches.
+    /// Minimum drawn area of a block, in patches.
     pub min_block: usize,
-    /// Largest area of a block; only limited by what is left to hide if absent.
+    /// Maximum area of a block; if absent, the number of patches left to hide.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_block: Option<usize>,
-    /// Smallest height / width of a block.
+    /// Minimum height / width of a block.
     pub min_aspect: f64,
-    /// Largest height / width; `1 / min_aspect` if absent.
+    /// Maximum height / width; `1 / min_aspect` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_aspect: Option<f64>,
     /// Attempts to place a block before it counts as stuck.
     pub attempts: usize,
-    /// What happens then.
+    /// What to do then.
     pub when_stuck: OnStuck,
 }
 
@@ -103,7 +103,7 @@ impl BlockwiseMaskerConfig {
     }
 
     /// The blocks of BootMAE's recipe (Dong et al., ECCV 2022): exactly 120 of 14x14 patches, at
-    /// most 60 a block.
+    /// most 60 per block.
     pub fn bootmae() -> Self {
         Self {
             max_block: Some(60),
@@ -116,8 +116,8 @@ impl BlockwiseMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a ratio or aspect is outside its range, or a block may have no
-    /// patch or no attempt.
+    /// [`Error::InvalidConfig`] if a ratio or aspect is outside its range, or a block has no
+    /// patches or no attempts.
     pub fn build(&self) -> Result<BlockwiseMasker> {
         self.hidden.validate(NAME)?;
         let largest = self.max_block.unwrap_or(usize::MAX);
@@ -172,9 +172,9 @@ impl MaskerSettings for BlockwiseMaskerConfig {
 
 /// Hides random rectangles until a count is reached.
 ///
-/// Each block draws its area uniformly between `min_block` and what is left to hide (in either
-/// order), and its aspect log-uniformly; it must be smaller than the grid on both axes and hide
-/// between one and all of the patches left to hide. Visible and hidden ids ascend.
+/// Each block draws its area uniformly between `min_block` and the number of patches left to hide (in either
+/// order), and its aspect log-uniformly. It must be smaller than the grid on both axes, and hide at least one
+/// and at most all of the patches left to hide. Visible and hidden ids are ascending.
 /// BEiT (Bao et al., ICLR 2022), Sec. 2.3 and its release.
 #[derive(Debug, Clone)]
 pub struct BlockwiseMasker {
@@ -184,14 +184,14 @@ pub struct BlockwiseMasker {
 }
 
 impl BlockwiseMasker {
-    /// The mask of one image for recorded `draws`, in the order in which they were made.
+    /// The mask of one image for recorded `draws`, in order of drawing.
     ///
-    /// These are, for each attempt: area, log aspect and, only if the block is smaller than the grid on both
-    /// axes, top and left; then the patches that fill the mask up, if it is.
+    /// Per attempt: area, log aspect and, only if the block is smaller than the grid on both
+    /// axes, top and left; then the patches of the top-up, if any.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the draws do not fit, [`Error::InvalidConfig`] if the grid has too few patches.
+    /// [`Error::Shape`] if the draws do not match, [`Error::InvalidConfig`] if the grid has too few patches.
     pub fn from_draws(&self, grid: PatchGrid, draws: &[f64]) -> Result<Mask> {
         let mut recorded = Recorded::new(draws);
         let bits = self.bits(grid, &mut recorded)?;
@@ -240,9 +240,9 @@ mod tests {
             .unwrap()
     }
 
-    /// Frequencies and recorded draws are compared by `mim parity`.
+    /// Recorded draws and frequencies are also compared by `mim parity`.
     #[test]
-    fn neighbours_are_hidden_together_as_often_as_recorded() {
+    fn neighbour_frequencies_match_recorded_ones() {
         let check = |case: &str, config: &BlockwiseMaskerConfig, pointer: &str| {
             let case = Golden::load(case);
             let want = case.json["config"]["expect_statistics"].pointer(pointer);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_settings_end_in_an_error_and_not_in_a_loop() {
+    fn impossible_settings_give_an_error_instead_of_a_loop() {
         let step = StepContext::new(0);
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let masker = BlockwiseMaskerConfig {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_settings_without_sense() {
+    fn refuses_invalid_settings() {
         let good = BlockwiseMaskerConfig::default;
         for (config, field) in [
             (

@@ -1,4 +1,4 @@
-//! Cells of several patches hidden at random.
+//! Hides random cells of several patches.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -11,7 +11,7 @@ use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "cell masker";
 
-/// Which count of cells is rounded.
+/// Which number of cells is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CellRounding {
@@ -27,11 +27,11 @@ pub enum CellRounding {
 pub struct CellMaskerConfig {
     /// Side of a cell in pixels.
     pub mask_patch_size: usize,
-    /// Side of the model's patch (of one cell of the request's grid) in pixels.
+    /// Side of the model's patch (a cell of the requested grid) in pixels.
     pub patch_size: usize,
     /// Share of hidden cells, in `[0, 1)`.
     pub mask_ratio: f64,
-    /// Which count is rounded.
+    /// Which number is rounded.
     pub rounding: CellRounding,
 }
 
@@ -51,7 +51,7 @@ impl CellMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if `mask_ratio` is outside `[0, 1)` or neither of cell and patch
+    /// [`Error::InvalidConfig`] if `mask_ratio` is outside `[0, 1)`, or neither cell nor patch size
     /// is a multiple of the other.
     pub fn build(&self) -> Result<CellMasker> {
         check_ratio(NAME, "mask_ratio", self.mask_ratio)?;
@@ -61,7 +61,7 @@ impl CellMaskerConfig {
                 NAME,
                 "mask_patch_size",
                 cell,
-                format!("a cell must be whole patches of {patch} pixels, or the other way round"),
+                format!("it must be a multiple of the patch size {patch}, or divide it"),
                 "make mask_patch_size a multiple of patch_size",
             ));
         }
@@ -86,7 +86,7 @@ impl MaskerSettings for CellMaskerConfig {
 
 /// Hides square cells of `mask_patch_size` pixels, the same number in every image.
 ///
-/// The mask is on the request's grid, every cell repeated over its patches; if cells are smaller
+/// The mask is on the requested grid, with every cell repeated over its patches. If cells are smaller
 /// than patches (FastMIM), it is on the finer grid of the cells. Grids need not be square.
 /// SimMIM (Xie et al., CVPR 2022), Sec. 3.2; CMAE (Huang et al., TPAMI 2023) with 2x2 patches.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ pub struct CellMasker {
 }
 
 impl CellMasker {
-    /// The grid of cells over a grid of patches.
+    /// The grid of cells on a grid of patches.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl CellMasker {
         }
     }
 
-    /// The mask for recorded permutations `[images * cells]` of the cells, hidden ones first.
+    /// The mask for recorded permutations `[images * cells]` of the cells, hidden cells first.
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ impl CellMasker {
         mask.upsample(grid)
     }
 
-    /// The mask for recorded `noise` `[images * cells]`: cells with the smallest stay visible.
+    /// The mask for recorded `noise` `[images * cells]`: cells with the smallest values stay visible.
     ///
     /// # Errors
     ///
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_papers_counts() {
+    fn counts_match_the_papers() {
         let simmim = CellMaskerConfig::default().build().unwrap();
         assert_eq!((simmim.hidden(36), simmim.hidden(49)), (22, 30));
         let cmae = masker(32, 16, 0.65, CellRounding::VisibleDown);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_cells_that_do_not_fit() {
+    fn refuses_cells_that_do_not_tile() {
         let text = CellMaskerConfig {
             patch_size: 12,
             ..CellMaskerConfig::default()

@@ -1,4 +1,4 @@
-//! How many patches are hidden.
+//! Numbers of hidden patches.
 
 use mim_core::{Error, PatchGrid, Result};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum HiddenCount {
-    /// So many patches, as papers state it for one image size.
+    /// A fixed number of patches, as papers state it for one image size.
     Patches {
         /// The number.
         count: usize,
@@ -20,14 +20,14 @@ pub enum HiddenCount {
 }
 
 impl HiddenCount {
-    /// Checks what can be checked before the grid is known.
+    /// Checks what does not depend on the grid.
     pub(crate) fn validate(self, component: &'static str) -> Result<()> {
         match self {
             Self::Patches { count: 0 } => Err(Error::config(
                 component,
                 "count",
                 0,
-                "a mask that hides nothing leaves nothing to learn",
+                "a mask must hide something to learn from",
                 "hide 1 or more patches",
             )),
             Self::Patches { .. } => Ok(()),
@@ -42,7 +42,7 @@ impl HiddenCount {
             Self::Ratio { ratio } => share(grid.len(), ratio),
         };
         if let (0, Self::Ratio { ratio }) = (count, self) {
-            let why = format!("it hides none of the {} patches", grid.len());
+            let why = format!("it would hide none of the {} patches", grid.len());
             let fix = "raise the ratio, or use larger images or smaller patches";
             return Err(Error::config(component, "ratio", ratio, why, fix));
         }
@@ -52,7 +52,7 @@ impl HiddenCount {
                 "count",
                 count,
                 format!("a grid of {grid} has {} patches", grid.len()),
-                "hide fewer patches, or give a ratio instead of a count",
+                "hide fewer patches, or use a ratio instead of a count",
             ));
         }
         Ok(count)
@@ -68,7 +68,7 @@ pub(crate) fn share(tokens: usize, ratio: f64) -> usize {
     (tokens as f64 * ratio) as usize
 }
 
-/// Refuses a share of hidden patches outside `(0, 1)`: a mask that hides nothing leaves nothing to learn.
+/// Refuses a share of hidden patches outside `(0, 1)`, since a mask must hide something.
 pub(crate) fn check_ratio(component: &'static str, field: &'static str, ratio: f64) -> Result<()> {
     if ratio > 0. && ratio < 1. {
         return Ok(());
@@ -82,7 +82,7 @@ pub(crate) fn check_ratio(component: &'static str, field: &'static str, ratio: f
     ))
 }
 
-/// Refuses the end of a range of shares outside `[0, 1)`: some draws may hide nothing.
+/// Refuses a limit of shares outside `[0, 1)`; draws in such a range may hide nothing.
 pub(crate) fn check_range(component: &'static str, field: &'static str, ratio: f64) -> Result<()> {
     if (0. ..1.).contains(&ratio) {
         return Ok(());

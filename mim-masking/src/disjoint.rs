@@ -1,4 +1,4 @@
-//! Several masks of an image that between them hide nearly every patch.
+//! Several masks per image that together hide nearly every patch.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -16,14 +16,14 @@ const NAME: &str = "disjoint masker";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DisjointMaskerConfig {
-    /// Share of hidden units in each view, in `[0, 1)`. Default 0.6.
+    /// Share of hidden units per view, in `[0, 1)`. Default 0.6.
     pub mask_ratio: f64,
-    /// Share of units hidden in at least one of two successive views, between `mask_ratio` and 1. Default 1.
+    /// Share of units hidden in at least one of two consecutive views, between `mask_ratio` and 1. Default 1.
     pub pred_ratio: f64,
     /// Side of a unit in patches: 1 or 2. Default 2.
     pub unit: usize,
-    /// Masks for each image. The authors' code has 2, the default; every further one is to its
-    /// predecessor what the second is to the first.
+    /// Masks per image. The authors' code has 2, the default. Each further mask relates to its
+    /// predecessor as the second one to the first.
     pub views: usize,
 }
 
@@ -43,22 +43,22 @@ impl DisjointMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the setting that does not hold.
+    /// [`Error::InvalidConfig`] naming the invalid setting.
     pub fn build(&self) -> Result<DisjointMasker> {
         check_ratio(NAME, "mask_ratio", self.mask_ratio)?;
         let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
             Err(Error::config(NAME, field, value, why, fix))
         };
         if !(self.mask_ratio..=1.).contains(&self.pred_ratio) {
-            let why = "views cannot hide less together than each alone, nor more than all";
+            let why = "together, views hide at least mask_ratio and at most everything";
             return bad("pred_ratio", self.pred_ratio.to_string(), why, "use 1");
         }
         if !matches!(self.unit, 1 | 2) {
-            let why = "units are single patches or 2x2 patches";
+            let why = "units must be single patches or 2x2 patches";
             return bad("unit", self.unit.to_string(), why, "use 1 or 2");
         }
         if self.views == 0 {
-            return bad("views", "0".to_owned(), "there is at least one", "use 2");
+            return bad("views", "0".to_owned(), "there must be at least one", "use 2");
         }
         Ok(DisjointMasker {
             config: self.clone(),
@@ -77,23 +77,23 @@ impl MaskerSettings for DisjointMaskerConfig {
     }
 }
 
-/// Two (or more) masks of each image, copy-major: what one view shows, the next one hides.
+/// Two (or more) masks per image, copy-major: the next view hides what one view shows.
 ///
-/// Every view hides the same number of units. The units of the first view are drawn as MAE's; a
-/// further view hides `min(pred_ratio - mask_ratio, mask_ratio)` of all units from among those visible
-/// before it, and the rest from among those hidden, by permutations that all images share.
+/// Every view hides the same number of units. The units of the first view are drawn like MAE's. Each further
+/// view hides `min(pred_ratio - mask_ratio, mask_ratio)` of all units from the previously visible ones,
+/// and the rest from the previously hidden ones, by permutations that all images share.
 /// DMJD (Ma et al., arXiv 2301.00230), section III-B; mx-mark/DMJD @ 881b21d, `models_dmjd.py`.
 #[derive(Debug, Clone)]
 pub struct DisjointMasker {
     config: DisjointMaskerConfig,
 }
 
-/// The permutations that make a view from its predecessor, over the places of its visible and of
+/// Permutations that derive a view from its predecessor, over the positions of its visible and of
 /// its hidden units.
 pub type DisjointDraw = (Vec<u32>, Vec<u32>);
 
 impl DisjointMasker {
-    /// The grid of units over a grid of patches.
+    /// The grid of units on a grid of patches.
     ///
     /// # Errors
     ///
@@ -112,7 +112,7 @@ impl DisjointMasker {
         Ok(PatchGrid::new(grid.rows / unit, grid.cols / unit))
     }
 
-    /// Units visible in each view, and how many of them the next view hides.
+    /// Number of visible units per view, and how many of them the next view hides.
     fn counts(&self, units: usize) -> (usize, usize) {
         let DisjointMaskerConfig {
             mask_ratio,
@@ -129,7 +129,7 @@ impl DisjointMasker {
     /// # Errors
     ///
     /// [`Error::InvalidConfig`] if the units do not tile the grid or none would stay visible,
-    /// [`Error::Shape`] if noise or permutations have other lengths.
+    /// [`Error::Shape`] if noise or permutations have the wrong length.
     pub fn from_draws(
         &self,
         grid: PatchGrid,
@@ -172,7 +172,7 @@ impl DisjointMasker {
                 NAME,
                 "mask_ratio",
                 self.config.mask_ratio,
-                format!("it leaves none of the {} units visible", units.len()),
+                format!("it would leave none of the {} units visible", units.len()),
                 "lower mask_ratio, or use larger images or smaller patches",
             ));
         }
@@ -198,7 +198,7 @@ impl DisjointMasker {
         Ok(())
     }
 
-    /// The patches of `ids`: the upper left ones of all units, then the upper right ones, and so on.
+    /// The patches of `ids`: the upper left patches of all units, then the upper right ones, and so on.
     fn patches(&self, ids: &[u32], units: PatchGrid) -> impl Iterator<Item = u32> {
         let unit = self.config.unit;
         #[expect(clippy::cast_possible_truncation, reason = "grids fit u32")]
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_settings_and_draws_that_do_not_fit() {
+    fn refuses_invalid_settings_and_draws() {
         let refused = |config: DisjointMaskerConfig| config.build().unwrap_err().to_string();
         let config = DisjointMaskerConfig::default;
         assert!(

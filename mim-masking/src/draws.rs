@@ -1,9 +1,9 @@
-//! The random draws of block maskers, so that recorded ones can be replayed.
+//! Random draws of block maskers, which can be replayed.
 
 use mim_core::{Error, Result};
 use rand::{Rng, RngExt};
 
-/// A source of the two kinds of draws that block maskers make.
+/// A source of the draws that block maskers make.
 pub(crate) trait Draws {
     /// `low + (high - low) * u` with u uniform in `[0, 1)`; `high` may be below `low`.
     fn uniform(&mut self, low: f64, high: f64) -> f64;
@@ -12,7 +12,7 @@ pub(crate) trait Draws {
     fn integer(&mut self, low: usize, high: usize) -> usize;
 }
 
-/// Fresh draws.
+/// New draws.
 pub(crate) struct Fresh<'a>(pub(crate) &'a mut dyn Rng);
 
 impl Draws for Fresh<'_> {
@@ -35,8 +35,8 @@ pub(crate) fn fill_up(bits: &mut [u8], count: usize, draws: &mut impl Draws) {
     }
 }
 
-/// Recorded draws, in the order in which they are asked for. What does not fit is noted, to be told by
-/// [`Recorded::finish`]: a draw cannot fail.
+/// Recorded draws, in order of use. Mismatches are stored and reported by
+/// [`Recorded::finish`], since a draw cannot fail.
 pub(crate) struct Recorded<'a> {
     rest: &'a [f64],
     misfit: Option<String>,
@@ -50,32 +50,32 @@ impl<'a> Recorded<'a> {
         }
     }
 
-    /// The next draw, which must lie between `low` and `high`, or `low`.
+    /// The next draw if it lies between `low` and `high`, otherwise `low`.
     fn next(&mut self, low: f64, high: f64) -> f64 {
         let misfit = match self.rest.split_first() {
-            // They may have been recorded in f32.
+            // They may be recorded in f32.
             Some((&draw, rest)) if draw >= low.min(high) - 1e-4 && draw <= low.max(high) + 1e-4 => {
                 self.rest = rest;
                 return draw;
             }
-            Some((draw, _)) => format!("{draw} where a draw from {low} to {high} is due"),
-            None => "fewer than are asked for".to_owned(),
+            Some((draw, _)) => format!("{draw} where a draw from {low} to {high} is expected"),
+            None => "fewer draws than needed".to_owned(),
         };
         self.misfit.get_or_insert(misfit);
         low
     }
 
-    /// Checks that all draws were asked for, and fitted.
+    /// Checks that all draws were used and in range.
     pub(crate) fn finish(self) -> Result<()> {
-        let left = (!self.rest.is_empty()).then(|| format!("{} more than used", self.rest.len()));
+        let left = (!self.rest.is_empty()).then(|| format!("{} unused draws", self.rest.len()));
         let Some(got) = self.misfit.or(left) else {
             return Ok(());
         };
         Err(Error::shape(
             "recorded draws of a masker",
-            "those of one image on this grid, in their order",
+            "the draws of one image on this grid, in order",
             got,
-            "give the masker the settings with which they were recorded",
+            "use the settings of the recording",
         ))
     }
 }
@@ -88,7 +88,7 @@ impl Draws for Recorded<'_> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "it lies between two of its kind"
+        reason = "it lies between two integers"
     )]
     fn integer(&mut self, low: usize, high: usize) -> usize {
         (self.next(low as f64, high as f64).round() as usize).clamp(low, high)
@@ -102,7 +102,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     #[test]
-    fn recorded_draws_that_do_not_fit_are_told() {
+    fn mismatched_recorded_draws_are_reported() {
         let told = |draws: &[f64]| {
             let mut recorded = Recorded::new(draws);
             let drawn = (recorded.uniform(0., 1.), recorded.integer(2, 4));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn fill_up_keeps_what_is_hidden_and_reaches_the_count() {
+    fn fill_up_keeps_hidden_patches_and_reaches_the_count() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut bits = [0, 1, 0, 0, 1, 0];
         fill_up(&mut bits, 4, &mut Fresh(&mut rng));

@@ -1,11 +1,11 @@
-//! A mask given from outside.
+//! A given mask.
 
 use mim_core::{Error, Mask, Result};
 use rand::Rng;
 
 use crate::{MaskRequest, Masker};
 
-/// Returns the same mask every time: for parity checks, pictures and tests.
+/// Always returns the same mask: for parity checks, pictures and tests.
 #[derive(Debug, Clone)]
 pub struct FixedMasker {
     mask: Mask,
@@ -23,9 +23,9 @@ impl Masker for FixedMasker {
         if self.mask.grid() != rq.grid {
             return Err(Error::shape(
                 "fixed mask",
-                format!("a mask on the grid {} of this method's masks", rq.grid),
+                format!("a mask on the grid {}, which this method uses", rq.grid),
                 format!("{}", self.mask.grid()),
-                "make the mask for this image and patch size",
+                "use a mask for this image and patch size",
             ));
         }
         self.mask.copies(rq.images)?;

@@ -1,4 +1,4 @@
-//! iBOT's masks: rectangles up to a drawn share of the image.
+//! iBOT: hides rectangles up to a random share of the image.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -12,39 +12,39 @@ use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "iBOT masker";
 
-/// A range of shares to hide: uniform in `mean - spread .. mean + spread`.
+/// A range of hidden shares: uniform in `mean - spread .. mean + spread`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RatioRange {
     /// Middle of the range.
     pub mean: f64,
-    /// Half its length; with 0 the share is always `mean`, and nothing is drawn.
+    /// Half the width of the range; with 0 the share is always `mean`, and nothing is drawn.
     #[serde(default)]
     pub spread: f64,
 }
 
-/// The shape of what is hidden.
+/// Shape of the hidden regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IbotShape {
-    /// Rectangles; up to a few patches fewer than the share.
+    /// Rectangles; possibly a few patches fewer than the share.
     Block,
     /// Single patches; exactly `floor(tokens * share)`.
     Random,
 }
 
 /// Settings of [`IbotBlockMasker`]; `Default` is the iBOT recipe: half of the images without a
-/// mask, 10 to 50 % of the others hidden.
+/// mask, 10 to 50 % of the patches hidden in the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IbotBlockMaskerConfig {
-    /// The ranges; one of them is chosen for each image, all equally likely.
+    /// The ranges; one is chosen per image, all with equal probability.
     pub ratios: Vec<RatioRange>,
-    /// The shape of what is hidden.
+    /// Shape of the hidden regions.
     pub shape: IbotShape,
-    /// Epoch before which nothing is hidden.
+    /// First epoch with masks.
     pub start_epoch: usize,
-    /// Smallest height / width of a block.
+    /// Minimum height / width of a block.
     pub min_aspect: f64,
     /// Attempts to place a block before it stops.
     pub attempts: usize,
@@ -68,7 +68,7 @@ impl IbotBlockMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if there is no range, or one leaves `[0, 1)`, or the aspect or the
+    /// [`Error::InvalidConfig`] if there is no range, if one is outside `[0, 1)`, or if aspect or
     /// attempts are not positive.
     pub fn build(&self) -> Result<IbotBlockMasker> {
         for (field, empty) in [
@@ -76,7 +76,7 @@ impl IbotBlockMaskerConfig {
             ("attempts", self.attempts == 0),
         ] {
             if empty {
-                let fix = format!("set {field} to 1 or more, or leave it out");
+                let fix = format!("set {field} to 1 or more, or remove it to use the default");
                 return Err(Error::config(
                     NAME,
                     field,
@@ -109,7 +109,7 @@ impl MaskerSettings for IbotBlockMaskerConfig {
     }
 }
 
-/// Hides random rectangles up to a share drawn for each image, so the count varies, down to none.
+/// Hides random rectangles up to a share drawn per image, so the count varies and may be zero.
 ///
 /// The smallest area is `(min(rows, cols) / 3)^2`, with the quotient rounded down.
 /// iBOT (Zhou et al., ICLR 2022), release.
@@ -139,14 +139,14 @@ impl IbotBlockMasker {
         }
     }
 
-    /// The mask of one image for recorded `draws`, in the order in which they were made.
+    /// The mask of one image for recorded `draws`, in order of drawing.
     ///
-    /// These are: a share for each range that has a spread, the number of the range if there are several, then
-    /// those of [`BlockwiseMasker::from_draws`](crate::BlockwiseMasker::from_draws), or the patches.
+    /// A share for each range with a spread; the index of the range if there are several; then the draws of
+    /// [`BlockwiseMasker::from_draws`](crate::BlockwiseMasker::from_draws), or the patches.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the draws do not fit.
+    /// [`Error::Shape`] if the draws do not match.
     pub fn from_draws(&self, grid: PatchGrid, draws: &[f64]) -> Result<Mask> {
         let mut recorded = Recorded::new(draws);
         let bits = self.bits(grid, self.config.start_epoch, &mut recorded)?;
@@ -167,7 +167,7 @@ impl IbotBlockMasker {
                     log_aspect: self.log_aspect,
                     attempts: Some(self.config.attempts),
                 };
-                // The share of the patches is not rounded: it bounds areas and counts as it is.
+                // The share is not rounded to whole patches; it limits areas and counts directly.
                 rule.place(grid, ratio * grid.len() as f64, &mut bits, draws)?;
             }
         }
@@ -194,7 +194,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     #[test]
-    fn hides_nothing_before_its_epoch() {
+    fn hides_nothing_before_the_start_epoch() {
         let masker = IbotBlockMaskerConfig {
             ratios: vec![RatioRange {
                 mean: 0.5,

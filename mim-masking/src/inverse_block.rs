@@ -1,4 +1,4 @@
-//! CAPI's masks: one block is seen, and some of the rest predicted.
+//! CAPI: one block is visible, and some of the other patches are predicted.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -20,14 +20,14 @@ pub struct InverseBlockMaskerConfig {
     pub mask_ratio: f64,
     /// Share of the hidden patches that are predicted, in `(0, 1]`. Default 0.05.
     pub pred_ratio: f64,
-    /// Smallest height / width of the block. Default 0.5.
+    /// Minimum height / width of the block. Default 0.5.
     pub min_aspect: f64,
-    /// Largest height / width; `1 / min_aspect` if not set.
+    /// Maximum height / width; `1 / min_aspect` if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_aspect: Option<f64>,
-    /// Whether the image is shifted in a circle under the block, which then may wrap around its edges. Default true.
+    /// Whether the image is rolled under the block, so that the block may wrap around its edges. Default true.
     pub roll: bool,
-    /// Whether the block is what is seen, rather than what is hidden. Default true.
+    /// Whether the block is visible instead of hidden. Default true.
     pub inverse: bool,
 }
 
@@ -58,7 +58,7 @@ impl InverseBlockMaskerConfig {
         }
         let max = self.max_aspect.unwrap_or(1. / self.min_aspect);
         if !(self.min_aspect > 0. && self.min_aspect <= max && max.is_finite()) {
-            let why = format!("aspects are positive, and max_aspect = {max} is not below it");
+            let why = format!("it must be positive, and at most max_aspect = {max}");
             return Err(Error::config(NAME, "min_aspect", self.min_aspect, why, "use 0.5"));
         }
         Ok(InverseBlockMasker {
@@ -80,10 +80,10 @@ impl MaskerSettings for InverseBlockMaskerConfig {
     }
 }
 
-/// Shows one block of an exact number of patches and hides the rest, of which a drawn part is predicted and the others
-/// take no part; all counts are the same in every image.
+/// Shows one block with an exact number of patches and hides the rest. A random part of the hidden patches is
+/// predicted; the others are not used. All counts are the same in every image.
 ///
-/// Visible patches stand in image order, predicted ones in the order of their draws. CAPI (Darcet et al., TMLR 2025),
+/// Visible patches are in image order, predicted ones in order of drawing. CAPI (Darcet et al., TMLR 2025),
 /// section 3.3; facebookresearch/capi @ 98b4fa1, `data.py`.
 #[derive(Debug, Clone)]
 pub struct InverseBlockMasker {
@@ -92,11 +92,11 @@ pub struct InverseBlockMasker {
 }
 
 impl InverseBlockMasker {
-    /// Hidden and predicted patches of an image.
+    /// Numbers of hidden and predicted patches per image.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if none would be visible, or none predicted.
+    /// [`Error::InvalidConfig`] if none would be visible or none predicted.
     pub fn counts(&self, grid: PatchGrid) -> Result<(usize, usize)> {
         let config = &self.config;
         let hidden = share(grid.len(), config.mask_ratio);
@@ -114,12 +114,12 @@ impl InverseBlockMasker {
         Ok((hidden, predicted))
     }
 
-    /// The mask for recorded draws of `images` images: for each the logarithm of the block's aspect, its top and left
-    /// and, if it rolls, the shifts down and right; and `noise` `[images, hidden]` that chooses what is predicted.
+    /// The mask for recorded draws of `images` images: per image, the logarithm of the block's aspect, its top and left
+    /// and, if it rolls, the shifts down and right; and `noise` `[images, hidden]` that selects the predicted patches.
     ///
     /// # Errors
     ///
-    /// If the draws do not fit, or no block fits the grid.
+    /// If the draws do not match, or no block fits the grid.
     pub fn from_draws(
         &self,
         grid: PatchGrid,
@@ -159,7 +159,7 @@ impl InverseBlockMasker {
         let low = self.log_aspect.0.max((patches / (cols * cols)).ln());
         let high = self.log_aspect.1.min((rows * rows / (patches + 1e-5)).ln());
         if low > high {
-            let why = format!("no block of {count} patches with such an aspect fits a grid of {grid}");
+            let why = format!("no block of {count} patches with this aspect fits a grid of {grid}");
             let fix = "use a wider range of aspects, or another mask_ratio";
             return Err(Error::config(NAME, "min_aspect", self.config.min_aspect, why, fix));
         }
@@ -170,7 +170,7 @@ impl InverseBlockMasker {
             side.min(most)
         };
         let width = side(patches / aspect, grid.cols);
-        // At the edge of the range rounding may make it one patch too wide.
+        // At the limit of the range, rounding may make it one patch too wide.
         let height = side(patches * aspect, grid.rows).max(count.div_ceil(width));
         let top = draws.integer(0, grid.rows - height.min(grid.rows));
         let left = draws.integer(0, grid.cols - width);
@@ -183,11 +183,11 @@ impl InverseBlockMasker {
             let (row, col) = ((top + row + down) % grid.rows, (left + col + right) % grid.cols);
             row * grid.cols + col
         };
-        // The last row is cut where there are too many.
+        // The last row is cut if there are too many patches.
         Ok(cells.take(count).map(id).collect())
     }
 
-    /// The mask whose predicted patches have the smallest `noise` among the hidden ones of their image.
+    /// The mask; the hidden patches with the smallest `noise` of each image are predicted.
     fn mask(&self, grid: PatchGrid, bits: &[u8], noise: &[f32]) -> Result<Mask> {
         let (hidden, predicted) = self.counts(grid)?;
         let images = bits.len() / grid.len();
@@ -196,7 +196,7 @@ impl InverseBlockMasker {
                 "noise of a masker",
                 format!("{hidden} numbers for each of {images} images"),
                 noise.len(),
-                "give one for each hidden patch",
+                "give one number per hidden patch",
             ));
         }
         let mut order = Vec::with_capacity(images * (grid.len() - hidden + predicted));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_work_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut InverseBlockMaskerConfig));
         let wrong: [Wrong; 4] = [
             ("`mask_ratio` is 1", |c| c.mask_ratio = 1.),

@@ -1,7 +1,7 @@
-//! Maskers of mim: which tokens of an image are hidden.
+//! Maskers of mim: they select the hidden patches of an image.
 //!
-//! [`maskers`] lists those that a config can name, each with what it does and its paper. [`FixedMasker`] is a given
-//! mask, for parity checks, pictures and tests.
+//! [`maskers`] lists those that a config can name, each with a description and its paper. [`FixedMasker`] returns a
+//! given mask, for parity checks, pictures and tests.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ pub use fixed::FixedMasker;
 pub use masker::{Guide, GuideKind, MaskRequest, Masker, MaskerSettings};
 
 mim_core::parts! {
-    /// The maskers that a config can name.
+    /// Maskers that a config can name.
     pub fn maskers() -> dyn MaskerSettings as "masker";
     random => RandomMaskerConfig, RandomMasker;
     partial => PartialMaskerConfig, PartialMasker;

@@ -4,42 +4,42 @@ use mim_core::parts::Settings;
 use mim_core::{Mask, PatchGrid, Result, StepContext};
 use rand::Rng;
 
-/// What a masker wants to know about the images.
+/// Kind of guide that a masker needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuideKind {
     /// Nothing.
     None,
-    /// A score for each patch, such as a teacher's attention.
+    /// A score per patch, such as a teacher's attention.
     Scores,
-    /// A part number for each patch.
+    /// A part index per patch.
     Parts,
 }
 
-/// What is known about the images, `[images * tokens]` on the host.
+/// Guide of a masker: information about the images, `[images * tokens]` on the host.
 #[derive(Debug, Clone, Copy)]
 pub enum Guide<'a> {
     /// Nothing.
     None,
-    /// A score for each patch.
+    /// A score per patch.
     Scores(&'a [f32]),
-    /// A part number for each patch.
+    /// A part index per patch.
     Parts(&'a [u32]),
 }
 
-/// What masks are wanted.
+/// A request for masks.
 #[derive(Debug, Clone, Copy)]
 pub struct MaskRequest<'a> {
     /// Number of images.
     pub images: usize,
     /// The grid of the mask: the encoder's token grid, or a finer one.
     pub grid: PatchGrid,
-    /// What is known about the images.
+    /// Information about the images.
     pub guide: Guide<'a>,
-    /// Where training stands, for masks that change with it.
+    /// The training step, for masks that change over time.
     pub step: &'a StepContext,
 }
 
-/// Draws masks. The rule is also a pure function of recorded draws, so that it can be tested.
+/// Draws masks. The rule should also be a pure function of recorded draws, so that it can be tested.
 ///
 /// ```
 /// use mim_core::{Mask, Result};
@@ -56,16 +56,16 @@ pub struct MaskRequest<'a> {
 /// }
 /// ```
 pub trait Masker: Send + Sync {
-    /// What [`MaskRequest::guide`] must hold.
+    /// The kind of [`MaskRequest::guide`] that it needs.
     fn guide(&self) -> GuideKind {
         GuideKind::None
     }
 
-    /// Draws a mask for each image (or `k` masks an image, copy-major).
+    /// Draws a mask for each image (or `k` masks per image, copy-major).
     ///
     /// # Errors
     ///
-    /// If the grid or the guide do not fit the masker.
+    /// If grid or guide do not match the masker.
     fn sample(&self, rq: &MaskRequest<'_>, rng: &mut dyn Rng) -> Result<Mask>;
 }
 
@@ -79,7 +79,7 @@ impl<T: Masker + ?Sized> Masker for Box<T> {
     }
 }
 
-/// Settings of a masker that a config can name.
+/// Settings of a masker, as named in a config.
 pub trait MaskerSettings: Settings {
     /// Checks the settings and builds the masker.
     ///

@@ -1,4 +1,4 @@
-//! I-JEPA's masks: a large block that is seen, and several that are predicted.
+//! I-JEPA: a large visible context block, and several predicted target blocks.
 
 use mim_core::parts::Part;
 use mim_core::rng::stream;
@@ -10,26 +10,26 @@ use crate::draws::{Draws, Fresh, Recorded};
 use crate::{MaskRequest, Masker, MaskerSettings};
 
 const NAME: &str = "multi-block masker";
-/// Places of a context block that are tried before it may overlap one more target.
+/// Attempts to place a context block before it may overlap one more target.
 const TRIES: usize = 20;
-/// Tells the stream of the sizes from that of the places.
+/// Separates the random stream of sizes from that of positions.
 const SIZES: u64 = 1;
 
 /// Settings of [`MultiBlockMasker`]; `Default` is the I-JEPA recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MultiBlockMaskerConfig {
-    /// Range of a target block's share of the image. Default 0.15 to 0.2.
+    /// Range of the share of the image covered by a target block. Default 0.15 to 0.2.
     pub target_scale: [f64; 2],
-    /// Range of a target block's height over width. Default 0.75 to 1.5.
+    /// Range of height / width of a target block. Default 0.75 to 1.5.
     pub target_aspect: [f64; 2],
-    /// Range of a context block's share of the image. Default 0.85 to 1.
+    /// Range of the share of the image covered by a context block. Default 0.85 to 1.
     pub context_scale: [f64; 2],
-    /// Target blocks an image. Default 4.
+    /// Target blocks per image. Default 4.
     pub targets: usize,
-    /// Context blocks an image. Default 1.
+    /// Context blocks per image. Default 1.
     pub contexts: usize,
-    /// A block has more patches than that. Default 10.
+    /// A block must have more patches than this. Default 10.
     pub min_keep: usize,
     /// Whether context blocks may overlap target blocks. Default false.
     pub allow_overlap: bool,
@@ -54,7 +54,7 @@ impl MultiBlockMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a range is empty or outside what it may be, or there are no blocks.
+    /// [`Error::InvalidConfig`] if a range is empty or out of bounds, or there are no blocks.
     pub fn build(&self) -> Result<MultiBlockMasker> {
         let counts = [
             ("targets", self.targets),
@@ -71,8 +71,8 @@ impl MultiBlockMaskerConfig {
             ("target_aspect", self.target_aspect, f64::INFINITY),
         ] {
             if !(low > 0. && low <= high && high <= most && high.is_finite()) {
-                let why = "it is a range of positive numbers, the lower one first, and shares are at most 1";
-                let fix = "use for instance [0.15, 0.2]";
+                let why = "it must be a range of positive numbers, the lower one first; shares are at most 1";
+                let fix = "use [0.15, 0.2], for example";
                 return Err(Error::config(NAME, field, format!("[{low}, {high}]"), why, fix));
             }
         }
@@ -94,27 +94,27 @@ impl MaskerSettings for MultiBlockMaskerConfig {
     }
 }
 
-/// Height and width in patches of the blocks of a batch.
+/// Height and width, in patches, of the blocks of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockSizes {
     /// Of all target blocks.
     pub target: (usize, usize),
-    /// Of all context blocks, before targets are taken out.
+    /// Of all context blocks, before targets are removed.
     pub context: (usize, usize),
 }
 
-/// The patches of the blocks of a batch, ascending.
+/// The patches of the blocks of a batch, in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MultiBlocks {
-    /// For each image its context blocks, of different lengths.
+    /// Context blocks per image; lengths may differ.
     pub contexts: Vec<Vec<Vec<u32>>>,
-    /// For each image its target blocks, all of one length.
+    /// Target blocks per image; all have the same length.
     pub targets: Vec<Vec<Vec<u32>>>,
 }
 
 impl MultiBlocks {
-    /// The mask: a row for each target, context and image, in this order from the outside; the context is visible, the
-    /// target hidden. All contexts lose their last patches down to the length of the shortest one.
+    /// The mask: one row per target, context and image, nested in this order; the context is visible, the
+    /// target hidden. All contexts are truncated to the length of the shortest one.
     ///
     /// # Errors
     ///
@@ -137,11 +137,11 @@ impl MultiBlocks {
     }
 }
 
-/// Draws several target blocks and a context block without them for each image: every target is predicted alone, so a
-/// mask has a row for each of them.
+/// Draws several target blocks per image, and a context block without them. Every target is predicted separately, so a
+/// mask has one row per target.
 ///
-/// Sizes are drawn once a batch, and are the same in all processes. A block never reaches the last row and column.
-/// Where no place of a context has enough patches left, it may overlap targets, the last one first.
+/// Sizes are drawn once per batch and are the same in all processes. A block never reaches the last row and column.
+/// If no position of a context leaves enough patches, it may overlap targets, starting with the last one.
 /// I-JEPA (Assran et al., CVPR 2023), Sec. 3; facebookresearch/ijepa @ 52c1ae9, `src/masks/multiblock.py`.
 #[derive(Debug, Clone)]
 pub struct MultiBlockMasker {
@@ -149,7 +149,7 @@ pub struct MultiBlockMasker {
 }
 
 impl MultiBlockMasker {
-    /// The sizes for two draws in `[0, 1)`: of the targets, and of the contexts.
+    /// The sizes for two draws in `[0, 1)`: one for targets, one for contexts.
     ///
     /// # Errors
     ///
@@ -160,12 +160,12 @@ impl MultiBlockMasker {
         let size = |[low, high]: [f64; 2], [narrow, tall]: [f64; 2], draw: f64| {
             let share = low + draw * (high - low);
             let patches = (grid.len() as f64 * share).floor();
-            // Parity: the same draw says size and shape.
+            // Parity: the same draw sets size and aspect.
             let aspect = narrow + draw * (tall - narrow);
             let side = |length: f64, whole: usize| {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a side in patches")]
                 let side = length.round_ties_even() as usize;
-                // Parity: a block is smaller than the grid on both sides.
+                // Parity: a block is smaller than the grid on both axes.
                 side.min(whole.saturating_sub(1))
             };
             (
@@ -183,7 +183,7 @@ impl MultiBlockMasker {
         ] {
             if height * width <= config.min_keep {
                 let why = format!(
-                    "it gives blocks of {height}x{width} of {grid} patches, and min_keep = {} is not less",
+                    "it gives blocks of {height}x{width} on {grid} patches, which is not more than min_keep = {}",
                     config.min_keep
                 );
                 let fix = "raise it, lower min_keep, or use larger images or smaller patches";
@@ -197,12 +197,12 @@ impl MultiBlockMasker {
         Ok(sizes)
     }
 
-    /// The blocks of `images` images for recorded `draws` of places: top and left of each try, images one after the
-    /// other, targets before contexts.
+    /// The blocks of `images` images for recorded `draws` of positions: top and left of each attempt, image by
+    /// image, targets before contexts.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the draws do not fit.
+    /// [`Error::Shape`] if the draws do not match.
     pub fn from_draws(
         &self,
         grid: PatchGrid,
@@ -239,7 +239,7 @@ impl MultiBlockMasker {
         blocks
     }
 
-    /// A context block without the patches of `targets`, or of fewer of them after each 20 failures.
+    /// A context block without the patches of `targets`; after each 20 failures, one target fewer is avoided.
     fn context(
         &self,
         grid: PatchGrid,
@@ -255,7 +255,7 @@ impl MultiBlockMasker {
             for _ in 0..TRIES {
                 let mut block = rectangle(grid, size, draws);
                 block.retain(|id| !avoided.iter().any(|target| target.contains(id)));
-                // Without targets to avoid every place will do: the block is larger than that.
+                // Without targets to avoid, every position works: the block is larger than `min_keep`.
                 if block.len() > self.config.min_keep || avoided.is_empty() {
                     return block;
                 }
@@ -265,9 +265,9 @@ impl MultiBlockMasker {
     }
 }
 
-/// The patches of a rectangle at a drawn place, ascending.
+/// The patches of a rectangle at a drawn position, ascending.
 fn rectangle(grid: PatchGrid, (height, width): (usize, usize), draws: &mut impl Draws) -> Vec<u32> {
-    // Parity: the last place of each axis is never drawn.
+    // Parity: the last position on each axis is never drawn.
     let top = draws.integer(0, (grid.rows - height).saturating_sub(1));
     let left = draws.integer(0, (grid.cols - width).saturating_sub(1));
     let rows = top..top + height;
@@ -278,7 +278,7 @@ fn rectangle(grid: PatchGrid, (height, width): (usize, usize), draws: &mut impl 
 impl Masker for MultiBlockMasker {
     fn sample(&self, rq: &MaskRequest<'_>, rng: &mut dyn Rng) -> Result<Mask> {
         let step = rq.step;
-        // Not `rng`, which is another one in each process.
+        // Not `rng`, which differs between processes.
         let place = [step.global_iter() as u64, (step.micro as u64) << 32 | SIZES];
         let mut sizes = stream(step.seed, Purpose::Mask, place);
         let sizes = self.sizes(rq.grid, [sizes.random(), sizes.random()])?;
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_work_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut MultiBlockMaskerConfig));
         let wrong: [Wrong; 5] = [
             ("`targets` is 0", |c| c.targets = 0),
@@ -340,7 +340,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn blocks_are_apart_and_of_one_length(seed in any::<u64>(), rows in 8usize..17, contexts in 1usize..3) {
+        fn blocks_are_disjoint_and_of_equal_length(seed in any::<u64>(), rows in 8usize..17, contexts in 1usize..3) {
             let (grid, step) = (PatchGrid::new(rows, 9), StepContext::new(seed));
             let config = MultiBlockMaskerConfig { contexts, min_keep: 4, ..MultiBlockMaskerConfig::default() };
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -349,7 +349,7 @@ mod tests {
             let keep = mask.exact_keep().unwrap();
             prop_assert!(keep > 4 && mask.width() - keep > 4);
             for row in 0..mask.rows() {
-                // All targets of a context see the same of it.
+                // All targets of a context have the same visible patches.
                 let first = row % (contexts * 3);
                 prop_assert_eq!(mask.visible(row), mask.visible(first));
                 let edge = |id: &u32| *id as usize / 9 == rows - 1 || *id as usize % 9 == 8;

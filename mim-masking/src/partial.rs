@@ -1,4 +1,4 @@
-//! Random masks of which only a part is predicted.
+//! Random masks with partial prediction.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -17,7 +17,7 @@ const NAME: &str = "partial masker";
 pub struct PartialMaskerConfig {
     /// Share of patches that the encoder does not see, in `(0, 1)`. Default 0.75.
     pub mask_ratio: f64,
-    /// Share of all patches that are predicted, above 0 and at most `mask_ratio`. Default 0.25.
+    /// Share of all patches that is predicted, above 0 and at most `mask_ratio`. Default 0.25.
     pub pred_ratio: f64,
 }
 
@@ -40,7 +40,7 @@ impl PartialMaskerConfig {
         check_ratio(NAME, "mask_ratio", self.mask_ratio)?;
         check_ratio(NAME, "pred_ratio", self.pred_ratio)?;
         if self.pred_ratio > self.mask_ratio {
-            let why = format!("only hidden patches are predicted, mask_ratio = {} of them", self.mask_ratio);
+            let why = format!("only hidden patches are predicted, and mask_ratio is {}", self.mask_ratio);
             let fix = "use at most mask_ratio";
             return Err(Error::config(NAME, "pred_ratio", self.pred_ratio, why, fix));
         }
@@ -61,10 +61,10 @@ impl MaskerSettings for PartialMaskerConfig {
     }
 }
 
-/// Shows some patches, hides some to be predicted, and leaves out the rest; all counts are the same in every image.
+/// Shows some patches, hides some for prediction, and omits the rest; all counts are the same in every image.
 ///
-/// Of `n` patches, those with the `floor(n * (1 - mask_ratio))` smallest numbers are visible, in the order of their
-/// numbers; the next `floor(n * (mask_ratio - pred_ratio))` are left out; the rest is hidden, in image order.
+/// Of `n` patches, those with the `floor(n * (1 - mask_ratio))` smallest numbers are visible, in order of their
+/// numbers; the next `floor(n * (mask_ratio - pred_ratio))` are omitted; the rest is hidden, in image order.
 /// CrossMAE (Fu et al., TMLR 2025), Sec. 3.2.
 #[derive(Debug, Clone)]
 pub struct PartialMasker {
@@ -77,7 +77,7 @@ impl PartialMasker {
     /// # Errors
     ///
     /// [`Error::Shape`] if the noise is not a multiple of the grid, [`Error::InvalidConfig`] if no patch would stay
-    /// visible, or none would be predicted.
+    /// visible or none would be predicted.
     pub fn from_noise(&self, grid: PatchGrid, noise: &[f32]) -> Result<Mask> {
         let PartialMaskerConfig {
             mask_ratio,
@@ -135,7 +135,7 @@ mod tests {
         let noise = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2];
         let mask = config.build().unwrap().from_noise(PatchGrid::new(2, 3), &noise).unwrap();
         assert_eq!(mask.visible(0), [1, 5]);
-        // One patch, the next smallest, is left out.
+        // One patch, the next smallest, is omitted.
         assert_eq!(mask.hidden(0), [0, 2, 4]);
         assert_eq!(mask.to_bits(), [1, 0, 1, 0, 1, 0]);
     }

@@ -1,4 +1,4 @@
-//! All patches hidden, in a random order.
+//! Hides all patches, in a random order.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::random::argsort;
 use crate::{MaskRequest, Masker, MaskerSettings};
 
-/// Settings of [`PermutationMasker`]: there are none.
+/// Settings of [`PermutationMasker`]; it has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PermutationMaskerConfig {}
@@ -24,7 +24,7 @@ impl MaskerSettings for PermutationMaskerConfig {
     }
 }
 
-/// Hides every patch; the order of the hidden ones is that of one uniform number each (SAIM, Qi et al., AAAI 2023,
+/// Hides every patch; the order follows one uniform number per patch (SAIM, Qi et al., AAAI 2023,
 /// section 3.2).
 #[derive(Debug, Clone, Copy)]
 pub struct PermutationMasker;
@@ -39,9 +39,9 @@ impl PermutationMasker {
         if noise.is_empty() || !noise.len().is_multiple_of(grid.len()) {
             return Err(Error::shape(
                 "noise of an order",
-                format!("a number for each patch of {grid}"),
+                format!("one number per patch of {grid}"),
                 noise.len(),
-                "draw it for this grid",
+                "draw the noise for this grid",
             ));
         }
         let order: Vec<u32> = noise.chunks(grid.len()).flat_map(argsort).collect();

@@ -1,4 +1,4 @@
-//! Patches hidden uniformly at random.
+//! Hides patches uniformly at random.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -50,7 +50,7 @@ impl MaskerSettings for RandomMaskerConfig {
 /// Hides the same number of patches in every image, drawn uniformly without replacement.
 ///
 /// Keeps `floor(tokens * (1 - mask_ratio))` patches: those with the smallest of one uniform number
-/// each. Visible and hidden ids stand in the order of their numbers, so they are shuffled.
+/// per patch. Visible and hidden ids are in order of their numbers, so they are shuffled.
 /// MAE (He et al., CVPR 2022), Sec. 3.
 #[derive(Debug, Clone)]
 pub struct RandomMasker {
@@ -71,7 +71,7 @@ impl RandomMasker {
                 "random masker",
                 "mask_ratio",
                 self.mask_ratio,
-                format!("it leaves none of the {} patches visible", grid.len()),
+                format!("it would leave none of the {} patches visible", grid.len()),
                 "lower mask_ratio, or use larger images or smaller patches",
             ));
         }
@@ -80,7 +80,7 @@ impl RandomMasker {
     }
 }
 
-/// The positions of `values` in ascending order of value; equal ones in order of position.
+/// Indices of `values` in ascending order of value; ties in order of index.
 pub(crate) fn argsort(values: &[f32]) -> Vec<u32> {
     let mut keyed: Vec<(f32, u32)> = values.iter().copied().zip(0u32..).collect();
     keyed.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -206,7 +206,7 @@ mod tests {
             .sample(&request(&step, 4000, grid), &mut rng)
             .unwrap();
         let rate = crate::sampling::Statistics::of(&mask).rate;
-        // 6 of 9 hidden; one standard error is 0.0075.
+        // 6 of 9 are hidden; one standard error is 0.0075.
         assert!(rate.iter().all(|r| (r - 2. / 3.).abs() < 0.04), "{rate:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! BootMAE's masks: blocks, some more patches, and a rolled order.
+//! BootMAE: hides blocks and further patches, in a rolled order.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -16,11 +16,11 @@ const NAME: &str = "rolled block masker";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolledBlockMaskerConfig {
-    /// The blocks; their count must not vary for the result to be that of the paper.
+    /// The blocks; their count must be exact to match the paper.
     pub blocks: BlockwiseMaskerConfig,
-    /// Patches hidden in the end, in blocks and outside.
+    /// Total number of hidden patches, in blocks and outside.
     pub hidden: HiddenCount,
-    /// Most places by which the order is rolled.
+    /// Maximum number of positions by which the order is rolled.
     pub max_roll: usize,
 }
 
@@ -39,7 +39,7 @@ impl RolledBlockMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the blocks' settings or the hidden ratio are wrong.
+    /// [`Error::InvalidConfig`] if the settings of the blocks or the hidden ratio are invalid.
     pub fn build(&self) -> Result<RolledBlockMasker> {
         self.hidden.validate(NAME)?;
         Ok(RolledBlockMasker {
@@ -65,11 +65,11 @@ impl MaskerSettings for RolledBlockMaskerConfig {
     }
 }
 
-/// Hides blocks and random further patches up to an exact count.
+/// Hides blocks and further random patches up to an exact count.
 ///
-/// Patches are ordered at random, those of blocks last; the whole batch's orders are then rolled to
-/// the right by one random number of places, which makes as many block patches visible. The last
-/// ones are hidden. BootMAE (Dong et al., ECCV 2022), release.
+/// Patches are ordered at random, with block patches last. Then all orders of the batch are rolled to
+/// the right by the same random number of positions, which makes that many block patches visible. The last
+/// patches are hidden. BootMAE (Dong et al., ECCV 2022), release.
 #[derive(Debug, Clone)]
 pub struct RolledBlockMasker {
     blocks: BlockwiseMasker,
@@ -83,7 +83,7 @@ impl RolledBlockMasker {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if bits, noise and grid do not fit, [`Error::InvalidConfig`] if the grid
+    /// [`Error::Shape`] if bits, noise and grid do not match, [`Error::InvalidConfig`] if the grid
     /// has too few patches.
     pub fn from_draws(
         &self,
@@ -96,9 +96,9 @@ impl RolledBlockMasker {
         if blocks.len() != noise.len() {
             return Err(Error::shape(
                 "noise of the rolled order",
-                format!("{} numbers, one for each patch", blocks.len()),
+                format!("{} numbers, one per patch", blocks.len()),
                 noise.len(),
-                "draw one number for each patch",
+                "draw one number per patch",
             ));
         }
         let keys: Vec<f32> = blocks
@@ -158,9 +158,9 @@ mod tests {
         assert_eq!(order(1), (vec![0, 0, 1, 1, 1], vec![0, 1, 2, 4, 3]));
     }
 
-    /// The order of recorded draws is compared by `mim parity`.
+    /// The order for recorded draws is compared by `mim parity`.
     #[test]
-    fn neighbours_are_hidden_together_as_often_as_recorded() {
+    fn neighbour_frequencies_match_recorded_ones() {
         let case = Golden::load("components/blockwise_mask_bootmae");
         let masker = RolledBlockMaskerConfig::default().build().unwrap();
         let grid = PatchGrid::new(14, 14);
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(mask.constant_keep(), Some(49));
         let got = Statistics::of(&mask);
         let want = case.json["config"]["expect_statistics"]["adjacent_equal_final"].as_f64();
-        // One roll for the whole batch moves this by up to 0.01 a place.
+        // One roll for the whole batch shifts this by up to 0.01 per position.
         assert!((got.adjacent_equal - want.unwrap()).abs() < 0.03);
     }
 }

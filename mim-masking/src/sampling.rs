@@ -1,11 +1,11 @@
 //! Statistics of sampled masks, for tests.
 
-/// Statistics of many sampled masks, for comparison with recorded ones.
+/// Statistics of many sampled masks, to compare with recorded ones.
 pub(crate) struct Statistics {
     pub(crate) counts: Vec<f64>,
     /// How often each patch is hidden.
     pub(crate) rate: Vec<f64>,
-    /// Share of horizontally adjacent pairs with equal bits, and of vertically adjacent ones.
+    /// Share of adjacent pairs with equal bits, horizontal and vertical.
     pub(crate) adjacent_equal: f64,
 }
 

@@ -1,4 +1,4 @@
-//! Patches hidden by the part of the image they belong to: first within parts, later whole parts.
+//! Hides patches by semantic part: first within parts, later whole parts.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, NO_PART, PatchGrid, Result, StepContext};
@@ -15,15 +15,15 @@ const NAME: &str = "semantic_part masker";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SemanticPartMaskerConfig {
-    /// Share of hidden patches among those that belong to a part, in `(0, 1)`. Default 0.75.
+    /// Share of hidden patches among those in a part, in `(0, 1)`. Default 0.75.
     pub mask_ratio: f64,
     /// Number of parts, at most 255. Default 7.
     pub num_parts: usize,
-    /// Epochs after which whole parts are hidden; those of the run if not set (the default).
-    // Parity: 800 in the release, which is the length of its runs.
+    /// Epochs until whole parts are hidden; the length of the run if not set (the default).
+    // Parity: 800 in the release, the length of its runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule_epochs: Option<usize>,
-    /// Exponent of the schedule; 1 is a line. Default 2.
+    /// Exponent of the schedule; 1 is linear. Default 2.
     pub power: f64,
 }
 
@@ -43,22 +43,22 @@ impl SemanticPartMaskerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the setting that does not hold.
+    /// [`Error::InvalidConfig`] naming the invalid setting.
     pub fn build(&self) -> Result<SemanticPartMasker> {
         check_ratio(NAME, "mask_ratio", self.mask_ratio)?;
         let (field, value, why, fix) = if !(1..=255).contains(&self.num_parts) {
             (
                 "num_parts",
                 self.num_parts.to_string(),
-                "there are 1 to 255 parts",
+                "there must be 1 to 255 parts",
                 "use 7",
             )
         } else if self.schedule_epochs == Some(0) {
             (
                 "schedule_epochs",
                 "0".to_owned(),
-                "the schedule has a length",
-                "leave it out",
+                "the schedule needs at least one epoch",
+                "remove it to use the length of the run",
             )
         } else if self.power.is_nan() || self.power <= 0. {
             (
@@ -87,22 +87,22 @@ impl MaskerSettings for SemanticPartMaskerConfig {
     }
 }
 
-/// How many patches of each part are hidden.
+/// Numbers of hidden patches per part.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PartCounts {
-    /// If the same share of each part is.
+    /// If the same share of each part is hidden.
     pub within: Vec<usize>,
-    /// If whole parts are, one after the other.
+    /// If whole parts are hidden, one after another.
     pub whole: Vec<usize>,
-    /// In between, as the epoch has it.
+    /// The mixture for the current epoch.
     pub hidden: Vec<usize>,
 }
 
-/// Hides patches by the part they belong to: at the start of training a share of each part, at its end whole parts.
+/// Hides patches by part: at the start of training a share of each part, at the end whole parts.
 ///
-/// Keeps `floor(patches * (1 - mask_ratio))` patches of each image: those that the parts' counts leave visible, made up to
-/// that number in a random order. Only patches that belong to a part are listed in the mask; all images must have
-/// equally many.
+/// Keeps `floor(patches * (1 - mask_ratio))` patches of each image: those left visible by the counts of the parts, and
+/// more in random order up to that number. The mask lists only patches that belong to a part; all images must have
+/// the same number of them.
 ///
 /// SemMAE (Li et al., NeurIPS 2022), section 3.3; ucasligang/SemMAE @ 95b39ff, `models_mae_setting3.py`.
 #[derive(Debug, Clone)]
@@ -118,7 +118,8 @@ impl SemanticPartMasker {
         (1. - done.powf(self.config.power)).max(0.)
     }
 
-    /// How many patches of parts of these sizes are hidden; `draws`, one a part, order the parts that are hidden whole.
+    /// Numbers of hidden patches for parts of these sizes; `draws`, one per part, set the order in which whole parts
+    /// are hidden.
     pub fn counts(&self, sizes: &[usize], draws: &[f32], within_share: f64) -> PartCounts {
         let ratio = self.config.mask_ratio;
         let mut counts = PartCounts {
@@ -132,7 +133,7 @@ impl SemanticPartMasker {
             counts.whole[part] = sizes[part].min(whole(budget - before as f64));
             before += sizes[part];
         }
-        // Parity: products and sum are f32, halves go to the even number.
+        // Parity: products and sum are f32, rounded half to even.
         let (within, other) = (narrow(within_share), narrow(1. - within_share));
         for (&size, &whole_part) in sizes.iter().zip(&counts.whole) {
             let share = whole(f64::from((float(size) * narrow(ratio)).round_ties_even()));
@@ -143,7 +144,7 @@ impl SemanticPartMasker {
         counts
     }
 
-    /// Whether each patch of an image is hidden by the counts alone, in the order in which `parts` are given.
+    /// Whether the counts alone hide each patch of an image, in the order of `parts`.
     pub fn judged(parts: &[u32], hidden: &[usize]) -> Vec<bool> {
         let mut seen = vec![0; hidden.len()];
         let judge = |&part: &u32| {
@@ -154,13 +155,13 @@ impl SemanticPartMasker {
         parts.iter().map(judge).collect()
     }
 
-    /// The masks for `parts` `[images * patches]` and recorded draws: a number for each patch and, `[images * num_parts]`,
-    /// for each part of each image.
+    /// The masks for `parts` `[images * patches]` and recorded draws: one number per patch, and one per part of each
+    /// image `[images * num_parts]`.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the numbers do not fit the grid or each other, or images differ in how many patches belong to
-    /// a part; [`Error::Unsupported`] for a part whose number is too large; [`Error::InvalidConfig`] if no patch would
+    /// [`Error::Shape`] if the lengths do not match the grid or each other, or images have different numbers of patches
+    /// in parts; [`Error::Unsupported`] if a part index is too large; [`Error::InvalidConfig`] if no patch would
     /// stay visible.
     pub fn from_draws(
         &self,
@@ -192,7 +193,7 @@ impl SemanticPartMasker {
             keep.push(share(ids.len(), 1. - self.config.mask_ratio));
         }
         if keep.contains(&0) {
-            let (why, fix) = ("it leaves no patch visible", "lower mask_ratio");
+            let (why, fix) = ("it would leave no patch visible", "lower mask_ratio");
             return Err(Error::config(
                 NAME,
                 "mask_ratio",
@@ -213,18 +214,18 @@ impl SemanticPartMasker {
         if !fits || images == 0 {
             return Err(Error::shape(
                 "parts of patches",
-                format!("a number for each patch of whole images of {grid}"),
+                format!("one number per patch, for whole images of {grid}"),
                 parts.len(),
-                "give part maps of the encoder's patch grid",
+                "use part maps on the encoder's patch grid",
             ));
         }
         let large = |part: &&u32| **part != NO_PART && **part as usize >= num_parts;
         if let Some(part) = parts.iter().find(large) {
             return Err(Error::unsupported(
                 format!("a patch of part {part}"),
-                format!("there are num_parts = {num_parts}, counted from 0"),
+                format!("num_parts is {num_parts}, and parts count from 0"),
                 format!(
-                    "set num_parts to at least {}, or mend the part maps ({NO_PART} is no part)",
+                    "set num_parts to at least {}, or correct the part maps ({NO_PART} means no part)",
                     part + 1
                 ),
             ));
@@ -235,9 +236,9 @@ impl SemanticPartMasker {
         match counts.find(|count| *count != first) {
             Some(other) => Err(Error::shape(
                 "patches that belong to a part",
-                format!("{first} in each image of the batch, as in its first one"),
+                format!("{first} in each image of the batch, like in the first one"),
                 other,
-                "use views that keep whole images, or part maps that leave out no patch",
+                "use views of whole images, or part maps that cover every patch",
             )),
             None => Ok(()),
         }
@@ -256,7 +257,7 @@ fn float(count: usize) -> f32 {
     count as f32
 }
 
-/// The whole part of a count, 0 for negative ones.
+/// The integer part of a count; 0 for negative ones.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -275,8 +276,8 @@ impl Masker for SemanticPartMasker {
         let Guide::Parts(parts) = rq.guide else {
             return Err(Error::unsupported(
                 "hiding patches by their parts",
-                "there are no part maps",
-                "use the method semmae, which makes them, or another masker",
+                "no part maps are available",
+                "use the method semmae, which provides them, or another masker",
             ));
         };
         let mut draws = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random()).collect() };
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_go_to_the_even_number_and_whole_parts_one_after_the_other() {
+    fn halves_round_to_even_and_whole_parts_go_in_order() {
         let counts = masker(0.75, 3).counts(&[6, 2, 0], &[0.9, 0.1, 0.5], 0.);
         // 4.5 and 1.5.
         assert_eq!(counts.within, [4, 2, 0]);
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn part_maps_that_do_not_fit_are_refused() {
+    fn mismatched_part_maps_are_refused() {
         let masker = masker(0.5, 2);
         let run = |parts: &[u32]| {
             let draws = vec![0.5; parts.len().max(8)];
@@ -370,7 +371,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_many_as_asked_for_are_hidden_whatever_the_parts(
+        fn the_requested_number_is_hidden_for_any_parts(
             seed in any::<u64>(), parts in proptest::collection::vec(0u32..5, 36), percent in 30u32..80, within in 0f64..1.,
         ) {
             use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};

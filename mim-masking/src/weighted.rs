@@ -1,4 +1,4 @@
-//! Patches kept with a probability that follows a score.
+//! Keeps patches with a probability proportional to a score.
 
 use mim_core::parts::Part;
 use mim_core::{Error, Mask, PatchGrid, Result};
@@ -50,9 +50,9 @@ impl MaskerSettings for WeightedMaskerConfig {
     }
 }
 
-/// Keeps `floor(tokens * (1 - mask_ratio))` patches of an image, drawn one after the other without
-/// replacement, each with a probability proportional to its score: what a teacher attends to tends
-/// to stay visible. Visible ids stand in the order of the draws.
+/// Keeps `floor(tokens * (1 - mask_ratio))` patches of an image, drawn one by one without
+/// replacement, each with a probability proportional to its score: patches that a teacher attends to tend
+/// to stay visible. Visible ids are in order of drawing.
 ///
 /// Semantic-aware sampling of MILAN (Hou et al., arXiv 2208.06049, section 3.3).
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ pub struct WeightedMasker {
 }
 
 impl WeightedMasker {
-    /// The same that hides `floor(tokens * mask_ratio)` and keeps the rest (I2P-MAE).
+    /// Rounds the hidden number instead: hides `floor(tokens * mask_ratio)` and keeps the rest (I2P-MAE).
     #[must_use]
     pub fn counting_hidden(self) -> Self {
         Self {
@@ -71,15 +71,15 @@ impl WeightedMasker {
         }
     }
 
-    /// The mask for `scores` `[images * tokens]` and recorded draws of the unit exponential
-    /// distribution, as many: descending order of score over draw.
+    /// The mask for `scores` `[images * tokens]` and as many recorded draws of the unit exponential
+    /// distribution: patches in descending order of score over draw.
     ///
-    /// That is the order of successive draws without replacement (Efraimidis and Spirakis, 2006).
+    /// This equals successive draws without replacement (Efraimidis and Spirakis, 2006).
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the numbers do not fit the grid or each other, [`Error::Unsupported`] for a
-    /// score that is negative or no number, [`Error::InvalidConfig`] if no patch would stay visible.
+    /// [`Error::Shape`] if the lengths do not match the grid or each other, [`Error::Unsupported`] for a
+    /// score that is negative or NaN, [`Error::InvalidConfig`] if no patch would stay visible.
     pub fn from_draws(&self, grid: PatchGrid, scores: &[f32], draws: &[f32]) -> Result<Mask> {
         let keep = match self.counts_hidden {
             true => grid.len() - share(grid.len(), self.mask_ratio),
@@ -90,7 +90,7 @@ impl WeightedMasker {
                 NAME,
                 "mask_ratio",
                 self.mask_ratio,
-                format!("it leaves none of the {} patches visible", grid.len()),
+                format!("it would leave none of the {} patches visible", grid.len()),
                 "lower mask_ratio, or use larger images or smaller patches",
             ));
         }
@@ -99,13 +99,13 @@ impl WeightedMasker {
                 "scores of patches",
                 format!("{} numbers, whole images of {grid}", draws.len()),
                 scores.len(),
-                "guide the masker by a teacher of the same patch grid",
+                "guide the masker by a teacher with the same patch grid",
             ));
         }
         if let Some(bad) = scores.iter().find(|score| score.is_nan() || **score < 0.) {
             return Err(Error::unsupported(
-                format!("drawing patches by a score of {bad}"),
-                "scores are weights, such as an attention after its softmax",
+                format!("a patch score of {bad}"),
+                "scores must be weights, such as attention after softmax",
                 "check the weights of the teacher that guides the masker",
             ));
         }
@@ -136,13 +136,13 @@ impl Masker for WeightedMasker {
     fn sample(&self, rq: &MaskRequest<'_>, rng: &mut dyn Rng) -> Result<Mask> {
         let Guide::Scores(scores) = rq.guide else {
             return Err(Error::unsupported(
-                "drawing patches by their scores",
-                "there are no scores",
-                "add a target with attention, such as features of CLIP",
+                "weighting patches by scores",
+                "no scores are available",
+                "add a target with attention, such as CLIP features",
             ));
         };
         let mut draw = || {
-            // Never 0, so that no score is divided by it.
+            // Never 0, since scores are divided by it.
             let uniform: f32 = rng.random();
             -(1. - uniform).max(f32::MIN_POSITIVE).ln()
         };
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_weight_and_grids_of_another_size() {
+    fn refuses_invalid_weights_and_mismatched_grids() {
         let grid = PatchGrid::new(1, 2);
         for bad in [f32::NAN, -0.1] {
             let error = masker(0.5)

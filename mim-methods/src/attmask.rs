@@ -1,5 +1,5 @@
-//! AttMask: What to Hide from Your Students (Kakogeorgiou et al., ECCV 2022, arXiv 2203.12719): iBOT with masks by
-//! the attention of its teacher.
+//! AttMask: What to Hide from Your Students (Kakogeorgiou et al., ECCV 2022, arXiv 2203.12719): iBOT with masks guided
+//! by the attention of its teacher.
 
 use mim_masking::{AttentionDraws, AttentionMaskerConfig};
 
@@ -63,7 +63,7 @@ fn draws(case: &Case, config: &AttMaskConfig) -> parity::Result<AttentionDraws> 
     })
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "What to Hide from Your Students: Attention-Guided Masked Image Modeling",
     paper: "Kakogeorgiou et al., ECCV 2022, arXiv 2203.12719",

@@ -1,8 +1,8 @@
 //! ConvMAE: Masked Convolution Meets Masked Autoencoders (Gao et al., NeurIPS 2022 as MCMAE,
 //! arXiv 2205.03892).
 //!
-//! MAE with an encoder of two convolution stages, whose depth-wise convolutions do not see hidden
-//! places, and a transformer on the visible tokens. Reference: Alpha-VL/ConvMAE @ 4c97b4c.
+//! MAE with an encoder of two convolution stages, whose depth-wise convolutions do not see hidden patches, and a
+//! transformer on the visible tokens. Reference: Alpha-VL/ConvMAE @ 4c97b4c.
 
 use mim_core::augment::ViewPlan;
 use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig};
@@ -19,13 +19,13 @@ use crate::{Composite, MaskMode, MethodConfig};
 use crate::parity::golden::{Golden, HYBRID, Masks, Output, Setting, hybrid, random_mask};
 use crate::registry::Entry;
 
-/// Settings of ConvMAE; `Default` is base as released. Its weights start as released, too.
+/// Settings of ConvMAE; `Default` is base as released, with the released initialisation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConvMaeConfig {
     /// Fraction of the last stage's tokens dropped, in `[0, 1)`. Default 0.75.
     pub mask_ratio: f64,
-    /// Whether each token's pixels are normalised by their own mean and deviation. Default true.
+    /// Whether each token's pixels are normalised by the token's mean and deviation. Default true.
     pub norm_pix_loss: bool,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -121,7 +121,7 @@ pub(crate) const GOLDEN: Golden<ConvMaeConfig> = Golden {
     ..Golden::new("convmae", |config| config.encoder.grid())
 };
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "MCMAE: Masked Convolution Meets Masked Autoencoders",
     paper: "Gao et al., NeurIPS 2022, arXiv 2205.03892",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_images_are_drawn() {
+    fn reconstructions_are_whole_images() {
         let config = tiny();
         let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
         let bytes: Vec<u8> = (0..3 * 32 * 32u32).map(|i| (i * i % 251) as u8).collect();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut ConvMaeConfig));
         let wrong: [Wrong; 5] = [
             ("`mask_ratio` is 1", |c| c.mask_ratio = 1.),

@@ -1,7 +1,8 @@
 //! CrossMAE: Rethinking Patch Dependence for Masked Autoencoders (Fu et al., TMLR 2025, arXiv 2401.14391).
 //!
-//! MAE whose hidden patches look at the encoder's tokens and not at each other, so that a part of them is enough. Each
-//! block of the decoder reads a trained mixture of all the encoder's blocks. Reference: TonyLianLong/CrossMAE @ ed0677a.
+//! MAE whose hidden patches attend to the encoder's tokens but not to each other, so only some of them need be
+//! predicted. Each block of the decoder reads a trained mixture of all encoder blocks. Reference:
+//! TonyLianLong/CrossMAE @ ed0677a.
 
 use mim_core::augment::ViewPlan;
 use mim_core::decoders::{CrossDecoder, CrossDecoderConfig, DecoderShape};
@@ -19,7 +20,7 @@ use crate::parity::{self, Case, Problem};
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
-/// Settings of CrossMAE; `Default` is ViT-B/16 as the release's own command trains it.
+/// Settings of CrossMAE; `Default` is ViT-B/16 as trained by the release's own command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CrossMaeConfig {
@@ -27,12 +28,12 @@ pub struct CrossMaeConfig {
     pub mask_ratio: f64,
     /// Fraction of all patches that are predicted, at most `mask_ratio`. Default 0.25.
     pub pred_ratio: f64,
-    /// Whether a learning rate that follows the batch is multiplied by `pred_ratio / mask_ratio`. Default true.
+    /// Whether a learning rate that follows the batch size is multiplied by `pred_ratio / mask_ratio`. Default true.
     pub scale_lr: bool,
     /// Whether each patch's pixels are normalised by their own mean and deviation. Default true.
     pub norm_pix_loss: bool,
-    /// How the weights start. Default `mae`.
-    // Parity: the mixtures start as all matrices do, since the release draws them twice.
+    /// Initialisation of the weights. Default `mae`.
+    // Parity: the mixtures are initialised like all matrices, because the release initialises them a second time.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -41,7 +42,7 @@ pub struct CrossMaeConfig {
     pub views: Option<ViewPlan>,
     /// The encoder. Default: without a final norm.
     pub encoder: VitConfig,
-    /// The decoder. Default: 12 blocks that read all blocks of the encoder, and what enters the first one.
+    /// The decoder. Default: 12 blocks that read the outputs of all encoder blocks and the input of the first.
     pub decoder: CrossDecoderConfig,
 }
 
@@ -73,7 +74,7 @@ impl CrossMaeConfig {
         }
     }
 
-    /// The settings of the masks.
+    /// Settings of the masker.
     pub(crate) fn masker(&self) -> PartialMaskerConfig {
         PartialMaskerConfig {
             mask_ratio: self.mask_ratio,
@@ -86,7 +87,7 @@ impl CrossMaeConfig {
         self.encoder.validate()?;
         let (depth, layers) = (self.encoder.depth, &self.decoder.layers);
         if let Some(missing) = layers.iter().find(|layer| **layer >= depth) {
-            let why = format!("block {missing} does not exist: the encoder's are 0 to {}", depth - 1);
+            let why = format!("block {missing} does not exist: the encoder has blocks 0 to {}", depth - 1);
             let all: Vec<usize> = (0..depth).collect();
             let fix = format!("use decoder.layers = {all:?} for all of them");
             return Err(Error::config("crossmae", "decoder.layers", format!("{layers:?}"), why, fix));
@@ -197,7 +198,7 @@ fn layers(case: &Case, depth: usize) -> parity::Result<Vec<usize>> {
     named.iter().map(block).collect()
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Rethinking Patch Dependence for Masked Autoencoders",
     paper: "Fu et al., TMLR 2025, arXiv 2401.14391",
@@ -238,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_as_many_as_the_formulas_say() {
-        // Trainable ones; those of the release at 224 pixels, with 12 blocks in the decoder.
+    fn parameter_counts_match_the_formulas() {
+        // Trainable parameters; those of the release at 224 pixels, with 12 blocks in the decoder.
         let count = |patch: usize, (dim, depth): (usize, usize), (width, blocks): (usize, usize)| {
             let encoder = (patch + 1) * dim + dim + depth * (12 * dim * dim + 13 * dim);
             let cross = 2 * width * width + 2 * width + 2 * (dim + 1) * width;
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_learning_rate_follows_the_predicted_share() {
+    fn the_learning_rate_scales_with_the_predicted_share() {
         let factor = |config: &CrossMaeConfig| {
             let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
             method.batch_factor()
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut CrossMaeConfig));
         let wrong: [Wrong; 4] = [
             ("use decoder.layers = [0, 1]", |c| c.decoder.layers = vec![2]),

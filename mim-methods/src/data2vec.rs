@@ -1,8 +1,8 @@
 //! data2vec for images: A General Framework for Self-supervised Learning in Speech, Vision and Language (Baevski et
 //! al., ICML 2022, arXiv 2202.03555).
 //!
-//! BEiT's network and masks; one linear layer predicts, for each hidden patch, the mean of what the last blocks of a
-//! momentum copy make of the whole image. Reference: facebookresearch/data2vec_vision @ af9a363.
+//! BEiT's network and masks. One linear layer predicts, for each hidden patch, the mean of the last blocks' outputs of
+//! a momentum copy that sees the whole image. Reference: facebookresearch/data2vec_vision @ af9a363.
 
 use mim_core::augment::{Augment, RandomResizedCrop, ViewPlan};
 use mim_core::decoders::LinearDecoder;
@@ -23,7 +23,7 @@ use crate::parity::Problem;
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
-/// Epsilon of the norms of the target.
+/// Epsilon of the layer norms of the target.
 const TARGET_NORM_EPS: f64 = 1e-5;
 
 /// Settings of data2vec; `Default` is ViT-B/16 as released.
@@ -32,23 +32,23 @@ const TARGET_NORM_EPS: f64 = 1e-5;
 pub struct Data2VecConfig {
     /// The masks. Default: blocks of at least 16 patches up to 120 of 14x14.
     pub masker: BlockwiseMaskerConfig,
-    /// How many of the copy's last blocks are averaged, each normalised token by token. Default 6.
+    /// How many of the copy's last blocks are averaged, each after a layer norm. Default 6.
     pub average_top_k_layers: usize,
-    /// Whether the average is normalised, too. Default true.
+    /// Whether the average is normalised as well. Default true.
     pub post_target_layer_norm: bool,
-    /// Distance at which the loss turns from a parabola to a line. Default 2.
+    /// Where the loss changes from quadratic to linear. Default 2.
     pub beta: f64,
     /// Momentum of the copy. Default 0.9998.
     pub momentum: Schedule,
-    /// How the weights start. Default `beit`.
+    /// Initialisation of the weights. Default `beit`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
     /// Augmentation. Default: colour jitter, flip, and random resized crop (scale 0.08 to 1, bicubic).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder, the copy's too. Default: BEiT's, with a layer scale of 1e-4, stochastic depth of 0.25 and dropout
-    /// of attention weights of 0.05; the copy drops nothing.
+    /// The encoder, also used by the copy. Default: BEiT's, with a layer scale of 1e-4, stochastic depth of 0.25 and
+    /// attention dropout of 0.05; the copy uses no dropout.
     pub encoder: VitConfig,
 }
 
@@ -88,18 +88,18 @@ impl Data2VecConfig {
         Ok((depth - count..depth).collect())
     }
 
-    /// The copy of encoder and head in a store of its own, and what keeps it up to date.
+    /// The momentum copy of encoder and head in its own store, and its EMA.
     fn teacher(&self, student: &ParamStore) -> Result<(Vit, ParamStore, Ema)> {
         let store = ParamStore::teacher(student.device());
         let copy = Vit::new(&store.root(), &self.encoder)?;
-        // Parity: the release copies the whole model; nobody asks the copy's head.
+        // Parity: the release copies the whole model; the copy's head is never used.
         self.head(&store)?;
         let momentum = self.momentum.clone();
         let ema = Ema::new(student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
         Ok((copy, store, ema))
     }
 
-    /// The linear layer behind the encoder, as wide as its blocks.
+    /// The linear layer after the encoder, as wide as its blocks.
     fn head(&self, store: &ParamStore) -> Result<LinearDecoder> {
         LinearDecoder::new(&store.root(), self.encoder.output_dim(), self.encoder.embed_dim)
     }
@@ -197,7 +197,7 @@ const GOLDEN: Golden<Data2VecConfig> = Golden {
     ..Golden::new("beit", |config| config.encoder.grid())
 };
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language",
     paper: "Baevski et al., ICML 2022, arXiv 2202.03555",
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_copy_starts_as_the_student_with_its_head() {
+    fn the_copy_starts_with_the_students_weights_and_head() {
         let config = tiny();
         let store = config.store(&Device::Cpu, 0);
         let method = config.build(&store).unwrap();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut Data2VecConfig));
         let wrong: [Wrong; 5] = [
             ("use 1 to 2", |c| c.average_top_k_layers = 3),

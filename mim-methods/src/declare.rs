@@ -1,7 +1,7 @@
-//! How methods are declared.
+//! Macros that declare methods.
 
-/// Declares the methods, one a line: `module => public items;`. Each line makes the `mod`, the `pub use`, and the entry
-/// of the registry, which is the module's `ENTRY`.
+/// Declares the methods, one per line: `module => public items;`. Each line expands to the `mod`, the `pub use`, and
+/// the registry entry, which is the module's `ENTRY`.
 macro_rules! methods {
     ($($module:ident $(=> $($public:ident),+)?;)*) => {
         $(
@@ -14,7 +14,7 @@ macro_rules! methods {
     };
 }
 
-/// The shipped recipes of these names.
+/// The shipped recipes with these names.
 macro_rules! recipes {
     ($($name:literal),* $(,)?) => {
         &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/", $name, ".toml")))),*]

@@ -1,4 +1,4 @@
-//! Frozen networks as teachers: outside weights, a finished run, or random numbers by name.
+//! Frozen networks as teachers: published weights, a finished run, or random weights.
 
 use std::path::Path;
 
@@ -18,27 +18,27 @@ use serde::{Deserialize, Serialize};
 use crate::registry;
 
 const NAME: &str = "target";
-/// The checkpoint that stands for no checkpoint.
+/// Value of `checkpoint` for a network with random weights.
 const RANDOM: &str = "random";
 
 /// A frozen network; `Default` is CLIP's ViT-B/16, whose weights must be given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FrozenConfig {
-    /// A weights file, perhaps on the Hugging Face Hub (`hf:owner/name[@revision][/file]`), a run folder of
-    /// `mim pretrain`, or `random`. There is no default.
+    /// A weights file, optionally on the Hugging Face Hub (`hf:owner/name[@revision][/file]`), a run folder of `mim
+    /// pretrain`, or `random`. There is no default.
     pub checkpoint: String,
-    /// Whose names the weights file has. Default `hf_clip`.
+    /// The naming scheme of the weights file. Default `hf_clip`.
     pub source: String,
-    /// The network of the weights file; a run folder says it itself. Default CLIP's ViT-B/16.
+    /// The network of the weights file; a run folder has its own settings. Default CLIP's ViT-B/16.
     pub encoder: EncoderConfig,
-    /// A vision model of candle-transformers in place of `encoder`, such as
-    /// `siglip_base_patch16_224`; needs the feature `candle-transformers`. Default none.
+    /// A vision model of candle-transformers instead of `encoder`, such as `siglip_base_patch16_224`; needs the feature
+    /// `candle-transformers`. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candle_model: Option<String>,
-    /// Which view of the batch it sees. Default 0.
+    /// The view of the batch that it sees. Default 0.
     pub view: usize,
-    /// Normalisation of its images; that of the student if not set.
+    /// Normalisation of its images. If not set: the student's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub norm: Option<Norm>,
 }
@@ -57,11 +57,11 @@ impl Default for FrozenConfig {
 }
 
 impl FrozenConfig {
-    /// The network with its weights, none of them trained.
+    /// The network with its weights, which are not trainable.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] saying where weights are found if none are named; else if they cannot
+    /// [`Error::InvalidConfig`] if no weights are given (the message says where to find some); otherwise if they cannot
     /// be read or do not fit.
     pub fn open(&self, device: &Device) -> Result<Box<dyn Encoder>> {
         let path = Path::new(&self.checkpoint);
@@ -79,7 +79,7 @@ impl FrozenConfig {
                 }
                 let store = self.store(device);
                 let encoder = self.encoder.build(&store.root())?;
-                // What else a file holds (decoders, heads) is of no use to a teacher.
+                // A teacher does not use other parts of the file (decoders, heads).
                 let wanted = |name: &str| store.var(name).is_some();
                 let weights: WeightMap = weights
                     .iter()
@@ -92,18 +92,18 @@ impl FrozenConfig {
         }
     }
 
-    /// Who teaches, for reports of a run.
+    /// Names the teacher in the reports of a run.
     pub(crate) fn note(&self) -> String {
         match self.checkpoint.as_str() {
-            RANDOM => "the target is what a random encoder sees".to_owned(),
+            RANDOM => "the targets are features of a random encoder".to_owned(),
             path if Path::new(path).is_dir() => {
-                format!("the target is what the encoder of the run {path} sees")
+                format!("the targets are features of the encoder of the run {path}")
             }
-            path => format!("the target is what the network in {path} sees"),
+            path => format!("the targets are features of the network in {path}"),
         }
     }
 
-    /// How the teacher sees a batch whose student has the normalisation `norm`.
+    /// How the teacher reads a batch that has the student's normalisation `norm`.
     pub(crate) fn features(&self, norm: &Norm) -> FeatureTargetConfig {
         FeatureTargetConfig {
             view: self.view,
@@ -160,7 +160,7 @@ fn candle_model(name: &str, path: &Path, device: &Device) -> Result<Box<dyn Enco
 fn candle_model(name: &str, _path: &Path, _device: &Device) -> Result<Box<dyn Encoder>> {
     Err(Error::unsupported(
         format!("the teacher {name}"),
-        "this build has no models of candle-transformers",
+        "mim was built without the models of candle-transformers",
         "build with --features candle-transformers",
     ))
 }
@@ -170,7 +170,7 @@ fn missing() -> Error {
         NAME,
         "checkpoint",
         "not set",
-        "this target is what a frozen network sees, and its weights come from outside: MILAN's are CLIP \
+        "the targets are features of a frozen network, whose weights you must provide: MILAN uses CLIP \
          ViT-B/16, openai/clip-vit-base-patch16 on the Hugging Face Hub, EVA's CLIP ViT-L/14, \
          openai/clip-vit-large-patch14 (MIT licence), MimCo's MoCo v3, github.com/facebookresearch/moco-v3",
         "set target.checkpoint to \"hf:openai/clip-vit-base-patch16\", to the path of such a file, to the folder \
@@ -178,8 +178,8 @@ fn missing() -> Error {
     )
 }
 
-/// The method of a finished run with its weights, none of them trained. Methods may leave out what serves training alone;
-/// its weights are passed over.
+/// The method of a finished run with its weights, which are not trainable. Methods may omit parts that are needed only
+/// for training; weights of such parts are ignored.
 ///
 /// # Errors
 ///
@@ -198,7 +198,7 @@ pub(crate) fn open_run(path: &Path, device: &Device) -> Result<Box<dyn Method>> 
 ///
 /// # Errors
 ///
-/// If this version of mim does not know them.
+/// If this version of mim does not know these settings.
 pub(crate) fn settings_of(checkpoint: &Checkpoint, path: &Path) -> Result<toml::Table> {
     let state = checkpoint.state();
     let mut settings = toml::Table::try_from(&state.config).map_err(|error| {
@@ -223,7 +223,7 @@ impl RunEncoder {
         if method.encoder().is_none() {
             return Err(Error::unsupported(
                 format!("a teacher from a run of {}", method.name()),
-                "it trains no encoder",
+                "this method has no encoder",
                 "use a run of another method",
             ));
         }
@@ -235,7 +235,7 @@ impl RunEncoder {
         encoder.ok_or_else(|| {
             Error::unsupported(
                 "a teacher without encoder",
-                "its run trains none",
+                "the method of its run has none",
                 "use another run",
             )
         })

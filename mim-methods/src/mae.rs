@@ -1,7 +1,7 @@
 //! MAE: Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022, arXiv 2111.06377).
 //!
-//! Three quarters of the patches are dropped; a light decoder predicts their normalised pixels from
-//! the visible rest. Reference: facebookresearch/mae @ efb2a80.
+//! Three quarters of the patches are dropped; a light decoder predicts their normalised pixels from the visible ones.
+//! Reference: facebookresearch/mae @ efb2a80.
 
 use mim_core::augment::ViewPlan;
 use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig};
@@ -27,7 +27,7 @@ pub struct MaeConfig {
     pub mask_ratio: f64,
     /// Whether each patch's pixels are normalised by their own mean and deviation. Default true.
     pub norm_pix_loss: bool,
-    /// How the weights start. Default `mae`.
+    /// Initialisation of the weights. Default `mae`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -135,7 +135,7 @@ const GOLDEN: Golden<MaeConfig> = Golden {
     ..Golden::new("mae", |config| config.encoder.grid())
 };
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Masked Autoencoders Are Scalable Vision Learners",
     paper: "He et al., CVPR 2022, arXiv 2111.06377",

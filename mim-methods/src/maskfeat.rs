@@ -28,12 +28,12 @@ pub struct MaskFeatConfig {
     pub masker: BlockwiseMaskerConfig,
     /// Bins of a histogram. Default 9.
     pub bins: usize,
-    /// Side in pixels of the cell of a histogram; it divides the patches. Default 8.
+    /// Side in pixels of a histogram cell; it must divide the patch side. Default 8.
     pub cell: usize,
-    /// Side in pixels of the Gaussian window that weighs the pixels, 0 for none; it divides the image.
+    /// Side in pixels of the Gaussian window that weights the pixels, 0 for none; it must divide the image sides.
     /// Default 16.
     pub window: usize,
-    /// How the weights start. Default: as released, see [`MethodConfig::init`].
+    /// Initialisation of the weights. Default: as released, see [`MethodConfig::init`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
     /// Normalisation of the images. Default ImageNet's.
@@ -90,7 +90,7 @@ impl MaskFeatConfig {
         }
         if self.cell == 0 || !encoder.patch_size.is_multiple_of(self.cell) {
             let why = format!(
-                "patches of {} pixels must be whole cells",
+                "patches of {} pixels must consist of whole cells",
                 encoder.patch_size
             );
             let fix = "choose a cell that divides encoder.patch_size";
@@ -116,8 +116,8 @@ fn bad(
     Error::config("maskfeat", field, value.to_string(), why.into(), fix)
 }
 
-/// Matrices, convolution, tokens and positions N(0, 0.02) cut at 2, that is hardly at all; biases 0, but
-/// the patch embedding's as PyTorch starts a convolution.
+/// Matrices, convolution, tokens and positions N(0, 0.02), truncated at 2 (100 deviations: practically never). Biases
+/// are 0, except that of the patch embedding, which has PyTorch's default for a convolution.
 struct MaskFeatInit {
     patch_values: usize,
 }
@@ -203,7 +203,7 @@ const GOLDEN: Golden<MaskFeatConfig> = Golden {
     ..Golden::new("mmengine", |config| config.encoder.grid())
 };
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Masked Feature Prediction for Self-Supervised Visual Pre-Training",
     paper: "Wei et al., CVPR 2022, arXiv 2112.09133",
@@ -250,12 +250,12 @@ mod tests {
         base.build(&store).unwrap();
         let head = store.var("decoder_pred.weight").unwrap();
         assert_eq!(head.dims(), [108, 768]);
-        // A ViT-B/16 without classifier has 85 798 656 values; token and head are added.
+        // A ViT-B/16 without classifier has 85 798 656 values, plus mask token and head.
         assert_eq!(store.trainable_values(), 85_798_656 + 768 + 108 * 768 + 108);
     }
 
     #[test]
-    fn weights_start_normal_and_biases_zero_but_for_the_convolutions() {
+    fn weights_start_normal_and_biases_zero_except_the_convolutions() {
         let init = tiny().init();
         let normal = Draw::TruncNormal { std: 0.02, cut: 2. };
         for (name, shape, draw) in [
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut MaskFeatConfig));
         let wrong: [Wrong; 6] = [
             ("`cell` is 3", |c| c.cell = 3),

@@ -10,17 +10,17 @@ use toml::Table;
 
 /// Settings of a method, without data and training. `Default` is the paper's base recipe.
 pub trait MethodConfig: Default + Serialize + DeserializeOwned {
-    /// What is built: a [`crate::Composite`] unless the paper needs more.
+    /// The method that is built: a [`crate::Composite`] unless the paper needs more.
     type Method: Method + 'static;
 
     /// The paper's settings for an encoder size such as `vit_small`.
     ///
     /// # Errors
     ///
-    /// If the method has no such size; the error lists those it has.
+    /// If the method does not have this size; the error lists the known ones.
     fn arch(arch: &str) -> Result<Self>;
 
-    /// All settings: the defaults (of `arch`, if set) overlaid with `settings`.
+    /// All settings: `settings` over the defaults (of `arch`, if set).
     ///
     /// # Errors
     ///
@@ -35,7 +35,7 @@ pub trait MethodConfig: Default + Serialize + DeserializeOwned {
         to_table(&settings::read::<Self>("method", resolved)?)
     }
 
-    /// How the weights of a store for this method start.
+    /// Initialisation of the weights in a store for this method.
     fn init(&self) -> Box<dyn InitScheme>;
 
     /// A store for the weights of this method, drawn from `seed`.
@@ -47,6 +47,6 @@ pub trait MethodConfig: Default + Serialize + DeserializeOwned {
     ///
     /// # Errors
     ///
-    /// If a setting does not hold.
+    /// If a setting is invalid.
     fn build(&self, student: &ParamStore) -> Result<Self::Method>;
 }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::registry::Entry;
 use crate::{BeitConfig, Composite, MethodConfig, TokenizerConfig, TokensConfig};
 
-/// Settings of PeCo: BEiT's. `Default` is ViT-B/16 with 8192 codes of 16x16 pixels, whose weights must be given.
+/// Settings of PeCo: BEiT's. `Default` is ViT-B/16 with 8192 codes for 16x16 pixels; the tokenizer's weights must be
+/// given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PecoConfig(pub BeitConfig);
@@ -19,7 +20,7 @@ impl PecoConfig {
     fn with(student: BeitConfig) -> Self {
         Self(BeitConfig {
             target: TokensConfig {
-                // The names of a tokenizer's run are its own, as MAE's are.
+                // A tokenizer's run uses mim's own parameter names, as MAE does.
                 source: "mae".to_owned(),
                 network: TokenizerConfig::Peco(Default::default()),
                 ..TokensConfig::default()
@@ -51,7 +52,7 @@ impl MethodConfig for PecoConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "PeCo: Perceptual Codebook for BERT Pre-training of Vision Transformers",
     paper: "Dong et al., AAAI 2023, arXiv 2111.12710",
@@ -74,7 +75,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn one_view_serves_both_networks_where_a_code_is_a_patch() {
+    fn one_view_suffices_if_a_code_covers_one_patch() {
         let text = "encoder = { image_size = 16, patch_size = 4, embed_dim = 8, depth = 1, num_heads = 2 }
             masker = { hidden = { type = \"patches\", count = 4 }, min_block = 1 }
             [target]
@@ -90,7 +91,7 @@ mod tests {
         };
         let method = build(text).unwrap();
         assert_eq!((method.name(), method.views(0).views.len()), ("peco", 1));
-        // Codes of 8x8 pixels need a larger view of the same box.
+        // Codes for 8x8 pixels need a larger view of the same box.
         let larger = build(&text.replace("levels = 2", "levels = 3")).unwrap();
         assert_eq!(larger.views(0).views.len(), 2);
     }

@@ -40,7 +40,7 @@ pub struct PixioConfig {
     pub mask_grid: usize,
     /// Whether each patch's pixels are normalised by their own mean and deviation. Default true.
     pub norm_pix_loss: bool,
-    /// How the weights start. Default `pixio`.
+    /// Initialisation of the weights. Default `pixio`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -87,7 +87,7 @@ impl PixioConfig {
         }
     }
 
-    /// The settings of the masks.
+    /// Settings of the masker.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl PixioConfig {
     pub(crate) fn masker(&self) -> Result<CellMaskerConfig> {
         let (grid, side) = (self.encoder.grid()?, self.mask_grid);
         if side == 0 || !grid.rows.is_multiple_of(side) || !grid.cols.is_multiple_of(side) {
-            let why = format!("cells of so many patches a side do not tile a grid of {grid}");
+            let why = format!("cells of this side do not tile a grid of {grid}");
             let fix = "use a divisor of both sides of the grid, or another image_size";
             return Err(Error::config("pixio", "mask_grid", side, why, fix));
         }
@@ -125,7 +125,7 @@ impl MethodConfig for PixioConfig {
         let found = SIZES.iter().find(|(name, ..)| *name == arch);
         let size = found.ok_or_else(|| {
             let names = SIZES.map(|(name, ..)| name).join(", ");
-            let (why, fix) = ("no such size is known", format!("use one of {names}"));
+            let (why, fix) = ("it is not a known size", format!("use one of {names}"));
             Error::config("pixio", "arch", arch, why, fix)
         })?;
         Ok(Self::with_size(size))
@@ -189,7 +189,7 @@ const GOLDEN: Golden<PixioConfig> = Golden {
     ..Golden::new("mae", |config| config.encoder.grid())
 };
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "In Pursuit of Pixel Supervision for Visual Pre-training",
     paper: "arXiv 2512.15715",
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_as_many_as_the_formulas_say() {
+    fn parameter_counts_match_the_formulas() {
         let config = tiny();
         let store = config.store(&Device::Cpu, 0);
         config.build(&store).unwrap();
@@ -235,7 +235,7 @@ mod tests {
         let decoder = (dim + 1) * width + width + rows * width + block(width) + 2 * width;
         assert_eq!(store.trainable_values(), encoder + decoder + (width + 1) * patch);
         assert_eq!(PixioConfig::arch("vit_huge").unwrap(), PixioConfig::default());
-        // The same formulas give the counts of the release: encoder with the mask token, decoder without.
+        // The same formulas give the release's counts: encoder with the mask token, decoder without it.
         let huge = |dim: usize, depth: usize| {
             let rows = 256 + 8;
             (768 + 1) * dim + (8 + rows) * dim + depth * block(dim) + 2 * dim + 512
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut PixioConfig));
         let wrong: [Wrong; 4] = [
             ("`mask_grid` is 3", |c| c.mask_grid = 3),

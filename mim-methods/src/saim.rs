@@ -1,9 +1,9 @@
 //! SAIM: Exploring Stochastic Autoregressive Image Modeling for Visual Representation (Qi et al., AAAI 2023, arXiv
 //! 2212.01610).
 //!
-//! Patches are predicted one after the other in an order drawn for each image. In the encoder each patch sees those
-//! before it and itself; a second stream, which starts from the positions alone, sees strictly earlier ones and predicts
-//! the smoothed, normalised pixels of all patches in one pass. Reference: qiy20/SAIM @ 08d36c3.
+//! Patches are predicted one after the other in an order drawn for each image. In the encoder each patch attends to
+//! itself and to the patches before it. A second stream, which starts from positions alone, attends only to earlier
+//! patches; it predicts the smoothed, normalised pixels of all patches in one pass. Reference: qiy20/SAIM @ 08d36c3.
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::augment::ViewPlan;
@@ -27,21 +27,21 @@ use crate::{Composite, MaskMode, MethodConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SaimConfig {
-    /// Smoothing of the images whose pixels are predicted; a `kernel_size` of 1 is none. Default 9 and 1.
-    // Parity: pixels outside of the normalised image are zero, which darkens its border.
+    /// Gaussian blur of the predicted images; a `kernel_size` of 1 disables it. Default 9 and 1.
+    // Parity: the padding around the normalised image is zero, which changes the brightness at its border.
     pub blur: Blur,
     /// Whether each patch's pixels are normalised by their own mean and deviation. Default true.
     pub norm_pix_loss: bool,
-    /// Distance of predictions. Default `mse`.
+    /// Loss of the predictions. Default `mse`.
     pub loss: RegressionKind,
-    /// How the weights start. Default `saim`.
+    /// Initialisation of the weights. Default `saim`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
     /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Its last norm is that of the query stream.
+    /// The encoder. Its last norm is used by the query stream.
     pub encoder: VitConfig,
     /// The query stream.
     pub query: QueryStreamConfig,
@@ -66,7 +66,7 @@ impl Default for SaimConfig {
 }
 
 impl SaimConfig {
-    /// The pixels that are predicted.
+    /// The pixel target.
     pub(crate) fn pixels(&self) -> PixelTargetConfig {
         PixelTargetConfig {
             norm: self.norm.clone(),
@@ -211,7 +211,7 @@ fn blurred(made: &Made<SaimConfig>) -> parity::Result<Tensor> {
     Ok(target.unpatchify(&patches, grid, images.dim(1)?)?)
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Exploring Stochastic Autoregressive Image Modeling for Visual Representation",
     paper: "Qi et al., AAAI 2023, arXiv 2212.01610",
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_query_stream_has_as_many_blocks_as_asked_for() {
+    fn the_query_stream_has_the_configured_number_of_blocks() {
         let blocks = |settings: &str| {
             let method = built(settings).unwrap();
             let names = method.stores()[0].1.names();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_hold_are_refused() {
+    fn invalid_settings_are_refused() {
         for (settings, wanted) in [
             ("query = { depth = 3 }", "divisor of encoder.depth"),
             ("query = { depth = 0 }", "divisor of encoder.depth"),
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_of_one_pixel_smooths_nothing() {
+    fn a_kernel_of_one_pixel_does_not_smooth() {
         let config = SaimConfig {
             blur: Blur {
                 kernel_size: 1,

@@ -1,10 +1,10 @@
-//! Gaussian smoothing of whole images.
+//! Gaussian blur of whole images.
 
 use candle_core::Tensor;
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// A Gaussian filter with zeros outside the image, which darkens its border.
+/// A Gaussian filter with zero padding, which darkens the border.
 ///
 /// SAIM (Qi et al., AAAI 2023): `kernel_size` 9, `sigma` 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl Blur {
             .collect();
         let total: f64 = line.iter().sum();
         let line: Vec<f64> = line.iter().map(|weight| weight / total).collect();
-        // The two-dimensional kernel is the product of two lines.
+        // The two-dimensional kernel is the outer product of two one-dimensional ones.
         let line = Tensor::new(line, images.device())?.to_dtype(images.dtype())?;
         let planes = images.flatten_to(1)?.unsqueeze(1)?;
         let pad = side / 2;
@@ -66,7 +66,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn spreads_a_point_by_the_product_of_two_gaussians() {
+    fn blurs_a_point_to_the_product_of_two_gaussians() {
         let mut pixels = vec![0f32; 9];
         pixels[4] = 1.;
         let image = Tensor::from_vec(pixels, (1, 1, 3, 3), &Device::Cpu).unwrap();

@@ -1,7 +1,7 @@
 //! Vision models of candle-transformers as frozen teachers (feature `candle-transformers`).
 //!
-//! Their layers give no gradients, which a teacher does not need. Weights are safetensors under the
-//! names these models read, as a rule those of the Hugging Face files.
+//! Their layers give no gradients, which teachers do not need. Weights are safetensors with the
+//! names that these models expect, usually those of the Hugging Face files.
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use candle_nn::{Module, VarBuilder};
@@ -11,10 +11,10 @@ use mim_core::encoders::{FnEncoder, FnOutput};
 use mim_core::weights::WeightMap;
 use mim_core::{Error, Result};
 
-/// Makes a model from its weights.
+/// Builds a model from its weights.
 type Build = fn(VarBuilder<'static>) -> CandleResult<FnEncoder>;
 
-/// The models, with their width, the side of a patch and of an image in pixels in the names.
+/// The models; names hold width, patch size and image size in pixels.
 const MODELS: &[(&str, Build)] = &[
     ("clip_vit_base_patch32_224", |vb| {
         clip(ClipVisionConfig::vit_base_patch32(), vb)
@@ -44,19 +44,19 @@ const MODELS: &[(&str, Build)] = &[
     }),
 ];
 
-/// The names that [`candle_model`] knows.
+/// Names for [`candle_model`].
 pub fn candle_models() -> Vec<&'static str> {
     MODELS.iter().map(|(name, _)| *name).collect()
 }
 
-/// The model called `name` with `weights`, whose names it reads as they are.
+/// Builds the model called `name` from `weights`, which keep their names.
 ///
 /// CLIP gives its tokens before the final norm; SigLIP, DINOv2 and EVA-02 give their patches after it;
-/// Hiera gives one row an image.
+/// Hiera gives one row per image.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] listing the models, or what candle says of weights that do not fit.
+/// [`Error::InvalidConfig`] listing the models, or candle's error for mismatched weights.
 pub fn candle_model(name: &str, weights: &WeightMap, device: &Device) -> Result<FnEncoder> {
     let found = MODELS.iter().find(|(known, _)| *known == name);
     let (_, build) = found.ok_or_else(|| {
@@ -65,7 +65,7 @@ pub fn candle_model(name: &str, weights: &WeightMap, device: &Device) -> Result<
             "target",
             "candle_model",
             name,
-            "no such model is known",
+            "it is not a known model",
             fix,
         )
     })?;
@@ -84,7 +84,7 @@ fn clip(config: ClipVisionConfig, vb: VarBuilder<'static>) -> CandleResult<FnEnc
     let (dim, patch_size) = (config.embed_dim, config.patch_size);
     let model = ClipVisionTransformer::new(vb.pp("vision_model"), &config)?;
     let forward = move |images: &Tensor| {
-        // The last one is the pooled row, the one before it the last block's output.
+        // The last state is the pooled row, the one before it the output of the last block.
         let mut states = model.output_hidden_states(images)?;
         states.pop();
         states
@@ -99,11 +99,11 @@ fn clip(config: ClipVisionConfig, vb: VarBuilder<'static>) -> CandleResult<FnEnc
     ))
 }
 
-/// SigLIP's vision model with custom settings, as teacher.
+/// SigLIP's vision model with custom settings, as a teacher.
 ///
 /// # Errors
 ///
-/// What candle says of weights that do not fit.
+/// candle's error for mismatched weights.
 pub fn siglip_vision(
     config: siglip::VisionConfig,
     vb: VarBuilder<'static>,
@@ -118,7 +118,7 @@ pub fn siglip_vision(
     Ok(FnEncoder::new(forward, output, dim))
 }
 
-/// The output of patch tokens of 14 pixels, without class token.
+/// Patch tokens of 14 pixels, without class token.
 const PATCHES_OF_14: FnOutput = FnOutput::Tokens {
     prefix: 0,
     patch_size: 14,
@@ -177,7 +177,7 @@ mod tests {
             hidden_act: Activation::GeluPytorchTanh,
             layer_norm_eps: 1e-6,
         };
-        // Made once so that the weights exist, then read as from a file.
+        // Build it once to create the weights, then read them as from a file.
         let vars = VarMap::new();
         let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
         siglip_vision(config.clone(), vb).unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_models_are_answered_with_the_known_ones() {
+    fn unknown_models_get_a_list_of_known_ones() {
         let error = candle_model("dino", &WeightMap::default(), &Device::Cpu).unwrap_err();
         assert!(error.to_string().contains("hiera_tiny_224"), "{error}");
         let missing = "siglip_base_patch16_224";

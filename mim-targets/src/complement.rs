@@ -1,4 +1,4 @@
-//! What an encoder makes of the hidden patches alone.
+//! Features of hidden patches, encoded without the visible ones.
 
 use candle_core::Tensor;
 use mim_core::nn::{LayerNorm, Linear};
@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BuiltTarget, TargetStage, TargetContext, TargetGenerator, TargetRequest, TargetSettings};
 
-/// Settings of a copy of the encoder that sees the hidden patches alone.
+/// Settings of a copy of the encoder that sees only the hidden patches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ComplementConfig {
-    /// Share of the copy that each step keeps. Default 0: it is the encoder of the step before.
+    /// Share of the copy kept by each step. Default 0: the copy is the encoder of the previous step.
     pub momentum: f64,
 }
 
@@ -35,7 +35,7 @@ impl TargetSettings for ComplementConfig {
         if cx.attention {
             return Err(Error::unsupported(
                 "a masker guided by features of hidden patches",
-                "they are made after the mask",
+                "they are computed after the mask",
                 "use the target momentum, or a masker without a guide",
             ));
         }
@@ -56,9 +56,9 @@ impl TargetSettings for ComplementConfig {
     }
 }
 
-/// The tokens that a teacher gives the hidden patches, which it sees without the others (CAE's alignment target).
+/// Tokens of the hidden patches from a teacher that sees only these (CAE's alignment target).
 ///
-/// The mask must hide the same number of patches in every image. The teacher's own intermediates are traced as
+/// The mask must hide the same number of patches in every image. The teacher's intermediates are traced as
 /// `teacher.*`.
 pub struct ComplementTarget {
     teacher: Box<dyn Encoder>,
@@ -68,7 +68,7 @@ pub struct ComplementTarget {
 }
 
 impl ComplementTarget {
-    /// By `teacher`, on images of view 0 normalised with `norm`.
+    /// Uses `teacher` on the images of view 0, normalised with `norm`.
     pub fn new(teacher: impl Encoder + 'static, norm: Norm) -> Self {
         Self {
             teacher: Box::new(teacher),
@@ -78,14 +78,14 @@ impl ComplementTarget {
         }
     }
 
-    /// Passes the tokens through a linear map and a norm, no matter whose: no gradient goes there.
+    /// Applies a linear layer and a norm to the tokens; they may belong to any network, since no gradient flows there.
     #[must_use]
     pub fn embed(mut self, embed: Linear, norm: LayerNorm) -> Self {
         self.embed = Some((embed, norm));
         self
     }
 
-    /// Whether stochastic depth drops blocks of the teacher, too, by draws of its own. Default false.
+    /// Whether stochastic depth also acts in the teacher, with separate draws. Default false.
     #[must_use]
     pub fn drop_path(mut self, drop_path: bool) -> Self {
         self.drop_path = drop_path;
@@ -110,7 +110,7 @@ impl TargetGenerator for ComplementTarget {
 
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         let mask = rq.mask.ok_or_else(|| {
-            let fix = "ask for it after the mask is drawn";
+            let fix = "request it after the mask is drawn";
             Error::unsupported("features of hidden patches", "there is no mask", fix)
         })?;
         let image = rq.batch.view(0)?.normalized(&self.norm)?;
@@ -147,7 +147,7 @@ mod tests {
     use mim_core::{Batch, Mask, PatchGrid, View};
 
     #[test]
-    fn the_teacher_sees_hidden_patches_alone_in_the_masks_order() {
+    fn the_teacher_sees_only_hidden_patches_in_the_masks_order() {
         let vit = VitConfig {
             image_size: 8.into(),
             patch_size: 4,

@@ -13,37 +13,37 @@ use crate::{TargetGenerator, TargetRequest};
 
 const NAME: &str = "feature target";
 
-/// Settings of [`FeatureTarget`]; `Default` is the teacher's plain output on the student's own view.
+/// Settings of [`FeatureTarget`]; `Default` is the teacher's output on the student's view.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeatureTargetConfig {
-    /// Which view of the batch the teacher sees. Default 0.
+    /// Index of the view that the teacher sees. Default 0.
     pub view: usize,
     /// Normalisation of the teacher's images. Default ImageNet's.
     pub norm: Norm,
     /// Whether the teacher's final norm is applied. Default true.
     pub final_norm: bool,
-    /// Epsilon of a layer norm without weights on each token; none (the default) for no such norm.
+    /// Epsilon of a layer norm without weights on each token; `None` (the default) for no such norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_norm_eps: Option<f64>,
     /// Whether that norm divides by the unbiased deviation (SdAE, dBOT). Default false.
     pub layer_norm_unbiased: bool,
     /// Blocks, from 0, whose outputs before the final norm are averaged (data2vec); none (the default) for the output
-    /// of the whole teacher.
+    /// of the teacher.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<usize>,
-    /// Epsilon of a layer norm without weights on each token of each of these blocks, before the average; none (the
+    /// Epsilon of a layer norm without weights on each of these block outputs, before the average; `None` (the
     /// default) for no such norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers_norm_eps: Option<f64>,
-    /// Whether the teacher's class token is a target too, beside the patches (MILAN). Default false.
+    /// Whether the teacher's class token is a target, in addition to the patches (MILAN). Default false.
     pub class_token: bool,
-    /// Whether the mean of the patches is a target too, for the whole image (MimCo). Default false.
+    /// Whether the mean of the patches is also a target, for the whole image (MimCo). Default false.
     pub mean_token: bool,
-    /// Whether the attention of the teacher's class token in its last block, averaged over the
-    /// heads, is kept to guide a masker (MILAN). Default false.
+    /// Whether to keep the attention of the teacher's class token in its last block, averaged over
+    /// heads, to guide a masker (MILAN). Default false.
     pub attention: bool,
-    /// Whether the target is one row an image, the mean over all patch tokens (CMAE). Default false.
+    /// Whether the target is one row per image, the mean over all patch tokens (CMAE). Default false.
     pub pool: bool,
 }
 
@@ -73,26 +73,30 @@ impl FeatureTargetConfig {
         ];
         for (field, eps) in epsilons {
             if let Some(eps) = eps.filter(|eps| eps.is_nan() || *eps <= 0.) {
-                let fix = "use 1e-5, or leave it out for no norm";
+                let fix = "use 1e-5, or remove it for no norm";
                 return Err(Error::config(NAME, field, eps, "it must be positive", fix));
             }
         }
         let (field, why, fix) = if self.layers.is_empty() && self.layers_norm_eps.is_some() {
-            let why = "there are no blocks whose outputs it could normalise";
-            ("layers_norm_eps", why, "set layers, or leave it out")
+            let why = "it normalises outputs of blocks, but layers is empty";
+            (
+                "layers_norm_eps",
+                why,
+                "set layers, or remove layers_norm_eps",
+            )
         } else if self.layer_norm_unbiased && self.layer_norm_eps.is_none() {
-            let why = "there is no norm whose deviation it could be";
+            let why = "it belongs to the norm of layer_norm_eps, which is not set";
             (
                 "layer_norm_unbiased",
                 why,
-                "set layer_norm_eps, or leave it out",
+                "set layer_norm_eps, or remove layer_norm_unbiased",
             )
         } else if !self.layers.is_empty() && self.class_token {
-            let why = "of averaged blocks only patches are targets";
-            ("class_token", why, "leave out layers, or class_token")
+            let why = "an average of blocks has only patch targets";
+            ("class_token", why, "remove layers or class_token")
         } else if self.class_token && self.mean_token {
-            let why = "an image has one row beside its patches, and class_token is set";
-            ("mean_token", why, "leave out class_token, or mean_token")
+            let why = "an image has one row in addition to its patches, and class_token is set";
+            ("mean_token", why, "remove class_token or mean_token")
         } else {
             return Ok(());
         };
@@ -102,8 +106,8 @@ impl FeatureTargetConfig {
 
 /// Features of a teacher on whole images: a momentum teacher (BootMAE, SIM, CMAE) or a frozen network.
 ///
-/// The teacher is any [`Encoder`]; built on [`mim_core::params::ParamStore::teacher`] it follows its
-/// student. The teacher's own intermediates are traced as `teacher.*`.
+/// The teacher is any [`Encoder`]; built on [`mim_core::params::ParamStore::teacher`], it follows its
+/// student. The teacher's intermediates are traced as `teacher.*`.
 pub struct FeatureTarget {
     teacher: Box<dyn Encoder>,
     head: Option<ProjectionHead>,
@@ -115,7 +119,7 @@ impl FeatureTarget {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if an epsilon is not positive, or a class token is asked of the average of blocks.
+    /// [`Error::InvalidConfig`] if an epsilon is not positive, or settings conflict.
     pub fn new(teacher: impl Encoder + 'static, config: FeatureTargetConfig) -> Result<Self> {
         config.check()?;
         Ok(Self {
@@ -125,7 +129,7 @@ impl FeatureTarget {
         })
     }
 
-    /// Passes what is compared, tokens or pooled rows, through a head of the teacher's store.
+    /// Applies a head of the teacher's store to the target, tokens or pooled rows.
     #[must_use]
     pub fn with_head(mut self, head: ProjectionHead) -> Self {
         self.head = Some(head);
@@ -138,7 +142,7 @@ impl TargetGenerator for FeatureTarget {
         self.config.attention
     }
 
-    /// A teacher whose patches are larger or smaller needs another view.
+    /// A teacher with larger or smaller patches needs another view.
     fn check(&self, grid: PatchGrid, views: &[(usize, usize)]) -> Result<()> {
         let (height, width) = view_size(views, self.config.view)?;
         let own = self.teacher.grid((height, width))?;
@@ -148,7 +152,7 @@ impl TargetGenerator for FeatureTarget {
         let (rows, cols) = (height / own.rows.max(1), width / own.cols.max(1));
         Err(Error::shape(
             "features of the teacher",
-            format!("one for each patch of the grid {grid}"),
+            format!("one per patch of the grid {grid}"),
             format!("{own}"),
             format!(
                 "give the teacher a view of {}x{} pixels (target.view, views), or another patch size",
@@ -194,7 +198,7 @@ impl TargetGenerator for FeatureTarget {
 }
 
 impl FeatureTarget {
-    /// The patches of the output, or the mean of those after some blocks.
+    /// The patches of the output, or the mean of the patches after some blocks.
     fn patches(&self, encoded: &Encoded) -> Result<Tensor> {
         let Some((first, others)) = self.config.layers.split_first() else {
             return encoded.patches();
@@ -229,13 +233,13 @@ impl FeatureTarget {
     }
 }
 
-/// `(x - mean) / sqrt(variance + eps)` over the last axis, with the unbiased variance: targets of SdAE and dBOT.
+/// `(x - mean) / sqrt(variance + eps)` over the last axis, with the unbiased variance: for targets of SdAE and dBOT.
 ///
 /// # Errors
 ///
-/// If there is no last axis.
+/// If `rows` is a scalar.
 pub fn standardize(rows: &Tensor, eps: f64) -> Result<Tensor> {
-    // The unbiased variance is that of the population times n / (n - 1).
+    // The unbiased variance is the population variance times n / (n - 1).
     let width = rows.dim(D::Minus1)?.max(2) as f64;
     let share = (width - 1.) / width;
     Ok((ops::normalize(rows, eps * share)? * share.sqrt())?)
@@ -244,15 +248,15 @@ pub fn standardize(rows: &Tensor, eps: f64) -> Result<Tensor> {
 fn no_block(index: usize) -> Error {
     Error::unsupported(
         format!("features of block {index}"),
-        "the teacher has no such block; they count from 0",
-        "name others in layers",
+        "the teacher does not have this block; blocks count from 0",
+        "use other blocks in layers",
     )
 }
 
 fn no_class_token() -> Error {
     Error::unsupported(
         "a class token as target",
-        "the teacher has none",
+        "the teacher has no class token",
         "use class_token = false, or a teacher with a class token",
     )
 }
@@ -287,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn features_come_from_the_teachers_weights_and_carry_no_gradient() {
+    fn features_come_from_the_teacher_without_gradient() {
         let (student, teacher) = (ParamStore::cpu(0), ParamStore::teacher(&Device::Cpu));
         let own = Vit::new(&student.root(), &tiny()).unwrap();
         let copy = Vit::new(&teacher.root(), &tiny()).unwrap();
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_of_blocks_are_normalised_each_and_averaged() {
+    fn block_outputs_are_normalised_and_averaged() {
         let vit = VitConfig { depth: 3, ..tiny() };
         let pixels = Tensor::rand(0f32, 1f32, (2, 3, 8, 8), &Device::Cpu).unwrap();
         let batch = Batch::single(View::new(pixels.clone(), vec![]).unwrap());
@@ -371,13 +375,13 @@ mod tests {
             let mean = made.iter().sum::<f32>() / 8.;
             let variance = made.iter().map(|v| v * v).sum::<f32>() / 8.;
             assert!(mean.abs() < 1e-5 && (variance - 1.).abs() < 1e-3);
-            // Along the average, up to the second norm.
+            // The average, before the second norm.
             let sums: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
             let length = |xs: &[f32]| xs.iter().map(|v| v * v).sum::<f32>().sqrt();
             let dot: f32 = made.iter().zip(&sums).map(|(a, b)| a * b).sum();
             assert!(dot / (length(made) * length(&sums)) > 1. - 1e-5);
         }
-        // One block: the second norm changes nothing.
+        // For one block, the second norm changes nothing.
         for (made, own) in rows(&generate(vec![2]).unwrap().patches)
             .iter()
             .zip(layer(2))
@@ -401,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_teacher_of_another_grid_is_told_which_view_fits() {
+    fn a_grid_mismatch_names_the_matching_view() {
         let vit = VitConfig {
             pos_embed: mim_core::nn::PosEmbedKind::Sincos,
             ..tiny()

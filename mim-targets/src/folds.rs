@@ -1,4 +1,4 @@
-//! What a teacher makes of the hidden patches, a part of them at a time.
+//! Features of hidden patches, one fold at a time.
 
 use mim_core::objectives::{CosineConfig, ObjectiveSettings};
 use mim_core::params::{Ema, EmaStart, EmaTiming, ParamStore};
@@ -18,11 +18,11 @@ const NAME: &str = "folds target";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FoldsConfig {
-    /// Folds into which the hidden patches of an image are cut; it divides their number. Default 3.
+    /// Number of folds of the hidden patches of an image; it divides their number. Default 3.
     pub folds: usize,
-    /// Share of the copy that each epoch keeps. Default 0.96.
+    /// Share of the copy kept by each epoch. Default 0.96.
     pub momentum: f64,
-    /// Epsilon of the norm without weights on each token, which divides by the unbiased deviation. Default 1e-6.
+    /// Epsilon of the weightless norm on each token, which uses the unbiased deviation. Default 1e-6.
     pub layer_norm_eps: f64,
 }
 
@@ -47,7 +47,7 @@ impl TargetSettings for FoldsConfig {
         if cx.attention {
             return Err(Error::unsupported(
                 "a masker guided by features of hidden patches",
-                "they are made after the mask",
+                "they are computed after the mask",
                 "use the target momentum, or a masker without a guide",
             ));
         }
@@ -69,12 +69,12 @@ impl TargetSettings for FoldsConfig {
     }
 }
 
-/// The tokens that a teacher gives hidden patches, of which it sees one fold at a time (multi-fold masking, Chen et
+/// Tokens of hidden patches from a teacher that sees one fold at a time (multi-fold masking, Chen et
 /// al., ECCV 2022, section 3.3).
 ///
-/// The hidden patches of an image, in the mask's order, are cut into equal parts; the teacher sees each part alone,
-/// with its class token. The rows are those of the hidden patches in the mask's order, the first so many if not all
-/// are asked for. The teacher's own intermediates are traced as `teacher.*`, its tokens in that order as
+/// The hidden patches of an image, in the mask's order, are cut into equal folds. The teacher sees each fold alone,
+/// with its class token. The rows are those of the hidden patches in the mask's order, or of the first `tokens` of
+/// them. The teacher's intermediates are traced as `teacher.*`, its tokens in that order as
 /// `teacher.patches`.
 pub struct FoldTarget {
     teacher: Box<dyn Encoder>,
@@ -85,12 +85,12 @@ pub struct FoldTarget {
 }
 
 impl FoldTarget {
-    /// By `teacher`, on images of view 0 normalised with `norm`: all hidden patches of an image, or the first
+    /// Uses `teacher` on the images of view 0, normalised with `norm`: all hidden patches of an image, or the first
     /// `tokens`, in `folds`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if there is no fold, or `tokens` are not a multiple of the folds.
+    /// [`Error::InvalidConfig`] if there is no fold, or `tokens` is not a multiple of `folds`.
     pub fn new(
         teacher: impl Encoder + 'static,
         norm: Norm,
@@ -118,11 +118,11 @@ impl FoldTarget {
                 });
             }
         };
-        let why = "the patches that the teacher sees are cut into equal folds, at least one";
+        let why = "the teacher's patches are cut into equal folds, at least one";
         Err(Error::config(NAME, field, value, why, fix))
     }
 
-    /// Normalises each token by its mean and its unbiased deviation.
+    /// Normalises each token with its mean and unbiased deviation.
     ///
     /// # Errors
     ///
@@ -137,15 +137,15 @@ impl FoldTarget {
     }
 }
 
-/// The masks under which an encoder sees one fold of the hidden patches at a time: `folds * rows` rows, copy-major, each
-/// of which lists the patches of its fold alone.
+/// Masks that show an encoder one fold of the hidden patches at a time: `folds * rows` rows, copy-major. Each
+/// row lists only the patches of its fold.
 ///
-/// The first `tokens` hidden patches of each row (all if none) are cut in the mask's order; a rest that would not fill
-/// the folds is left out.
+/// The first `tokens` hidden patches of each row (all if `None`) are cut in the mask's order; a remainder that does not
+/// fill the folds is dropped.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the rows hide different numbers of patches, or too few.
+/// [`Error::Shape`] if rows hide different numbers of patches, or too few.
 pub fn folds(mask: &Mask, folds: usize, tokens: Option<usize>) -> Result<Mask> {
     let hidden = mask.width() - mask.exact_keep()?;
     let each = tokens.unwrap_or(hidden) / folds.max(1);
@@ -170,7 +170,7 @@ impl TargetGenerator for FoldTarget {
 
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target> {
         let mask = rq.mask.ok_or_else(|| {
-            let fix = "ask for it after the mask is drawn";
+            let fix = "request it after the mask is drawn";
             Error::unsupported("features of hidden patches", "there is no mask", fix)
         })?;
         let hidden = mask.width() - mask.exact_keep()?;
@@ -189,7 +189,7 @@ impl TargetGenerator for FoldTarget {
         let encoded = self.teacher.encode(&image, seen, &want, &step)?;
         let rows = encoded.patches()?.detach();
         let (_, each, dim) = rows.dims3()?;
-        // Fold-major rows; those of an image come together, in the order of its hidden patches.
+        // Rows are fold-major; put those of an image together, in the order of its hidden patches.
         let rows = rows.reshape((self.folds, mask.rows(), each, dim))?;
         let rows = rows.transpose(0, 1)?.contiguous()?;
         let rows = rows.reshape((mask.rows(), self.folds * each, dim))?;
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn folds_are_cut_in_the_masks_order_and_a_rest_is_left_out() {
+    fn folds_follow_the_masks_order_and_a_remainder_is_dropped() {
         let seen = |parts: &Mask| -> Vec<Vec<u32>> {
             (0..parts.rows())
                 .map(|row| parts.visible(row).to_vec())
@@ -277,7 +277,7 @@ mod tests {
             (Rows::Masked, &[2, 4, 8][..])
         );
         assert!(!made.patches.track_op());
-        // The second fold of the second image, patches 0 and 2.
+        // The second fold of the second image: patches 0 and 2.
         let image = pixels.narrow(0, 1, 1).unwrap();
         let alone = Mask::new(mask.grid(), vec![0, 2], vec![2]).unwrap();
         let want = EncodeOptions::default();

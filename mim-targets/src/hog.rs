@@ -1,4 +1,4 @@
-//! Histograms of oriented gradients of each patch, in the three forms that papers use.
+//! Histograms of oriented gradients per patch, in the three forms used by papers.
 
 use candle_core::{DType, Tensor};
 use mim_core::ops::{HogFilter, HogGradient, PatchOrder, hog, normalize};
@@ -10,18 +10,18 @@ use crate::{BuiltTarget, TargetContext, TargetGenerator, TargetRequest, TargetSe
 
 const NAME: &str = "hog target";
 
-/// What the bins of a cell, for each channel, are normalised by.
+/// Normalisation of the bins of a cell, per channel.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum HogNorm {
-    /// Nothing.
+    /// None.
     None,
-    /// Their Euclidean length, at least `eps`: a flat cell gives zeros.
+    /// By the Euclidean norm, at least `eps`: a flat cell gives zeros.
     L2 {
-        /// Smallest length divided by.
+        /// Minimum of the divisor.
         eps: f64,
     },
-    /// Mean and deviation of the bins: DMJD's "instance whitening".
+    /// By mean and deviation of the bins: DMJD's "instance whitening".
     LayerNorm {
         /// Added to the population variance.
         eps: f64,
@@ -51,21 +51,21 @@ pub enum HogOrder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HogTargetConfig {
-    /// Which view of the batch. Default 0.
+    /// Index of the view. Default 0.
     pub view: usize,
-    /// Normalisation of the image before its gradient is taken. Default ImageNet's; not used with `bytes`.
+    /// Normalisation of the image before the gradient. Default ImageNet's; not used with `bytes`.
     pub norm: Norm,
-    /// Whether the gradient is taken of the bytes 0 to 255 (DMJD). Default false.
+    /// Whether to use the gradient of the bytes 0 to 255 (DMJD). Default false.
     pub bytes: bool,
-    /// How the gradient is taken. Default `sobel`.
+    /// How the gradient is computed. Default `sobel`.
     pub gradient: HogGradient,
-    /// Bins of half a turn. Default 9.
+    /// Number of bins over half a turn. Default 9.
     pub bins: usize,
-    /// Side of a cell in pixels; it divides the patches. Default 8.
+    /// Side of a cell in pixels; it divides the patch size. Default 8.
     pub cell: usize,
     /// Side in pixels of a Gaussian window that weighs the pixels; 0 for none. Default 16.
     pub window: usize,
-    /// Whether a cell's histogram is the mean and not the sum over its pixels. Default false.
+    /// Whether a cell's histogram is the mean instead of the sum over its pixels. Default false.
     pub mean: bool,
     /// Normalisation of the bins of each cell and channel. Default L2.
     pub cell_norm: HogNorm,
@@ -91,7 +91,7 @@ impl Default for HogTargetConfig {
 }
 
 impl HogTargetConfig {
-    /// MaskFeat's (Wei et al., CVPR 2022), as mmpretrain @ ee7f2e88 has it.
+    /// MaskFeat's (Wei et al., CVPR 2022), as in mmpretrain @ ee7f2e88.
     pub fn maskfeat() -> Self {
         Self::default()
     }
@@ -121,7 +121,7 @@ impl HogTargetConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for a number that has to be positive and is not.
+    /// [`Error::InvalidConfig`] if a number is not positive but must be.
     pub fn build(&self) -> Result<HogTarget> {
         let positive = |field: &'static str, holds: bool, value: String| match holds {
             true => Ok(()),
@@ -130,7 +130,7 @@ impl HogTargetConfig {
                 field,
                 value,
                 "it must be positive",
-                "leave it out for the paper's value",
+                "remove it to use the paper's value",
             )),
         };
         positive("bins", self.bins > 0, self.bins.to_string())?;
@@ -143,7 +143,7 @@ impl HogTargetConfig {
         })
     }
 
-    /// Values of a token of `patch` pixels in an image of `channels` channels.
+    /// Number of values per token, for patches of `patch` pixels and images of `channels` channels.
     pub fn values(&self, patch: usize, channels: usize) -> usize {
         (patch / self.cell.max(1)).pow(2) * self.bins * channels
     }
@@ -175,7 +175,7 @@ impl TargetSettings for HogTargetConfig {
 
 /// Histograms of oriented gradients `[batch, tokens, cells * bins * channels]` of whole images.
 ///
-/// The patch size is the image size over the request's grid. Under a trace the histograms of cells are recorded as
+/// The patch size is the image size divided by the requested grid. With a trace, the cell histograms are recorded as
 /// `hog.sobel.view0`, by gradient and view.
 #[derive(Debug, Clone)]
 pub struct HogTarget {
@@ -183,12 +183,12 @@ pub struct HogTarget {
 }
 
 impl HogTarget {
-    /// The histograms of `images` `[batch, channels, height, width]` (f32: normalised, or bytes as numbers),
-    /// normalised: `[batch, channels, bins, rows, cols]` for cells.
+    /// Normalised histograms of `images` `[batch, channels, height, width]` (f32: normalised, or bytes as numbers):
+    /// `[batch, channels, bins, rows, cols]`, one per cell.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the images are no whole number of cells.
+    /// [`Error::Shape`] if the images do not divide into cells.
     pub fn histograms(&self, images: &Tensor) -> Result<Tensor> {
         let HogTargetConfig {
             gradient,
@@ -220,27 +220,27 @@ impl HogTarget {
         }
     }
 
-    /// The target for `images` as [`HogTarget::histograms`] takes them: `[batch, tokens, values]`.
+    /// The target for `images` as in [`HogTarget::histograms`]: `[batch, tokens, values]`.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the cells do not divide the patches of `grid`.
+    /// [`Error::Shape`] if the patches of `grid` do not divide into cells.
     pub fn target(&self, images: &Tensor, grid: PatchGrid) -> Result<Tensor> {
         self.tokens(&self.histograms(images)?, grid)
     }
 
-    /// Histograms of cells as tokens.
+    /// Arranges cell histograms as tokens.
     fn tokens(&self, histograms: &Tensor, grid: PatchGrid) -> Result<Tensor> {
         let (batch, channels, bins, rows, cols) = histograms.dims5()?;
         let cells = grid.scale_to(PatchGrid::new(rows, cols)).map_err(|_| {
             Error::shape(
                 "hog target",
                 format!(
-                    "patches of the grid {grid} made of whole {0}x{0} pixel cells",
+                    "patches of the grid {grid} that divide into cells of {0}x{0} pixels",
                     self.config.cell
                 ),
                 format!("{rows}x{cols} cells"),
-                "choose a cell that divides the patches, or larger patches",
+                "choose a cell size that divides the patch size, or larger patches",
             )
         })?;
         let split = histograms
@@ -260,9 +260,9 @@ impl HogTarget {
         match view.pixels().dtype() {
             DType::U8 => Ok(view.pixels().to_dtype(DType::F32)?),
             _ => Err(Error::unsupported(
-                "a hog target of bytes",
-                "this view holds values that are normalised already",
-                "give the view as u8 pixels",
+                "a hog target from bytes",
+                "this view holds normalised values",
+                "use a view of u8 pixels",
             )),
         }
     }
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_settings_without_sense() {
+    fn refuses_invalid_settings() {
         let refused = |config: HogTargetConfig| config.build().is_err();
         assert!(refused(HogTargetConfig {
             bins: 0,

@@ -1,16 +1,17 @@
-//! Groups of alike patches.
+//! Clusters similar patches.
 
 use candle_core::{D, DType, Tensor};
 use mim_core::{Result, ops};
 
-/// Added to the sums of clusters as a share of their centres: one without patches stays where it is.
+/// Adds this share of a centre to the sum of its cluster, so that an empty cluster stays where it is.
 const STAY: f64 = 1e-6;
 
-/// The cluster of each patch, `[batch, tokens]` u32, by the angles of `features` `[batch, tokens, dim]`, each image by
-/// itself.
+/// The cluster of each patch, `[batch, tokens]` u32, by the angles of `features` `[batch, tokens, dim]`, separately per
+/// image.
 ///
-/// Centres start at patches far from each other; `iterations` times they become the means of their patches. Only patches
-/// that `count` `[batch, tokens]` has as 1, not 0, move them. Draws nothing: the same features give the same clusters.
+/// Centres start at patches far from each other, then `iterations` times become the means of their patches. Only
+/// patches where `count` `[batch, tokens]` is 1 (not 0) move them. There are no random draws: equal features give equal
+/// clusters.
 ///
 /// # Errors
 ///
@@ -31,7 +32,7 @@ pub(crate) fn k_means(
     };
     let starts: Vec<u32> = (0..).step_by(tokens).take(batch).collect();
     let starts = ops::upload(starts, batch, device)?;
-    // Patches that do not count are never the least alike.
+    // Excluded patches never count as the least similar.
     let apart = ((1. - count)? * 4.)?;
     let mut nearest = (like(&mean)? + &apart)?;
     let mut centres = Vec::with_capacity(clusters);
@@ -60,7 +61,7 @@ pub(crate) fn k_means(
     cluster(&xs, &centres)
 }
 
-/// The most alike of `centres` `[batch, clusters, dim]` for each patch.
+/// The most similar of `centres` `[batch, clusters, dim]` for each patch.
 fn cluster(xs: &Tensor, centres: &Tensor) -> Result<Tensor> {
     let alike = xs.matmul(&centres.transpose(1, 2)?.contiguous()?)?;
     Ok(alike.argmax(D::Minus1)?.to_dtype(DType::U32)?)
@@ -77,7 +78,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn directions_are_told_apart_whatever_their_length() {
+    fn directions_are_separated_for_any_length() {
         let features = [[1f32, 0.1], [0.1, 2.], [5., 0.], [0., 0.3], [-1., -1.]];
         let features = Tensor::new(&[features, features], &Device::Cpu).unwrap();
         let count = Tensor::new(&[[1f32, 1., 1., 1., 0.], [1.; 5]], &Device::Cpu).unwrap();
@@ -86,13 +87,13 @@ mod tests {
             ids.to_vec2::<u32>().unwrap()
         };
         let two = ids(2);
-        // The last patch of the first image does not count.
+        // The last patch of the first image is excluded.
         assert!(two[0][0] == two[0][2] && two[0][1] == two[0][3] && two[0][0] != two[0][1]);
         let three = ids(3);
         assert!(three[1][0] == three[1][2] && three[1][1] == three[1][3]);
         let distinct: std::collections::BTreeSet<_> = three[1].iter().collect();
         assert_eq!(distinct.len(), 3);
-        // More clusters than directions: some stay empty.
+        // With more clusters than directions, some stay empty.
         assert_eq!(ids(5)[1].len(), 5);
     }
 }

@@ -1,6 +1,6 @@
-//! Target generators of mim: what the hidden tokens are compared with.
+//! Target generators of mim: they compute what predictions are compared with.
 //!
-//! [`targets`] lists those that a config can name, each with what it does and its paper. [`FeatureTarget`] is the
+//! [`targets`] lists those that a config can name, each with a description and its paper. [`FeatureTarget`] gives the
 //! features of a teacher that the method builds itself.
 
 #![forbid(unsafe_code)]
@@ -33,7 +33,8 @@ pub use teacher_parts::{PartRule, TeacherParts};
 pub use tokens::TokenTarget;
 
 mim_core::parts! {
-    /// The targets that a config can name; `mim-methods` adds the features of a frozen network and the tokens of a tokenizer.
+    /// Targets that a config can name; `mim-methods` adds the features of a frozen network and the tokens of a
+    /// tokenizer.
     pub fn targets() -> dyn TargetSettings as "target";
     pixel => PixelTargetConfig, PatchNorm, PixelTarget;
     hog => HogTargetConfig, HogNorm, HogOrder, HogTarget;

@@ -13,15 +13,15 @@ use crate::{BuiltTarget, FeatureTarget, FeatureTargetConfig, TargetContext, Targ
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MomentumConfig {
-    /// Share of the copy that each step keeps. Default 0.996.
+    /// Share of the copy kept by each step. Default 0.996.
     pub momentum: f64,
-    /// Epsilon of the layer norm without weights on each token. Default 1e-6.
+    /// Epsilon of the weightless layer norm on each token. Default 1e-6.
     pub layer_norm_eps: f64,
     /// Blocks of the copy, from 0, whose outputs are averaged before that norm (data2vec); none (the default) for its
-    /// output.
+    /// final output.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<usize>,
-    /// Epsilon of a layer norm on each of these outputs; none (the default) for no such norm.
+    /// Epsilon of a layer norm on each of these outputs; `None` (the default) for no such norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers_norm_eps: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Parts that are learned.
+//! Learned parts.
 
 use candle_core::{D, DType, Tensor};
 use mim_core::nn::Linear;
@@ -6,11 +6,11 @@ use mim_core::ops::softmax;
 use mim_core::params::Params;
 use mim_core::{Error, Result};
 
-/// A token for each part, made of an image's class token; each attends to the patches of its part.
+/// Part tokens, computed from an image's class token; each attends to the patches of its part.
 ///
 /// The learned stage of SemMAE, by the paper's text (Li et al., NeurIPS 2022, figure 2: class token, part tokens,
-/// correlation with patch tokens, argmax). The paper does not say what the maps sum to: here each patch is shared out
-/// among the parts.
+/// correlation with patch tokens, argmax). The paper does not say how the maps are normalised: here the maps of each
+/// patch sum to one over the parts.
 #[derive(Debug, Clone)]
 pub struct PartTokens {
     embed: Linear,
@@ -25,7 +25,7 @@ impl PartTokens {
     /// [`Error::InvalidConfig`] if there are fewer than two parts.
     pub fn new(params: &Params, dim: usize, parts: usize) -> Result<Self> {
         if parts < 2 {
-            let why = "patches are told apart by their part";
+            let why = "parts must distinguish patches";
             return Err(Error::config(
                 "part tokens",
                 "num_parts",
@@ -41,7 +41,7 @@ impl PartTokens {
     }
 
     /// The maps `[batch, tokens, parts]` for class tokens `[batch, dim]` and patches `[batch, tokens, dim]`: the softmax
-    /// over parts of their products, divided by `sqrt(dim)`.
+    /// over parts of their dot products, divided by `sqrt(dim)`.
     ///
     /// # Errors
     ///
@@ -65,8 +65,8 @@ impl PartTokens {
     }
 }
 
-/// The mean cosine of the maps of two parts of an image, over all pairs, for maps `[batch, tokens, parts]`: 0 where no
-/// two parts have a patch in common. A scalar with gradient.
+/// The mean cosine between the maps of two parts of an image, over all pairs, for maps `[batch, tokens, parts]`: 0 if
+/// no two parts share a patch. A scalar with gradient.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub fn overlap(maps: &Tensor) -> Result<Tensor> {
     let lengths = maps.sqr()?.sum_keepdim(1)?.sqrt()?;
     let unit = maps.broadcast_div(&lengths.maximum(1e-12)?)?;
     let cosines = unit.transpose(1, 2)?.contiguous()?.matmul(&unit)?;
-    // Of a part and itself it is 1.
+    // The cosine of a part with itself is 1.
     let others = (cosines.sum_all()? - (batch * parts) as f64)?;
     Ok((others / (batch * parts * (parts - 1)) as f64)?)
 }
@@ -88,7 +88,7 @@ mod tests {
     use mim_core::ParamStore;
 
     #[test]
-    fn a_patch_belongs_to_the_part_whose_token_looks_like_it() {
+    fn a_patch_belongs_to_the_part_with_the_most_similar_token() {
         let store = ParamStore::cpu(0);
         let tokens = PartTokens::new(&store.root(), 2, 2).unwrap();
         // Part tokens (1, 0) and (0, 1) for any image.
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_overlap_by_their_cosine() {
+    fn overlap_is_the_cosine_of_the_maps() {
         let value = |maps: [[f32; 2]; 2]| {
             let maps = Tensor::new(&[maps], &Device::Cpu).unwrap();
             overlap(&maps).unwrap().to_scalar::<f32>().unwrap()

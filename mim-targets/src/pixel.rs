@@ -1,4 +1,4 @@
-//! Pixels of each patch, plain or normalised.
+//! Pixels of each patch, raw or normalised.
 
 use candle_core::{D, Tensor};
 use mim_core::ops::{PatchOrder, patchify, unpatchify};
@@ -11,11 +11,11 @@ use crate::{BuiltTarget, TargetContext, TargetGenerator, TargetRequest, TargetSe
 
 const NAME: &str = "pixel target";
 
-/// What the values of a patch are normalised by: `(x - mean) / sqrt(variance + eps)`.
+/// Normalisation of a patch: `(x - mean) / sqrt(variance + eps)`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum PatchNorm {
-    /// Nothing: raw pixels (SimMIM).
+    /// None: raw pixels (SimMIM).
     None,
     /// Mean and unbiased variance of all values of the patch (MAE).
     Patch {
@@ -49,11 +49,11 @@ impl Default for PatchNorm {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PixelTargetConfig {
-    /// The view the pixels are taken from.
+    /// Index of the view.
     pub view: usize,
     /// Normalisation of the whole image.
     pub norm: Norm,
-    /// Smoothing of the whole image (SAIM).
+    /// Blur of the whole image (SAIM).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blur: Option<Blur>,
     /// Normalisation of each patch.
@@ -72,7 +72,7 @@ impl PixelTargetConfig {
         }
     }
 
-    /// BootMAE's recipe (Dong et al., ECCV 2022): each channel of a patch normalised.
+    /// BootMAE's recipe (Dong et al., ECCV 2022): normalises each channel of a patch.
     pub fn bootmae() -> Self {
         Self {
             norm: Norm::inception(),
@@ -86,7 +86,7 @@ impl PixelTargetConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if an eps is not positive or the blur has no sense.
+    /// [`Error::InvalidConfig`] if an eps is not positive or the blur is invalid.
     pub fn build(&self) -> Result<PixelTarget> {
         if let PatchNorm::Patch { eps } | PatchNorm::Channel { eps } = self.patch_norm
             && !(eps > 0. && eps.is_finite())
@@ -95,8 +95,8 @@ impl PixelTargetConfig {
                 NAME,
                 "patch_norm.eps",
                 eps,
-                "it keeps patches of one colour from a division by zero and must be positive",
-                "leave it out, or use 1e-6",
+                "it prevents division by zero in patches of one colour and must be positive",
+                "use 1e-6, or remove it to use the default",
             ));
         }
         if let Some(blur) = self.blur {
@@ -127,7 +127,7 @@ impl TargetSettings for PixelTargetConfig {
 
 /// The pixels of each patch of one view, `[batch, tokens, patch * patch * channels]`.
 ///
-/// The patch size is the image size over the request's grid, so the target fits every encoder.
+/// The patch size is the image size divided by the requested grid, so the target works with every encoder.
 /// MAE (He et al., CVPR 2022), Sec. 3 and 4.1.
 #[derive(Debug, Clone)]
 pub struct PixelTarget {
@@ -138,7 +138,7 @@ pub struct PixelTarget {
 struct Statistics {
     mean: Tensor,
     deviation: Tensor,
-    /// Shape in which they broadcast against the patches.
+    /// Shape for broadcasting against the patches.
     shape: Vec<usize>,
 }
 
@@ -148,7 +148,7 @@ impl PixelTarget {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the image is not a whole multiple of the grid.
+    /// [`Error::Shape`] if the image size is not a multiple of the grid.
     pub fn target(&self, images: &Tensor, grid: PatchGrid) -> Result<Tensor> {
         let patches = self.patches(images, grid)?;
         let Some(statistics) = self.statistics(&patches, images.dim(1)?)? else {
@@ -161,10 +161,10 @@ impl PixelTarget {
         Ok(ys.reshape(patches.shape())?)
     }
 
-    /// The image `[batch, channels, height, width]` that a prediction `[batch, tokens, C]` stands
-    /// for, with the true mean and deviation of each patch of `images` (normalised, same shape).
+    /// Converts a prediction `[batch, tokens, C]` to an image `[batch, channels, height, width]`,
+    /// with the true mean and deviation of each patch of `images` (normalised, same shape).
     ///
-    /// The result is normalised as `images` are; [`Norm::invert`] gives pixels in `[0, 1]`.
+    /// The result is normalised like `images`; [`Norm::invert`] gives pixels in `[0, 1]`.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl PixelTarget {
         self.unpatchify(&pred, grid, images.dim(1)?)
     }
 
-    /// Patches `[batch, tokens, patch * patch * channels]` put together, without denormalising.
+    /// Assembles patches `[batch, tokens, patch * patch * channels]`, without denormalising.
     ///
     /// # Errors
     ///
@@ -195,7 +195,7 @@ impl PixelTarget {
                 unpatchify(patches, patch, grid, self.config.order)
             }
             _ => Err(Error::shape(
-                "patches to put together",
+                "patches to assemble",
                 format!("[batch, {}, patch * patch * {channels}]", grid.len()),
                 patches.dims(),
                 "give the values of all patches of the image",
@@ -214,9 +214,9 @@ impl PixelTarget {
         if patch == 0 || grid.rows * patch != height || grid.cols * patch != width {
             return Err(Error::shape(
                 "image of a pixel target",
-                format!("a whole multiple of the grid {grid}, the same on both sides"),
+                format!("a multiple of the grid {grid}, by the same factor on both axes"),
                 format!("{height}x{width} pixels"),
-                "give target and encoder views of the same shape",
+                "use views of the same shape for target and encoder",
             ));
         }
         let images = match self.config.blur {
@@ -230,8 +230,8 @@ impl PixelTarget {
     fn statistics(&self, patches: &Tensor, channels: usize) -> Result<Option<Statistics>> {
         let (batch, tokens, width) = patches.dims3()?;
         let area = width / channels;
-        // The axis of the values that belong together, the rest of the shape, and what is taken
-        // from their number for the variance.
+        // The axis of the values that belong together, the rest of the shape, and the number subtracted
+        // from their count for the variance.
         let (shape, axis, eps, bias) = match (self.config.patch_norm, self.config.order) {
             (PatchNorm::None, _) => return Ok(None),
             (PatchNorm::Patch { eps }, _) => (vec![batch, tokens, width], D::Minus1, eps, 1),
@@ -255,14 +255,14 @@ impl PixelTarget {
     }
 }
 
-/// Side of the patches with `width` values.
+/// Side of patches with `width` values.
 fn patch_of(width: usize, channels: usize) -> Option<usize> {
     let area = width / channels.max(1);
     let patch = area.isqrt();
     (patch > 0 && patch * patch * channels == width).then_some(patch)
 }
 
-/// The grid that a prediction `[batch, tokens, C]` has on images of known shape.
+/// The grid of a prediction `[batch, tokens, C]` on images of known shape.
 fn grid_of(pred: &Tensor, images: &Tensor) -> Result<PatchGrid> {
     let ((batch, tokens, width), (images, channels, height, columns)) =
         (pred.dims3()?, images.dims4()?);
@@ -277,7 +277,7 @@ fn grid_of(pred: &Tensor, images: &Tensor) -> Result<PatchGrid> {
                 "[{images}, tokens, patch * patch * {channels}] over {height}x{columns} pixels"
             ),
             pred.dims(),
-            "predict all patches of the images, with one value for each pixel and channel",
+            "predict all patches of the images, with one value per pixel and channel",
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! Parts of images from a file.
+//! Part maps from a file.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use mim_core::{Crop, Error, PatchGrid, Result, Target};
 
 use crate::{TargetGenerator, TargetRequest};
 
-/// What the file calls its maps.
+/// Name of the maps in the file.
 const TENSOR: &str = "part_id";
 
-/// The part of each patch, `[batch, tokens]` u32, read from a file of maps of whole images: a guide for maskers.
+/// The part of each patch, `[batch, tokens]` u32, from a file of maps of whole images: a guide for maskers.
 ///
-/// The file (`.safetensors` or `.npz`) holds `part_id` `[images, rows, cols]` u8, a map for each image of the training
-/// set in its order; 255 ([`mim_core::NO_PART`]) is no part. Views may be flipped and cropped: a patch has the part at
-/// its middle. Other images, outside of training, have no maps.
+/// The file (`.safetensors` or `.npz`) holds `part_id` `[images, rows, cols]` u8, one map per image of the training
+/// set, in its order; 255 ([`mim_core::NO_PART`]) means no part. Views may be flipped and cropped: a patch has the part
+/// at its centre. Images outside the training set have no maps.
 #[derive(Debug, Clone)]
 pub struct RecordedParts {
     maps: Vec<u8>,
@@ -49,14 +49,14 @@ impl RecordedParts {
         }
     }
 
-    /// Maps that are at hand, each on the grid `map`.
+    /// Uses given maps, each on the grid `map`.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if they are no whole maps.
+    /// [`Error::Shape`] if they are not whole maps.
     pub fn new(maps: Vec<u8>, map: PatchGrid) -> Result<Self> {
         if maps.is_empty() || !maps.len().is_multiple_of(map.len()) {
-            let (wanted, fix) = (format!("maps of {map}"), "give whole maps");
+            let (wanted, fix) = (format!("maps of {map}"), "use whole maps");
             return Err(Error::shape("part maps", wanted, maps.len(), fix));
         }
         Ok(Self { maps, map })
@@ -68,17 +68,17 @@ impl RecordedParts {
         maps.nth(index).ok_or_else(|| {
             Error::shape(
                 "part maps",
-                format!("one for image {index}"),
+                format!("a map for image {index}"),
                 format!("{} maps", self.maps.len() / self.map.len()),
-                "give a map for each image of the training set, in its order",
+                "use a file with one map per image of the training set, in its order",
             )
         })
     }
 }
 
-/// The part at the middle of each patch of a view.
+/// The part at the centre of each patch of a view.
 fn parts_of_view(map: &[u8], size: PatchGrid, crop: Option<&Crop>, grid: PatchGrid) -> Vec<u32> {
-    // In shares of the source image.
+    // As fractions of the source image.
     let (mut left, mut top, mut width, mut height, mut flipped) = (0., 0., 1., 1., false);
     if let Some(crop) = crop {
         let source = (crop.source_width as f32, crop.source_height as f32);
@@ -90,7 +90,7 @@ fn parts_of_view(map: &[u8], size: PatchGrid, crop: Option<&Crop>, grid: PatchGr
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "a place inside of the image, cut to it"
+            reason = "a position inside the image, clamped"
         )]
         let cell = (share * cells as f32).max(0.) as usize;
         cell.min(cells - 1)
@@ -119,7 +119,7 @@ impl TargetGenerator for RecordedParts {
             "part maps of the file",
             format!("the encoder's patch grid {grid}, or a multiple of it"),
             format!("{}", self.map),
-            "make maps of that size, or change encoder.image_size or encoder.patch_size",
+            "use maps of that size, or change encoder.image_size or encoder.patch_size",
         ))
     }
 
@@ -127,17 +127,17 @@ impl TargetGenerator for RecordedParts {
         if !rq.step.training {
             return Err(Error::unsupported(
                 "part maps outside of training",
-                "those of the file belong to the training images",
-                "use part maps that a teacher makes",
+                "the maps in the file belong to the training images",
+                "use part maps from a teacher",
             ));
         }
         let (view, indices) = (rq.batch.view(0)?, &rq.batch.indices);
         if indices.len() != view.len() {
             return Err(Error::shape(
                 "images with part maps",
-                format!("the numbers of {} images in their data set", view.len()),
+                format!("the indices of {} images in their data set", view.len()),
                 indices.len(),
-                "let mim's loader make the batches, or set Batch::indices",
+                "use mim's loader, or set Batch::indices",
             ));
         }
         let mut parts = Vec::with_capacity(view.len() * rq.grid.len());
@@ -146,7 +146,7 @@ impl TargetGenerator for RecordedParts {
             parts.extend(parts_of_view(map, self.map, view.crops.get(image), rq.grid));
         }
         let shape = (view.len(), rq.grid.len());
-        // They guide a masker, which works on the host.
+        // They guide a masker, which runs on the host.
         let parts = Tensor::from_vec(parts, shape, &candle_core::Device::Cpu)?;
         Ok(Target::patches(parts))
     }
@@ -172,7 +172,7 @@ mod tests {
             parts_of_view(&map, GRID, Some(&flipped), GRID),
             [1, 0, 3, 2]
         );
-        // The lower left quarter of the flipped image is the lower right one of the map.
+        // The lower left quarter of the flipped image is the lower right quarter of the map.
         let corner = Crop {
             top: 5.,
             width: 5.,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_grids_that_do_not_fit_are_refused() {
+    fn invalid_files_and_mismatched_grids_are_refused() {
         let device = &candle_core::Device::Cpu;
         let read = |tensor: &str, value: Tensor| {
             let mut file = WeightMap::default();

@@ -1,4 +1,4 @@
-//! What the settings of a target do.
+//! The settings trait of targets.
 
 use std::fmt;
 
@@ -12,30 +12,30 @@ use mim_core::{Norm, Result};
 
 use crate::TargetGenerator;
 
-/// The method that a target becomes a part of.
+/// The method that a target is built for.
 #[derive(Debug, Clone, Copy)]
 pub struct TargetContext<'a> {
-    /// The weights that are trained.
+    /// The trained weights.
     pub student: &'a ParamStore,
-    /// The encoder that is trained.
+    /// The trained encoder.
     pub encoder: &'a dyn EncoderSettings,
-    /// Normalisation of the images that the encoder sees.
+    /// Normalisation of the encoder's images.
     pub norm: &'a Norm,
-    /// Whether the masker follows the target's attention.
+    /// Whether the target's attention guides the masker.
     pub attention: bool,
 }
 
-/// A target, and what the method must know of it.
+/// A target, with what the method must know about it.
 pub struct BuiltTarget {
     /// The generator.
     pub generator: Box<dyn TargetGenerator>,
-    /// Values of a token of the encoder's output.
+    /// Number of values per token of the encoder's output.
     pub values: usize,
-    /// If they are cells (pixels, histograms): their order and their channels.
+    /// If they are cells (pixels, histograms): their order and number of channels.
     pub cells: Option<(PatchOrder, usize)>,
-    /// A momentum teacher, whose weights the method saves and updates.
+    /// A momentum teacher; the method saves and updates its weights.
     pub teacher: Option<(ParamStore, Ema)>,
-    /// A line for reports of a run: who teaches, if it is no part of the method.
+    /// A note for reports of a run: the teacher, if it is not part of the method.
     pub note: Option<String>,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Debug for BuiltTarget {
 }
 
 impl BuiltTarget {
-    /// A target of `values` values a token, which are no cells, without a teacher.
+    /// A target with `values` values per token that are not cells, without a teacher.
     pub fn new(generator: impl TargetGenerator + 'static, values: usize) -> Self {
         Self {
             generator: Box::new(generator),
@@ -62,25 +62,25 @@ impl BuiltTarget {
     }
 }
 
-/// Settings of a target that a config can name.
+/// Settings of a target, as named in a config.
 pub trait TargetSettings: Settings {
     /// Checks the settings and builds the target.
     ///
     /// # Errors
     ///
-    /// [`mim_core::Error::InvalidConfig`] naming the setting; else if weights cannot be read or do not fit.
+    /// [`mim_core::Error::InvalidConfig`] naming the setting; otherwise if weights cannot be read or do not match.
     fn build(&self, cx: &TargetContext<'_>) -> Result<BuiltTarget>;
 
-    /// The objective that suits the target. Default: the mean squared error of hidden patches.
+    /// The default objective of the target. Default: the mean squared error of hidden patches.
     fn objective(&self) -> Box<dyn ObjectiveSettings> {
         Box::new(RegressionConfig::default())
     }
 
-    /// The augmentation that suits the target. Default: MAE's.
+    /// The default augmentation of the target. Default: MAE's.
     ///
     /// # Errors
     ///
-    /// If the settings of the encoder do not hold.
+    /// If a setting of the encoder is invalid.
     fn views(&self, encoder: &dyn EncoderSettings) -> Result<ViewPlan> {
         let size = <(usize, usize)>::from(encoder.image_size());
         Ok(ViewPlan::mae(size))

@@ -1,4 +1,4 @@
-//! Probabilities of tokens as targets, shared among patches that look alike.
+//! Token probabilities as targets, mixed among similar patches.
 
 use candle_core::Tensor;
 use mim_core::nn::unit;
@@ -16,14 +16,14 @@ const NAME: &str = "soft labels";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SoftLabelsConfig {
-    /// What the tokenizer's logits are divided by. Default 4.
+    /// Temperature of the tokenizer's logits. Default 4.
     pub temperature: Schedule,
-    /// Share of the target that comes from patches that look alike to the student, in `[0, 1]`. Default 0.2.
+    /// Share of the target that comes from patches that are similar in the student, in `[0, 1]`. Default 0.2.
     pub omega: f64,
-    /// What cosines of the student's features are divided by. Default 1.
+    /// Temperature of the cosines between student features. Default 1.
     pub similarity_temperature: f64,
-    /// Whether no gradient flows through the similarity. Default false.
-    // Parity: the release differentiates the target, too.
+    /// Whether to block gradients through the similarity. Default false.
+    // Parity: the release also differentiates the target.
     pub detach: bool,
 }
 
@@ -43,28 +43,28 @@ impl SoftLabelsConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.temperature.validate()?;
         let bad = |field: &'static str, value: f64, why: &'static str, fix: &'static str| {
             Err(Error::config(NAME, field, value, why, fix))
         };
         if !(0. ..=1.).contains(&self.omega) {
-            return bad("omega", self.omega, "it is a share, in [0, 1]", "use 0.2");
+            return bad("omega", self.omega, "it must be in [0, 1]", "use 0.2");
         }
         let temperature = self.similarity_temperature;
         if !temperature.is_finite() || temperature <= 0. {
-            let why = "cosines are divided by it";
+            let why = "cosines are divided by it, so it must be positive";
             return bad("similarity_temperature", temperature, why, "use 1");
         }
         Ok(())
     }
 }
 
-/// `omega W p + (1 - omega) p`: the tokenizer's probabilities `p` of each patch, mixed with those of the patches of
-/// the same image whose features in the student are close, `W = softmax(cos / t)` (mc-BEiT: Li et al., ECCV 2022).
+/// `omega W p + (1 - omega) p`: the tokenizer's probabilities `p` of each patch, mixed with those of patches in
+/// the same image that have similar student features, `W = softmax(cos / t)` (mc-BEiT: Li et al., ECCV 2022).
 ///
-/// Gradients flow through `W` unless the settings say otherwise.
+/// Gradients flow through `W` unless `detach` is set.
 pub struct SoftTokenTarget {
     tokenizer: Box<dyn Tokenizer>,
     view: usize,
@@ -72,11 +72,11 @@ pub struct SoftTokenTarget {
 }
 
 impl SoftTokenTarget {
-    /// Probabilities by `tokenizer` of the batch's view `view`.
+    /// Probabilities of `tokenizer` for view `view` of the batch.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a setting does not hold, [`Error::Unsupported`] if the tokenizer gives no logits.
+    /// [`Error::InvalidConfig`] if a setting is invalid, [`Error::Unsupported`] if the tokenizer gives no logits.
     pub fn new(
         tokenizer: impl Tokenizer + 'static,
         view: usize,
@@ -91,7 +91,7 @@ impl SoftTokenTarget {
         })
     }
 
-    /// `[images, patches, vocab_size]`, rows that sum to 1.
+    /// `[images, patches, vocab_size]`; rows sum to 1.
     fn probabilities(&self, rq: &TargetRequest<'_>) -> Result<Tensor> {
         let view = rq.batch.view(self.view)?;
         TokenTarget::check_view(&self.tokenizer, rq.grid, view.size())?;
@@ -101,7 +101,7 @@ impl SoftTokenTarget {
         Ok(ops::softmax(&logits)?)
     }
 
-    /// How much each of `rows` `[images, some, dim]` resembles each of `all` `[images, patches, dim]`.
+    /// Similarity of each of `rows` `[images, some, dim]` to each of `all` `[images, patches, dim]`.
     fn similarity(&self, rows: &Tensor, all: &Tensor) -> Result<Tensor> {
         let others = unit(all)?.transpose(1, 2)?.contiguous()?;
         let cosines = unit(rows)?.contiguous()?.matmul(&others)?;
@@ -136,7 +136,7 @@ impl TargetGenerator for SoftTokenTarget {
         let (Some(student), Some(mask)) = (rq.student, rq.mask) else {
             return Err(Error::unsupported(
                 "soft labels without a student",
-                "they are shared by the similarity of its features",
+                "they are mixed by the similarity of student features",
                 "use them in a method with an encoder and a mask",
             ));
         };
@@ -152,13 +152,13 @@ impl TargetGenerator for SoftTokenTarget {
             return Err(Error::unsupported(
                 format!("soft labels from a student with {tokens} tokens in each of {rows} rows"),
                 format!("they compare all {patches} patches of each of {images} images"),
-                "replace hidden patches (masking = \"replace\"), with one mask an image",
+                "replace hidden patches (masking = \"replace\"), with one mask per image",
             ));
         }
         if rq.step.trace.is_some() || mask.constant_keep().is_none() || mask.rows() != images {
             return self.whole(&features, &probabilities, rq.step);
         }
-        // Only hidden patches are predicted, so only their rows are made.
+        // Only hidden patches are predicted, so only their rows are computed.
         let ids = mask.flat(true, images, features.device())?;
         let pick = |xs: &Tensor| -> Result<Tensor> {
             let rows = ops::gather_rows(&xs.flatten(0, 1)?, &ids)?;
@@ -189,7 +189,7 @@ mod tests {
     use mim_core::{Batch, Encoded, ImageSize, Mask, View};
     use std::sync::Arc;
 
-    /// Logits that depend on the patch's brightness.
+    /// Logits that depend on the brightness of the patch.
     struct Brightness;
 
     impl Tokenizer for Brightness {
@@ -232,7 +232,7 @@ mod tests {
         SoftTokenTarget::new(Brightness, 0, config).unwrap()
     }
 
-    /// The target of two images of 2x2 patches under a mask, and the features it depends on.
+    /// The target of two images of 2x2 patches under a mask, with the features it depends on.
     fn generate(target: &SoftTokenTarget, bits: &[u8], traced: bool) -> (Target, Var, Mask) {
         struct Nothing;
         impl mim_core::TraceSink for Nothing {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_rows_alone_equal_those_of_all_and_sum_to_one() {
+    fn hidden_rows_alone_match_all_rows_and_sum_to_one() {
         let target = setting(0.5, false);
         let bits = [1, 0, 0, 1, 0, 1, 1, 0];
         let (hidden, _, mask) = generate(&target, &bits, false);
@@ -288,7 +288,7 @@ mod tests {
         for sum in values(&own.sum(1).unwrap()) {
             assert!((sum - 1.).abs() < 1e-5);
         }
-        // A number of hidden patches that varies.
+        // A varying number of hidden patches.
         let (varying, ..) = generate(&target, &[1, 0, 0, 0, 0, 1, 1, 0], false);
         assert_eq!(varying.rows, Rows::Patches);
     }
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         let built = |config| SoftTokenTarget::new(Brightness, 0, config).unwrap_err();
         let omega = SoftLabelsConfig {
             omega: 1.5,

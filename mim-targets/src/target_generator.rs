@@ -3,10 +3,10 @@
 use candle_core::Tensor;
 use mim_core::{Batch, Encoded, Error, Mask, PatchGrid, Result, StepContext, Target};
 
-/// What a target generator has to wait for; ordered.
+/// Input that a target generator waits for; ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TargetStage {
-    /// The images only: it runs before masks are drawn and may guide them.
+    /// Only the images: it runs before masks are drawn and can guide them.
     Image,
     /// The mask.
     Mask,
@@ -14,7 +14,7 @@ pub enum TargetStage {
     Student,
 }
 
-/// What a target is made from.
+/// Input of a target generator.
 #[derive(Debug, Clone, Copy)]
 pub struct TargetRequest<'a> {
     /// The batch, with all its views.
@@ -25,11 +25,11 @@ pub struct TargetRequest<'a> {
     pub mask: Option<&'a Mask>,
     /// The student's output, from [`TargetStage::Student`] on.
     pub student: Option<&'a Encoded>,
-    /// Where training stands.
+    /// The current training step.
     pub step: &'a StepContext,
 }
 
-/// Makes what predictions are compared with. The result carries no gradient unless documented.
+/// Computes targets for predictions. Targets have no gradient unless documented.
 ///
 /// ```
 /// use mim_core::{Result, Target};
@@ -49,49 +49,49 @@ pub struct TargetRequest<'a> {
 /// }
 /// ```
 pub trait TargetGenerator: Send + Sync {
-    /// What it has to wait for.
+    /// The input that it waits for.
     fn stage(&self) -> TargetStage {
         TargetStage::Image
     }
 
-    /// Makes the target.
+    /// Computes the target.
     ///
     /// # Errors
     ///
-    /// If the batch does not fit the generator.
+    /// If the batch does not match the generator.
     fn generate(&self, rq: &TargetRequest<'_>) -> Result<Target>;
 
-    /// Checks that views of these sizes, (height, width) each, give targets on `grid`, before any image is there.
-    /// Default: nothing.
+    /// Checks, before any image exists, that views of these sizes, (height, width) each, give targets on `grid`.
+    /// Default: checks nothing.
     ///
     /// # Errors
     ///
-    /// [`mim_core::Error::Shape`] saying which size of its view would.
+    /// [`mim_core::Error::Shape`] with the view size that would work.
     fn check(&self, _grid: PatchGrid, _views: &[(usize, usize)]) -> Result<()> {
         Ok(())
     }
 
-    /// Whether its targets carry the attention of a class token, which guides maskers.
+    /// Whether its targets include class-token attention, which guides maskers.
     fn has_attention(&self) -> bool {
         false
     }
 
-    /// Whether its targets, `[batch, tokens]` u32, are the numbers of parts to which patches belong, which guide maskers.
+    /// Whether its targets, `[batch, tokens]` u32, are part indices of patches, which guide maskers.
     fn has_parts(&self) -> bool {
         false
     }
 
-    /// Whether the target is made of pixels, so that predictions can be drawn.
+    /// Whether the target consists of pixels, so that predictions can be drawn.
     fn is_pixels(&self) -> bool {
         false
     }
 
-    /// The images `[batch, channels, height, width]` in `[0, 1]` that `predicted` `[batch, tokens, C]`
-    /// stands for; none if the target is not made of pixels.
+    /// Converts `predicted` `[batch, tokens, C]` to images `[batch, channels, height, width]` in `[0, 1]`;
+    /// `None` if the target does not consist of pixels.
     ///
     /// # Errors
     ///
-    /// If the prediction does not fit the batch.
+    /// If the prediction does not match the batch.
     fn to_pixels(&self, _predicted: &Tensor, _batch: &Batch) -> Result<Option<Tensor>> {
         Ok(None)
     }
@@ -106,9 +106,9 @@ pub(crate) fn view_size(views: &[(usize, usize)], index: usize) -> Result<(usize
     views.get(index).copied().ok_or_else(|| {
         Error::shape(
             "views of the target",
-            format!("at least {}, as target.view = {index} asks", index + 1),
+            format!("at least {} views, for target.view = {index}", index + 1),
             views.len(),
-            "set target.view to one of them, or add a view to `views`",
+            "set target.view to an existing view, or add a view to `views`",
         )
     })
 }

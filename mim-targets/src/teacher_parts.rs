@@ -1,4 +1,4 @@
-//! Parts of an image as a frozen network sees them.
+//! Part maps from a frozen network.
 
 use candle_core::{DType, Tensor};
 use mim_core::{
@@ -11,27 +11,27 @@ use crate::{PartTokens, TargetGenerator, TargetRequest};
 
 const NAME: &str = "part maps";
 
-/// What tells parts apart.
+/// How patches are assigned to parts.
 #[derive(Debug, Clone)]
 pub enum PartRule {
-    /// The head of the class token, in the last block, that attends most to the patch.
+    /// By attention head: the head of the class token, in the last block, that attends most to the patch.
     Heads,
-    /// k-means of the patches of an image by the angles of their features.
+    /// By k-means over the patches of an image, on the angles of their features.
     KMeans {
         /// Number of parts.
         clusters: usize,
-        /// How often the centres move.
+        /// Number of k-means iterations.
         iterations: usize,
     },
-    /// The learned part token that is most like the patch.
+    /// By the learned part token most similar to the patch.
     Learned(PartTokens),
 }
 
-/// The part of each patch, `[batch, tokens]` u32, made for each batch by a frozen network: a guide for maskers.
+/// The part of each patch, `[batch, tokens]` u32, computed per batch by a frozen network: a guide for maskers.
 ///
-/// Patches outside of the `retain` most attended ones, the heads averaged, are of [`NO_PART`]. SemMAE's own parts come
-/// from a network that its authors have not published (Li et al., NeurIPS 2022, section 3.2): [`PartRule::Learned`] is
-/// that stage by the paper's text, the others stand in for it.
+/// With `retain`, only that many most attended patches (averaged over heads) have a part; the others have [`NO_PART`].
+/// SemMAE's own parts come from a network that its authors have not published (Li et al., NeurIPS 2022, section 3.2).
+/// [`PartRule::Learned`] is that stage by the paper's text; the other rules replace it.
 pub struct TeacherParts {
     teacher: Box<dyn Encoder>,
     norm: Norm,
@@ -41,11 +41,11 @@ pub struct TeacherParts {
 }
 
 impl TeacherParts {
-    /// By `teacher`, on images of `view` normalised with `norm`; of all patches, or of `retain`.
+    /// Uses `teacher` on the images of `view`, normalised with `norm`; for all patches, or for `retain` patches.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if there is no part, or no patch is retained.
+    /// [`Error::InvalidConfig`] if there are no parts, or no patch is retained.
     pub fn new(
         teacher: impl Encoder + 'static,
         (view, norm): (usize, Norm),
@@ -57,7 +57,7 @@ impl TeacherParts {
                 NAME,
                 "num_parts",
                 0,
-                "an image has a part",
+                "an image needs at least one part",
                 "use 7",
             ));
         }
@@ -68,7 +68,7 @@ impl TeacherParts {
                 "retain",
                 0,
                 why,
-                "leave it out for all patches",
+                "remove it to use all patches",
             ));
         }
         Ok(Self {
@@ -107,14 +107,14 @@ fn too_many(count: usize, tokens: usize) -> Error {
         "retain",
         count,
         why,
-        "lower it, or leave it out for all patches",
+        "lower it, or remove it to use all patches",
     )
 }
 
 fn no_class_token() -> Error {
     Error::unsupported(
-        "part maps of a teacher without class token",
-        "its attention says which patches matter",
+        "part maps from a teacher without class token",
+        "its class-token attention selects the patches",
         "use a ViT with class_token = true",
     )
 }
@@ -134,9 +134,9 @@ impl TargetGenerator for TeacherParts {
         }
         Err(Error::shape(
             "part maps of the teacher",
-            format!("one part for each patch of the grid {grid}"),
+            format!("one part per patch of the grid {grid}"),
             format!("{own}"),
-            "use a teacher with the encoder's patches, or give it another view (teacher.view, views)",
+            "use a teacher with the encoder's patch size, or another view (teacher.view, views)",
         ))
     }
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn patches_belong_to_heads_or_clusters_and_the_least_attended_to_none() {
+    fn patches_belong_to_heads_or_clusters_except_the_least_attended() {
         let clusters = PartRule::KMeans {
             clusters: 3,
             iterations: 4,

@@ -6,17 +6,17 @@ use mim_core::{Error, PatchGrid, Result, StepContext, Target, Tokenizer, fits_gr
 use crate::target_generator::view_size;
 use crate::{TargetGenerator, TargetRequest};
 
-/// A tokenizer's token of each patch, for a cross-entropy (BEiT).
+/// A token per patch from a tokenizer, for a cross-entropy loss (BEiT).
 ///
-/// The tokenizer sees a view whose side is its stride for each patch, in `[0, 1]` without normalisation: DALL-E's dVAE,
-/// of stride 8, of 14x14 patches a second, 112-pixel view of the same region.
+/// The tokenizer sees a view with one stride per patch on each axis, in `[0, 1]` without normalisation. For DALL-E's
+/// dVAE, with stride 8, and 14x14 patches, this is a second view of 112 pixels of the same region.
 pub struct TokenTarget {
     tokenizer: Box<dyn Tokenizer>,
     view: usize,
 }
 
 impl TokenTarget {
-    /// Tokens by `tokenizer` of the batch's view `view`.
+    /// Tokens of `tokenizer` for view `view` of the batch.
     pub fn new(tokenizer: impl Tokenizer + 'static, view: usize) -> Self {
         Self {
             tokenizer: Box::new(tokenizer),
@@ -24,7 +24,7 @@ impl TokenTarget {
         }
     }
 
-    /// The number of tokens.
+    /// Number of distinct tokens.
     pub fn vocab_size(&self) -> usize {
         self.tokenizer.vocab_size()
     }
@@ -42,7 +42,7 @@ impl TokenTarget {
         let side = tokenizer.stride();
         Err(Error::shape(
             "tokens",
-            format!("one for each patch of the grid {grid}"),
+            format!("one per patch of the grid {grid}"),
             format!("{}x{}", height / side, width / side),
             format!(
                 "give the tokenizer a view of {}x{} pixels",
@@ -52,7 +52,7 @@ impl TokenTarget {
     }
 }
 
-/// The step as a frozen tokenizer takes it: nothing is dropped or updated, intermediates are `tokenizer.*`.
+/// The step for a frozen tokenizer: nothing is dropped or updated, and intermediates are `tokenizer.*`.
 pub(crate) fn frozen(step: &StepContext) -> StepContext {
     StepContext {
         training: false,

@@ -1,8 +1,8 @@
-//! The encoder of a VQGAN with Gumbel softmax: a frozen network that gives each cell of 8x8 pixels a logit for every
-//! token, as mc-BEiT uses it.
+//! The encoder of a VQGAN with Gumbel softmax: a frozen network that gives logits of all tokens for each cell of 8x8
+//! pixels, as in mc-BEiT.
 //!
-//! Esser et al., "Taming Transformers for High-Resolution Image Synthesis", CVPR 2021. Feature maps stand with their
-//! channels last.
+//! Esser et al., "Taming Transformers for High-Resolution Image Synthesis", CVPR 2021. Feature maps are
+//! channels-last.
 
 use candle_core::{D, Tensor};
 use mim_core::nn::{Conv, GroupNorm};
@@ -11,7 +11,7 @@ use mim_core::params::Params;
 use mim_core::{Error, Norm, Result, StepContext, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-/// Groups of channels that are normalised together.
+/// Number of channel groups of group norm.
 const GROUPS: usize = 32;
 const EPS: f64 = 1e-6;
 
@@ -21,15 +21,15 @@ const EPS: f64 = 1e-6;
 pub struct VqganConfig {
     /// Channels of the images. Default 3.
     pub in_channels: usize,
-    /// Width that `ch_mult` multiplies, a multiple of 32. Default 128.
+    /// Base width, multiplied by `ch_mult`; a multiple of 32. Default 128.
     pub ch: usize,
-    /// Width of each level over `ch`; all but the last are halved after it. Default 1, 1, 2, 4.
+    /// Width of each level as a multiple of `ch`; all levels but the last are halved afterwards. Default 1, 1, 2, 4.
     pub ch_mult: Vec<usize>,
-    /// Residual blocks of a level. Default 2.
+    /// Residual blocks per level. Default 2.
     pub num_res_blocks: usize,
-    /// Resolutions with attention, as `resolution` is halved. Default 32.
+    /// Resolutions with attention, counted from `resolution` down by halving. Default 32.
     pub attn_resolutions: Vec<usize>,
-    /// The nominal side of an image, which only `attn_resolutions` refers to. Default 256.
+    /// The nominal side of an image, used only for `attn_resolutions`. Default 256.
     pub resolution: usize,
     /// Width of the encoder's output. Default 256.
     pub z_channels: usize,
@@ -64,20 +64,23 @@ impl VqganConfig {
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some(&(field, value)) => {
-                let (why, fix) = ("it is at least 1", "leave it out for the public network");
+                let (why, fix) = (
+                    "it must be at least 1",
+                    "remove it to use the public network",
+                );
                 Err(Error::config("vqgan", field, value, why, fix))
             }
             None => Ok(()),
         }
     }
 
-    /// Side in pixels of what a token stands for.
+    /// Side in pixels covered by one token.
     pub fn stride(&self) -> usize {
         1 << self.ch_mult.len().saturating_sub(1)
     }
 }
 
-/// A convolution of `side` pixels that keeps the size.
+/// A convolution with kernel `side` that keeps the size.
 fn same(params: &Params, (inputs, outputs): (usize, usize), side: usize) -> Result<Conv> {
     let window = Window {
         kernel: side,
@@ -92,7 +95,7 @@ fn swish(xs: &Tensor) -> Result<Tensor> {
     Ok(xs.silu()?)
 }
 
-/// Twice norm, swish and convolution, around a shortcut.
+/// Two times norm, swish and convolution, with a shortcut.
 #[derive(Debug)]
 struct ResBlock {
     norms: [GroupNorm; 2],
@@ -127,7 +130,7 @@ impl ResBlock {
     }
 }
 
-/// Attention of every pixel over all pixels, with one head.
+/// Single-head attention between all pixels.
 #[derive(Debug)]
 struct AttnBlock {
     norm: GroupNorm,
@@ -155,7 +158,7 @@ impl AttnBlock {
     }
 }
 
-/// A level: blocks, each with attention where its resolution asks for it, and the way to half the size.
+/// A level: blocks, each with attention if its resolution is listed, then downsampling.
 #[derive(Debug)]
 struct Level {
     blocks: Vec<(ResBlock, Option<AttnBlock>)>,
@@ -163,7 +166,7 @@ struct Level {
 }
 
 impl Level {
-    /// `widths` are those of its input and of itself; `attends` and `halves` say what it has.
+    /// `widths` are the input width and the level's width; `attends` and `halves` enable attention and downsampling.
     fn new(
         params: &Params,
         (inputs, width): (usize, usize),
@@ -197,14 +200,14 @@ impl Level {
             }
         }
         match &self.half {
-            // Zeros at the bottom and the right alone.
+            // Zero padding only at the bottom and the right.
             Some(half) => half.forward(&xs.pad_with_zeros(1, 0, 1)?.pad_with_zeros(2, 0, 1)?),
             None => Ok(xs),
         }
     }
 }
 
-/// The encoder, up to the logits of the tokens; nothing is drawn.
+/// The encoder, up to the token logits; it does not sample.
 #[derive(Debug)]
 pub struct VqganEncoder {
     conv_in: Conv,
@@ -222,7 +225,7 @@ impl VqganEncoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &VqganConfig) -> Result<Self> {
         config.validate()?;
         let (encoder, z) = (params.pp("encoder"), config.z_channels);
@@ -307,7 +310,7 @@ mod tests {
     use mim_core::ParamStore;
 
     #[test]
-    fn the_levels_say_the_stride_and_where_there_is_attention() {
+    fn levels_determine_stride_and_attention() {
         let config = VqganConfig {
             ch: 32,
             ch_mult: vec![1, 2],

@@ -1,4 +1,4 @@
-//! The tokenizer of BEiT v2: a vision transformer whose patches become codes of a small codebook.
+//! BEiT v2's tokenizer: a vision transformer with a small codebook.
 //!
 //! Peng et al., "BEiT v2", 2022, arXiv 2208.06366; microsoft/unilm @ 768a3c8, `beit2/modeling_vqkd.py`.
 
@@ -10,7 +10,7 @@ use mim_core::params::Params;
 use mim_core::{EncodeOptions, Encoder, ImageSize, Masking, Norm, Result, StepContext, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-/// Settings of [`VqKdTokenizer`]; `Default` is the released one, ViT-B/16 with 8192 codes of width 32.
+/// Settings of [`VqKdTokenizer`]; `Default` is the released one: ViT-B/16 with 8192 codes of width 32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VqKdTokenizerConfig {
@@ -30,7 +30,7 @@ impl Default for VqKdTokenizerConfig {
 }
 
 impl VqKdTokenizerConfig {
-    /// BEiT v2's variant of a ViT: learned positions, biases of query and value.
+    /// BEiT v2's ViT variant: learned positions, biases of query and value.
     pub fn vit(size: VitConfig) -> VitConfig {
         VitConfig {
             qkv_bias: QkvBias::QV,
@@ -45,7 +45,7 @@ impl VqKdTokenizerConfig {
     }
 }
 
-/// Two linear layers with a tanh between them, `dim` to `outputs` values.
+/// Two linear layers with tanh between them, from `dim` to `outputs` values.
 #[derive(Debug, Clone)]
 pub struct TaskLayer {
     first: Linear,
@@ -57,7 +57,7 @@ impl TaskLayer {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, dim: usize, outputs: usize) -> Result<Self> {
         Ok(Self {
             first: Linear::new(&params.pp("0"), dim, dim)?,
@@ -75,7 +75,7 @@ impl TaskLayer {
     }
 }
 
-/// The encoder and the codebook: each patch becomes the number of the code nearest to it by angle.
+/// Encoder and codebook: each patch becomes the index of the nearest code by angle.
 #[derive(Debug)]
 pub struct VqKdTokenizer {
     encoder: Vit,
@@ -91,7 +91,7 @@ impl VqKdTokenizer {
     ///
     /// # Errors
     ///
-    /// [`mim_core::Error::InvalidConfig`] if the settings do not hold.
+    /// [`mim_core::Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &VqKdTokenizerConfig) -> Result<Self> {
         let encoder = &config.encoder;
         Ok(Self {
@@ -123,11 +123,11 @@ impl VqKdTokenizer {
         &self.norm
     }
 
-    /// What is compared with the codes, `[batch, patches, dim]`, of normalised images.
+    /// The vectors compared with codes, `[batch, patches, dim]`, for normalised images.
     ///
     /// # Errors
     ///
-    /// If the images do not fit the encoder.
+    /// If the images do not match the encoder.
     pub fn latents(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
         let encoded =
             self.encoder
@@ -170,7 +170,7 @@ mod tests {
     use mim_core::ParamStore;
 
     #[test]
-    fn every_patch_has_a_code_whatever_the_precision_of_the_training() {
+    fn every_patch_has_a_code_at_any_training_precision() {
         let config = VqKdTokenizerConfig {
             encoder: VqKdTokenizerConfig::vit(VitConfig {
                 image_size: ImageSize {

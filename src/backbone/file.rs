@@ -1,4 +1,4 @@
-//! Encoders of any file of weights.
+//! Encoders from any weights file.
 
 use std::path::Path;
 
@@ -12,35 +12,34 @@ use toml::{Table, Value};
 use super::{BATCH, Backbone, Recipe, Trunk, load_part};
 use crate::DataConfig;
 
-/// How to read an encoder from a file of weights that no run and no entry of the zoo describes.
+/// How to read an encoder from a weights file that belongs to no run and no zoo entry.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WeightsOf<'a> {
-    /// Whose names it has ([`Source`]); the first that its names look like if none is given.
+    /// The naming scheme of the file ([`Source`]). If not set: the first one that its names match.
     pub source: Option<&'a str>,
-    /// The size of a ViT or Swin, such as `vit_small`; found in the file if none is given.
+    /// The size of a ViT or Swin, such as `vit_small`. If not set: found in the file.
     pub arch: Option<&'a str>,
-    /// Settings `key=value` below `encoder`, `norm` and `eval`, over what the file says.
+    /// Settings `key=value` under `encoder`, `norm` and `eval`, which override those of the file.
     pub set: &'a [String],
 }
 
-/// What an `arch` says of a ViT or a Swin.
+/// The settings of a ViT or a Swin that an `arch` sets.
 const SIZES: [&str; 4] = ["embed_dim", "depth", "depths", "num_heads"];
 
-/// Tables that settings may be in.
+/// Tables that may be set.
 const TABLES: [&str; 3] = ["encoder", "norm", "eval"];
 
 impl Backbone {
-    /// Opens an encoder from a file of weights, a folder with one, or `hf:owner/name`; gives a line about what was
+    /// Opens an encoder from a weights file, a folder with one, or `hf:owner/name`. Also returns a line about what was
     /// found and loaded.
     ///
-    /// Sizes are those of the file ([`VitConfig::of_weights`], [`SwinConfig::of_weights`]); settings under `encoder` replace them, and with
-    /// `encoder.type` all of them. Images are normalised by ImageNet's mean and deviation unless `norm` says
-    /// otherwise, and prepared as [`EvalConfig::view_plan`] says unless `eval` does.
+    /// Sizes come from the file ([`VitConfig::of_weights`], [`SwinConfig::of_weights`]). Settings under `encoder`
+    /// override them; `encoder.type` overrides all of them. Images are normalised by ImageNet's mean and deviation
+    /// unless `norm` is set, and prepared as in [`EvalConfig::view_plan`] unless `eval` is set.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, its names or sizes are not recognised, or something that inference reads is
-    /// missing.
+    /// If the file cannot be read, its names or sizes are not recognised, or a tensor needed for inference is missing.
     pub fn of_file(path: &Path, of: &WeightsOf<'_>, device: &Device) -> Result<(Self, String)> {
         let (file, weights, source) = read(path, of)?;
         let mut tables = tables(of.set)?;
@@ -86,18 +85,18 @@ impl Backbone {
     }
 }
 
-/// The settings of an encoder in a file of weights, and whose names the file has.
+/// The settings of an encoder in a weights file, and the naming scheme of the file.
 ///
 /// # Errors
 ///
-/// As [`Backbone::of_file`].
+/// Those of [`Backbone::of_file`].
 pub fn encoder_of_file(path: &Path, of: &WeightsOf<'_>) -> Result<(EncoderConfig, String)> {
     let (_, weights, source) = read(path, of)?;
     let set = tables(of.set)?.remove("encoder");
     Ok((encoder(&weights, of.arch, set)?, source.to_owned()))
 }
 
-/// A file, its weights in our names, and whose names they were.
+/// A file, its weights under mim's names, and its naming scheme.
 fn read<'a>(path: &Path, of: &WeightsOf<'a>) -> Result<(WeightFile, WeightMap, &'a str)> {
     let file = WeightFile::open(path, None)?;
     let source = match of.source {
@@ -109,17 +108,17 @@ fn read<'a>(path: &Path, of: &WeightsOf<'a>) -> Result<(WeightFile, WeightMap, &
     Ok((file, weights, source))
 }
 
-/// Whose names weights look like.
+/// The naming scheme that weights match.
 fn guess(path: &Path, weights: &WeightMap) -> Result<&'static str> {
     let guesses = Guess::best(weights);
     let first = guesses.first().map(|guess| guess.source);
     first.ok_or_else(|| {
-        let fix = format!("name their source: {}", Source::names().join(", "));
-        Error::format(path, "its names are of no source that is known", fix)
+        let fix = format!("set their source to one of: {}", Source::names().join(", "));
+        Error::format(path, "its tensor names match no known source", fix)
     })
 }
 
-/// Settings by their table.
+/// Settings grouped by table.
 fn tables(set: &[String]) -> Result<std::collections::BTreeMap<String, Table>> {
     let mut all = Table::new();
     for setting in set {
@@ -128,15 +127,15 @@ fn tables(set: &[String]) -> Result<std::collections::BTreeMap<String, Table>> {
     let read = |(key, value): (String, Value)| match value {
         Value::Table(table) if TABLES.contains(&key.as_str()) => Ok((key, table)),
         _ => {
-            let why = "settings of weights are below encoder, norm and eval";
-            let fix = "write for instance --set encoder.norm_eps=1e-12";
+            let why = "only settings under encoder, norm and eval can be changed";
+            let fix = "write --set encoder.norm_eps=1e-12, for example";
             Err(Error::config("command line", "--set", key, why, fix))
         }
     };
     all.into_iter().map(read).collect()
 }
 
-/// The encoder's settings: those of the file, the sizes of `arch` over them, and `set` over both.
+/// The encoder's settings: those of the file, overridden by the sizes of `arch`, overridden by `set`.
 fn encoder(weights: &WeightMap, arch: Option<&str>, set: Option<Table>) -> Result<EncoderConfig> {
     let set = set.unwrap_or_default();
     let is_swin = SwinConfig::looks_like(weights);
@@ -159,7 +158,7 @@ fn encoder(weights: &WeightMap, arch: Option<&str>, set: Option<Table>) -> Resul
             table = settings::to_table(&found?)?;
         }
     }
-    // A table with a type replaces another one whole, so keys go over it one by one.
+    // A table with a type would replace the whole table, so keys are set one by one.
     for (key, value) in set {
         settings::overlay(&mut table, Table::from_iter([(key, value)]));
     }

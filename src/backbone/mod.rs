@@ -1,4 +1,4 @@
-//! Trained encoders: of a run, or published.
+//! Trained encoders, from runs or published weights.
 
 mod file;
 
@@ -15,20 +15,20 @@ pub use file::{WeightsOf, encoder_of_file};
 
 use crate::{DataConfig, Pretrained, RunConfig, zoo};
 
-/// Images of a forward pass of a published encoder: they are large.
+/// Batch size for published encoders: they are large.
 const BATCH: usize = 32;
 
-/// A trained encoder and how it is fed.
+/// A trained encoder and the settings of its input.
 pub struct Backbone {
     trunk: Trunk,
     recipe: Recipe,
-    /// Images it takes.
+    /// Its input images.
     pub input: Input,
-    /// Images it was trained on, or the embedded ones.
+    /// The images it was trained on, or the embedded ones.
     pub data: DataConfig,
-    /// Seed of its run, which chose the images that were held out.
+    /// Seed of its run, which selected the held-out images.
     pub seed: u64,
-    /// How it is evaluated.
+    /// Its evaluation settings.
     pub eval: EvalConfig,
 }
 
@@ -37,7 +37,7 @@ enum Trunk {
     Encoder(Box<dyn Encoder>),
 }
 
-/// What the encoder is built from.
+/// How to build the encoder again.
 enum Recipe {
     Run(Box<RunConfig>),
     Encoder(Box<EncoderConfig>),
@@ -48,7 +48,7 @@ impl Backbone {
     ///
     /// # Errors
     ///
-    /// As [`Pretrained::open`]; [`Error::Weights`] listing what published weights lack.
+    /// Those of [`Pretrained::open`]; [`Error::Weights`] listing what published weights lack.
     pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         if let Some((entry, path)) = zoo::find(path)? {
@@ -88,11 +88,12 @@ impl Backbone {
         })
     }
 
-    /// The same encoder at random weights: those that its run started from, or for weights without a run MAE's draws.
+    /// The same encoder with random weights: the initial weights of its run, or MAE's initialisation for weights
+    /// without a run.
     ///
     /// # Errors
     ///
-    /// If a setting does not hold, or parts of the method cannot be opened any more.
+    /// If a setting is invalid, or parts of the method cannot be opened any more.
     pub fn random(&self, device: &Device) -> Result<Self> {
         let (trunk, recipe) = match &self.recipe {
             Recipe::Run(config) => (
@@ -118,19 +119,19 @@ impl Backbone {
         })
     }
 
-    /// The encoder called `name`, or the first choice, with its name.
+    /// The encoder called `name`, or the default one, with its name.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] listing the encoders that there are.
+    /// [`Error::Unsupported`] listing the available encoders.
     pub fn encoder(&self, name: Option<&str>) -> Result<(&str, &dyn Encoder)> {
         match (&self.trunk, name) {
             (Trunk::Method(method), name) => choose(method.as_ref(), name),
             (Trunk::Encoder(encoder), None) => Ok(("encoder", encoder.as_ref())),
             (Trunk::Encoder(_), Some(name)) => Err(Error::unsupported(
                 format!("the encoder `{name}` of published weights"),
-                "they are those of one encoder",
-                "leave --encoder out",
+                "published weights have only one encoder",
+                "remove --encoder",
             )),
         }
     }
@@ -146,11 +147,11 @@ impl std::fmt::Debug for Backbone {
     }
 }
 
-/// A method's encoder with its name: the one called `name`, or the method's first choice.
+/// A method's encoder with its name: the one called `name`, or the method's default.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] listing the encoders that there are.
+/// [`Error::Unsupported`] listing the available encoders.
 pub fn choose<'a>(
     method: &'a dyn Method,
     name: Option<&str>,
@@ -164,7 +165,7 @@ pub fn choose<'a>(
     found.ok_or_else(|| match name {
         None => Error::unsupported(
             format!("an encoder of {}", method.name()),
-            "it has none",
+            "this method has no encoder",
             "use a run of another method",
         ),
         Some(name) => Error::config(
@@ -177,12 +178,12 @@ pub fn choose<'a>(
     })
 }
 
-/// Names of parameters that no encoder reads in inference.
+/// Whether a parameter is not needed for inference.
 fn is_unread(name: &str) -> bool {
     name == "mask_token"
 }
 
-/// Loads what `store` has and inference reads, strictly, and passes over what else there is (decoders, heads,
+/// Loads the parameters in `store` that inference needs, strictly. Ignores all other tensors (decoders, heads,
 /// teachers).
 fn load_part(store: &ParamStore, weights: &WeightMap) -> Result<LoadReport> {
     let own = weights

@@ -1,4 +1,4 @@
-//! Settings of models as transformers spells them, and what it and timm cannot express.
+//! Model settings in the format of transformers, and checks of what it and timm support.
 
 use mim_core::encoders::{RelPosBiasKind, SwinConfig, VitConfig};
 use mim_core::nn::{Activation, PosEmbedKind, QkvBias};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cannot;
 use crate::Pretrained;
 
-/// The decoder's keys of a `ViTMAEConfig`, if the run is one of MAE.
+/// The decoder keys of a `ViTMAEConfig`, if the run is an MAE run.
 pub(super) fn mae(
     model: &Pretrained,
     vit: &VitConfig,
@@ -22,10 +22,10 @@ pub(super) fn mae(
     #[expect(clippy::float_cmp, reason = "both are settings")]
     let differs = decoder.norm_eps != vit.norm_eps;
     if differs {
-        let what = "a decoder with another norm_eps than the encoder's";
+        let what = "a decoder whose norm_eps differs from the encoder's";
         return Err(cannot(
             what,
-            "ViTMAEConfig has one for both",
+            "ViTMAEConfig has only one norm_eps",
             "use --format timm or mae",
         ));
     }
@@ -33,7 +33,7 @@ pub(super) fn mae(
         let what = format!("image_size {}", vit.image_size);
         return Err(cannot(
             what,
-            "ViTMAE's positions are those of square images",
+            "ViTMAE supports only square images",
             "use --format timm or mae",
         ));
     }
@@ -59,7 +59,7 @@ fn hidden(dim: usize, ratio: f64) -> usize {
     (dim as f64 * ratio) as usize
 }
 
-/// One number for square images, height and width for others.
+/// One number for square images, otherwise height and width.
 pub(super) fn size(size: ImageSize) -> Value {
     match size.height == size.width {
         true => json!(size.height),
@@ -137,7 +137,7 @@ pub(super) fn swin_config(swin: &SwinConfig) -> Value {
     })
 }
 
-/// Refuses what a plain ViT of `library` does not have.
+/// Refuses settings that a plain ViT of `library` does not support.
 pub(super) fn plain(vit: &VitConfig, library: &str) -> Result<()> {
     let rules = [
         (vit.class_token, "class_token = false"),
@@ -159,7 +159,7 @@ pub(super) fn plain(vit: &VitConfig, library: &str) -> Result<()> {
         None => Ok(()),
         Some((_, setting)) => Err(cannot(
             format!("an encoder with {setting}"),
-            format!("the ViT of {library} has no such setting"),
+            format!("the ViT of {library} does not support this"),
             "use --format mae, or mim convert with the names you need",
         )),
     }
@@ -171,7 +171,7 @@ pub(super) fn supported(swin: &SwinConfig, library: &str) -> Result<()> {
         true => Ok(()),
         false => Err(cannot(
             "a Swin with pad, without patch_norm or with other biases",
-            format!("the Swin of {library} has no such setting"),
+            format!("the Swin of {library} does not support this"),
             "use --format mae, or mim convert with the names you need",
         )),
     }

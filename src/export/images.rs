@@ -1,4 +1,4 @@
-//! How images become an encoder's input, as timm and transformers spell it.
+//! Image preprocessing in the formats of timm and transformers.
 
 use mim_core::augment::{Augment, Interpolation, Size};
 use mim_core::{Norm, Result};
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::cannot;
 use crate::Pretrained;
 
-/// What evaluations do to an image before the encoder sees it.
+/// How evaluations resize an image for the encoder.
 enum Views {
     /// The whole image is resized to the encoder's size.
     Squash,
-    /// The shorter side is resized to so many pixels, then the middle is cut out.
+    /// The shorter side is resized to this many pixels, then the centre is cropped.
     Crop(usize),
 }
 
@@ -46,7 +46,7 @@ fn views(model: &Pretrained) -> Result<(Views, Interpolation)> {
 fn unknown() -> mim_core::Error {
     cannot(
         "exporting these eval.views",
-        "timm and transformers know a plain resize, and a resize with a centre crop",
+        "timm and transformers support only a plain resize, or a resize with a centre crop",
         "evaluate with one of them, or use --format mae",
     )
 }
@@ -70,7 +70,7 @@ pub(super) fn timm(model: &Pretrained) -> Result<Vec<(&'static str, Value)>> {
     ])
 }
 
-/// The share of `side` pixels that a crop of `size` takes, so that timm's `floor(size / share)` gives `side` back.
+/// The share of `side` pixels that a crop of `size` covers, such that timm's `floor(size / share)` equals `side`.
 fn share(size: usize, side: usize) -> f64 {
     let exact = size as f64 / side as f64;
     let back = (size as f64 / exact).floor();
@@ -85,7 +85,7 @@ pub(super) fn preprocessor(model: &Pretrained) -> Result<Value> {
     let (views, interpolation) = views(model)?;
     let size = model.method.input().size;
     let Norm { mean, std, .. } = &model.method.input().norm;
-    // Pillow's numbers.
+    // Pillow's enum values.
     let resample = match interpolation {
         Interpolation::Lanczos => 1,
         Interpolation::Bilinear => 2,
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_give_the_resized_side_back() {
+    fn shares_reproduce_the_resized_side() {
         for (size, side) in [(224, 256), (32, 36), (48, 54), (384, 384), (28, 32)] {
             let pixels = (size as f64 / share(size, side)).floor();
             assert!(

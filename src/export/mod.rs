@@ -1,4 +1,4 @@
-//! Trained models as folders that timm and transformers load.
+//! Export of trained models as folders that timm and transformers can load.
 
 mod configs;
 mod images;
@@ -17,14 +17,14 @@ use crate::Pretrained;
 use crate::backbone::choose;
 use crate::init::encoder_of;
 
-/// For whom a model is written.
+/// The format of an exported model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormat {
-    /// timm: the encoder, whose norms have timm's epsilon of 1e-6 there; `timm.create_model("local-dir:DIR", pretrained=True)`.
+    /// timm: the encoder, with timm's norm epsilon of 1e-6; `timm.create_model("local-dir:DIR", pretrained=True)`.
     Timm,
-    /// transformers: MAE with its decoder, Swin with its head, of other methods the encoder; `from_pretrained(DIR)`.
+    /// transformers: MAE with its decoder, Swin with its head, for other methods the encoder; `from_pretrained(DIR)`.
     Hf,
-    /// Everything under mim's own names, which are MAE's; `config.json` holds the run's settings.
+    /// All weights under mim's own names, which are MAE's; `config.json` holds the run's settings.
     Mae,
 }
 
@@ -50,11 +50,11 @@ pub struct Exported {
     pub loads: String,
 }
 
-/// Files of at most so many bytes, as transformers writes them.
+/// Maximum bytes per file, as in transformers.
 const SHARD: usize = 5_000_000_000;
 
-/// Writes an encoder of `model`, the one called `encoder` or the one that evaluations use, into `folder`, with a
-/// `config.json` and for transformers a `preprocessor_config.json`, and says what loads it.
+/// Writes an encoder of `model` (the one called `encoder`, or the one used in evaluations) to `folder`, with a
+/// `config.json`, and for transformers a `preprocessor_config.json`. Returns how to load it.
 ///
 /// # Errors
 ///
@@ -68,7 +68,7 @@ pub fn export(
 ) -> Result<Exported> {
     let (name, _) = choose(model.method.as_ref(), encoder)?;
     let stores = model.method.stores();
-    // Encoders are called as the stores that hold their weights.
+    // Encoders have the names of the stores that hold their weights.
     let Some(&(_, store)) = stores.iter().find(|(known, _)| *known == name) else {
         return Err(cannot(
             format!("the encoder `{name}`"),
@@ -92,7 +92,7 @@ pub fn export(
                 let what = format!("exporting {}", model.method.name());
                 return Err(cannot(
                     what,
-                    "its encoder is not one of the settings",
+                    "its encoder is not part of its settings",
                     "use --format mae",
                 ));
             };
@@ -128,7 +128,7 @@ pub fn export(
     })
 }
 
-/// (source, config.json, what loads it, weights)
+/// (source, config.json, loading command, weights)
 type Parts = (&'static str, Value, String, WeightMap);
 
 /// timm's name of a pooling.
@@ -170,10 +170,10 @@ fn timm(
     let ImageSize { height, width } = encoder.image_size();
     arguments["img_size"] = json!([height, width]);
     arguments["in_chans"] = json!(encoder.in_channels());
-    // timm reads it from there when a folder is loaded by name.
+    // timm reads it from here if a folder is loaded by name.
     let pool = global_pool(model.config.eval.pooling);
     arguments["global_pool"] = json!(pool);
-    // With it timm would move the last norm behind the mean; evaluations take the mean of normed tokens.
+    // With it, timm would move the last norm after the mean; evaluations take the mean of normalised tokens.
     if source == "timm" {
         arguments["fc_norm"] = json!(false);
     }
@@ -213,7 +213,7 @@ fn swin_arguments(swin: &SwinConfig) -> Value {
     })
 }
 
-/// `weights` are those of the encoder, and all.
+/// `weights` are those of the encoder and of the whole model.
 fn transformers(
     model: &Pretrained,
     encoder: &EncoderConfig,
@@ -271,7 +271,7 @@ fn transformers(
     Ok((source, config, loads, weights))
 }
 
-/// timm's models and transformers' plain ViT have no token for hidden patches.
+/// The weights without the mask token: timm's models and transformers' plain ViT have none.
 fn without_mask_token(weights: &WeightMap) -> WeightMap {
     let kept = weights.iter().filter(|(name, _)| *name != "mask_token");
     kept.map(|(name, tensor)| (name.to_owned(), tensor.clone()))
@@ -281,7 +281,7 @@ fn without_mask_token(weights: &WeightMap) -> WeightMap {
 fn other_encoder() -> Error {
     cannot(
         "this encoder",
-        "timm's and transformers' versions of it differ",
+        "its versions in timm and transformers differ from mim's",
         "use --format mae",
     )
 }
@@ -300,7 +300,7 @@ mod tests {
     use crate::RunConfig;
     use candle_core::Device;
 
-    /// An iBOT whose teacher is no copy of its student.
+    /// An iBOT whose teacher is not a copy of its student.
     fn ibot() -> Pretrained {
         let text = "method = \"ibot\"\nhead = { out_dim = 8, patch_out_dim = 8, hidden_dim = 8, bottleneck_dim = 4 }\n\
             encoder = { image_size = 32, patch_size = 16, embed_dim = 8, depth = 1, num_heads = 2 }";
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exported_is_what_is_evaluated() {
+    fn the_exported_encoder_is_the_evaluated_one() {
         let (model, folder) = (ibot(), tempfile::tempdir().unwrap());
         let name = "blocks.0.attn.qkv.weight";
         for (asked, written, store) in [(None, "teacher", 1), (Some("student"), "student", 0)] {
@@ -333,7 +333,7 @@ mod tests {
         assert!(export(&model, Some("momentum"), ExportFormat::Timm, folder.path()).is_err());
         let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
         let config: Value = serde_json::from_str(&text).unwrap();
-        // The default views: 36 pixels, then the middle 32; the mean of normed tokens.
+        // The default views: 36 pixels, then the central 32; the mean of normalised tokens.
         assert_eq!(config["global_pool"], "avg");
         assert_eq!(config["model_args"]["fc_norm"], false);
         assert_eq!(config["pretrained_cfg"]["crop_mode"], "center");

@@ -1,4 +1,4 @@
-//! What a run folder holds.
+//! Contents of a run folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,26 +13,26 @@ use toml::Table;
 use crate::RunConfig;
 use crate::run_config::{read_file, read_run};
 
-/// A run as its report shows it.
+/// The data of a run for its report.
 pub(crate) struct RunData {
     /// The name of its folder.
     pub(crate) name: String,
     pub(crate) method: String,
     /// Settings by dotted key.
     pub(crate) settings: BTreeMap<String, String>,
-    /// The recipe that its settings are nearest to, and which settings differ: theirs, the recipe's.
+    /// The nearest recipe, and the settings that differ: name, the run's value, the recipe's value.
     pub(crate) recipe: Option<(String, Vec<Difference>)>,
     pub(crate) log: Vec<EpochRecord>,
-    /// `summary.json`; null if the run has not ended.
+    /// `summary.json`; null if the run has not finished.
     pub(crate) summary: Value,
     /// Pictures by file name.
     pub(crate) pictures: Vec<(String, Vec<u8>)>,
 }
 
-/// A setting, its value in the run, and that in the recipe.
+/// A setting, its value in the run, and its value in the recipe.
 pub(crate) type Difference = (String, String, String);
 
-/// Settings that say where a run was made, not how.
+/// Settings of the machine and data path, which do not describe the method.
 const PLACES: [&str; 3] = ["data.source", "data.workers", "data.prefetch"];
 
 impl RunData {
@@ -41,7 +41,7 @@ impl RunData {
             let fix = "give folders that `mim pretrain` or `mim finetune` wrote";
             return Err(Error::format(
                 run,
-                "this is no run: it has no config.toml",
+                "this is not a run: it has no config.toml",
                 fix,
             ));
         }
@@ -65,7 +65,7 @@ impl RunData {
         })
     }
 
-    /// Figures of the summary that are numbers.
+    /// Numeric values of the summary.
     pub(crate) fn results(&self) -> BTreeMap<String, f64> {
         let all = self.summary.as_object().into_iter().flatten();
         let numbers = all.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
@@ -83,7 +83,7 @@ impl RunData {
             .collect()
     }
 
-    /// Each curve over the epochs; epochs without a value have none.
+    /// Each curve over the epochs; `None` in epochs without a value.
     pub(super) fn curves(&self) -> BTreeMap<String, Vec<Option<f64>>> {
         let names: BTreeSet<&String> = self
             .log
@@ -101,7 +101,7 @@ impl RunData {
         put("lr", &|record| Some(record.lr));
         put("grad_norm", &|record| Some(record.grad_norm));
         put("images_per_s", &|record| Some(record.images_per_s));
-        // One term is the loss itself.
+        // A single term equals the loss.
         for name in names.iter().filter(|_| names.len() > 1) {
             put(&format!("terms.{name}"), &|record| {
                 record.terms.get(*name).copied()
@@ -125,7 +125,7 @@ fn name(run: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Every setting with its dotted key.
+/// All settings by dotted key.
 fn flat(table: &Table) -> BTreeMap<String, String> {
     fn add(table: &Table, path: &str, all: &mut BTreeMap<String, String>) {
         for (key, value) in table {
@@ -146,7 +146,7 @@ fn flat(table: &Table) -> BTreeMap<String, String> {
     all
 }
 
-/// The shipped recipe with the fewest other settings, and those.
+/// The shipped recipe with the fewest differences, and those differences.
 fn nearest_recipe(
     method: &str,
     settings: &BTreeMap<String, String>,

@@ -1,6 +1,6 @@
-//! Reports of runs as one HTML page each: no server, no network, everything in the file.
+//! Reports of runs as self-contained HTML pages: no server, no network.
 //!
-//! Curves are drawn by uPlot (MIT), which is part of the page.
+//! Curves are drawn by uPlot (MIT), which is embedded in the page.
 
 pub(crate) mod data;
 mod page;
@@ -15,16 +15,16 @@ use data::RunData;
 ///
 /// # Errors
 ///
-/// If the folder is no run, or a file of it cannot be read.
+/// If the folder is not a run, or one of its files cannot be read.
 pub fn of_run(run: &Path) -> Result<String> {
     Ok(page::single(&RunData::read(run)?))
 }
 
-/// One page for several runs: a table to sort, curves over each other, any setting against any result.
+/// One page for several runs: a sortable table, curves in one chart, any setting plotted against any result.
 ///
 /// # Errors
 ///
-/// As [`of_run`].
+/// Those of [`of_run`].
 pub fn of_runs(runs: &[impl AsRef<Path>]) -> Result<String> {
     let all = runs.iter().map(|run| RunData::read(run.as_ref()));
     Ok(page::many(&all.collect::<Result<Vec<_>>>()?))

@@ -1,4 +1,4 @@
-//! The pages.
+//! The HTML pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -14,7 +14,7 @@ const CHART_STYLE: &str = include_str!("assets/uPlot.min.css");
 const SCRIPT: &str = include_str!("assets/report.js");
 const STYLE: &str = include_str!("assets/report.css");
 
-/// What rows of a summary are called, by what stands before their keys.
+/// Row titles of a summary, by the prefix of its keys.
 const ROWS: [(&str, &str); 3] = [
     ("", "pretrained encoder"),
     ("random_", "random encoder"),
@@ -28,7 +28,7 @@ const PROTOCOLS: [(&str, &str); 4] = [
     ("lowshot", "few labels"),
 ];
 
-/// Text as HTML shows it.
+/// Text escaped for HTML.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -43,7 +43,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// A result as a reader wants it; accuracies are percent.
+/// A result formatted for readers; accuracies are percentages.
 fn result(name: &str, value: f64) -> String {
     match name.ends_with("_top1") {
         true => format!("{value:.1}"),
@@ -51,7 +51,7 @@ fn result(name: &str, value: f64) -> String {
     }
 }
 
-/// A number as a reader wants it.
+/// A number formatted for readers.
 fn number(value: f64) -> String {
     match value.abs() {
         0. => "0".to_owned(),
@@ -74,7 +74,7 @@ fn table(class: &str, head: &[String], rows: &[Vec<String>]) -> String {
 }
 
 fn page(title: &str, body: &str, data: &Value) -> String {
-    // Nothing in the data may end the script.
+    // The data must not be able to close the script element.
     let data = data.to_string().replace("</", "<\\/");
     let title = escape(title);
     format!(
@@ -99,7 +99,7 @@ fn chart_data(runs: &[RunData]) -> Value {
     json!({ "runs": runs.collect::<Vec<_>>() })
 }
 
-/// The table of probes with their intervals.
+/// The table of probes with their confidence intervals.
 fn results(summary: &Value) -> String {
     let figure = |row: &str, protocol: &str| -> Option<String> {
         let of = |end: &str| summary.get(format!("{row}{protocol}_{end}"));
@@ -124,7 +124,7 @@ fn results(summary: &Value) -> String {
         .get("split")
         .and_then(Value::as_str)
         .unwrap_or("held-out images");
-    // A run of fine-tuning has no probes.
+    // A fine-tuning run has no probes.
     let tuned = figure("", "linear").is_none() && figure("", "knn").is_none();
     let named = |row: &str, name: &'static str| match tuned && row.is_empty() {
         true => "trained with labels",
@@ -154,7 +154,7 @@ fn results(summary: &Value) -> String {
     )
 }
 
-/// A line of the most important figures.
+/// A line of key figures.
 fn key_figures(run: &RunData) -> String {
     let mut figures: Vec<(String, String)> = Vec::new();
     let of = |name: &str| run.summary.get(name).and_then(Value::as_f64);
@@ -276,7 +276,7 @@ fn settings(run: &RunData) -> String {
     )
 }
 
-/// Settings that are not the same in all runs.
+/// Settings that differ between runs.
 fn varying(runs: &[RunData]) -> Vec<String> {
     let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.settings.keys()).collect();
     let differs = |key: &&String| {
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_holds_everything_and_nothing_in_it_ends_its_scripts() {
+    fn a_page_is_self_contained_and_its_data_cannot_close_a_script() {
         let page = single(&run("</script><b>", 0.5));
         assert_eq!(
             page.matches("</script>").count(),
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_compared_by_what_varies() {
+    fn runs_are_compared_by_the_settings_that_vary() {
         let runs = [run("first", 0.5), run("second", 0.4)];
         assert_eq!(varying(&runs), ["train.seed"]);
         let page = many(&runs);

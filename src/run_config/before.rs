@@ -1,4 +1,4 @@
-//! What is said of settings before training.
+//! Checks of settings before training.
 
 use mim_core::augment::{Sample, ViewPlan};
 use mim_core::rng::{Purpose, stream};
@@ -8,10 +8,10 @@ use toml::Value;
 
 use super::RunConfig;
 
-/// Steps at which the learning rate is looked at.
+/// Number of steps at which the learning rate is sampled.
 const LOOKS: usize = 1000;
 
-/// Settings that are legal and hardly meant, a line each.
+/// Warnings about settings that are valid but probably a mistake, one line each.
 pub fn warnings(config: &RunConfig, iters_per_epoch: usize) -> Vec<String> {
     let (train, mut lines) = (&config.train, Vec::new());
     let steps = train.epochs * iters_per_epoch;
@@ -46,7 +46,7 @@ pub fn warnings(config: &RunConfig, iters_per_epoch: usize) -> Vec<String> {
     lines
 }
 
-/// Epochs in which a schedule grows to its peak.
+/// Number of epochs in which a schedule rises to its peak.
 fn warmup_epochs(schedule: &Schedule, epochs: usize, iters_per_epoch: usize) -> f64 {
     match schedule {
         Schedule::MaeCosine { warmup_epochs, .. } => *warmup_epochs,
@@ -75,11 +75,11 @@ fn peak(schedule: &Schedule) -> f64 {
 }
 
 impl RunConfig {
-    /// Refuses what cannot work and would show itself late: views of another size than the encoder's images, and a
-    /// class token as feature where the encoder has none.
+    /// Refuses settings that would fail late: views whose size differs from the encoder's images, and a class token as
+    /// feature if the encoder has none.
     ///
-    /// Views may differ where the method changes them during training (FastMIM-P), or the encoder is asked to take
-    /// any size (`encoder.any_size = true`).
+    /// Views may differ if the method changes them during training (FastMIM-P), or the encoder accepts any size
+    /// (`encoder.any_size = true`).
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl RunConfig {
                     format!("of {height} points"),
                     format!("encoder.num_points is {}", wanted.0),
                 );
-                let fix = "let sample_points draw as many (count)";
+                let fix = "set the count of sample_points to the same number";
                 return Err(Error::config("settings", field, value, why, fix));
             }
             if (height, width) != wanted {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warmup_longer_than_the_run_is_said_with_both_numbers() {
+    fn the_warning_about_a_long_warmup_has_both_numbers() {
         let lines = warnings(&config("mae_base", "[train]\nepochs = 5"), 10);
         assert!(
             lines[0].contains("40 epochs") && lines[0].contains("train.epochs is 5"),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn every_small_recipe_is_in_order() {
+    fn small_recipes_have_no_warnings() {
         for entry in mim_methods::registry::methods() {
             let config = config(entry.recipes[0].0, "");
             assert_eq!(

@@ -1,11 +1,11 @@
-//! Settings that methods for point clouds have in place of those for images.
+//! Defaults for methods on point clouds, instead of those for images.
 
 use mim_core::augment::ViewPlan;
 use mim_core::data::DataSource;
 use mim_core::{Result, settings};
 use toml::{Table, Value};
 
-/// Fills in the analytic shapes as data, and as views of evaluations as many points as the encoder takes.
+/// Sets the default data to analytic shapes, and the evaluation views to the encoder's number of points.
 pub(super) fn complete(model: &Table, data: &mut Table, eval: &mut Table) -> Result<()> {
     data.entry("source")
         .or_insert_with(|| DataSource::Shapes.to_string().into());

@@ -8,7 +8,7 @@ use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-/// Where images come from and how they are read.
+/// Data source and loading settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
@@ -26,15 +26,15 @@ pub struct DataConfig {
     /// source's own tools do: images of parquet files and of the Hub are turned, others are not.
     #[serde(skip_serializing_if = "is_auto")]
     pub orientation: Orientation,
-    /// Share of each class of the training images that is used, the same images whatever the seed. Default 1.
+    /// Share of each class of the training images that is used; the selection does not depend on the seed. Default 1.
     #[serde(skip_serializing_if = "is_all")]
     pub train_share: f64,
-    /// Share of each class of the training images that is held out for probes, where the data has labels but neither
-    /// a val nor a test split; 0 holds out none. Default 0.1.
+    /// Share of each class of the training images that is held out for probes if the data has labels but neither a val
+    /// nor a test split; 0 holds out none. Default 0.1.
     pub val_share: f64,
-    /// Threads that decode and augment; 0 does it between steps. Default 1.
+    /// Threads that decode and augment; with 0 the main thread does it between steps. Default 1.
     pub workers: usize,
-    /// Batches made ahead. Default 2.
+    /// Batches prepared in advance. Default 2.
     pub prefetch: usize,
     /// Share of unreadable images that an epoch tolerates. Default 0.05.
     pub max_bad_share: f64,
@@ -71,16 +71,16 @@ impl Default for DataConfig {
     }
 }
 
-/// Images to train on, and those to measure results on.
+/// Images for training, and images for measuring results.
 #[derive(Debug, Clone)]
 pub struct Images {
-    /// What is trained on.
+    /// The training images.
     pub train: Arc<dyn Dataset>,
-    /// What results are measured on; none if the data has no such images.
+    /// The images for measuring results; `None` if the data has no such images.
     pub held_out: Option<(HeldOut, Arc<dyn Dataset>)>,
 }
 
-/// Which images results are measured on.
+/// Where the images for measuring results come from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HeldOut {
     /// A split of the data set.
@@ -117,7 +117,7 @@ impl DataConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first one that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn check(&self) -> Result<()> {
         let (name, value, fix) = if !(0. ..1.).contains(&self.val_share) {
             let fix = "use a number from 0 to below 1, such as 0.1";
@@ -128,7 +128,7 @@ impl DataConfig {
         } else {
             return Ok(());
         };
-        let why = "it is a share of the training images";
+        let why = "it must be a valid share of the training images";
         Err(Error::config("settings", name, value, why, fix))
     }
 
@@ -179,7 +179,7 @@ impl DataConfig {
         }
     }
 
-    /// The training images, or the share of them that is used.
+    /// The training images, or the used share of them.
     fn open_train(&self) -> Result<Arc<dyn Dataset>> {
         let all = self.open_source(Split::Train)?;
         if self.train_share < 1. {
@@ -189,12 +189,12 @@ impl DataConfig {
         Ok(all)
     }
 
-    /// Opens the images: those to train on, and of val, test or a held-out share the first that there is. The share
-    /// depends on `seed`.
+    /// Opens the images: those for training, and for measuring the first available of val, test, or a held-out share.
+    /// The share depends on `seed`.
     ///
     /// # Errors
     ///
-    /// If the training images cannot be opened, or the others are there and cannot.
+    /// If the training images cannot be opened, or the others exist and cannot be opened.
     pub fn open(&self, seed: u64) -> Result<Images> {
         self.check()?;
         let train = self.open_train()?;
@@ -220,11 +220,12 @@ impl DataConfig {
         }
     }
 
-    /// Opens one split. Of data without a val and test split, val is the share that a run of this `seed` held out.
+    /// Opens one split. If the data has neither a val nor a test split, val is the share held out by a run with this
+    /// `seed`.
     ///
     /// # Errors
     ///
-    /// As [`DataConfig::open`]; [`Error::NoSplit`] if there is no such split.
+    /// Those of [`DataConfig::open`]; [`Error::NoSplit`] if the split does not exist.
     pub fn open_split(&self, split: Split, seed: u64) -> Result<Arc<dyn Dataset>> {
         let opened = match split {
             Split::Train => self.open_train(),
@@ -239,7 +240,7 @@ impl DataConfig {
         }
     }
 
-    /// Settings of a loader of `batch_size` images.
+    /// Loader settings for batches of `batch_size` images.
     pub fn loading(&self, batch_size: usize) -> LoaderConfig {
         LoaderConfig {
             batch_size,
@@ -252,7 +253,7 @@ impl DataConfig {
     }
 }
 
-/// Completes the settings of a run that an older version wrote: it held nothing out.
+/// Completes the settings of a run written by an older version, which held no images out.
 pub(super) fn of_older_run(table: &mut Table) {
     if let Some(data) = table.get_mut("data").and_then(Value::as_table_mut) {
         data.entry("val_share").or_insert(Value::Float(0.));
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_the_training_images_is_used() {
+    fn only_the_set_share_of_the_training_images_is_used() {
         let share = |train_share, val_share| DataConfig {
             train_share,
             val_share,

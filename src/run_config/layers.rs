@@ -1,4 +1,4 @@
-//! How settings from recipe, file and options become one table.
+//! Merges settings from recipe, file and options into one table.
 
 use std::collections::BTreeSet;
 
@@ -8,27 +8,27 @@ use toml::{Table, Value};
 
 use super::RunConfig;
 
-/// Keys of an encoder that an `arch` leaves alone: the images decide them, not the size of the network.
+/// Encoder keys that an `arch` does not change: they depend on the images, not on the network size.
 const OF_IMAGES: [&str; 4] = ["image_size", "patch_size", "patch_sizes", "in_channels"];
 
-/// What stands for the encoder's image size in a view's `size`.
+/// Placeholder for the encoder's image size in a view's `size`.
 const IMAGE_SIZE: &str = "image_size";
 
-/// The name of the method in settings; MAE if they name none.
+/// The name of the method in settings; MAE if none is set.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] if it is no name.
+/// [`Error::InvalidConfig`] if it is not a string.
 pub fn method(table: &Table) -> Result<String> {
     match table.get("method") {
         Some(Value::String(name)) => Ok(name.clone()),
         Some(other) => {
-            let fix = "use for instance \"mae\"";
+            let fix = "use \"mae\", for example";
             Err(Error::config(
                 "settings",
                 "method",
                 other,
-                "it is a name",
+                "the method must be a name",
                 fix,
             ))
         }
@@ -36,14 +36,13 @@ pub fn method(table: &Table) -> Result<String> {
     }
 }
 
-/// Gives the settings of a recipe or file another `arch`: it replaces every size that they set.
+/// Applies another `arch` to the settings of a recipe or file: it replaces all sizes that they set.
 ///
-/// Image size, patch size and channels stay. If the encoder becomes one of another type, nothing else of its
-/// table stays.
+/// Image size, patch size and channels are kept. If the type of the encoder changes, its other settings are dropped.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] if the method has no such size.
+/// [`Error::InvalidConfig`] if the method does not have this size.
 pub fn replace_sizes(table: &mut Table, arch: &str) -> Result<()> {
     let entry = registry::method(&method(table)?)?;
     let of = |arch: &str| entry.resolve(Table::from_iter([("arch".to_owned(), arch.into())]));
@@ -66,7 +65,7 @@ pub fn replace_sizes(table: &mut Table, arch: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes the keys of `table` whose values differ among `all`.
+/// Removes the keys of `table` whose values differ between the tables in `all`.
 fn remove_varying(table: &mut Table, all: &[&Table]) {
     table.retain(|key, value| {
         let values: Vec<_> = all.iter().map(|one| one.get(key)).collect();
@@ -84,7 +83,7 @@ fn remove_varying(table: &mut Table, all: &[&Table]) {
     });
 }
 
-/// Puts the encoder's image size, or that of a tokenizer without one, where a view says `size = "image_size"`.
+/// Replaces `size = "image_size"` in views by the encoder's image size, or the tokenizer's if there is no encoder.
 pub(super) fn fill_sizes(table: &mut Table, entry: &Entry) -> Result<()> {
     let views = |table: &Table| {
         let eval = table.get("eval").and_then(|eval| eval.get("views"));
@@ -130,7 +129,7 @@ fn asks_for_size(value: &Value) -> bool {
 fn fill(value: &mut Value, size: &Value) {
     match value {
         Value::Table(table) => {
-            // One number is the shorter side of a resized image, and both sides of everything else.
+            // One number means the shorter side for `resize`, and both sides for all other operations.
             let resizes = table.get("type").and_then(Value::as_str) == Some("resize");
             for (key, value) in table.iter_mut() {
                 if key == "size" && value.as_str() == Some(IMAGE_SIZE) {
@@ -150,7 +149,7 @@ fn fill(value: &mut Value, size: &Value) {
     }
 }
 
-/// Points from an unknown key to the one that was meant, in whatever table it stands.
+/// For an unknown key, suggests the intended one from any table.
 pub(super) fn suggest(error: Error, given: &Table) -> Error {
     let Error::UnknownSetting {
         component,
@@ -196,7 +195,7 @@ pub(super) fn suggest(error: Error, given: &Table) -> Error {
     }
 }
 
-/// Every key of a table and of the tables in it, dotted.
+/// All keys of a table and its subtables, dotted.
 fn dotted(table: &Table, path: &str, keys: &mut BTreeSet<String>) {
     for (key, value) in table {
         let path = match path {
@@ -216,7 +215,7 @@ mod tests {
     use crate::run_config::read_file;
 
     #[test]
-    fn an_arch_after_a_recipe_has_its_sizes_or_is_refused() {
+    fn an_arch_replaces_the_sizes_of_a_recipe_or_is_refused() {
         let mut built = 0;
         for entry in registry::methods() {
             for ((recipe, _), arch) in entry
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arch_leaves_images_and_patches_alone() {
+    fn an_arch_keeps_image_and_patch_sizes() {
         let mut table = read_file("mae_32px").unwrap();
         replace_sizes(&mut table, "vit_base").unwrap();
         let config = RunConfig::from_table(table).unwrap();
@@ -296,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_looked_for_in_all_tables() {
+    fn suggestions_for_unknown_keys_come_from_all_tables() {
         let error = |text: &str| {
             RunConfig::from_table(text.parse().unwrap())
                 .unwrap_err()

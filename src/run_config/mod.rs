@@ -1,4 +1,4 @@
-//! Everything a run depends on, as one TOML file.
+//! All settings of a run, as one TOML file.
 
 mod before;
 mod clouds;
@@ -15,13 +15,13 @@ use mim_eval::EvalConfig;
 use mim_methods::registry::{self, Entry};
 use toml::{Table, Value};
 
-/// Everything a run depends on. In a file the method's own settings stand at the top level, beside
-/// `method`, `arch` and the tables `data`, `train` and `eval`.
+/// All settings of a run. In a file, the method's own settings are at the top level, next to `method`, `arch` and the
+/// tables `data`, `train` and `eval`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunConfig {
     /// Name of the method.
     pub method: String,
-    /// Its settings, complete.
+    /// Its complete settings.
     pub model: Table,
     /// Images.
     pub data: DataConfig,
@@ -32,11 +32,11 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// Reads settings; what they leave out has the method's and the engine's defaults.
+    /// Parses settings; missing ones have the defaults of the method and of the engine.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for an unknown key or value; it names the nearest valid one.
+    /// [`Error::InvalidConfig`] for an unknown key or value; it suggests the nearest valid one.
     pub fn from_table(table: Table) -> Result<Self> {
         let names = table.clone();
         Self::read(table).map_err(|error| layers::suggest(error, &names))
@@ -53,7 +53,7 @@ impl RunConfig {
             Some(Value::Table(part)) => Ok(part),
             Some(other) => {
                 let fix = format!("write [{key}] and its keys below");
-                let (key, why) = (key.to_owned(), "it is a table");
+                let (key, why) = (key.to_owned(), "this setting must be a table");
                 Err(Error::config("settings", key, other, why, fix))
             }
         };
@@ -77,7 +77,7 @@ impl RunConfig {
         })
     }
 
-    /// All settings, as a file would hold them.
+    /// All settings as a table, as in a file.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl RunConfig {
         serde_json::to_value(self.to_table()?).map_err(|error| unwritable(&error))
     }
 
-    /// Reads back what [`RunConfig::to_json`] gave.
+    /// Parses the output of [`RunConfig::to_json`].
     ///
     /// # Errors
     ///
@@ -126,11 +126,11 @@ impl RunConfig {
         Self::from_table(table)
     }
 
-    /// The method, its weights drawn from the run's seed.
+    /// Builds the method, with weights drawn from the run's seed.
     ///
     /// # Errors
     ///
-    /// If a setting does not hold.
+    /// If a setting is invalid.
     pub fn build(&self, device: &Device) -> Result<Box<dyn Method>> {
         self.entry()?
             .build(self.model.clone(), device, self.train.seed)
@@ -140,7 +140,7 @@ impl RunConfig {
     ///
     /// # Errors
     ///
-    /// If there is none of that name.
+    /// If there is no entry with this name.
     pub fn entry(&self) -> Result<&'static Entry> {
         registry::method(&self.method)
     }
@@ -162,11 +162,11 @@ pub fn read_run(run: &Path) -> Result<Table> {
     Ok(table)
 }
 
-/// The settings in a TOML file, or in the shipped recipe of that name.
+/// The settings in a TOML file, or in the shipped recipe with that name.
 ///
 /// # Errors
 ///
-/// If there is neither, or the text is not TOML.
+/// If neither exists, or the text is not TOML.
 pub fn read_file(name: &str) -> Result<Table> {
     let path = Path::new(name);
     let text = if path.exists() {
@@ -175,7 +175,7 @@ pub fn read_file(name: &str) -> Result<Table> {
         let recipes = registry::methods().iter().flat_map(|entry| entry.recipes);
         let recipes: Vec<_> = recipes.map(|(name, _)| *name).collect();
         let fix = format!("give a TOML file, or a recipe: {}", recipes.join(", "));
-        return Err(Error::format(path, "there is no such file", fix));
+        return Err(Error::format(path, "file not found", fix));
     } else {
         registry::recipe(name)?.to_owned()
     };
@@ -188,7 +188,7 @@ fn unwritable(error: &dyn std::fmt::Display) -> Error {
         "settings",
         "value",
         error,
-        "it cannot be written",
+        "it cannot be serialised",
         "report this as a bug",
     )
 }
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_recipe_is_complete_and_survives_a_round_trip() {
+    fn every_recipe_is_complete_and_round_trips() {
         for entry in registry::methods() {
             for (name, text) in entry.recipes {
                 let table: Table = text.parse().unwrap();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn misspelt_keys_are_answered_with_the_nearest() {
+    fn errors_for_misspelt_keys_suggest_the_nearest() {
         let error = |text: &str| {
             RunConfig::from_table(text.parse().unwrap())
                 .unwrap_err()

@@ -9,17 +9,17 @@ use toml::{Table, Value};
 
 use super::DataConfig;
 
-/// Images that are measured at most, spread over the data set.
+/// Maximum number of images measured, spread over the data set.
 const IMAGES: usize = 2000;
-/// Mean and deviation of Fashion-MNIST's training images, of which the embedded ones are an excerpt.
+/// Mean and deviation of Fashion-MNIST's training images; the embedded images are a subset.
 const EMBEDDED: (f64, f64) = (0.286, 0.353);
 
-/// Whether settings ask for a measurement.
+/// Whether the settings have `norm = "auto"`.
 fn asks(table: &Table) -> bool {
     table.get("norm").and_then(Value::as_str) == Some("auto")
 }
 
-/// Replaces `norm = "auto"` by numbers where no data is at hand: those of the embedded images.
+/// Replaces `norm = "auto"` by the values of the embedded images if no data is available.
 pub(super) fn without_data(table: &mut Table, entry: &Entry) -> Result<()> {
     if asks(table) {
         let channels = channels(table, entry)?;
@@ -28,12 +28,12 @@ pub(super) fn without_data(table: &mut Table, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-/// Replaces `norm = "auto"` by mean and deviation of each channel of the training images, over whole images and at
-/// most 2,000 of them; gives a line that says so. The embedded images have those of Fashion-MNIST.
+/// Replaces `norm = "auto"` by the mean and deviation of each channel over at most 2,000 whole training images, and
+/// returns a line that reports this. The embedded images use Fashion-MNIST's values.
 ///
 /// # Errors
 ///
-/// If the images cannot be read, or are all of one colour.
+/// If the images cannot be read, or all have one and the same colour.
 pub fn measure(table: &mut Table) -> Result<Option<String>> {
     if !asks(table) {
         return Ok(None);
@@ -62,7 +62,7 @@ fn put(table: &mut Table, norm: &Norm) -> Result<()> {
     Ok(())
 }
 
-/// Channels of the encoder's images.
+/// Number of channels of the encoder's images.
 fn channels(table: &Table, entry: &Entry) -> Result<usize> {
     let mut model = Table::new();
     for key in ["arch", "encoder"] {
@@ -78,14 +78,14 @@ fn channels(table: &Table, entry: &Entry) -> Result<usize> {
     Ok(usize::try_from(channels).unwrap_or(3))
 }
 
-/// The norm of images in `channels` channels, and how many were measured.
+/// The norm of images with `channels` channels, and how many were measured.
 fn of_images(images: &dyn Dataset, channels: usize) -> Result<(Norm, usize)> {
     let (mut sums, mut squares) = (vec![0f64; channels], vec![0f64; channels]);
     let (mut count, mut pixels, mut last) = (0, 0f64, None);
     let mut rng = stream(0, Purpose::Augment, [0, 0]);
     let step = images.len().div_ceil(IMAGES).max(1);
     for index in (0..images.len()).step_by(step) {
-        // Training counts and names what cannot be read.
+        // Training counts and reports unreadable images.
         let sample = match images.read(index) {
             Ok(sample) => sample,
             Err(error) => {
@@ -118,7 +118,7 @@ fn of_images(images: &dyn Dataset, channels: usize) -> Result<(Norm, usize)> {
         let fix = "write norm = { mean = [..], std = [..] }";
         return Err(Error::config("settings", "norm", value, why, fix));
     }
-    // Four digits, as papers give them.
+    // Four digits, as in papers.
     let rounded = |values: Vec<f64>| {
         values
             .iter()
@@ -139,7 +139,7 @@ mod tests {
     use mim_core::data::MemoryDataset;
 
     #[test]
-    fn channels_are_measured_apart() {
+    fn channels_are_measured_separately() {
         // Two images of one pixel.
         let images = MemoryDataset::new(vec![0, 51, 255, 255, 102, 0], (1, 1), 3).unwrap();
         let (norm, count) = of_images(&images, 3).unwrap();

@@ -1,7 +1,7 @@
-//! Published weights that fit the encoders here, where they live, and under which licence.
+//! Published weights that fit mim's encoders, with their source and licence.
 //!
-//! `zoo:NAME` stands for them wherever weights are asked for. Those outside the Hugging Face Hub must be downloaded
-//! by hand, from where the table says: then it is `zoo:NAME=PATH`.
+//! Wherever weights are expected, `zoo:NAME` can be used. Weights outside the Hugging Face Hub must be downloaded by
+//! hand from the source in the table; then use `zoo:NAME=PATH`.
 
 mod table;
 #[cfg(test)]
@@ -24,25 +24,25 @@ pub use table::ZOO;
 pub struct Published {
     /// A short name.
     pub name: &'static str,
-    /// The method that made them.
+    /// The method that trained them.
     pub method: &'static str,
     /// The encoder's size.
     pub arch: &'static str,
-    /// Where they are.
+    /// Their source.
     pub home: Home,
-    /// Whose names they have ([`mim_core::weights::Source`]).
+    /// The naming scheme of their tensors ([`mim_core::weights::Source`]).
     pub source: &'static str,
-    /// The licence, as their home states it.
+    /// The licence, as stated by their source.
     pub licence: &'static str,
     /// How images were normalised.
     pub images: Images,
-    /// Whether the pixels of each patch were normalised as targets; none if the targets were no pixels.
+    /// Whether the target pixels were normalised per patch; `None` if the targets were not pixels.
     pub norm_pix_loss: Option<bool>,
-    /// Top-1 accuracy on ImageNet-1K as published, and where; empty if none is known for this file.
+    /// Published top-1 accuracy on ImageNet-1K and its source; empty if none is known for this file.
     pub numbers: &'static str,
 }
 
-/// Where weights are.
+/// The source of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Home {
     /// A repository on the Hugging Face Hub.
@@ -51,23 +51,23 @@ pub enum Home {
     Page(&'static str),
 }
 
-/// How images are normalised, after they are divided by 255.
+/// How images are normalised after division by 255.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Images {
     /// By the mean and deviation of ImageNet.
     Imagenet,
-    /// The same, the channels in the order blue, green, red.
+    /// The same, with the channels in the order blue, green, red.
     ReversedImagenet,
-    /// To -1 and 1.
+    /// Scaled to [-1, 1].
     Half,
     /// By the mean and deviation of CLIP's images.
     Clip,
-    /// Not at all, such as points.
+    /// Not normalised, such as points.
     Unit,
 }
 
 impl Images {
-    /// The normalisation itself.
+    /// The norm with these values.
     pub fn norm(self) -> Norm {
         match self {
             Self::Imagenet => Norm::imagenet(),
@@ -82,7 +82,7 @@ impl Images {
     }
 }
 
-/// What starts the name of published weights.
+/// Prefix of the names of published weights.
 const SCHEME: &str = "zoo:";
 
 /// The entry called `name`.
@@ -95,15 +95,15 @@ pub fn named(name: &str) -> Result<&'static Published> {
     ZOO.iter().find(|entry| entry.name == name).ok_or_else(|| {
         let known = ZOO.iter().map(|entry| entry.name);
         let fix = format!("{} (mim zoo says more)", settings::choices(name, known));
-        Error::config("zoo", "name", name, "no such weights are known", fix)
+        Error::config("zoo", "name", name, "unknown weights", fix)
     })
 }
 
-/// The weights that `zoo:NAME` or `zoo:NAME=PATH` stands for, and their path; none if `path` is another one.
+/// The weights that `zoo:NAME` or `zoo:NAME=PATH` refers to, and their path; `None` for any other `path`.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] listing the known names, or saying where weights outside the Hub are.
+/// [`Error::InvalidConfig`] listing the known names, or giving the source of weights outside the Hub.
 pub fn find(path: &Path) -> Result<Option<(&'static Published, PathBuf)>> {
     let Some(text) = path.to_str().and_then(|path| path.strip_prefix(SCHEME)) else {
         return Ok(None);
@@ -135,7 +135,7 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for weights of a tokenizer, or of an encoder of points.
+    /// [`Error::Unsupported`] for weights of a tokenizer or a point encoder.
     pub fn encoder(&self) -> Result<EncoderConfig> {
         let no_encoder = |why: &'static str, fix: &'static str| {
             let what = format!("an encoder of images in {}", self.path());
@@ -145,11 +145,11 @@ impl Published {
             "vqkd" => {
                 let fix = "let beitv2 predict its tokens: --set target.checkpoint=PATH --set target.source=vqkd \
                            --set target.network.type=vqkd";
-                return no_encoder("they are of a tokenizer", fix);
+                return no_encoder("these weights belong to a tokenizer", fix);
             }
             "i2pmae" => {
                 let fix = "start from them: mim pretrain --method i2pmae --init";
-                return no_encoder("they are of an encoder of points", fix);
+                return no_encoder("these weights belong to an encoder of point clouds", fix);
             }
             "eva" => EvaConfig::arch(self.arch)?.encoder.into(),
             "cae" => CaeConfig::arch(self.arch)?.encoder.into(),
@@ -167,7 +167,7 @@ impl Published {
 
     fn vit(&self) -> Result<VitConfig> {
         let vit = VitConfig::arch(self.arch)?;
-        // transformers' config.json; the authors' code has 1e-6.
+        // As in transformers' config.json; the authors' code has 1e-6.
         let norm_eps = match self.source {
             "hf_vit_mae" | "hf_beit" => 1e-12,
             _ => vit.norm_eps,
@@ -209,13 +209,13 @@ impl Published {
                 ..vit
             },
             "ijepa" | "crossmae" | "pixio" | "mimrefiner" => near_mae(self.method, vit),
-            // Its blocks are followed by a projector in place of a norm.
+            // A projector follows its blocks instead of a norm.
             "sim" => VitConfig {
                 pos_embed: PosEmbedKind::SincosRowFirst,
                 final_norm: false,
                 ..vit
             },
-            // Six heads in pre-training, twelve afterwards, with the same weights.
+            // Six heads in pre-training and twelve afterwards, with the same weights.
             "fastmim" => VitConfig {
                 image_size: 128.into(),
                 num_heads: 6,
@@ -243,7 +243,7 @@ impl Published {
         })
     }
 
-    /// What these weights are called on the command line.
+    /// The name of these weights on the command line.
     pub fn path(&self) -> String {
         match self.home {
             Home::Hub(_) => format!("{SCHEME}{}", self.name),
@@ -252,7 +252,7 @@ impl Published {
     }
 }
 
-/// MAE's encoder with other class tokens, positions or end.
+/// MAE's encoder with other class tokens, positions or final layers.
 fn near_mae(method: &str, vit: VitConfig) -> VitConfig {
     match method {
         "ijepa" => VitConfig {

@@ -8,7 +8,7 @@ const NON_COMMERCIAL: &str = "CC-BY-NC-4.0";
 const MAE_CARD: &str = "apache-2.0 (its card; the authors' repository: CC-BY-NC-4.0)";
 const APACHE: &str = "apache-2.0";
 const MIT: &str = "MIT";
-const UNKNOWN: &str = "not recorded here: see where they are";
+const UNKNOWN: &str = "not recorded; see the source";
 
 /// Targets that are pixels normalised in each patch, plain pixels, or something else.
 const PATCHES: Option<bool> = Some(true);
@@ -104,7 +104,7 @@ const IJEPA_22K: Home = Page("https://dl.fbaipublicfiles.com/ijepa/IN22K-vit.h.1
 const REFINER: Home = Page("https://ml.jku.at/research/mimrefiner/download/");
 const BOOTMAE: Home = Page("https://github.com/LightDXY/BootMAE");
 
-/// All published weights known here.
+/// All known published weights.
 #[rustfmt::skip]
 pub const ZOO: &[Published] = &[
     row(["mae_base", "mae", "vit_base"], (mae_file!("base"), "mae"), NON_COMMERCIAL, MAE, MAE_B),

@@ -1,4 +1,4 @@
-//! Every entry against the names and shapes of its file, at full depth and without values.
+//! Checks every entry against the names and shapes of its file, at full depth and without values.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ fn pair(headers: &mut Headers, name: &str, shape: &[usize]) {
     put(headers, format!("{name}.bias"), &shape[..1]);
 }
 
-/// Width, depth, heads and side of a patch of the sizes of ViT.
+/// Width, depth, heads and patch side of the ViT sizes.
 fn size(entry: &Published) -> (usize, usize, usize, usize) {
     match entry.arch {
         "vit_small" if entry.method == "dinov2" => (384, 12, 6, 14),
@@ -39,11 +39,11 @@ fn size(entry: &Published) -> (usize, usize, usize, usize) {
         "vit_base" => (768, 12, 12, 16),
         "vit_large" => (1024, 24, 16, 16),
         "vit_huge" => (1280, 32, 16, 14),
-        other => panic!("{other} is no ViT"),
+        other => panic!("{other} is not a ViT"),
     }
 }
 
-/// A block in the names of timm and MAE; `qkv` is the bias of query, key and value: "full", or "qv".
+/// A block under the names of timm and MAE; `qkv` selects the bias of query, key and value: "full" or "qv".
 fn block(headers: &mut Headers, block: &str, dim: usize, hidden: usize, qkv: &str) {
     for norm in ["norm1", "norm2"] {
         pair(headers, &format!("{block}.{norm}"), &[dim]);
@@ -61,7 +61,7 @@ fn block(headers: &mut Headers, block: &str, dim: usize, hidden: usize, qkv: &st
     pair(headers, &format!("{block}.mlp.fc2"), &[dim, hidden]);
 }
 
-/// A ViT in the names of timm and MAE, each with `prefix` in front.
+/// A ViT under the names of timm and MAE, each with `prefix`.
 fn plain(entry: &Published, prefix: &str, qkv: &str, grid: Option<usize>) -> Headers {
     let (dim, depth, _, patch) = size(entry);
     let mut headers = Headers::new();
@@ -85,7 +85,7 @@ fn plain(entry: &Published, prefix: &str, qkv: &str, grid: Option<usize>) -> Hea
     headers
 }
 
-/// Layer scale and a shared table of relative positions, as BEiT, SimMIM and data2vec have them.
+/// Layer scale and a shared table of relative positions, as in BEiT, SimMIM and data2vec.
 fn beit(entry: &Published, prefix: &str) -> Headers {
     let (dim, depth, heads, _) = size(entry);
     let mut headers = plain(entry, prefix, "qv", None);
@@ -105,7 +105,7 @@ fn beit(entry: &Published, prefix: &str) -> Headers {
     headers
 }
 
-/// A block in the names of transformers' ViT, Swin (`own` is `self`), BEiT (no bias of the key) and DINOv2.
+/// A block under the names of transformers' ViT, Swin (`own` is `self`), BEiT (no key bias) and DINOv2.
 fn hf_block(headers: &mut Headers, block: &str, dim: usize, own: &str) {
     let (beit, dinov2) = (
         block.starts_with("beit"),
@@ -220,7 +220,7 @@ fn swin(entry: &Published) -> Headers {
         for i in 0..depth {
             let block = format!("swin.encoder.layers.{stage}.blocks.{i}");
             hf_block(&mut headers, &block, dim, "self");
-            // The last grid is 6x6: no window is larger.
+            // The last grid is 6x6, so windows cannot be larger.
             let side = if stage == 3 { 6 } else { window };
             let relative = format!("{block}.attention.self.relative_position");
             let table = [(2 * side - 1usize).pow(2), heads << stage];
@@ -286,7 +286,7 @@ fn clip(entry: &Published) -> Headers {
     headers
 }
 
-/// CMAE's encoder in mm's names, and the momentum one.
+/// CMAE's encoder under mm's names, and the momentum encoder.
 fn cmae(entry: &Published) -> Headers {
     let mut headers = Headers::new();
     for (name, shape) in plain(entry, "", "full", Some(14)) {
@@ -390,7 +390,7 @@ fn other_class_tokens(entry: &Published) -> Headers {
     let (dim, _, _, patch) = size(entry);
     let mut headers = plain(entry, "", "full", None);
     match entry.method {
-        // Both encoders are named so, in parts of their checkpoint.
+        // Both encoders have these names, in separate parts of their checkpoint.
         "ijepa" => {
             headers = plain(entry, "module.", "full", None);
             headers.remove("module.cls_token");
@@ -556,7 +556,7 @@ fn i2pmae_encoder(headers: &mut Headers) {
     }
 }
 
-/// The point networks of I2P-MAE; CLIP stands in the same file.
+/// The point networks of I2P-MAE; the same file contains CLIP.
 fn i2pmae() -> Headers {
     let mut headers = Headers::new();
     i2pmae_encoder(&mut headers);
@@ -588,7 +588,7 @@ fn i2pmae() -> Headers {
     headers
 }
 
-/// MAE's names, with queries, keys and values apart.
+/// MAE's names, with separate queries, keys and values.
 fn saim(entry: &Published, grid: Option<usize>) -> Headers {
     let mut headers = plain(entry, "", "full", grid);
     let (dim, depth, ..) = size(entry);
@@ -605,7 +605,7 @@ fn saim(entry: &Published, grid: Option<usize>) -> Headers {
     headers
 }
 
-/// What the file of an entry holds, by the specifications of its home; decoders and heads only where they are ours too.
+/// The tensors in the file of an entry, as specified by its source; decoders and heads only if mim has them too.
 fn headers(entry: &Published) -> Headers {
     let grid = Some(224 / if entry.arch == "vit_huge" { 14 } else { 16 });
     match (entry.method, entry.source) {
@@ -658,7 +658,7 @@ fn headers(entry: &Published) -> Headers {
     }
 }
 
-/// The encoder with one block for many, and how often each of its blocks is repeated in full.
+/// The encoder with one block instead of many, and how often each of its blocks occurs at full depth.
 fn cut(encoder: EncoderConfig) -> (EncoderConfig, Vec<(String, usize)>) {
     match encoder {
         EncoderConfig::Vit(vit) => {
@@ -695,7 +695,7 @@ fn cut(encoder: EncoderConfig) -> (EncoderConfig, Vec<(String, usize)>) {
     }
 }
 
-/// Names and shapes of what is no encoder of images: a tokenizer, and the networks of point clouds.
+/// Names and shapes of entries without an image encoder: a tokenizer, and point networks.
 fn others(entry: &Published) -> Option<Headers> {
     let store = ParamStore::teacher(&Device::Cpu);
     match entry.method {
@@ -730,7 +730,7 @@ fn others(entry: &Published) -> Option<Headers> {
     )
 }
 
-/// Names and shapes of our encoder, and of the decoder or head in the same file.
+/// Names and shapes of mim's encoder, and of the decoder or head in the same file.
 fn ours(entry: &Published) -> Headers {
     if let Some(others) = others(entry) {
         return others;
@@ -793,10 +793,10 @@ fn ours(entry: &Published) -> Headers {
 }
 
 #[test]
-fn every_entry_maps_onto_our_model_with_nothing_missing_or_left_over() {
+fn every_entry_maps_onto_our_model_without_missing_or_extra_tensors() {
     let zero = Tensor::zeros((), DType::U8, &Device::Cpu).unwrap();
     for entry in ZOO {
-        // One zero stands for all values: nothing is as large as the file.
+        // Every tensor is one zero broadcast to its shape, so the test needs little memory.
         let theirs: WeightMap = headers(entry)
             .into_iter()
             .map(|(name, shape)| (name, zero.broadcast_as(shape).unwrap()))
@@ -821,7 +821,7 @@ fn every_entry_maps_onto_our_model_with_nothing_missing_or_left_over() {
 }
 
 #[test]
-fn entries_are_told_apart_and_normalised() {
+fn entries_have_unique_names_and_known_norms() {
     for (at, entry) in ZOO.iter().enumerate() {
         let same = ZOO[..at].iter().any(|other| other.name == entry.name);
         assert!(!same, "{}", entry.name);
@@ -845,7 +845,7 @@ fn entries_are_told_apart_and_normalised() {
 }
 
 #[test]
-fn weights_of_no_encoder_say_what_they_are_for() {
+fn errors_for_weights_without_an_encoder_name_their_use() {
     let error = |name: &str| named(name).unwrap().encoder().unwrap_err().to_string();
     let tokens = error("vqkd_base");
     assert!(
@@ -860,7 +860,7 @@ fn weights_of_no_encoder_say_what_they_are_for() {
 }
 
 #[test]
-fn names_become_paths() {
+fn zoo_names_resolve_to_paths() {
     let (entry, path) = find(Path::new("zoo:mae_base_hf")).unwrap().unwrap();
     assert_eq!(
         (entry.source, path.as_path()),

@@ -1,23 +1,23 @@
-//! Memory for results that is not cleared before it is written.
+//! Uninitialised memory for outputs.
 
-#![expect(unsafe_code, reason = "callers promise to write all of it")]
+#![expect(unsafe_code, reason = "callers promise to write every value")]
 
 use std::mem::MaybeUninit;
 
-/// `len` values, all written by `write`.
+/// A vector of `len` values, all written by `write`.
 ///
-/// A vector of zeros costs a pass over memory on one thread while the others wait.
+/// Clearing the memory first would cost a pass on one thread while the others wait.
 ///
 /// # Safety
 ///
-/// `write` must write every value of what it gets.
+/// `write` must write every value of its slice.
 pub(super) unsafe fn alloc_uninit<T>(
     len: usize,
     write: impl FnOnce(&mut [MaybeUninit<T>]),
 ) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     write(&mut values.spare_capacity_mut()[..len]);
-    // SAFETY: there is room for `len` values, and the caller vouches for their being written.
+    // SAFETY: the capacity is `len`, and the caller promises that `write` has written every value.
     unsafe { values.set_len(len) };
     values
 }

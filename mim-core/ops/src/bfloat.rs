@@ -1,8 +1,8 @@
-//! Values kept as bfloat16, in half the memory.
+//! Values stored as bfloat16, in half the memory.
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have; results are written once"
+    reason = "`multiversion` calls instructions only after it detected them; outputs start uninitialised"
 )]
 
 use std::mem::MaybeUninit;
@@ -14,17 +14,17 @@ use super::partition::rows_per_task;
 use super::precision::{Precision, precision};
 use super::simd::multiversion;
 
-/// The upper half of the nearest number that bfloat16 holds, ties to even; NaN stays NaN.
+/// The bits of the nearest bfloat16, ties to even; NaN stays NaN.
 #[inline(always)]
 pub(super) fn round_one(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    // A quiet NaN: rounding could make infinity of it.
+    // Make NaN quiet: rounding could turn it into infinity.
     let bits = if x.is_nan() { bits | 1 << 22 } else { rounded };
     (bits >> 16) as u16
 }
 
-/// The number whose upper half this is.
+/// The f32 value of bfloat16 bits.
 #[inline(always)]
 pub(super) fn widen_one(x: u16) -> f32 {
     f32::from_bits(u32::from(x) << 16)
@@ -39,7 +39,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// The same numbers, which stay f32.
+    /// Rounds to bfloat16 precision but stores f32.
     pub(super) fn round_in_f32(xs: &[f32], ys: &mut [MaybeUninit<f32>]) {
         for (y, x) in ys.iter_mut().zip(xs) {
             y.write(widen_one(round_one(*x)));
@@ -55,7 +55,7 @@ multiversion! {
     }
 }
 
-/// All values rounded.
+/// Rounds all values.
 fn round(xs: &[f32]) -> Vec<u16> {
     let task = rows_per_task(1);
     // SAFETY: the tasks cover all values.
@@ -68,7 +68,7 @@ fn round(xs: &[f32]) -> Vec<u16> {
     }
 }
 
-/// All values as they were rounded.
+/// Converts all values back to f32.
 fn widen(xs: &[u16]) -> Vec<f32> {
     let task = rows_per_task(1);
     // SAFETY: the tasks cover all values.
@@ -81,11 +81,11 @@ fn widen(xs: &[u16]) -> Vec<f32> {
     }
 }
 
-/// Values kept for the backward pass: as bfloat16 where products round their operands to it as well.
+/// Values stored for the backward pass: as bfloat16 if matrix products round their operands to it as well.
 pub(super) enum Kept {
-    /// As they were.
+    /// As f32.
     Whole(Vec<f32>),
-    /// Rounded.
+    /// Rounded to bfloat16.
     Half(Vec<u16>),
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_to_the_nearest_and_keeps_what_is_not_finite() {
+    fn rounds_to_nearest_and_keeps_inf_and_nan() {
         let xs = [
             0.,
             -1.5,

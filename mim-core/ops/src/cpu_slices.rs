@@ -1,4 +1,4 @@
-//! Access to the values of CPU tensors.
+//! Slices of the values of CPU tensors.
 
 use std::cell::Cell;
 use std::ops::{Deref, Range};
@@ -7,14 +7,14 @@ use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor, bail};
 
 use crate::{Error, Result};
 
-/// Whether the CPU kernels apply: all tensors hold f32 on the CPU.
+/// Whether the CPU kernels apply: all tensors are f32 on the CPU.
 pub(super) fn is_f32_on_cpu(tensors: &[&Tensor]) -> bool {
     tensors
         .iter()
         .all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
 }
 
-/// The type in which a reference computes means, sums and exponentials of `dtype`.
+/// The dtype in which a reference computes means, sums and exponentials of `dtype`.
 pub(super) fn accumulation_dtype(dtype: DType) -> DType {
     match dtype {
         DType::F64 => DType::F64,
@@ -68,7 +68,7 @@ pub(super) fn operand<'a>(
 ) -> candle_core::Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => bail!("a fused op got an operand that is not contiguous"),
+        None => bail!("a fused op got a non-contiguous operand; call `contiguous` on it first"),
     }
 }
 
@@ -77,7 +77,7 @@ pub(super) fn floats(tensor: &Tensor) -> candle_core::Result<impl Deref<Target =
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(values) => operand(values, layout)?,
-        _ => bail!("a fused op got a tensor that is not on the CPU"),
+        _ => bail!("a fused op expected f32 values on the CPU"),
     };
     let start = layout.start_offset();
     Ok(Floats {
@@ -86,7 +86,7 @@ pub(super) fn floats(tensor: &Tensor) -> candle_core::Result<impl Deref<Target =
     })
 }
 
-/// A checked range of f32 values behind a lock.
+/// A range of f32 values behind a read lock; the range was checked.
 struct Floats<S> {
     storage: S,
     range: Range<usize>,
@@ -103,7 +103,7 @@ impl<S: Deref<Target = Storage>> Deref for Floats<S> {
     }
 }
 
-/// Checks the operands of an in-place operation: one shape, `targets` dense, no storage shared.
+/// Checks the operands of an in-place operation: equal shapes, contiguous `targets`, no shared storage.
 ///
 /// # Errors
 ///
@@ -133,7 +133,7 @@ fn same_storage(a: &Tensor, b: &Tensor) -> bool {
     address(a) == address(b)
 }
 
-/// Lets `f` change the values of a contiguous f32 tensor on the CPU.
+/// Calls `f` on the values of a contiguous f32 tensor on the CPU, to change them in place.
 ///
 /// Calls may be nested for tensors that share no storage.
 pub(super) fn change<F>(tensor: &Tensor, f: F) -> candle_core::Result<()>

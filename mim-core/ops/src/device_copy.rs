@@ -1,4 +1,4 @@
-//! Copies between host and device for which the host does not wait.
+//! Asynchronous copies between host and device.
 
 use candle_core::{DType, Device, Shape, Tensor, WithDType};
 
@@ -6,11 +6,11 @@ use candle_core::{DType, Device, Shape, Tensor, WithDType};
 use super::gpu::PinnedDownload;
 use crate::{Error, Result};
 
-/// Values of the host as a tensor; on a GPU they are copied as in [`to_device`].
+/// Makes a tensor of host values; on a GPU the copy is asynchronous, as in [`to_device`].
 ///
 /// # Errors
 ///
-/// If there are not as many values as the shape says; else it fails only if the device does.
+/// Fails if the number of values does not match the shape, or if the device fails.
 pub fn upload<T: WithDType>(
     values: Vec<T>,
     shape: impl Into<Shape>,
@@ -19,7 +19,7 @@ pub fn upload<T: WithDType>(
     Ok(send(values, shape, device)?)
 }
 
-/// [`upload`] for what is called by candle.
+/// [`upload`] for callers that return candle's errors.
 pub(super) fn send<T: WithDType>(
     values: Vec<T>,
     shape: impl Into<Shape>,
@@ -31,8 +31,8 @@ pub(super) fn send<T: WithDType>(
     )
 }
 
-/// The same values on another device. From the host to a GPU they go through pinned memory: the copy is queued
-/// behind the work that has been asked for, and the host goes on. No gradient passes.
+/// The same values on another device. From the host to a GPU they go through pinned memory: the copy is queued on
+/// the stream, and the host does not wait. No gradient flows.
 ///
 /// # Errors
 ///
@@ -49,9 +49,9 @@ fn moved(xs: &Tensor, device: &Device) -> candle_core::Result<Tensor> {
     xs.detach().to_device(device)
 }
 
-/// Numbers on their way to the host: on a GPU a copy that is queued behind the work that has been asked for.
+/// Numbers on their way to the host. On a GPU the copy is queued on the stream, after the work queued so far.
 ///
-/// Dropped, they are not read.
+/// Dropping it discards the values.
 #[derive(Debug)]
 pub struct AsyncDownload(From);
 
@@ -63,11 +63,11 @@ enum From {
 }
 
 impl AsyncDownload {
-    /// Asks for the values of a tensor of f32 or f64.
+    /// Starts the copy of an f32 or f64 tensor.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for other types; else it fails only if the device does.
+    /// [`Error::Shape`] for other dtypes; otherwise it fails only if the device does.
     pub fn new(xs: &Tensor) -> Result<Self> {
         if !matches!(xs.dtype(), DType::F32 | DType::F64) {
             let (want, fix) = ("f32 or f64", "convert it on its device");
@@ -81,7 +81,7 @@ impl AsyncDownload {
         Ok(Self(From::Host(xs.flatten_all()?.to_vec1()?)))
     }
 
-    /// The values in their order, when the device has come to the copy.
+    /// Waits for the copy and returns the values in order.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn values_come_as_they_were() {
+    fn values_survive_a_round_trip() {
         for device in devices() {
             let ids = upload(vec![3u32, 1, 2, 0], (2, 2), &device).unwrap();
             assert_eq!(ids.to_vec2::<u32>().unwrap(), [[3, 1], [2, 0]]);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn many_copies_at_a_time_do_not_mix() {
+    fn concurrent_copies_do_not_mix() {
         for device in devices() {
             let values = |at: usize| vec![at as f32 + 0.5; 300 * (1 + at % 7)];
             let copies: Vec<_> = (0..300)

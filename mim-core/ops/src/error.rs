@@ -35,17 +35,17 @@ pub enum Error {
         /// What to change.
         fix: Text,
     },
-    /// The operation cannot do what is asked.
+    /// The operation does not support the request.
     #[error("{what} is not supported: {why}; {fix}")]
     Unsupported {
-        /// What was asked for.
+        /// What was requested.
         what: Text,
-        /// Why it cannot be done.
+        /// Why it is not supported.
         why: Text,
-        /// What to do instead.
+        /// What to use instead.
         fix: Text,
     },
-    /// The sum over several processes failed.
+    /// The all-reduce over processes failed.
     #[error("{0}")]
     AllReduce(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A tensor operation failed in candle.

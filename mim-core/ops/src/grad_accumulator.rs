@@ -1,22 +1,22 @@
-//! Gradients of weights written straight into buffers of their own.
+//! Accumulates weight gradients directly, outside candle's gradient store.
 //!
-//! candle's backward pass adds every gradient to zeros in its store. For weights that is three more
-//! passes over all parameters a step; ops that compute such a gradient hand it over here instead and
-//! give candle none, which it takes for "nothing to add".
+//! candle's backward pass adds every gradient to zeros in its store. For weights that costs three more
+//! passes over all parameters per step. Ops that compute a weight gradient add it to a buffer here instead
+//! and return no gradient to candle, which treats this as "nothing to add".
 //!
-//! It also signals when a gradient is complete: candle exposes its store only after the pass.
+//! The accumulator also signals when a gradient is complete: candle exposes its store only after the pass.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor, TensorId, bail};
 
-/// The sum of what was handed over for one weight.
+/// The running sum of one weight's gradients.
 #[derive(Debug)]
 pub enum Sum {
-    /// By the CPU's ops.
+    /// Summed by CPU ops.
     Host(Vec<f32>),
-    /// On a GPU.
+    /// Summed on a GPU.
     Device(Tensor),
 }
 
@@ -25,7 +25,7 @@ impl Sum {
     ///
     /// # Errors
     ///
-    /// If it has not as many values as `weight`, or the device fails.
+    /// Fails if the number of values differs from that of `weight`, or if the device fails.
     pub fn of(self, weight: &Tensor) -> Result<Tensor> {
         match self {
             Self::Host(values) => Tensor::from_vec(values, weight.shape(), weight.device()),
@@ -34,22 +34,22 @@ impl Sum {
     }
 }
 
-/// What was handed over for one weight; nothing yet, or nothing any more.
+/// The accumulated gradient of one weight.
 #[derive(Debug, Default)]
 pub struct Slot {
-    /// The sum; none if nothing has come since it was taken.
+    /// The running sum; `None` if nothing was added since it was last taken.
     pub sum: Option<Sum>,
-    /// How many parts have come.
+    /// Number of partial gradients added so far.
     pub parts: usize,
-    /// How many parts of any weight had come before the last of them.
+    /// Number of partial gradients added to any weight before the last one of this weight.
     pub order: usize,
 }
 
-/// Called after each partial gradient with the weight's id and the number of parts so far. It may [`take`] the running
-/// sum.
+/// Called after each partial gradient with the weight's id and the number of parts so far. It may [`take`] the
+/// running sum.
 pub type GradHook = dyn FnMut(TensorId, usize) -> Result<()>;
 
-/// What a backward pass hands over.
+/// State of a running backward pass.
 #[derive(Default)]
 struct Pass {
     slots: HashMap<TensorId, Slot>,
@@ -58,21 +58,21 @@ struct Pass {
     hook: Option<Box<GradHook>>,
 }
 
-/// What a backward pass has handed over.
+/// The result of a backward pass.
 #[derive(Debug)]
 pub struct Collected {
-    /// By the id of the weight.
+    /// Accumulated gradients by weight id.
     pub slots: HashMap<TensorId, Slot>,
-    /// Whether it asked other processes for something itself.
+    /// Whether the pass itself called a collective operation.
     pub calls: bool,
 }
 
 thread_local! {
-    /// The backward pass that runs on this thread.
+    /// The backward pass running on this thread.
     static ACTIVE: RefCell<Option<Pass>> = const { RefCell::new(None) };
 }
 
-/// Puts back what was active before, whatever happens in between.
+/// Restores the previous pass on drop, even after a panic.
 struct Scope(Option<Pass>);
 
 impl Drop for Scope {
@@ -81,7 +81,7 @@ impl Drop for Scope {
     }
 }
 
-/// Runs a backward pass; gives the gradients of those of `weights` that ops handed over, while `hook` looks on.
+/// Runs a backward pass and returns the gradients that ops accumulated for `weights`; calls `hook` after each part.
 pub fn collecting<R>(
     weights: impl Iterator<Item = TensorId>,
     hook: Option<Box<GradHook>>,
@@ -99,12 +99,12 @@ pub fn collecting<R>(
     (result, Collected { slots, calls })
 }
 
-/// Takes the sum of what has come for a weight in the pass that runs; later parts make a new sum.
+/// Takes the running sum of a weight in the current pass; later parts start a new sum.
 pub fn take(weight: TensorId) -> Option<Sum> {
     ACTIVE.with_borrow_mut(|active| active.as_mut()?.slots.get_mut(&weight)?.sum.take())
 }
 
-/// Notes that the pass that runs asks other processes for something.
+/// Records that the current pass calls a collective operation.
 pub(super) fn mark_collective() {
     ACTIVE.with_borrow_mut(|active| {
         if let Some(pass) = active {
@@ -113,8 +113,8 @@ pub(super) fn mark_collective() {
     });
 }
 
-/// Hands over a part of the gradient of `weight`: `write` gets the sum of the parts so far, if there is
-/// one. Gives false, and does nothing, where no one collects it.
+/// Adds a partial gradient of `weight`: `write` receives the running sum, if any, and returns the new one.
+/// Returns false, without calling `write`, if no pass collects this weight.
 pub(super) fn accumulate(
     weight: &Tensor,
     write: impl FnOnce(Option<Vec<f32>>) -> Result<Vec<f32>>,
@@ -129,12 +129,12 @@ pub(super) fn accumulate(
     })
 }
 
-/// A weight that has a gradient to hand over: none that tracks no gradient.
+/// Id of a weight that tracks gradients; `None` for others.
 pub(super) fn tracked_id(weight: &Tensor) -> Option<TensorId> {
     weight.track_op().then(|| weight.id())
 }
 
-/// Hands over a part of the gradient of the weight `id`; gives it back, for candle, where no one collects it.
+/// Accumulates a partial gradient of weight `id`; returns it, for candle, if no pass collects this weight.
 pub(super) fn accumulate_or_return(id: TensorId, part: Tensor) -> Result<Option<Tensor>> {
     let taken = accumulate_to(id, |sum| {
         if part.device().is_cuda() {
@@ -147,7 +147,7 @@ pub(super) fn accumulate_or_return(id: TensorId, part: Tensor) -> Result<Option<
         }
         let part = part.flatten_all()?.to_vec1::<f32>()?;
         let sum = match sum {
-            Some(Sum::Device(_)) => bail!("a gradient was handed over on two devices"),
+            Some(Sum::Device(_)) => bail!("the gradients of one weight are on two devices"),
             Some(Sum::Host(sum)) => Some(sum),
             None => None,
         };
@@ -156,7 +156,7 @@ pub(super) fn accumulate_or_return(id: TensorId, part: Tensor) -> Result<Option<
     Ok((!taken).then_some(part))
 }
 
-/// [`accumulate_or_return`] of what a [`tracked_id`] weight gets; nothing to do for another.
+/// [`accumulate_or_return`] for an id from [`tracked_id`]; does nothing for `None`.
 pub(super) fn accumulate_if_tracked(
     weight: Option<TensorId>,
     part: Tensor,
@@ -164,7 +164,7 @@ pub(super) fn accumulate_if_tracked(
     weight.map_or(Ok(None), |id| accumulate_or_return(id, part))
 }
 
-/// [`accumulate_or_return`] of values on the CPU.
+/// [`accumulate_or_return`] for values on the CPU.
 pub(super) fn accumulate_values_or_return(
     weight: &Tensor,
     part: Vec<f32>,
@@ -187,13 +187,13 @@ fn added(sum: Option<Vec<f32>>, part: Vec<f32>) -> Vec<f32> {
     }
 }
 
-/// Whether anyone collects gradients on this thread.
+/// Whether a backward pass collects gradients on this thread.
 pub(super) fn active() -> bool {
     ACTIVE.with_borrow(Option::is_some)
 }
 
 fn accumulate_to(id: TensorId, write: impl FnOnce(Option<Sum>) -> Result<Sum>) -> Result<bool> {
-    // Taken out while it is written: threads that help may run other work of this one.
+    // Take the sum out while writing: `write` may run rayon tasks that run other work of this thread.
     let sum =
         ACTIVE.with_borrow_mut(|active| Some(active.as_mut()?.slots.get_mut(&id)?.sum.take()));
     let Some(sum) = sum else {
@@ -210,7 +210,7 @@ fn accumulate_to(id: TensorId, write: impl FnOnce(Option<Sum>) -> Result<Sum>) -
         pass.parts += 1;
         (slot.parts, pass.hook.take())
     });
-    // Out of its place for the same reason.
+    // Take the hook out for the same reason.
     if let Some(mut hook) = hook {
         hook(id, parts)?;
         ACTIVE.with_borrow_mut(|active| {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_add_up_and_only_for_those_who_ask() {
+    fn parts_add_up_only_for_collected_weights() {
         let (asked, other) = (var(), var());
         assert!(!add(&asked, [1., 1.]));
         let (taken, mut found) = collecting([asked.id()].into_iter(), None, || {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_collects_comes_back() {
+    fn uncollected_gradients_are_returned() {
         let (weight, part) = (var(), Tensor::new(&[1f32, 2.], &Device::Cpu).unwrap());
         let values = |part: Option<Tensor>| part.map(|part| part.to_vec1::<f32>().unwrap());
         assert_eq!(tracked_id(&part), None);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn who_looks_on_may_take_what_is_there() {
+    fn the_hook_may_take_the_running_sum() {
         let (first, second) = (var(), var());
         let [one, two] = [&first, &second].map(|var| var.id());
         let taken = Rc::new(RefCell::new(Vec::new()));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_inside_leaves_nothing_behind() {
+    fn a_panic_ends_the_collection() {
         let weight = var();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             collecting([weight.id()].into_iter(), None, || -> () {

@@ -1,18 +1,17 @@
-//! The operations every layer is built from, all with gradients, and those that change parameters.
+//! The differentiable operations that layers are built from, and the operations that update parameters.
 //!
-//! Each op is a folder: `mod.rs` checks its arguments and chooses, `cpu.rs` holds the kernels for
-//! f32 on the CPU, and `reference.rs` says the same in plain candle operations. The reference is
-//! the oracle of the tests and is_supported every other device and dtype. Kernels use AVX-512 or
-//! AVX2 where the machine has it, found at run time; apart from matrix products they give the same
-//! bits on every machine. Sums are split into blocks by size alone, so no thread schedule
-//! changes a result. Matrix products are in blocks of our own on AVX-512 and AMX, by the crate `gemm`
-//! elsewhere and where they are small, and in f32 or bf16 ([`with_precision`]).
+//! Each op is a folder: `mod.rs` checks arguments and dispatches, `cpu.rs` holds the f32 kernels for
+//! the CPU, and `reference.rs` implements the op in plain candle operations. The reference is
+//! the oracle of the tests, and the implementation for every other device and dtype. Kernels use AVX-512 or
+//! AVX2 if the CPU has them, detected at run time. All kernels but matrix products give the same
+//! bits on every machine. Sums are split into blocks by size alone, so threads never
+//! change a result. Matrix products use blocked kernels on AVX-512 and AMX, and the crate `gemm`
+//! on other machines and for small sizes. They run in f32 or bf16 ([`with_precision`]).
 //!
-//! On CUDA devices the kernels are `gpu.rs` and the files in `gpu/kernels`; there the reference is_supported what
-//! has none.
+//! The kernels for CUDA devices are in `gpu.rs` and `gpu/kernels`; ops without one use the reference there.
 //!
 //! candle's own `softmax_last_dim`, `layer_norm` and `rms_norm` drop gradients without an error;
-//! these do not.
+//! these ops do not.
 
 mod adamw;
 mod alloc_uninit;

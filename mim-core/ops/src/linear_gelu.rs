@@ -1,4 +1,4 @@
-//! The linear layer and the GELU behind it in one operation.
+//! A linear layer followed by GELU, as one operation.
 
 use std::sync::OnceLock;
 
@@ -10,9 +10,9 @@ use super::gpu::is_supported;
 use super::linear::{self, Linear, linear};
 use crate::Result;
 
-/// `gelu(xs weightᵀ + bias)`, shapes and errors as [`linear()`].
+/// `gelu(xs weightᵀ + bias)`; shapes and errors as in [`linear()`].
 ///
-/// What the GELU is taken of stays inside, so that no gradient of it passes through candle's store.
+/// The input of the GELU stays inside the op, so its gradient does not pass through candle's store.
 ///
 /// # Errors
 ///
@@ -30,7 +30,7 @@ pub fn linear_gelu(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor
     Ok(xs.apply_op3(&weight, &bias, LinearGelu::default())?)
 }
 
-/// The values before the GELU, from the forward pass to the backward pass.
+/// Holds the input of the GELU from the forward to the backward pass.
 #[derive(Default)]
 struct LinearGelu {
     before: OnceLock<Vec<f32>>,
@@ -54,7 +54,7 @@ impl CustomOp3 for LinearGelu {
         let bias = operand(bias, bias_l)?;
         let (before, shape) = Linear::forward((xs, xs_l), (weight, weight_l), Some(bias))?;
         let after = gelu::cpu::forward(&before);
-        // Runs once for each op value, so that there is nothing here yet.
+        // An op value runs once, so the cell is empty.
         let _ = self.before.set(before);
         Ok((CpuStorage::F32(after), shape))
     }
@@ -68,7 +68,7 @@ impl CustomOp3 for LinearGelu {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some(before) = self.before.get() else {
-            candle_core::bail!("linear_gelu has no forward pass to go back through")
+            candle_core::bail!("linear_gelu: backward without forward")
         };
         let products = usize::from(xs.track_op()) + usize::from(weight.track_op());
         let _timer = Linear::timer("linear_gelu", xs.dims(), weight.dims(), products.max(1));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit_and_repeats_bit_for_bit() {
+    fn refuses_mismatched_shapes_and_repeats_bit_for_bit() {
         let operands = [random(1, &[30, 20]), random(2, &[25, 20]), random(3, &[25])];
         check_repeats(&operands, |t| linear_gelu(&t[0], &t[1], &t[2]));
         assert!(linear_gelu(&operands[0], &operands[2], &operands[2]).is_err());

@@ -1,8 +1,8 @@
-//! Any number of tensors as one operand of an operation; candle's operations take three at most.
+//! Any number of tensors as one operand of a candle op, which takes at most three.
 
 #![cfg_attr(
     feature = "cuda",
-    expect(unsafe_code, reason = "memory is not cleared")
+    expect(unsafe_code, reason = "memory starts uninitialised")
 )]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,26 +11,26 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::grad_accumulator::{accumulate_or_return, accumulate_values_or_return};
 
-/// The gradient of each tensor: set by the operation, read by the links.
+/// The gradient of each tensor: written by the op, read by the links.
 type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-/// Tensors that an operation takes as one operand, their handle.
+/// Tensors that an op takes as a single operand, their handle.
 ///
-/// The operation reads the tensors from here. Its backward pass sets their gradients by
-/// [`MultiOperand::set_grad`] and returns [`request_backward`] as the gradient of the handle; the links of the
-/// handle then return the gradients to candle.
+/// The op reads the tensors from here. Its backward pass sets their gradients by
+/// [`MultiOperand::set_grad`] and returns [`request_backward`] as the gradient of the handle. The links of the
+/// handle then pass the gradients to candle.
 pub(super) struct MultiOperand<const N: usize> {
     pub(super) tensors: [Tensor; N],
     gradients: Gradients,
 }
 
 impl<const N: usize> MultiOperand<N> {
-    /// The operands and their handle. The handle is on their device and tracks gradients if one of them does. `N`
-    /// must be even.
+    /// Creates the operands and their handle. The handle is on their device and tracks gradients if any of them does.
+    /// `N` must be even.
     pub(super) fn new(tensors: [Tensor; N]) -> Result<(Self, Tensor)> {
         const { assert!(N.is_multiple_of(2), "a link takes two tensors") };
         let gradients = Gradients::new(Mutex::new(vec![None; N]));
-        // Where nothing tracks gradients, any tensor of the device will do.
+        // If nothing tracks gradients, any tensor of the device will do.
         let mut handle = tensors[0].detach();
         for (first, pair) in tensors.as_chunks::<2>().0.iter().enumerate() {
             if !pair.iter().any(Tensor::track_op) {
@@ -45,7 +45,7 @@ impl<const N: usize> MultiOperand<N> {
         Ok((Self { tensors, gradients }, handle))
     }
 
-    /// Sets the gradient of a tensor, unless the gradient accumulator takes it.
+    /// Sets the gradient of a tensor, or adds it to the gradient accumulator if a pass collects this tensor.
     pub(super) fn set_grad(&self, index: usize, gradient: Tensor) -> Result<()> {
         self.set(
             index,
@@ -54,7 +54,7 @@ impl<const N: usize> MultiOperand<N> {
         Ok(())
     }
 
-    /// [`MultiOperand::set_grad`] of values on the CPU.
+    /// [`MultiOperand::set_grad`] for values on the CPU.
     pub(super) fn set_grad_values(&self, index: usize, gradient: Vec<f32>) -> Result<()> {
         self.set(
             index,
@@ -63,23 +63,23 @@ impl<const N: usize> MultiOperand<N> {
         Ok(())
     }
 
-    /// Sets the gradient that candle gets; none for a tensor whose gradient is accumulated already, or needs none.
+    /// Sets the gradient to pass to candle; `None` for a tensor that was accumulated already or needs no gradient.
     pub(super) fn set(&self, index: usize, gradient: Option<Tensor>) {
         locked(&self.gradients)[index] = gradient;
     }
 }
 
-/// Placeholder gradient for the handle: it makes candle run the backward pass of the links.
+/// Placeholder gradient of the handle: it makes candle run the backward pass of the links.
 pub(super) fn request_backward(handle: &Tensor) -> Option<Tensor> {
     handle.track_op().then(|| handle.detach())
 }
 
 fn locked(gradients: &Gradients) -> std::sync::MutexGuard<'_, Vec<Option<Tensor>>> {
-    // Nothing that holds the lock can panic.
+    // No code panics while it holds the lock.
     gradients.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Two tensors of a [`MultiOperand`], after the links before them.
+/// A node for two tensors of a [`MultiOperand`]; links form a chain that ends in the handle.
 struct Link {
     first: usize,
     gradients: Gradients,
@@ -114,7 +114,7 @@ impl CustomOp3 for Link {
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         use candle_core::backend::BackendDevice;
         let shape = Shape::from(1);
-        // SAFETY: nobody looks at the value.
+        // SAFETY: nothing reads the value.
         let storage = unsafe {
             handle
                 .device
@@ -138,7 +138,7 @@ impl CustomOp3 for Link {
         else {
             bail!("a MultiOperand has fewer tensors than links");
         };
-        // The links before this one must be asked as well.
+        // Candle must also run the links before this one.
         Ok((
             before.track_op().then(|| grad.clone()),
             first.take(),

@@ -1,6 +1,6 @@
-//! Normalisation of the bytes of images on a GPU.
+//! Normalisation of image bytes on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Tensor};
 
@@ -8,11 +8,11 @@ use super::device_copy::upload;
 use super::gpu::{Arg, Buffer, Grid, Kernel, launch};
 use crate::{Error, Result};
 
-/// Values of a thread.
+/// Values per thread.
 const FOUR: usize = 4;
 
-/// `x / 255 * scale + shift` for bytes `[batch, channels, height, width]` on a CUDA device, in one launch, with a scale
-/// and a shift for each channel; `reverse` then reverses the order of the channels.
+/// `x / 255 * scale + shift` for bytes `[batch, channels, height, width]` on a CUDA device, in one launch, with one
+/// scale and one shift per channel. With `reverse`, the order of the channels is reversed afterwards.
 ///
 /// `None` if `pixels` are not bytes, are empty, or are on another device.
 ///
@@ -34,11 +34,14 @@ pub fn normalize_bytes(
             "normalize_bytes scale and shift",
             [channels; 2],
             [scale.len(), shift.len()],
-            "give one of each for every channel",
+            "give one scale and one shift per channel",
         ));
     }
     let (pixels, plane) = (pixels.contiguous()?, height * width);
-    #[expect(clippy::cast_possible_truncation, reason = "as tensors of f32 are")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernel computes in f32"
+    )]
     let factors: Vec<f32> = scale.iter().chain(shift).map(|x| *x as f32).collect();
     let factors = upload(factors, 2 * channels, pixels.device())?;
     let mut ys = Buffer::new(pixels.shape(), DType::F32, pixels.device())?;
@@ -54,7 +57,7 @@ pub fn normalize_bytes(
     ];
     let kernel = Kernel::new("normalize_bytes", "normalize_bytes");
     let grid = Grid::line(batch * channels * parts, Grid::THREADS);
-    // SAFETY: bytes and result hold `batch * channels` planes, and there are two factors for each channel.
+    // SAFETY: input and output hold `batch * channels` planes, and there are two factors per channel.
     unsafe { launch(pixels.device(), &kernel, grid, &mut args)? };
     Ok(Some(ys.into_tensor()))
 }

@@ -1,22 +1,22 @@
-//! How rows are shared out: by size alone, never by the number of threads.
+//! Partition of rows into tasks: by size alone, never by the number of threads.
 
-/// Values a task should handle: 64 KiB of f32, large against the cost of starting a task.
+/// Values per task: 64 KiB of f32, large against the cost of starting a task.
 const TASK: usize = 16 * 1024;
 
-/// Most partial results a reduction over rows keeps.
+/// Maximum number of partial results in a reduction over rows.
 const PARTIALS: usize = 64;
 
-/// Rows of `width` values in one task of an operation that treats each row alone.
+/// Rows of `width` values per task, for row-wise operations.
 pub(super) fn rows_per_task(width: usize) -> usize {
     (TASK / width.max(1)).max(1)
 }
 
-/// Rows of `width` values that share one partial result of a reduction over all `rows`.
+/// Rows of `width` values per partial result, for a reduction over all `rows`.
 pub(super) fn rows_per_partial(rows: usize, width: usize) -> usize {
     rows_per_task(width).max(rows.div_ceil(PARTIALS))
 }
 
-/// Adds partial results of `width` values each, in their order.
+/// Sums partial results of `width` values each, in order.
 pub(super) fn add_partials(partials: &[f32], width: usize) -> Vec<f32> {
     let mut total = vec![0f32; width];
     for partial in partials.chunks(width.max(1)) {

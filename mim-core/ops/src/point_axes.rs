@@ -1,17 +1,17 @@
-//! Clouds of points with their coordinates apart, as kernels read them.
+//! Point clouds with separate coordinate arrays, as the kernels read them.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{Error, Result};
 
-/// Points handled together: two AVX-512 registers.
+/// Points per block: two AVX-512 registers.
 pub(super) const BLOCK: usize = 32;
 
-/// Size of the argument `argument` of `op`, which is `[batch, points, 3]`: (batch, points).
+/// Checks that `argument` of `op` is `[batch, points, 3]`; returns (batch, points).
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] for another shape, or no point.
+/// [`Error::Shape`] for another shape or an empty cloud.
 pub(super) fn cloud_size(
     op: &'static str,
     argument: &'static str,
@@ -23,7 +23,7 @@ pub(super) fn cloud_size(
             format!("{op} {argument}"),
             "[batch, points, 3] with at least one point",
             xs.dims(),
-            "give clouds of one size, with three coordinates a point",
+            "give clouds of equal size, with three coordinates per point",
         )),
     }
 }
@@ -38,7 +38,7 @@ pub(super) fn coordinates(xs: &Tensor) -> Result<Vec<f32>> {
     Ok(xs.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
 }
 
-/// All x of a cloud, then all y, then all z, each filled up to whole blocks with `fill`.
+/// All x of a cloud, then all y, then all z, each padded to whole blocks with `fill`.
 pub(super) fn apart(cloud: &[f32], fill: f32) -> Vec<f32> {
     let points = cloud.len() / 3;
     let padded = points.next_multiple_of(BLOCK);

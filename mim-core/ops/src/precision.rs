@@ -1,4 +1,4 @@
-//! In which numbers matrix products are computed.
+//! The precision of matrix products.
 
 use std::cell::Cell;
 use std::str::FromStr;
@@ -8,32 +8,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Type of the operands of matrix products; their sums, all other arithmetic and all parameters are f32.
+/// Dtype of the operands of matrix products. Sums, all other arithmetic and all parameters are f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
-    /// Operands rounded to bfloat16 (8 significant bits): about twice as fast where the CPU has instructions
-    /// for it (`avx512_bf16`, AMX), and the same numbers, not faster, elsewhere. On CUDA devices the tensor cores
-    /// take them, and what a block keeps for its backward pass is bf16 as well.
+    /// Operands rounded to bfloat16 (8 significant bits). About twice as fast on CPUs with bfloat16 instructions
+    /// (`avx512_bf16`, AMX); elsewhere the same numbers at the speed of f32. CUDA devices use their tensor cores,
+    /// and blocks also store values for the backward pass as bf16.
     Bf16,
 }
 
 impl Precision {
-    /// Whether products on this device can have the precision.
+    /// Checks that products on this device support the precision.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for [`Precision::Bf16`] anywhere but on CPU and CUDA.
+    /// [`Error::Unsupported`] for [`Precision::Bf16`] on devices other than CPU and CUDA.
     pub fn check(self, device: &Device) -> Result<()> {
         if self == Self::F32 || device.is_cpu() || device.is_cuda() {
             return Ok(());
         }
         Err(Error::unsupported(
             "precision = \"bf16\"",
-            "it is there for CPU and CUDA devices only",
+            "only CPU and CUDA devices support it",
             "use f32, or --device cpu",
         ))
     }
@@ -50,7 +50,7 @@ impl FromStr for Precision {
                 "train",
                 "precision",
                 name,
-                "no such type",
+                "it is not a known precision",
                 "use f32 or bf16",
             )),
         }
@@ -61,7 +61,7 @@ thread_local! {
     static CURRENT: Cell<Precision> = const { Cell::new(Precision::F32) };
 }
 
-/// Puts back what was set before, whatever happens in between.
+/// Restores the previous value on drop, even after a panic.
 struct Scope(Precision);
 
 impl Drop for Scope {
@@ -70,9 +70,9 @@ impl Drop for Scope {
     }
 }
 
-/// Runs `work`, forward and backward passes alike, with matrix products of this precision.
+/// Runs `work`, forward and backward passes, with matrix products of this precision.
 ///
-/// It holds on this thread, and for what the operations called on it do on others.
+/// It applies to this thread, and to the tasks that operations called on it run on other threads.
 pub fn with_precision<R>(precision: Precision, work: impl FnOnce() -> R) -> R {
     let _scope = Scope(CURRENT.replace(precision));
     work()
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_inside_only() {
+    fn applies_only_inside() {
         with_precision(Precision::Bf16, || {
             assert_eq!(precision(), Precision::Bf16);
             with_precision(Precision::F32, || assert_eq!(precision(), Precision::F32));

@@ -1,4 +1,4 @@
-//! Where the time of a step goes: what each operation took, by shape.
+//! Profile of a step: the cost of each operation, by shape.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -7,22 +7,22 @@ use std::time::Instant;
 /// Which pass an operation ran in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pass {
-    /// Its result.
+    /// Computes the result.
     Forward,
-    /// Its gradients.
+    /// Computes the gradients.
     Backward,
-    /// A change of parameters.
+    /// Updates parameters.
     Update,
 }
 
-/// What one operation did at one shape.
+/// Cost of one operation at one shape.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
-    /// How often it ran.
+    /// Number of calls.
     pub calls: usize,
-    /// Seconds in all.
+    /// Total seconds.
     pub seconds: f64,
-    /// Floating-point operations in all, of matrix products alone.
+    /// Total floating-point operations; matrix products only.
     pub flop: f64,
 }
 
@@ -33,7 +33,7 @@ thread_local! {
     static ACTIVE: RefCell<Option<Profile>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` and gives what the operations in it cost that run by kernels of their own.
+/// Runs `work` and returns the cost of its operations; only those with their own kernels are recorded.
 pub fn profiled<R>(work: impl FnOnce() -> R) -> (R, Profile) {
     let before = ACTIVE.replace(Some(Profile::new()));
     let result = work();
@@ -41,7 +41,7 @@ pub fn profiled<R>(work: impl FnOnce() -> R) -> (R, Profile) {
     (result, found)
 }
 
-/// Takes the time until it is dropped.
+/// Records the time from its creation to its drop.
 pub(super) struct Timer(Option<Running>);
 
 struct Running {
@@ -50,7 +50,7 @@ struct Running {
     start: Instant,
 }
 
-/// Starts the clock of an operation, if anyone asks for the time.
+/// Starts a timer for an operation, if a profile is active.
 pub(super) fn timer(op: &'static str, pass: Pass, dims: &[usize], flop: f64) -> Timer {
     let asked = ACTIVE.with_borrow(Option::is_some);
     Timer(asked.then(|| Running {
@@ -85,7 +85,7 @@ mod tests {
     use candle_core::Var;
 
     #[test]
-    fn both_passes_are_told_apart_and_nothing_is_kept_unasked() {
+    fn passes_are_separate_and_nothing_is_recorded_without_a_profile() {
         let weight = Var::from_tensor(&random(1, &[3, 4])).unwrap();
         let work = || {
             let ys = ops::linear(&random(2, &[5, 4]), &weight, None).unwrap();
@@ -98,7 +98,7 @@ mod tests {
             (cost(Pass::Forward).calls, cost(Pass::Forward).flop),
             (1, 120.)
         );
-        // No gradient of the input was asked for.
+        // The input tracks no gradient.
         assert_eq!(cost(Pass::Backward).flop, 120.);
         assert!(profiled(|| ()).1.is_empty());
     }

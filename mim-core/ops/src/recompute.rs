@@ -1,4 +1,4 @@
-//! Layers whose insides are computed twice instead of kept (gradient checkpointing).
+//! Gradient checkpointing: layers that recompute their activations in the backward pass.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, Var, bail};
 
@@ -7,12 +7,12 @@ use super::gpu::{Buffer, differentiable, is_supported};
 use super::grad_accumulator;
 use crate::{Error, Result};
 
-/// `layer(xs)`, of which only `xs` is kept for the backward pass, which runs the layer once more.
+/// `layer(xs)`, storing only `xs` for the backward pass, which runs the layer again.
 ///
 /// `layer` must give the same result each time. The backward pass must run in
-/// [`collecting`](crate::grad_accumulator::collecting), which must know every trainable parameter of `layer`: candle's own pass
-/// cannot see parameters that no operand leads to, and is refused. If `xs` tracks no gradient, or is not f32 on the
-/// CPU or a GPU, the layer runs without being recomputed. Chen et al. (arXiv:1604.06174).
+/// [`collecting`](crate::grad_accumulator::collecting), with every trainable parameter of `layer` among its weights.
+/// candle's own pass cannot see parameters that are not operands, so it is refused. If `xs` tracks no gradient, or is
+/// not f32 on the CPU or a GPU, the layer runs normally. Chen et al. (arXiv:1604.06174).
 ///
 /// # Errors
 ///
@@ -31,12 +31,12 @@ where
     Ok(attach(xs, &ys, layer)?)
 }
 
-/// Whether the layer is recomputed in the backward pass.
+/// Whether the backward pass recomputes the layer.
 fn is_recomputed(xs: &Tensor) -> bool {
     xs.track_op() && (is_supported(&[xs]) || is_f32_on_cpu(&[xs]))
 }
 
-/// The value `ys` of the layer, with a gradient that runs the layer again.
+/// Gives the layer's output `ys` a gradient that runs the layer again.
 fn attach<E>(
     xs: &Tensor,
     ys: &Tensor,
@@ -90,7 +90,7 @@ impl CustomOp2 for Recompute {
     }
 }
 
-/// The gradient of a layer's input, from running it once more; those of its parameters are handed over.
+/// The gradient of a layer's input, by running it again; the gradients of its parameters are accumulated.
 fn gradient(
     layer: &(impl Fn(&Tensor) -> candle_core::Result<Tensor> + ?Sized),
     xs: &Tensor,
@@ -105,7 +105,7 @@ fn gradient(
     let dx = found.remove(&inner);
     for id in found.get_ids().copied().collect::<Vec<_>>() {
         if let Some(part) = found.get_id(id) {
-            // One that no one collects is none of a parameter's.
+            // Only parameters are collected; other gradients are dropped here.
             grad_accumulator::accumulate_or_return(id, part.clone())?;
         }
     }
@@ -127,7 +127,7 @@ mod tests {
         }
     }
 
-    fn gradients_are_the_same_with_and_without(device: &Device) {
+    fn check_same_gradients(device: &Device) {
         let var = |seed, shape: &[usize]| {
             Var::from_tensor(&random(seed, shape).to_device(device).unwrap()).unwrap()
         };
@@ -159,14 +159,14 @@ mod tests {
 
     #[test]
     fn on_the_cpu_gradients_are_the_same_with_and_without() {
-        gradients_are_the_same_with_and_without(&Device::Cpu);
+        check_same_gradients(&Device::Cpu);
     }
 
     #[cfg(feature = "cuda")]
     #[test]
     fn on_a_gpu_gradients_are_the_same_with_and_without() {
         let before = crate::launches();
-        gradients_are_the_same_with_and_without(crate::testing::gpu());
+        check_same_gradients(crate::testing::gpu());
         assert!(crate::launches() > before);
     }
 
@@ -178,7 +178,7 @@ mod tests {
         let ys = recompute(&xs, layer(&weight, &bias)).unwrap();
         let error = ys.sum_all().unwrap().backward().unwrap_err();
         assert!(error.to_string().contains("optim::Gradients"));
-        // Nothing tracks the input: the parameters still get theirs.
+        // Even if the input tracks no gradient, the parameters get theirs.
         let ys = recompute(&xs.detach(), layer(&weight, &bias)).unwrap();
         assert!(
             ys.sum_all()

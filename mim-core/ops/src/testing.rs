@@ -1,4 +1,4 @@
-//! Compares ops with their references, values and gradients.
+//! Compares ops with their references: values and gradients.
 
 use std::sync::{Arc, Barrier, Mutex};
 
@@ -11,7 +11,7 @@ use crate::AllReduceSum;
 use crate::Result;
 use crate::grad_accumulator::collecting;
 
-/// Values in [-2, 2), the same for the same seed and shape.
+/// Values in [-2, 2), determined by seed and shape.
 pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let count = shape.iter().product();
@@ -24,8 +24,8 @@ fn values(xs: &Tensor) -> Vec<f64> {
     xs.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The op's value and its gradients for a fixed random weighting of the value, which are the same whether or not
-/// someone collects what it hands over.
+/// The op's output, and its gradients for a fixed random weighting of the output. Checks that the gradients are the
+/// same with and without the gradient accumulator.
 pub(super) fn run(
     inputs: &[Tensor],
     op: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -43,13 +43,13 @@ pub(super) fn run(
     let collected = collected_gradients(&vars, &loss);
     let grads = vars.iter().zip(&collected).map(|(v, own)| {
         let grad = grads.get(v).expect("every argument gets a gradient");
-        assert_close("handed over", own, grad, 1e-6);
+        assert_close("accumulated", own, grad, 1e-6);
         grad.clone()
     });
     (ys, grads.collect())
 }
 
-/// The gradients of a backward pass that collects those of `vars`.
+/// Gradients of a backward pass that collects `vars` in the gradient accumulator.
 pub(super) fn collected_gradients(vars: &[Var], loss: &Tensor) -> Vec<Tensor> {
     let (store, mut found) = collecting(vars.iter().map(|v| v.id()), None, || loss.backward());
     let mut store = store.unwrap();
@@ -66,7 +66,7 @@ pub(super) fn collected_gradients(vars: &[Var], loss: &Tensor) -> Vec<Tensor> {
     gradients.collect()
 }
 
-/// Threads that stand for processes.
+/// Threads that act as processes.
 pub(crate) struct Threads {
     barrier: Barrier,
     /// The sum, and how many threads have added to it.
@@ -123,8 +123,8 @@ fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
     }
 }
 
-/// Checks the op in f32 against its reference in f64, the reference against finite differences,
-/// and that bf16 gives values and gradients of its own type.
+/// Checks the op in f32 against its reference in f64, and the reference against finite differences.
+/// Also checks that bf16 inputs give bf16 values and gradients.
 pub(super) fn check(
     inputs: &[Tensor],
     tolerance: f64,
@@ -182,7 +182,8 @@ fn check_differences(
     }
 }
 
-/// The CUDA device of all tests, which may be the one of `mim-core/tests/pretend_cuda`: kernels are loaded once for each.
+/// The CUDA device of all tests, possibly the pretend device of `mim-core/tests/pretend_cuda`. Kernels are loaded once
+/// per device.
 #[cfg(feature = "cuda")]
 pub(super) fn gpu() -> &'static Device {
     static DEVICE: std::sync::LazyLock<Device> =

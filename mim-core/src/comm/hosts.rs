@@ -1,7 +1,7 @@
-//! What processes tell each other from host to host, over the connections of the rendezvous.
+//! Small collectives between hosts, over the connections of the rendezvous.
 //!
-//! Numbers that the hosts themselves need (who has which gradients, whether the run ends) would wait for all work
-//! of the GPUs if they went through NCCL.
+//! Flags and counts that the hosts need (which gradients exist, whether the run ends) would wait for all queued
+//! GPU work if they went through NCCL.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -9,29 +9,29 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{Error, Result};
 
-/// The connections of a process.
+/// The connections of one process.
 #[derive(Debug)]
 pub(super) enum Hosts {
-    /// Of rank 0 to the others, from rank 1 on.
+    /// Rank 0: connections to the others, from rank 1 on.
     First(Mutex<Vec<TcpStream>>),
-    /// To rank 0.
+    /// Any other rank: the connection to rank 0.
     Other(Mutex<TcpStream>),
 }
 
 impl Hosts {
-    /// Rank 0's side.
+    /// The connections of rank 0.
     pub(super) fn first(streams: Vec<TcpStream>) -> io::Result<Self> {
         streams.iter().try_for_each(patient)?;
         Ok(Self::First(Mutex::new(streams)))
     }
 
-    /// The side of another process.
+    /// The connection of another rank.
     pub(super) fn other(stream: TcpStream) -> io::Result<Self> {
         patient(&stream)?;
         Ok(Self::Other(Mutex::new(stream)))
     }
 
-    /// The sums of the processes' numbers, bit-identical on each of them.
+    /// Sums the numbers of all processes; the result is bit-identical on each.
     pub(super) fn sum(&self, own: Vec<f32>) -> Result<Vec<f32>> {
         self.combined(own, |all| {
             let mut all = all.into_iter();
@@ -43,12 +43,12 @@ impl Hosts {
         })
     }
 
-    /// The processes' numbers one behind the other, by rank.
+    /// Concatenates the numbers of all processes, by rank.
     pub(super) fn gather(&self, own: Vec<f32>) -> Result<Vec<f32>> {
         self.combined(own, |all| all.concat())
     }
 
-    /// What rank 0 makes of the numbers of all processes, as many of each.
+    /// Rank 0 combines the numbers of all processes and sends the result to them.
     fn combined(
         &self,
         own: Vec<f32>,
@@ -62,8 +62,8 @@ impl Hosts {
                     let said = hear(stream).map_err(|error| gone(rank, &error))?;
                     if said.len() != all[0].len() {
                         return Err(Error::group(
-                            format!("rank {rank} asks for something else than rank 0"),
-                            "start all processes with the same options, files and version",
+                            format!("rank {rank} called another collective than rank 0"),
+                            "start all processes with the same options, files and version of mim",
                         ));
                     }
                     all.push(said);
@@ -84,14 +84,14 @@ impl Hosts {
     }
 }
 
-/// Messages go at once, and are waited for as long as it takes: another process may be reading data.
+/// Sends messages at once, and waits for answers without a time limit: another process may be reading data.
 fn patient(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(None)
 }
 
-/// A message: how many numbers, and these.
+/// Sends a message: a count, then the numbers.
 fn say(stream: &mut TcpStream, numbers: &[f32]) -> io::Result<()> {
     let mut message = (numbers.len() as u64).to_le_bytes().to_vec();
     message.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
@@ -102,7 +102,7 @@ fn hear(stream: &mut TcpStream) -> io::Result<Vec<f32>> {
     let mut count = [0; 8];
     stream.read_exact(&mut count)?;
     let mut bytes = Vec::new();
-    // Grows with what arrives, not with what the count claims.
+    // The buffer grows with the received bytes, not with the claimed count.
     let claimed = u64::from_le_bytes(count).saturating_mul(4);
     stream.take(claimed).read_to_end(&mut bytes)?;
     if bytes.len() as u64 != claimed {
@@ -115,7 +115,7 @@ fn hear(stream: &mut TcpStream) -> io::Result<Vec<f32>> {
 fn gone(rank: usize, error: &io::Error) -> Error {
     Error::group(
         format!("rank {rank} cannot be reached any more: {error}"),
-        "see in its own output why it ended, and resume from the last checkpoint",
+        "find the reason in the output of that process, then resume from the last checkpoint",
     )
 }
 
@@ -124,14 +124,14 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// The two ends of a connection.
+    /// Both ends of a connection.
     fn connection() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (listener.accept().unwrap().0, there)
     }
 
-    /// What three processes find, by rank.
+    /// The results of three processes, by rank.
     fn three<T: Send>(work: impl Fn(usize, &Hosts) -> T + Sync) -> Vec<T> {
         let (near, far): (Vec<_>, Vec<_>) = (0..2).map(|_| connection()).unzip();
         let mut hosts = vec![Hosts::first(near).unwrap()];
@@ -139,7 +139,7 @@ mod tests {
         std::thread::scope(|scope| {
             let start = |(rank, hosts): (usize, Hosts)| {
                 let work = &work;
-                // It owns its connections, and hangs up when it is done.
+                // It owns its connections and closes them when it returns.
                 scope.spawn(move || work(rank, &hosts))
             };
             let threads: Vec<_> = hosts.into_iter().enumerate().map(start).collect();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn all_hear_the_same() {
+    fn all_ranks_get_the_same() {
         let found = three(|rank, hosts| {
             let own = [0.1, 10., 0.].map(|x| x * (rank as f32 + 1.)).to_vec();
             let sums = (0..3).map(|_| hosts.sum(own.clone()).unwrap());
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_or_asks_for_something_else_is_named() {
+    fn lost_and_mismatched_ranks_are_named() {
         let found = three(|rank, hosts| match rank {
             1 => String::new(),
             _ => hosts.sum(vec![1.]).unwrap_err().to_string(),
@@ -188,7 +188,10 @@ mod tests {
         );
         let found = three(|rank, hosts| hosts.sum(vec![1.; 1 + rank / 2]));
         let error = found[0].as_ref().unwrap_err().to_string();
-        assert!(error.contains("rank 2 asks for something else"), "{error}");
+        assert!(
+            error.contains("rank 2 called another collective"),
+            "{error}"
+        );
         assert!(found[1].is_err() && found[2].is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Who started this process, and with which others.
+//! Detects the launcher of this process and its process group.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use candle_core::Device;
 use super::{Communicator, Single};
 use crate::{Error, Result};
 
-/// What started the processes.
+/// The launcher of the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
     /// `torchrun`, or another launcher that sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`.
@@ -18,20 +18,21 @@ pub enum Launcher {
     Slurm,
 }
 
-/// The place of this process among those that were started together.
+/// The rank of this process in the group that was launched together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
-    /// What started them.
+    /// The launcher.
     pub launcher: Launcher,
-    /// This process' number, from 0.
+    /// Rank of this process, from 0.
     pub rank: usize,
-    /// Number of processes, more than one.
+    /// Number of processes; more than one.
     pub world: usize,
-    /// This process' number on its machine, from 0.
+    /// Rank of this process on its machine, from 0.
     pub local_rank: usize,
 }
 
-/// Where each launcher says rank, number of processes and rank on the machine. Open MPI, then MPICH and its kin.
+/// Environment variables of each launcher: rank, number of processes, local rank. Open MPI, then MPICH and its
+/// relatives.
 const VARIABLES: [(Launcher, [&str; 3]); 4] = [
     (Launcher::Torchrun, ["RANK", "WORLD_SIZE", "LOCAL_RANK"]),
     (
@@ -50,7 +51,7 @@ const VARIABLES: [(Launcher, [&str; 3]); 4] = [
 ];
 
 impl Launch {
-    /// What the environment says; none if this process was started alone.
+    /// Reads the environment; `None` if this process was started alone.
     ///
     /// # Errors
     ///
@@ -65,12 +66,12 @@ impl Launch {
                 return Ok(None);
             };
             text.trim().parse().map(Some).map_err(|_| {
-                let fix = "let the launcher set it, or unset it";
+                let fix = "start the program by its launcher, or unset the variable";
                 Error::config("environment", name, text, "it is not a whole number", fix)
             })
         };
         for (launcher, [rank_name, world_name, local_name]) in VARIABLES {
-            // A batch script of SLURM has these, too, but only what `srun` starts is one of many.
+            // SLURM batch scripts have these variables, too, but only `srun` starts several processes.
             if launcher == Launcher::Slurm && get("SLURM_STEP_ID").is_none() {
                 continue;
             }
@@ -82,8 +83,8 @@ impl Launch {
                     "environment",
                     rank_name,
                     rank,
-                    format!("ranks go from 0 to below {world_name}, {world}"),
-                    "start every process with a rank of its own",
+                    format!("ranks must be below {world_name}, {world}"),
+                    "give every process its own rank",
                 ));
             }
             let local_rank = number(local_name)?.unwrap_or(rank);
@@ -97,7 +98,7 @@ impl Launch {
         Ok(None)
     }
 
-    /// The number of this process' GPU: its rank on the machine, or 0 where it sees one GPU only.
+    /// Index of this process's GPU: its local rank, or 0 if it sees only one GPU.
     pub fn gpu(&self) -> usize {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES");
         match visible {
@@ -107,14 +108,14 @@ impl Launch {
     }
 }
 
-/// Joins the processes of `launch` for training on `device`: by NCCL those that `torchrun` or SLURM started on
-/// GPUs, by MPI all others. Without `launch` this process is alone.
+/// Joins the process group of `launch` for training on `device`: by NCCL if `torchrun` or SLURM started the processes
+/// on GPUs, otherwise by MPI. Without `launch`, this process is alone.
 ///
 /// The group must be used from the calling thread.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if this program was built without what it takes, [`Error::Group`] if the others
+/// [`Error::Unsupported`] if the program was built without the needed feature, [`Error::Group`] if a process
 /// cannot be reached.
 pub fn join(launch: Option<&Launch>, device: &Device) -> Result<Arc<dyn Communicator>> {
     let Some(launch) = launch else {
@@ -124,8 +125,8 @@ pub fn join(launch: Option<&Launch>, device: &Device) -> Result<Arc<dyn Communic
         Launcher::Torchrun | Launcher::Slurm if device.is_cuda() => join_nccl(launch, device),
         Launcher::Torchrun => Err(Error::unsupported(
             "training on CPUs by torchrun",
-            "NCCL, its way between processes, joins GPUs only",
-            "start it by mpirun (--features mpi), or use --device cuda",
+            "torchrun processes are joined by NCCL, which needs GPUs",
+            "start it with mpirun (--features mpi), or use --device cuda",
         )),
         Launcher::Mpi | Launcher::Slurm => join_mpi(launch),
     }
@@ -153,7 +154,7 @@ fn join_mpi(launch: &Launch) -> Result<Arc<dyn Communicator>> {
             launch.world,
             mpi.world()
         ),
-        "start them with the mpirun of the MPI that the program was built with (under SLURM: srun --mpi=pmix)",
+        "use the mpirun of the MPI library that the program was built with (under SLURM: srun --mpi=pmix)",
     ))
 }
 
@@ -162,13 +163,13 @@ fn join_mpi(launch: &Launch) -> Result<Arc<dyn Communicator>> {
     Err(without(launch, "mpi"))
 }
 
-/// Each process would train alone and write into the same folder.
+/// Refuses to continue: each process would train alone and write into the same folder.
 #[cfg(not(all(feature = "mpi", feature = "nccl")))]
 fn without(launch: &Launch, feature: &str) -> Error {
     Error::unsupported(
         format!("training in {} processes", launch.world),
         format!("this program was built without {feature}"),
-        format!("build it with --features {feature}, or start it once"),
+        format!("build it with --features {feature}, or start a single process"),
     )
 }
 
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn each_launcher_is_known_by_its_variables() {
+    fn each_launcher_is_detected_by_its_variables() {
         let mpirun = [
             ("OMPI_COMM_WORLD_RANK", "3"),
             ("OMPI_COMM_WORLD_SIZE", "4"),
@@ -217,7 +218,7 @@ mod tests {
     fn one_process_is_no_group() {
         assert_eq!(launch(&[]).unwrap(), None);
         assert_eq!(launch(&[("RANK", "0"), ("WORLD_SIZE", "1")]).unwrap(), None);
-        // A batch script.
+        // A batch script of SLURM.
         let batch = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")];
         assert_eq!(launch(&batch).unwrap(), None);
     }

@@ -1,8 +1,7 @@
 //! Groups of processes that train together.
 //!
-//! Every process holds the whole model and sees its own share of each batch. What must be known of the whole
-//! batch goes through a [`Communicator`]: gradients, the statistics of batch normalisation, second moments,
-//! negatives and centres.
+//! Every process holds the whole model and gets its own share of each batch. A [`Communicator`] computes what depends
+//! on the whole batch: gradient means, the statistics of batch normalisation, second moments, negatives and centres.
 
 #[cfg(any(feature = "nccl", test))]
 mod hosts;
@@ -39,48 +38,48 @@ pub enum Reduce {
     Mean,
 }
 
-/// What a method may ask of the other processes. None of it carries gradients.
+/// Collective operations for methods. None of them carries gradients.
 ///
 /// All tensors are f32, on any device. Every process must make the same calls in the same order with tensors of
-/// the same shape, from the thread that joined the group: a call on one process alone waits for ever. What
-/// decides about a call may therefore depend on settings and on the step, never on a process' own data.
+/// the same shape, from the thread that joined the group. A call made by one process alone waits forever. So whether to
+/// call may depend on settings and on the step, but never on the data of one process.
 ///
 /// Calls of [`start`](Communicator::start) must be in the same order on all ranks, and so must all other collectives.
 /// How the two interleave matters only under [`Overlap::Quiet`].
 pub trait Communicator: Send + Sync {
-    /// This process' number, from 0.
+    /// Rank of this process, from 0.
     fn rank(&self) -> usize;
     /// Number of processes.
     fn world(&self) -> usize;
-    /// The elementwise sum or mean of `xs` over all processes, bit-identical on each of them.
+    /// The elementwise sum or mean of `xs` over all processes; bit-identical on each.
     ///
     /// # Errors
     ///
-    /// If the processes cannot be reached.
+    /// If a process cannot be reached.
     fn all_reduce(&self, xs: &Tensor, how: Reduce) -> Result<Tensor>;
-    /// The processes' tensors joined along the first axis, by rank.
+    /// The tensors of all processes, concatenated along the first axis by rank.
     ///
     /// # Errors
     ///
-    /// If the processes cannot be reached.
+    /// If a process cannot be reached.
     fn all_gather(&self, xs: &Tensor) -> Result<Tensor>;
-    /// Starts to compute the elementwise mean of `xs` over all processes, bit-identical to that of
-    /// [`all_reduce`](Communicator::all_reduce); its memory may be that of `xs`, which nobody else may hold.
-    /// Default: computes it here and now.
+    /// Starts the elementwise mean of `xs` over all processes; the result is bit-identical to
+    /// [`all_reduce`](Communicator::all_reduce). It may overwrite `xs`, so nothing else may hold that memory.
+    /// Default: computes the mean before returning.
     ///
     /// # Errors
     ///
-    /// If the processes cannot be reached, here or when it is waited for.
+    /// If a process cannot be reached, either here or in [`Pending::wait`].
     fn start(&self, xs: Tensor) -> Result<Pending> {
         self.all_reduce(&xs, Reduce::Mean).map(Pending::done)
     }
-    /// What [`start`](Communicator::start) leaves time for; the same on all processes. Default: nothing.
+    /// What may overlap with [`start`](Communicator::start); the same on all processes. Default: nothing.
     fn overlap(&self) -> Overlap {
         Overlap::None
     }
-    /// Leaves the group, when all are done; nothing may be asked of it afterwards. Default: nothing to do.
+    /// Leaves the group after all processes are done; no call may follow. Default: does nothing.
     fn leave(&self) {}
-    /// Ends all processes after a failure, if it can. Default: it cannot.
+    /// Ends all processes after a failure, if supported. Default: does nothing.
     fn abort(&self) {}
 }
 
@@ -88,7 +87,7 @@ pub trait Communicator: Send + Sync {
 ///
 /// # Errors
 ///
-/// If the processes cannot be reached.
+/// If a process cannot be reached.
 #[expect(clippy::cast_possible_truncation, reason = "numbers for a log")]
 pub fn mean(comm: &dyn Communicator, numbers: &[f64]) -> Result<Vec<f64>> {
     if comm.world() == 1 {
@@ -100,20 +99,20 @@ pub fn mean(comm: &dyn Communicator, numbers: &[f64]) -> Result<Vec<f64>> {
     Ok(means.into_iter().map(f64::from).collect())
 }
 
-/// Whether `flag` is set on any process; all wait for each other.
+/// Whether `flag` is set on any process; a barrier.
 ///
 /// # Errors
 ///
-/// If the processes cannot be reached.
+/// If a process cannot be reached.
 pub fn any(comm: &dyn Communicator, flag: bool) -> Result<bool> {
     Ok(mean(comm, &[f64::from(u8::from(flag))])?[0] > 0.)
 }
 
-/// Does the same on all processes, on rank 0 before the others.
+/// Runs `work` on all processes, on rank 0 before the others.
 ///
 /// # Errors
 ///
-/// What `work` returns, or if the processes cannot be reached.
+/// The error of `work`, or if a process cannot be reached.
 pub fn rank_0_first<T>(comm: &dyn Communicator, work: impl FnOnce() -> Result<T>) -> Result<T> {
     if comm.rank() == 0 {
         let done = work()?;
@@ -124,13 +123,13 @@ pub fn rank_0_first<T>(comm: &dyn Communicator, work: impl FnOnce() -> Result<T>
     work()
 }
 
-/// Checks that a number is the same on all processes, which wait for each other; `what` it stands for.
+/// Checks that a number is the same on all processes; a barrier. `what` names the number in the error.
 ///
 /// # Errors
 ///
-/// [`Error::Group`] on every process if it is not.
+/// [`Error::Group`] on every process if they differ.
 pub fn same(comm: &dyn Communicator, what: &str, number: u64) -> Result<()> {
-    // Parts of 16 bits, which f32 holds exactly.
+    // Split into parts of 16 bits, which f32 represents exactly.
     let parts: Vec<f32> = (0..4)
         .map(|part| (number >> (16 * part) & 0xffff) as f32)
         .collect();
@@ -142,7 +141,7 @@ pub fn same(comm: &dyn Communicator, what: &str, number: u64) -> Result<()> {
         None => Ok(()),
         Some(rank) => Err(Error::group(
             format!("{what} of rank {rank} differ from those of rank 0"),
-            "start all of them with the same options, files and version",
+            "start all processes with the same options, files and version of mim",
         )),
     }
 }

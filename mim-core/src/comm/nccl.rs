@@ -1,4 +1,4 @@
-//! Processes with a GPU each, joined by NCCL.
+//! Process groups with one GPU each, joined by NCCL.
 
 use std::cell::RefCell;
 use std::net::TcpListener;
@@ -17,26 +17,26 @@ use super::rendezvous;
 use super::{Communicator, Launch, Overlap, Pending, Reduce};
 use crate::{Error, Result};
 
-/// How long processes wait for each other at the start.
+/// Time limit for processes to join.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 thread_local! {
-    /// NCCL's handle, which may not change threads.
+    /// NCCL's communicator, which cannot move between threads.
     static COMM: RefCell<Option<Comm>> = const { RefCell::new(None) };
 }
 
-/// A group of processes with one GPU each.
+/// A process group with one GPU each.
 ///
-/// Calls are queued on a stream of their own. It waits for the kernels on candle's stream that make the operands,
-/// and candle's stream waits for it: at once, or where a mean that was [started](Communicator::start) is waited
-/// for, so that the kernels in between run beside it.
+/// Calls are queued on a separate stream. This stream waits for the kernels on candle's stream that compute the
+/// operands. candle's stream waits for the result: at once, or for a [started](Communicator::start) mean in
+/// [`Pending::wait`], so that kernels in between run concurrently.
 ///
-/// There is one communicator for all calls. Two of them at a time can wait for each other's processes for ever
-/// unless all processes launch their work in one order, so that nothing would be gained by a second one, and each
-/// takes its own buffers on the GPU. The order is the same by itself as long as a backward pass makes no calls
+/// All calls use one NCCL communicator. With two at a time, processes can deadlock unless all of them launch
+/// their work in one order. So a second communicator would gain nothing, and each needs its own GPU buffers.
+/// The order is the same on all processes as long as a backward pass makes no collective calls
 /// ([`Overlap::Quiet`]).
 ///
-/// Tensors of the host go from host to host, so that none of them waits for its GPU.
+/// CPU tensors go directly between hosts, so they do not wait for the GPU.
 #[derive(Debug)]
 pub struct Nccl {
     rank: usize,
@@ -48,18 +48,18 @@ pub struct Nccl {
 impl Nccl {
     /// Joins the group; all further calls must come from this thread.
     ///
-    /// Rank 0 hands NCCL's id to the others at `MASTER_ADDR:MASTER_PORT`, or at the next port where `torchrun`
+    /// Rank 0 sends NCCL's unique id to the others at `MASTER_ADDR:MASTER_PORT`, or at the next port if `torchrun`
     /// itself listens on that one.
     ///
     /// # Errors
     ///
-    /// [`Error::Group`] if a process does not come within ten minutes or NCCL fails.
+    /// [`Error::Group`] if a process does not join within ten minutes or NCCL fails.
     pub fn join(launch: &Launch, device: &Device) -> Result<Self> {
         let (rank, world) = (launch.rank, launch.world);
         let cuda = device.as_cuda_device()?;
         let (host, port) = master()?;
         let (secret, hosts) = if rank == 0 {
-            let id = Id::new().map_err(|error| failed("make an id", &error))?;
+            let id = Id::new().map_err(|error| failed("create a unique id", &error))?;
             let secret = id.internal().map(|byte| byte.to_le_bytes()[0]);
             let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|error| {
                 Error::group(
@@ -76,14 +76,14 @@ impl Nccl {
         };
         let hosts = hosts.map_err(|error| failed("reach the other hosts", &error))?;
         let id = Id::uninit(secret.map(|byte| std::ffi::c_char::from_le_bytes([byte])));
-        let stream = stream_beside(&cuda.cuda_stream())
-            .map_err(|error| failed("have a stream on the GPU", &error))?;
+        let stream = second_stream(&cuda.cuda_stream())
+            .map_err(|error| failed("create a stream on the GPU", &error))?;
         let comm = Comm::from_rank(stream, rank, world, id)
             .map_err(|error| failed("join the processes", &error))?;
         if COMM.with_borrow(Option::is_some) {
             return Err(Error::group(
-                "NCCL was started before in this thread",
-                "join the group once",
+                "NCCL is already initialised in this thread",
+                "join the group only once",
             ));
         }
         COMM.set(Some(comm));
@@ -100,12 +100,12 @@ fn call(xs: &Tensor, op: &Call) -> Result<Tensor> {
     Ok(xs.contiguous()?.apply_op1_no_bwd(op)?)
 }
 
-/// A new stream on the GPU of `stream`.
+/// Creates another stream on the GPU of `stream`.
 ///
-/// It comes from another handle of the same context: cudarc would otherwise guard every tensor of candle's by
-/// events, which the kernels of `ops` do without, and which cost time at each call. Here the streams are ordered by
-/// hand.
-fn stream_beside(stream: &CudaStream) -> std::result::Result<Arc<CudaStream>, DriverError> {
+/// It uses a separate handle of the same context. Otherwise cudarc would guard every candle tensor with
+/// events, which the kernels of `ops` do not use, and which cost time in each call. The streams are ordered explicitly
+/// here instead.
+fn second_stream(stream: &CudaStream) -> std::result::Result<Arc<CudaStream>, DriverError> {
     let context = CudaContext::new(stream.context().ordinal())?;
     context.bind_to_thread()?;
     context.new_stream()
@@ -119,7 +119,7 @@ fn master() -> Result<(String, u16)> {
                 "environment",
                 name,
                 "not set",
-                "it says where rank 0 is",
+                "processes need it to reach rank 0",
                 "set MASTER_ADDR and MASTER_PORT (under SLURM: export MASTER_ADDR=$(scontrol show hostnames \"$SLURM_JOB_NODELIST\" | head -n 1) MASTER_PORT=29500)",
             )
         })
@@ -134,7 +134,7 @@ fn master() -> Result<(String, u16)> {
             "MASTER_PORT",
             text,
             "it is not a port",
-            "use for instance 29500",
+            "use 29500, for example",
         ));
     };
     Ok((variable("MASTER_ADDR")?, port))
@@ -186,7 +186,7 @@ impl Communicator for Nccl {
         let candle = self.device.as_cuda_device()?.cuda_stream();
         xs.inplace_op1(&Mean)?;
         let end = with_comm(|comm| comm.stream().record_event(None).w())?;
-        let started = PendingStep { xs, end, candle };
+        let started = PendingWrite { xs, end, candle };
         Ok(Pending::new(move || {
             let mean = started.xs.clone();
             drop(started);
@@ -199,27 +199,28 @@ impl Communicator for Nccl {
     }
 
     fn abort(&self) {
-        // Kernels that wait for other processes would keep this one from ending.
+        // Kernels that wait for other processes would keep this process from ending.
         drop(COMM.take());
     }
 }
 
-/// A tensor that NCCL writes to. However this ends, whatever candle does with that memory afterwards, down to its
-/// next owner, comes after NCCL.
-struct PendingStep {
+/// A tensor that NCCL writes. On drop, candle's stream waits for NCCL, so later uses of this memory, also by
+/// its next owner, come after the write.
+struct PendingWrite {
     xs: Tensor,
     end: CudaEvent,
     candle: Arc<CudaStream>,
 }
 
-impl Drop for PendingStep {
+impl Drop for PendingWrite {
     fn drop(&mut self) {
         let context = self.candle.context();
         context.record_err(self.candle.wait(&self.end));
     }
 }
 
-/// Replaces a tensor by its mean over all processes, behind all work on candle's stream and beside what follows.
+/// Replaces a tensor by its mean over all processes, after all queued work of candle's stream and concurrent with later
+/// work.
 struct Mean;
 
 impl InplaceOp1 for Mean {
@@ -228,7 +229,7 @@ impl InplaceOp1 for Mean {
     }
 
     fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
-        bail!("NCCL takes tensors on a GPU only")
+        bail!("NCCL takes GPU tensors only")
     }
 
     fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
@@ -247,11 +248,11 @@ impl InplaceOp1 for Mean {
     }
 }
 
-/// Calls NCCL.
+/// Calls NCCL on this thread's communicator.
 fn with_comm<T>(call: impl FnOnce(&Comm) -> candle_core::Result<T>) -> candle_core::Result<T> {
     COMM.with_borrow(|comm| match comm {
         Some(comm) => call(comm),
-        None => bail!("NCCL was called from another thread than the one that joined the group"),
+        None => bail!("NCCL must be called from the thread that joined the group"),
     })
 }
 
@@ -262,10 +263,10 @@ fn checked(status: std::result::Result<NcclStatus, NcclError>) -> candle_core::R
     }
 }
 
-/// A call on the values of one tensor.
+/// A collective on the values of one tensor.
 enum Call {
     Reduce(Reduce),
-    /// From so many processes.
+    /// From this number of processes.
     Gather(usize),
 }
 
@@ -275,7 +276,7 @@ impl CustomOp1 for Call {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        bail!("NCCL takes tensors on a GPU only")
+        bail!("NCCL takes GPU tensors only")
     }
 
     fn cuda_fwd(

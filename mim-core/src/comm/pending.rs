@@ -1,39 +1,39 @@
-//! Results that other processes still work at.
+//! Results in flight.
 
 use candle_core::Tensor;
 
 use crate::Result;
 
-/// What may happen between [`Communicator::start`](super::Communicator::start) and the end of its work.
+/// What may run between [`Communicator::start`](super::Communicator::start) and the end of its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overlap {
-    /// Nothing: it comes back when all is done.
+    /// Nothing: `start` returns after the mean is computed.
     None,
     /// No other collectives: they share one queue with `start`, so their order must match on all ranks.
     Quiet,
-    /// Any other call: those have a queue of their own.
+    /// Any other collective: those use a separate queue.
     Free,
 }
 
-/// A mean over processes that has been started. Dropped, it is still computed, for the others.
+/// A mean over processes in flight. If dropped, it is still computed, because other processes need it.
 pub struct Pending(Box<dyn FnOnce() -> Result<Tensor> + Send>);
 
 impl Pending {
-    /// What `wait` gives, which is called at most once.
+    /// A result computed by `wait`, which is called at most once.
     pub fn new(wait: impl FnOnce() -> Result<Tensor> + Send + 'static) -> Self {
         Self(Box::new(wait))
     }
 
-    /// A mean that is there.
+    /// A mean that is already computed.
     pub fn done(mean: Tensor) -> Self {
         Self::new(|| Ok(mean))
     }
 
-    /// The mean.
+    /// Waits for the mean.
     ///
     /// # Errors
     ///
-    /// If the processes cannot be reached.
+    /// If a process cannot be reached.
     pub fn wait(self) -> Result<Tensor> {
         (self.0)()
     }

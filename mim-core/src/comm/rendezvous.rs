@@ -1,7 +1,7 @@
-//! How processes find each other: over TCP.
+//! Rendezvous of the processes over TCP.
 //!
-//! Each process connects to rank 0, says who it is, and gets a secret: NCCL's unique id. The connections stay
-//! (`hosts`).
+//! Each process connects to rank 0, sends its rank, and receives a secret: NCCL's unique id. The connections stay
+//! open (`hosts`).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -11,18 +11,18 @@ use crate::{Error, Result};
 
 /// Length of the secret in bytes.
 pub(super) const LENGTH: usize = 128;
-/// What a process says first, so that strangers are told apart.
+/// First bytes from a process, to tell strangers apart.
 const GREETING: [u8; 8] = *b"mim-join";
 /// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long one message of a process that has connected may take.
+/// Time limit for one message from a connected process.
 const MESSAGE: Duration = Duration::from_secs(10);
 
-/// Rank 0's part: hands `secret` to the `world - 1` others, and gives the connections to them, from rank 1 on.
+/// Rank 0: sends `secret` to the `world - 1` others and returns their connections, from rank 1 on.
 ///
 /// # Errors
 ///
-/// [`Error::Group`] if they have not all come in time, or two say the same rank or another number of processes.
+/// [`Error::Group`] if not all join in time, or if two send the same rank or another number of processes.
 pub(super) fn serve(
     listener: &TcpListener,
     world: usize,
@@ -32,7 +32,7 @@ pub(super) fn serve(
     let failed = |error: std::io::Error| {
         Error::group(
             format!("rank 0 cannot listen: {error}"),
-            "check the network of the machine",
+            "check the network of this machine",
         )
     };
     listener.set_nonblocking(true).map_err(failed)?;
@@ -41,7 +41,7 @@ pub(super) fn serve(
     let mut found: Vec<Option<TcpStream>> = (1..world).map(|_| None).collect();
     while found.iter().any(Option::is_none) {
         match listener.accept() {
-            // A stranger, or one that is gone again: it is not waited for.
+            // Do not wait for strangers or closed connections.
             Ok((mut stream, _)) => {
                 let Ok((rank, its_world)) = hear(&mut stream) else {
                     continue;
@@ -50,9 +50,9 @@ pub(super) fn serve(
                 let (true, Some(place @ None)) = (its_world == world, place) else {
                     return Err(Error::group(
                         format!(
-                            "a process says it is rank {rank} of {its_world}, which is not one of those still missing of {world}"
+                            "a process reports rank {rank} of {its_world}, which is not a missing rank of {world}"
                         ),
-                        "give every process a rank of its own and the same number of processes",
+                        "give every process its own rank and the same number of processes",
                     ));
                 };
                 if stream.write_all(secret).is_ok() {
@@ -68,11 +68,11 @@ pub(super) fn serve(
                         .collect();
                     return Err(Error::group(
                         format!(
-                            "rank {} did not come within {} s",
+                            "rank {} did not join within {} s",
                             missing.join(", "),
                             patience.as_secs()
                         ),
-                        "check that it was started, and that MASTER_ADDR and MASTER_PORT lead to rank 0 from its machine",
+                        "check that it was started, and that its machine reaches rank 0 at MASTER_ADDR and MASTER_PORT",
                     ));
                 }
                 std::thread::sleep(PAUSE);
@@ -83,7 +83,7 @@ pub(super) fn serve(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// What a process that has connected says: its rank, and the number of processes it knows of.
+/// Reads the message of a connected process: its rank, and its number of processes.
 fn hear(stream: &mut TcpStream) -> std::io::Result<(usize, usize)> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(MESSAGE))?;
@@ -100,8 +100,8 @@ fn hear(stream: &mut TcpStream) -> std::io::Result<(usize, usize)> {
     Ok((number(rank), number(world)))
 }
 
-/// The others' part: gets the secret from rank 0 at `address`, which may start later than this process, and the
-/// connection to it.
+/// Other ranks: gets the secret from rank 0 at `address` and returns it with the connection. Rank 0 may start later
+/// than this process.
 ///
 /// # Errors
 ///
@@ -123,7 +123,7 @@ pub(super) fn ask(
                     "rank {rank} got no answer from rank 0 at {address} within {} s ({error})",
                     patience.as_secs()
                 ),
-                "check that rank 0 runs, and that MASTER_ADDR and MASTER_PORT lead to it from this machine",
+                "check that rank 0 runs, and that this machine reaches it at MASTER_ADDR and MASTER_PORT",
             ));
         }
         std::thread::sleep(PAUSE);
@@ -173,9 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn everyone_gets_the_secret_even_beside_strangers_and_before_rank_0_is_there() {
+    fn all_ranks_get_the_secret_despite_strangers_and_a_late_rank_0() {
         let (first, address) = listener();
-        // Nobody listens for a while.
+        // Nothing listens for a while.
         drop(first);
         std::thread::scope(|scope| {
             let asking: Vec<_> = (1..4)
@@ -198,12 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_come_is_named() {
+    fn missing_ranks_are_named() {
         let (listener, address) = listener();
         std::thread::scope(|scope| {
             scope.spawn(|| ask(&address, (1, 3), LONG));
             let error = serve(&listener, 3, &SECRET, SHORT).unwrap_err().to_string();
-            assert!(error.contains("rank 2 did not come"), "{error}");
+            assert!(error.contains("rank 2 did not join"), "{error}");
         });
         drop(listener);
         let error = ask(&address, (2, 3), SHORT).unwrap_err().to_string();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_and_numbers_of_processes_must_fit() {
+    fn ranks_must_be_unique_and_counts_must_match() {
         for (claim, world) in [((3, 3), 3), ((1, 4), 3), ((0, 3), 3)] {
             let (listener, address) = listener();
             std::thread::scope(|scope| {
@@ -222,7 +222,7 @@ mod tests {
                 let error = serve(&listener, world, &SECRET, LONG)
                     .unwrap_err()
                     .to_string();
-                assert!(error.contains("a rank of its own"), "{error}");
+                assert!(error.contains("its own rank"), "{error}");
                 drop(listener);
             });
         }

@@ -1,4 +1,4 @@
-//! No others.
+//! The group of a single process.
 
 use candle_core::Tensor;
 

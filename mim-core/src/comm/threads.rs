@@ -1,4 +1,4 @@
-//! Threads in place of processes.
+//! Threads that act as processes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,27 +13,27 @@ use crate::{Error, Result};
 /// How long a thread waits for the others.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// One of a group of threads of this process, each with a model of its own: what processes do, for tests.
+/// A group of threads in this process, each with its own model: it replaces processes in tests.
 #[derive(Debug)]
 pub struct Threads {
     rank: usize,
     world: usize,
     calls: Line,
-    /// For what is started.
+    /// Calls of `start`, which are ordered separately.
     beside: Line,
 }
 
-/// The calls of a kind, in their order.
+/// Calls of one kind, in order.
 #[derive(Debug)]
 struct Line {
     meeting: Arc<Meeting>,
-    /// Calls that this thread has made.
+    /// Number of calls made by this thread.
     made: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Meeting {
-    /// Calls by number that have not been left by all.
+    /// Calls by number, until all threads have left them.
     calls: Mutex<HashMap<usize, Call>>,
     brought: Condvar,
 }
@@ -46,7 +46,7 @@ struct Call {
 }
 
 impl Line {
-    /// Brings a tensor to the next call; gives its number.
+    /// Contributes a tensor to the next call and returns the number of the call.
     fn bring(&self, (rank, world): (usize, usize), xs: &Tensor) -> usize {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let none = || Call {
@@ -65,7 +65,7 @@ impl Meeting {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tensors of all ranks, when they are there.
+    /// Waits for the tensors of all ranks.
     fn all(&self, number: usize) -> Result<Vec<Tensor>> {
         let waits = |calls: &mut HashMap<usize, Call>| {
             let call = calls.get(&number);
@@ -78,8 +78,8 @@ impl Meeting {
         let call = calls.get_mut(&number).filter(|_| !waited.timed_out());
         let Some(call) = call else {
             return Err(Error::group(
-                "a thread has not come to a common call",
-                "let all of them make the same calls",
+                "a thread did not take part in a collective call",
+                "make the same calls on all threads",
             ));
         };
         let all: Vec<Tensor> = call.brought.iter().flatten().cloned().collect();
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// What `work` gives on each of three ranks.
+    /// The result of `work` on each of three ranks.
     fn on_three<T: Send>(work: impl Fn(&Threads) -> T + Sync) -> Vec<T> {
         std::thread::scope(|scope| {
             let threads: Vec<_> = Threads::group(3)
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_means_and_joins() {
+    fn sums_means_and_gathers() {
         let found = on_three(|comm| {
             let xs = Tensor::new(&[[comm.rank() as f32, 1.]], &Device::Cpu).unwrap();
             let sum = comm.all_reduce(&xs, Reduce::Sum).unwrap();
@@ -196,11 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_started_goes_its_own_way() {
+    fn started_means_are_ordered_separately() {
         let found = on_three(|comm| {
             let xs = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
             let own = comm.rank() as f32;
-            // Each rank makes its other call elsewhere among those that it starts.
+            // Each rank makes its other call at another point between its started means.
             let sum = || {
                 let sum = comm.all_reduce(&xs(own), Reduce::Sum).unwrap();
                 vec![sum.to_vec1::<f32>().unwrap()[0]]

@@ -14,11 +14,11 @@ const NAME: &str = "aggregation decoder";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AggregationDecoderConfig {
-    /// Block of the encoder, from 0, whose patches it reads. Default 8, the ninth.
+    /// Block of the encoder, from 0, whose patch tokens are read. Default 8, the ninth.
     pub layer: usize,
-    /// Number of its blocks. Default 2.
+    /// Number of blocks. Default 2.
     pub depth: usize,
-    /// Whether it has the norm and the linear layer of the main prediction. Default true.
+    /// Whether it shares the norm and the linear layer of the main prediction. Default true.
     pub shared_head: bool,
 }
 
@@ -32,10 +32,11 @@ impl Default for AggregationDecoderConfig {
     }
 }
 
-/// Predicts hidden patches from the encoder's last class token and the patches of an earlier block, by a few blocks
-/// of its own: the class token has to carry what those patches lack (Peng et al., 2022, "BEiT v2", section 2.3).
+/// Predicts hidden patches from the encoder's last class token and the patch tokens of an earlier block, with a few
+/// blocks of its own. So the class token must carry what those patches lack (Peng et al., 2022, "BEiT v2", section
+/// 2.3).
 ///
-/// It attends with the encoder's own relative position bias, and by default shares its final norm and the linear
+/// It uses the encoder's relative position bias. By default it shares the encoder's final norm and the linear
 /// layer `decoder_pred` of a [`super::LinearDecoder`] under the same path.
 #[derive(Debug, Clone)]
 pub struct AggregationDecoder {
@@ -48,13 +49,13 @@ pub struct AggregationDecoder {
 }
 
 impl AggregationDecoder {
-    /// Parameters `cls_pt_layers.N` and, with a head of its own, `cls_pt_norm` and `cls_pt_lm_head`, for an encoder
-    /// built before under the same `params`, and so many `outputs` a patch.
+    /// Parameters `cls_pt_layers.N` and, without sharing, `cls_pt_norm` and `cls_pt_lm_head`. The encoder must have
+    /// been built under the same `params`; a patch has `outputs` values.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the encoder has no such block, no class token, no final norm, or a position bias in
-    /// each block.
+    /// [`Error::InvalidConfig`] if the encoder lacks that block, a class token or a final norm, or has a position bias
+    /// per block.
     pub fn new(
         params: &Params,
         config: &AggregationDecoderConfig,
@@ -76,7 +77,7 @@ impl AggregationDecoder {
             false => (params.pp("cls_pt_norm"), params.pp("cls_pt_lm_head")),
         };
         let block = |index: usize| {
-            // Streams of stochastic depth behind those of the encoder.
+            // Random streams of stochastic depth after those of the encoder.
             let number = u32::try_from(encoder.depth + index).unwrap_or(u32::MAX);
             let params = params.pp("cls_pt_layers").pp(index);
             let block = Block::new(&params, &config.block(encoder, index), number)?;
@@ -116,21 +117,27 @@ impl AggregationDecoderConfig {
                 "the encoder's blocks are 0 to {}",
                 encoder.depth.saturating_sub(1)
             );
-            let fix = "name one of them; the paper's is three quarters up";
+            let fix = "use one of them; the paper uses the one at three quarters of the depth";
             return bad("layer", self.layer.to_string(), why, fix);
         }
         if self.depth == 0 {
-            let why = "without a block nothing is aggregated".to_owned();
+            let why = "it needs at least one block".to_owned();
             return bad("depth", "0".to_owned(), why, "use 2");
         }
-        let (holds, field, why) = if encoder.prefix() != 1 {
+        let (holds, field, value, why) = if encoder.prefix() != 1 {
             (
                 false,
                 "encoder.class_token",
-                "it predicts from the class token",
+                encoder.class_token.to_string(),
+                "the aggregation head predicts from the class token",
             )
         } else if !encoder.final_norm && self.shared_head {
-            (false, "encoder.final_norm", "its head shares that norm")
+            (
+                false,
+                "encoder.final_norm",
+                encoder.final_norm.to_string(),
+                "the aggregation head shares that norm",
+            )
         } else {
             let shared = matches!(
                 encoder.rel_pos_bias,
@@ -139,16 +146,22 @@ impl AggregationDecoderConfig {
             (
                 shared,
                 "encoder.rel_pos_bias",
-                "its blocks share the table of the encoder",
+                format!("{:?}", encoder.rel_pos_bias),
+                "its blocks share one table with the encoder",
             )
         };
         match holds {
             true => Ok(()),
-            false => bad(field, "another".to_owned(), why.to_owned(), "leave it out"),
+            false => bad(
+                field,
+                value,
+                why.to_owned(),
+                "change this setting of the encoder",
+            ),
         }
     }
 
-    /// Its block `index`: as the encoder's blocks from `layer` on.
+    /// Settings of block `index`: those of the encoder's blocks from `layer` on.
     fn block(&self, encoder: &VitConfig, index: usize) -> BlockConfig {
         let place = self.layer + 1 + index;
         let last = (encoder.depth.max(self.layer + 1 + self.depth) - 1).max(1) as f64;
@@ -227,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_patches_alone_or_all_of_them_give_the_same_rows() {
+    fn hidden_patches_alone_give_the_same_rows() {
         let store = ParamStore::cpu(1);
         let params = store.root();
         let encoder = Vit::new(&params, &vit()).unwrap();
@@ -238,7 +251,7 @@ mod tests {
         };
         let before = store.trainable().len();
         let decoder = AggregationDecoder::new(&params, &config, &vit(), 5).unwrap();
-        // Two blocks of twelve; all else is shared.
+        // Two blocks of twelve parameters; everything else is shared.
         assert_eq!(store.trainable().len() - before, 24);
         let image = noise(&[2, 3, 16, 16], 1);
         let grid = encoder.grid((16, 16)).unwrap();
@@ -276,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn encoders_that_do_not_fit_are_refused() {
+    fn unsuitable_encoders_are_refused() {
         type Wrong = fn(&mut AggregationDecoderConfig, &mut VitConfig);
         let wrong: [(&str, Wrong); 4] = [
             ("`layer` is 8", |_, _| {}),

@@ -1,4 +1,4 @@
-//! CrossMAE's decoder: hidden patches look at the encoder's tokens, each on its own.
+//! CrossMAE's decoder: hidden patches attend to the encoder's tokens, independently of each other.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::{DecodeContext, Decoder, EncodeOptions, Error, Prediction, Result, Ro
 
 const NAME: &str = "cross decoder";
 
-/// Settings of [`CrossDecoder`]; `Default` is CrossMAE's beside ViT-B.
+/// Settings of [`CrossDecoder`]; `Default` is CrossMAE's with ViT-B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CrossDecoderConfig {
@@ -21,15 +21,15 @@ pub struct CrossDecoderConfig {
     pub depth: usize,
     /// Attention heads. Default 16.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
     /// Epsilon of all norms. Default 1e-6.
     pub norm_eps: f64,
-    /// The encoder's blocks, from 0, whose tokens are read, before the final norm. Default: 0 to 11.
+    /// Blocks of the encoder, from 0, whose tokens are read, before the final norm. Default: 0 to 11.
     pub layers: Vec<usize>,
-    /// Whether the tokens that enter the first block are read, too: a plain ViT gives them. Default true.
+    /// Whether the input of the first block is read, too; a plain ViT provides it. Default true.
     pub input: bool,
-    /// Whether hidden patches look at each other before they look at the encoder's tokens. Default false.
+    /// Whether hidden patches attend to each other before they attend to the encoder's tokens. Default false.
     pub self_attention: bool,
 }
 
@@ -60,7 +60,7 @@ impl CrossDecoderConfig {
             return bad("num_heads", self.num_heads.to_string(), why, fix);
         }
         if self.depth == 0 {
-            let why = "without a block nothing is seen of the image".to_owned();
+            let why = "it needs at least one block".to_owned();
             return bad("depth", "0".to_owned(), why, "use 1 or more");
         }
         if self.norm_eps.is_nan() || self.norm_eps <= 0. {
@@ -71,7 +71,7 @@ impl CrossDecoderConfig {
         layers.sort_unstable();
         layers.dedup();
         if layers.len() != self.layers.len() || (layers.is_empty() && !self.input) {
-            let why = "each block of the encoder is read at most once, and something is read".to_owned();
+            let why = "it must list different blocks of the encoder, at least one unless input = true".to_owned();
             let fix = "list different blocks, such as [0, 1, 2, 3]";
             return bad("layers", format!("{:?}", self.layers), why, fix);
         }
@@ -101,14 +101,14 @@ impl DecoderSettings for CrossDecoderConfig {
     }
 }
 
-/// Predicts hidden patches from the encoder's tokens: each block reads a trained mixture of what all of the encoder's
-/// blocks give (CrossMAE, Fu et al., TMLR 2025, section 3).
+/// Predicts hidden patches from the encoder's tokens: each block attends to a trained mixture of the outputs of all
+/// encoder blocks (CrossMAE, Fu et al., TMLR 2025, section 3).
 ///
-/// Without self-attention a patch does not depend on which others are predicted. Always predicts hidden patches alone,
-/// in the mask's order; the class token is read, and not predicted.
+/// Without self-attention, a patch does not depend on which others are predicted. The prediction always covers only
+/// hidden patches, in the mask's order. The class token is read but not predicted.
 #[derive(Debug, Clone)]
 pub struct CrossDecoder {
-    /// What is read: ascending blocks, behind what enters the first one.
+    /// What is read: the input of the first block, then blocks in ascending order.
     reads: Vec<usize>,
     mixture: Tensor,
     context_norms: Vec<LayerNorm>,
@@ -125,7 +125,7 @@ impl CrossDecoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &CrossDecoderConfig, shape: DecoderShape) -> Result<Self> {
         config.check()?;
         let (dim, depth) = (config.embed_dim, config.depth);
@@ -164,13 +164,13 @@ impl CrossDecoder {
         })
     }
 
-    /// What each block reads, before its norm, `[rows, prefix + visible, inputs]`.
+    /// The input mixture of each block, before its norm, `[rows, prefix + visible, inputs]`.
     fn mixtures(&self, cx: &DecodeContext<'_>) -> Result<Vec<Tensor>> {
         let tokens = self.reads.iter().map(|index| cx.encoded.layer(*index));
         let tokens = tokens.collect::<Result<Vec<_>>>()?;
         cx.step.trace("features", || Ok(Tensor::stack(&tokens, 3)?))?;
         let shape = tokens.first().map(|first| first.shape().clone());
-        let shape = shape.ok_or_else(|| Error::unsupported(NAME, "it reads nothing", "name layers"))?;
+        let shape = shape.ok_or_else(|| Error::unsupported(NAME, "it reads no blocks", "set decoder.layers"))?;
         let flat = Tensor::stack(&tokens, 0)?.flatten_from(1)?;
         let mixed = self.mixture.matmul(&flat)?;
         let one = |index: usize| Ok(mixed.narrow(0, index, 1)?.reshape(&shape)?);
@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    /// Predictions for the hidden patches of a mask, and whether all of `store` got gradients.
+    /// Predictions for the hidden patches of a mask, and whether every parameter of `store` got a gradient.
     fn predict(config: &CrossDecoderConfig, mask: &Mask) -> Result<(Vec<Vec<f32>>, bool)> {
         let store = ParamStore::cpu(3);
         let vit = VitConfig {
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_does_not_depend_on_which_others_are_predicted_and_gradients_arrive() {
+    fn patches_are_independent_and_gradients_arrive() {
         let grid = PatchGrid::new(2, 2);
         let both = Mask::new(grid, vec![2, 0, 3], vec![1]).unwrap();
         let one = Mask::new(grid, vec![2, 3], vec![1]).unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_and_blocks_that_do_not_exist_are_named() {
+    fn invalid_settings_and_missing_blocks_are_named() {
         type Wrong = (&'static str, fn(&mut CrossDecoderConfig));
         let wrong: [Wrong; 6] = [
             ("`num_heads` is 3", |c| c.num_heads = 3),

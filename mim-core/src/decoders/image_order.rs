@@ -1,14 +1,15 @@
-//! From a mask's order to image order.
+//! Conversion from a mask's order to image order.
 
 use candle_core::Tensor;
 
 use crate::{Error, Mask, Result, ops};
 
-/// Puts `[rows, tokens, C]` in the mask's order, all tokens that it lists, in image order; those it does not list are 0.
+/// Puts tokens `[rows, tokens, C]`, which are in the mask's order, in image order; tokens that the mask does not list
+/// are 0.
 ///
 /// # Errors
 ///
-/// [`crate::Error::Shape`] if the tokens are not those of the mask.
+/// [`crate::Error::Shape`] if the number of tokens does not match the mask.
 pub(super) fn in_image_order(xs: &Tensor, mask: &Mask) -> Result<Tensor> {
     let (rows, tokens, width) = xs.dims3()?;
     let grid = mask.grid().len();
@@ -22,7 +23,7 @@ pub(super) fn in_image_order(xs: &Tensor, mask: &Mask) -> Result<Tensor> {
     Ok(ordered.reshape((rows, grid, width))?)
 }
 
-/// The same for a mask that does not list every token.
+/// The same for a mask that lists only some tokens.
 fn placed(xs: &Tensor, mask: &Mask) -> Result<Tensor> {
     let (rows, tokens, width) = xs.dims3()?;
     if (rows, tokens) != (mask.rows(), mask.width()) {
@@ -30,7 +31,7 @@ fn placed(xs: &Tensor, mask: &Mask) -> Result<Tensor> {
             "tokens in the mask's order",
             format!("[{}, {}, C]", mask.rows(), mask.width()),
             xs.dims(),
-            "give those that the mask lists",
+            "give exactly the tokens that the mask lists",
         ));
     }
     let nothing = xs
@@ -59,7 +60,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn tokens_that_are_not_listed_are_zero() {
+    fn unlisted_tokens_are_zero() {
         let mask = Mask::new(PatchGrid::new(1, 4), vec![3, 0, 1, 2], vec![1, 1]).unwrap();
         let xs = Tensor::new(&[[[5f32], [6.]], [[7.], [8.]]], &Device::Cpu).unwrap();
         let placed = in_image_order(&xs, &mask).unwrap().squeeze(2).unwrap();

@@ -1,4 +1,4 @@
-//! BootMAE's decoders: light transformers into which a block of the encoder is injected.
+//! BootMAE's decoders: light transformers that also read one block of the encoder.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::{DecodeContext, Decoder, Encoded, Error, Mask, Prediction, Result, Ro
 
 const NAME: &str = "injected decoder";
 
-/// Settings of [`InjectDecoder`]; `Default` has the sizes of BootMAE's pixel decoder beside ViT-B.
+/// Settings of [`InjectDecoder`]; `Default` is BootMAE's pixel decoder with ViT-B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InjectDecoderConfig {
@@ -18,13 +18,13 @@ pub struct InjectDecoderConfig {
     pub embed_dim: usize,
     /// Number of blocks. Default 2.
     pub depth: usize,
-    /// Attention heads, each `embed_dim / num_heads` wide, rounded down. Default 12, the encoder's.
+    /// Attention heads, each `embed_dim / num_heads` wide, rounded down. Default 12, as in the encoder.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
     /// Epsilon of all norms. Default 1e-6.
     pub norm_eps: f64,
-    /// Block of the encoder, from 0, whose output is injected; absent (the default), it is the last one.
+    /// Block of the encoder, from 0, whose output is injected; `None` (the default) for the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer: Option<usize>,
 }
@@ -43,14 +43,14 @@ impl Default for InjectDecoderConfig {
 }
 
 impl InjectDecoderConfig {
-    /// The block injected from an encoder of `blocks` blocks; checks the other settings too.
+    /// The injected block, for an encoder of `blocks` blocks; also checks the other settings.
     fn check(&self, blocks: usize) -> Result<usize> {
         let bad = |field: &'static str, value: String, why: String, fix: &'static str| {
             Err(Error::config(NAME, field, value, why, fix))
         };
         if self.num_heads == 0 || self.num_heads > self.embed_dim {
-            let why = format!("embed_dim = {} cannot be shared by them", self.embed_dim);
-            let fix = "use the encoder's num_heads";
+            let why = format!("it must be between 1 and embed_dim = {}", self.embed_dim);
+            let fix = "use the num_heads of the encoder";
             return bad("num_heads", self.num_heads.to_string(), why, fix);
         }
         if self.norm_eps.is_nan() || self.norm_eps <= 0. {
@@ -67,14 +67,14 @@ impl InjectDecoderConfig {
             (Some(layer), Some(last)) if layer <= last => Ok(layer),
             (layer, _) => {
                 let why = format!("the encoder has {blocks} blocks, counted from 0");
-                let fix = "name one of them, or leave it out for the last one";
+                let fix = "use one of them, or remove it for the last one";
                 bad("layer", layer.unwrap_or_default().to_string(), why, fix)
             }
         }
     }
 }
 
-/// What an [`InjectDecoder`] predicts for each patch.
+/// What an [`InjectDecoder`] predicts per patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InjectOutput {
     /// Its pixels, by a transposed convolution.
@@ -84,7 +84,7 @@ pub enum InjectOutput {
         /// Side of a patch.
         patch_size: usize,
     },
-    /// So many values, by an affine map.
+    /// This many values, by a linear layer.
     Values(usize),
 }
 
@@ -95,10 +95,10 @@ enum Head {
 }
 
 /// Predicts hidden patches from the visible ones and from the output of one block of the encoder, to
-/// which each block attends (BootMAE, Dong et al., ECCV 2022, section 3.2).
+/// which each decoder block attends (BootMAE, Dong et al., ECCV 2022, section 3.2).
 ///
-/// Only hidden patches get a position. Works in the mask's order, as [`super::MaeDecoder`]. Traces
-/// its input `decoder_in` (image order, class token first) and the `injected` tokens.
+/// Only hidden patches get a position. Tokens are in the mask's order, as in [`super::MaeDecoder`]. Traces
+/// its input as `decoder_in` (image order, class token first) and the `injected` tokens.
 #[derive(Debug, Clone)]
 pub struct InjectDecoder {
     layer: [usize; 1],
@@ -113,12 +113,12 @@ pub struct InjectDecoder {
 impl InjectDecoder {
     /// Parameters `decoder_embed`, `mask_token`, `decoder_blocks.N`, `decoder_norm`, `decoder_pred`.
     ///
-    /// The encoder is `dim` wide and `depth` blocks deep; `pos_embed` is as wide as this decoder, a
-    /// table of its own or the encoder's.
+    /// The encoder is `dim` wide and `depth` blocks deep; `pos_embed` is as wide as this decoder, and is a
+    /// separate table or the encoder's.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold or the encoder has no such block.
+    /// [`Error::InvalidConfig`] if a setting is invalid or the encoder lacks that block.
     pub fn new(
         params: &Params,
         config: &InjectDecoderConfig,
@@ -198,7 +198,7 @@ impl Decoder for InjectDecoder {
             let patches = in_image_order(&xs.narrow(1, prefix, width)?, mask)?;
             Ok(Tensor::cat(&[&xs.narrow(1, 0, prefix)?, &patches], 1)?)
         })?;
-        // What is looked at are all patches, or the hidden ones alone.
+        // With a trace, predict all patches; otherwise only the hidden ones.
         let first = match step.trace {
             Some(_) => prefix,
             None => encoded.tokens.dim(1)?,
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_patches_are_predicted_as_in_the_whole_image() {
+    fn hidden_patches_alone_match_the_whole_image() {
         let [hidden, whole] = [false, true].map(|traced| decode(&encoded(3), traced).unwrap());
         assert_eq!((hidden.rows, whole.rows), (Rows::Masked, Rows::Patches));
         let rows = |prediction: &Prediction| prediction.values.squeeze(0).unwrap().to_vec2::<f32>();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_an_encoder_that_saw_everything_or_was_not_asked() {
+    fn refuses_a_full_view_and_a_missing_layer() {
         let error = decode(&encoded(5), false).unwrap_err().to_string();
         assert!(error.contains("MaskMode::Drop"), "{error}");
         let silent = Encoded {
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_layers_are_the_last_and_bad_settings_are_named() {
+    fn the_default_layer_is_the_last_and_invalid_settings_are_named() {
         let last = InjectDecoderConfig {
             layer: None,
             ..tiny()

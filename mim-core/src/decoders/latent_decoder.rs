@@ -7,12 +7,13 @@ use crate::nn::{Block, BlockConfig, LayerNorm, Linear, NormKind, PosEmbed, QkvBi
 use crate::params::Params;
 use crate::{DecodeContext, Decoder, Error, Mask, Prediction, Result, Rows, StepContext};
 
-/// The first number of the blocks' random streams, so that they draw other samples than an encoder's blocks.
+/// First random stream of the blocks, so that their draws differ from those of the encoder's blocks.
 const BLOCKS: u32 = 2000;
 
-/// Predicts hidden patches from their latents, by some blocks among these alone (Chen et al., IJCV 2023, Sec. 3.2).
+/// Predicts hidden patches from their latents, by blocks with self-attention among them (Chen et al., IJCV 2023, Sec.
+/// 3.2).
 ///
-/// Reads the tokens of an encoder that gives latents of hidden patches: [`crate::encoders::Regressed`].
+/// Needs an encoder whose tokens are latents of hidden patches: [`crate::encoders::Regressed`].
 #[derive(Debug, Clone)]
 pub struct LatentDecoder {
     pos_embed: PosEmbed,
@@ -22,11 +23,11 @@ pub struct LatentDecoder {
 }
 
 impl LatentDecoder {
-    /// Parameters `decoder_blocks.N`, `decoder_norm`, `decoder_pred`; positions are the regressor's.
+    /// Parameters `decoder_blocks.N`, `decoder_norm`, `decoder_pred`; positions come from the regressor.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(
         params: &Params,
         config: &LatentRegressorConfig,
@@ -81,7 +82,7 @@ impl Decoder for LatentDecoder {
     }
 }
 
-/// Predicts the latents themselves, as an encoder gives them that makes latents of hidden patches.
+/// Returns the latents themselves, for an encoder whose tokens are latents of hidden patches.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Latents;
 
@@ -96,7 +97,7 @@ impl Decoder for Latents {
     }
 }
 
-/// Refuses an encoder that gives no latents of hidden patches.
+/// Refuses an encoder whose tokens are not latents of hidden patches.
 fn needs_latents(cx: &DecodeContext<'_>) -> Result<()> {
     let hidden = cx.mask.width() - cx.mask.exact_keep()?;
     let (rows, tokens, _) = cx.encoded.tokens.dims3()?;
@@ -104,8 +105,8 @@ fn needs_latents(cx: &DecodeContext<'_>) -> Result<()> {
         return Ok(());
     }
     Err(Error::unsupported(
-        "a decoder of latents behind this encoder",
+        "a decoder of latents after this encoder",
         "its tokens are not those of the hidden patches",
-        "put a regressor behind the encoder (encoders::Regressed)",
+        "put a regressor after the encoder (encoders::Regressed)",
     ))
 }

@@ -1,4 +1,4 @@
-//! CAE's regressor: latents of hidden patches from visible ones.
+//! CAE's regressor: latents of hidden patches from the visible ones.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -14,10 +14,10 @@ use crate::{
 };
 
 const NAME: &str = "latent regressor";
-/// The first number of the blocks' random streams, so that they draw other samples than an encoder's blocks.
+/// First random stream of the blocks, so that their draws differ from those of the encoder's blocks.
 const BLOCKS: u32 = 1000;
 
-/// Settings of [`LatentRegressor`] and [`LatentDecoder`]; `Default` is CAE's beside ViT-B.
+/// Settings of [`LatentRegressor`] and [`LatentDecoder`]; `Default` is CAE's with ViT-B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LatentRegressorConfig {
@@ -29,7 +29,7 @@ pub struct LatentRegressorConfig {
     pub decoder_depth: usize,
     /// Attention heads of both, each `embed_dim / num_heads` wide, rounded down. Default 12.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
     /// Epsilon of all norms. Default 1e-6.
     pub norm_eps: f64,
@@ -60,11 +60,11 @@ impl LatentRegressorConfig {
             Err(Error::config(NAME, field, value, why, fix))
         };
         if self.num_heads == 0 || self.num_heads > self.embed_dim {
-            let why = format!("embed_dim = {} cannot be shared by them", self.embed_dim);
+            let why = format!("it must be between 1 and embed_dim = {}", self.embed_dim);
             return bad("num_heads", self.num_heads.to_string(), why, "use fewer");
         }
         if self.depth == 0 {
-            let why = "without a block nothing is known of hidden patches".to_owned();
+            let why = "it needs at least one block".to_owned();
             return bad("depth", "0".to_owned(), why, "use 1 or more");
         }
         if self.norm_eps.is_nan() || self.norm_eps <= 0. {
@@ -78,7 +78,7 @@ impl LatentRegressorConfig {
         }
         if !(0. ..1.).contains(&self.drop_path_rate) {
             let why = "it must be in [0, 1)".to_owned();
-            let (value, fix) = (self.drop_path_rate.to_string(), "use 0 to drop nothing");
+            let (value, fix) = (self.drop_path_rate.to_string(), "use 0 for no stochastic depth");
             return bad("drop_path_rate", value, why, fix);
         }
         Ok(())
@@ -115,10 +115,10 @@ impl DecoderSettings for LatentRegressorConfig {
     }
 }
 
-/// Predicts the latents that an encoder would give hidden patches: mask tokens attend, block by block, to the encoder's
-/// visible patches, which stay as they are, and to each other.
+/// Predicts the latents that an encoder would give hidden patches: in each block, mask tokens attend to each other and
+/// to the encoder's visible patches, which stay unchanged.
 ///
-/// The class token plays no part. CAE (Chen et al., IJCV 2023), Sec. 3.2.
+/// The class token is not used. CAE (Chen et al., IJCV 2023), Sec. 3.2.
 #[derive(Debug, Clone)]
 pub struct LatentRegressor {
     embed: Option<(Linear, LayerNorm)>,
@@ -129,12 +129,12 @@ pub struct LatentRegressor {
 }
 
 impl LatentRegressor {
-    /// Parameters under `regressor`: `mask_token`, `pos_embed`, `blocks.N`, `norm` and, where the encoder's width
-    /// `inputs` is another one, `embed` and `embed_norm`.
+    /// Parameters under `regressor`: `mask_token`, `pos_embed`, `blocks.N`, `norm` and, if the encoder's width
+    /// `inputs` differs, `embed` and `embed_norm`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(
         params: &Params,
         config: &LatentRegressorConfig,
@@ -176,7 +176,7 @@ impl LatentRegressor {
         })
     }
 
-    /// The encoder's tokens `[.., inputs]` in the regressor's width.
+    /// Maps the encoder's tokens `[.., inputs]` to the regressor's width.
     ///
     /// # Errors
     ///
@@ -188,12 +188,12 @@ impl LatentRegressor {
         }
     }
 
-    /// Latents of the hidden patches in the mask's order, `[rows, hidden, embed_dim]`, from what an encoder gives
-    /// of the visible ones.
+    /// Latents of the hidden patches in the mask's order, `[rows, hidden, embed_dim]`, from an encoder's output for
+    /// the visible ones.
     ///
     /// # Errors
     ///
-    /// If encoder and mask do not fit.
+    /// If encoder and mask do not match.
     pub fn latents(&self, encoded: &Encoded, mask: &Mask, step: &StepContext) -> Result<Tensor> {
         let visible = self.embed(&encoded.patches()?)?;
         let device = visible.device();
@@ -218,7 +218,7 @@ impl LatentRegressor {
     }
 }
 
-/// Regressor and decoder behind a plain encoder.
+/// Regressor and decoder after a plain encoder.
 struct Regressing {
     regressor: LatentRegressor,
     decoder: LatentDecoder,
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn latents_behind_an_encoder_are_those_of_the_part_and_gradients_arrive() {
+    fn latents_after_an_encoder_match_the_part_and_gradients_arrive() {
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 0, 1, 1, 0, 0, 1]).unwrap();
         let (store, batch, step) = (ParamStore::cpu(2), images(), StepContext::new(0));
         let pixels = batch.view(0).unwrap().pixels().clone();
@@ -309,7 +309,7 @@ mod tests {
             xs.flatten_all().unwrap().to_vec1().unwrap()
         };
         assert_eq!(values(&first.values), values(&second.values));
-        // Features are those of the encoder inside.
+        // Features come from the inner encoder.
         let whole = |encoder: &dyn Encoder| {
             let encoded = encoder.encode(&pixels, Masking::None, &want, &step);
             values(&encoded.unwrap().tokens)

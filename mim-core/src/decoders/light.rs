@@ -1,4 +1,4 @@
-//! FastMIM's decoder: some blocks over all tokens.
+//! FastMIM's decoder: a few blocks over all tokens.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -14,16 +14,16 @@ use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows, StepContext
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LightDecoderConfig {
-    /// Width of the tokens; a multiple of the heads. Without blocks it is the encoder's. Default 256.
+    /// Width of the tokens; a multiple of the heads. Without blocks, the encoder's width is used. Default 256.
     pub embed_dim: usize,
-    /// Number of blocks; none leaves out `decoder_embed` too. Default 1.
+    /// Number of blocks; 0 also omits `decoder_embed`. Default 1.
     pub depth: usize,
-    /// Attention heads. Default: one for 32 values of a token, at least one.
+    /// Attention heads. Default: one per 32 values of a token, at least one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_heads: Option<usize>,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
-    /// Epsilon of all norms. Default 1e-6; the authors' behind Swin and PVTv2 is 1e-5.
+    /// Epsilon of all norms. Default 1e-6; the authors use 1e-5 with Swin and PVTv2.
     pub norm_eps: f64,
 }
 
@@ -74,8 +74,8 @@ impl DecoderSettings for LightDecoderConfig {
     }
 }
 
-/// Predicts all patches from all tokens; there are no mask tokens and no positions here, and a class
-/// token takes part in the blocks.
+/// Predicts all patches from all tokens. It has no mask tokens and no positions; a class
+/// token passes through the blocks, too.
 ///
 /// FastMIM (Guo et al., arXiv 2212.06593); ggjy/FastMIM.pytorch @ d4eea0d, `mim_vit_pretrain.py`.
 #[derive(Debug, Clone)]
@@ -89,11 +89,11 @@ pub struct LightDecoder {
 
 impl LightDecoder {
     /// Parameters `decoder_embed`, `decoder_blocks.N`, `decoder_norm`, `decoder_pred`; `inputs` is the
-    /// encoder's width, `outputs` the values of a token.
+    /// encoder's width, `outputs` the values per token.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(
         params: &Params,
         config: &LightDecoderConfig,
@@ -120,10 +120,10 @@ impl LightDecoder {
         })
     }
 
-    /// Says that the outputs are the cells (pixels, or histograms) of a patch, in this order and with
+    /// Declares that the outputs are the cells of a patch (pixels or histograms), in this order and with
     /// this many channels.
     ///
-    /// Under a mask finer than the encoder's output the prediction is then split into the mask's cells.
+    /// Then, under a mask finer than the encoder's output, the prediction is split into the mask's cells.
     #[must_use]
     pub fn cells(mut self, order: PatchOrder, channels: usize) -> Self {
         self.cells = Some((order, channels));
@@ -143,7 +143,7 @@ impl LightDecoder {
 }
 
 impl Decoder for LightDecoder {
-    /// Traces the prediction on the encoder's own grid as `tokens`.
+    /// Traces the prediction on the encoder's grid as `tokens`.
     fn decode(&self, cx: &DecodeContext<'_>) -> Result<Prediction> {
         let (encoded, finer) = (cx.encoded, cx.mask.grid());
         let grid = encoded.grid;
@@ -161,7 +161,7 @@ impl Decoder for LightDecoder {
             Some((order, channels)) => whole.regroup(finer, order, channels),
             None => Err(Error::unsupported(
                 format!("a prediction on the grid {grid} under a mask on {finer}"),
-                "its values are not known to be cells",
+                "its values are not declared as cells",
                 "draw masks on the encoder's grid, or call LightDecoder::cells",
             )),
         }
@@ -185,7 +185,7 @@ mod tests {
         let tokens = Tensor::arange(0f32, 24., &Device::Cpu).unwrap();
         let tokens = tokens.sin().unwrap().reshape((1, 3, 8)).unwrap();
         let shift = Tensor::new(&[0f32, 0., last], &Device::Cpu).unwrap();
-        // Not a constant, which a norm takes away.
+        // Not a constant, which a norm would remove.
         let slope = Tensor::arange(0f32, 8., &Device::Cpu).unwrap();
         let shift = shift.reshape((1, 3, 1)).unwrap();
         let shift = shift.broadcast_mul(&slope.reshape((1, 1, 8)).unwrap());
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn all_patches_come_back_and_tokens_see_each_other() {
+    fn all_patches_are_predicted_and_tokens_attend_to_each_other() {
         let config = LightDecoderConfig {
             embed_dim: 16,
             ..LightDecoderConfig::default()
@@ -267,7 +267,7 @@ mod tests {
         let error = decode(&decoder, &encoded(0.), finer).unwrap_err();
         assert!(error.to_string().contains("LightDecoder::cells"), "{error}");
         let coarse = decode(&decoder, &encoded(0.), PatchGrid::new(1, 2)).unwrap();
-        // Three bins in 2x2 cells a patch, bins first: cell (0, 1) of patch 0 is value 1 of each four.
+        // Three bins in 2x2 cells per patch, bins first: cell (0, 1) of patch 0 is value 1 of each group of four.
         let decoder = decoder.cells(PatchOrder::ChannelsThenPixels, 3);
         let cells = decode(&decoder, &encoded(0.), finer).unwrap();
         assert_eq!((cells.grid, cells.values.dims()), (finer, &[1, 8, 3][..]));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_32_wide_unless_they_are_given() {
+    fn heads_are_32_wide_by_default() {
         let config = LightDecoderConfig::default();
         assert_eq!(config.block(256).num_heads, 8);
         assert_eq!(config.block(16).num_heads, 1);

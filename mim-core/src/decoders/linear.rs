@@ -9,7 +9,7 @@ use crate::params::Params;
 use crate::parts::Part;
 use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows, ops};
 
-/// Settings of [`LinearDecoder`]: there are none.
+/// Settings of [`LinearDecoder`]; it has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinearDecoderConfig {}
@@ -29,7 +29,7 @@ impl DecoderSettings for LinearDecoderConfig {
     }
 }
 
-/// Predicts each hidden patch from its own token by one affine map (SimMIM, BEiT).
+/// Predicts each hidden patch from its own token by one linear layer (SimMIM, BEiT).
 #[derive(Debug, Clone)]
 pub struct LinearDecoder {
     pred: Linear,
@@ -41,7 +41,7 @@ impl LinearDecoder {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
         Ok(Self {
             pred: Linear::new(&params.pp("decoder_pred"), inputs, outputs)?,
@@ -49,9 +49,9 @@ impl LinearDecoder {
         })
     }
 
-    /// Says that the outputs are the pixels of a patch, in this order and with this many channels.
+    /// Declares that the outputs are the pixels of a patch, in this order and with this many channels.
     ///
-    /// Under a mask finer than the encoder's output the prediction is then split into the mask's cells.
+    /// Then, under a mask finer than the encoder's output, the prediction is split into the mask's cells.
     #[must_use]
     pub fn pixels(mut self, order: PatchOrder, channels: usize) -> Self {
         self.pixels = Some((order, channels));

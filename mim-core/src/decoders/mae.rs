@@ -10,10 +10,10 @@ use crate::params::Params;
 use crate::parts::Part;
 use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows};
 
-/// Draws of stochastic depth differ from those of the encoder's blocks, which count from 0.
+/// First random stream of stochastic depth, after those of the encoder's blocks, which start at 0.
 const FIRST_LANE: u32 = 1 << 16;
 
-/// Settings of [`MaeDecoder`]; `Default` is MAE's at every encoder size.
+/// Settings of [`MaeDecoder`]; `Default` is MAE's for every encoder size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MaeDecoderConfig {
@@ -23,7 +23,7 @@ pub struct MaeDecoderConfig {
     pub depth: usize,
     /// Attention heads. Default 16.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
     /// Epsilon of all norms. Default 1e-6.
     pub norm_eps: f64,
@@ -45,7 +45,7 @@ impl Default for MaeDecoderConfig {
 }
 
 impl MaeDecoderConfig {
-    /// A small size for images of 32 pixels, as recipes that end in `_32px` have it.
+    /// A small size for images of 32 pixels, used by recipes that end in `_32px`.
     pub fn small() -> Self {
         Self {
             embed_dim: 64,
@@ -79,8 +79,8 @@ impl DecoderSettings for MaeDecoderConfig {
 
 /// Predicts hidden patches from the visible ones (He et al., CVPR 2022, section 3).
 ///
-/// Works in the mask's order, each token with the position of its patch: attention does not care
-/// about order, so the result is that of the authors' shuffle back to image order.
+/// Tokens stay in the mask's order, each with the position of its patch. Attention does not depend
+/// on order, so the result equals that of the authors' shuffle back to image order.
 #[derive(Debug, Clone)]
 pub struct MaeDecoder {
     embed: Linear,
@@ -96,20 +96,20 @@ impl MaeDecoder {
     /// Parameters `decoder_embed`, `mask_token`, `decoder_pos_embed`, `decoder_blocks.N`,
     /// `decoder_norm`, `decoder_pred`.
     ///
-    /// The table of positions has a row for the class token; see [`MaeDecoder::with_prefix`].
+    /// The position table has a row for the class token; see [`MaeDecoder::with_prefix`].
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &MaeDecoderConfig, shape: DecoderShape) -> Result<Self> {
         Self::with_prefix(params, config, shape, 1)
     }
 
-    /// The same for an encoder with `prefix` class tokens, which have rows in the table of positions.
+    /// As [`MaeDecoder::new`], for an encoder with `prefix` class tokens, each with a row in the position table.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn with_prefix(
         params: &Params,
         config: &MaeDecoderConfig,
@@ -162,14 +162,14 @@ impl MaeDecoder {
         })
     }
 
-    /// Predicts the class token too: [`Rows::ClsAndPatches`] (dBOT).
+    /// Also predicts the class token: [`Rows::ClsAndPatches`] (dBOT).
     #[must_use]
     pub fn with_class_token(mut self) -> Self {
         self.class_token = true;
         self
     }
 
-    /// The same with stochastic depth, whose rate rises linearly from 0 to `rate` in the last block (dBOT).
+    /// Adds stochastic depth; the rate grows linearly from 0 to `rate` in the last block (dBOT).
     #[must_use]
     pub fn drop_path(mut self, rate: f64) -> Self {
         let last = self.blocks.len().saturating_sub(1).max(1) as f64;
@@ -189,7 +189,7 @@ impl MaeDecoder {
         self.tokens_from(0, cx)
     }
 
-    /// The same from token `first` on.
+    /// [`MaeDecoder::tokens`] from token `first` on.
     fn tokens_from(&self, first: usize, cx: &DecodeContext<'_>) -> Result<Tensor> {
         cx.needs_visible("MAE's decoder")?;
         let device = cx.encoded.tokens.device();
@@ -215,13 +215,13 @@ impl MaeDecoder {
         Block::run(&self.blocks, xs, first, cx.step)
     }
 
-    /// The patches among `tokens`, normalised, in the mask's order.
+    /// The patches in `tokens`, normalised, in the mask's order.
     pub(super) fn patches(&self, tokens: &Tensor, cx: &DecodeContext<'_>) -> Result<Tensor> {
         let patches = tokens.narrow(1, cx.encoded.prefix, cx.mask.width())?;
         self.norm.forward(&patches)
     }
 
-    /// The outputs for normalised tokens or their means.
+    /// The outputs for normalised tokens, or for means of such tokens.
     pub(super) fn output(&self, normalised: &Tensor) -> Result<Tensor> {
         self.pred.forward(normalised)
     }
@@ -239,7 +239,7 @@ impl MaeDecoder {
         if cx.encoded.prefix != 1 {
             return Err(Error::unsupported(
                 "predicting the class token",
-                "the encoder has none",
+                "the encoder has no class token",
                 "set encoder.class_token = true",
             ));
         }

@@ -1,4 +1,4 @@
-//! One row an image, from the mean of its patch tokens.
+//! One row per image, from the mean of its patch tokens.
 
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +36,8 @@ impl DecoderSettings for MeanMlpConfig {
     }
 }
 
-/// Predicts `fc2(gelu(fc1(mean of the patch tokens)))` for each image: of those that entered the encoder, without the
-/// class token.
+/// Predicts `fc2(gelu(fc1(mean of the patch tokens)))` for each image. The mean is over the patches in the encoder's
+/// output, without the class token.
 #[derive(Debug, Clone)]
 pub struct MeanMlp {
     fc1: Linear,
@@ -92,7 +92,7 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
 
     #[test]
-    fn gradients_arrive_and_the_class_token_does_not_count() {
+    fn gradients_arrive_and_the_class_token_is_ignored() {
         let store = ParamStore::cpu(0);
         let config = MeanMlpConfig { hidden_dim: 5 };
         let decoder = MeanMlp::new(&store.root(), &config, (4, 3)).unwrap();

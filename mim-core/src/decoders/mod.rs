@@ -26,7 +26,7 @@ pub use style::{StyleDecoder, StyleDecoderConfig, StyleShape};
 pub use visible_mlp::{VisibleMlp, VisibleMlpConfig};
 
 crate::parts! {
-    /// The decoders that a config can name: those that need nothing but an encoder's output.
+    /// Decoders that a config can name: those that need only the output of an encoder.
     pub fn decoders() -> dyn DecoderSettings as "decoder";
     linear => LinearDecoderConfig, LinearDecoder;
     mae => MaeDecoderConfig, MaeDecoder;

@@ -1,13 +1,13 @@
-//! One row an image: a decoder of MAE's kind, pooled, with two heads.
+//! One row per image: a pooled MAE decoder with two heads.
 
 use crate::nn::ProjectionHead;
 use crate::{DecodeContext, Decoder, Prediction, Result, Rows};
 
 use super::MaeDecoder;
 
-/// Predicts one row for each image: `predictor(projector(mean over all patches of decoder))`.
+/// Predicts one row per image: `predictor(projector(mean over all patches of decoder))`.
 ///
-/// Visible patches count in the mean as hidden ones do, the class token does not. Traces `tokens`
+/// The mean covers visible and hidden patches, but not the class token. Traces `tokens`
 /// `[rows, tokens, outputs]`, the decoder's output in image order, and `projection` `[rows, C]`.
 /// CMAE's feature branch (Huang et al., TPAMI 2023, section 3.2).
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct PooledDecoder {
 }
 
 impl PooledDecoder {
-    /// Joins a decoder to its heads; the projector takes what the decoder gives.
+    /// Joins a decoder and its heads; the projector takes the decoder's output.
     pub fn new(decoder: MaeDecoder, projector: ProjectionHead, predictor: ProjectionHead) -> Self {
         Self {
             decoder,
@@ -33,7 +33,7 @@ impl Decoder for PooledDecoder {
         let tokens = self.decoder.tokens(cx)?;
         cx.step
             .trace("tokens", || self.decoder.image(&tokens, cx))?;
-        // The last map is affine: that of the mean is the mean of those of the tokens.
+        // The last layer is linear, so its output for the mean is the mean of its outputs.
         let mean = self.decoder.patches(&tokens, cx)?.mean(1)?;
         let pooled = self.decoder.output(&mean)?;
         let projection = self.projector.forward(&pooled, cx.step)?;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_row_is_that_of_the_mean_of_all_patches_whether_traced_or_not() {
+    fn the_row_is_the_mean_of_all_patches_with_and_without_trace() {
         let (store, decoder) = decoder();
         let order = vec![3, 0, 1, 2, 0, 1, 2, 3, 2, 1, 0, 3];
         let mask = Mask::new(GRID, order, vec![2; 3]).unwrap();

@@ -11,7 +11,7 @@ use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows};
 
 const NAME: &str = "predictor";
 
-/// Settings of [`Predictor`]; `Default` is I-JEPA's beside ViT-H.
+/// Settings of [`Predictor`]; `Default` is I-JEPA's with ViT-H.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PredictorConfig {
@@ -21,7 +21,7 @@ pub struct PredictorConfig {
     pub depth: usize,
     /// Attention heads. Default 16.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
     /// Epsilon of all norms. Default 1e-6.
     pub norm_eps: f64,
@@ -60,10 +60,10 @@ impl DecoderSettings for PredictorConfig {
     }
 }
 
-/// Predicts hidden patches from visible ones and from where they are (Assran et al., CVPR 2023, section 3).
+/// Predicts hidden patches from the visible ones and the positions (Assran et al., CVPR 2023, section 3).
 ///
-/// Always predicts hidden patches alone, in the mask's order. They see each other, so that with a mask an image for each
-/// of several blocks every block is predicted on its own. Class tokens take part without a position.
+/// The prediction always covers only hidden patches, in the mask's order. Hidden patches attend to each other, so each
+/// block is predicted separately if it has its own mask. Class tokens take part without a position.
 #[derive(Debug, Clone)]
 pub struct Predictor {
     embed: Linear,
@@ -79,7 +79,7 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &PredictorConfig, shape: DecoderShape) -> Result<Self> {
         let dim = config.embed_dim;
         let block = BlockConfig {
@@ -141,7 +141,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn blocks_are_predicted_apart_and_gradients_arrive() {
+    fn blocks_are_predicted_separately_and_gradients_arrive() {
         let store = ParamStore::cpu(1);
         let config = PredictorConfig {
             embed_dim: 8,

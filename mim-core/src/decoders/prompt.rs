@@ -1,4 +1,4 @@
-//! MILAN's decoder: only mask tokens move, the encoder's tokens prompt them.
+//! MILAN's decoder: updates only mask tokens; the encoder's tokens are the prompt.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::params::Params;
 use crate::parts::Part;
 use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows};
 
-/// Settings of [`PromptDecoder`]: those of MAE's decoder.
+/// Settings of [`PromptDecoder`]: the same as of MAE's decoder.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PromptDecoderConfig(pub MaeDecoderConfig);
@@ -35,8 +35,8 @@ impl DecoderSettings for PromptDecoderConfig {
     }
 }
 
-/// `h = norm1(q); q += attn(h, [F | h]); q += mlp(norm2(q))`: mask tokens `q` attend to the encoder's
-/// tokens `F`, which stay as they are, and to each other.
+/// `h = norm1(q); q += attn(h, [F | h]); q += mlp(norm2(q))`: mask tokens `q` attend to each other and to the encoder's
+/// tokens `F`, which stay unchanged.
 #[derive(Debug, Clone)]
 struct PromptBlock {
     norm1: LayerNorm,
@@ -85,10 +85,10 @@ pub enum PromptOutput {
     Hidden,
 }
 
-/// Predicts patches with the encoder's tokens as fixed keys and values: a block updates the mask
-/// tokens alone (MILAN, Hou et al., arXiv 2208.06049, section 3.2).
+/// Predicts patches with the encoder's tokens as fixed keys and values: a block updates only the mask
+/// tokens (MILAN, Hou et al., arXiv 2208.06049, section 3.2).
 ///
-/// Works in the mask's order, as [`super::MaeDecoder`].
+/// Tokens are in the mask's order, as in [`super::MaeDecoder`].
 #[derive(Debug, Clone)]
 pub struct PromptDecoder {
     embed: Linear,
@@ -106,7 +106,7 @@ impl PromptDecoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(
         params: &Params,
         config: &MaeDecoderConfig,
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_an_encoder_that_saw_everything() {
+    fn refuses_a_full_view() {
         let error = decode(PromptOutput::All, 5, false).unwrap_err().to_string();
         assert!(error.contains("MaskMode::Drop"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! The query stream: patches predicted one after the other, each from those before it.
+//! The query stream: autoregressive prediction of patches.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -8,11 +8,11 @@ use crate::nn::{Block, LayerNorm, Linear, Mlp, PosEmbed, causal_bias};
 use crate::params::Params;
 use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows};
 
-/// What follows the last norm of a [`QueryStream`].
+/// The head after the last norm of a [`QueryStream`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QueryHead {
-    /// Two layers with GELU between them, the hidden one as wide as that of a block.
+    /// Two layers with GELU between them; the hidden width is that of a block's MLP.
     #[default]
     Mlp,
     /// One layer.
@@ -23,29 +23,29 @@ pub enum QueryHead {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueryStreamConfig {
-    /// Number of blocks, which divides the encoder's; as many as that one has (the default) if not set.
+    /// Number of blocks, a divisor of the encoder's depth; `None` (the default) for the encoder's depth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth: Option<usize>,
-    /// Whether its blocks are the encoder's first ones, not its own. Default false.
+    /// Whether it shares the first blocks of the encoder. Default false.
     pub share_weights: bool,
-    /// What predicts from its tokens. Default `mlp`.
+    /// The prediction head. Default `mlp`.
     pub head: QueryHead,
 }
 
-/// Predicts every patch, in the mask's order, from its position and the encoder's tokens of the patches before it: the
+/// Predicts every patch, in the mask's order, from its position and the encoder's tokens of earlier patches: the
 /// query stream of XLNet (Yang et al., NeurIPS 2019) for images.
 ///
-/// It starts from the encoder's table of positions. After every so many blocks of the encoder, one of its own attends
-/// to what that block gave the class token and earlier patches. The last norm is the encoder's `norm`: in pre-training
-/// nothing else goes through it. Traces `query{N}`, its tokens after block N, and `pred` with the row of the class
-/// token, both `[rows, 1 + patches, ..]`.
+/// It starts from the encoder's position table. At regular intervals of encoder blocks, one of its own blocks attends
+/// to that block's output for the class token and earlier patches. Its last norm is the encoder's `norm`, which
+/// pre-training uses for nothing else. Traces `query{N}`, its tokens after block N, and `pred` with the row of the
+/// class token, both `[rows, 1 + patches, ..]`.
 ///
 /// SAIM (Qi et al., AAAI 2023), section 3.3; qiy20/SAIM @ 08d36c3, `models_saim.py`.
 #[derive(Debug, Clone)]
 pub struct QueryStream {
     pos_embed: PosEmbed,
     blocks: Vec<Block>,
-    /// The encoder's block after which each of them stands.
+    /// For each of its blocks, the encoder block whose output it reads.
     layers: Vec<usize>,
     norm: LayerNorm,
     head: Head,
@@ -81,13 +81,13 @@ impl Head {
 }
 
 impl QueryStream {
-    /// Beside the encoder `vit`, which has been built under the same `params`: parameters `query_blocks.N` (unless they
-    /// are the encoder's) and `prediction_head`.
+    /// Builds the stream for the encoder `vit`, which was built under the same `params`: parameters `query_blocks.N`
+    /// (unless shared with the encoder) and `prediction_head`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the encoder's blocks are not a multiple of its own, or the encoder has no positions,
-    /// class token or final norm, or what the stream has not.
+    /// [`Error::InvalidConfig`] if its depth does not divide the encoder's, if the encoder lacks positions, a class
+    /// token or a final norm, or if it has a part that the stream does not support.
     pub fn new(
         params: &Params,
         config: &QueryStreamConfig,
@@ -100,7 +100,7 @@ impl QueryStream {
         let place = (vit.grid()?, 1);
         let Some(pos_embed) = PosEmbed::new(&shared, "pos_embed", vit.pos_embed, dim, place)?
         else {
-            let why = "the query stream starts from them";
+            let why = "the query stream starts from positions";
             return Err(unfit("pos_embed", "none".to_owned(), why));
         };
         let block = |index: usize| {
@@ -108,7 +108,7 @@ impl QueryStream {
                 true => shared.pp("blocks"),
                 false => params.pp("query_blocks"),
             };
-            // Draws of stochastic depth differ from those of the encoder's blocks.
+            // Random streams of stochastic depth after those of the encoder's blocks.
             let number = u32::try_from(vit.depth + index).unwrap_or(u32::MAX);
             let block = Block::new(&params.pp(index), &vit.block(index * each), number)?;
             Ok(block.activation(vit.activation))
@@ -128,11 +128,11 @@ impl QueryStream {
     }
 }
 
-/// Whether a query stream of `depth` blocks can stand beside the encoder.
+/// Checks that a query stream of `depth` blocks works with the encoder.
 fn check(vit: &VitConfig, depth: usize) -> Result<()> {
     if depth == 0 || !vit.depth.is_multiple_of(depth) {
         let why = format!(
-            "one block follows equally many of the encoder's {}",
+            "its blocks must be evenly spread over the encoder's {}",
             vit.depth
         );
         let fix = "use a divisor of encoder.depth";
@@ -142,37 +142,42 @@ fn check(vit: &VitConfig, depth: usize) -> Result<()> {
         (
             "class_token",
             vit.class_token,
-            "the first patch sees the class token alone",
+            vit.class_token.to_string(),
+            "the first patch attends only to the class token",
         ),
         (
             "final_norm",
             vit.final_norm,
-            "it is that of the query stream",
+            vit.final_norm.to_string(),
+            "the query stream uses this norm",
         ),
         (
             "rel_pos_bias",
             vit.rel_pos_bias == RelPosBiasKind::None,
-            "the query stream has none",
+            format!("{:?}", vit.rel_pos_bias),
+            "the query stream has no position bias",
         ),
         (
             "attn_drop_rate",
             vit.attn_drop_rate == 0.,
-            "the query stream drops no attention",
+            vit.attn_drop_rate.to_string(),
+            "the query stream has no attention dropout",
         ),
         (
             "projection_dim",
             vit.projection_dim.is_none(),
+            format!("{:?}", vit.projection_dim),
             "the query stream reads the blocks",
         ),
     ];
-    match rules.into_iter().find(|(_, holds, _)| !holds) {
-        Some((field, _, why)) => Err(unfit(field, "another one".to_owned(), why)),
+    match rules.into_iter().find(|(_, holds, ..)| !holds) {
+        Some((field, _, value, why)) => Err(unfit(field, value, why)),
         None => Ok(()),
     }
 }
 
 fn unfit(field: &'static str, value: String, why: &'static str) -> Error {
-    let fix = "leave out this setting of the encoder";
+    let fix = "change this setting of the encoder";
     Error::config("encoder", field, value, why, fix)
 }
 
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn patches_depend_on_those_before_them_alone() {
+    fn patches_depend_only_on_earlier_ones() {
         let (store, step) = (ParamStore::cpu(1), StepContext::new(0));
         let config = QueryStreamConfig::default();
         let pixels = noise(&[1, 3, 8, 8], 1);
@@ -261,7 +266,7 @@ mod tests {
             ys.squeeze(0).unwrap().to_vec2().unwrap()
         };
         let before = rows(&pixels);
-        // Other pixels in patch 0, at the top left: the second in the order 2, 0, 3, 1.
+        // Change pixels of patch 0, at the top left: the second patch in the order 2, 0, 3, 1.
         let corner = noise(&[1, 3, 4, 4], 7).pad_with_zeros(2, 0, 4).unwrap();
         let corner = corner.pad_with_zeros(3, 0, 4).unwrap();
         let after = rows(&(pixels + corner).unwrap());

@@ -1,4 +1,4 @@
-//! SIM's predictor: another view of the image from this one.
+//! SIM's predictor: predicts one view of an image from another.
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -18,13 +18,13 @@ const OUTPUT_NORM_EPS: f64 = 1e-5;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelativePredictorConfig {
-    /// Which view is predicted. Default 1.
+    /// Index of the predicted view. Default 1.
     pub view: usize,
     /// Number of blocks. Default 4.
     pub depth: usize,
     /// Attention heads. Default 16.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over the tokens'. Default 4.
+    /// Hidden width of a block's MLP as a multiple of the token width. Default 4.
     pub mlp_ratio: f64,
     /// Norms of the blocks. Default `batch_norm`.
     pub norm: NormKind,
@@ -32,7 +32,7 @@ pub struct RelativePredictorConfig {
     pub norm_eps: f64,
     /// Positions added to the visible tokens. Default `sincos_row_first`.
     pub pos_embed: PosEmbedKind,
-    /// Whether the prediction goes through a layer norm that is not trained. Default false.
+    /// Whether the prediction passes a layer norm without training. Default false.
     pub output_norm: bool,
 }
 
@@ -53,9 +53,9 @@ impl Default for RelativePredictorConfig {
 
 /// Predicts all patches of another view from the visible patches of view 0 (Tao et al., CVPR 2023, Sec. 3.2).
 ///
-/// Each patch of that view is a mask token plus an embedding of where it lies in view 0 and how large
-/// it is there, [`RelativeGrid`]. The predicted rows are those of the other view: it has the grid of view 0,
-/// but the mask says nothing about it, so an objective must take all rows.
+/// Each of its patches is a mask token plus an embedding of its position and size relative to view 0
+/// ([`RelativeGrid`]). The predicted rows belong to the other view. It has the grid of view 0,
+/// but the mask does not apply to it, so an objective must use all rows.
 #[derive(Debug, Clone)]
 pub struct RelativePredictor {
     view: usize,
@@ -74,7 +74,7 @@ impl RelativePredictor {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(
         params: &Params,
         config: &RelativePredictorConfig,
@@ -94,7 +94,7 @@ impl RelativePredictor {
         block.validate("predictor")?;
         if !dim.is_multiple_of(4) {
             let why = "sines and cosines of four numbers need a multiple of 4";
-            let fix = "choose such a width for the encoder's tokens";
+            let fix = "use such a width for the encoder's tokens";
             return Err(Error::config("predictor", "embed_dim", dim, why, fix));
         }
         let blocks = params.pp("predictor_decoder_blocks");
@@ -116,7 +116,7 @@ impl RelativePredictor {
         })
     }
 
-    /// The encoder's tokens with their positions in view 0.
+    /// The encoder's tokens plus their positions in view 0.
     fn known(&self, cx: &DecodeContext<'_>) -> Result<Tensor> {
         let (tokens, prefix) = (&cx.encoded.tokens, cx.encoded.prefix);
         let ids = cx.mask.ids_keep(tokens.device())?;
@@ -126,7 +126,7 @@ impl RelativePredictor {
                 "predictor input",
                 [rows, prefix + visible, self.dim],
                 tokens.dims(),
-                "let the encoder drop hidden patches",
+                "let the encoder drop hidden patches (MaskMode::Drop)",
             ));
         }
         let Some(table) = &self.pos_embed else {
@@ -140,7 +140,7 @@ impl RelativePredictor {
         Ok((tokens + Tensor::cat(&[&class, &patches], 1)?)?)
     }
 
-    /// Where the predicted view of each image lies in its view 0.
+    /// For each image, the grid of the predicted view relative to view 0.
     fn grids(&self, batch: &Batch, mask: &Mask) -> Result<Vec<RelativeGrid>> {
         let (first, second) = (batch.view(0)?, batch.view(self.view)?);
         if first.size() != second.size() {
@@ -148,7 +148,7 @@ impl RelativePredictor {
                 format!("pixels of view {}", self.view),
                 format!("{:?}, as view 0", first.size()),
                 format!("{:?}", second.size()),
-                "give both views one size",
+                "give both views the same size",
             ));
         }
         let (from, to) = (crops(first, 0)?, crops(second, self.view)?);
@@ -158,7 +158,7 @@ impl RelativePredictor {
             .collect()
     }
 
-    /// What the mask tokens are told about their patches, `[mask rows, tokens, dim]`.
+    /// Embeddings of relative position and size for the mask tokens, `[mask rows, tokens, dim]`.
     fn relative(&self, cx: &DecodeContext<'_>, device: &Device) -> Result<Tensor> {
         let grids = self.grids(cx.batch, cx.mask)?;
         let (images, tokens) = (grids.len(), cx.mask.grid().len());
@@ -178,16 +178,16 @@ impl RelativePredictor {
     }
 }
 
-/// One crop an image.
+/// One crop per image.
 fn crops(view: &View, index: usize) -> Result<&[crate::Crop]> {
     if view.crops.len() == view.len() {
         return Ok(&view.crops);
     }
     Err(Error::shape(
         format!("crops of view {index}"),
-        format!("one for each of its {} images", view.len()),
+        format!("one crop for each of the {} images", view.len()),
         view.crops.len(),
-        "let the method's own view plan make the batch, or pass the crops to View::new",
+        "use the view plan of the method, or pass the crops to View::new",
     ))
 }
 
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_arrive_at_every_parameter_but_the_frozen_norm() {
+    fn gradients_arrive_except_at_the_frozen_norm() {
         let (store, predictor) = predictor(&RelativePredictorConfig {
             output_norm: true,
             ..tiny()
@@ -337,13 +337,13 @@ mod tests {
         for (name, var) in trainable {
             assert!(grads.get(&var).is_some(), "{name}");
         }
-        // The norm's weight is one and its bias zero.
+        // The frozen norm has weight one and bias zero.
         let mean = values.mean(2).unwrap();
         assert!(flat(&mean).iter().all(|mean| mean.abs() < 1e-5));
     }
 
     #[test]
-    fn the_order_of_visible_tokens_does_not_matter_and_the_crops_do() {
+    fn token_order_does_not_matter_but_crops_do() {
         let (_, predictor) = predictor(&tiny());
         let one = Mask::new(GRID, vec![1, 4, 0, 2, 3, 5, 0, 3, 1, 2, 4, 5], vec![2, 2]).unwrap();
         let other = Mask::new(GRID, vec![4, 1, 0, 2, 3, 5, 3, 0, 1, 2, 4, 5], vec![2, 2]).unwrap();

@@ -1,4 +1,4 @@
-//! CAPI's predictor: mask tokens look at what an encoder has seen.
+//! CAPI's predictor: mask tokens attend to an encoder's output.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::{Error, Result, StepContext};
 /// The first number of the blocks' random streams, so that they draw other rows than an encoder's blocks.
 const BLOCKS: u32 = 1000;
 
-/// Settings of [`RopePredictor`]; `Default` is CAPI's beside ViT-L.
+/// Settings of [`RopePredictor`]; `Default` is CAPI's with ViT-L.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RopePredictorConfig {
@@ -32,8 +32,8 @@ impl Default for RopePredictorConfig {
     }
 }
 
-/// Makes tokens for hidden patches from a mask token at their places, by blocks that look at an encoder's tokens and not
-/// at each other (Darcet et al., TMLR 2025, section 3.1).
+/// Predicts tokens of hidden patches from a mask token at their positions, by blocks that attend to an encoder's tokens
+/// but not to each other (Darcet et al., TMLR 2025, section 3.1).
 #[derive(Debug, Clone)]
 pub struct RopePredictor {
     mask_token: Tensor,
@@ -42,12 +42,12 @@ pub struct RopePredictor {
 }
 
 impl RopePredictor {
-    /// Parameters `mask_token`, `blocks.N`; the rest of the blocks' settings, and the width of what they look at, are
-    /// those of the `encoder`'s.
+    /// Parameters `mask_token`, `blocks.N`; the other settings of the blocks, and the width of the context, follow the
+    /// `encoder`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(
         params: &Params,
         config: &RopePredictorConfig,
@@ -61,10 +61,7 @@ impl RopePredictor {
         };
         block.validate("predictor")?;
         if config.depth == 0 {
-            let (why, fix) = (
-                "without a block nothing is seen of the image",
-                "use 1 or more",
-            );
+            let (why, fix) = ("it needs at least one block", "use 1 or more");
             return Err(Error::config("predictor", "depth", 0, why, fix));
         }
         let blocks = params.pp("blocks");
@@ -78,7 +75,7 @@ impl RopePredictor {
         })
     }
 
-    /// Tokens `[rows, n, embed_dim]` at `places` `[rows, n, 2]`.
+    /// Predicts tokens `[rows, n, embed_dim]` at `places` `[rows, n, 2]`.
     ///
     /// # Errors
     ///

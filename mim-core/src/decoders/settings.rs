@@ -1,25 +1,25 @@
-//! What the settings of a decoder do.
+//! The settings trait of decoders.
 
 use crate::ops::PatchOrder;
 use crate::params::Params;
 use crate::parts::Settings;
 use crate::{Decoder, PatchGrid, Result};
 
-/// What a decoder joins.
+/// Input and output sizes of a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecoderShape {
     /// Width of the encoder's tokens.
     pub inputs: usize,
-    /// Values of a predicted token.
+    /// Number of values per predicted token.
     pub outputs: usize,
     /// The encoder's output grid.
     pub grid: PatchGrid,
-    /// If the values of a token are cells (pixels, histograms): their order and their channels.
+    /// If the values of a token are cells (pixels, histograms): their order and number of channels.
     pub cells: Option<(PatchOrder, usize)>,
 }
 
 impl DecoderShape {
-    /// A decoder of tokens of `inputs` values on `grid`, which predicts `outputs` values each that are no cells.
+    /// A decoder of tokens of `inputs` values on `grid`, with `outputs` values per token that are not cells.
     pub fn new(grid: PatchGrid, inputs: usize, outputs: usize) -> Self {
         Self {
             inputs,
@@ -30,18 +30,18 @@ impl DecoderShape {
     }
 }
 
-/// The tokens of the encoder that a decoder reads.
+/// Encoder tokens that a decoder reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokensNeeded {
-    /// One for every patch: the encoder replaces hidden patches.
+    /// One per patch: the encoder replaces hidden patches.
     All,
-    /// Those of the visible patches alone: the encoder drops hidden patches.
+    /// Only the visible patches: the encoder drops hidden patches.
     Visible,
 }
 
-/// Settings of a decoder that a config can name.
+/// Settings of a decoder, as named in a config.
 pub trait DecoderSettings: Settings {
-    /// The tokens that it reads. Default: all.
+    /// Tokens that the decoder reads. Default: all.
     fn tokens(&self) -> TokensNeeded {
         TokensNeeded::All
     }
@@ -50,7 +50,7 @@ pub trait DecoderSettings: Settings {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if a setting does not hold.
+    /// [`crate::Error::InvalidConfig`] if a setting is invalid.
     fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>>;
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use crate::decoders::decoders;
 
     #[test]
-    fn the_type_chooses_and_unknown_keys_are_refused() {
+    fn the_type_selects_and_unknown_keys_are_refused() {
         let all = decoders();
         let read = |text: &str| all.read(text.parse().unwrap());
         let shape = DecoderShape::new(PatchGrid::new(2, 2), 8, 6);

@@ -1,4 +1,4 @@
-//! Images from maps and a style.
+//! Generates images from maps and a style.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -8,18 +8,18 @@ use crate::params::Params;
 use crate::{Error, Result};
 
 const NAME: &str = "style decoder";
-/// No level has fewer channels.
+/// Minimum number of channels on a level.
 const FEWEST: usize = 8;
 
 /// Sizes of [`StyleDecoder`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StyleDecoderConfig {
-    /// Channels of the coarsest level; each finer one has half as many, but no fewer than 8. Default 256.
+    /// Channels of the coarsest level; each finer level has half as many, but at least 8. Default 256.
     pub embed_dim: usize,
     /// Width of the style. Default 256.
     pub style_dim: usize,
-    /// Layers that make the style of a token. Default 2.
+    /// Layers that compute the style from a token. Default 2.
     pub style_depth: usize,
 }
 
@@ -33,23 +33,23 @@ impl Default for StyleDecoderConfig {
     }
 }
 
-/// What a [`StyleDecoder`] takes and gives.
+/// Input and output sizes of a [`StyleDecoder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StyleShape {
     /// Number of maps.
     pub maps: usize,
-    /// Width of the token that becomes the style.
+    /// Width of the token that the style is computed from.
     pub token_dim: usize,
-    /// Pixels of a cell of the maps, a power of two.
+    /// Side of a map cell in pixels; a power of two.
     pub cell: usize,
     /// Channels of the image.
     pub channels: usize,
 }
 
-/// Draws an image from maps of where things are; how they look comes from a token, as a style of all layers.
+/// Generates an image: maps say where things are, and a token, as the style of all layers, says how they look.
 ///
-/// After StyleGAN's generator (Karras et al., CVPR 2019): layers that a style normalises, with the size doubled between
-/// them; without noise and without discriminator. SemMAE learns parts by it (Li et al., NeurIPS 2022, figure 2).
+/// It follows StyleGAN's generator (Karras et al., CVPR 2019): style-normalised layers, with the size doubled between
+/// them, but without noise and discriminator. SemMAE learns parts with it (Li et al., NeurIPS 2022, figure 2).
 #[derive(Debug, Clone)]
 pub struct StyleDecoder {
     mapping: Vec<Linear>,
@@ -62,7 +62,7 @@ impl StyleDecoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a width is 0 or the cells are no power of two.
+    /// [`Error::InvalidConfig`] if a width is 0 or the cell size is not a power of two.
     pub fn new(params: &Params, config: &StyleDecoderConfig, shape: StyleShape) -> Result<Self> {
         let sizes = [
             ("embed_dim", config.embed_dim),
@@ -71,7 +71,7 @@ impl StyleDecoder {
         ];
         for (field, value) in sizes {
             if value == 0 {
-                let (why, fix) = ("it must be positive", "leave it out for the default");
+                let (why, fix) = ("it must be positive", "remove it to use the default");
                 return Err(Error::config(NAME, field, value, why, fix));
             }
         }
@@ -104,7 +104,7 @@ impl StyleDecoder {
         })
     }
 
-    /// The images `[batch, channels, rows * cell, cols * cell]` of maps `[batch, rows, cols, maps]` and tokens
+    /// Generates images `[batch, channels, rows * cell, cols * cell]` from maps `[batch, rows, cols, maps]` and tokens
     /// `[batch, token_dim]`.
     ///
     /// # Errors

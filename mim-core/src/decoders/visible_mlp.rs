@@ -26,8 +26,8 @@ impl Default for VisibleMlpConfig {
     }
 }
 
-/// Predicts each visible patch from its own token: three affine maps, each followed by a norm (the last
-/// one without weights) and GELU between them, then the head.
+/// Predicts each visible patch from its own token: three linear layers, each followed by a norm (the last
+/// one without weights), with GELU between them, then the head.
 ///
 /// DMJD (Ma et al., arXiv 2301.00230), section III-C; mx-mark/DMJD @ 881b21d, `models_dmjd.py`.
 #[derive(Debug, Clone)]
@@ -39,11 +39,11 @@ pub struct VisibleMlp {
 }
 
 impl VisibleMlp {
-    /// Parameters `proj_embed.{0,1,3,4,6}` and `predictor`, `inputs` being the encoder's width.
+    /// Parameters `proj_embed.{0,1,3,4,6}` and `predictor`; `inputs` is the encoder's width.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(
         params: &Params,
         config: &VisibleMlpConfig,
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn each_row_follows_from_its_own_token() {
+    fn each_row_depends_only_on_its_token() {
         let mask = Mask::new(PatchGrid::new(2, 2), vec![3, 0, 1, 2], vec![3]).unwrap();
         let tokens = noise(&[1, 3, 4], 1);
         let whole = decode(&tokens, &mask).unwrap();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_encoders_that_saw_everything_and_empty_layers() {
+    fn refuses_full_views_and_empty_layers() {
         let mask = Mask::new(PatchGrid::new(2, 2), vec![3, 0, 1, 2], vec![3]).unwrap();
         let error = decode(&noise(&[1, 4, 4], 1), &mask).unwrap_err();
         assert!(error.to_string().contains("MaskMode::Drop"), "{error}");

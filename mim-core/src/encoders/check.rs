@@ -1,4 +1,4 @@
-//! What every encoder asks of images and masks.
+//! Checks of images and masks shared by all encoders.
 
 use candle_core::Tensor;
 
@@ -8,7 +8,7 @@ use crate::{Error, Masking, PatchGrid, Result};
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if it has other channels.
+/// [`Error::Shape`] if the number of channels differs.
 pub(super) fn image_size(image: &Tensor, in_channels: usize) -> Result<(usize, usize)> {
     let (_, channels, height, width) = image.dims4()?;
     if channels == in_channels {
@@ -22,7 +22,7 @@ pub(super) fn image_size(image: &Tensor, in_channels: usize) -> Result<(usize, u
     ))
 }
 
-/// Refuses an order in which patches see each other, of an encoder `name` that has none.
+/// Refuses a causal patch order for the encoder `name`, which does not support one.
 ///
 /// # Errors
 ///
@@ -30,16 +30,16 @@ pub(super) fn image_size(image: &Tensor, in_channels: usize) -> Result<(usize, u
 pub(super) fn no_order(name: &'static str, masking: Masking<'_>) -> Result<()> {
     if matches!(masking, Masking::Causal(_)) {
         return Err(Error::unsupported(
-            format!("an order of the patches in {name}"),
-            "there, patches cannot be kept from seeing those that come later",
+            format!("a causal patch order in {name}"),
+            "it cannot hide later patches from earlier ones",
             "use a ViT, or another masking (MaskMode)",
         ));
     }
     Ok(())
 }
 
-/// Checks that a mask, if there is one, is on the encoder's own `grid`, and that as many tokens stay in
-/// every row, at least one, if the others are dropped.
+/// Checks that a mask, if any, is on the encoder's `grid`. If hidden tokens are dropped, also checks that every row
+/// keeps the same number of tokens, at least one.
 ///
 /// # Errors
 ///
@@ -55,7 +55,7 @@ pub(super) fn mask_on(grid: PatchGrid, masking: Masking<'_>) -> Result<()> {
         Some(mask) if matches!(masking, Masking::Drop(_)) => match mask.exact_keep()? {
             0 => Err(Error::shape(
                 "visible patches",
-                "at least one in every row",
+                "at least one in every row, the same number in each",
                 0,
                 "hide fewer patches, or do not drop hidden ones (MaskMode)",
             )),

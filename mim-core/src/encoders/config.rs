@@ -1,8 +1,8 @@
-//! Any of the encoders, as a setting: the macro that lists them.
+//! The macro that lists all encoders and builds the enum of their settings.
 
-/// Declares the encoders, one a line: `module => Variant: Settings, other public items;`.
+/// Declares the encoders, one per line: `module => Variant: Settings, other public items;`.
 ///
-/// Makes the modules and the list of parts (see [`crate::parts!`]), and the enum [`super::EncoderConfig`].
+/// Creates the modules and the list of parts (see [`crate::parts!`]), and the enum [`super::EncoderConfig`].
 macro_rules! encoders {
     ($($module:ident => $variant:ident: $config:ident $(, $public:ident)*;)*) => {
         crate::parts! {
@@ -11,7 +11,7 @@ macro_rules! encoders {
             $($module => $config $(, $public)*;)*
         }
 
-        /// Settings of an encoder, told apart by `type`. The methods are those of [`EncoderSettings`].
+        /// Settings of any encoder; the field `type` selects it. The methods are those of [`EncoderSettings`].
         ///
         /// ```toml
         /// [encoder]
@@ -64,7 +64,7 @@ mod tests {
     use crate::{ParamStore, PatchGrid};
 
     #[test]
-    fn the_type_chooses_and_unknown_keys_are_refused() {
+    fn the_type_selects_and_unknown_keys_are_refused() {
         let read = |text: &str| toml::from_str::<EncoderConfig>(text);
         let swin = read("type = \"swin\"\nembed_dim = 24\nnum_heads = [3, 6, 12, 24]").unwrap();
         assert_eq!(
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_the_list_are_those_of_the_enum() {
+    fn part_names_match_the_enum() {
         for entry in encoders().iter() {
             let name = &entry.info.name;
             let config = toml::from_str::<EncoderConfig>(&format!("type = \"{name}\""));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn builds_what_it_says() {
+    fn builds_the_named_encoder() {
         let config = EncoderConfig::from(SwinConfig {
             image_size: 16.into(),
             embed_dim: 4,

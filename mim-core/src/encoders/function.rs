@@ -1,4 +1,4 @@
-//! Any network as a frozen encoder.
+//! Wraps any function as a frozen encoder.
 
 use candle_core::Tensor;
 
@@ -7,24 +7,24 @@ use crate::{EncodeOptions, Encoded, Encoder, Error, Masking, PatchGrid, Result, 
 /// Maps images `[batch, channels, height, width]` to tokens.
 type Forward = dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync;
 
-/// What the function of a [`FnEncoder`] gives.
+/// Output of the function of a [`FnEncoder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FnOutput {
-    /// `[batch, prefix + tokens, dim]`, a token for each patch, row by row.
+    /// `[batch, prefix + tokens, dim]`: one token per patch, row by row.
     Tokens {
-        /// Tokens in front of the patches; the first one is the class token, further ones
-        /// (registers) are left out.
+        /// Number of tokens before the patches. The first one is the class token; the others
+        /// (registers) are dropped.
         prefix: usize,
         /// Side of a patch in pixels.
         patch_size: usize,
     },
-    /// `[batch, dim]`, one row for each image.
+    /// `[batch, dim]`: one row per image.
     Pooled,
 }
 
-/// A function from images to tokens, as a teacher: for networks of other crates.
+/// A function from images to tokens, used as a teacher: for networks of other crates.
 ///
-/// It sees whole images and gives its output, nothing between.
+/// It needs whole images and gives only its output, no intermediate values.
 ///
 /// ```
 /// use candle_core::Tensor;
@@ -42,7 +42,7 @@ pub struct FnEncoder {
 }
 
 impl FnEncoder {
-    /// The encoder of a function whose tokens are `dim` wide.
+    /// An encoder from a function whose tokens are `dim` wide.
     pub fn new(
         forward: impl Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync + 'static,
         output: FnOutput,
@@ -64,16 +64,16 @@ impl FnEncoder {
             Masking::Drop(_) | Masking::Replace(_) | Masking::Causal(_) => "masked images",
         };
         Err(Error::unsupported(
-            format!("{asked} of a network of another crate"),
-            "it takes whole images and gives its output alone",
-            "use one of mim's own encoders there",
+            format!("{asked} of a network from another crate"),
+            "it takes whole images and returns only its output",
+            "use one of mim's encoders for this",
         ))
     }
 
-    /// Class token and patches among the function's output.
+    /// Splits the function's output: class token, if any, and patches.
     fn tokens(&self, output: Tensor, grid: PatchGrid) -> Result<(Tensor, usize)> {
         let bad = |output: &Tensor, expected: String| {
-            let fix = "describe the function's output as it is (FnOutput)";
+            let fix = "choose the FnOutput that describes the function's output";
             Err(Error::shape(
                 "output of a foreign network",
                 expected,
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn patches_are_told_from_what_stands_before_them() {
+    fn prefix_tokens_are_separated_from_patches() {
         let registers = encode(tokens(4), &[2, 6, 5], Masking::None).unwrap();
         assert_eq!(
             (registers.prefix, registers.tokens.dims()),

@@ -1,4 +1,4 @@
-//! An encoder of images whose hidden pixels are painted over.
+//! An encoder that replaces hidden pixels by a trained colour.
 
 use candle_core::Tensor;
 
@@ -8,12 +8,12 @@ use crate::{
     EncodeOptions, Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext,
 };
 
-/// Any encoder behind a trained colour that takes the place of hidden pixels:
-/// `image * (1 - M) + mask_token * M`, `M` the mask repeated over the pixels of its cells.
+/// Wraps any encoder; a trained colour replaces hidden pixels first:
+/// `image * (1 - M) + mask_token * M`, where `M` repeats the mask over the pixels of its cells.
 ///
-/// The encoder inside sees a whole image and needs no mask token, so that it may have convolutions
-/// that overlap; masks may be on every grid that tiles the image. The colour lives among normalised
-/// pixels: 0 is the mean. Downstream tasks use the encoder inside, [`Encoder::trunk`].
+/// The inner encoder sees a whole image and needs no mask token, so it may have overlapping
+/// convolutions. Masks may be on any grid that tiles the image. The colour is in units of normalised
+/// pixels: 0 is the mean. Downstream tasks use the inner encoder, [`Encoder::trunk`].
 ///
 /// FastMIM (Guo et al., arXiv 2212.06593); ggjy/FastMIM.pytorch @ d4eea0d.
 #[derive(Debug, Clone)]
@@ -24,11 +24,11 @@ pub struct PixelMasked<E> {
 }
 
 impl<E: Encoder> PixelMasked<E> {
-    /// Puts the parameter `mask_token` `[1, in_channels, 1, 1]` before `inner`.
+    /// Wraps `inner`; the colour is the parameter `mask_token` `[1, in_channels, 1, 1]`.
     ///
     /// # Errors
     ///
-    /// If the name is taken by another shape.
+    /// If a parameter with this name has another shape.
     pub fn new(params: &Params, inner: E, in_channels: usize) -> Result<Self> {
         Ok(Self {
             inner,
@@ -37,7 +37,7 @@ impl<E: Encoder> PixelMasked<E> {
         })
     }
 
-    /// `[mask rows, channels, height, width]`, copy-major.
+    /// The painted images `[mask rows, channels, height, width]`, copy-major.
     fn paint(&self, image: &Tensor, mask: &Mask) -> Result<Tensor> {
         let (height, width) = check::image_size(image, self.in_channels)?;
         let copies = mask.copies(image.dim(0)?)?;
@@ -80,8 +80,8 @@ impl<E: Encoder> Encoder for PixelMasked<E> {
             Masking::Replace(mask) => self.paint(image, mask)?,
             Masking::Drop(_) | Masking::Causal(_) => {
                 return Err(Error::unsupported(
-                    "dropping hidden patches behind painted pixels",
-                    "the encoder inside sees whole images",
+                    "dropping hidden patches in PixelMasked",
+                    "its inner encoder sees whole images",
                     "replace them (Masking::Replace, MaskMode::Replace)",
                 ));
             }
@@ -98,7 +98,7 @@ mod tests {
     use crate::encoders::{EncoderConfig, PvtV2Config, SwinConfig, VitConfig};
     use candle_core::Device;
 
-    /// One of each kind for 2 colours and 16 pixels, with an output stride of 8.
+    /// One encoder of each kind, for 2 channels and 16 pixels, with an output stride of 8.
     fn configs() -> [EncoderConfig; 3] {
         let (image_size, in_channels) = (16.into(), 2);
         let vit = VitConfig {
@@ -161,7 +161,7 @@ mod tests {
         let colour = Tensor::new(&[5f32, -7.], &Device::Cpu).unwrap();
         let token = store.var("mask_token").unwrap();
         token.set(&colour.reshape((1, 2, 1, 1)).unwrap()).unwrap();
-        // Two masks an image, on cells of 8 pixels.
+        // Two masks per image, on cells of 8 pixels.
         let bits = [1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0];
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &bits).unwrap();
         let painted = encoder.paint(&images(), &mask).unwrap();
@@ -181,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn the_colours_gradient_passes_every_kind_of_encoder() {
+    fn the_colour_gets_its_gradient_through_every_encoder() {
         let grid = PatchGrid::new(4, 4);
         let bits: Vec<u8> = (0..32).map(|id| u8::from(id % 3 == 0)).collect();
         let mask = Mask::from_bits(grid, &bits).unwrap();
         for config in configs() {
             let (store, encoder) = build(&config);
             let token = store.var("mask_token").unwrap();
-            // Far from zero, where a norm behind the first convolution is steep.
+            // Far from zero, a norm after the first convolution has a steep slope.
             let colour = Tensor::new(&[0.7f32, -0.9], &Device::Cpu).unwrap();
             token.set(&colour.reshape((1, 2, 1, 1)).unwrap()).unwrap();
             let loss = |tokens: Tensor| {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_mask_it_is_the_encoder_inside() {
+    fn without_a_mask_it_equals_the_inner_encoder() {
         for config in configs() {
             let (store, encoder) = build(&config);
             let (whole, inner) = (

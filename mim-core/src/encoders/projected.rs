@@ -1,4 +1,4 @@
-//! An encoder with a projector behind it.
+//! An encoder followed by a projector.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -7,21 +7,21 @@ use crate::nn::{Block, BlockConfig, Linear, NormKind, QkvBias};
 use crate::params::Params;
 use crate::{EncodeOptions, Encoded, Encoder, Masking, PatchGrid, Result, StepContext};
 
-/// Settings of the projector of [`Projected`]; `Default` is that of SIM's ViT-B.
+/// Settings of the projector of [`Projected`]; `Default` is SIM's for ViT-B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectorConfig {
-    /// Width of the tokens it gives; a multiple of `num_heads`. Default 768.
+    /// Width of the output tokens; a multiple of `num_heads`. Default 768.
     pub embed_dim: usize,
     /// Number of blocks. Default 2.
     pub depth: usize,
     /// Attention heads. Default 16.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
     /// Norms of the blocks. Default `batch_norm`.
     pub norm: NormKind,
-    /// Epsilon of the norms. Default 1e-5, for batch norm.
+    /// Epsilon of the norms. Default 1e-5, as for batch norm.
     pub norm_eps: f64,
 }
 
@@ -53,9 +53,9 @@ impl ProjectorConfig {
     }
 }
 
-/// Tokens of another encoder after a linear map and transformer blocks (Tao et al., CVPR 2023, Sec. 3.3).
+/// Another encoder followed by a linear layer and transformer blocks (Tao et al., CVPR 2023, Sec. 3.3).
 ///
-/// Downstream tasks use the encoder inside, [`Encoder::trunk`].
+/// Downstream tasks use the inner encoder, [`Encoder::trunk`].
 #[derive(Debug, Clone)]
 pub struct Projected<E> {
     trunk: E,
@@ -65,11 +65,11 @@ pub struct Projected<E> {
 }
 
 impl<E: Encoder> Projected<E> {
-    /// Puts a projector behind `trunk`: parameters `decoder_embed`, `projector_decoder_blocks.N`.
+    /// Puts a projector after `trunk`: parameters `decoder_embed`, `projector_decoder_blocks.N`.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if the settings do not hold.
+    /// [`crate::Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, trunk: E, config: &ProjectorConfig) -> Result<Self> {
         let (block, dim) = (config.block(), config.embed_dim);
         block.validate("projector")?;
@@ -98,7 +98,7 @@ impl<E: Encoder> Encoder for Projected<E> {
         self.trunk.grid(image)
     }
 
-    /// Layers and attention are those of the trunk; its tokens are traced as `latent`, the result as `projected`.
+    /// Layers and attention come from the trunk; its tokens are traced as `latent`, the result as `projected`.
     fn encode(
         &self,
         image: &Tensor,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_arrive_and_the_trunk_is_the_encoder_inside() {
+    fn gradients_arrive_and_the_trunk_is_the_inner_encoder() {
         let (store, encoder) = build(&projector()).unwrap();
         let images = Tensor::rand(0f32, 1f32, (2, 3, 8, 8), &Device::Cpu).unwrap();
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 0, 1, 1, 0, 0, 1]).unwrap();

@@ -1,4 +1,4 @@
-//! An encoder with a regressor of hidden patches behind it.
+//! An encoder followed by a regressor of hidden patches.
 
 use candle_core::Tensor;
 
@@ -6,10 +6,10 @@ use super::check;
 use crate::decoders::LatentRegressor;
 use crate::{EncodeOptions, Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext};
 
-/// An encoder of visible patches whose tokens, under a mask, are latents of the hidden ones (Chen et al., IJCV 2023):
-/// several decoders read what the regressor computes once.
+/// An encoder of visible patches, followed by a regressor. Under a mask, its tokens are latents of the hidden patches
+/// (Chen et al., IJCV 2023), so that several decoders share one regressor pass.
 ///
-/// Downstream tasks use the encoder inside, [`Encoder::trunk`]; so do images without a mask.
+/// Downstream tasks, and images without a mask, use the inner encoder, [`Encoder::trunk`].
 #[derive(Debug, Clone)]
 pub struct Regressed<E> {
     trunk: E,
@@ -17,14 +17,14 @@ pub struct Regressed<E> {
 }
 
 impl<E: Encoder> Regressed<E> {
-    /// Puts `regressor` behind `trunk`.
+    /// Puts `regressor` after `trunk`.
     pub fn new(trunk: E, regressor: LatentRegressor) -> Self {
         Self { trunk, regressor }
     }
 }
 
 impl<E: Encoder> Encoder for Regressed<E> {
-    /// That of the encoder inside.
+    /// Width of the inner encoder.
     fn dim(&self) -> usize {
         self.trunk.dim()
     }
@@ -48,8 +48,8 @@ impl<E: Encoder> Encoder for Regressed<E> {
         check::no_order("a regressor", masking)?;
         if let Masking::Replace(_) = masking {
             return Err(Error::unsupported(
-                "a regressor behind an encoder that sees hidden patches",
-                "it predicts their latents from the visible ones",
+                "a regressor after an encoder that sees hidden patches",
+                "the regressor must predict their latents from visible patches",
                 "drop hidden patches (MaskMode::Drop)",
             ));
         }

@@ -1,16 +1,16 @@
-//! What the settings of an encoder say of it.
+//! The settings trait of encoders.
 
 use crate::params::{Init, InitScheme, Params};
 use crate::parts::Settings;
 use crate::{Encoder, ImageSize, MaskMode, PatchGrid, Result};
 
-/// Settings of an encoder that a config can name.
+/// Settings of an encoder, as named in a config.
 pub trait EncoderSettings: Settings {
     /// Checks the settings and builds the encoder under `params`.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if a setting does not hold.
+    /// [`crate::Error::InvalidConfig`] if a setting is invalid.
     fn build(&self, params: &Params) -> Result<Box<dyn Encoder>>;
 
     /// Height and width of the images in pixels.
@@ -19,48 +19,48 @@ pub trait EncoderSettings: Settings {
     /// Channels of the images.
     fn in_channels(&self) -> usize;
 
-    /// Side in pixels of a patch, of which the first tokens are made.
+    /// Side in pixels of the patches that form the first tokens.
     fn patch_size(&self) -> usize;
 
-    /// Side in pixels of what one token of the output stands for. Default: a patch.
+    /// Side in pixels covered by one output token. Default: the patch size.
     fn output_stride(&self) -> usize {
         self.patch_size()
     }
 
-    /// Width of the output's tokens.
+    /// Width of the output tokens.
     fn dim(&self) -> usize;
 
-    /// What becomes of hidden patches if neither settings nor decoder ask for more. Default: `replace`.
+    /// How hidden patches are treated if neither settings nor decoder require otherwise. Default: `replace`.
     fn hiding(&self) -> MaskMode {
         MaskMode::Replace
     }
 
-    /// Whether a trained token can stand for hidden patches. Default: no.
+    /// Whether a trained mask token can replace hidden patches. Default: no.
     fn can_replace(&self) -> bool {
         false
     }
 
-    /// Gives it the token for hidden patches, or takes it away. Default: nothing, for encoders that have none.
+    /// Adds or removes the mask token. Default: does nothing, for encoders without one.
     fn set_mask_token(&mut self, wanted: bool) {
         let _ = wanted;
     }
 
-    /// Whether its weights, as they are, fit images of other sizes. Default: yes.
+    /// Whether the same weights work for images of other sizes. Default: yes.
     fn any_size(&self) -> bool {
         true
     }
 
-    /// How its authors start its weights. Default: as `method` says, for encoders where methods differ.
+    /// The authors' initialisation. Default: as `method` says, for encoders where methods differ.
     fn init(&self, method: Init) -> Box<dyn InitScheme> {
         method.build(self.patch_values())
     }
 
-    /// Numbers in a patch, as [`crate::params::Init::build`] wants them.
+    /// Pixel values per patch, an argument of [`crate::params::Init::build`].
     fn patch_values(&self) -> usize {
         self.patch_size() * self.patch_size() * self.in_channels()
     }
 
-    /// The output's token grid.
+    /// The output grid.
     ///
     /// # Errors
     ///

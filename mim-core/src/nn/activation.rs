@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Result, ops};
 
-/// What stands between the two maps of an [`super::Mlp`].
+/// The non-linearity between the two layers of an [`super::Mlp`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x Φ(x)`, exact.
     #[default]
     Gelu,
-    /// `x σ(1.702 x)`, as OpenAI's CLIP.
+    /// `x σ(1.702 x)`, as in OpenAI's CLIP.
     QuickGelu,
 }
 

@@ -15,7 +15,7 @@ pub enum QkvBias {
     /// All three, as one `qkv.bias`.
     #[default]
     Full,
-    /// Query and value, as `q_bias` and `v_bias` (BEiT); the key's is always zero.
+    /// Query and value, as `q_bias` and `v_bias` (BEiT); the key's bias is always zero.
     QV,
     /// None.
     None,
@@ -40,12 +40,12 @@ enum Bias {
 impl Attention {
     /// Parameters `qkv.weight`, `qkv.bias` (or `q_bias`, `v_bias`), `proj`.
     ///
-    /// Heads are `dim / heads` wide, rounded down: where `heads` does not divide `dim`, queries, keys
-    /// and values are together narrower than the tokens (BootMAE's decoder).
+    /// Heads are `dim / heads` wide, rounded down. If `heads` does not divide `dim`, queries, keys
+    /// and values are narrower than the tokens (BootMAE's decoder).
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, dim: usize, heads: usize, bias: QkvBias) -> Result<Self> {
         let inner = dim / heads * heads;
         let bias = match bias {
@@ -77,7 +77,7 @@ impl Attention {
             .forward(&ops::attention(&qkv, self.heads, bias, self.scale()?)?)
     }
 
-    /// [`Attention::forward`] with queries made of `xs`, and keys and values of `context`, both `[rows, tokens, dim]`.
+    /// [`Attention::forward`] with queries from `xs`, and keys and values from `context`, both `[rows, tokens, dim]`.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl Attention {
         Ok(self.weights_and_values(xs, bias, queries)?.0)
     }
 
-    /// [`Attention::forward`] whose weights `drop` acts on.
+    /// [`Attention::forward`] with dropout on the attention weights.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Attention {
         Ok((ops::softmax(&logits)?, part(2)?.contiguous()?))
     }
 
-    /// `xs` and the branch `forward(norm(xs), bias)` as one operation, where there is one: if both linear
+    /// `xs + forward(norm(xs), bias)` as one operation; `None` unless both linear
     /// layers have biases.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ mod tests {
     use crate::objectives::testing::noise;
 
     #[test]
-    fn attention_that_drops_nothing_is_the_plain_one_and_drops_otherwise() {
+    fn dropout_acts_on_the_weights_only_in_training() {
         let store = ParamStore::cpu(2);
         let attention = Attention::new(&store.root(), 8, 2, QkvBias::QV).unwrap();
         let (xs, bias) = (noise(&[3, 5, 8], 1), noise(&[1, 2, 5, 5], 2));

@@ -5,15 +5,15 @@ use candle_core::{DType, Tensor, Var};
 use crate::params::Params;
 use crate::{Error, Result, StepContext, ops};
 
-/// Share of the newest batch in the running statistics: the default of torch, which all papers keep.
+/// Weight of the newest batch in the running statistics: PyTorch's default, which all papers keep.
 const MOMENTUM: f64 = 0.1;
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias` with statistics over all axes but the last
 /// (Ioffe and Szegedy, 2015).
 ///
-/// While training, the statistics are those of the batch (biased variance), and the buffers follow
-/// them with a momentum of 0.1 (unbiased variance); otherwise they are the buffers. A teacher has
-/// buffers of its own, which no moving average touches. Processes that train together normalise by the
+/// In training, the statistics are those of the batch (biased variance), and the running statistics in the buffers
+/// follow them with a momentum of 0.1 (unbiased variance). Otherwise the buffers are used. A teacher has its
+/// own buffers, which its moving average leaves alone. Processes that train together share the
 /// statistics of their joint batch.
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
@@ -29,7 +29,7 @@ impl BatchNorm {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, dim: usize, eps: f64) -> Result<Self> {
         let device = params.device();
         let (zeros, ones) = (
@@ -75,12 +75,12 @@ impl BatchNorm {
         Ok(ys)
     }
 
-    /// Moves the buffers towards the statistics of a batch of `rows` rows.
+    /// Moves the running statistics towards those of a batch of `rows` rows.
     fn follow(&self, batch: &ops::BatchNormOutput, rows: usize) -> Result<()> {
         if rows < 2 {
             return Err(Error::shape(
                 "batch norm",
-                "at least two rows to train on",
+                "at least two rows in a training batch",
                 rows,
                 "use a larger batch",
             ));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn training_uses_the_batch_and_the_buffers_follow_it() {
+    fn training_uses_the_batch_and_updates_the_buffers() {
         let (store, layer) = layer();
         let xs = Tensor::new(&[[[1f32], [3.]], [[5.], [7.]]], &Device::Cpu).unwrap();
         let ys = layer.forward(&xs, &StepContext::new(0)).unwrap();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn evaluation_uses_the_buffers_and_leaves_them() {
+    fn evaluation_uses_the_buffers_and_keeps_them() {
         let (store, layer) = layer();
         let four = Tensor::new(&[4f32], &Device::Cpu).unwrap();
         store.var("norm.running_var").unwrap().set(&four).unwrap();

@@ -1,4 +1,4 @@
-//! Linear maps with batch norms behind them.
+//! An MLP with batch norms.
 
 use candle_core::Tensor;
 
@@ -6,11 +6,11 @@ use super::{BatchNorm, Linear};
 use crate::params::Params;
 use crate::{Error, Result, StepContext, ops};
 
-/// Epsilon of the norms: the framework's default.
+/// Epsilon of the norms: PyTorch's default.
 const EPS: f64 = 1e-5;
 
-/// Linear maps without bias, a batch norm behind each, and a GELU between them (NNCLR, Dwibedi et al., ICCV 2021; as
-/// MIM-Refiner has it).
+/// Linear layers without bias, each followed by a batch norm, with GELU between them (NNCLR, Dwibedi et al., ICCV 2021;
+/// as in MIM-Refiner).
 #[derive(Debug, Clone)]
 pub struct BatchNormMlp {
     layers: Vec<(Linear, BatchNorm)>,
@@ -25,7 +25,7 @@ impl BatchNormMlp {
     /// [`Error::InvalidConfig`] if a width is 0.
     pub fn new(params: &Params, widths: &[usize]) -> Result<Self> {
         if widths.contains(&0) {
-            let (why, fix) = ("a layer has at least one value", "use for instance 256");
+            let (why, fix) = ("a layer has at least one value", "use 256, for example");
             return Err(Error::config("batch-norm MLP", "width", 0, why, fix));
         }
         let layer = |(index, pair): (usize, &[usize])| {
@@ -41,7 +41,7 @@ impl BatchNormMlp {
         })
     }
 
-    /// Maps `[rows, inputs]` to `[rows, outputs]`; all rows together make the statistics.
+    /// Maps `[rows, inputs]` to `[rows, outputs]`; the batch statistics are over all rows.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Bicubic interpolation of grids, as PyTorch computes it.
 
-/// For each of `to` places the four of `from` source places and their weights (a = -0.75, edges
-/// repeated, no antialiasing); neighbouring places lie `step` source places apart.
+/// For each of `to` outputs: four of the `from` source positions and their weights (a = -0.75, edges
+/// repeated, no antialiasing). Neighbouring outputs are `step` source positions apart.
 pub(crate) fn taps(from: usize, to: usize, step: f64) -> Vec<[(usize, f32); 4]> {
     const A: f64 = -0.75;
     let near = |d: f64| ((A + 2.) * d - (A + 3.)) * d * d + 1.;
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_add_up_to_one_and_a_step_of_one_changes_nothing() {
+    fn weights_sum_to_one_and_a_step_of_one_is_the_identity() {
         for row in taps(5, 9, 5. / 9.) {
             let sum: f32 = row.iter().map(|(_, weight)| weight).sum();
             assert!((sum - 1.).abs() < 1e-6);

@@ -8,29 +8,29 @@ use super::{
 use crate::params::Params;
 use crate::{Error, Result, StepContext, ops};
 
-/// What a [`Block`] is made of.
+/// Settings of a [`Block`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockConfig {
     /// Width of the tokens.
     pub dim: usize,
     /// Attention heads; they divide `dim`.
     pub num_heads: usize,
-    /// Width of the hidden layer over `dim`.
+    /// Width of the hidden layer as a multiple of `dim`.
     pub mlp_ratio: f64,
     /// Biases of query, key and value.
     pub qkv_bias: QkvBias,
-    /// Which norm.
+    /// Kind of norm.
     pub norm: NormKind,
     /// Epsilon of both norms.
     pub norm_eps: f64,
-    /// Initial layer scale; none for no layer scale.
+    /// Initial layer scale; `None` for no layer scale.
     pub layer_scale_init: Option<f64>,
     /// Stochastic depth rate.
     pub drop_path: f64,
 }
 
 impl BlockConfig {
-    /// Checks that the heads divide the width, the hidden layer is not empty and `norm_eps` is positive.
+    /// Checks that the heads divide the width, that the hidden layer is not empty, and that `norm_eps` is positive.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ pub(super) fn tokens_from(xs: &Tensor, first: usize) -> Result<Tensor> {
     let tokens = xs.dim(1)?;
     if first > tokens {
         return Err(Error::shape(
-            "first token of a block's result",
+            "first token of a block's output",
             format!("at most {tokens}, the number of tokens"),
             first,
             "count from 0",
@@ -72,12 +72,12 @@ pub(super) fn tokens_from(xs: &Tensor, first: usize) -> Result<Tensor> {
 pub(super) struct Branch<'a> {
     /// Layer scale, `[dim]`.
     scale: Option<&'a Tensor>,
-    /// Drop path's factors of the samples.
+    /// Drop-path factors, one per sample.
     samples: Option<Vec<f32>>,
 }
 
 impl Branch<'_> {
-    /// Half a block of these layers.
+    /// A half block of these layers.
     pub(super) fn half<'a>(
         &'a self,
         norm: &'a LayerNorm,
@@ -113,7 +113,7 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, config: &BlockConfig, index: u32) -> Result<Self> {
         let BlockConfig {
             dim,
@@ -148,21 +148,21 @@ impl Block {
         })
     }
 
-    /// The same with dropout of the attention's weights; not in [`Block::forward_with`], whose attention is another.
+    /// Adds dropout on the attention weights; [`Block::forward_with`] ignores it, since its attention is custom.
     #[must_use]
     pub fn attn_drop(mut self, rate: f64) -> Self {
         self.attn_drop = Dropout::new(rate, self.index);
         self
     }
 
-    /// The same with another activation in its MLP.
+    /// Sets the activation of the MLP.
     #[must_use]
     pub fn activation(mut self, activation: Activation) -> Self {
         self.mlp = self.mlp.activation(activation);
         self
     }
 
-    /// The same with stochastic depth of this rate, drawn as that of block `index` of its network.
+    /// Sets stochastic depth to this rate, drawn for block `index` of the network.
     #[must_use]
     pub fn drop_path(mut self, rate: f64, index: u32) -> Self {
         self.drop_path = [0, 1].map(|branch| DropPath::new(rate, 2 * index + branch));
@@ -183,8 +183,8 @@ impl Block {
         self.forward_from(xs, 0, bias, step)
     }
 
-    /// The tokens from number `first` on of what [`Block::forward`] gives, `[rows, tokens - first, dim]`, at
-    /// less cost: all tokens are looked at, but only these go through the MLP, unless its norm needs all.
+    /// [`Block::forward`] for the tokens from number `first` on, `[rows, tokens - first, dim]`, at lower
+    /// cost: attention uses all tokens, but only these go through the MLP, unless its norm needs all.
     ///
     /// # Errors
     ///
@@ -196,7 +196,7 @@ impl Block {
         bias: Option<&Tensor>,
         step: &StepContext,
     ) -> Result<Tensor> {
-        // Batch norms would take the batch into their running statistics twice.
+        // With batch norms this path would update the running statistics twice.
         let norms = [&self.norm1, &self.norm2];
         if step.recompute && norms.iter().all(|norm| matches!(norm, TokenNorm::Layer(_))) {
             let (block, bias, step) = (self.clone(), bias.cloned(), step.keeping());
@@ -222,12 +222,12 @@ impl Block {
         };
         match &self.norm2 {
             TokenNorm::Layer(_) => self.fed(&tokens_from(&xs, first)?, step),
-            // Its statistics are those of all tokens.
+            // Batch statistics are over all tokens.
             TokenNorm::Batch(_) => tokens_from(&self.fed(&xs, step)?, first),
         }
     }
 
-    /// All of `blocks` one after the other: the tokens from number `first` on of the last one's result.
+    /// Runs all `blocks` in order; returns the tokens from number `first` on.
     ///
     /// # Errors
     ///
@@ -244,7 +244,7 @@ impl Block {
     }
 
     /// [`Block::forward`] with custom attention: `attend` maps `norm1(x)` `[rows, tokens, dim]`
-    /// to the same shape by this block's attention, for instance within windows.
+    /// to the same shape with this block's attention layer, for instance within windows.
     ///
     /// # Errors
     ///
@@ -258,8 +258,8 @@ impl Block {
         self.fed(&self.attended(xs, step, attend)?, step)
     }
 
-    /// `x += attn(norm1(x), norm1(context)); x += mlp(norm2(x))`: [`Block::forward`] with keys and values of a
-    /// `context` as long as `xs` (the query stream of SAIM). Dropout of attention does not act here.
+    /// `x += attn(norm1(x), norm1(context)); x += mlp(norm2(x))`: [`Block::forward`] with keys and values from a
+    /// `context` as long as `xs` (the query stream of SAIM). Attention dropout does not apply here.
     ///
     /// # Errors
     ///
@@ -284,7 +284,7 @@ impl Block {
         self.forward_with(xs, step, |attn, xs| attn.forward_to(xs, &context, bias))
     }
 
-    /// What acts on the branch of the first or second half in this step.
+    /// Layer scale and drop path of the first or second half in this step.
     fn branch(&self, half: usize, xs: &Tensor, step: &StepContext) -> Result<Branch<'_>> {
         let scales = self.gamma.as_ref().map(|(first, second)| [first, second]);
         Ok(Branch {
@@ -293,7 +293,7 @@ impl Block {
         })
     }
 
-    /// The first half, with attention computed by `attend`.
+    /// The first half, with attention by `attend`.
     fn attended(
         &self,
         xs: &Tensor,
@@ -317,8 +317,8 @@ impl Block {
         Ok((xs + self.drop_path[1].forward(branch, step)?)?)
     }
 
-    /// Attention of the first `queries` tokens in this block, `[rows, heads, queries, tokens]`, for
-    /// the block's input.
+    /// Attention weights of the first `queries` tokens, `[rows, heads, queries, tokens]`, for
+    /// the input of this block.
     ///
     /// # Errors
     ///

@@ -1,19 +1,19 @@
-//! Which tokens see which in an order of their own for each image.
+//! Causal attention in an individual patch order per image.
 
 use candle_core::{Device, Tensor};
 
 use crate::{Error, Mask, Result, ops};
 
-/// What is added to the logits of attention so that each patch sees those before it in the mask's order, and itself
+/// Attention bias that lets each patch see the patches before it in the mask's order, and itself
 /// if `itself`; `[mask rows, 1, tokens, tokens]`, 0 or -inf.
 ///
-/// The `prefix` class tokens stand in front; everybody sees them, and they see only themselves. XLNet's two streams
+/// The `prefix` class tokens come first. All tokens see them, and they see only themselves. XLNet's two streams
 /// (Yang et al., NeurIPS 2019) for patches: SAIM (Qi et al., AAAI 2023), section 3.2.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the mask does not list every patch; [`Error::Unsupported`] if the first patch would see nothing,
-/// for there is no class token.
+/// [`Error::Shape`] if the mask does not list every patch; [`Error::Unsupported`] without a class token if the first
+/// patch would see nothing.
 pub fn causal_bias(mask: &Mask, prefix: usize, itself: bool, device: &Device) -> Result<Tensor> {
     let patches = mask.grid().len();
     if mask.width() != patches {
@@ -26,8 +26,8 @@ pub fn causal_bias(mask: &Mask, prefix: usize, itself: bool, device: &Device) ->
     }
     if prefix == 0 && !itself {
         return Err(Error::unsupported(
-            "predicting patches one after the other without a class token",
-            "the first one would have nothing to see",
+            "autoregressive prediction without a class token",
+            "the first patch would have nothing to attend to",
             "set encoder.class_token = true",
         ));
     }
@@ -55,7 +55,7 @@ mod tests {
     use crate::PatchGrid;
 
     #[test]
-    fn tokens_see_the_class_token_and_what_comes_before() {
+    fn tokens_see_the_class_token_and_earlier_patches() {
         let mask = Mask::new(PatchGrid::new(1, 3), vec![2, 0, 1], vec![0]).unwrap();
         let seen = |itself: bool| -> Vec<Vec<u8>> {
             let bias = causal_bias(&mask, 1, itself, &Device::Cpu).unwrap();

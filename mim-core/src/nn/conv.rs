@@ -1,4 +1,4 @@
-//! Convolutions of feature maps with their channels last.
+//! Convolutions of channels-last feature maps.
 
 use candle_core::Tensor;
 
@@ -6,7 +6,7 @@ use crate::Result;
 use crate::ops::{self, Window};
 use crate::params::Params;
 
-/// A convolution over `[batch, height, width, channels]`, parameters as torch's `Conv2d` holds them.
+/// A convolution over `[batch, height, width, channels]`; its parameters have the shapes of PyTorch's `Conv2d`.
 #[derive(Debug, Clone)]
 pub struct Conv {
     weight: Tensor,
@@ -19,7 +19,7 @@ impl Conv {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, inputs: usize, outputs: usize, window: Window) -> Result<Self> {
         let side = window.kernel;
         Ok(Self {
@@ -29,11 +29,11 @@ impl Conv {
         })
     }
 
-    /// A convolution of `side` pixels and as much stride, which cuts a map into patches.
+    /// A convolution with kernel and stride `side`, which cuts a map into patches.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn patches(params: &Params, inputs: usize, outputs: usize, side: usize) -> Result<Self> {
         let window = Window {
             kernel: side,
@@ -47,7 +47,7 @@ impl Conv {
     ///
     /// # Errors
     ///
-    /// If the map does not fit.
+    /// If the shape of the map does not match.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         self.apply(&self.windows(xs)?)
     }
@@ -56,28 +56,28 @@ impl Conv {
     ///
     /// # Errors
     ///
-    /// If the map does not fit.
+    /// If the shape of the map does not match.
     pub fn windows(&self, xs: &Tensor) -> Result<Tensor> {
         Ok(ops::unfold(xs, self.window)?)
     }
 
-    /// The outputs of some windows, `[..., values]` to `[..., outputs]`.
+    /// Applies the kernel to some windows, `[..., values]` to `[..., outputs]`.
     ///
     /// # Errors
     ///
     /// If they are not windows of this convolution.
     pub fn apply(&self, windows: &Tensor) -> Result<Tensor> {
-        // The values of a window come with the channels last.
+        // Window values are channels-last.
         let weight = self.weight.permute((0, 2, 3, 1))?.flatten_from(1)?;
         Ok(ops::linear(windows, &weight, Some(&self.bias))?)
     }
 }
 
-/// Each pixel of `[batch, height, width, channels]` as 2x2 pixels.
+/// Doubles `[batch, height, width, channels]`: each pixel becomes 2x2 equal pixels.
 ///
 /// # Errors
 ///
-/// If it is no map.
+/// If `xs` does not have four axes.
 pub fn doubled(xs: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = xs.dims4()?;
     let shape = (batch, height, 2, width, 2, channels);
@@ -87,7 +87,7 @@ pub fn doubled(xs: &Tensor) -> Result<Tensor> {
         .reshape((batch, 2 * height, 2 * width, channels))?)
 }
 
-/// A convolution of every channel with a kernel of its own, over `[batch, height, width, channels]`.
+/// A depth-wise convolution over `[batch, height, width, channels]`: one kernel per channel.
 #[derive(Debug, Clone)]
 pub struct DepthwiseConv {
     weight: Tensor,
@@ -99,7 +99,7 @@ impl DepthwiseConv {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, channels: usize, kernel: usize) -> Result<Self> {
         Ok(Self {
             weight: params.weight(&[channels, 1, kernel, kernel], "weight")?,
@@ -107,11 +107,11 @@ impl DepthwiseConv {
         })
     }
 
-    /// Convolves; the size stays.
+    /// Convolves and keeps the size.
     ///
     /// # Errors
     ///
-    /// If the map has other channels.
+    /// If the number of channels differs.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         Ok(ops::depthwise_conv(xs, &self.weight, &self.bias)?)
     }

@@ -8,7 +8,7 @@ use crate::params::Params;
 
 /// `x += conv2(attn(visible * conv1(norm1 x))); x += mlp(norm2 x)` over `[rows, height, width, dim]`.
 ///
-/// `attn` is a 5x5 depth-wise convolution; the others are 1x1, so that nothing of a hidden place
+/// `attn` is a 5x5 depth-wise convolution. The others are 1x1, so no information from a hidden position
 /// reaches a visible one. ConvMAE (Gao et al., NeurIPS 2022, arXiv 2205.03892), section 3.2.
 #[derive(Debug, Clone)]
 pub struct ConvBlock {
@@ -24,11 +24,11 @@ impl ConvBlock {
     /// Side of the depth-wise kernel.
     pub const KERNEL: usize = 5;
 
-    /// Parameters `norm1`, `conv1`, `attn`, `conv2`, `norm2`, `mlp`; 1x1 convolutions are matrices.
+    /// Parameters `norm1`, `conv1`, `attn`, `conv2`, `norm2`, `mlp`; 1x1 convolutions are stored as matrices.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, dim: usize, hidden: usize, norm_eps: f64) -> Result<Self> {
         Ok(Self {
             norm1: LayerNorm::new(&params.pp("norm1"), dim, norm_eps)?,
@@ -41,7 +41,7 @@ impl ConvBlock {
     }
 
     /// Maps `[rows, height, width, dim]` to the same shape; `visible` `[rows, height, width, 1]` is 1
-    /// for what may be seen.
+    /// at visible positions.
     ///
     /// # Errors
     ///

@@ -8,8 +8,8 @@ use crate::{Result, ops};
 /// Side of the kernel.
 const KERNEL: usize = 4;
 
-/// A transposed convolution of 4x4 pixels, stride 2 and padding 1 over `[batch, height, width, channels]`, which
-/// doubles height and width; parameters as torch's `ConvTranspose2d` holds them.
+/// A transposed convolution over `[batch, height, width, channels]` with a 4x4 kernel, stride 2 and padding 1, which
+/// doubles height and width. Its parameters have the shapes of PyTorch's `ConvTranspose2d`.
 #[derive(Debug, Clone)]
 pub struct ConvTranspose {
     weight: Tensor,
@@ -21,7 +21,7 @@ impl ConvTranspose {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn doubling(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
         Ok(Self {
             weight: params.weight(&[inputs, outputs, KERNEL, KERNEL], "weight")?,
@@ -33,14 +33,15 @@ impl ConvTranspose {
     ///
     /// # Errors
     ///
-    /// If the map has other channels.
+    /// If the number of channels differs.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let (batch, height, width, _) = xs.dims4()?;
         let outputs = self.bias.dim(0)?;
-        // What each pixel adds to 4x4 pixels around it, values (row, column, channel).
+        // The contribution of each pixel to the 4x4 pixels around it, ordered (row, column, channel).
         let weight = self.weight.permute((2, 3, 1, 0))?.flatten_to(2)?;
         let parts = ops::linear(xs, &weight, None)?;
-        // Row 2 y + 2 a + b of the result, with one more at each end, gets row (a, b) of pixel y; so do columns.
+        // Row 2 y + 2 a + b of the result, padded by one row at each end, gets row (a, b) of pixel y; likewise for
+        // columns.
         let shape = [batch, height, width, 2, 2, 2, 2 * outputs];
         let parts = parts.reshape(&shape[..])?;
         let mut sum: Option<Tensor> = None;
@@ -71,7 +72,7 @@ mod tests {
     use crate::objectives::testing::noise;
     use candle_core::{D, Var};
 
-    /// candle's own, channels first.
+    /// candle's own operation, channels first.
     fn reference(layer: &ConvTranspose, xs: &Tensor) -> Tensor {
         let xs = xs.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
         let ys = xs.conv_transpose2d(&layer.weight, 1, 0, 2, 1).unwrap();
@@ -92,7 +93,7 @@ mod tests {
         let ys = layer.forward(xs.as_tensor()).unwrap();
         assert_eq!(ys.dims(), [2, 8, 6, 5]);
         assert!(largest(&(&ys - reference(&layer, xs.as_tensor())).unwrap()) < 1e-5);
-        // A linear map: <y, f(x)> = <f*(y), x>, for the input and for the weights.
+        // Linear maps satisfy <y, f(x)> = <f*(y), x>; checked for input and weights.
         let other = noise(&[2, 8, 6, 5], 2);
         let product = (&ys * &other).unwrap().sum_all().unwrap();
         let grads = product.backward().unwrap();

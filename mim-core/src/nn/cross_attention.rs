@@ -1,4 +1,4 @@
-//! Multi-head attention to other tokens.
+//! Multi-head cross-attention.
 
 use candle_core::{D, DType, Tensor};
 
@@ -6,7 +6,7 @@ use super::{Linear, QkvBias};
 use crate::params::Params;
 use crate::{Result, ops};
 
-/// Attention of tokens to a context (Vaswani et al., 2017), scaled by `head_dim^-0.5`.
+/// Cross-attention from tokens to a context (Vaswani et al., 2017), scaled by `head_dim^-0.5`.
 #[derive(Debug, Clone)]
 pub struct CrossAttention {
     q: Tensor,
@@ -16,7 +16,7 @@ pub struct CrossAttention {
     heads: usize,
 }
 
-/// What makes keys and values.
+/// The layers for keys and values.
 #[derive(Debug, Clone)]
 enum Kv {
     Packed(Tensor),
@@ -38,7 +38,7 @@ impl CrossAttention {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(
         params: &Params,
         (dim, context_dim): (usize, usize),
@@ -66,12 +66,12 @@ impl CrossAttention {
         })
     }
 
-    /// The same with parameters `k.weight` and `v.weight` in place of `kv.weight`, and biases of query and value,
-    /// `q_bias` and `v_bias` (CAE).
+    /// As [`CrossAttention::new`], with parameters `k.weight` and `v.weight` in place of `kv.weight`, and biases
+    /// `q_bias` and `v_bias` of query and value (CAE).
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn apart(
         params: &Params,
         (dim, context_dim): (usize, usize),
@@ -91,7 +91,7 @@ impl CrossAttention {
         })
     }
 
-    /// Attends from `[rows, tokens, dim]` to `[rows, others, context_dim]`; gives `[rows, tokens, dim]`.
+    /// Attends from `[rows, tokens, dim]` to `[rows, others, context_dim]`; returns `[rows, tokens, dim]`.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl CrossAttention {
         self.attend(xs, &ops::linear(context, weight, kv_bias.as_ref())?)
     }
 
-    /// [`CrossAttention::forward`] with keys made of `keys` and values of `values`, both
+    /// [`CrossAttention::forward`] with keys computed from `keys` and values from `values`, both
     /// `[rows, others, context_dim]`.
     ///
     /// # Errors
@@ -168,7 +168,7 @@ mod tests {
     use crate::objectives::testing::noise;
 
     #[test]
-    fn keys_and_values_of_one_context_are_the_packed_ones() {
+    fn separate_keys_and_values_match_the_packed_ones() {
         for bias in [QkvBias::Full, QkvBias::QV, QkvBias::None] {
             let store = ParamStore::cpu(1);
             let attention = CrossAttention::new(&store.root(), (8, 6), 2, bias).unwrap();

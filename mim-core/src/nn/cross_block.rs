@@ -1,4 +1,4 @@
-//! The transformer block that also attends to a context.
+//! The transformer block with cross-attention.
 
 use candle_core::Tensor;
 
@@ -7,7 +7,7 @@ use super::{Attention, CrossAttention, LayerNorm, Mlp, QkvBias};
 use crate::Result;
 use crate::params::Params;
 
-/// What a [`CrossBlock`] is made of.
+/// Settings of a [`CrossBlock`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CrossBlockConfig {
     /// Width of the tokens.
@@ -16,7 +16,7 @@ pub struct CrossBlockConfig {
     pub context_dim: usize,
     /// Attention heads, each `dim / num_heads` wide, rounded down.
     pub num_heads: usize,
-    /// Width of the hidden layer over `dim`.
+    /// Width of the hidden layer as a multiple of `dim`.
     pub mlp_ratio: f64,
     /// Epsilon of all norms.
     pub norm_eps: f64,
@@ -47,8 +47,8 @@ impl CrossBlockConfig {
     }
 }
 
-/// `x += attn(norm_a(x)); x += cross(norm_q(x), norm_c(context)); x += mlp(norm_m(x))`, where the first step and the
-/// norm of the context may be missing.
+/// `x += attn(norm_a(x)); x += cross(norm_q(x), norm_c(context)); x += mlp(norm_m(x))`; the first step and the
+/// norm of the context are optional.
 ///
 /// BootMAE (Dong et al., ECCV 2022), section 3.2; CrossMAE (Fu et al., TMLR 2025), section 3.2.
 #[derive(Debug, Clone)]
@@ -62,12 +62,12 @@ pub struct CrossBlock {
 }
 
 impl CrossBlock {
-    /// All of it, with biases of queries and values (BootMAE). Parameters `norm1`, `attn`, `norm2` and `mlp`, `norm3`
-    /// of queries, `norm4` of the context, `c_attn`.
+    /// The full block, with biases of queries and values (BootMAE). Parameters `norm1`, `attn`, `norm2` and `mlp`,
+    /// `norm3` of queries, `norm4` of the context, `c_attn`.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, config: &CrossBlockConfig) -> Result<Self> {
         let norm1 = config.norm(params, "norm1")?;
         let norm2 = config.norm(params, "norm2")?;
@@ -84,13 +84,13 @@ impl CrossBlock {
         })
     }
 
-    /// Tokens that look at a context as it is and, unless `self_attention` is asked for, not at each other, with all
-    /// biases (CrossMAE). Parameters `norm0` and `self_attn` where asked for, `norm1` of queries, `cross_attn`,
-    /// `norm2`, `mlp`.
+    /// A block of queries that attend to a context without a norm of its own, and to each other only with
+    /// `self_attention`; all layers have biases (CrossMAE). Parameters `norm0` and `self_attn` with `self_attention`,
+    /// `norm1` of queries, `cross_attn`, `norm2`, `mlp`.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn of_queries(
         params: &Params,
         config: &CrossBlockConfig,
@@ -122,8 +122,8 @@ impl CrossBlock {
         self.forward_from(xs, 0, context)
     }
 
-    /// The tokens from number `first` on of what [`CrossBlock::forward`] gives: all are looked at, but only these
-    /// look at the context and go through the MLP.
+    /// [`CrossBlock::forward`] for the tokens from number `first` on: self-attention uses all tokens, but only these
+    /// attend to the context and go through the MLP.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl CrossBlock {
         Ok((&xs + self.mlp.forward(&self.norm2.forward(&xs)?)?)?)
     }
 
-    /// All of `blocks` one after the other: the tokens from number `first` on of the last one's result.
+    /// Runs all `blocks` in order; returns the tokens from number `first` on.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The head of self-distillation.
+//! The projection head of self-distillation.
 
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
@@ -7,20 +7,20 @@ use super::{Linear, WeightNormed};
 use crate::params::Params;
 use crate::{Error, Result, ops};
 
-/// Least squared length of a vector in the divisor: lengths below 1e-12 are taken for it.
+/// Lower bound of the squared length in the divisor: lengths below 1e-12 count as 1e-12.
 const LEAST_SQUARE: f64 = 1e-24;
 
 /// Settings of [`DinoHead`]; `Default` is iBOT's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DinoHeadConfig {
-    /// Logits of class tokens. Default 8192.
+    /// Number of logits for class tokens. Default 8192.
     pub out_dim: usize,
-    /// Logits of patches, where they have a last layer of their own. Default 8192.
+    /// Number of logits for patches, if patches have their own last layer. Default 8192.
     pub patch_out_dim: usize,
-    /// Affine maps before the last layer. Default 3.
+    /// Linear layers before the last layer. Default 3.
     pub num_layers: usize,
-    /// Width between these maps. Default 2048.
+    /// Width between these layers. Default 2048.
     pub hidden_dim: usize,
     /// Width before the last layer. Default 256.
     pub bottleneck_dim: usize,
@@ -46,7 +46,8 @@ impl DinoHeadConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for a width of zero, [`Error::Shape`] if a name is taken by another shape.
+    /// [`Error::InvalidConfig`] for a width of zero, [`Error::Shape`] if a parameter with one of these names has
+    /// another shape.
     pub fn build(&self, params: &Params, inputs: usize, shared: bool) -> Result<DinoHead> {
         for (field, value) in [
             ("out_dim", self.out_dim),
@@ -57,7 +58,7 @@ impl DinoHeadConfig {
         ] {
             if value == 0 {
                 let why = "it must be positive";
-                return Err(Error::config("head", field, 0, why, "leave it out"));
+                return Err(Error::config("head", field, 0, why, "remove it"));
             }
         }
         let (mlp, last) = (params.pp("mlp"), self.num_layers - 1);
@@ -86,7 +87,7 @@ impl DinoHeadConfig {
         })
     }
 
-    /// Logits of patches: [`DinoHeadConfig::out_dim`] where they share the last layer.
+    /// Number of logits for patches: [`DinoHeadConfig::out_dim`] if they share the last layer.
     pub fn patch_dim(&self, shared: bool) -> usize {
         match shared {
             true => self.out_dim,
@@ -95,8 +96,8 @@ impl DinoHeadConfig {
     }
 }
 
-/// A perceptron with exact GELU, vectors of length one, and a weight-normalised last layer: one for
-/// class tokens and one for patches, or the same for both (DINO, Caron et al., ICCV 2021; iBOT, Zhou
+/// An MLP with exact GELU, normalisation to length one, and a weight-normalised last layer. Class tokens and
+/// patches have separate last layers or share one (DINO, Caron et al., ICCV 2021; iBOT, Zhou
 /// et al., ICLR 2022).
 #[derive(Debug, Clone)]
 pub struct DinoHead {
@@ -106,7 +107,7 @@ pub struct DinoHead {
 }
 
 impl DinoHead {
-    /// What the last layer takes, `[..., inputs]` to `[..., bottleneck_dim]`, of length one.
+    /// The unit-length input of the last layer: `[..., inputs]` to `[..., bottleneck_dim]`.
     ///
     /// # Errors
     ///
@@ -123,7 +124,7 @@ impl DinoHead {
         Ok(ys.broadcast_div(&squares.maximum(LEAST_SQUARE)?.sqrt()?)?)
     }
 
-    /// Logits of class tokens and of patches, both given as [`DinoHead::bottleneck`] rows.
+    /// Logits of class tokens and of patches, from their [`DinoHead::bottleneck`] rows.
     ///
     /// # Errors
     ///
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn one_layer_has_no_number_and_empty_ones_are_refused() {
+    fn a_single_layer_is_unnumbered_and_zero_widths_are_refused() {
         let store = ParamStore::cpu(0);
         let mut one = config();
         one.num_layers = 1;

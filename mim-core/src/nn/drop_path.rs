@@ -5,7 +5,7 @@ use rand::RngExt;
 
 use crate::{Purpose, Result, StepContext, ops};
 
-/// Drops a residual branch of single samples, scaling the kept ones by `1 / (1 - rate)` (Huang et al., 2016).
+/// Drops residual branches per sample and scales the kept ones by `1 / (1 - rate)` (Huang et al., 2016).
 #[derive(Debug, Clone, Copy)]
 pub struct DropPath {
     rate: f64,
@@ -13,17 +13,17 @@ pub struct DropPath {
 }
 
 impl DropPath {
-    /// `lane` tells the branches of a network apart, so that each draws its own samples.
+    /// `lane` is the random stream of a branch, so that each branch draws its own samples.
     pub fn new(rate: f64, lane: u32) -> Self {
         Self { rate, lane }
     }
 
-    /// Whether it may drop anything in this step.
+    /// Whether it can drop anything in this step.
     fn acts(&self, step: &StepContext) -> bool {
         self.rate != 0. && step.training && step.stochastic_depth
     }
 
-    /// The factors of the branches of `rows` samples, if it drops any in this step.
+    /// The branch factors of `rows` samples; `None` if nothing can be dropped in this step.
     pub(super) fn factors(&self, rows: usize, step: &StepContext) -> Option<Vec<f32>> {
         if !self.acts(step) {
             return None;
@@ -36,7 +36,7 @@ impl DropPath {
         Some(factors.collect())
     }
 
-    /// Drops in training, passes on otherwise; `xs` `[rows, tokens, dim]`.
+    /// Drops in training and returns the input otherwise; `xs` is `[rows, tokens, dim]`.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use rand::RngExt;
 
 use crate::{Purpose, Result, StepContext, ops};
 
-/// Sets single values to zero in training, scaling the kept ones by `1 / (1 - rate)` (Srivastava et al., 2014).
+/// Zeroes single values in training and scales the kept ones by `1 / (1 - rate)` (Srivastava et al., 2014).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Dropout {
     rate: f64,
@@ -13,17 +13,17 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// `lane` tells the places of a network apart, so that each draws its own values.
+    /// `lane` is the random stream of a layer, so that each layer draws its own values.
     pub fn new(rate: f64, lane: u32) -> Self {
         Self { rate, lane }
     }
 
-    /// Whether it may drop anything in this step: not outside training, and not in teachers.
+    /// Whether it can drop anything in this step: never outside training, and never in teachers.
     pub fn acts(&self, step: &StepContext) -> bool {
         self.rate != 0. && step.training && step.stochastic_depth
     }
 
-    /// Drops in training, passes on otherwise.
+    /// Drops in training and returns the input otherwise.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn drops_single_values_keeps_the_mean_and_spares_teachers() {
+    fn drops_single_values_keeps_the_mean_and_skips_teachers() {
         let xs = Tensor::ones((100, 100), DType::F32, &Device::Cpu).unwrap();
         let dropout = Dropout::new(0.25, 0);
         let step = StepContext::new(0);

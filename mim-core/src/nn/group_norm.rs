@@ -5,8 +5,8 @@ use candle_core::Tensor;
 use crate::params::Params;
 use crate::{Error, Result};
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias` over all pixels of each of `groups` groups of channels (Wu and He,
-/// 2018), of maps `[batch, height, width, channels]`.
+/// `(x - mean) / sqrt(var + eps) * weight + bias`, with statistics over all pixels of each of `groups` channel groups
+/// (Wu and He, 2018), for maps `[batch, height, width, channels]`.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
     weight: Tensor,
@@ -24,7 +24,7 @@ impl GroupNorm {
     pub fn new(params: &Params, channels: usize, groups: usize, eps: f64) -> Result<Self> {
         if groups == 0 || !channels.is_multiple_of(groups) {
             let why = format!("they are normalised in {groups} groups");
-            let fix = "use widths that the groups divide";
+            let fix = "use widths that are multiples of the number of groups";
             return Err(Error::config("group norm", "channels", channels, why, fix));
         }
         Ok(Self {
@@ -39,7 +39,7 @@ impl GroupNorm {
     ///
     /// # Errors
     ///
-    /// If the map has other channels.
+    /// If the number of channels differs.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let normed = standardized(xs, self.groups, self.eps)?;
         Ok(normed
@@ -48,7 +48,7 @@ impl GroupNorm {
     }
 }
 
-/// `(x - mean) / sqrt(var + eps)` over all pixels of each group of channels, of maps `[batch, height, width, channels]`.
+/// `(x - mean) / sqrt(var + eps)` per channel group over all pixels, for maps `[batch, height, width, channels]`.
 pub(super) fn standardized(xs: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
     let (batch, height, width, channels) = xs.dims4()?;
     let grouped = xs.reshape((batch, height * width, groups, ()))?;

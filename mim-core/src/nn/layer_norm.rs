@@ -1,4 +1,4 @@
-//! Layer normalisation that trains.
+//! Layer normalisation with trained parameters.
 
 use candle_core::{DType, Tensor};
 
@@ -18,7 +18,7 @@ impl LayerNorm {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, dim: usize, eps: f64) -> Result<Self> {
         Ok(Self {
             weight: params.weight(&[dim], "weight")?,
@@ -27,11 +27,11 @@ impl LayerNorm {
         })
     }
 
-    /// The same with `weight` one and `bias` zero, saved but never trained.
+    /// As [`LayerNorm::new`], with `weight` one and `bias` zero, saved but never trained.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn frozen(params: &Params, dim: usize, eps: f64) -> Result<Self> {
         let device = params.device();
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Affine maps.
+//! Linear layers.
 
 use candle_core::Tensor;
 
@@ -17,7 +17,7 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
         let bias = Some(params.weight(&[outputs], "bias")?);
         Ok(Self {
@@ -30,7 +30,7 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// If the name is taken by another shape.
+    /// If a parameter with this name has another shape.
     pub fn no_bias(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
         Ok(Self {
             weight: params.weight(&[outputs, inputs], "weight")?,
@@ -38,7 +38,7 @@ impl Linear {
         })
     }
 
-    /// The map and a GELU behind it, `[..., inputs]` to `[..., outputs]`.
+    /// The layer followed by GELU, `[..., inputs]` to `[..., outputs]`.
     ///
     /// # Errors
     ///
@@ -59,8 +59,8 @@ impl Linear {
         Ok(ops::linear(xs, &self.weight, self.bias.as_ref())?)
     }
 
-    /// The map of `[shared, own]`: rows `own` `[groups, rows, b]` with what their group shares, `[groups, a]`, in front
-    /// of each, to `[groups, rows, outputs]`. What is shared is mapped once.
+    /// Maps concatenated inputs `[shared, own]` to `[groups, rows, outputs]`: each row of `own` `[groups, rows, b]` is
+    /// preceded by the values of its group, `shared` `[groups, a]`. The shared part is computed once per group.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Linear {
         Ok(own.broadcast_add(&shared.unsqueeze(1)?)?)
     }
 
-    /// Weight and bias, if it has one.
+    /// Weight and bias, if it has a bias.
     pub(super) fn affine(&self) -> Option<ops::Affine<'_>> {
         let (weight, bias) = (&self.weight, self.bias.as_ref()?);
         Some(ops::Affine { weight, bias })
@@ -87,7 +87,7 @@ mod tests {
     use crate::objectives::testing::noise;
 
     #[test]
-    fn what_is_shared_stands_in_front_of_each_row() {
+    fn shared_values_precede_each_row() {
         let store = ParamStore::cpu(0);
         let map = Linear::new(&store.root(), 5, 4).unwrap();
         let (shared, own) = (noise(&[3, 2], 1), noise(&[3, 6, 3], 2));

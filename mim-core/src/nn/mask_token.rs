@@ -1,11 +1,11 @@
-//! A trained token in place of hidden ones.
+//! The trained mask token.
 
 use candle_core::Tensor;
 
 use crate::params::Params;
 use crate::{Error, Mask, Result};
 
-/// Stands for every hidden patch (BEiT, SimMIM).
+/// Replaces every hidden patch (BEiT, SimMIM).
 #[derive(Debug, Clone)]
 pub struct MaskToken(Tensor);
 
@@ -14,16 +14,16 @@ impl MaskToken {
     ///
     /// # Errors
     ///
-    /// If the name is taken by another shape.
+    /// If a parameter with this name has another shape.
     pub fn new(params: &Params, dim: usize) -> Result<Self> {
         Ok(Self(params.weight(&[1, 1, dim], "mask_token")?))
     }
 
-    /// The token of an encoder that may have none.
+    /// The mask token of an encoder where it is optional.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if it has none.
+    /// [`Error::Unsupported`] if there is none.
     pub fn required(token: Option<&Self>) -> Result<&Self> {
         token.ok_or_else(|| {
             Error::unsupported(
@@ -60,7 +60,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn stands_for_hidden_tokens_of_every_copy() {
+    fn replaces_hidden_tokens_of_every_copy() {
         let store = ParamStore::cpu(0);
         let token = MaskToken::new(&store.root(), 1).unwrap();
         let var = store.var("mask_token").unwrap();

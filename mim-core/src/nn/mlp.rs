@@ -7,7 +7,7 @@ use super::{Activation, LayerNorm, Linear};
 use crate::params::Params;
 use crate::{Result, ops};
 
-/// `fc2(gelu(fc1(x)))`, exact GELU unless asked for another one.
+/// `fc2(gelu(fc1(x)))`, with exact GELU by default.
 #[derive(Debug, Clone)]
 pub struct Mlp {
     fc1: Linear,
@@ -20,7 +20,7 @@ impl Mlp {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, dim: usize, hidden: usize) -> Result<Self> {
         let fc1 = Linear::new(&params.pp("fc1"), dim, hidden)?;
         Ok(Self {
@@ -30,11 +30,11 @@ impl Mlp {
         })
     }
 
-    /// The same without biases.
+    /// As [`Mlp::new`], without biases.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn no_bias(params: &Params, dim: usize, hidden: usize) -> Result<Self> {
         let fc1 = Linear::no_bias(&params.pp("fc1"), dim, hidden)?;
         Ok(Self {
@@ -44,7 +44,7 @@ impl Mlp {
         })
     }
 
-    /// Width of the hidden layer of `ratio` times `dim`, rounded down.
+    /// Hidden width: `ratio` times `dim`, rounded down.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -54,7 +54,7 @@ impl Mlp {
         (dim as f64 * ratio) as usize
     }
 
-    /// The same with another activation.
+    /// Sets the activation.
     #[must_use]
     pub fn activation(self, activation: Activation) -> Self {
         Self { activation, ..self }
@@ -73,7 +73,7 @@ impl Mlp {
         self.fc2.forward(&hidden)
     }
 
-    /// `xs` and the branch `forward(norm(xs))` as one operation, where there is one: with GELU, and if both
+    /// `xs + forward(norm(xs))` as one operation; `None` unless the activation is GELU and both
     /// linear layers have biases.
     ///
     /// # Errors

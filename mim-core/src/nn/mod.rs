@@ -1,4 +1,4 @@
-//! Layers that train: each exists once and is shared by all encoders and decoders.
+//! Trainable layers. Each exists once and is shared by all encoders and decoders.
 
 mod activation;
 mod attention;

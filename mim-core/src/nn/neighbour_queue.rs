@@ -1,29 +1,29 @@
-//! A queue of earlier outputs in which nearest neighbours are found.
+//! A queue of earlier outputs for nearest-neighbour look-up.
 
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use crate::params::{Draw, Params};
 use crate::{Error, Result, ops};
 
-/// Lengths below this count as this.
+/// Smaller lengths count as this.
 const LEAST_LENGTH: f64 = 1e-12;
-/// What the cosine of a row of the same image counts as.
+/// The cosine assigned to rows of the same image.
 const OF_OWN: f32 = -1.;
 
-/// Rows with what is known of their images: where they stand in their data set, and their class.
+/// Rows with the index and the class of their images.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueEntry<'a> {
     /// `[rows, dim]`.
     pub rows: &'a Tensor,
-    /// Numbers of the images `[rows]` i64; -1 where it is not known.
+    /// Image indices in the data set, `[rows]` i64; -1 if unknown.
     pub indices: &'a Tensor,
-    /// Classes `[rows]` i64; -1 where there is none.
+    /// Classes `[rows]` i64; -1 if there is none.
     pub labels: &'a Tensor,
 }
 
-/// Rows of earlier steps, first in, first out (NNCLR, Dwibedi et al., ICCV 2021).
+/// A first-in, first-out queue of rows from earlier steps (NNCLR, Dwibedi et al., ICCV 2021).
 ///
-/// All of it is buffers, so that checkpoints hold it.
+/// Its state is buffers, so checkpoints hold it.
 #[derive(Debug, Clone)]
 pub struct NeighbourQueue {
     x: Var,
@@ -34,17 +34,17 @@ pub struct NeighbourQueue {
 }
 
 impl NeighbourQueue {
-    /// Buffers `x` `[size, dim]`, which starts at normal draws, and the numbers of its rows' images `idx`, their
-    /// classes `cls` and `age` `[size]`, and the next place `ptr` `[1]`.
+    /// Buffers: the rows `x` `[size, dim]`, initialised by normal draws; image indices `idx`, classes `cls` and `age`,
+    /// each `[size]`; the next position `ptr` `[1]`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if it has no rows.
+    /// [`Error::InvalidConfig`] if `size` or `dim` is 0.
     pub fn new(params: &Params, size: usize, dim: usize) -> Result<Self> {
         if size == 0 || dim == 0 {
             let (why, fix) = (
-                "it has at least one row of one value",
-                "use for instance 65536",
+                "a queue needs at least one row of one value",
+                "use 65536, for example",
             );
             return Err(Error::config("queue", "queue_size", size, why, fix));
         }
@@ -60,13 +60,13 @@ impl NeighbourQueue {
         })
     }
 
-    /// Rows of the queue near to those of `keys` `[rows, dim]` by the cosine of their angle, without gradient:
-    /// `ranks[row]` says which one, 0 for the nearest. Rows of the same image, of number `indices[row]` if that is not
-    /// -1, count as the furthest.
+    /// Finds rows of the queue near each of `keys` `[rows, dim]` by cosine similarity, without gradient.
+    /// `ranks[row]` selects the neighbour; 0 is the nearest. Rows of the same image (index `indices[row]`, unless -1)
+    /// count as the furthest.
     ///
     /// # Errors
     ///
-    /// If a shape does not fit, or a rank is not below the size.
+    /// If a shape does not match, or a rank is not below the size.
     pub fn find(&self, keys: &Tensor, indices: &[i64], ranks: &[usize]) -> Result<Tensor> {
         let (rows, size) = (keys.dim(0)?, self.idx.dim(0)?);
         if rows != indices.len() || rows != ranks.len() || ranks.iter().any(|rank| *rank >= size) {
@@ -74,7 +74,7 @@ impl NeighbourQueue {
                 "looking up a queue",
                 format!("{rows} numbers and ranks below {size}"),
                 (indices.len(), ranks),
-                "give one of each for each row, and a queue with as many rows as topk",
+                "give one index and one rank per row, and a queue of at least topk rows",
             ));
         }
         let queue = self.x.as_detached_tensor();
@@ -86,7 +86,7 @@ impl NeighbourQueue {
         Ok(queue.index_select(&found, 0)?)
     }
 
-    /// The places of neighbours for `cosines` `[rows, size]`, on the host.
+    /// Positions of the neighbours for `cosines` `[rows, size]`, computed on the host.
     fn search(&self, cosines: &Tensor, indices: &[i64], ranks: &[usize]) -> Result<Tensor> {
         let (rows, size) = cosines.dims2()?;
         let cosines: Vec<f32> = cosines.flatten_all()?.to_vec1()?;
@@ -106,10 +106,10 @@ impl NeighbourQueue {
         Ok(ops::upload(found, rows, self.x.device())?)
     }
 
-    /// The same without waiting for a GPU: the largest of each row, so often as the highest rank asks.
+    /// The same on the device, without waiting for a GPU: takes the maximum of each row once per rank.
     fn search_there(&self, cosines: &Tensor, indices: &[i64], ranks: &[usize]) -> Result<Tensor> {
         let ((rows, size), device) = (cosines.dims2()?, cosines.device());
-        // No image has this number.
+        // No image has index -2.
         let own = indices.iter().map(|own| if *own < 0 { -2 } else { *own });
         let own = ops::upload(own.collect(), (rows, 1), device)?;
         let known = self.idx.as_detached_tensor().unsqueeze(0)?;
@@ -134,7 +134,7 @@ impl NeighbourQueue {
         Ok(Tensor::cat(&best, 0)?.index_select(&chosen, 0)?)
     }
 
-    /// Writes rows over the oldest ones.
+    /// Overwrites the oldest rows.
     ///
     /// # Errors
     ///
@@ -147,12 +147,12 @@ impl NeighbourQueue {
         {
             return Err(Error::shape(
                 "rows for a queue",
-                format!("1 to its {size}, with a number and a class each"),
+                format!("1 to {size} rows, each with an index and a class"),
                 (count, entry.indices.dims(), entry.labels.dims()),
                 "use a larger queue_size or a smaller batch",
             ));
         }
-        // Nothing here asks what is where: a GPU is not waited for.
+        // No value is read back here, so nothing waits for a GPU.
         let device = self.x.device();
         let last = i64::try_from(size).unwrap_or(i64::MAX);
         let ptr = self.ptr.as_detached_tensor();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_rows_are_written_over_and_the_place_wraps_around() {
+    fn the_oldest_rows_are_overwritten_and_the_position_wraps_around() {
         let (store, queue) = queue(&[[1., 0.]; 3]);
         assert_eq!(numbers(&store, "idx"), [-1; 3]);
         let push = |rows: &Tensor, indices: &[i64], labels: &[i64]| {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_near_by_angle_and_of_other_images() {
+    fn neighbours_are_nearest_by_angle_and_from_other_images() {
         let (store, queue) = queue(&[[0., 9.], [4., 0.1], [5., 5.]]);
         let idx = Tensor::new(&[1i64, 2, 3], &Device::Cpu).unwrap();
         store.var("queue.idx").unwrap().set(&idx).unwrap();
@@ -249,7 +249,7 @@ mod tests {
         let found = queue.find(&keys, &[-1, -1, 2, 2], &[0, 1, 0, 2]).unwrap();
         let found: Vec<Vec<f32>> = found.to_vec2().unwrap();
         assert_eq!(found, [[4., 0.1], [5., 5.], [5., 5.], [4., 0.1]]);
-        // Both ways find the same.
+        // Both searches find the same.
         let x = store.var("queue.x").unwrap();
         let cosines = of_length_one(&keys).unwrap();
         let cosines = cosines

@@ -1,4 +1,4 @@
-//! Clusters that are learned while they serve as targets.
+//! Online clustering: clusters are learned while they serve as targets.
 
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
@@ -8,11 +8,11 @@ use crate::comm::Reduce;
 use crate::params::Params;
 use crate::{Error, Result, StepContext, ops};
 
-/// Lengths below this count as this.
+/// Smaller lengths count as this.
 const LEAST_LENGTH: f64 = 1e-7;
 /// Added to exponents, so that small ones are not lost in f32.
 const SHIFT: f64 = 50.;
-/// Added to sums that are divided by.
+/// Added to divisors.
 const LEAST_SUM: f64 = 1e-8;
 
 /// Settings of [`OnlineClustering`]; `Default` is CAPI's.
@@ -27,9 +27,9 @@ pub struct OnlineClusteringConfig {
     pub target_temp: f64,
     /// Temperature of the head's own loss. Default 0.12.
     pub pred_temp: f64,
-    /// Rounds of the balancing. Default 3.
+    /// Rounds of Sinkhorn balancing. Default 3.
     pub iterations: usize,
-    /// Whether clusters are balanced over the batch at each position on its own, rather than over all tokens. Default
+    /// Whether to balance clusters over the batch at each position separately, instead of over all tokens. Default
     /// true.
     pub by_position: bool,
 }
@@ -65,7 +65,7 @@ impl OnlineClusteringConfig {
             .into_iter()
             .find(|(_, value)| value.is_nan() || *value <= 0.)
         {
-            let (why, fix) = ("it must be positive", "leave it out for the paper's");
+            let (why, fix) = ("it must be positive", "remove it to use the paper's value");
             return Err(Error::config("clustering", field, value, why, fix));
         }
         let params = params.pp("layer");
@@ -80,21 +80,21 @@ impl OnlineClusteringConfig {
     }
 }
 
-/// What a clustering head makes of features.
+/// Output of a clustering head.
 #[derive(Debug, Clone)]
 pub struct Clustered {
     /// `[positions, images, clusters]`.
     pub logits: Tensor,
-    /// How much each token belongs to each cluster, of the same shape: rows add up to one. Without gradient.
+    /// Soft cluster assignments of each token, in the shape of the logits; they sum to one per token. No gradient.
     pub assignments: Tensor,
-    /// What the head learns from, a scalar: cross-entropy of its logits and its assignments, mean over tokens.
+    /// Training loss of the head, a scalar: cross-entropy between its logits and its assignments, mean over tokens.
     pub loss: Tensor,
 }
 
 /// A linear layer whose outputs, balanced over the clusters, are soft assignments (CAPI, Darcet et al., TMLR 2025,
 /// section 3.2).
 ///
-/// Clusters are balanced over the images of all processes.
+/// Balancing covers the images of all processes.
 #[derive(Debug, Clone)]
 pub struct OnlineClustering {
     layer: Linear,
@@ -102,7 +102,7 @@ pub struct OnlineClustering {
 }
 
 impl OnlineClustering {
-    /// Clusters features `[positions, images, dim]`, which get no gradient.
+    /// Clusters features `[positions, images, dim]`; the features get no gradient.
     ///
     /// # Errors
     ///
@@ -123,7 +123,8 @@ impl OnlineClustering {
         })
     }
 
-    /// Sinkhorn's rounds (Cuturi, NeurIPS 2013): clusters get equal shares of the tokens, then tokens add up to one.
+    /// Sinkhorn iterations (Cuturi, NeurIPS 2013): first clusters get equal shares of the tokens, then the assignments
+    /// of each token sum to one.
     fn assign(&self, logits: &Tensor, step: &StepContext) -> Result<Tensor> {
         let (positions, images, clusters) = logits.dims3()?;
         let population = match self.config.by_position {
@@ -191,12 +192,12 @@ mod tests {
         }
         let one = head.forward(&noise(&[2, 1, 4], 1), &step).unwrap();
         let all: Vec<f32> = one.assignments.flatten_all().unwrap().to_vec1().unwrap();
-        // One image alone belongs to all clusters alike.
+        // A single image belongs to all clusters equally.
         assert!(all.iter().all(|share| (share - 1. / 3.).abs() < 1e-5));
     }
 
     #[test]
-    fn settings_that_make_no_sense_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut OnlineClusteringConfig));
         let wrong: [Wrong; 3] = [
             ("`num_clusters` is 0", |c| c.num_clusters = 0),

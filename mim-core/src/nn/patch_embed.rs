@@ -1,4 +1,4 @@
-//! Patches to tokens.
+//! Patch embedding.
 
 use candle_core::Tensor;
 
@@ -6,10 +6,10 @@ use crate::ops::{self, PatchOrder};
 use crate::params::Params;
 use crate::{Mask, PatchGrid, Result};
 
-/// A convolution of `patch_size` pixels and as much stride, applied to single patches.
+/// A convolution with kernel and stride `patch_size`, applied patch by patch.
 ///
-/// Only the patches that are needed are embedded. Images get a gradient where they carry one, as
-/// painted ones do ([`crate::encoders::PixelMasked`]); plain ones cost none.
+/// Only the needed patches are embedded. Images that track gradients get them, such as the painted images of
+/// [`crate::encoders::PixelMasked`]; for plain images nothing is computed.
 #[derive(Debug, Clone)]
 pub struct PatchEmbed {
     weight: Tensor,
@@ -22,7 +22,7 @@ impl PatchEmbed {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, patch_size: usize, in_channels: usize, dim: usize) -> Result<Self> {
         let proj = params.pp("proj");
         let weight = proj.weight(&[dim, in_channels, patch_size, patch_size], "weight")?;
@@ -33,11 +33,11 @@ impl PatchEmbed {
         })
     }
 
-    /// The same without `proj.bias` (CLIP).
+    /// As [`PatchEmbed::new`], without `proj.bias` (CLIP).
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn no_bias(
         params: &Params,
         patch_size: usize,
@@ -56,7 +56,7 @@ impl PatchEmbed {
     ///
     /// # Errors
     ///
-    /// If a side is not a multiple of the patch.
+    /// If a side is not a multiple of the patch size.
     pub fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
         PatchGrid::of_image(image, self.patch_size)
     }
@@ -65,7 +65,7 @@ impl PatchEmbed {
     ///
     /// # Errors
     ///
-    /// If the images do not fit.
+    /// If the shape of the images does not match.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.embed(&self.patches(images)?)
     }
@@ -74,7 +74,7 @@ impl PatchEmbed {
     ///
     /// # Errors
     ///
-    /// If the images do not fit, or the mask's count varies.
+    /// If the shape of the images does not match, or rows of the mask have different counts.
     pub fn forward_visible(&self, images: &Tensor, mask: &Mask) -> Result<Tensor> {
         let patches = self.patches(images)?;
         let (batch, _, values) = patches.dims3()?;

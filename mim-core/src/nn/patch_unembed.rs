@@ -1,11 +1,11 @@
-//! Tokens to patches.
+//! Maps tokens to patches.
 
 use candle_core::Tensor;
 
 use crate::params::Params;
 use crate::{Result, ops};
 
-/// A transposed convolution of `patch_size` pixels and as much stride, applied to single tokens.
+/// A transposed convolution with kernel and stride `patch_size`, applied token by token.
 ///
 /// `patch[channel, y, x] = sum_d token[d] weight[d, channel, y, x] + bias[channel]`.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ impl PatchUnembed {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, dim: usize, channels: usize, patch_size: usize) -> Result<Self> {
         Ok(Self {
             weight: params.weight(&[dim, channels, patch_size, patch_size], "weight")?,
@@ -27,7 +27,7 @@ impl PatchUnembed {
         })
     }
 
-    /// The patches of `[..., dim]`, `[..., channels * patch * patch]`, channel by channel
+    /// Maps `[..., dim]` to patches `[..., channels * patch * patch]`, channel by channel
     /// ([`ops::PatchOrder::ChannelsThenPixels`]).
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Groups of points to tokens.
+//! Embeds groups of points as tokens.
 
 use candle_core::Tensor;
 
@@ -6,28 +6,28 @@ use super::{BatchNorm, Linear};
 use crate::params::Params;
 use crate::{Result, StepContext, ops};
 
-/// Epsilon of the batch norms: the default of torch.
+/// Epsilon of the batch norms: PyTorch's default.
 const EPS: f64 = 1e-5;
 
-/// A small PointNet over the members of a group (Qi et al., CVPR 2017): a map of each member, what is largest in the
-/// group beside each of them, another map, and the largest of that.
+/// A small PointNet over the members of a group (Qi et al., CVPR 2017): map each member, append the group's maximum to
+/// each of them, map again, and take the maximum.
 ///
-/// `conv, batch norm, ReLU, conv; max; [max, member]; conv, batch norm, ReLU, conv; max`, as Point-BERT embeds.
+/// `conv, batch norm, ReLU, conv; max; [max, member]; conv, batch norm, ReLU, conv; max`, as in Point-BERT.
 #[derive(Debug, Clone)]
 pub struct PointEmbed {
     first: Maps,
     second: Maps,
 }
 
-/// A map, a batch norm, and a map after ReLU.
+/// A linear layer, a batch norm, and, after ReLU, another linear layer.
 type Maps = (Linear, BatchNorm, Linear);
 
 impl PointEmbed {
-    /// Parameters `first_conv.{0,1,3}`, `second_conv.{0,1,3}`; `hidden` are the widths of all maps but the last.
+    /// Parameters `first_conv.{0,1,3}`, `second_conv.{0,1,3}`; `hidden` holds the widths of all layers but the last.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, inputs: usize, hidden: [usize; 3], dim: usize) -> Result<Self> {
         let half = |name: &str, inputs: usize, hidden: usize, outputs: usize| -> Result<Maps> {
             let params = params.pp(name);
@@ -48,7 +48,7 @@ impl PointEmbed {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Shape`] if a member has another width, or a training batch one member in all.
+    /// [`crate::Error::Shape`] if a member has another width, or a training batch has only one member in total.
     pub fn forward(&self, members: &Tensor, step: &StepContext) -> Result<Tensor> {
         let (enter, norm, leave) = &self.first;
         let xs = norm.forward(&enter.forward(members)?, step)?.relu()?;
@@ -68,7 +68,7 @@ mod tests {
     use crate::objectives::testing::noise;
 
     #[test]
-    fn the_order_of_members_does_not_matter_and_gradients_arrive() {
+    fn member_order_does_not_matter_and_gradients_arrive() {
         let store = ParamStore::cpu(1);
         let embed = PointEmbed::new(&store.root(), 3, [4, 5, 6], 7).unwrap();
         let members = noise(&[9, 4, 3], 1);

@@ -1,4 +1,4 @@
-//! Tables of positions.
+//! Absolute position embeddings.
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -7,14 +7,14 @@ use super::bicubic::taps;
 use crate::params::Params;
 use crate::{Error, Mask, PatchGrid, Result, memory, ops};
 
-/// How tokens learn where they are.
+/// Kind of position embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PosEmbedKind {
-    /// Fixed sines and cosines, the column in the first half (MAE).
+    /// Fixed sines and cosines; the first half encodes the column (MAE).
     #[default]
     Sincos,
-    /// Fixed sines and cosines, the row in the first half (BootMAE, SIM, CMAE).
+    /// Fixed sines and cosines; the first half encodes the row (BootMAE, SIM, CMAE).
     SincosRowFirst,
     /// A trained table.
     Learned,
@@ -22,9 +22,9 @@ pub enum PosEmbedKind {
     None,
 }
 
-/// A table of positions `[1, prefix + tokens, dim]`; the class token's row comes first.
+/// A position table `[1, prefix + tokens, dim]`; the row of the class token comes first.
 ///
-/// Fixed positions are known for every grid, trained ones only for that of the table.
+/// Fixed positions exist for every grid, trained ones only for the grid of the table.
 #[derive(Debug, Clone)]
 pub struct PosEmbed {
     table: Tensor,
@@ -34,10 +34,10 @@ pub struct PosEmbed {
     resize: Resize,
 }
 
-/// What becomes of the table for another grid.
+/// How the table adapts to another grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Resize {
-    /// Fixed positions are computed anew, trained ones refused.
+    /// Fixed positions are recomputed, trained ones refused.
     No,
     /// Trained ones are resized by DINO's rule.
     Dino,
@@ -76,10 +76,10 @@ impl PosEmbed {
         }))
     }
 
-    /// The same table for images of any size: for another grid its patch rows are resized, with gradient.
+    /// Allows images of any size: for another grid, the patch rows of the table are resized, with gradient.
     ///
-    /// Bicubic (a = -0.75), edges repeated, no antialiasing, by a scale of `(to + 0.1) / from` on each
-    /// axis, by which places are taken too. DINO (Caron et al., ICCV 2021), iBOT.
+    /// Bicubic (a = -0.75), edges repeated, no antialiasing. The scale is `(to + 0.1) / from` on each
+    /// axis, also for sampling. DINO (Caron et al., ICCV 2021), iBOT.
     #[must_use]
     pub fn for_any_grid(self) -> Self {
         Self {
@@ -88,8 +88,8 @@ impl PosEmbed {
         }
     }
 
-    /// The same table for images of any size: for another grid the patch rows of this one are resized, also of fixed
-    /// positions. Bicubic (a = -0.75), edges repeated, no antialiasing (MIM-Refiner).
+    /// Allows images of any size: for another grid, the patch rows of the table are resized, also if positions are
+    /// fixed. Bicubic (a = -0.75), edges repeated, no antialiasing (MIM-Refiner).
     #[must_use]
     pub fn resized(self) -> Self {
         Self {
@@ -108,11 +108,11 @@ impl PosEmbed {
     }
 
     /// The rows of all patches, `[1, tokens, dim]`; for another grid than the table's, sines and cosines
-    /// are computed anew.
+    /// are recomputed.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if `grid` is not the table's, positions are trained and the table is not for any.
+    /// [`Error::Shape`] if `grid` is not the table's, positions are trained, and other grids are not allowed.
     pub fn patches(&self, grid: PatchGrid) -> Result<Tensor> {
         let rows = self.table.narrow(1, self.prefix, self.grid.len())?;
         if grid == self.grid {
@@ -127,16 +127,16 @@ impl PosEmbed {
                 "position table",
                 format!("the grid {} it was trained for", self.grid),
                 format!("{grid}"),
-                "give images of the configured image_size, choose fixed positions, or allow others (any_size = true)",
+                "give images of the configured image_size, choose fixed positions, or allow other sizes (any_size = true)",
             ));
         }
-        // Parity: DINO adds 0.1 against a size rounded down, and places are taken by that scale, too.
+        // Parity: DINO adds 0.1 to the target size, so its sampling scale changes too.
         let more = if self.resize == Resize::Dino { 0.1 } else { 0. };
         let resize = resize_matrix((self.grid, grid), more, rows.device())?;
         Ok(resize.matmul(&rows.squeeze(0)?)?.unsqueeze(0)?)
     }
 
-    /// The rows of a mask's visible, hidden or all listed tokens, `[mask rows, n, dim]`, by ids `[mask rows, n]`.
+    /// The rows of a mask's visible, hidden or listed tokens, `[mask rows, n, dim]`, by ids `[mask rows, n]`.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl PosEmbed {
     }
 }
 
-/// What maps the rows of `from` to those of `to`, as if that had `more` places on each axis, `[to, from]`.
+/// The matrix `[to, from]` that resizes the rows of grid `from` to grid `to`, as if `to` had `more` positions per axis.
 fn resize_matrix((from, to): (PatchGrid, PatchGrid), more: f64, device: &Device) -> Result<Tensor> {
     let along = |from: usize, to: usize| taps(from, to, from as f64 / (to as f64 + more));
     let (vertical, horizontal) = (along(from.rows, to.rows), along(from.cols, to.cols));
@@ -170,8 +170,8 @@ fn resize_matrix((from, to): (PatchGrid, PatchGrid), more: f64, device: &Device)
 
 /// Fixed 2-D sines and cosines `[1, prefix + tokens, dim]`, zero for the prefix.
 ///
-/// With `d = dim / 2` and `w_k = 10000^(-k / (d / 2))`, half a row is `[sin(p w) | cos(p w)]`; a row
-/// is the half of the column, then that of the row (the other way round if `row_first`). Computed
+/// With `d = dim / 2` and `w_k = 10000^(-k / (d / 2))`, half a row is `[sin(p w) | cos(p w)]`. A row
+/// is the half of the column, then the half of the row; `row_first` swaps them. Computed
 /// in f64. MAE (He et al., 2022); facebookresearch/mae @ efb2a80, `util/pos_embed.py`.
 ///
 /// # Errors
@@ -190,7 +190,7 @@ pub fn sincos_table(
             "embed_dim",
             dim,
             "sines and cosines of two axes need a multiple of 4",
-            "choose such an embed_dim, or learned positions",
+            "use a multiple of 4, or learned positions",
         ));
     }
     memory::check(
@@ -199,7 +199,7 @@ pub fn sincos_table(
         prefix,
     )?;
     let quarter = dim / 4;
-    // Half a row for each place along an axis.
+    // The half row of each position along an axis.
     let halves: Vec<Vec<f32>> = (0..grid.rows.max(grid.cols))
         .map(|place| {
             let angle = |k: usize| place as f64 * 10_000f64.powf(-(k as f64) / quarter as f64);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn fixed_positions_fit_every_grid_and_trained_ones_their_own() {
+    fn fixed_positions_fit_every_grid_and_trained_ones_only_theirs() {
         let params = crate::ParamStore::cpu(0);
         let (own, other) = (PatchGrid::new(2, 2), PatchGrid::new(3, 1));
         let embed = |kind, name: &str| {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn other_grids_are_resized_only_where_that_is_allowed_and_with_gradient() {
+    fn other_grids_are_resized_only_if_allowed_and_with_gradient() {
         let store = crate::ParamStore::cpu(0);
         let (grid, kind) = (PatchGrid::new(2, 3), PosEmbedKind::Learned);
         let table = PosEmbed::new(&store.root(), "pos_embed", kind, 4, (grid, 1));
@@ -283,13 +283,13 @@ mod tests {
         let grad = grads.get(&store.var("pos_embed").unwrap()).unwrap();
         let grad: Vec<Vec<f32>> = grad.squeeze(0).unwrap().to_vec2().unwrap();
         assert_eq!(grad[0], [0.; 4]);
-        // Each of the 8 rows shares out a weight of one.
+        // Each of the 8 rows distributes a total weight of one.
         let sum: f32 = grad.iter().map(|row| row[0]).sum();
         assert!((sum - 8.).abs() < 1e-5, "{sum}");
     }
 
     #[test]
-    fn refuses_a_width_that_two_axes_cannot_share() {
+    fn refuses_a_width_not_divisible_by_four() {
         assert!(sincos_table(PatchGrid::new(2, 2), 6, 0, false, &Device::Cpu).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The head of contrastive methods.
+//! The projection head of contrastive methods.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::{Error, Result, StepContext};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectionHeadConfig {
-    /// Width between the two maps. Default 1536.
+    /// Width between the two layers. Default 1536.
     pub hidden_dim: usize,
     /// Width of the output. Default 256.
     pub out_dim: usize,
@@ -36,15 +36,15 @@ impl ProjectionHeadConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a width or the epsilon is not positive, [`Error::Shape`] if a name
-    /// is taken by another shape.
+    /// [`Error::InvalidConfig`] if a width or the epsilon is not positive, [`Error::Shape`] if a
+    /// parameter with one of these names has another shape.
     pub fn build(&self, params: &Params, inputs: usize) -> Result<ProjectionHead> {
         let bad = |field: &'static str, value: String, fix: &'static str| {
             Error::config("projection head", field, value, "it must be positive", fix)
         };
         for (field, width) in [("hidden_dim", self.hidden_dim), ("out_dim", self.out_dim)] {
             if width == 0 {
-                return Err(bad(field, width.to_string(), "use for instance 256"));
+                return Err(bad(field, width.to_string(), "use 256, for example"));
             }
         }
         if self.norm_eps <= 0. || !self.norm_eps.is_finite() {
@@ -58,7 +58,7 @@ impl ProjectionHeadConfig {
     }
 }
 
-/// `fc1(relu(batch_norm(fc0(x))))`, the second map without bias: projector and predictor of
+/// `fc1(relu(batch_norm(fc0(x))))`, the second layer without bias: projector and predictor of
 /// contrastive methods (Chen et al., ICML 2020; CMAE, Huang et al., TPAMI 2023).
 #[derive(Debug, Clone)]
 pub struct ProjectionHead {
@@ -68,7 +68,7 @@ pub struct ProjectionHead {
 }
 
 impl ProjectionHead {
-    /// Maps `[..., inputs]` to `[..., out_dim]`; all rows together make the batch statistics.
+    /// Maps `[..., inputs]` to `[..., out_dim]`; the batch statistics are over all rows.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_arrive_but_at_the_bias_before_the_norm() {
+    fn gradients_arrive_except_at_the_bias_before_the_norm() {
         let store = ParamStore::cpu(0);
         let head = config().build(&store.root(), 3).unwrap();
         let xs = Tensor::new(
@@ -126,7 +126,7 @@ mod tests {
         let xs = Tensor::new(&[[3f32], [7.]], &Device::Cpu).unwrap();
         let ys = head.forward(&xs, &StepContext::new(0)).unwrap();
         let ys: Vec<f32> = ys.flatten_all().unwrap().to_vec1().unwrap();
-        // Normalised to -1, 1 and 1, -1; what is negative is cut.
+        // Normalised to -1, 1 and 1, -1; ReLU cuts negative values.
         assert!((ys[0] - 5.).abs() < 1e-5 && (ys[1] - 2.).abs() < 1e-5);
     }
 

@@ -1,4 +1,4 @@
-//! The block that makes tokens from a context which it leaves as it is.
+//! The block that updates tokens from a fixed context.
 
 use candle_core::Tensor;
 
@@ -6,14 +6,14 @@ use super::{CrossAttention, DropPath, LayerNorm, Mlp};
 use crate::params::Params;
 use crate::{Result, StepContext};
 
-/// What a [`RegressorBlock`] is made of.
+/// Settings of a [`RegressorBlock`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RegressorBlockConfig {
     /// Width of tokens and context.
     pub dim: usize,
     /// Attention heads, each `dim / num_heads` wide, rounded down.
     pub num_heads: usize,
-    /// Width of the hidden layer over `dim`.
+    /// Width of the hidden layer as a multiple of `dim`.
     pub mlp_ratio: f64,
     /// Epsilon of all norms.
     pub norm_eps: f64,
@@ -23,7 +23,7 @@ pub struct RegressorBlockConfig {
     pub drop_path: f64,
 }
 
-/// Tokens and where they are, both `[rows, tokens, dim]`.
+/// Tokens and their positions, both `[rows, tokens, dim]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Placed<'a> {
     /// The tokens.
@@ -33,7 +33,7 @@ pub struct Placed<'a> {
 }
 
 /// `x += g1 * attn(norm1_q(x + p), norm1_k(c + pc), norm1_v(c)); x = norm2(x); x += g2 * mlp(x)` with a context `c`,
-/// positions `p`, `pc` and layer scale `g`: the second norm takes the place of the tokens.
+/// positions `p`, `pc` and layer scale `g`: the output of the second norm replaces the tokens.
 ///
 /// CAE (Chen et al., IJCV 2023), Atten4Vis/CAE @ a7fd162, `models/modeling_cae_helper.py`.
 #[derive(Debug, Clone)]
@@ -51,11 +51,11 @@ pub struct RegressorBlock {
 impl RegressorBlock {
     /// Parameters `norm1_q`, `norm1_k`, `norm1_v`, `attn`, `norm2`, `mlp`, `gamma_1`, `gamma_2`.
     ///
-    /// `index` tells the blocks of a network apart.
+    /// `index` is the block's number in its network.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, config: &RegressorBlockConfig, index: u32) -> Result<Self> {
         let RegressorBlockConfig { dim, norm_eps, .. } = *config;
         let norm = |name: &str| LayerNorm::new(&params.pp(name), dim, norm_eps);
@@ -108,7 +108,7 @@ mod tests {
     use crate::objectives::testing::noise;
 
     #[test]
-    fn the_second_norm_takes_the_place_of_the_tokens_and_gradients_arrive() {
+    fn the_second_norm_replaces_the_tokens_and_gradients_arrive() {
         let store = ParamStore::cpu(3);
         let config = RegressorBlockConfig {
             dim: 8,
@@ -133,7 +133,7 @@ mod tests {
             };
             block.forward(xs, context, &step).unwrap()
         };
-        // Without its branches the block is its second norm.
+        // Without its branches, the block is its second norm.
         let values = |ys: &Tensor| ys.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let normal = crate::ops::normalize(&tokens, 1e-6).unwrap();
         let apart = values(&(forward() - normal).unwrap());
@@ -152,7 +152,7 @@ mod tests {
         for (name, var) in store.vars() {
             let grad = values(grads.get(&var).unwrap());
             let largest = grad.iter().fold(0f32, |most, v| most.max(v.abs()));
-            // Softmax ignores what is added to all keys.
+            // Softmax ignores a constant added to all keys.
             assert!(largest > 1e-6 || name == "norm1_k.bias", "{name}");
         }
     }

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use crate::params::Params;
 use crate::{PatchGrid, Result, memory, ops};
 
-/// A trained bias for every relative position of two patches, and with a class token three for it.
+/// A trained bias for each relative position of two patches, plus three for the class token if there is one.
 #[derive(Debug, Clone)]
 pub struct RelPosBias {
     table: Tensor,
@@ -19,7 +19,7 @@ impl RelPosBias {
     ///
     /// # Errors
     ///
-    /// If the name is taken by another shape.
+    /// If a parameter with this name has another shape.
     pub fn new(params: &Params, grid: PatchGrid, heads: usize) -> Result<Self> {
         check(grid)?;
         let index = relative_position_index(grid);
@@ -31,7 +31,7 @@ impl RelPosBias {
     ///
     /// # Errors
     ///
-    /// If the name is taken by another shape.
+    /// If a parameter with this name has another shape.
     pub fn window(params: &Params, window: PatchGrid, heads: usize) -> Result<Self> {
         check(window)?;
         let index = window_position_index(window);
@@ -48,7 +48,7 @@ impl RelPosBias {
         })
     }
 
-    /// The bias `[1, heads, tokens, tokens]`, a class token counted.
+    /// The bias `[1, heads, tokens, tokens]`, including the class token.
     ///
     /// # Errors
     ///
@@ -89,12 +89,12 @@ fn check(grid: PatchGrid) -> Result<()> {
     memory::check(("relative positions", "image_size"), &pairs, 0).map(drop)
 }
 
-/// Relative positions of two patches.
+/// Number of relative positions of two patches.
 fn distances(grid: PatchGrid) -> usize {
     (2 * grid.rows - 1) * (2 * grid.cols - 1)
 }
 
-/// The number of the relative position of two patches.
+/// Index of the relative position of two patches.
 fn distance(grid: PatchGrid, query: usize, key: usize) -> usize {
     let place = |token: usize| (token / grid.cols, token % grid.cols);
     let ((yi, xi), (yj, xj)) = (place(query), place(key));

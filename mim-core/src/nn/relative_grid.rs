@@ -1,26 +1,26 @@
-//! Where one view lies in another.
+//! Position of one view inside another.
 
 use crate::{Crop, Error, PatchGrid, Result};
 
-/// Factor that brings logarithms of scales into the range of coordinates.
+/// Factor that scales log scales to the range of coordinates.
 const LOG_SCALE: f32 = 10.;
 
-/// Places and size of the patches of a second view in a first view of the same image, in patches of the first.
+/// Positions and size of the patches of a second view in a first view of the same image, in patches of the first.
 ///
-/// With crops (i top, j left, h, w), each in the frame after its view's own flip, and both views on
-/// one grid of `R` by `C` patches, patch (r, c) of the second view is centred at row
-/// `h2/h1 (r + 1/2) + (i2 - i1)/h1 R - 1/2` and at column `w2/w1 (c + 1/2) + (j2 - j1)/w1 C - 1/2`,
-/// or `-w2/w1 (c + 1/2) + (W - j1 - j2)/w1 C - 1/2` where just one of the views is mirrored (`W` the
+/// Crops are (i top, j left, h, w), each in the frame after its view's own flip, and both views have
+/// a grid of `R` by `C` patches. Then patch (r, c) of the second view is centred at row
+/// `h2/h1 (r + 1/2) + (i2 - i1)/h1 R - 1/2` and column `w2/w1 (c + 1/2) + (j2 - j1)/w1 C - 1/2`,
+/// or `-w2/w1 (c + 1/2) + (W - j1 - j2)/w1 C - 1/2` if exactly one view is mirrored (`W` is the
 /// width of the image). Equal crops give (r, c). Computed in f32.
 ///
 /// Tao et al., CVPR 2023, Sec. 3.2; OpenGVLab/Siamese-Image-Modeling @ bbdec30, `util/pos_embed.py`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RelativeGrid {
-    /// Row of the first view where each row of patches of the second lies.
+    /// For each row of patches of the second view, its row in the first.
     pub rows: Vec<f32>,
-    /// Column of the first view where each column of patches of the second lies.
+    /// For each column of patches of the second view, its column in the first.
     pub cols: Vec<f32>,
-    /// Ten times the logarithm of the second crop's height over the first's, and of the widths.
+    /// Ten times the logarithm of the ratio of heights, second over first, and of widths.
     pub log_scale: [f32; 2],
 }
 
@@ -29,7 +29,7 @@ impl RelativeGrid {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if a crop is empty, or they belong to images of different size.
+    /// [`Error::Shape`] if a crop is empty, or if the crops belong to images of different size.
     pub fn new(first: &Crop, second: &Crop, grid: PatchGrid) -> Result<Self> {
         let source = |crop: &Crop| (crop.source_height, crop.source_width);
         let bad = |expected: String| {
@@ -42,7 +42,7 @@ impl RelativeGrid {
             )
         };
         if source(first) != source(second) {
-            return Err(bad("images of one size".to_owned()));
+            return Err(bad("images of equal size".to_owned()));
         }
         for side in [first.height, first.width, second.height, second.width] {
             if side.is_nan() || side <= 0. {
@@ -69,7 +69,7 @@ impl RelativeGrid {
         })
     }
 
-    /// Appends `[tokens, 2 dim]` sines and cosines of row, column, log height and log width, a quarter each.
+    /// Appends `[tokens, 2 dim]` sines and cosines: row, column, log height and log width get a quarter each.
     ///
     /// A quarter is `[sin(p w) | cos(p w)]` with `w_k = 10000^(-k / (dim / 4))`; `dim` is a multiple of 4.
     pub fn append_sincos(&self, dim: usize, values: &mut Vec<f32>) {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_crop_gives_the_patches_own_places() {
+    fn equal_crops_give_the_patch_positions() {
         for flipped in [false, true] {
             let same = crop([3., 7., 20., 24.], flipped);
             let grid = RelativeGrid::new(&same, &same, GRID).unwrap();
@@ -177,11 +177,11 @@ mod tests {
             ..good
         };
         let error = RelativeGrid::new(&good, &other, GRID).unwrap_err();
-        assert!(error.to_string().contains("one size"), "{error}");
+        assert!(error.to_string().contains("equal size"), "{error}");
     }
 
     proptest! {
-        /// A patch's centre in the image is the same, seen from either view.
+        /// The centre of a patch in the image is the same, computed through either view.
         #[test]
         fn centres_agree_in_the_image(
             boxes in prop::array::uniform2((0f32..20., 0f32..30., 4f32..20., 4f32..30., any::<bool>())),

@@ -1,11 +1,11 @@
-//! Normalisation by the root of the mean square.
+//! RMS normalisation.
 
 use candle_core::{D, Tensor};
 
 use crate::Result;
 use crate::params::Params;
 
-/// `x / sqrt(mean(x^2) + eps)` over the last axis, times a weight if it has one (Zhang and Sennrich, NeurIPS 2019).
+/// `x / sqrt(mean(x^2) + eps)` over the last axis, times an optional weight (Zhang and Sennrich, NeurIPS 2019).
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
     weight: Option<Tensor>,
@@ -17,13 +17,13 @@ impl RmsNorm {
     ///
     /// # Errors
     ///
-    /// If the name is taken by another shape.
+    /// If a parameter with this name has another shape.
     pub fn new(params: &Params, dim: usize, eps: f64) -> Result<Self> {
         let weight = Some(params.weight(&[dim], "weight")?);
         Ok(Self { weight, eps })
     }
 
-    /// The same without a weight.
+    /// As [`RmsNorm::new`], without a weight.
     pub fn plain(eps: f64) -> Self {
         Self { weight: None, eps }
     }

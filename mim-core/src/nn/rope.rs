@@ -1,4 +1,4 @@
-//! Positions as angles by which queries and keys are turned.
+//! Rotary position embeddings (RoPE).
 
 use std::f64::consts::PI;
 
@@ -7,27 +7,27 @@ use candle_core::{D, Tensor};
 use crate::params::Params;
 use crate::{Error, Mask, PatchGrid, Result, ops};
 
-/// Rotary positions in two dimensions with trained frequencies, as CAPI has them.
+/// Two-dimensional rotary positions with trained frequencies, as in CAPI.
 ///
 /// The angle of channel c of a head is `coordinates . freqs[:, c]`; a head `x = [x1 | x2]` becomes
 /// `x cos(angle) + [-x2 | x1] sin(angle)`.
-// Parity: a channel of the first half is turned by the angle of the row, its partner in the second half by that of the
-// column, so that this is no rotation.
+// Parity: a channel of the first half is turned by the angle of the row, its partner in the second half by the angle of
+// the column, so this is not a rotation.
 #[derive(Debug, Clone)]
 pub struct Rope {
     freqs: Tensor,
 }
 
 impl Rope {
-    /// Parameter `freqs` `[2, head_dim]`, which starts at `2 pi max (min / max)^(k / (n - 1))`, k < n = `head_dim / 4`,
-    /// twice for the row in the first half of a head, and for the column in the second.
+    /// Parameter `freqs` `[2, head_dim]`, initialised to `2 pi max (min / max)^(k / (n - 1))`, k < n = `head_dim / 4`:
+    /// twice for the row in the first half of a head, and twice for the column in the second.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidConfig`] if the width of a head is not a multiple of 4, or a frequency is not positive.
     pub fn new(params: &Params, head_dim: usize, (max, min): (f64, f64)) -> Result<Self> {
         if head_dim == 0 || !head_dim.is_multiple_of(4) {
-            let why = "each of two axes has pairs of channels of a head";
+            let why = "each of two axes needs pairs of channels in a head";
             let fix = "choose embed_dim and num_heads for heads whose width is a multiple of 4";
             return Err(Error::config(
                 "rotary positions",
@@ -38,7 +38,7 @@ impl Rope {
             ));
         }
         if !(min > 0. && min <= max && max.is_finite()) {
-            let why = "frequencies are positive, and the largest is not below the smallest";
+            let why = "frequencies must be positive and in order";
             let value = format!("{min} to {max}");
             return Err(Error::config(
                 "rotary positions",
@@ -62,7 +62,7 @@ impl Rope {
         })
     }
 
-    /// Turns `xs` `[rows, tokens, heads, head_dim]` at `coordinates` `[rows, tokens, 2]`.
+    /// Rotates `xs` `[rows, tokens, heads, head_dim]` by the angles at `coordinates` `[rows, tokens, 2]`.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Rope {
     }
 }
 
-/// Where tokens are, as [`Rope`] takes it: patches from 0 to 1 on both axes, the row first, and registers in front.
+/// Token coordinates for [`Rope`]: patches from 0 to 1 on both axes, row first; registers come first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Coordinates {
     registers: Vec<[f32; 2]>,
@@ -89,15 +89,15 @@ pub struct Coordinates {
 }
 
 impl Coordinates {
-    /// Of `registers` tokens that walk around the border of the image if `edge`, or else stand in its first corner; if
-    /// `scale`, the border is that of the visible patches of each image.
+    /// Coordinates with `registers` registers. With `edge` they lie around the border of the image, otherwise in its
+    /// first corner. With `scale`, the border is that of the visible patches of each image.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if those of a border are not a multiple of 4.
+    /// [`Error::InvalidConfig`] if registers on the border are not a multiple of 4.
     pub fn new(registers: usize, edge: bool, scale: bool) -> Result<Self> {
         if edge && !registers.is_multiple_of(4) {
-            let why = "each side of the image has as many";
+            let why = "each side of the image gets the same number";
             let fix = "use a multiple of 4, or register_coordinates = \"zeros\"";
             return Err(Error::config(
                 "registers",
@@ -128,7 +128,7 @@ impl Coordinates {
         self.registers.len()
     }
 
-    /// Of registers and the visible patches of each row of `mask`, or of all patches of `images` images,
+    /// Coordinates of registers and of the visible patches of each row of `mask`, or of all patches of `images` images,
     /// `[rows, registers + patches, 2]`.
     ///
     /// # Errors
@@ -168,7 +168,7 @@ impl Coordinates {
         )?)
     }
 
-    /// Of the hidden patches of each row of a mask, `[rows, hidden, 2]`.
+    /// Coordinates of the hidden patches of each row of a mask, `[rows, hidden, 2]`.
     ///
     /// # Errors
     ///
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_turned_in_the_first_corner_and_gradients_reach_the_frequencies() {
+    fn the_first_corner_is_not_rotated_and_gradients_reach_the_frequencies() {
         let store = ParamStore::cpu(0);
         let rope = Rope::new(&store.root(), 4, (7., 1.)).unwrap();
         let xs = Tensor::new(&[[[[1f32, 2., 3., 4.]], [[1., 2., 3., 4.]]]], &Device::Cpu).unwrap();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn registers_walk_around_what_is_visible() {
+    fn registers_surround_the_visible_patches() {
         let grid = PatchGrid::new(3, 5);
         let whole = Coordinates::new(4, true, true).unwrap();
         let values = |xs: Tensor| -> Vec<Vec<f32>> { xs.squeeze(0).unwrap().to_vec2().unwrap() };

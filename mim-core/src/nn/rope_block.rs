@@ -7,20 +7,20 @@ use super::{Linear, Mlp, Placed, RmsNorm, Rope};
 use crate::params::Params;
 use crate::{Error, Purpose, Result, StepContext, ops};
 
-/// What a [`RopeBlock`] is made of.
+/// Settings of a [`RopeBlock`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RopeBlockConfig {
     /// Width of the tokens.
     pub dim: usize,
-    /// Width of what is looked at; that of the tokens, which look at each other, if not set.
+    /// Width of the context; `None` for self-attention.
     pub context_dim: Option<usize>,
     /// Attention heads; they divide `dim`.
     pub num_heads: usize,
-    /// Width of the hidden layer over `dim`.
+    /// Width of the hidden layer as a multiple of `dim`.
     pub mlp_ratio: f64,
     /// Epsilon of both norms.
     pub norm_eps: f64,
-    /// Share of the rows that are left out of each half of the block in training.
+    /// Share of the rows that each half of the block skips in training.
     pub drop_path: f64,
     /// Largest and smallest frequency of the positions, in turns.
     pub freqs: (f64, f64),
@@ -102,11 +102,11 @@ impl RopeAttention {
     }
 }
 
-/// `x += attn(norm1(x), context); x += mlp(norm2(x))` with rotary positions, norms by the root of the mean square, and
-/// no bias; the context is `norm1(x)` itself, or given and looked at as it is.
+/// `x += attn(norm1(x), context); x += mlp(norm2(x))` with rotary positions, RMS norms, and
+/// no bias. The context is `norm1(x)` itself, or a given context, used without a norm.
 ///
-/// Stochastic depth leaves out whole rows before the work: of n rows `max(floor(n (1 - rate)), 1)` drawn ones are
-/// changed, by `n / kept` times the branch. CAPI (Darcet et al., TMLR 2025); facebookresearch/capi @ 98b4fa1.
+/// Stochastic depth skips whole rows before the computation: of n rows, `max(floor(n (1 - rate)), 1)` random ones get
+/// `n / kept` times the branch. CAPI (Darcet et al., TMLR 2025); facebookresearch/capi @ 98b4fa1.
 #[derive(Debug, Clone)]
 pub struct RopeBlock {
     norm1: RmsNorm,
@@ -118,12 +118,12 @@ pub struct RopeBlock {
 }
 
 impl RopeBlock {
-    /// Parameters `norm1`, `attn.{q_proj,k_proj,v_proj,proj}`, `attn.rope.freqs`, `norm2`, `mlp`. `index` tells the
-    /// blocks of a network apart.
+    /// Parameters `norm1`, `attn.{q_proj,k_proj,v_proj,proj}`, `attn.rope.freqs`, `norm2`, `mlp`. `index` is the
+    /// block's number in its network.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, config: &RopeBlockConfig, index: u32) -> Result<Self> {
         let norm = |name: &str| RmsNorm::new(&params.pp(name), config.dim, config.norm_eps);
         #[expect(
@@ -158,11 +158,11 @@ impl RopeBlock {
         self.forward_keeping(xs, context, [0, 1].map(|half| kept[half].as_deref()))
     }
 
-    /// [`RopeBlock::forward`] where only these rows are changed by the first and by the second half; none for all.
+    /// [`RopeBlock::forward`] that changes only the given rows in its first and second half; `None` for all rows.
     ///
     /// # Errors
     ///
-    /// If a shape does not fit, or a row is listed that there is not.
+    /// If a shape does not match, or a listed row does not exist.
     pub fn forward_keeping(
         &self,
         xs: Placed<'_>,
@@ -186,7 +186,7 @@ impl RopeBlock {
         })
     }
 
-    /// The rows that half a block changes in this step; none for all.
+    /// The rows that a half block changes in this step; `None` for all.
     fn kept(&self, rows: usize, half: u32, step: &StepContext) -> Option<Vec<u32>> {
         if self.drop_path == 0. || !step.training || !step.stochastic_depth {
             return None;
@@ -198,7 +198,7 @@ impl RopeBlock {
     }
 }
 
-/// How many of so many rows are changed at a rate of stochastic depth.
+/// Number of rows kept at this rate of stochastic depth.
 fn kept_rows(rows: usize, rate: f64) -> usize {
     #[expect(
         clippy::cast_possible_truncation,
@@ -209,7 +209,7 @@ fn kept_rows(rows: usize, rate: f64) -> usize {
     kept.max(1)
 }
 
-/// The first of `own` and what `branch` makes of all of them and of the context, of the rows in `kept` alone.
+/// The first of `own`, plus the output of `branch` for the rows in `kept`; `branch` gets all of `own` and the context.
 fn residual(
     own: &[&Tensor],
     context: Option<Placed<'_>>,
@@ -240,7 +240,7 @@ fn residual(
         picked.collect()
     };
     let ys = (branch(&pick(own)?, &pick(&context)?)? * (rows as f64 / kept.len() as f64))?;
-    // The row behind the last one stands for those that are left out.
+    // Skipped rows read a row of zeros after the last kept one.
     let mut places = vec![u32::try_from(kept.len()).unwrap_or(u32::MAX); rows];
     for (place, row) in (0u32..).zip(kept) {
         places[*row as usize] = place;
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_left_out_whole_and_gradients_arrive() {
+    fn whole_rows_are_skipped_and_gradients_arrive() {
         let store = ParamStore::cpu(1);
         let block = RopeBlock::new(&store.root(), &config(0.5), 0).unwrap();
         let (tokens, positions) = (noise(&[4, 3, 8], 1), noise(&[4, 3, 2], 2));

@@ -1,4 +1,4 @@
-//! Convolutions whose channels follow a style.
+//! Style-modulated convolutions.
 
 use candle_core::Tensor;
 
@@ -12,9 +12,9 @@ use crate::params::Params;
 const SLOPE: f64 = 0.2;
 const EPS: f64 = 1e-5;
 
-/// A 3x3 convolution, a leaky ReLU, and adaptive instance normalisation (Huang and Belongie, ICCV 2017): each channel of
-/// an image gets the deviation and mean that a style asks for. A layer of StyleGAN (Karras et al., CVPR 2019, section 2)
-/// without its noise.
+/// A 3x3 convolution, leaky ReLU, and adaptive instance normalisation (Huang and Belongie, ICCV 2017): the style sets
+/// deviation and mean of each channel of an image. A layer of StyleGAN (Karras et al., CVPR 2019, section 2)
+/// without noise.
 #[derive(Debug, Clone)]
 pub struct StyledConv {
     conv: Conv,
@@ -27,7 +27,7 @@ impl StyledConv {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, inputs: usize, outputs: usize, style: usize) -> Result<Self> {
         let window = Window {
             kernel: 3,
@@ -40,18 +40,18 @@ impl StyledConv {
         })
     }
 
-    /// Maps `[batch, height, width, inputs]` to `[batch, height, width, outputs]` in the styles `[batch, style]`.
+    /// Maps `[batch, height, width, inputs]` to `[batch, height, width, outputs]` with styles `[batch, style]`.
     ///
     /// # Errors
     ///
-    /// If map or style do not fit.
+    /// If the shape of map or style does not match.
     pub fn forward(&self, xs: &Tensor, style: &Tensor) -> Result<Tensor> {
         let xs = self.conv.forward(xs)?;
         let xs = ((xs.relu()? * (1. - SLOPE))? + (xs * SLOPE)?)?;
         let channels = xs.dim(3)?;
         let normed = standardized(&xs, channels, EPS)?;
         let style = self.style.forward(style)?.unsqueeze(1)?.unsqueeze(1)?;
-        // A style of zeros changes nothing.
+        // A zero style changes nothing.
         let scale = (style.narrow(3, 0, channels)? + 1.)?;
         let shift = style.narrow(3, channels, channels)?;
         Ok(normed.broadcast_mul(&scale)?.broadcast_add(&shift)?)

@@ -1,4 +1,4 @@
-//! The norm of a block, by choice.
+//! A choice of norms for blocks.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -7,14 +7,14 @@ use super::{BatchNorm, LayerNorm};
 use crate::params::Params;
 use crate::{Result, StepContext};
 
-/// Which norm a block has.
+/// Kind of norm in a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
     /// Over the channels of each token.
     #[default]
     LayerNorm,
-    /// Over all tokens of the batch, for each channel (SIM's projector and predictor).
+    /// Per channel over all tokens of the batch (SIM's projector and predictor).
     BatchNorm,
 }
 
@@ -32,7 +32,7 @@ impl TokenNorm {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, kind: NormKind, dim: usize, eps: f64) -> Result<Self> {
         Ok(match kind {
             NormKind::LayerNorm => Self::Layer(LayerNorm::new(params, dim, eps)?),

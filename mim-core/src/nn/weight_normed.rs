@@ -1,4 +1,4 @@
-//! A matrix by the lengths and the directions of its rows.
+//! Weight normalisation.
 
 use candle_core::Tensor;
 
@@ -14,11 +14,11 @@ pub struct WeightNormed {
 }
 
 impl WeightNormed {
-    /// Parameters `weight_g` `[outputs, 1]`, which starts at one, and `weight_v` `[outputs, inputs]`.
+    /// Parameters `weight_g` `[outputs, 1]`, initialised to one, and `weight_v` `[outputs, inputs]`.
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
         Ok(Self {
             g: params.filled(&[outputs, 1], "weight_g", 1.)?,
@@ -36,7 +36,7 @@ impl WeightNormed {
         Ok(self.v.broadcast_mul(&(&self.g / length)?)?)
     }
 
-    /// The products of rows `[.., inputs]`, brought to length one, with the rows of the matrix, `[.., outputs]`.
+    /// Normalises rows `[.., inputs]` to length one and multiplies them by the matrix: `[.., outputs]`.
     ///
     /// # Errors
     ///

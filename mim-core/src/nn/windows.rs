@@ -6,17 +6,17 @@ use crate::{Error, PatchGrid, Result, ops};
 
 /// Cuts tokens into windows and puts them back (Swin: Liu et al., ICCV 2021, Sec. 3.2).
 ///
-/// Where windows do not tile the grid it is padded at its right and bottom with tokens of zeros, which
-/// take part like others and are cut off afterwards. With a shift the grid is then rolled up and left
-/// by it, cyclically. Both ways are one gathering of rows, so that all of this copies the tokens once.
+/// If windows do not tile the grid, it is padded at the right and bottom with zero tokens, which
+/// take part like others and are removed afterwards. A shift then rolls the grid up and left,
+/// cyclically. Partition and reverse are each one row gather, so the tokens are copied once.
 #[derive(Debug, Clone)]
 pub struct Windows {
     grid: PatchGrid,
-    /// The grid that the windows tile.
+    /// The grid tiled by the windows.
     padded: PatchGrid,
     side: usize,
     shift: usize,
-    /// Tokens in the order of the windows; none where that is the order they have.
+    /// Token order of the windows; `None` if it is the existing order.
     orders: Option<Orders>,
 }
 
@@ -27,7 +27,7 @@ struct Orders {
 }
 
 impl Windows {
-    /// Added to the logits of tokens that are neighbours only because the grid was rolled.
+    /// Added to the logits of tokens that are neighbours only because of the roll.
     const APART: f32 = -100.;
 
     /// Windows of `side` x `side` tokens over `grid`, rolled by `shift` tokens.
@@ -48,7 +48,7 @@ impl Windows {
         Self::padded(grid, side, shift)
     }
 
-    /// The same for any grid, padded to whole windows.
+    /// Windows for any grid, padded to whole windows.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl Windows {
         self.side * self.side
     }
 
-    /// Places (row, column) of the rolled grid, window by window and row by row inside each.
+    /// Positions (row, column) in the rolled grid, window by window, row by row inside each.
     fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         let (side, across) = (self.side, self.padded.cols / self.side);
         (0..self.padded.len()).map(move |place| {
@@ -107,7 +107,7 @@ impl Windows {
         })
     }
 
-    /// The token at each place; the number of tokens stands for padding.
+    /// The token at each position; the number of tokens marks padding.
     fn order(&self) -> Vec<u32> {
         let token = |(row, col): (usize, usize)| {
             let (row, col) = (row + self.shift, col + self.shift);
@@ -125,7 +125,7 @@ impl Windows {
     ///
     /// # Errors
     ///
-    /// If the tokens are not those of the grid.
+    /// If the number of tokens does not match the grid.
     pub fn partition(&self, xs: &Tensor) -> Result<Tensor> {
         let (rows, _, dim) = xs.dims3()?;
         self.check(xs, self.grid.len())?;
@@ -140,7 +140,7 @@ impl Windows {
     ///
     /// # Errors
     ///
-    /// If the tokens are not those of whole images in windows.
+    /// If the rows are not whole images in windows.
     pub fn reverse(&self, xs: &Tensor) -> Result<Tensor> {
         let dim = xs.dim(D::Minus1)?;
         let xs = xs.reshape(((), self.padded.len(), dim))?;
@@ -158,15 +158,15 @@ impl Windows {
             "windows",
             format!("[rows, {tokens} tokens, dim]"),
             xs.dims(),
-            "give the tokens of the grid the windows were made for",
+            "give the tokens of the grid that the windows were built for",
         ))
     }
 
-    /// What keeps tokens apart that only the roll has brought together, `[windows, 1, area, area]`:
-    /// 0 where query and key were in one window's reach before, -100 elsewhere; none without shift.
+    /// The mask that separates tokens which only the roll made neighbours, `[windows, 1, area, area]`:
+    /// 0 if query and key were neighbours before, -100 otherwise; `None` without a shift.
     ///
     /// Both axes of the rolled grid are cut at `-side` and `-shift` into regions; pairs from
-    /// different regions are apart.
+    /// different regions are separated.
     ///
     /// # Errors
     ///
@@ -194,7 +194,7 @@ impl Windows {
     }
 }
 
-/// The tokens `order` of every row of `[rows, tokens, dim]`; the id `tokens` stands for zeros.
+/// Tokens `order` of every row of `[rows, tokens, dim]`; id `tokens` gives zeros.
 ///
 /// # Errors
 ///
@@ -238,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn rolled_neighbours_are_kept_apart() {
-        // 1-D in effect: rows of one window, whose two tokens a row meet only across the edge in the last.
+    fn rolled_neighbours_are_separated() {
+        // Effectively 1-D: each window row has two tokens, which meet only across the edge in the last window.
         let windows = Windows::new(PatchGrid::new(2, 4), 2, 1).unwrap();
         let mask = windows.shift_mask(&Device::Cpu).unwrap().unwrap();
         assert_eq!(mask.dims(), [2, 1, 4, 4]);
         let first: Vec<f32> = values(&mask.get(0).unwrap());
-        // Left window: rows 1 and 0 (rolled) are apart, columns belong together.
+        // Left window: rows 1 and 0 (rolled) are separated, columns belong together.
         assert_eq!(first[..4], [0., 0., -100., -100.]);
         let last: Vec<f32> = values(&mask.get(1).unwrap());
         assert_eq!(last[..4], [0., -100., -100., -100.]);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_grids_and_tokens_that_do_not_fit() {
+    fn refuses_mismatched_grids_and_tokens() {
         for (grid, side, shift) in [
             ((3, 4), 2, 0),
             ((4, 3), 2, 0),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_windows_lack_is_zeros() {
+    fn windows_are_padded_with_zeros() {
         let windows = Windows::padded(PatchGrid::new(1, 3), 2, 0).unwrap();
         let xs = (counting(1, 3) + 1.).unwrap();
         let cut = windows.partition(&xs).unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_go_back_to_their_tokens() {
+    fn gradients_return_to_their_tokens() {
         let xs = Var::from_tensor(&counting(2, 16)).unwrap();
         let windows = Windows::new(PatchGrid::new(4, 4), 2, 1).unwrap();
         let cut = windows.partition(&xs).unwrap();

@@ -1,4 +1,4 @@
-//! The distance of sets of points.
+//! The Chamfer distance between point sets.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -8,32 +8,32 @@ use super::pairing::{Region, pair_values};
 use crate::parts::Part;
 use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, Target, ops};
 
-/// How far two points are apart.
+/// Distance of two points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChamferKind {
-    /// Their Euclidean distance.
+    /// Euclidean distance.
     L1,
-    /// Its square.
+    /// Squared Euclidean distance.
     #[default]
     L2,
 }
 
-/// Squared distances of each point to the nearest of the other set, and which that is.
+/// Squared distance of each point to the nearest point of the other set, with its index.
 #[derive(Debug, Clone)]
 pub struct Chamfer {
-    /// Squared distances `[sets, n]` of the first points; they have gradients to both sets.
+    /// Squared distances `[sets, n]` of the first points, with gradients to both sets.
     pub first: Tensor,
-    /// The nearest of the second points, `[sets, n]` u32.
+    /// Index of the nearest second point, `[sets, n]` u32.
     pub first_ids: Tensor,
     /// Squared distances `[sets, m]` of the second points.
     pub second: Tensor,
-    /// The nearest of the first points, `[sets, m]` u32.
+    /// Index of the nearest first point, `[sets, m]` u32.
     pub second_ids: Tensor,
 }
 
 impl Chamfer {
-    /// Compares sets of points `[sets, n, 3]` and `[sets, m, 3]`.
+    /// Compares point sets `[sets, n, 3]` and `[sets, m, 3]`.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl Chamfer {
         })
     }
 
-    /// The mean over all points of the first sets and that over the second added up; for L1 half of it.
+    /// The mean over the points of the first sets plus the mean over those of the second; half of it for L1.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Chamfer {
         let sum = |first: &Tensor, second: &Tensor| first.mean_all()? + second.mean_all()?;
         Ok(match kind {
             ChamferKind::L2 => sum(&self.first, &self.second)?,
-            // A root has no slope at 0.
+            // The square root has no slope at 0.
             ChamferKind::L1 => {
                 let root = |xs: &Tensor| (xs + 1e-12)?.sqrt();
                 (sum(&root(&self.first)?, &root(&self.second)?)? / 2.)?
@@ -87,9 +87,9 @@ fn to_nearest(from: &Tensor, to: &Tensor) -> Result<(Tensor, Tensor)> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChamferConfig {
-    /// How far two points are apart. Default `l2`.
+    /// Distance of two points. Default `l2`.
     pub kind: ChamferKind,
-    /// The tokens that count.
+    /// The tokens included in the loss.
     pub region: Region,
 }
 
@@ -116,8 +116,8 @@ impl ObjectiveSettings for ChamferConfig {
     }
 }
 
-/// The Chamfer distance of tokens that are sets of points: the mean over all tokens and points of the distance to the
-/// nearest target, and the same the other way.
+/// The Chamfer distance between tokens that are point sets: the mean over all tokens and points of the distance to the
+/// nearest target, plus the same in the other direction.
 #[derive(Debug, Clone)]
 pub struct ChamferObjective {
     config: ChamferConfig,
@@ -136,7 +136,7 @@ impl Objective for ChamferObjective {
         if !values.is_multiple_of(3) {
             return Err(Error::unsupported(
                 format!("points of {values} values"),
-                "three values are a point",
+                "a point has three values",
                 "use another objective, or a target whose tokens have a multiple of 3 values",
             ));
         }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn four_values_are_no_points() {
+    fn four_values_are_refused() {
         let mask = crate::objectives::testing::mask();
         let (values, target) = (noise(&[2, 6, 4], 1), Target::patches(noise(&[2, 6, 4], 2)));
         let prediction =

@@ -1,4 +1,4 @@
-//! Angles between features.
+//! Cosine similarity of features.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -10,21 +10,21 @@ use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, Rows, StepCon
 
 const NAME: &str = "cosine objective";
 
-/// Squared lengths below it are taken for zero; still a normal f32.
+/// Smaller squared lengths count as this value, which is still a normal f32.
 const SMALLEST_SQUARE: f64 = 1e-36;
 
 /// The axis along which vectors are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CosineAxis {
-    /// The features of a token.
+    /// The features of one token.
     #[default]
     Features,
-    /// One feature over the tokens of a fold: the hidden tokens of an image, in the mask's order,
-    /// cut into `folds` equal parts.
+    /// One feature over the tokens of a fold. The hidden tokens of an image, in the mask's order,
+    /// are cut into `folds` equal parts.
     // Parity: SdAE's release takes the cosine over the token axis.
     Tokens {
-        /// Parts of the hidden tokens of an image.
+        /// Number of parts of the hidden tokens of an image.
         folds: usize,
     },
 }
@@ -37,11 +37,11 @@ pub struct CosineConfig {
     pub offset: f64,
     /// The loss is `offset - scale * cos`.
     pub scale: f64,
-    /// Least length of a vector in the divisor.
+    /// Minimum length of a vector in the divisor.
     pub eps: f64,
     /// The axis along which vectors are compared.
     pub axis: CosineAxis,
-    /// The tokens that count.
+    /// The tokens included in the loss.
     pub region: Region,
 }
 
@@ -82,11 +82,11 @@ impl CosineConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if `eps` is not in `[1e-18, 1]`, a factor is not finite or there is
+    /// [`Error::InvalidConfig`] if `eps` is not in `[1e-18, 1]`, a factor is not finite, or there is
     /// no fold.
     pub fn build(&self) -> Result<Cosine> {
         let bad = |field: &'static str, value: String, why: &'static str| {
-            Err(Error::config(NAME, field, value, why, "leave it out"))
+            Err(Error::config(NAME, field, value, why, "remove it to use the default"))
         };
         if !(1e-18..=1.).contains(&self.eps) {
             return bad("eps", self.eps.to_string(), "it must lie in [1e-18, 1]");
@@ -125,7 +125,7 @@ pub struct Cosine {
 }
 
 impl Cosine {
-    /// `[total, C]` as vectors along axis 1 of what is compared.
+    /// `[total, C]` as vectors along axis 1 of the compared axis.
     fn vectors(&self, xs: &Tensor, mask: &Mask) -> Result<Tensor> {
         let CosineAxis::Tokens { folds } = self.config.axis else {
             return Ok(xs.clone());
@@ -144,9 +144,9 @@ impl Cosine {
 
     /// Lengths of vectors along axis 1, at least `eps`.
     fn length(&self, xs: &Tensor) -> Result<Tensor> {
-        // Clamped before the root, whose slope at 0 is infinite.
+        // Clamp before the root, whose slope at 0 is infinite.
         let length = xs.sqr()?.sum(1)?.maximum(SMALLEST_SQUARE)?.sqrt()?;
-        // Parity: in torch the floor changes the value alone; the slope is that of the true length.
+        // Parity: in PyTorch, the floor changes only the value; the slope is that of the true length.
         let raised = (length.maximum(self.config.eps)? - &length)?.detach();
         Ok((length + raised)?)
     }
@@ -164,14 +164,14 @@ impl Objective for Cosine {
         if over_tokens && matches!(prediction.rows, Rows::ClsAndPatches | Rows::Image) {
             return Err(Error::unsupported(
                 format!("a cosine over the tokens of {:?} rows", prediction.rows),
-                "folds consist of patches",
+                "folds need patches",
                 "use a decoder for patches, or axis = features",
             ));
         }
         let pairs = pair_values(prediction, target, mask, self.config.region)?;
         let a = self.vectors(&pairs.prediction, mask)?;
         let b = self.vectors(&pairs.target, mask)?;
-        // Each side is divided by its own length: the product of two small ones is 0 in f32.
+        // Divide each side by its own length: the product of two small lengths is 0 in f32.
         let cosine = ((&a * &b)?.sum(1)? / self.length(&a)?)?.div(&self.length(&b)?)?;
         let loss = ((cosine.mean_all()? * -self.config.scale)? + self.config.offset)?;
         LossTerms::single("cosine", loss)
@@ -188,7 +188,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     #[test]
-    fn hidden_rows_alone_give_the_same_loss_and_gradient_as_all_patches() {
+    fn hidden_rows_alone_give_the_loss_and_gradient_of_all_patches() {
         let target = Target::patches(noise(&[2, 6, 4], 1));
         let objective = CosineConfig::default().build().unwrap();
         same_from_all_and_from_hidden(&objective, &noise(&[2, 6, 4], 2), &target);
@@ -219,7 +219,7 @@ mod tests {
             ..CosineConfig::milan()
         };
         close(row([3., 0.], [0., 2.], &milan).0, 2.);
-        // Over the one token of a fold: -1 for the first feature, 0 for the second.
+        // Over the single token of a fold: -1 for the first feature, 0 for the second.
         close(row([3., 0.], [-2., 0.], &CosineConfig::sdae(1)).0, 1.5);
     }
 
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_folds_that_do_not_fit() {
+    fn refuses_uneven_folds() {
         let mask = Mask::from_bits(PatchGrid::new(1, 4), &[0, 1, 1, 1]).unwrap();
         let values = noise(&[1, 4, 2], 1);
         let target = Target::patches(values.clone());

@@ -12,7 +12,7 @@ use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CrossEntropyConfig {
-    /// The tokens that count.
+    /// The tokens included in the loss.
     pub region: Region,
 }
 
@@ -36,11 +36,11 @@ impl ObjectiveSettings for CrossEntropyConfig {
     }
 }
 
-/// The mean of `-log softmax(logits)[id]`, or of `-sum(p * log softmax(logits))`, over all tokens
-/// that count in the whole batch.
+/// The mean of `-log softmax(logits)[id]`, or of `-sum(p * log softmax(logits))`, over all included
+/// tokens of the batch.
 ///
-/// The target decides: u32 ids `[batch, tokens]` (BEiT) or probabilities `[batch, tokens, V]`
-/// (mc-BEiT), which may carry gradients.
+/// The target decides: u32 ids `[batch, tokens]` (BEiT), or probabilities `[batch, tokens, V]`
+/// (mc-BEiT), which may track gradients.
 #[derive(Debug, Clone)]
 pub struct CrossEntropy {
     region: Region,
@@ -72,11 +72,11 @@ fn wrong(target: &Tensor, logits: &Tensor) -> Error {
     Error::shape(
         "target of a cross-entropy",
         format!(
-            "u32 ids [rows], or probabilities {:?} as the logits",
+            "u32 ids [rows], or probabilities {:?} like the logits",
             logits.dims()
         ),
         (target.dims(), target.dtype()),
-        "use a token target, and a decoder with as many outputs as there are codes",
+        "use a token target, and a decoder with one output per code",
     )
 }
 
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_slopes_and_hidden_rows_suffice() {
+    fn gradients_are_slopes_and_hidden_rows_are_enough() {
         let objective = CrossEntropyConfig::default().build();
         for target in [ids(), soft()] {
             let logits = (noise(&[2, 6, 4], 2) * 3.).unwrap();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_reach_a_target_that_carries_them() {
+    fn gradients_reach_a_tracked_target() {
         let mask = Mask::from_bits(PatchGrid::new(1, 1), &[1]).unwrap();
         let target = Var::new(&[[[0.5f32, 0.5]]], &Device::Cpu).unwrap();
         let logits = Tensor::new(&[[[0f32, 0.]]], &Device::Cpu).unwrap();

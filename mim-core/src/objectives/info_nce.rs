@@ -1,4 +1,4 @@
-//! Telling each row's own target from those of all others.
+//! InfoNCE: tells each row's own target from all others.
 
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
@@ -10,18 +10,18 @@ use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, 
 
 const NAME: &str = "info_nce objective";
 
-/// Least squared length of a vector in the divisor: lengths below 1e-12 are taken for it.
+/// Lower bound of the squared length in the divisor: lengths below 1e-12 count as 1e-12.
 const LEAST_SQUARE: f64 = 1e-24;
 
 /// Settings of [`InfoNce`]; `Default` is CMAE's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InfoNceConfig {
-    /// What cosines are divided by. Default 0.07.
+    /// Temperature of the cosines. Default 0.07.
     pub temperature: f64,
     /// Whether the loss is multiplied by twice the temperature, as in MoCo v3. Default true.
     pub scaled: bool,
-    /// The tokens that count, where rows are tokens and not images.
+    /// The tokens included in the loss, if rows are tokens instead of images.
     pub region: Region,
 }
 
@@ -70,12 +70,12 @@ impl ObjectiveSettings for InfoNceConfig {
     }
 }
 
-/// `2 t * cross_entropy(a b^T / t, own row)`, or without the factor, where `a` are the predictions and `b` the targets of
-/// all processes, all of length one, and `t` is the temperature.
+/// `2 t * cross_entropy(a b^T / t, own row)`, or without the factor. `a` are the predictions and `b` the targets of
+/// all processes, all normalised to length one; `t` is the temperature.
 ///
-/// The targets carry no gradient. Every process must bring equally many rows. Traces `pred_norm`
+/// The targets get no gradient. Every process must have the same number of rows. Traces `pred_norm`
 /// `[rows, C]`, `keys` `[world * rows, C]` and `score` `[rows, world * rows]`.
-/// van den Oord et al., arXiv 1807.03748; the factor is that of MoCo v3 (Chen et al., ICCV 2021).
+/// van den Oord et al., arXiv 1807.03748; the factor is from MoCo v3 (Chen et al., ICCV 2021).
 #[derive(Debug, Clone)]
 pub struct InfoNce {
     config: InfoNceConfig,
@@ -98,7 +98,7 @@ impl Objective for InfoNce {
                 "targets of all processes",
                 format!("{} times {rows} rows", step.comm.world()),
                 all,
-                "give every process a batch of the same size",
+                "use the same batch size on every process",
             ));
         }
         let temperature = self.config.temperature;
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn two_right_angles_cost_what_the_formula_says() {
+    fn orthogonal_rows_match_the_formula() {
         let target = Tensor::new(&[[3f32, 0.], [0., 0.5]], &Device::Cpu).unwrap();
         let (mask, prediction) = row_an_image(&(&target * 7.).unwrap());
         let found = loss(&objective(0.5), &prediction, &Target::image(target), &mask);

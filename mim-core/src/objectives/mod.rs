@@ -1,7 +1,7 @@
-//! Objectives: what predictions and targets cost.
+//! Objectives: losses of predictions and targets.
 //!
-//! All losses are f32 scalars, whatever the type of the prediction, and the same whether a decoder
-//! predicts only the tokens that count or all of them.
+//! All losses are f32 scalars, for any dtype of the prediction. They are the same whether a decoder
+//! predicts all tokens or only those included in the loss.
 
 mod neighbour_contrast;
 mod pairing;
@@ -14,7 +14,7 @@ pub use self_distillation::{DistillationLogits, SelfDistillation, SelfDistillati
 use crate::parts::Settings;
 use crate::{Objective, Result};
 
-/// Settings of an objective that a config can name.
+/// Settings of an objective, as named in a config.
 pub trait ObjectiveSettings: Settings {
     /// Checks the settings and builds the objective.
     ///
@@ -25,7 +25,7 @@ pub trait ObjectiveSettings: Settings {
 }
 
 crate::parts! {
-    /// The objectives that a config can name.
+    /// Objectives that a config can name.
     pub fn objectives() -> dyn ObjectiveSettings as "objective";
     regression => RegressionConfig, Regression, RegressionKind, RowNorm, TokenWeights;
     cosine => CosineConfig, Cosine, CosineAxis;
@@ -38,19 +38,19 @@ crate::parts! {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! What the tests of all objectives share.
+    //! Shared helpers of the objectives' tests.
 
     use candle_core::{Device, Tensor, Var};
 
     use crate::{Mask, Objective, PatchGrid, Prediction, Rows, StepContext, Target};
 
-    /// Two images of 2x3 patches, two and three of them hidden, not in image order.
+    /// Two images of 2x3 patches with two and three hidden patches, not in image order.
     pub(crate) fn mask() -> Mask {
         let order = vec![0, 3, 5, 2, 4, 1, 1, 3, 4, 5, 0, 2];
         Mask::new(PatchGrid::new(2, 3), order, vec![4, 3]).unwrap()
     }
 
-    /// Numbers without a pattern in `[-1, 1)`.
+    /// Pseudo-random numbers in `[-1, 1)`.
     pub(crate) fn noise(shape: &[usize], seed: u64) -> Tensor {
         let total: usize = shape.iter().product();
         let values: Vec<f32> = (0..total as u64)
@@ -82,7 +82,7 @@ pub(crate) mod testing {
         terms.unwrap().total().unwrap()
     }
 
-    /// The loss of `[2, 6, C]` values predicted for all patches, and of their hidden rows alone,
+    /// The loss of `[2, 6, C]` values predicted for all patches, and for their hidden rows alone,
     /// with both gradients; asserts that they agree.
     pub(crate) fn same_from_all_and_from_hidden(
         objective: &impl Objective,

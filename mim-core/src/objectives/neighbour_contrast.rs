@@ -1,4 +1,4 @@
-//! MIM-Refiner's loss: views of an image must find what resembles it among all images.
+//! MIM-Refiner's loss: views of an image must find its nearest neighbour among all images.
 
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use crate::nn::of_length_one;
 use crate::{Error, Result, StepContext, ops};
 
-/// Settings of [`NeighbourContrast`]; `Default` is MIM-Refiner's beside ViT-L.
+/// Settings of [`NeighbourContrast`]; `Default` is MIM-Refiner's with ViT-L.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NeighbourContrastConfig {
     /// Temperature of the cosines. Default 0.2.
     pub temperature: f64,
-    /// Whether the terms of local views are those of the local views. Default false: those of as many views counted
-    /// from the first global one, as released.
+    /// Whether terms of local views use the local views. Default false: they use the same number of views, counted
+    /// from the first global one, as in the release.
     pub all_local_views: bool,
 }
 
@@ -50,24 +50,24 @@ impl NeighbourContrastConfig {
     }
 }
 
-/// What is compared; rows are view by view, global views first, the images of a view in one order.
+/// Rows to compare: view by view, global views first, with the images in the same order in each view.
 #[derive(Debug, Clone, Copy)]
 pub struct ContrastRows<'a> {
-    /// What is looked for: outputs of the projector for global views, `[globals * images, dim]`, without gradient.
+    /// Keys: projector outputs for global views, `[globals * images, dim]`, without gradient.
     pub keys: &'a Tensor,
-    /// What stands for each of them where it meets its own image, of the same shape.
+    /// Nearest neighbour of each key, in the shape of the keys; it replaces the key against its own image.
     pub neighbours: &'a Tensor,
     /// Outputs of the predictor for all views, `[views * images, dim]`.
     pub predictions: &'a Tensor,
-    /// Images of the batch.
+    /// Images per batch.
     pub images: usize,
 }
 
-/// The mean of some cross-entropies: each key, `z / t` times all predictions of a view, must choose that of its own
-/// image, for which its neighbour stands in; all rows have length one.
+/// The mean of several cross-entropies: each key, from `z / t` times all predictions of a view, must select its own
+/// image, where its neighbour replaces the key. All rows have length one.
 ///
-/// Terms are those of each global view with every other global view, and of each global view with as many views as
-/// there are local ones. Predictions are those of all processes. MIM-Refiner (Alkin et al., 2024), Sec. 4; NNCLR
+/// The terms are: each global view with every other global view, and each global view with as many views as
+/// there are local ones. Predictions come from all processes. MIM-Refiner (Alkin et al., 2024), Sec. 4; NNCLR
 /// (Dwibedi et al., ICCV 2021); ml-jku/MIM-Refiner @ cc57423, `losses/ssl/nnclr_loss.py`.
 #[derive(Debug, Clone)]
 pub struct NeighbourContrast {
@@ -75,11 +75,11 @@ pub struct NeighbourContrast {
 }
 
 impl NeighbourContrast {
-    /// The loss, a scalar. Traces the form that it does not use as `loss_all_local_views`.
+    /// The loss, a scalar. Traces its other form as `loss_all_local_views`.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the rows do not fit each other.
+    /// [`Error::Shape`] if the rows do not match.
     pub fn loss(&self, rows: &ContrastRows<'_>, step: &StepContext) -> Result<Tensor> {
         step.trace("loss_all_local_views", || self.over(rows, true, step))?;
         self.over(rows, self.config.all_local_views, step)
@@ -102,7 +102,9 @@ impl NeighbourContrast {
         {
             return Err(Error::shape(
                 "rows of a contrast",
-                format!("whole views of {images} images, keys of no more views than predictions"),
+                format!(
+                    "whole views of {images} images, with at most as many views of keys as of predictions"
+                ),
                 (rows.keys.dims(), rows.predictions.dims()),
                 "give the rows of all views, global ones first",
             ));
@@ -121,7 +123,7 @@ impl NeighbourContrast {
             let key = view(&keys, global)?.contiguous()?;
             let neighbour = view(&neighbours, global)?;
             let others = (0..globals).filter(|other| *other != global);
-            // Parity: the release forgets to count local views from the last global one.
+            // Parity: the release counts local views from the first view instead of after the last global one.
             let first = if all_local_views { globals } else { 0 };
             for other in others.chain(first..first + views - globals) {
                 let cosines = key.matmul(&all[other].t()?)?;
@@ -143,10 +145,10 @@ impl NeighbourContrast {
     }
 }
 
-/// Where the own images of a process stand among those of all.
+/// Positions of this process's images among those of all processes.
 struct Target {
     ids: Tensor,
-    /// 1 there, `[images, all images]`.
+    /// 1 at these positions, `[images, all images]`.
     eye: Tensor,
 }
 
@@ -164,7 +166,7 @@ impl Target {
         })
     }
 
-    /// `cosines` with `values` `[images, 1]` in place of those of the own images.
+    /// `cosines` with those of the own images replaced by `values` `[images, 1]`.
     fn put(&self, cosines: &Tensor, values: &Tensor) -> Result<Tensor> {
         let others = (cosines * (1. - &self.eye)?)?;
         Ok((others + self.eye.broadcast_mul(values)?)?)
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_views_count_only_where_that_is_wanted_and_keys_get_no_gradient() {
+    fn local_views_are_used_only_if_requested_and_keys_get_no_gradient() {
         let config = NeighbourContrastConfig::default();
         let keys = noise(&[6, 4], 1);
         let predictions = Var::from_tensor(&noise(&[12, 4], 2)).unwrap();
@@ -199,7 +201,7 @@ mod tests {
             .unwrap();
         let grads: Vec<Vec<f32>> = grads.get(&predictions).unwrap().to_vec2().unwrap();
         let reached = |rows: std::ops::Range<usize>| grads[rows].iter().flatten().any(|g| *g != 0.);
-        // Two global and two local views of three images: the terms of local ones are those of views 0 and 1.
+        // Two global and two local views of three images: terms of local views use views 0 and 1.
         assert!(reached(0..3) && reached(3..6) && !reached(6..12));
         let all = NeighbourContrastConfig {
             all_local_views: true,
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_settings_that_make_no_sense_are_refused() {
+    fn invalid_rows_and_settings_are_refused() {
         let wrong = NeighbourContrastConfig {
             temperature: 0.,
             ..NeighbourContrastConfig::default()

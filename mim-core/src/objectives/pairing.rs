@@ -1,20 +1,20 @@
-//! Rows of predictions and targets that belong together.
+//! Pairs rows of predictions and targets.
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Mask, Prediction, Result, Rows, Target, ops};
 
-/// Which tokens count in a loss. A class token or a row for the whole image always does.
+/// The tokens included in a loss. A class token, or a row for the whole image, is always included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Region {
-    /// The hidden ones.
+    /// Hidden tokens.
     #[default]
     Masked,
-    /// The visible ones.
+    /// Visible tokens.
     Visible,
-    /// All of them.
+    /// All tokens.
     All,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Pairs {
     pub(super) target: Tensor,
 }
 
-/// The rows of `region`, whether the prediction holds just them or all patches.
+/// The rows of `region`; the prediction may hold all patches or only that region.
 ///
 /// # Errors
 ///
@@ -68,7 +68,7 @@ pub(super) fn pair(
         }
         (have, _) => {
             return Err(Error::unsupported(
-                format!("a loss over {region:?} tokens of a prediction of {have:?} rows"),
+                format!("a loss over {region:?} tokens of a prediction with {have:?} rows"),
                 "the prediction does not cover those tokens",
                 "change the objective's region or the decoder",
             ));
@@ -94,9 +94,9 @@ fn select(values: &Tensor, mask: &Mask, part: Rows) -> Result<Tensor> {
     if rows != mask.rows() || tokens != mask.grid().len() {
         return Err(Error::shape(
             "prediction for all patches",
-            format!("[{}, {}, C], as the mask", mask.rows(), mask.grid().len()),
+            format!("[{}, {}, C], like the mask", mask.rows(), mask.grid().len()),
             values.dims(),
-            "predict on the grid of the mask",
+            "predict on the mask's grid",
         ));
     }
     let ids = mask.flat(part == Rows::Masked, rows, values.device())?;
@@ -118,9 +118,9 @@ pub(super) fn pair_values(
     if pairs.target.dims() != pairs.prediction.dims() {
         return Err(Error::shape(
             "prediction",
-            format!("{:?}, as the target", pairs.target.dims()),
+            format!("{:?}, like the target", pairs.target.dims()),
             pairs.prediction.dims(),
-            "give the decoder as many output channels as the target has",
+            "give the decoder the number of output channels of the target",
         ));
     }
     Ok(Pairs {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn class_tokens_come_with_every_region() {
+    fn every_region_includes_class_tokens() {
         let mask = Mask::new(
             PatchGrid::new(2, 2),
             vec![3, 0, 2, 1, 0, 1, 3, 2],

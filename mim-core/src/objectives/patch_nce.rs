@@ -1,4 +1,4 @@
-//! Telling each token's own target from those of the other tokens of its image.
+//! Patch-level InfoNCE: tells each token's own target from the other tokens of its image.
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ const NAME: &str = "patch_nce objective";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchNceConfig {
-    /// What cosines are divided by. Default 0.2.
+    /// Temperature of the cosines. Default 0.2.
     pub temperature: f64,
 }
 
@@ -51,11 +51,11 @@ impl ObjectiveSettings for PatchNceConfig {
     }
 }
 
-/// `cross_entropy(a_i b^T / t, i)`, the mean over the hidden patches `i`, where `a` are the predictions and `b` the
-/// targets of all patches of the same image, all of length one, and `t` is the temperature.
+/// `cross_entropy(a_i b^T / t, i)`, the mean over the hidden patches `i`. `a` are the predictions and `b` the
+/// targets of all patches of the same image, all normalised to length one; `t` is the temperature.
 ///
-/// The targets carry no gradient. Traces `score` `[rows, patches, patches]` and `per_token` `[rows, patches]` of the
-/// patches that are predicted.
+/// The targets get no gradient. Traces `score` `[rows, patches, patches]` and `per_token` `[rows, patches]` for the
+/// predicted patches.
 #[derive(Debug, Clone)]
 pub struct PatchNce {
     temperature: f64,
@@ -81,9 +81,9 @@ impl Objective for PatchNce {
         if queries == 0 || found.dims() != [rows * queries, width] {
             return Err(Error::shape(
                 "prediction",
-                format!("[{rows} * {queries}, {width}] with some hidden patch, as the target"),
+                format!("[{rows} * {queries}, {width}] with at least one hidden patch, like the target"),
                 found.dims(),
-                "give the decoder as many output channels as the target has",
+                "give the decoder the number of output channels of the target",
             ));
         }
         let found = found
@@ -109,7 +109,7 @@ impl Objective for PatchNce {
     }
 }
 
-/// The targets of all patches under each mask, of length one, `[mask rows, patches, C]`.
+/// Targets of all patches under each mask, normalised to length one, `[mask rows, patches, C]`.
 fn keys(target: &Target, mask: &Mask) -> Result<Tensor> {
     let all = target.aligned(Rows::Patches, mask)?.detach();
     let &[total, width] = all.dims() else {
@@ -124,7 +124,7 @@ fn keys(target: &Target, mask: &Mask) -> Result<Tensor> {
     of_length_one(&all.to_dtype(DType::F32)?.reshape(shape)?)
 }
 
-/// The number of each patch in its image, `[rows, patches]` u32.
+/// Index of each patch in its image, `[rows, patches]` u32.
 fn own_ids(rows: usize, patches: usize, like: &Tensor) -> Result<Tensor> {
     let ids: Vec<u32> = (0..rows).flat_map(|_| (0u32..).take(patches)).collect();
     Ok(ops::upload(ids, (rows, patches), like.device())?)
@@ -133,7 +133,7 @@ fn own_ids(rows: usize, patches: usize, like: &Tensor) -> Result<Tensor> {
 fn no_patches(rows: Rows) -> Error {
     Error::unsupported(
         format!("a contrast of the patches of an image with {rows:?} rows"),
-        "it compares hidden patches, of which there must be some",
+        "it needs hidden patches to compare",
         "use a decoder for patches and a mask that hides some",
     )
 }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn right_angles_cost_what_the_formula_says() {
+    fn orthogonal_rows_match_the_formula() {
         let target = Tensor::new(&[[[3f32, 0.], [0., 0.5]]], &Device::Cpu).unwrap();
         let mask = Mask::new(PatchGrid::new(1, 2), vec![1, 0], vec![1]).unwrap();
         let prediction = predicted(&(&target * 7.).unwrap(), Rows::Patches, &mask);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_rows_alone_give_the_same_loss_and_visible_ones_do_not_count() {
+    fn hidden_rows_alone_give_the_same_loss_and_visible_ones_are_ignored() {
         let (target, values) = (Target::patches(noise(&[2, 6, 4], 1)), noise(&[2, 6, 4], 2));
         let mask = even();
         let ids = mask.flat(true, 2, &Device::Cpu).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_other_rows_and_uneven_masks_where_hidden_rows_are_given() {
+    fn refuses_other_rows_and_uneven_masks() {
         let mask = mask();
         let target = Target::patches(noise(&[2, 6, 4], 1));
         let run = |values: &Tensor, rows: Rows| {

@@ -1,4 +1,4 @@
-//! Distances between values.
+//! Regression losses.
 
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::{Error, LossTerms, Mask, Objective, Prediction, Result, StepContext, 
 
 const NAME: &str = "regression";
 
-/// The distance of one value d = prediction - target.
+/// Loss of one value, d = prediction - target.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RegressionKind {
@@ -21,12 +21,12 @@ pub enum RegressionKind {
     L1,
     /// `d^2 / (2 beta)` for `|d| < beta`, else `|d| - beta / 2`.
     SmoothL1 {
-        /// Where the parabola becomes a line.
+        /// Where the parabola becomes linear.
         beta: f64,
     },
 }
 
-/// Normalisation of the rows of prediction and target before they are compared.
+/// Normalisation of the rows of prediction and target before the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RowNorm {
@@ -40,15 +40,15 @@ pub enum RowNorm {
     },
 }
 
-/// How much the rows count.
+/// Weights of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenWeights {
-    /// All the same.
+    /// Equal weights.
     #[default]
     Uniform,
-    /// `1 + hidden / 9` with the number of hidden patches in the 3x3 around a hidden one, itself
-    /// included: the inside of blocks counts more (BootMAE). The divisor stays the plain count.
+    /// `1 + hidden / 9`, with the number of hidden patches in the 3x3 neighbourhood of a hidden patch, including
+    /// itself: the inside of blocks weighs more (BootMAE). The divisor is still the plain count.
     Neighbours,
 }
 
@@ -56,17 +56,17 @@ pub enum TokenWeights {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegressionConfig {
-    /// The distance of two values.
+    /// Loss of one value.
     pub kind: RegressionKind,
-    /// The tokens that count.
+    /// The tokens included in the loss.
     pub region: Region,
     /// Normalisation of both sides.
     pub row_norm: RowNorm,
-    /// How much the tokens count.
+    /// Weights of the tokens.
     pub weights: TokenWeights,
-    /// Added to the number of pixels (values of a token over `channels`) in the divisor.
+    /// Added to the number of pixels (values of a token divided by `channels`) in the divisor.
     pub count_eps: f64,
-    /// Values of one pixel; without `count_eps` it changes nothing.
+    /// Values per pixel; it has no effect without `count_eps`.
     pub channels: usize,
 }
 
@@ -84,7 +84,7 @@ impl Default for RegressionConfig {
 }
 
 impl RegressionConfig {
-    /// SimMIM's `sum(|d| M) / (sum(M) + 1e-5) / 3` over pixels, M their mask.
+    /// SimMIM's `sum(|d| M) / (sum(M) + 1e-5) / 3` over pixels, with their mask M.
     pub fn simmim() -> Self {
         Self {
             kind: RegressionKind::L1,
@@ -105,8 +105,8 @@ impl RegressionConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if `beta`, an eps or `channels` is outside its range, or weights
-    /// are asked for tokens that have none.
+    /// [`Error::InvalidConfig`] if `beta`, an eps or `channels` is outside its range, or if weights
+    /// are requested for a region without weights.
     pub fn build(&self) -> Result<Regression> {
         let number = |field: &'static str, value: f64, good: bool| {
             if good && value.is_finite() {
@@ -156,17 +156,17 @@ impl ObjectiveSettings for RegressionConfig {
     }
 }
 
-/// The mean distance over all values of all tokens that count, as one global ratio.
+/// The mean loss over all values of all included tokens, as one global ratio.
 ///
-/// With `count_eps` the mean is `sum(distance) / (pixels + count_eps) / channels`. Traces `weights`
-/// where tokens have them, in the mask's order.
+/// With `count_eps` the mean is `sum(distance) / (pixels + count_eps) / channels`. Traces `weights`,
+/// if there are any, in the mask's order.
 #[derive(Debug, Clone)]
 pub struct Regression {
     config: RegressionConfig,
 }
 
 impl Regression {
-    /// The distances of `[total, C]` values.
+    /// Losses of `[total, C]` values.
     fn distance(&self, prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
         let difference = (prediction - target)?;
         Ok(match self.config.kind {
@@ -241,7 +241,7 @@ fn neighbour_weights(mask: &Mask, rows: usize, device: &candle_core::Device) -> 
     }
     if weights.len() != rows {
         return Err(Error::unsupported(
-            "weighing tokens by their hidden neighbours",
+            "weights by hidden neighbours",
             "the prediction has rows that are not hidden patches",
             "use a decoder for patches, without class token",
         ));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_rows_alone_give_the_same_loss_and_gradient_as_all_patches() {
+    fn hidden_rows_alone_give_the_loss_and_gradient_of_all_patches() {
         let target = Target::patches(noise(&[2, 6, 4], 1));
         for config in kinds() {
             let objective = config.build().unwrap();
@@ -338,7 +338,7 @@ mod tests {
             weights: TokenWeights::Neighbours,
             ..RegressionConfig::default()
         };
-        // Two of the nine around the middle patch are hidden, itself and the right one.
+        // Two of the nine patches around the middle one are hidden: itself and the one at its right.
         let want = 9. * (1. + 2. / 9.) / 2.;
         assert!((small(&config, &values) - want).abs() < 1e-6);
     }
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_settings_without_sense() {
+    fn refuses_invalid_settings() {
         let good = RegressionConfig::default;
         for (config, field) in [
             (RegressionConfig::smooth_l1(0.), "`beta`"),

@@ -1,4 +1,4 @@
-//! Agreement of a student with its momentum teacher, across crops and on hidden patches.
+//! Self-distillation: agreement of a student with its momentum teacher, across crops and on hidden patches.
 
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -14,13 +14,13 @@ const NAME: &str = "self_distillation objective";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelfDistillationConfig {
-    /// What the student's logits are divided by. Default 0.1.
+    /// Temperature of the student's logits. Default 0.1.
     pub student_temp: f64,
-    /// What the teacher's logits of class tokens are divided by. Default: from 0.04 to 0.07 in 30 epochs.
+    /// Temperature of the teacher's class-token logits. Default: from 0.04 to 0.07 in 30 epochs.
     pub teacher_temp: Schedule,
-    /// What the teacher's logits of patches are divided by. Default: from 0.04 to 0.07 in 30 epochs.
+    /// Temperature of the teacher's patch logits. Default: from 0.04 to 0.07 in 30 epochs.
     pub teacher_patch_temp: Schedule,
-    /// Share of the centres that each step keeps. Default 0.9.
+    /// Share of the centres kept by each step. Default 0.9.
     pub center_momentum: f64,
     /// Weight of the loss on class tokens. Default 1.
     pub cls_weight: f64,
@@ -42,7 +42,7 @@ impl Default for SelfDistillationConfig {
 }
 
 impl SelfDistillationConfig {
-    /// DINO's temperatures: `first` until epoch `start`, then a table of `epochs` values in a line
+    /// DINO's temperature schedule: `first` until epoch `start`, then a linear table of `epochs` values
     /// from `first` to `last`, both included, then `last`.
     pub fn temperature((first, last): (f64, f64), start: usize, epochs: usize) -> Schedule {
         let mut points = vec![
@@ -51,7 +51,7 @@ impl SelfDistillationConfig {
             (start + epochs.max(2) - 1, last),
         ];
         match epochs {
-            // An empty table: it jumps at `start`.
+            // An empty table jumps at `start`.
             0 if start == 0 => points = vec![(0, last)],
             0 => points = vec![(0, first), (start - 1, first), (start, last)],
             _ => {}
@@ -67,9 +67,9 @@ impl SelfDistillationConfig {
         }
     }
 
-    /// Checks the settings and builds the objective for so many logits of class tokens and of patches.
+    /// Checks the settings and builds the objective for these numbers of class-token and patch logits.
     ///
-    /// Buffers `center` `[1, out_dim]` and `center2` `[1, 1, patch_dim]` under `params`, zero at first.
+    /// Buffers `center` `[1, out_dim]` and `center2` `[1, 1, patch_dim]` under `params`, initialised to zero.
     ///
     /// # Errors
     ///
@@ -81,7 +81,13 @@ impl SelfDistillationConfig {
         (out_dim, patch_dim): (usize, usize),
     ) -> Result<SelfDistillation> {
         let bad = |field: &'static str, value: f64, why: &'static str| {
-            Error::config(NAME, field, value, why, "leave it out, or correct it")
+            Error::config(
+                NAME,
+                field,
+                value,
+                why,
+                "correct it, or remove it to use the default",
+            )
         };
         if self.student_temp.is_nan() || self.student_temp <= 0. {
             return Err(bad(
@@ -114,29 +120,29 @@ impl SelfDistillationConfig {
     }
 }
 
-/// The logits of one step; crops are stacked crop by crop, global ones first.
+/// Logits of one step; crops are stacked crop by crop, global ones first.
 #[derive(Debug, Clone)]
 pub struct DistillationLogits {
     /// Number of global crops.
     pub globals: usize,
-    /// The teacher's, of the class tokens of all global crops, `[globals * images, out_dim]`.
+    /// Teacher logits of the class tokens of all global crops, `[globals * images, out_dim]`.
     pub teacher_cls: Tensor,
-    /// The student's, of the class tokens of all crops, `[crops * images, out_dim]`.
+    /// Student logits of the class tokens of all crops, `[crops * images, out_dim]`.
     pub student_cls: Tensor,
-    /// The teacher's of the hidden patches in the mask's order, `[hidden, patch_dim]`; where nothing is
-    /// hidden one row of any patch, which does not count.
+    /// Teacher logits of the hidden patches in the mask's order, `[hidden, patch_dim]`. If nothing is
+    /// hidden, one row of any patch, which is ignored.
     pub teacher_patch: Tensor,
-    /// The student's of the same patches.
+    /// Student logits of the same patches.
     pub student_patch: Tensor,
-    /// Mean of the teacher's over all patches of all global crops, `[1, patch_dim]`.
+    /// Mean teacher logits over all patches of all global crops, `[1, patch_dim]`.
     pub patch_mean: Tensor,
 }
 
-/// Cross-entropy of a student's softmax with a teacher's, whose logits are centred and sharpened.
+/// Cross-entropy between the softmax of a student and that of a teacher with centred and sharpened logits.
 ///
-/// With `P = softmax((z_t - c) / t)`: `cls` is the mean over all pairs of a global crop the teacher
-/// sees and another crop the student sees, `patch` the mean over global crops of each one's mean over
-/// its hidden patches, 0 where none is hidden. Afterwards the centres move towards the mean logits of
+/// With `P = softmax((z_t - c) / t)`: `cls` is the mean over all pairs of a global crop of the teacher
+/// and another crop of the student. `patch` averages over the hidden patches of each global crop, then over
+/// global crops; it is 0 where nothing is hidden. Afterwards the centres move towards the mean logits of
 /// the teacher, over all processes. DINO (Caron et al., ICCV 2021), iBOT (Zhou et al., ICLR 2022), eq. 1 to 3.
 #[derive(Debug, Clone)]
 pub struct SelfDistillation {
@@ -146,13 +152,13 @@ pub struct SelfDistillation {
 }
 
 impl SelfDistillation {
-    /// Terms `cls` and `patch` for `logits` and the mask of the global crops, one row each.
+    /// Terms `cls` and `patch` for `logits` and the mask of the global crops, which has one row per crop and image.
     ///
-    /// In training it moves the centres, traced as `center` and `center2`.
+    /// In training it also moves the centres, traced as `center` and `center2`.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the logits do not fit each other.
+    /// [`Error::Shape`] if the logits do not match each other.
     pub fn loss(
         &self,
         logits: &DistillationLogits,
@@ -182,9 +188,9 @@ impl SelfDistillation {
         if images * globals != rows || images * (globals + locals) != all || pairs == 0 {
             return Err(Error::shape(
                 "crops of self-distillation",
-                "at least two of each image, a global one among them",
-                format!("{globals} global ones, {rows} rows of the teacher, {all} of the student"),
-                "let the method's own view plan make the batch",
+                "at least two crops per image, at least one of them global",
+                format!("{globals} global crops, {rows} teacher rows, {all} student rows"),
+                "use the view plan of the method",
             ));
         }
         let center = self.center.as_detached_tensor();
@@ -195,14 +201,14 @@ impl SelfDistillation {
             step,
         )?;
         let targets = targets.reshape((globals, images, dim))?;
-        // Of all global crops but the student's own.
+        // The sum over all global crops minus the student's own crop.
         let sum = targets.sum_keepdim(0)?;
         let others = sum.broadcast_sub(&targets)?.flatten_to(1)?;
         let losses = self.losses(&logits.student_cls.narrow(0, 0, rows)?, &others)?;
         let mut total = losses.sum_all()?;
         if locals > 0 {
             let logits = logits.student_cls.narrow(0, rows, all - rows)?;
-            // One target an image, the same for each local crop.
+            // One target per image, the same for each local crop.
             let losses = self.losses(&logits, &sum.squeeze(0)?)?;
             total = (total + losses.sum_all()?)?;
         }
@@ -235,7 +241,7 @@ impl SelfDistillation {
             .flat_map(|count| std::iter::repeat_n(1. / (count * rows) as f64, count))
             .map(|share| share as f32)
             .collect();
-        // A row that costs nothing: the gradient of what only patches move is zero then, not missing.
+        // A row of zero weight: then parameters used only by patches get a zero gradient instead of none.
         shares.resize(total, 0.);
         let shares = ops::upload(shares, total, student.device())?;
         Ok((losses * shares)?.sum_all()?)
@@ -358,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn class_tokens_cost_the_mean_over_all_pairs_of_crops() {
+    fn the_class_loss_is_the_mean_over_all_pairs_of_crops() {
         let (_, objective) = objective();
         for (globals, locals) in [(2, 3), (3, 0), (1, 1)] {
             let logits = logits(globals, locals, 1);
@@ -375,7 +381,7 @@ mod tests {
             let (mut sum, mut pairs) = (0., 0.);
             for (t, p) in teacher.iter().enumerate() {
                 for (s, q) in student.iter().enumerate() {
-                    // Two images a crop.
+                    // Two images per crop.
                     if t % 2 == s % 2 && t != s {
                         sum -= p.iter().zip(q).map(|(p, q)| p * q.ln()).sum::<f32>();
                         pairs += 1.;
@@ -388,8 +394,8 @@ mod tests {
     }
 
     #[test]
-    fn images_count_alike_whatever_is_hidden_of_them() {
-        // One row of two hidden patches and one of one, of four rows: shares 1/8, 1/8 and 1/4.
+    fn images_weigh_the_same_for_any_number_of_hidden_patches() {
+        // Two hidden patches in one row and one in another, of four rows: weights 1/8, 1/8 and 1/4.
         let (_, objective) = objective();
         let logits = logits(2, 0, 3);
         let mask = mask(&[1, 1, 0, 0, 0, 1, 0, 0]);
@@ -405,7 +411,7 @@ mod tests {
                 student_patch: row(&logits.student_patch),
                 ..logits.clone()
             };
-            // A fourth of the one hidden patch of four rows.
+            // A fourth of the loss of the one hidden patch in four rows.
             4. * patch(&one, &self::mask(&[1, 0, 0, 0, 0, 0, 0, 0]))
         };
         let wanted = alone(0) / 8. + alone(1) / 8. + alone(2) / 4.;
@@ -413,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_makes_no_pairs_and_settings_without_sense() {
+    fn refuses_single_crops_and_invalid_settings() {
         let (_, objective) = objective();
         let step = StepContext::inference();
         let one = logits(1, 0, 1);

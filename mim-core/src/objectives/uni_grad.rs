@@ -39,7 +39,7 @@ impl UniGradConfig {
             "neg_weight",
             self.neg_weight,
             "it must be finite and not negative",
-            "leave it out, or use 0 for no repulsion",
+            "use 0 for no repulsion",
         ))
     }
 }
@@ -55,10 +55,10 @@ impl ObjectiveSettings for UniGradConfig {
     }
 }
 
-/// `(mean |p - t|^2 + neg_weight * mean p C p^T) / dim` over all rows, `C` the mean of `t^T t`.
+/// `(mean |p - t|^2 + neg_weight * mean p C p^T) / dim` over all rows, where `C` is the mean of `t^T t`.
 ///
-/// `C` `[dim, dim]` is averaged over processes and carries no gradient. All rows of the prediction
-/// count, whatever the mask hides.
+/// `C` `[dim, dim]` is averaged over processes and has no gradient. All rows of the prediction
+/// are included, for any mask.
 /// Tao et al., CVPR 2022, arXiv 2112.05141; OpenGVLab/Siamese-Image-Modeling @ bbdec30, `models_sim.py`.
 #[derive(Debug, Clone)]
 pub struct UniGrad {
@@ -83,7 +83,7 @@ impl Objective for UniGrad {
         let correlation = step.comm.all_reduce(&own, Reduce::Mean)?.detach();
         step.trace("correlation", || Ok(correlation.clone()))?;
         let pos = ((&ps - &ts)?.sqr()?.sum_all()? / rows)?;
-        // As sum((p C) * p): a matrix over all pairs of rows would not fit.
+        // Computed as sum((p C) * p): a matrix over all pairs of rows would not fit in memory.
         let neg = ((ps.matmul(&correlation)? * &ps)?.sum_all()? / rows)?;
         step.trace("loss_pos", || Ok(pos.clone()))?;
         step.trace("loss_neg", || Ok(neg.clone()))?;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mask_does_not_matter_and_rows_of_a_part_are_refused() {
+    fn the_mask_does_not_matter_and_partial_rows_are_refused() {
         let objective = UniGradConfig::default().build().unwrap();
         let (values, target) = (noise(&[2, 6, 4], 2), Target::patches(noise(&[2, 6, 4], 1)));
         let mask = mask();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_weights_without_sense() {
+    fn refuses_invalid_weights() {
         for neg_weight in [-1., f64::NAN, f64::INFINITY] {
             assert!(UniGradConfig { neg_weight }.build().is_err());
         }

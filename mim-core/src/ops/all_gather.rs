@@ -1,4 +1,4 @@
-//! Rows of all processes, with gradient.
+//! Differentiable all-gather of rows.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use super::sync_batch_norm::Processes;
 use crate::Result;
 use crate::comm::Communicator;
 
-/// The rows `[rows, dim]` of all processes of `comm`, by rank; each must bring equally many.
+/// Concatenates the rows `[rows, dim]` of all processes of `comm`, by rank; each process must have the same number.
 ///
-/// The gradient is that of the sum of all processes' losses.
+/// The gradient is that of the sum of the losses of all processes.
 ///
 /// # Errors
 ///
-/// If the processes cannot be reached.
+/// If a process cannot be reached.
 pub fn all_gather(xs: &Tensor, comm: &Arc<dyn Communicator>) -> Result<Tensor> {
     let (rank, world) = (comm.rank(), comm.world());
     if world == 1 {

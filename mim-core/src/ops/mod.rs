@@ -1,4 +1,4 @@
-//! The operations every layer is built from: those of the crate `mim_ops`, and patches of images.
+//! The operations that layers are built from: those of the crate `mim_ops`, and patchifying of images.
 
 mod all_gather;
 mod patchify;

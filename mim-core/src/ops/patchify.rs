@@ -1,4 +1,4 @@
-//! Images to rows of patches and back, in candle operations.
+//! Converts images to rows of patches and back, in candle operations.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -9,17 +9,17 @@ use crate::{Error, PatchGrid, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PatchOrder {
-    /// (row, column, channel): targets and predictions of pixels, as in MAE and most others.
+    /// (row, column, channel): for pixel targets and predictions, as in MAE and most other methods.
     #[default]
     PixelsThenChannels,
-    /// (channel, row, column): the order of a convolution's weight `[outputs, channels, patch, patch]`,
-    /// of heads that are a convolution and a pixel shuffle (SimMIM) or a transposed one (BootMAE).
+    /// (channel, row, column): the order of a convolution's weight `[outputs, channels, patch, patch]`, and of
+    /// heads that are a convolution with pixel shuffle (SimMIM) or a transposed convolution (BootMAE).
     ChannelsThenPixels,
 }
 
 /// Cuts images `[batch, channels, height, width]` into `[batch, rows * cols, patch * patch * channels]`.
 ///
-/// Patches come row by row. He et al. (CVPR 2022); facebookresearch/mae @ efb2a80, `models_mae.py`.
+/// Patches are in row-major order. He et al. (CVPR 2022); facebookresearch/mae @ efb2a80, `models_mae.py`.
 ///
 /// # Errors
 ///
@@ -51,7 +51,7 @@ pub fn patchify(images: &Tensor, patch: usize, order: PatchOrder) -> Result<Tens
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the tokens do not fill `grid` or a row is no whole number of channels.
+/// [`Error::Shape`] if the tokens do not fill `grid` or a row does not divide into channels.
 pub fn unpatchify(
     patches: &Tensor,
     patch: usize,
@@ -68,7 +68,7 @@ pub fn unpatchify(
                 "unpatchify patches",
                 format!("[batch, {}, {area} * channels], {area} > 0", grid.len()),
                 patches.dims(),
-                "give all patches of the grid, each with every channel",
+                "give all patches of the grid, each with all channels",
             ));
         }
     };
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn both_carry_gradients() {
+    fn both_pass_gradients() {
         // Values only move, so the gradient of a sum of squares is twice the input.
         let twice = |shape: &[usize], op: &dyn Fn(&Tensor) -> Result<Tensor>| {
             let xs = counting(shape).to_dtype(DType::F32).unwrap();

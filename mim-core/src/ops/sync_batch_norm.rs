@@ -10,11 +10,11 @@ use crate::comm::{Communicator, Reduce};
 
 /// [`mim_ops::sync_batch_norm`] over the processes of `comm`.
 ///
-/// `xs` is `[..., dim]`, `weight` and `bias` are `[dim]`. All processes must bring equally many rows.
+/// `xs` is `[..., dim]`, `weight` and `bias` are `[dim]`. All processes must have the same number of rows.
 ///
 /// # Errors
 ///
-/// As [`mim_ops::batch_norm`], and if the processes cannot be reached.
+/// As [`mim_ops::batch_norm`], and if a process cannot be reached.
 pub fn sync_batch_norm(
     xs: &Tensor,
     affine: (&Tensor, &Tensor),

@@ -1,4 +1,4 @@
-//! AdamW with a state that can be saved.
+//! AdamW with a serialisable state.
 
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -21,11 +21,11 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Parameters without decay.
     pub no_decay: NoDecay,
-    /// What the learning rate of each layer nearer to the input is multiplied by ([`LayerDecay`]), such as 0.65 in
-    /// fine-tuning; none (the default) for one rate everywhere.
+    /// Factor of the learning rate for each layer towards the input ([`LayerDecay`]), such as 0.65 in
+    /// fine-tuning; `None` (the default) for one rate everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_decay: Option<f64>,
-    /// Parameters with rates and decays of their own, as if they had an optimizer of their own. Default none.
+    /// Parameters with their own factors of learning rate and weight decay. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<ParamGroup>,
 }
@@ -48,7 +48,7 @@ impl AdamWConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first one out of range.
+    /// [`Error::InvalidConfig`] for the first setting out of range.
     pub fn validate(&self) -> Result<()> {
         let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
             Err(Error::config("optimizer", field, value, why, fix))
@@ -81,15 +81,15 @@ impl AdamWConfig {
             Some(rate) if !(rate > 0. && rate <= 1.) => bad(
                 "layer_decay",
                 rate.to_string(),
-                "it is a factor above 0, up to 1",
-                "use for instance 0.65",
+                "it must be above 0 and at most 1",
+                "use 0.65, for example",
             ),
             _ => self.groups.iter().try_for_each(ParamGroup::validate),
         }
     }
 }
 
-/// AdamW (Loshchilov and Hutter, 2019) with PyTorch's formula; a parameter without gradient is left alone.
+/// AdamW (Loshchilov and Hutter, 2019) with PyTorch's formula; a parameter without a gradient does not change.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -100,21 +100,21 @@ pub struct AdamW {
 struct Slot {
     name: String,
     var: Var,
-    /// What the learning rate is multiplied by.
+    /// Factor of the learning rate.
     lr_scale: f64,
-    /// What the weight decay is multiplied by; 0 where nothing decays.
+    /// Factor of the weight decay; 0 for no decay.
     decay_scale: f64,
     moments: [Var; 2],
-    /// Steps taken; before the first one the moments are zero and no part of the state.
+    /// Steps taken. Before the first one, the moments are zero and not part of the state.
     step: u32,
 }
 
 impl AdamW {
-    /// An optimizer of these parameters; moments start at zero.
+    /// Creates an optimizer for these parameters; the moments are zero.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a setting is out of range; else it fails only if the device does.
+    /// [`Error::InvalidConfig`] if a setting is out of range; otherwise it fails only if the device does.
     pub fn new(config: AdamWConfig, trainable: Vec<(String, Var)>) -> Result<Self> {
         config.validate()?;
         let names = trainable.iter().map(|(name, _)| name.as_str());
@@ -128,8 +128,8 @@ impl AdamW {
             });
             let by_layer = layers.as_ref().map_or(1., |layers| layers.scale(&name));
             let decays = !config.no_decay.holds(&name, var.dims());
-            // Here and not in the first step: there they would lie between what each step needs anew, and
-            // leave gaps that fit nothing.
+            // Allocate here, not in the first step: there the moments would lie between temporary allocations and
+            // fragment the memory.
             let zeros = || Var::zeros(var.dims(), DType::F32, var.device());
             let moments = [zeros()?, zeros()?];
             Ok(Slot {
@@ -148,7 +148,7 @@ impl AdamW {
         })
     }
 
-    /// Names of the parameters without decay, in order.
+    /// Names of the parameters without weight decay, in order.
     pub fn undecayed(&self) -> Vec<&str> {
         self.slots
             .iter()
@@ -192,7 +192,7 @@ impl Optimizer for AdamW {
         self.config.weight_decay = weight_decay;
     }
 
-    /// `<name>.exp_avg`, `<name>.exp_avg_sq` and `<name>.step` of each parameter moved so far.
+    /// `<name>.exp_avg`, `<name>.exp_avg_sq` and `<name>.step` of each parameter updated so far.
     fn state(&self) -> Result<WeightMap> {
         let mut state = WeightMap::default();
         for Slot {
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_state_goes_on_to_the_bit() {
+    fn a_saved_state_resumes_bit_exactly() {
         let (whole, halves) = (var(&[1., -2.]), var(&[1., -2.]));
         let mut first = AdamW::new(AdamWConfig::default(), vec![whole.clone()]).unwrap();
         stepped(&mut first, &whole, &[0.3, -0.7]);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_without_gradient_stay() {
+    fn parameters_without_gradient_do_not_change() {
         let var = var(&[1., -2.]);
         let mut optimizer = AdamW::new(AdamWConfig::default(), vec![var.clone()]).unwrap();
         optimizer

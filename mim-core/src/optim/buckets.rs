@@ -1,12 +1,12 @@
-//! How gradients are cut into messages.
+//! Gradient buckets for all-reduce.
 
 use std::ops::Range;
 
-/// Values of a message: 25 MB of f32, as in PyTorch. Large enough that starting it costs nothing beside sending
-/// it, small enough that copies of it stay a small part of the memory of all gradients. Tests make do with less.
+/// Maximum values per bucket: 25 MB of f32, as in PyTorch. Large enough that the start-up cost of a message is
+/// negligible, small enough that the copies take little memory. Tests use less.
 const VALUES: usize = if cfg!(test) { 16 } else { 25 << 18 };
 
-/// Runs of neighbours of at most [`VALUES`] values together; a larger one stays alone.
+/// Groups neighbours into buckets of at most [`VALUES`] values; a larger tensor gets its own bucket.
 pub(super) fn buckets(sizes: &[usize]) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     let mut filled = 0;
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_share_a_message_until_it_is_full() {
+    fn neighbours_share_a_bucket_until_it_is_full() {
         let half = VALUES / 2;
         assert!(buckets(&[]).is_empty());
         assert_eq!(buckets(&[half, half, 1, half]), [0..2, 2..4]);

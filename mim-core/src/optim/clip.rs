@@ -7,38 +7,38 @@ use super::Gradients;
 use crate::ops::MaxNorm;
 use crate::{Error, Result};
 
-/// Bounds gradients before the optimizer sees them: factor `min(1, max_norm / (norm + 1e-6))`, as in PyTorch.
+/// Clips gradients before the optimizer step: factor `min(1, max_norm / (norm + 1e-6))`, as in PyTorch.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Clip {
-    /// No bound.
+    /// No clipping.
     #[default]
     None,
-    /// One factor from the norm over all parameters.
+    /// One factor, from the norm over all parameters.
     Global {
-        /// Largest norm.
+        /// Maximum norm.
         max_norm: f64,
     },
-    /// A factor for each parameter from its own norm (DINO, iBOT).
+    /// One factor per parameter, from its own norm (DINO, iBOT).
     PerTensor {
-        /// Largest norm.
+        /// Maximum norm.
         max_norm: f64,
     },
 }
 
 impl Clip {
-    /// Checks that the bound is positive.
+    /// Checks that the maximum norm is positive.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] otherwise.
+    /// [`Error::InvalidConfig`] if it is not.
     pub fn validate(&self) -> Result<()> {
         match *self {
             Self::Global { max_norm } | Self::PerTensor { max_norm }
                 if max_norm.is_nan() || max_norm <= 0. =>
             {
                 let (why, fix) = (
-                    "a norm's bound must be positive",
+                    "a maximum norm must be positive",
                     "use type = \"none\" for no clipping",
                 );
                 Err(Error::config("clip", "max_norm", max_norm, why, fix))
@@ -47,8 +47,8 @@ impl Clip {
         }
     }
 
-    /// Clips in place and gives the sum of squares of each gradient before that, `[gradients]` f64; on a GPU all of
-    /// it happens there.
+    /// Clips in place and returns the sum of squares of each gradient before clipping, `[gradients]` f64. On a GPU,
+    /// nothing is copied to the host.
     ///
     /// # Errors
     ///
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn clips_by_one_norm_or_by_each() {
+    fn clips_by_the_global_norm_or_per_tensor() {
         let (norm, none) = clipped(Clip::None);
         assert!((norm - 5.).abs() < 1e-9 && none == [3., 4.]);
         assert!(close(
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn views_are_clipped_without_what_else_they_show() {
+    fn clipping_a_view_leaves_the_rest_of_its_storage() {
         let var = Var::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
         let mut gradients = Gradients::new(vec![("a".to_owned(), var)]);
         let row = Tensor::new(&[[0f32, 3., 4.]], &Device::Cpu).unwrap();

@@ -1,17 +1,17 @@
-//! Parameters that are frozen in the first epochs.
+//! Parameters frozen in the first epochs.
 
 use serde::{Deserialize, Serialize};
 
 use super::Gradients;
 use crate::StepContext;
 
-/// Freezes some parameters in the first epochs: they are neither moved nor decayed (DINO's last layer).
+/// Freezes some parameters in the first epochs: they are neither updated nor decayed (DINO's last layer).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Freeze {
-    /// Part of the names of the parameters.
+    /// Substring of the parameter names.
     pub contains: String,
-    /// The first epoch, from 0, in which they move.
+    /// First epoch, from 0, in which they train.
     pub until_epoch: usize,
 }
 

@@ -15,7 +15,7 @@ use crate::{Result, ops};
 #[derive(Debug)]
 pub struct Gradients {
     entries: Vec<Entry>,
-    exchange: GradReducer,
+    reducer: GradReducer,
 }
 
 impl Gradients {
@@ -26,12 +26,12 @@ impl Gradients {
                 .into_iter()
                 .map(|(name, var)| (name, var, None))
                 .collect(),
-            exchange: GradReducer::default(),
+            reducer: GradReducer::default(),
         }
     }
 
-    /// Runs the backward pass of `loss` and adds its gradients. Those of large weights never pass through
-    /// candle's store, so this is the faster way.
+    /// Runs the backward pass of `loss` and adds its gradients. This is faster than [`Gradients::add`], since gradients
+    /// of large weights bypass candle's store.
     ///
     /// # Errors
     ///
@@ -39,35 +39,33 @@ impl Gradients {
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         let weights = self.entries.iter().map(|(_, var, _)| var.id());
         let (store, found) = collecting(weights, None, || loss.backward());
-        self.add_direct(found)?;
+        self.add_accumulated(found)?;
         self.add(store?)
     }
 
-    /// [`Gradients::backward`] of the last micro-batch: gradients go to the other processes as soon as they are
-    /// complete, if `comm` can do that beside the backward pass. [`Gradients::average`] must follow.
+    /// [`Gradients::backward`] for the last micro-batch: sends gradients to the other processes as soon as they are
+    /// complete, if `comm` can overlap this with the backward pass. [`Gradients::average`] must follow.
     ///
     /// # Errors
     ///
-    /// If the device fails, or the processes cannot be reached.
+    /// If the device fails, or a process cannot be reached.
     pub fn backward_sending(&mut self, loss: &Tensor, comm: &Arc<dyn Communicator>) -> Result<()> {
         let cannot = comm.world() == 1 || comm.overlap() == Overlap::None;
-        if cannot || self.exchange.has_sent() {
+        if cannot || self.reducer.has_sent() {
             return self.backward(loss);
         }
         let weights: Vec<_> = self.entries.iter().map(|(_, var, _)| var.id()).collect();
-        let sender = self
-            .exchange
-            .sender(std::mem::take(&mut self.entries), comm);
+        let sender = self.reducer.sender(std::mem::take(&mut self.entries), comm);
         let watch = Sender::watch(&sender);
         let (store, found) = collecting(weights.into_iter(), Some(watch), || loss.backward());
         let stored = |var: &Var| matches!(&store, Ok(store) if store.get(var).is_some());
-        self.entries = self.exchange.after(&sender, &found, stored);
-        self.add_direct(found)?;
+        self.entries = self.reducer.collect(&sender, &found, stored);
+        self.add_accumulated(found)?;
         self.add(store?)
     }
 
-    /// Adds what has been handed over.
-    fn add_direct(&mut self, mut found: Collected) -> Result<()> {
+    /// Adds the gradients of the accumulator.
+    fn add_accumulated(&mut self, mut found: Collected) -> Result<()> {
         for (_, var, sum) in &mut self.entries {
             let slot = found.slots.remove(&var.id());
             if let Some(gradient) = slot.and_then(|slot| slot.sum) {
@@ -77,7 +75,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// Adds the gradients of a backward pass that has been run.
+    /// Adds the gradients of a finished backward pass.
     ///
     /// # Errors
     ///
@@ -91,28 +89,28 @@ impl Gradients {
         Ok(())
     }
 
-    /// Replaces each gradient by its mean over all processes; one that only some of them have counts as zero on
-    /// the others.
+    /// Replaces each gradient by its mean over all processes. Where a process has no gradient for a parameter, it
+    /// counts as zero.
     ///
-    /// Each process' loss is a mean over its own rows, so with equally many rows everywhere this is the gradient
-    /// of the loss of the joint batch.
+    /// The loss of each process is a mean over its own rows. If all have equally many rows, the result is the gradient
+    /// of the loss over the joint batch.
     ///
-    /// After [`Gradients::backward_sending`] most of the work is done or under way. Early sends change the result only by
-    /// rounding, and only if a backward pass gives a weight more parts of its gradient than the pass before did.
+    /// After [`Gradients::backward_sending`], most of the work is done or in flight. Early sends change the result only
+    /// by rounding, and only if a backward pass gives a weight more partial gradients than the previous pass did.
     ///
     /// # Errors
     ///
-    /// If the processes cannot be reached.
+    /// If a process cannot be reached.
     pub fn average(&mut self, comm: &dyn Communicator) -> Result<()> {
         if comm.world() == 1 {
             return Ok(());
         }
-        self.exchange.average(&mut self.entries, comm)
+        self.reducer.average(&mut self.entries, comm)
     }
 
-    /// Forgets all gradients.
+    /// Removes all gradients.
     pub fn clear(&mut self) {
-        self.exchange.clear();
+        self.reducer.clear();
         self.entries.iter_mut().for_each(|(_, _, sum)| *sum = None);
     }
 
@@ -131,7 +129,7 @@ impl Gradients {
             .and_then(|(_, _, sum)| sum.as_ref())
     }
 
-    /// Sets the gradient of one parameter, for recorded values; gives whether it is known.
+    /// Sets the gradient of one parameter, for recorded values; returns false if there is no such parameter.
     pub fn set(&mut self, name: &str, gradient: Tensor) -> bool {
         match self.entries.iter_mut().find(|(known, ..)| known == name) {
             Some((_, _, sum)) => {
@@ -142,7 +140,7 @@ impl Gradients {
         }
     }
 
-    /// Drops the gradients of the parameters whose name passes, so that the optimizer leaves them alone.
+    /// Drops the gradients of parameters whose name satisfies `passes`, so that the optimizer skips them.
     pub fn withhold(&mut self, passes: impl Fn(&str) -> bool) {
         for (_, _, sum) in self.entries.iter_mut().filter(|(name, ..)| passes(name)) {
             *sum = None;
@@ -159,20 +157,20 @@ impl Gradients {
         Ok(squares.iter().sum::<f64>().sqrt())
     }
 
-    /// The sum of squares of each gradient that is there, in order, `[gradients]` f64; on a GPU they stay there.
+    /// The sum of squares of each existing gradient, in order, `[gradients]` f64; on a GPU the sums stay there.
     pub(super) fn squares(&self) -> Result<Tensor> {
         let gradients: Vec<&Tensor> = self.iter().filter_map(|(_, _, sum)| sum).collect();
         Ok(ops::sums_of_squares(&gradients)?)
     }
 
-    /// [`ops::clip_norm`] of the present gradients; in place, so other holders of a gradient see it change.
+    /// [`ops::clip_norm`] of the existing gradients, in place: other holders of a gradient see the change.
     pub(super) fn clip_norm(&mut self, squares: &Tensor, max_norm: MaxNorm) -> Result<()> {
         for gradient in self
             .entries
             .iter_mut()
             .filter_map(|(_, _, sum)| sum.as_mut())
         {
-            // One that was set from outside may be a view.
+            // A gradient set from outside may be a view.
             *gradient = gradient.contiguous()?;
         }
         let gradients: Vec<&Tensor> = self.iter().filter_map(|(_, _, sum)| sum).collect();
@@ -187,7 +185,7 @@ mod tests {
     use crate::optim::testing::random;
 
     #[test]
-    fn averages_over_processes_and_knows_who_has_none() {
+    fn averages_over_processes_with_missing_gradients() {
         let names = ["all", "one", "none"];
         let vars = || {
             names.map(|name| {
@@ -228,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_give_the_same_sums() {
+    fn accumulator_and_store_give_the_same_sums() {
         let var = |seed, shape: &[usize]| Var::from_tensor(&random(seed, shape)).unwrap();
         let (weight, bias) = (var(1, &[3, 4]), var(2, &[3]));
         let vars = vec![
@@ -236,7 +234,7 @@ mod tests {
             ("bias".to_owned(), bias.clone()),
         ];
         let xs = random(3, &[5, 4]);
-        // The weight is used twice by the layer and once outside of it.
+        // The layer uses the weight twice, and it is used once outside.
         let loss = |factor: f64| {
             let once = ops::linear(&xs, &weight, Some(&bias)).unwrap();
             let twice = ops::linear(&(&xs * factor).unwrap(), &weight, None).unwrap();

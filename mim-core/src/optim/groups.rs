@@ -1,10 +1,10 @@
-//! Which parameters decay, and which have a rate of their own.
+//! Parameter groups: weight decay and learning-rate factors by name.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Parameters without weight decay; `Default` is timm's rule, as used by MAE: 1-D tensors and biases.
+/// Selects parameters without weight decay. `Default` is timm's rule, as used by MAE: 1-D tensors and biases.
 ///
 /// The class token and the mask token are not 1-D, so they decay unless they are named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,11 +12,11 @@ use crate::{Error, Result};
 pub struct NoDecay {
     /// Tensors of one axis (norms, biases, layer scale). Default true.
     pub one_dimensional: bool,
-    /// Names that end so. Default `[".bias"]`.
+    /// Suffixes of names. Default `[".bias"]`.
     pub suffixes: Vec<String>,
     /// Whole names. Default none.
     pub names: Vec<String>,
-    /// Names that contain so. Default none.
+    /// Substrings of names. Default none.
     pub contains: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl Default for NoDecay {
 }
 
 impl NoDecay {
-    /// Whether the parameter is left undecayed.
+    /// Whether the parameter has no weight decay.
     pub fn holds(&self, name: &str, shape: &[usize]) -> bool {
         (self.one_dimensional && shape.len() <= 1)
             || self.suffixes.iter().any(|suffix| name.ends_with(suffix))
@@ -41,18 +41,18 @@ impl NoDecay {
     }
 }
 
-/// Parameters whose learning rate and weight decay are multiples of the others'. Of several groups that hold a
-/// parameter all factors count.
+/// Parameters whose learning rate and weight decay are scaled. If several groups hold a
+/// parameter, their factors multiply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ParamGroup {
-    /// Names that contain so. Default none.
+    /// Substrings of names. Default none.
     pub contains: Vec<String>,
     /// Whole names. Default none.
     pub names: Vec<String>,
-    /// What their learning rate is multiplied by; with 0 they never move. Default 1.
+    /// Factor of the learning rate; with 0 they never change. Default 1.
     pub lr_scale: f64,
-    /// What their weight decay is multiplied by. Default 1.
+    /// Factor of the weight decay. Default 1.
     pub decay_scale: f64,
 }
 
@@ -72,7 +72,7 @@ impl ParamGroup {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if one is negative, or no name is given.
+    /// [`Error::InvalidConfig`] if a factor is negative, or the group names no parameter.
     pub fn validate(&self) -> Result<()> {
         for (field, factor) in [
             ("groups.lr_scale", self.lr_scale),
@@ -84,7 +84,7 @@ impl ParamGroup {
             }
         }
         if self.contains.is_empty() && self.names.is_empty() {
-            let (why, fix) = ("no parameter is in it", "give parts of names");
+            let (why, fix) = ("it selects no parameter", "give substrings of names");
             return Err(Error::config(
                 "optimizer",
                 "groups.contains",
@@ -96,7 +96,7 @@ impl ParamGroup {
         Ok(())
     }
 
-    /// Whether the parameter is among them.
+    /// Whether the group holds the parameter.
     pub fn holds(&self, name: &str) -> bool {
         self.names.iter().any(|known| known == name)
             || self.contains.iter().any(|part| name.contains(part))
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_hold_by_name_and_refuse_factors_that_make_no_sense() {
+    fn groups_select_by_name_and_refuse_invalid_factors() {
         let group = ParamGroup {
             contains: vec!["heads.".to_owned()],
             lr_scale: 0.5,

@@ -1,4 +1,4 @@
-//! LARS with a state that can be saved.
+//! LARS with a serialisable state.
 
 use candle_core::{DType, Var};
 use serde::{Deserialize, Serialize};
@@ -13,13 +13,13 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LarsConfig {
-    /// Share of the last step's direction that stays. Default 0.9.
+    /// Share of the previous direction that is kept. Default 0.9.
     pub momentum: f64,
-    /// Length of a step before the learning rate, as a share of the parameter's. Default 0.001.
+    /// Length of a step before the learning rate, relative to the norm of the parameter. Default 0.001.
     pub trust_coefficient: f64,
     /// Weight decay, added to the gradient. Default 0.
     pub weight_decay: f64,
-    /// Parameters without decay, whose gradients keep their length.
+    /// Parameters without weight decay and without scaling of their gradients.
     pub no_decay: NoDecay,
 }
 
@@ -39,7 +39,7 @@ impl LarsConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first one out of range.
+    /// [`Error::InvalidConfig`] for the first setting out of range.
     pub fn validate(&self) -> Result<()> {
         let (field, value, why, fix) = if !(0. ..1.).contains(&self.momentum) {
             ("momentum", self.momentum, "it must be in [0, 1)", "use 0.9")
@@ -61,8 +61,8 @@ impl LarsConfig {
     }
 }
 
-/// SGD with momentum whose steps are as long as the parameters say (You et al., arXiv 1708.03888), with the
-/// formula of MAE's linear probing; see [`lars_steps`]. A parameter without gradient is left alone.
+/// SGD with momentum and steps proportional to the norm of the parameter (You et al., arXiv 1708.03888), with the
+/// formula of MAE's linear probing; see [`lars_steps`]. A parameter without a gradient does not change.
 #[derive(Debug)]
 pub struct Lars {
     config: LarsConfig,
@@ -78,11 +78,11 @@ struct Slot {
 }
 
 impl Lars {
-    /// An optimizer of these parameters, at rest.
+    /// Creates an optimizer for these parameters; the momentum is zero.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a setting is out of range; else it fails only if the device does.
+    /// [`Error::InvalidConfig`] if a setting is out of range; otherwise it fails only if the device does.
     pub fn new(config: LarsConfig, trainable: Vec<(String, Var)>) -> Result<Self> {
         config.validate()?;
         let slot = |(name, var): (String, Var)| {
@@ -184,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn weights_move_by_their_length_and_biases_by_their_gradient() {
+    fn weights_step_by_their_norm_and_biases_by_their_gradient() {
         let (weight, bias) = (var("fc.weight", &[3., -4.]), var("fc.bias", &[3., -4.]));
         assert_eq!(stepped(&mut lars(&weight), &weight, &[0., 10.]), [3., -5.]);
         assert_eq!(stepped(&mut lars(&bias), &bias, &[0., 10.]), [3., -24.]);
     }
 
     #[test]
-    fn a_saved_state_goes_on_to_the_bit() {
+    fn a_saved_state_resumes_bit_exactly() {
         let (whole, halves) = (var("w", &[1., -2.]), var("w", &[1., -2.]));
         let mut first = lars(&whole);
         stepped(&mut first, &whole, &[0.3, -0.7]);

@@ -1,22 +1,22 @@
 //! Layer-wise decay of the learning rate.
 
-/// Learning rates that shrink towards the input of an encoder, for fine-tuning: a parameter of layer `l` has
+/// Learning rates that shrink towards the input of an encoder, for fine-tuning: a parameter of layer `l` gets
 /// `rate^(blocks + 1 - l)` of the learning rate.
 ///
-/// Layer 0 holds patches, class token and positions, layer `n + 1` block `n`, and layer `blocks + 1` the rest: final
-/// norm, head, a relative bias that all blocks share. In encoders of several stages blocks are counted through, and
-/// what stands between two stages belongs to the last block before it.
+/// Layer 0 holds patches, class token and positions, layer `n + 1` holds block `n`, and layer `blocks + 1` the rest:
+/// final norm, head, a relative bias shared by all blocks. In encoders with stages, blocks are numbered across stages,
+/// and layers between two stages belong to the last block before them.
 ///
 /// BEiT (Bao et al., ICLR 2022), microsoft/unilm @ 768a3c8, `beit/optim_factory.py`; MAE has the same. Stages:
 /// microsoft/SimMIM @ d3e29bc, `optimizer.py`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerDecay {
     rate: f64,
-    /// Blocks of each stage.
+    /// Number of blocks per stage.
     depths: Vec<usize>,
 }
 
-/// Where in an encoder a parameter lies.
+/// Position of a parameter in an encoder.
 enum Place {
     Embedding,
     Block { stage: usize, block: usize },
@@ -24,10 +24,10 @@ enum Place {
     Rest,
 }
 
-/// What stands before the blocks.
+/// Names before the blocks.
 const EMBEDDING: [&str; 4] = ["cls_token", "mask_token", "pos_embed", "patch_embed"];
 
-/// The number of a name such as `blocks2`, or 1 for `blocks` alone.
+/// The number in a name such as `blocks2`; 1 for `blocks` alone.
 fn numbered(part: &str, name: &str) -> Option<usize> {
     match part.strip_prefix(name)? {
         "" => Some(1),
@@ -57,7 +57,7 @@ fn place(name: &str) -> Place {
 }
 
 impl LayerDecay {
-    /// For an encoder with so many blocks in each stage; a ViT has one stage.
+    /// For an encoder with `depths` blocks per stage; a ViT has one stage.
     pub fn new(rate: f64, depths: &[usize]) -> Self {
         Self {
             rate,
@@ -65,7 +65,7 @@ impl LayerDecay {
         }
     }
 
-    /// For the encoder that has parameters of these names.
+    /// For an encoder whose parameters have these names.
     pub fn of_names<'a>(rate: f64, names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut depths: Vec<usize> = Vec::new();
         for name in names {
@@ -88,7 +88,7 @@ impl LayerDecay {
         }
     }
 
-    /// What the learning rate of the parameter `name` is multiplied by.
+    /// Factor of the learning rate for the parameter `name`.
     pub fn scale(&self, name: &str) -> f64 {
         self.of_layer(self.layer(name))
     }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_a_vit_have_the_layers_of_the_release() {
+    fn vit_names_get_the_layers_of_the_released_code() {
         let decay = LayerDecay::new(0.5, &[2]);
         let names = [
             ("pos_embed", 0),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_are_counted_through() {
+    fn blocks_are_numbered_across_stages() {
         for names in [
             [
                 ("patch_embed.norm.bias", 0),

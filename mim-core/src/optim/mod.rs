@@ -1,4 +1,4 @@
-//! Optimizers, with parameter groups and a state that can be saved.
+//! Optimizers with parameter groups and a serialisable state.
 
 mod adamw;
 mod buckets;

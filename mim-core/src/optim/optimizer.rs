@@ -1,4 +1,4 @@
-//! What all optimizers have in common, and the choice of one.
+//! The optimizer trait, and the choice of an optimizer.
 
 use candle_core::Var;
 use serde::de::Error as _;
@@ -8,26 +8,26 @@ use super::{AdamW, AdamWConfig, Gradients, Lars, LarsConfig};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result};
 
-/// Moves parameters by their gradients.
+/// Updates parameters from their gradients.
 pub trait Optimizer: std::fmt::Debug + Send {
-    /// Moves every parameter that has a gradient.
+    /// Updates every parameter that has a gradient.
     ///
     /// # Errors
     ///
     /// If a gradient's shape differs from its parameter's.
     fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()>;
 
-    /// Sets the weight decay of the steps from now on.
+    /// Sets the weight decay of the following steps.
     fn set_weight_decay(&mut self, weight_decay: f64);
 
-    /// All that the next steps depend on beside parameters and settings, by name.
+    /// State that later steps depend on, besides parameters and settings, by name.
     ///
     /// # Errors
     ///
     /// Fails only if the device does.
     fn state(&self) -> Result<WeightMap>;
 
-    /// Takes over a state that [`Optimizer::state`] gave.
+    /// Restores a state from [`Optimizer::state`].
     ///
     /// # Errors
     ///
@@ -35,7 +35,7 @@ pub trait Optimizer: std::fmt::Debug + Send {
     fn load_state(&mut self, state: &WeightMap) -> Result<()>;
 }
 
-/// An optimizer's settings, `type = "adamw"` (the default) or `"lars"`.
+/// Settings of an optimizer, `type = "adamw"` (the default) or `"lars"`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OptimizerConfig {
@@ -64,7 +64,7 @@ impl From<LarsConfig> for OptimizerConfig {
     }
 }
 
-// By hand, since settings without a `type` are AdamW's.
+// Implemented by hand, since settings without a `type` are AdamW's.
 impl<'de> Deserialize<'de> for OptimizerConfig {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
         let mut fields = serde_json::Map::deserialize(from)?;
@@ -88,7 +88,7 @@ impl OptimizerConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first one out of range.
+    /// [`Error::InvalidConfig`] for the first setting out of range.
     pub fn validate(&self) -> Result<()> {
         match self {
             Self::AdamW(config) => config.validate(),
@@ -96,11 +96,11 @@ impl OptimizerConfig {
         }
     }
 
-    /// The optimizer of these parameters.
+    /// Builds the optimizer for these parameters.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a setting is out of range; else it fails only if
+    /// [`Error::InvalidConfig`] if a setting is out of range; otherwise it fails only if
     /// the device does.
     pub fn build(self, trainable: Vec<(String, Var)>) -> Result<Box<dyn Optimizer>> {
         Ok(match self {
@@ -110,7 +110,7 @@ impl OptimizerConfig {
     }
 }
 
-/// Refuses a state with names beside those `known`, or with other faults that loading it has found.
+/// Refuses a state with names other than `known`, or with other problems found while loading.
 pub(super) fn all_known(
     mut report: LoadReport,
     mut known: Vec<String>,
@@ -128,7 +128,7 @@ pub(super) fn all_known(
     }
     Err(Error::Weights(
         Box::new(report),
-        "resume with the optimizer state of this very run".into(),
+        "resume with the optimizer state of this run".into(),
     ))
 }
 
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn adamw_where_no_type_is_given() {
+    fn adamw_is_the_default_type() {
         let plain = read("betas = [0.9, 0.999]\neps = 1").unwrap();
         assert_eq!(
             plain,
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn configs_survive_a_round_trip() {
         for config in [OptimizerConfig::default(), LarsConfig::default().into()] {
             assert_eq!(read(&toml::to_string(&config).unwrap()).unwrap(), config);
         }

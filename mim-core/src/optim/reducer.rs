@@ -1,13 +1,13 @@
-//! Gradients averaged over processes, most of them while the backward pass still runs.
+//! Averages gradients over processes, mostly during the backward pass.
 //!
-//! Gradients go in buckets, all of them in the same order on every process: that in which they were complete on
-//! rank 0 in the step before. During the pass, a bucket goes when all before it have gone and each of its gradients
-//! has had as many parts handed over (`ops::grad_accumulator`) as in the pass before; what is missing when the pass is over
-//! goes then. So every process sends the same, whatever its own graph is.
+//! Gradients are sent in buckets, in the same order on every process: the order in which they became complete on
+//! rank 0 in the previous step. During the pass, a bucket is sent once all earlier buckets are sent and each of its
+//! gradients has received as many partial gradients (`ops::grad_accumulator`) as in the previous pass. The remaining
+//! buckets are sent after the pass. So every process sends the same buckets, whatever its graph.
 //!
-//! A wrong guess costs time but is never wrong: a mean is linear, so parts that come when their bucket has gone are
-//! averaged after the pass and added. Gradients of which candle's store holds a part are complete at the end only
-//! and go last.
+//! A wrong guess costs time but not correctness. A mean is linear: parts that arrive after their bucket was sent are
+//! averaged after the pass and added. If candle's store holds a part of a gradient, that gradient is complete only at
+//! the end and goes last.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,50 +24,50 @@ use crate::ops::grad_accumulator::{Collected, GradHook, take};
 /// A parameter: name, variable, gradient.
 pub(super) type Entry = (String, Var, Option<Tensor>);
 
-/// What the last backward pass showed of a parameter.
+/// Readiness statistics of a parameter, from the last backward pass.
 #[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    /// Parts handed over; 0 where that is not all of the gradient.
+struct Readiness {
+    /// Number of partial gradients; 0 if they were not the whole gradient.
     parts: usize,
-    /// Its place in the order of completion.
-    place: usize,
+    /// Position in the order of completion.
+    position: usize,
 }
 
-/// What is known of other processes' gradients, and under way to them.
+/// Buckets, readiness statistics and means in flight.
 #[derive(Debug, Default)]
 pub(super) struct GradReducer {
-    /// By parameter.
-    seen: Vec<Seen>,
+    /// One entry per parameter.
+    readiness: Vec<Readiness>,
     /// The parameters of each bucket, the same on all processes.
     plan: Vec<Vec<usize>>,
-    /// Means of the first buckets.
+    /// Means in flight, of the first buckets.
     sent: Vec<Pending>,
-    /// Whether a backward pass has asked other processes for something itself.
-    calls: bool,
+    /// Whether a backward pass has called a collective itself.
+    collectives: bool,
 }
 
-/// What all processes know of all parameters.
-struct Known {
-    /// Whether one of them has a gradient.
+/// Flags of all parameters, agreed by all processes.
+struct Agreement {
+    /// Whether any process has a gradient.
     any: Vec<bool>,
-    /// Whether one of them has something that has not been sent.
+    /// Whether any process has a gradient that was not sent.
     left: Vec<bool>,
-    /// Places in the order of completion on rank 0, from 1; 0 is none.
-    places: Vec<f32>,
+    /// Positions in the order of completion on rank 0, from 1; 0 for none.
+    positions: Vec<f32>,
 }
 
 impl GradReducer {
-    /// Forgets what is under way.
+    /// Drops the means in flight.
     pub(super) fn clear(&mut self) {
         self.sent.clear();
     }
 
-    /// Whether some gradients are under way.
+    /// Whether means are in flight.
     pub(super) fn has_sent(&self) -> bool {
         !self.sent.is_empty()
     }
 
-    /// What sends the gradients of `entries` while a pass runs.
+    /// Creates the sender of the gradients in `entries` for a running pass.
     pub(super) fn sender(
         &self,
         entries: Vec<Entry>,
@@ -75,14 +75,17 @@ impl GradReducer {
     ) -> Rc<RefCell<Sender>> {
         let early = match comm.overlap() {
             Overlap::None => false,
-            Overlap::Quiet => !self.calls,
+            Overlap::Quiet => !self.collectives,
             Overlap::Free => true,
         };
         let plan = if early { self.plan.as_slice() } else { &[] };
         let mut expected = HashMap::new();
         for (bucket, members) in plan.iter().enumerate() {
             for &at in members {
-                let parts = self.seen.get(at).map_or(0, |seen| seen.parts);
+                let parts = self
+                    .readiness
+                    .get(at)
+                    .map_or(0, |readiness| readiness.parts);
                 expected.insert(entries[at].1.id(), (bucket, parts));
             }
         }
@@ -98,7 +101,7 @@ impl GradReducer {
 
     /// Collects the buckets sent during the pass and updates the readiness statistics; `stored` says for which
     /// parameters candle's store holds a gradient. Returns the entries.
-    pub(super) fn after(
+    pub(super) fn collect(
         &mut self,
         sender: &RefCell<Sender>,
         found: &Collected,
@@ -107,15 +110,15 @@ impl GradReducer {
         let mut sender = sender.borrow_mut();
         let entries = std::mem::take(&mut sender.entries);
         self.sent = std::mem::take(&mut sender.sent);
-        self.calls |= found.calls;
-        let seen = |(_, var, _): &Entry| match found.slots.get(&var.id()) {
-            Some(slot) if !stored(var) => Seen {
+        self.collectives |= found.calls;
+        let readiness = |(_, var, _): &Entry| match found.slots.get(&var.id()) {
+            Some(slot) if !stored(var) => Readiness {
                 parts: slot.parts,
-                place: slot.order,
+                position: slot.order,
             },
-            _ => Seen::default(),
+            _ => Readiness::default(),
         };
-        self.seen = entries.iter().map(seen).collect();
+        self.readiness = entries.iter().map(readiness).collect();
         entries
     }
 
@@ -128,70 +131,73 @@ impl GradReducer {
                 has[at] = index < early || entries[at].2.is_some();
             }
             if index >= early {
-                let joined = joined(bucket.iter().map(|&at| taken(&mut entries[at])))?;
+                let joined =
+                    flatten_bucket(bucket.iter().map(|&at| take_gradient(&mut entries[at])))?;
                 self.sent.push(comm.start(joined)?);
             }
         }
-        let mut left: Vec<_> = entries.iter_mut().map(taken).collect();
-        let known = self.agree(&has, &left, comm)?;
+        let mut left: Vec<_> = entries.iter_mut().map(take_gradient).collect();
+        let agreed = self.synchronize_flags(&has, &left, comm)?;
         for (bucket, mean) in self.plan.iter().zip(self.sent.drain(..)) {
-            spread(&mean.wait()?, bucket, &known.any, entries)?;
+            unflatten_bucket(&mean.wait()?, bucket, &agreed.any, entries)?;
         }
         let sizes: Vec<usize> = entries.iter().map(|(_, var, _)| var.elem_count()).collect();
-        for bucket in plan(&sizes, &known.left, &known.places) {
+        for bucket in plan_buckets(&sizes, &agreed.left, &agreed.positions) {
             let parts = bucket
                 .iter()
                 .map(|&at| (left[at].0.clone(), left[at].1.take()));
-            let mean = comm.all_reduce(&joined(parts)?, Reduce::Mean)?;
-            spread(&mean, &bucket, &known.any, entries)?;
+            let mean = comm.all_reduce(&flatten_bucket(parts)?, Reduce::Mean)?;
+            unflatten_bucket(&mean, &bucket, &agreed.any, entries)?;
         }
         self.plan = match comm.overlap() {
             Overlap::None => Vec::new(),
-            _ => plan(&sizes, &known.any, &known.places),
+            _ => plan_buckets(&sizes, &agreed.any, &agreed.positions),
         };
         Ok(())
     }
 
-    fn agree(
+    fn synchronize_flags(
         &self,
         has: &[bool],
         left: &[(Var, Option<Tensor>)],
         comm: &dyn Communicator,
-    ) -> Result<Known> {
+    ) -> Result<Agreement> {
         let count = has.len();
         let flag = |set: bool| f32::from(u8::from(set));
         let left = left.iter().map(|(_, left)| left.is_some());
         let mut own: Vec<f32> = left.clone().map(flag).collect();
         own.extend(has.iter().zip(left).map(|(has, left)| flag(*has || left)));
-        own.extend((0..count).map(|at| match self.seen.get(at) {
-            Some(seen) if seen.parts > 0 && comm.rank() == 0 => seen.place as f32 + 1.,
+        own.extend((0..count).map(|at| match self.readiness.get(at) {
+            Some(readiness) if readiness.parts > 0 && comm.rank() == 0 => {
+                readiness.position as f32 + 1.
+            }
             _ => 0.,
         }));
         let all = comm.all_reduce(&Tensor::new(own, &Device::Cpu)?, Reduce::Sum)?;
         let all: Vec<f32> = all.to_vec1()?;
         let set = |flags: &[f32]| flags.iter().map(|flag| *flag > 0.).collect();
-        Ok(Known {
+        Ok(Agreement {
             left: set(&all[..count]),
             any: set(&all[count..2 * count]),
-            places: all[2 * count..].to_vec(),
+            positions: all[2 * count..].to_vec(),
         })
     }
 }
 
-/// Sends buckets while a backward pass runs on this thread.
+/// Sends buckets during a backward pass on this thread.
 pub(super) struct Sender {
     comm: Arc<dyn Communicator>,
     entries: Vec<Entry>,
     plan: Vec<Vec<usize>>,
     /// Incomplete gradients in each bucket.
     missing: Vec<usize>,
-    /// The bucket of a weight, and the parts that make its gradient complete.
+    /// Per weight: its bucket, and the number of partial gradients that completes its gradient.
     expected: HashMap<TensorId, (usize, usize)>,
     sent: Vec<Pending>,
 }
 
 impl Sender {
-    /// What looks on for this sender.
+    /// The hook that drives this sender.
     pub(super) fn watch(sender: &Rc<RefCell<Self>>) -> Box<GradHook> {
         let sender = sender.clone();
         Box::new(move |weight, parts| {
@@ -200,7 +206,7 @@ impl Sender {
         })
     }
 
-    /// Sends what is complete now that a weight has had so many parts.
+    /// Sends the buckets completed by part number `parts` of a weight.
     fn note(&mut self, weight: TensorId, parts: usize) -> Result<()> {
         match self.expected.get(&weight) {
             Some(&(bucket, expected)) if expected == parts => self.missing[bucket] -= 1,
@@ -214,8 +220,10 @@ impl Sender {
                     add_to(sum, part.of(var)?)?;
                 }
             }
-            let parts = bucket.iter().map(|&at| taken(&mut self.entries[at]));
-            self.sent.push(self.comm.start(joined(parts)?)?);
+            let parts = bucket
+                .iter()
+                .map(|&at| take_gradient(&mut self.entries[at]));
+            self.sent.push(self.comm.start(flatten_bucket(parts)?)?);
         }
         Ok(())
     }
@@ -230,11 +238,12 @@ pub(super) fn add_to(sum: &mut Option<Tensor>, part: Tensor) -> Result<()> {
     Ok(())
 }
 
-/// The parameters in buckets, in the order of their places; those without one by themselves, behind the others.
-fn plan(sizes: &[usize], which: &[bool], places: &[f32]) -> Vec<Vec<usize>> {
+/// Groups the parameters into buckets, in order of completion. Parameters without a position get separate buckets at
+/// the end.
+fn plan_buckets(sizes: &[usize], which: &[bool], positions: &[f32]) -> Vec<Vec<usize>> {
     let all = (0..sizes.len()).filter(|&at| which[at]);
-    let (mut placed, others): (Vec<usize>, Vec<usize>) = all.partition(|&at| places[at] > 0.);
-    placed.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
+    let (mut ordered, others): (Vec<usize>, Vec<usize>) = all.partition(|&at| positions[at] > 0.);
+    ordered.sort_by(|&a, &b| positions[a].total_cmp(&positions[b]));
     let in_buckets = |order: Vec<usize>| {
         let sizes: Vec<usize> = order.iter().map(|&at| sizes[at]).collect();
         let ranges = buckets(&sizes).into_iter();
@@ -242,16 +251,16 @@ fn plan(sizes: &[usize], which: &[bool], places: &[f32]) -> Vec<Vec<usize>> {
             .map(|range| order[range].to_vec())
             .collect::<Vec<_>>()
     };
-    [in_buckets(placed), in_buckets(others)].concat()
+    [in_buckets(ordered), in_buckets(others)].concat()
 }
 
-/// Takes the gradient out of the entry, and gives it with its parameter.
-fn taken((_, var, sum): &mut Entry) -> (Var, Option<Tensor>) {
+/// Takes the gradient out of an entry and returns it with its parameter.
+fn take_gradient((_, var, sum): &mut Entry) -> (Var, Option<Tensor>) {
     (var.clone(), sum.take())
 }
 
-/// Gradients one behind the other in memory of their own, zeros for what is not there.
-fn joined(parts: impl Iterator<Item = (Var, Option<Tensor>)>) -> Result<Tensor> {
+/// Concatenates gradients in a new tensor; missing ones are zeros.
+fn flatten_bucket(parts: impl Iterator<Item = (Var, Option<Tensor>)>) -> Result<Tensor> {
     let flat = parts.map(|(var, gradient)| match gradient {
         Some(gradient) => gradient.flatten_all(),
         None => var.zeros_like()?.flatten_all(),
@@ -263,8 +272,13 @@ fn joined(parts: impl Iterator<Item = (Var, Option<Tensor>)>) -> Result<Tensor> 
     })
 }
 
-/// Adds the values of a bucket to the gradients of its parameters, but for those that no process has one of.
-fn spread(values: &Tensor, bucket: &[usize], any: &[bool], entries: &mut [Entry]) -> Result<()> {
+/// Adds the values of a bucket to the gradients of its parameters, except where no process has a gradient.
+fn unflatten_bucket(
+    values: &Tensor,
+    bucket: &[usize],
+    any: &[bool],
+    entries: &mut [Entry],
+) -> Result<()> {
     let mut start = 0;
     for &at in bucket {
         let (_, var, sum) = &mut entries[at];
@@ -288,7 +302,7 @@ mod tests {
     use crate::optim::Gradients;
     use crate::optim::testing::random;
 
-    /// Counts what is started.
+    /// Counts the started means.
     struct Counting {
         group: Threads,
         overlap: Overlap,
@@ -317,19 +331,19 @@ mod tests {
         }
     }
 
-    /// How a backward pass differs from the plain one.
+    /// Variants of the backward pass.
     #[derive(Clone, Copy, PartialEq)]
     enum Pass {
         Plain,
         /// The first weight is used twice.
         Twice,
-        /// There is a second layer only.
+        /// Only the second layer is used.
         Short,
-        /// A norm asks the other processes.
+        /// A norm calls a collective.
         Norm,
     }
 
-    /// Two layers, and a factor whose gradient passes through candle's store; nobody uses the last one.
+    /// Two layers, a factor whose gradient passes through candle's store, and an unused layer.
     struct Model(Vec<(String, Var)>);
 
     impl Model {
@@ -371,10 +385,10 @@ mod tests {
         }
     }
 
-    /// Gradients by name after steps of two micro-batches, and buckets that went during the passes.
+    /// Gradients by name after steps of two micro-batches, and the number of buckets sent during the passes.
     type Found = Vec<(Vec<Option<Vec<f32>>>, usize)>;
 
-    /// What each of two processes finds; `passes` tells a rank's last backward pass of each step.
+    /// The result on each of two processes; `passes` gives a rank's last backward pass of each step.
     fn train(passes: fn(usize) -> Vec<Pass>, overlap: Overlap) -> Vec<Found> {
         let one = |group: Threads| -> Found {
             let rank = group.rank();
@@ -420,7 +434,7 @@ mod tests {
         found.iter().map(of).collect()
     }
 
-    /// Asserts that all processes have the same gradients, and those that one has that waits for the end.
+    /// Asserts that all processes have equal gradients, and that they equal those of a reduction after the pass.
     fn assert_same(passes: fn(usize) -> Vec<Pass>, found: &[Found], tolerance: f32) {
         let wanted = train(passes, Overlap::None);
         assert!(early(&wanted).concat().iter().all(|early| *early == 0));
@@ -442,10 +456,10 @@ mod tests {
     }
 
     #[test]
-    fn complete_buckets_go_while_the_pass_runs_and_the_result_is_the_same_to_the_bit() {
+    fn complete_buckets_are_sent_during_the_pass_with_bit_exact_results() {
         let passes = |_| vec![Pass::Plain; 4];
         let found = train(passes, Overlap::Free);
-        // The layers are a bucket each; the factor's gradient is complete at the end only.
+        // Each layer is a bucket; the factor's gradient is complete only at the end.
         assert_eq!(early(&found), [[0, 2, 2, 2], [0, 2, 2, 2]]);
         assert_same(passes, &found, 0.);
         let (last, _) = &found[0][3];
@@ -454,8 +468,8 @@ mod tests {
     }
 
     #[test]
-    fn parts_behind_their_bucket_are_added() {
-        // Of rank 1 a weight has more parts than before in one step, fewer than before in another.
+    fn parts_after_their_bucket_are_added() {
+        // On rank 1, a weight has more parts than before in one step, and fewer in another.
         let passes = |rank| match rank {
             0 => vec![Pass::Plain; 5],
             _ => vec![
@@ -480,7 +494,7 @@ mod tests {
         let found = train(passes, Overlap::Free);
         assert_eq!(early(&found)[1], [0, 1, 1, 1]);
         assert_same(passes, &found, 2e-6);
-        // On all of them, but for the micro-batches before.
+        // On both, except in the first micro-batches.
         let passes = |_| vec![Pass::Plain, Pass::Short, Pass::Short, Pass::Plain];
         let found = train(passes, Overlap::Free);
         assert_eq!(early(&found), [[0, 1, 1, 1], [0, 1, 1, 1]]);
@@ -488,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn where_calls_would_mix_a_pass_that_makes_some_sends_nothing() {
+    fn a_pass_with_collectives_sends_nothing_early_under_quiet_overlap() {
         let passes = |_| vec![Pass::Norm; 3];
         let quiet = train(passes, Overlap::Quiet);
         assert_eq!(early(&quiet), [[0; 3]; 2]);
@@ -502,16 +516,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_complete_first_goes_first_and_what_never_is_goes_last() {
-        let places = [3., 0., 1., 2., 0.];
+    fn buckets_follow_completion_order_and_incomplete_ones_go_last() {
+        let positions = [3., 0., 1., 2., 0.];
         let all = [true; 5];
         assert_eq!(
-            plan(&[10, 1, 8, 8, 1], &all, &places),
+            plan_buckets(&[10, 1, 8, 8, 1], &all, &positions),
             [vec![2, 3], vec![0], vec![1, 4]]
         );
         let some = [true, true, false, true, false];
         assert_eq!(
-            plan(&[10, 1, 8, 8, 1], &some, &places),
+            plan_buckets(&[10, 1, 8, 8, 1], &some, &positions),
             [vec![3], vec![0], vec![1]]
         );
     }

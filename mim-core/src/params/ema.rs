@@ -16,18 +16,18 @@ pub enum EmaTiming {
     EndOfEpoch,
 }
 
-/// What a teacher starts from.
+/// Initial values of a teacher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EmaStart {
-    /// The student's initial values.
+    /// Copies the student's initial values.
     Copy,
-    /// Its own values.
+    /// Keeps the teacher's own values.
     Keep,
 }
 
 /// `teacher = m * teacher + (1 - m) * student` over parameters of equal name.
 ///
-/// Frozen parameters take part, buffers do not: batch-norm statistics of a teacher are its own.
+/// Frozen parameters are included, buffers are not: a teacher has its own batch-norm statistics.
 #[derive(Debug, Clone)]
 pub struct Ema {
     student: ParamStore,
@@ -37,7 +37,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// Ties `teacher` to `student`; both networks must be built already.
+    /// Connects `teacher` and `student`; both networks must be built already.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Ema {
             if student.var(&name).is_none() {
                 return Err(Error::unsupported(
                     format!("a momentum teacher with the parameter `{name}`"),
-                    "the student has none of that name",
+                    "the student has no parameter of that name",
                     "build the teacher with the student's own constructor",
                 ));
             }
@@ -61,7 +61,7 @@ impl Ema {
         Self::of_common(student, teacher, momentum, when, start)
     }
 
-    /// The same where the teacher may have parameters that the student lacks: they stay as they are.
+    /// As [`Ema::new`], but parameters that the student lacks are allowed and stay unchanged.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl Ema {
         })
     }
 
-    /// Updates the teacher if `now` is its moment.
+    /// Updates the teacher if `now` is its timing.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_teacher_of_another_shape_of_network() {
+    fn refuses_a_teacher_of_another_architecture() {
         let (student, teacher) = (ParamStore::cpu(0), ParamStore::teacher(&Device::Cpu));
         teacher.root().weight(&[2], "bias").unwrap();
         let made = Ema::new(

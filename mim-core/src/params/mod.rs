@@ -1,4 +1,4 @@
-//! Named parameters: where every number that changes in training lives.
+//! Named parameters: stores of all numbers that training changes.
 
 mod ema;
 mod init;

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use super::{Draw, Kind, ParamStore};
 use crate::Result;
 
-/// A path in a store: the only thing constructors of modules take.
+/// A path in a store: the only argument through which module constructors get tensors.
 #[derive(Debug, Clone)]
 pub struct Params {
     pub(super) store: ParamStore,
@@ -15,14 +15,14 @@ pub struct Params {
     pub(super) shared: bool,
 }
 
-/// The full name of an entry, and whether it may exist already.
+/// The full name of an entry, and whether it may already exist.
 pub(super) struct Name {
     pub(super) full: String,
     pub(super) shared: bool,
 }
 
 impl Params {
-    /// The same path, whose names may exist already: a part built on it has the weights of the part that was built
+    /// The same path, but names may already exist: a part built on it shares the weights of the part that was built
     /// on it before.
     #[must_use]
     pub fn shared(&self) -> Self {
@@ -61,22 +61,22 @@ impl Params {
         &self.store
     }
 
-    /// The device all values live on.
+    /// The device of all values.
     pub fn device(&self) -> &Device {
         self.store.device()
     }
 
-    /// A parameter of the given shape, initialised by the store's scheme.
+    /// A trained parameter of the given shape, initialised by the store's scheme.
     ///
     /// # Errors
     ///
     /// [`crate::Error::InvalidConfig`] if the name is taken; on a [`Params::shared`] path
-    /// [`crate::Error::Shape`] if it is taken by another shape.
+    /// [`crate::Error::Shape`] if the existing parameter has another shape.
     pub fn weight(&self, shape: &[usize], name: &str) -> Result<Tensor> {
         self.store.weight(self.named(name), shape, None)
     }
 
-    /// A trained parameter whose initial value is the layer's own business (layer scale).
+    /// A trained parameter whose layer sets the initial value (layer scale).
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Params {
         self.store.weight(self.named(name), shape, Some(value))
     }
 
-    /// A trained parameter that starts at given values: frequencies of positions.
+    /// A trained parameter with given initial values, such as frequencies of positions.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Params {
         Ok(made.as_detached_tensor())
     }
 
-    /// State that a step changes by itself, starting at `value`.
+    /// State that steps update directly, with the initial value `value`.
     ///
     /// # Errors
     ///
@@ -113,7 +113,8 @@ impl Params {
         self.store.made(self.named(name), Kind::Buffer, value)
     }
 
-    /// State that a step changes by itself, starting at draws from the stream of its name; zero in a teacher's store.
+    /// State that steps update directly, initialised by draws from the random stream of its name; zero in a teacher's
+    /// store.
     ///
     /// # Errors
     ///

@@ -1,14 +1,14 @@
-//! Values drawn anew.
+//! Re-initialises parameters.
 
 use super::store::draw;
 use super::{InitScheme, Kind, ParamStore};
 use crate::Result;
 
 impl ParamStore {
-    /// Draws the parameters whose names pass `which` anew by `init`, from the streams that their names have behind
-    /// `scope.` in a store of `seed`; buffers stay.
+    /// Re-initialises the parameters whose names satisfy `which` by `init`, from the random streams of `scope.name` in
+    /// a store with `seed`; buffers stay.
     ///
-    /// For a teacher that does not start as a copy (SdAE), and for a student that starts again (dBOT).
+    /// For a teacher that does not start as a copy (SdAE), and for a student that restarts (dBOT).
     ///
     /// # Errors
     ///
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_drawn_again_from_streams_of_their_own() {
+    fn parameters_are_redrawn_from_separate_streams() {
         let (first, teacher) = (ParamStore::cpu(1), ParamStore::teacher(&Device::Cpu));
         for store in [&first, &teacher] {
             store.root().weight(&[4, 4], "fc.weight").unwrap();

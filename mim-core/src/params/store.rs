@@ -11,22 +11,22 @@ use crate::rng::{Purpose, name_hash, stream};
 use crate::weights::{LoadReport, WeightMap};
 use crate::{Error, Result, memory};
 
-/// What an entry of a store is for.
+/// Role of an entry in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Moved by the optimizer.
+    /// Trained by the optimizer.
     Trainable,
-    /// Saved, never moved: position tables, a frozen patch embedding.
+    /// Saved, never trained: position tables, a frozen patch embedding.
     Frozen,
-    /// State that a step changes by itself: running statistics, centres, codebooks.
+    /// State that steps update directly: running statistics, centres, codebooks.
     Buffer,
 }
 
-/// Named variables of one network in the order in which they were made.
+/// Named variables of one network, in order of creation.
 ///
-/// Modules take [`Params`], a path in a store, and ask for tensors by name; a name is given once, unless
-/// weights are shared on purpose ([`Params::shared`]). All mutable state of training lives in stores, so a checkpoint is its stores,
-/// the optimizer and the place in the run. Cloning gives another handle on the same store.
+/// Modules take [`Params`], a path in a store, and request tensors by name. A name can be used only once, unless
+/// weights are shared explicitly ([`Params::shared`]). All mutable state of training lives in stores, so a checkpoint
+/// consists of its stores, the optimizer and the position in the run. A clone is another handle to the same store.
 #[derive(Clone)]
 pub struct ParamStore(Arc<Inner>);
 
@@ -37,13 +37,13 @@ struct Inner {
 }
 
 enum Source {
-    /// Draws initial values; names for which the function is true are frozen.
+    /// Draws initial values; names that satisfy the function are frozen.
     Student {
         seed: u64,
         init: Box<dyn InitScheme>,
         frozen: fn(&str) -> bool,
     },
-    /// Starts at zero and hands out detached views: no gradient, updates are seen at once.
+    /// Starts at zero and returns detached views: they have no gradient and see updates at once.
     Teacher,
 }
 
@@ -63,7 +63,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// What modules compute with: gradients reach it if it is trained.
+    /// The tensor that modules compute with: it tracks gradients if it is trained.
     fn tensor(&self) -> Tensor {
         match self.kind {
             Kind::Trainable => self.var.as_tensor().clone(),
@@ -73,12 +73,12 @@ impl Entry {
 }
 
 impl ParamStore {
-    /// A store whose parameters are drawn by `init` from `seed`, each from a stream of its own name.
+    /// A store whose parameters are drawn by `init` from `seed`, each from the random stream of its name.
     pub fn new(device: &Device, seed: u64, init: impl InitScheme + 'static) -> Self {
         Self::with_frozen(device, seed, init, |_| false)
     }
 
-    /// Like [`ParamStore::new`]; parameters whose name passes `frozen` are never trained.
+    /// As [`ParamStore::new`], but parameters whose name satisfies `frozen` are never trained.
     pub fn with_frozen(
         device: &Device,
         seed: u64,
@@ -95,7 +95,7 @@ impl ParamStore {
         )
     }
 
-    /// A store that hands out detached tensors and trains nothing; its values start at zero, to be
+    /// A store of detached tensors without training. Its values start at zero, to be
     /// copied from a student ([`super::Ema`]) or loaded.
     pub fn teacher(device: &Device) -> Self {
         Self::from_source(device, Source::Teacher)
@@ -110,21 +110,21 @@ impl ParamStore {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // A panic while the table was held cannot leave it half-written: entries are pushed whole.
+        // Entries are pushed whole, so a panic cannot leave the table half-written.
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The device all values live on.
+    /// The device of all values.
     pub fn device(&self) -> &Device {
         &self.0.device
     }
 
-    /// Whether its parameters may be trained: false for a teacher's store.
+    /// Whether its parameters can be trained: false for a teacher's store.
     pub fn trains(&self) -> bool {
         matches!(self.0.source, Source::Student { .. })
     }
 
-    /// What its initial values were drawn from; none for a teacher's store.
+    /// The seed of its initial values; `None` for a teacher's store.
     pub fn seed(&self) -> Option<u64> {
         match self.0.source {
             Source::Student { seed, .. } => Some(seed),
@@ -132,7 +132,7 @@ impl ParamStore {
         }
     }
 
-    /// The path at which names start.
+    /// The root path.
     pub fn root(&self) -> Params {
         Params {
             store: self.clone(),
@@ -159,7 +159,7 @@ impl ParamStore {
             .collect()
     }
 
-    /// The variables an optimizer moves, in order; none for a teacher.
+    /// Trainable variables, in order; none for a teacher.
     pub fn trainable(&self) -> Vec<(String, Var)> {
         self.of_kind(|kind| kind == Kind::Trainable)
     }
@@ -186,7 +186,7 @@ impl ParamStore {
             .map(|&at| table.entries[at].var.clone())
     }
 
-    /// Number of values that are trained.
+    /// Number of trained values.
     pub fn trainable_values(&self) -> usize {
         self.trainable()
             .iter()
@@ -194,20 +194,20 @@ impl ParamStore {
             .sum()
     }
 
-    /// Sets every entry from `weights`, or nothing at all.
+    /// Sets every entry from `weights`, or changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] listing everything missing, unexpected or mis-shaped.
+    /// [`Error::Weights`] that lists all missing, unexpected and mis-shaped entries.
     pub fn load(&self, weights: &WeightMap) -> Result<LoadReport> {
         self.load_allowing(weights, |_| false)
     }
 
-    /// Like [`ParamStore::load`]; names that pass `optional` may be missing or unexpected.
+    /// As [`ParamStore::load`]; names that satisfy `optional` may be missing or unexpected.
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] listing everything missing, unexpected or mis-shaped.
+    /// [`Error::Weights`] that lists all missing, unexpected and mis-shaped entries.
     pub fn load_allowing(
         &self,
         weights: &WeightMap,
@@ -240,7 +240,7 @@ impl ParamStore {
         );
         let strict = |names: &[String]| names.iter().any(|name| !optional(name));
         if !report.misshaped.is_empty() || strict(&report.missing) || strict(&report.unexpected) {
-            let fix = "give weights of this method and size, or name their source so that they are renamed";
+            let fix = "use weights of this method and size, or name their source so that they are renamed";
             return Err(Error::Weights(Box::new(report), fix.into()));
         }
         for name in &report.loaded {
@@ -251,7 +251,7 @@ impl ParamStore {
         Ok(report)
     }
 
-    /// Copies the values of all entries of `other` that this store also has; gives their number.
+    /// Copies the values of all entries of `other` that this store has, too; returns their number.
     ///
     /// # Errors
     ///
@@ -267,7 +267,7 @@ impl ParamStore {
         Ok(copied)
     }
 
-    /// The tensor of `name`, made by `first` if it is new.
+    /// The tensor of `name`, created by `first` if it does not exist.
     fn entry(
         &self,
         Name { full: name, shared }: Name,
@@ -283,8 +283,8 @@ impl ParamStore {
                     "parameters",
                     "name",
                     name,
-                    "another part of the network has it",
-                    "give each part a path of its own by Params::pp, or share the weights by Params::shared",
+                    "another part of the network uses it",
+                    "give each part its own path with Params::pp, or share the weights with Params::shared",
                 ));
             }
             if entry.var.dims() != shape {
@@ -310,7 +310,7 @@ impl ParamStore {
         Ok(entry)
     }
 
-    /// A parameter that starts at `value`, or at what the scheme draws.
+    /// A parameter with the initial value `value`, or drawn by the scheme.
     pub(super) fn weight(&self, name: Name, shape: &[usize], value: Option<f64>) -> Result<Tensor> {
         let device = self.device();
         let kind = self.kind(&name.full);
@@ -328,7 +328,7 @@ impl ParamStore {
         Ok(self.entry(name, shape, kind, first)?.tensor())
     }
 
-    /// A parameter that starts at given values.
+    /// A parameter with given initial values.
     pub(super) fn starting(&self, name: Name, value: Tensor) -> Result<Tensor> {
         let (kind, shape) = (self.kind(&name.full), value.dims().to_vec());
         let first = || match &self.0.source {
@@ -346,7 +346,7 @@ impl ParamStore {
         }
     }
 
-    /// A buffer that starts at draws from the stream of its name.
+    /// A buffer initialised by draws from the random stream of its name.
     pub(super) fn drawn(&self, name: Name, shape: &[usize], from: Draw) -> Result<Var> {
         let (device, full) = (self.device(), name.full.clone());
         let first = || match &self.0.source {
@@ -356,7 +356,7 @@ impl ParamStore {
         Ok(self.entry(name, shape, Kind::Buffer, first)?.var)
     }
 
-    /// A variable of the given kind that starts at `value`.
+    /// A variable of the given kind with the initial value `value`.
     pub(super) fn made(&self, name: Name, kind: Kind, value: Tensor) -> Result<Var> {
         let shape = value.dims().to_vec();
         let device = self.device();
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn loading_names_everything_that_does_not_fit_and_changes_nothing() {
+    fn a_failed_load_lists_all_mismatches_and_changes_nothing() {
         let store = ParamStore::cpu(0);
         let kept = store.root().weight(&[2], "norm.bias").unwrap();
         store.root().weight(&[2], "cls_token").unwrap();
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_shared_on_purpose_only() {
+    fn weights_are_shared_only_explicitly() {
         let store = ParamStore::cpu(0);
         let root = store.root();
         let first = root.weight(&[2], "weight").unwrap();

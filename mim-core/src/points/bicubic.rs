@@ -1,11 +1,11 @@
-//! Single pixels of maps that are resized bicubically.
+//! Reads single pixels of bicubically resized maps.
 
 use rayon::prelude::*;
 
 use crate::PatchGrid;
 use crate::nn::bicubic::taps;
 
-/// Maps of features that are read as if they were resized to a square.
+/// Feature maps that are read as if they were resized to a square.
 pub(super) struct Resized<'a> {
     /// `[maps, tokens, channels]`.
     pub(super) values: &'a [f32],

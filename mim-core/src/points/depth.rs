@@ -1,4 +1,4 @@
-//! Depth maps of clouds from three sides, and features of images at their points.
+//! Depth maps of clouds from three sides, and image features at their points.
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::bicubic::{Pixel, Resized};
 use crate::{Error, Norm, PatchGrid, Result, ops};
 
-/// Views of a cloud: for each its image's row, its column and the depth, as axes of the cloud.
+/// Views of a cloud: the axes of the cloud used as image row, image column and depth.
 pub const VIEWS: [[usize; 3]; 3] = [[0, 1, 2], [2, 0, 1], [1, 2, 0]];
 
-/// Pixels to each side that a point is drawn over.
+/// Distance in pixels to each side over which a point is drawn.
 const REACH: i32 = 2;
 
 /// Settings of [`DepthMaps`]; `Default` is I2P-MAE's.
@@ -20,7 +20,7 @@ pub struct DepthMapsConfig {
     /// Side of the images in pixels, at least 16. Default 224.
     pub image_size: usize,
     /// Normalisation of depths after their sigmoid. Default ImageNet's.
-    // Parity: the network that looks at them was trained with CLIP's.
+    // Parity: the network that reads them was trained with CLIP's.
     pub norm: Norm,
 }
 
@@ -48,38 +48,38 @@ impl DepthMapsConfig {
             "depth maps",
             "image_size",
             self.image_size,
-            "a point is drawn over 5x5 pixels, and a map has at most 4096 a side",
+            "a point covers 5x5 pixels, and a map may have at most 4096 pixels per side",
             "use the image size of the 2D network, such as 224",
         ))
     }
 }
 
-/// Where the pixels of one view of one cloud lie.
+/// Image coordinates of one view of one cloud.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     least: [f32; 2],
-    /// Side of a pixel in the cloud's unit.
+    /// Side of a pixel in units of the cloud.
     grid: f32,
     offset: [f32; 2],
 }
 
 impl Frame {
-    /// The pixel of a point before it is drawn over its neighbours: whole numbers.
+    /// The pixel of a point before it spreads to its neighbours; whole numbers.
     fn place(&self, point: [f32; 2]) -> [f32; 2] {
-        // Parity: a quotient on the border of two pixels depends on its rounding, so it is one division.
+        // Parity: at the border of two pixels, the quotient depends on its rounding, so use a single division.
         [0, 1].map(|axis| ((point[axis] - self.least[axis]) / self.grid).floor())
     }
 }
 
 /// Clouds drawn as depth maps from three sides.
 ///
-/// The larger side of a view fills the image but for a margin. Each point is drawn over 5x5 pixels, a pixel is the
-/// sigmoid of the sum of depths of all points drawn there, and pixels without a point are the sigmoid of 0.
+/// The larger side of a view fills the image except for a margin. Each point covers 5x5 pixels. A pixel is the
+/// sigmoid of the sum of depths of all points that cover it; pixels without a point are the sigmoid of 0.
 /// Zhang et al., I2P-MAE, CVPR 2023, Sec. 3.2, in the form of its released code (`proj2img`).
 #[derive(Debug)]
 pub struct DepthMaps {
     config: DepthMapsConfig,
-    /// View by view, in each cloud by cloud.
+    /// View by view; within each, cloud by cloud.
     frames: Vec<Frame>,
     clouds: usize,
     images: Tensor,
@@ -90,7 +90,7 @@ impl DepthMaps {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for another shape or no point, and what [`DepthMapsConfig::check`] refuses.
+    /// [`Error::Shape`] for another shape or an empty cloud, and errors of [`DepthMapsConfig::check`].
     pub fn new(points: &Tensor, config: &DepthMapsConfig) -> Result<Self> {
         config.check()?;
         let (clouds, size) = match *points.dims() {
@@ -100,7 +100,7 @@ impl DepthMaps {
                     "clouds to draw",
                     "[batch, points, 3] with at least one point",
                     points.dims(),
-                    "give point clouds",
+                    "use point clouds",
                 ));
             }
         };
@@ -137,12 +137,12 @@ impl DepthMaps {
         &self.images
     }
 
-    /// Least coordinates in the image plane `[batch, views, 2]`, sides of a pixel `[batch, views]` and offsets in
+    /// Minimum coordinates in the image plane `[batch, views, 2]`, sides of a pixel `[batch, views]`, and offsets in
     /// pixels `[batch, views, 2]`.
     ///
     /// # Errors
     ///
-    /// Fails only if memory does.
+    /// Fails only if memory is exhausted.
     pub fn frames(&self) -> Result<[Tensor; 3]> {
         let of = |pick: &dyn Fn(&Frame) -> Vec<f32>, width: usize| {
             let values: Vec<f32> = self.frames.iter().flat_map(pick).collect();
@@ -156,14 +156,14 @@ impl DepthMaps {
         ])
     }
 
-    /// What maps of features `[views * batch, tokens, channels]` of the images, on `grid`, show at points
+    /// Reads feature maps `[views * batch, tokens, channels]` of the images, on `grid`, at points
     /// `[total, 3]` of the clouds `cloud_of` `[total]`: `[total, views, channels]`.
     ///
-    /// A map is read as if it were resized to the image bicubically. No gradient flows.
+    /// A map is read as if it were bicubically resized to the image. No gradient flows.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the maps or the points are not those of the clouds.
+    /// [`Error::Shape`] if the maps or the points do not match the clouds.
     pub fn read(
         &self,
         maps: &Tensor,
@@ -177,7 +177,7 @@ impl DepthMaps {
             }
             _ => {
                 return Err(Error::shape(
-                    "maps of features",
+                    "feature maps",
                     format!("[{}, {}, channels]", self.frames.len(), grid.len()),
                     maps.dims(),
                     "give the features of all views of all clouds",
@@ -190,10 +190,10 @@ impl DepthMaps {
             || cloud_of.iter().any(|cloud| *cloud as usize >= self.clouds)
         {
             return Err(Error::shape(
-                "points on maps of features",
-                format!("[total, 3], each of one of {} clouds", self.clouds),
+                "points on feature maps",
+                format!("[total, 3], each from one of {} clouds", self.clouds),
                 points.dims(),
-                "give points of the clouds that were drawn",
+                "use points of the drawn clouds",
             ));
         }
         let (points, values) = (host(points)?, host(maps)?);
@@ -217,7 +217,7 @@ impl DepthMaps {
         Ok(ops::to_device(&features, maps.device())?)
     }
 
-    /// Where a point of a cloud is drawn in a view.
+    /// The pixel of a point of a cloud in a view.
     fn pixel(&self, view: usize, cloud: usize, point: [f32; 3]) -> Pixel {
         let [row, column, _] = VIEWS[view];
         let map = view * self.clouds + cloud;
@@ -253,7 +253,7 @@ fn draw([row, column, depth]: [usize; 3], cloud: &[f32], side: usize) -> (Frame,
     };
     let (rows, columns) = (ends(row), ends(column));
     let extent = (rows.1 - rows.0).max(columns.1 - columns.0);
-    // A cloud of one place fills one pixel.
+    // A cloud with a single position fills one pixel.
     let extent = if extent > 0. { extent } else { 1. };
     let mut frame = Frame {
         least: [rows.0, columns.0],
@@ -266,7 +266,7 @@ fn draw([row, column, depth]: [usize; 3], cloud: &[f32], side: usize) -> (Frame,
         .collect();
     for axis in [0, 1] {
         let most = places.iter().map(|place| place[axis]).fold(0f32, f32::max);
-        // Of all pixels drawn over, from 1 - REACH on.
+        // The centre of all covered pixels, from 1 - REACH on.
         let centre = ((most + 2.) / 2.).floor();
         frame.offset[axis] = (side / 2) as f32 - centre - 1.;
     }
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn points_are_drawn_where_they_are_read() {
+    fn points_are_read_where_they_are_drawn() {
         let config = DepthMapsConfig {
             image_size: 32,
             norm: Norm::uniform(0., 1., 1),
@@ -319,7 +319,7 @@ mod tests {
             .unwrap();
         let read: Vec<Vec<f32>> = read.squeeze(2).unwrap().to_vec2().unwrap();
         let sigmoid = |x: f32| 1. / (1. + (-x).exp());
-        // The depth of a view is the axis it looks along: z, y and x.
+        // The depth of a view is along its viewing axis: z, y and x.
         for (point, wanted) in read
             .iter()
             .zip([[0., -1., -1.], [3., 1., 1.], [-2., -0.2, 0.3]])
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_place_is_drawn_once_and_bad_sizes_are_refused() {
+    fn a_single_position_is_drawn_and_invalid_sizes_are_refused() {
         let points = cloud(&[[0.5; 3], [0.5; 3]]);
         let maps = DepthMaps::new(&points, &DepthMapsConfig::default()).unwrap();
         let values: Vec<f32> = maps.images().flatten_all().unwrap().to_vec1().unwrap();

@@ -9,29 +9,30 @@ use crate::{Error, PatchGrid, Result, ops};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointLevelConfig {
-    /// Groups of the level: its tokens.
+    /// Number of groups on the level; each is a token.
     pub groups: usize,
-    /// Points of a group: of the level below, for the first level of the cloud.
+    /// Points per group: from the level below, or from the cloud on the first level.
     pub size: usize,
 }
 
 /// The groups of one level.
 #[derive(Debug, Clone)]
 pub struct PointLevel {
-    /// Middles of the groups, `[batch, groups, 3]`: points of the level below.
+    /// Centres of the groups, `[batch, groups, 3]`: points of the level below.
     pub centers: Tensor,
-    /// Members of all groups, `[batch * groups * size]` u32: rows of the level below in `[batch * below]`, nearest first.
+    /// Members of all groups, `[batch * groups * size]` u32: row numbers of the level below in `[batch * below]`,
+    /// nearest first.
     pub members: Tensor,
-    /// The same numbers on the host.
+    /// The same row numbers on the host.
     pub ids: Vec<u32>,
-    /// Members of a group.
+    /// Members per group.
     pub size: usize,
-    /// Points of the level below.
+    /// Number of points on the level below.
     pub below: usize,
 }
 
 impl PointLevel {
-    /// Groups of a cloud.
+    /// Number of groups per cloud.
     ///
     /// # Errors
     ///
@@ -49,11 +50,11 @@ impl PointLevel {
         Ok(PatchGrid::new(self.groups()?, 1))
     }
 
-    /// The members of the groups among `rows` `[batch * below, dim]`: `[batch * groups, size, dim]`.
+    /// Gathers the members of the groups from `rows` `[batch * below, dim]`: `[batch * groups, size, dim]`.
     ///
     /// # Errors
     ///
-    /// If there are other rows.
+    /// If the number of rows differs.
     pub fn gather(&self, rows: &Tensor) -> Result<Tensor> {
         let dim = rows.dim(1)?;
         let members = ops::gather_rows(rows, &self.members)?;
@@ -61,8 +62,8 @@ impl PointLevel {
     }
 }
 
-/// A cloud and the groups on its levels: farthest points with their nearest neighbours, of the cloud on the first
-/// level and of the middles of the level below on the others.
+/// A cloud and its groups on several levels. Groups are farthest points with their nearest neighbours: points of the
+/// cloud on the first level, and centres of the level below on the others.
 ///
 /// Zhang et al., Point-M2AE, NeurIPS 2022, Sec. 3.1; I2P-MAE's `Group_v2`.
 #[derive(Debug, Clone)]
@@ -72,19 +73,19 @@ pub struct PointLevels {
 }
 
 impl PointLevels {
-    /// Groups clouds `[batch, points, 3]`. Points whose squared length is at most `hollow` are no middle but of the
-    /// first group ([`ops::farthest_points`]).
+    /// Groups clouds `[batch, points, 3]`. Points whose squared length is at most `hollow` can only be the centre of
+    /// the first group ([`ops::farthest_points`]).
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for another shape, [`Error::InvalidConfig`] if a level asks for more than there is.
+    /// [`Error::Shape`] for another shape, [`Error::InvalidConfig`] if a level needs more points than there are.
     pub fn new(points: &Tensor, levels: &[PointLevelConfig], hollow: f32) -> Result<Self> {
         if points.rank() != 3 || points.dim(2)? != 3 {
             return Err(Error::shape(
                 "a batch of clouds",
                 "[batch, points, 3]",
                 points.dims(),
-                "give point clouds, such as those of data.source = \"shapes\"",
+                "use point clouds, such as data.source = \"shapes\"",
             ));
         }
         let points = points.detach().contiguous()?;
@@ -105,7 +106,7 @@ impl PointLevels {
         &self.points
     }
 
-    /// The levels, the finest first.
+    /// The levels, finest first.
     pub fn levels(&self) -> &[PointLevel] {
         &self.levels
     }
@@ -114,7 +115,7 @@ impl PointLevels {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if there are fewer.
+    /// [`Error::Shape`] if there are fewer levels.
     pub fn level(&self, index: usize) -> Result<&PointLevel> {
         let count = self.levels.len();
         self.levels.get(index).ok_or_else(|| {
@@ -122,12 +123,12 @@ impl PointLevels {
                 "a level of a cloud",
                 format!("below {count}"),
                 index,
-                "ask for one of the levels that were grouped",
+                "use an existing level",
             )
         })
     }
 
-    /// Points of the members of level `index`, `[batch, groups, size, 3]`.
+    /// Positions of the members on level `index`, `[batch, groups, size, 3]`.
     ///
     /// # Errors
     ///
@@ -143,7 +144,7 @@ impl PointLevels {
         Ok(members.reshape((batch, groups, level.size, 3))?)
     }
 
-    /// [`PointLevels::members`] seen from the middle of their group.
+    /// [`PointLevels::members`] relative to the centres of their groups.
     ///
     /// # Errors
     ///
@@ -154,7 +155,7 @@ impl PointLevels {
     }
 }
 
-/// The ids `[batch, ...]` of rows of one cloud each, as rows of all clouds of `size` rows.
+/// Converts ids `[batch, ...]` of rows per cloud to row numbers over all clouds of `size` rows.
 fn flat(ids: &Tensor, size: usize) -> Result<Vec<u32>> {
     let batch = ids.dim(0)?;
     let values = ids.flatten_all()?.to_vec1::<u32>()?;
@@ -197,13 +198,13 @@ mod tests {
     use crate::objectives::testing::noise;
 
     #[test]
-    fn members_are_the_neighbours_of_their_middles() {
+    fn members_are_the_neighbours_of_their_centres() {
         let sizes = [(8, 4), (3, 2)].map(|(groups, size)| PointLevelConfig { groups, size });
         let cloud = noise(&[2, 20, 3], 1);
         let levels = PointLevels::new(&cloud, &sizes, -1.).unwrap();
         let members = levels.members(1).unwrap();
         assert_eq!(members.dims(), [2, 3, 2, 3]);
-        // A middle is its own nearest neighbour.
+        // A centre is its own nearest neighbour.
         let first = levels.centred(1).unwrap().narrow(2, 0, 1).unwrap();
         let largest = first.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
         assert_eq!(largest.to_scalar::<f32>().unwrap(), 0.);
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn images_and_levels_of_too_many_groups_are_refused() {
+    fn images_and_levels_with_too_many_groups_are_refused() {
         let sizes = [PointLevelConfig { groups: 9, size: 1 }];
         let error = PointLevels::new(&noise(&[1, 8, 3], 1), &sizes, -1.).unwrap_err();
         assert!(

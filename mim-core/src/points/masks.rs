@@ -1,19 +1,19 @@
-//! Masks of the levels of a cloud.
+//! Masks on the levels of a cloud.
 
 use crate::{Error, Mask, Result};
 
 use super::PointLevels;
 
-/// The masks of all levels, the finest first, for `top`, a mask on the coarsest: a group of a lower level is visible
-/// if it is a member of a visible group of the level above.
+/// The masks of all levels, finest first, derived from `top`, a mask on the coarsest level. A group on a lower level is
+/// visible if it is a member of a visible group on the level above.
 ///
-/// With `first_visible` group 0 of the first cloud is visible on every lower level, too.
+/// With `first_visible`, group 0 of the first cloud is also visible on every lower level.
 /// Zhang et al., Point-M2AE, NeurIPS 2022, Sec. 3.2.
-// Parity: the authors multiply the members of hidden groups by 0 and clear the mask there, too.
+// Parity: the authors multiply the members of hidden groups by 0, so they also clear the mask at row 0.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the mask is of another grid, or not one for each cloud.
+/// [`Error::Shape`] if the mask has another grid, or not one row per cloud.
 pub fn pass_down(levels: &PointLevels, top: &Mask, first_visible: bool) -> Result<Vec<Mask>> {
     let batch = levels.points().dim(0)?;
     let Some((coarsest, lower)) = levels.levels().split_last() else {
@@ -24,7 +24,7 @@ pub fn pass_down(levels: &PointLevels, top: &Mask, first_visible: bool) -> Resul
             "mask of a cloud",
             format!("{batch} rows of {} groups", coarsest.groups()?),
             format!("{} rows of {}", top.rows(), top.grid()),
-            "make one mask for each cloud, on the coarsest level",
+            "use one mask per cloud, on the coarsest level",
         ));
     }
     let mut bits = top.to_bits();

@@ -1,4 +1,4 @@
-//! Clouds of points: groups on several levels, masks passed down through them, and depth maps.
+//! Point clouds: groups on several levels, masks passed down through the levels, and depth maps.
 
 mod bicubic;
 mod depth;

@@ -5,10 +5,10 @@ use candle_core::{Device, Tensor};
 use super::VIEWS;
 use crate::{Error, Result};
 
-/// Brightness of paper, of the nearest and of the farthest point.
+/// Brightness of the background, of the nearest point and of the farthest point.
 const SHADES: [f32; 3] = [1., 0., 0.65];
 
-/// The middle of a cloud's box, and half of its largest side.
+/// The centre of a cloud's bounding box, and half of its longest side.
 pub fn frame_of(cloud: &[[f32; 3]]) -> ([f32; 3], f32) {
     let ends = [0, 1, 2].map(|axis| {
         let values = cloud.iter().map(|point| point[axis]);
@@ -23,12 +23,12 @@ pub fn frame_of(cloud: &[[f32; 3]]) -> ([f32; 3], f32) {
     (ends.map(|(least, most)| f32::midpoint(least, most)), half)
 }
 
-/// Draws clouds from three sides, beside one another, as grey images `[clouds, 1, side, 3 * side]` in `[0, 1]`: points
-/// are dots, the nearer the darker. `frames` are those of [`frame_of`]; what lies outside is not drawn.
+/// Draws clouds from three sides, next to each other, as grey images `[clouds, 1, side, 3 * side]` in `[0, 1]`. Points
+/// are dots; nearer ones are darker. `frames` come from [`frame_of`]; points outside are not drawn.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if there is not one frame for each cloud.
+/// [`Error::Shape`] if there is not one frame per cloud.
 pub fn draw_points(
     clouds: &[Vec<[f32; 3]>],
     frames: &[([f32; 3], f32)],
@@ -37,9 +37,9 @@ pub fn draw_points(
     if clouds.len() != frames.len() || clouds.is_empty() {
         return Err(Error::shape(
             "clouds to draw",
-            format!("{} clouds, as many as frames", frames.len()),
+            format!("{} clouds, one per frame", frames.len()),
             clouds.len(),
-            "give one frame for each cloud",
+            "give one frame per cloud",
         ));
     }
     let width = VIEWS.len() * side;
@@ -59,7 +59,7 @@ pub fn draw_points(
     Ok(Tensor::from_vec(pixels, shape, &Device::Cpu)?)
 }
 
-/// Darkens 2x2 pixels at a place (row, column, depth) in `[-1, 1]`.
+/// Darkens 2x2 pixels at a position (row, column, depth) in `[-1, 1]`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -109,7 +109,7 @@ mod tests {
         let dark = |row: &[f32]| row.iter().filter(|value| **value < 1.).count();
         let in_view =
             |view: usize| -> usize { rows.iter().map(|row| dark(&row[view * 20..][..20])).sum() };
-        // The third point is outside but in the view along its axis.
+        // The third point is outside the frame, but inside the view along its axis.
         assert_eq!([0, 1, 2].map(in_view), [8, 12, 8]);
         assert!(draw_points(&[], &[], 20).is_err());
     }

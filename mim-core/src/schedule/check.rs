@@ -4,9 +4,9 @@ use super::{Schedule, Warmup};
 use crate::{Error, Result};
 
 impl Schedule {
-    /// Checks that every number is finite and every length and order makes sense.
+    /// Checks that every number is finite, and that lengths and orders are valid.
     ///
-    /// A warm-up longer than the run is legal: how long the run is, only the step knows.
+    /// A warm-up longer than the run is allowed: only the step knows the length of the run.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Schedule {
 fn staged(starts: &[usize], inner: &Schedule) -> Result<()> {
     ascending("starts", starts)?;
     if starts[0] != 0 {
-        let why = "the first stage starts at epoch 0";
+        let why = "the first stage must start at epoch 0";
         return Err(bad("starts", format!("{starts:?}"), why));
     }
     inner.validate()
@@ -177,6 +177,6 @@ fn length(warmup: Warmup) -> Result<()> {
     if good {
         return Ok(());
     }
-    let why = "a warm-up takes a number of epochs from 0, or a share of the run in [0, 1]";
+    let why = "a warm-up needs a non-negative number of epochs, or a share of the run in [0, 1]";
     Err(bad("warmup", format!("{warmup:?}"), why))
 }

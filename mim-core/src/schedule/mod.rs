@@ -1,4 +1,4 @@
-//! Numbers that move during training: learning rates, momenta, temperatures, loss weights.
+//! Schedules: learning rates, momenta, temperatures, loss weights over time.
 
 mod check;
 mod value;
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::StepContext;
 
-/// What a schedule counts.
+/// The time unit of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Per {
-    /// Whole epochs: the value changes once an epoch.
+    /// Whole epochs: the value changes once per epoch.
     Epoch,
     /// Optimizer steps.
     #[default]
@@ -29,7 +29,7 @@ impl Per {
         }
     }
 
-    /// A length in epochs, in whole units.
+    /// A length in epochs, converted to units and rounded down.
     fn epochs(self, epochs: f64, step: &StepContext) -> f64 {
         match self {
             Self::Epoch => floor(epochs),
@@ -40,13 +40,13 @@ impl Per {
 
 /// Length of a warm-up: `{ steps = 5 }`, `{ epochs = 40 }` or `{ share = 0.05 }`.
 ///
-/// A warm-up longer than the run is legal: the run then ends on the ramp.
+/// A warm-up longer than the run is allowed: the run then ends on the ramp.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Warmup {
-    /// Optimizer steps (epochs in a schedule that counts epochs).
+    /// Optimizer steps, or epochs in a schedule that counts epochs.
     Steps(usize),
-    /// Epochs, also fractions, rounded down to whole steps.
+    /// Epochs, possibly fractional, rounded down to whole steps.
     Epochs(f64),
     /// Share of the whole run, rounded down, but at least one step.
     Share(f64),
@@ -62,7 +62,7 @@ impl Warmup {
     }
 }
 
-/// Rounds down, but forgives that products such as 0.29 * 100 fall just below a whole number.
+/// Rounds down, with a tolerance for products such as 0.29 * 100 that fall just below a whole number.
 fn floor(length: f64) -> f64 {
     (length + 1e-9).floor()
 }
@@ -73,7 +73,7 @@ impl Default for Warmup {
     }
 }
 
-/// A value reached at an epoch.
+/// A value at an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Point {
@@ -83,7 +83,7 @@ pub struct Point {
     pub value: f64,
 }
 
-/// A number as a pure function of where training stands.
+/// A number as a pure function of the training step.
 ///
 /// ```
 /// use mim_core::{Schedule, StepContext};
@@ -95,12 +95,12 @@ pub struct Point {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
-    /// Always the same.
+    /// A constant value.
     Constant {
         /// The value.
         value: f64,
     },
-    /// `start + (end - start) * t / T`; `end` is what the step after the last one would have.
+    /// `start + (end - start) * t / T`; a step after the last one would have the value `end`.
     Linear {
         /// Value of the first step.
         start: f64,
@@ -141,8 +141,8 @@ pub enum Schedule {
         #[serde(default)]
         warmup: Warmup,
     },
-    /// A table of one value a step (BEiT, DINO, EVA, BootMAE, mmengine): the warm-up includes both
-    /// of its ends, so its last step has `peak`, as has the first step of the cosine after it.
+    /// A table of one value per step (BEiT, DINO, EVA, BootMAE, mmengine). The warm-up includes both
+    /// its ends: its last step and the first step of the following cosine both have `peak`.
     TableCosine {
         /// Value at the end of the warm-up.
         peak: f64,
@@ -155,11 +155,11 @@ pub enum Schedule {
         #[serde(default)]
         warmup: Warmup,
     },
-    /// timm's cosine without warm-up prefix (SimMIM, I2P-MAE): after the warm-up the cosine is that
-    /// of the whole run, so the value drops there. Set after each step (epoch) for the next one, so
+    /// timm's cosine without warm-up prefix (SimMIM, I2P-MAE). After the warm-up, the cosine is that of
+    /// the whole run, so the value drops there. It is set after each step (epoch) for the next one, so
     /// the first two have `warmup_start`.
     TimmCosine {
-        /// Value the warm-up grows towards.
+        /// Value that the warm-up approaches.
         peak: f64,
         /// Value after the run.
         min: f64,
@@ -168,14 +168,14 @@ pub enum Schedule {
         /// Length of the warm-up.
         #[serde(default)]
         warmup: Warmup,
-        /// Epochs of the cosine, if not those of the run.
+        /// Length of the cosine in epochs; `None` for the length of the run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cycle_epochs: Option<f64>,
         /// Whether it is set after each epoch or each step.
         #[serde(default)]
         per: Per,
     },
-    /// Warm-up, then `peak * gamma^k` after `k` milestones (SimMIM). Set after each step for the
+    /// Warm-up, then `peak * gamma^k` after `k` milestones (SimMIM). It is set after each step for the
     /// next one, so the first two have `warmup_start`.
     MultiStep {
         /// Value after the warm-up.
@@ -190,7 +190,7 @@ pub enum Schedule {
         #[serde(default)]
         warmup: Warmup,
     },
-    /// Straight lines between points, constant outside (BootMAE's momentum, iBOT's temperatures).
+    /// Linear interpolation between points, constant outside (BootMAE's momentum, iBOT's temperatures).
     Piecewise {
         /// The points, epochs ascending.
         points: Vec<Point>,
@@ -202,13 +202,13 @@ pub enum Schedule {
     Ramp {
         /// Final value.
         value: f64,
-        /// How many times faster than the run it grows.
+        /// Growth relative to the length of the run.
         factor: f64,
     },
     /// `end + (start - end) * (1 - t / T)^power`, multiplied in the warm-up by a factor that grows
     /// linearly from `warmup_factor` to 1 (segmentation).
     Poly {
-        /// Value of the first step, but for the warm-up.
+        /// Value of the first step without warm-up.
         start: f64,
         /// Value after the run.
         end: f64,
@@ -220,7 +220,7 @@ pub enum Schedule {
         #[serde(default)]
         warmup: Warmup,
     },
-    /// A warm-up from any start and, counted from its end, a cosine that may go beyond the run: CAPI, I-JEPA.
+    /// A warm-up from any start, then a cosine counted from its end that may exceed the run: CAPI, I-JEPA.
     LongCosine {
         /// Value at the end of the warm-up.
         peak: f64,
@@ -232,23 +232,23 @@ pub enum Schedule {
         /// Length of the warm-up.
         #[serde(default)]
         warmup: Warmup,
-        /// Share of the cosine that the run sees.
+        /// Share of the cosine inside the run.
         #[serde(default = "whole")]
         share: f64,
-        /// Whether the last step of the warm-up has `peak`, as has the first step of the cosine.
+        /// Whether the last step of the warm-up already has `peak`, like the first step of the cosine.
         #[serde(default)]
         closed: bool,
     },
-    /// What `inner` has some steps later: schedules that are moved before the first step (I-JEPA).
+    /// The value of `inner` some steps later: for code that advances the schedule before the first step (I-JEPA).
     Ahead {
-        /// So many steps.
+        /// Number of steps.
         steps: usize,
         /// The schedule.
         inner: Box<Schedule>,
     },
-    /// Starts again at certain epochs; each stage is a run of its own to `inner` (dBOT).
+    /// Restarts at certain epochs; `inner` sees each stage as a separate run (dBOT).
     Staged {
-        /// First epochs of the stages, ascending, the first 0.
+        /// First epochs of the stages, ascending, starting with 0.
         starts: Vec<usize>,
         /// The schedule of each stage.
         inner: Box<Schedule>,
@@ -261,9 +261,9 @@ impl Schedule {
         Self::Constant { value }
     }
 
-    /// The same schedule with every value multiplied: `lr = blr * batch / 256`.
+    /// A copy with every value multiplied: `lr = blr * batch / 256`.
     ///
-    /// Factors (`gamma`, `warmup_factor`), lengths and exponents stay.
+    /// Factors (`gamma`, `warmup_factor`), lengths and exponents are not multiplied.
     #[must_use]
     pub fn scaled(&self, factor: f64) -> Self {
         let mut scaled = self.clone();
@@ -318,7 +318,7 @@ impl Schedule {
     }
 }
 
-/// The share of a cosine that ends with the run.
+/// Share of a cosine that ends with the run.
 fn whole() -> f64 {
     1.
 }
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_cosine_is_left_before_its_end_and_schedules_can_be_ahead() {
+    fn a_long_cosine_is_cut_off_and_schedules_can_be_ahead() {
         let long = |share, closed| Schedule::LongCosine {
             peak: 2.,
             min: 0.,
@@ -398,7 +398,7 @@ mod tests {
             warmup: Warmup::Epochs(1.),
         };
         close(&run(&schedule, 2, 3), &[0., 2., 4., 4., 3.25, 1.75]);
-        // One step of warm-up has only its start, none begins at the peak.
+        // A warm-up of one step has only its start; without warm-up the first value is the peak.
         close(&run(&schedule, 2, 1), &[0., 4.]);
         let cold = Schedule::TableCosine {
             peak: 4.,
@@ -513,7 +513,7 @@ mod tests {
     }
 
     fn schedules() -> impl Strategy<Value = Schedule> {
-        // Sixteenths: JSON gives them back to the last bit.
+        // Sixteenths survive JSON exactly.
         let value = || (-160i32..160).prop_map(|sixteenths| f64::from(sixteenths) / 16.);
         let length = || (0u32..96).prop_map(|sixteenths| f64::from(sixteenths) / 16.);
         let warmup = prop_oneof![
@@ -565,14 +565,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn values_stay_between_the_numbers_given_and_scale(
+        fn values_stay_in_range_and_scale(
             schedule in schedules(), epochs in 1usize..5, iters in 1usize..5, factor in 0.1f64..10.,
         ) {
             schedule.validate().unwrap();
             let text = serde_json::to_string(&schedule).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Schedule>(&text).unwrap(), &schedule);
             let scaled = schedule.scaled(factor);
-            // One step past the end is legal too.
+            // One step past the end is allowed, too.
             for i in 0..=epochs * iters {
                 let step = step(i / iters, i % iters, (epochs, iters));
                 let value = schedule.at(&step);

@@ -6,7 +6,7 @@ use super::{Per, Point, Schedule};
 use crate::StepContext;
 
 impl Schedule {
-    /// The value at `step`. Past the end of the run, cosines and lines stay at their end.
+    /// The value at `step`. Past the end of the run, cosines and ramps keep their last value.
     pub fn at(&self, step: &StepContext) -> f64 {
         let steps = (Per::Iter, Per::Iter.place(step));
         match self {
@@ -50,7 +50,7 @@ impl Schedule {
         }
     }
 
-    /// The variants with a warm-up of their own kind.
+    /// Variants with a warm-up of their own kind.
     fn warmed(&self, step: &StepContext) -> f64 {
         let steps = (Per::Iter, Per::Iter.place(step));
         match self {
@@ -104,7 +104,7 @@ impl Schedule {
         }
     }
 
-    /// The variants whose value is set after a step, for the next one.
+    /// Variants whose value is set after a step for the next one.
     fn set_after_step(&self, step: &StepContext) -> f64 {
         match self {
             Self::TimmCosine {
@@ -154,7 +154,7 @@ fn half_cosine(start: f64, end: f64, share: f64) -> f64 {
     end + (start - end) * 0.5 * (1. + (PI * share).cos())
 }
 
-/// Share of a length that is done, in `[0, 1]`; nothing is left of an empty one.
+/// Completed share of a length, in `[0, 1]`; an empty length is complete.
 fn progress((done, total): (f64, f64)) -> f64 {
     if total > 0. {
         (done / total).clamp(0., 1.)
@@ -180,13 +180,13 @@ fn piecewise(points: &[Point], epoch: f64) -> f64 {
     }
 }
 
-/// The stage, from 0, to which an epoch belongs, where `starts` are the first epochs of all stages, ascending from 0.
+/// The stage, from 0, of an epoch; `starts` are the first epochs of all stages, ascending from 0.
 pub fn stage_of(starts: &[usize], epoch: usize) -> usize {
     let next = starts.partition_point(|start| *start <= epoch);
     next.saturating_sub(1)
 }
 
-/// `step` as its stage sees it: counted from the stage's start, in a run that ends where the next starts.
+/// `step` relative to its stage: counted from the start of the stage, in a run that ends where the next stage starts.
 fn stage(starts: &[usize], step: &StepContext) -> StepContext {
     let stage = stage_of(starts, step.epoch);
     let start = starts.get(stage).copied().unwrap_or(0);

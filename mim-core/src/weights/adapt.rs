@@ -1,4 +1,4 @@
-//! Fitting weights of one image size to another.
+//! Fits position tables to another image size.
 
 use candle_core::{DType, Tensor};
 
@@ -8,8 +8,8 @@ use crate::{Error, PatchGrid, Result};
 /// Resizes a position table `[1, prefix + from, dim]` to `[1, prefix + to, dim]`.
 ///
 /// Bicubic (a = -0.75) over the patch rows, edges repeated, no antialiasing: PyTorch's
-/// `interpolate(mode="bicubic", align_corners=False)`, as MAE's `interpolate_pos_embed` uses it. The
-/// prefix (class token) is kept. A table of the same grid is returned as it is.
+/// `interpolate(mode="bicubic", align_corners=False)`, as used in MAE's `interpolate_pos_embed`. The
+/// prefix (class token) is kept. A table for the same grid is returned unchanged.
 ///
 /// # Errors
 ///
@@ -29,7 +29,7 @@ pub fn resize_pos_embed(
             "position table",
             format!("{prefix} + {} rows for the grid {from}", from.len()),
             rows,
-            "give the grid the table was made for",
+            "give the grid that the table was made for",
         ));
     }
     let device = table.device();

@@ -1,4 +1,4 @@
-//! Whose names a file has, and what network it looks like.
+//! Guesses the source of a file from its names, and describes the network.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::rules::{Rule, fill, matches};
 use super::sources::{Source, all};
 use crate::Result;
 
-/// Our names, for telling whether a rule leads to one of them.
+/// Our names, to decide whether a rule leads to one of them.
 const OURS: &[&str] = &[
     "cls_token",
     "mask_token",
@@ -49,7 +49,7 @@ const OURS: &[&str] = &[
     "encoder.blocks.output.conv.{p}",
 ];
 
-/// Where blocks are, and what one holds.
+/// Prefixes of blocks, and the names inside a block.
 const BLOCKS: &[&str] = &[
     "blocks.{i}.",
     "layers.{s}.blocks.{i}.",
@@ -94,21 +94,21 @@ const IN_BLOCK: &[&str] = &[
     "cross_attn.{m}.{p}",
 ];
 
-/// How well a source explains the names of a file.
+/// How well a source explains the names in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guess {
     /// The source's name.
     pub source: &'static str,
-    /// Names that become names of ours.
+    /// Number of names that become names of ours.
     pub known: usize,
-    /// Names that it passes over on purpose.
+    /// Names that the source ignores by rule.
     pub ignored: Vec<String>,
-    /// Names that are neither.
+    /// Names that the source does not know.
     pub unknown: Vec<String>,
 }
 
 impl Guess {
-    /// Every source that explains as many names of `weights` as the best one; none if nothing is explained.
+    /// All sources that explain as many names of `weights` as the best one; empty if nothing is explained.
     pub fn best(weights: &WeightMap) -> Vec<Self> {
         let names: Vec<&str> = weights.names().collect();
         let guesses = all().map(|(source, rules)| Self::of(source, &rules(), &names));
@@ -197,7 +197,7 @@ fn translate(rule: &Rule, name: &str) -> Option<Translated> {
     }
 }
 
-/// The number of a Swin's stage.
+/// The stage number in a Swin name.
 fn stage(name: &str) -> Option<usize> {
     name.strip_prefix("layers.")?
         .split('.')
@@ -206,7 +206,7 @@ fn stage(name: &str) -> Option<usize> {
         .ok()
 }
 
-/// Whether a name is ours; `last` is the last stage of a Swin, which merges no patches.
+/// Whether a name is ours; `last` is the last stage of a Swin, which has no patch merging.
 fn is_ours(name: &str, last: Option<usize>) -> bool {
     let name = name.strip_prefix("teacher.").unwrap_or(name);
     if matches("layers.{s}.downsample.{m}.{p}", name).is_some() {
@@ -234,12 +234,12 @@ fn numbered(name: &str) -> bool {
         .any(|stem| first.strip_prefix(stem).is_some_and(|rest| rest.len() == 1))
 }
 
-/// Whether a name of `weights`, in our names, belongs to the encoder: not to a decoder, a head or a teacher.
+/// Whether a name of `weights`, in our names, belongs to the encoder and not to a decoder, head or teacher.
 pub fn is_encoder(weights: &WeightMap, name: &str) -> bool {
     let first = name.split('.').next().unwrap_or_default();
     let stem = first.trim_end_matches(|c: char| c.is_ascii_digit());
     match stem {
-        // Where a decoder has a width of its own, the token is the decoder's.
+        // If the decoder has its own width, the token belongs to the decoder.
         "mask_token" => weights.get("decoder_embed.weight").is_none(),
         "cls_token" | "registers" | "pos_embed" | "patch_embed" | "norm" | "norm_pre" | "proj" => {
             true
@@ -249,7 +249,7 @@ pub fn is_encoder(weights: &WeightMap, name: &str) -> bool {
     }
 }
 
-/// One line about the network that weights in our names belong to; none if it is not recognised.
+/// One line about the network of weights in our names; `None` if it is not recognised.
 pub fn describe(ours: &WeightMap) -> Option<String> {
     let dims = |name: &str| ours.get(name).map(|tensor| tensor.dims().to_vec());
     let count = |prefix: &str| {
@@ -297,7 +297,7 @@ pub fn describe(ours: &WeightMap) -> Option<String> {
     Some(line)
 }
 
-/// The best guess and the network, for `weights` as they are in a file.
+/// The best guesses and the network, for `weights` with the names of their file.
 pub fn look(weights: &WeightMap) -> (Vec<Guess>, Option<String>) {
     let guesses = Guess::best(weights);
     let ours = guesses.first().and_then(|guess| {

@@ -1,4 +1,4 @@
-//! Fitting weights to a model of another image size, patch size or number of channels.
+//! Fits weights to a model with another image size, patch size or number of channels.
 
 use candle_core::Tensor;
 
@@ -6,22 +6,23 @@ use super::{WeightMap, resize_patch_embed, resize_pos_embed, resize_rel_pos_bias
 use crate::params::{Kind, ParamStore};
 use crate::{PatchGrid, Result};
 
-/// Weights that fit a store as far as they can, and what was changed for it.
+/// Weights fitted to a store, and the list of changes.
 #[derive(Debug, Clone)]
 pub struct Fitted {
     /// The weights.
     pub weights: WeightMap,
-    /// A line for each tensor changed.
+    /// One line per changed tensor.
     pub changes: Vec<String>,
 }
 
-/// Resizes what belongs to a grid, window, patch or number of channels, where (and only where) that of `store` differs.
+/// Resizes tensors that belong to a grid, window, patch or number of channels, if (and only if) that of `store`
+/// differs.
 ///
-/// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones computed anew, relative position
-/// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`]. `weights` are
-/// in our names, and made for square images; `grid` is the token grid of `store`'s encoder, square if not given.
-/// A relative position table that all blocks share is given to each of them, where each has its own in `store`.
-/// What does not fit even so is left as it is, to be reported when loaded.
+/// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones recomputed, relative position
+/// tables resized by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`].
+/// `weights` have our names and belong to square images; `grid` is the token grid of `store`'s encoder, square if
+/// `None`. A relative position table shared by all blocks is copied to each block that has its own in `store`.
+/// Tensors that still do not fit are kept unchanged; loading reports them.
 ///
 /// # Errors
 ///
@@ -72,12 +73,12 @@ pub fn fit(weights: &WeightMap, store: &ParamStore, grid: Option<PatchGrid>) -> 
     Ok(fitted)
 }
 
-/// The table of relative positions that all blocks share.
+/// Name of the relative position table shared by all blocks.
 const SHARED_TABLE: &str = "rel_pos_bias.relative_position_bias_table";
-/// How the name of a block's own ends.
+/// Suffix of a block's own table.
 const OWN_TABLE: &str = ".attn.relative_position_bias_table";
 
-/// The weights with the shared table in each block that has one of its own in `store` and none in `weights`.
+/// Copies the shared table to each block that has its own table in `store` but not in `weights`.
 fn spread(weights: &WeightMap, store: &ParamStore, changes: &mut Vec<String>) -> WeightMap {
     let Some(table) = weights.get(SHARED_TABLE) else {
         return weights.clone();
@@ -90,7 +91,7 @@ fn spread(weights: &WeightMap, store: &ParamStore, changes: &mut Vec<String>) ->
         return weights.clone();
     }
     changes.push(format!(
-        "{SHARED_TABLE}: given to each of {} blocks",
+        "{SHARED_TABLE}: copied to each of {} blocks",
         blocks.len()
     ));
     let kept = weights.iter().filter(|(name, _)| *name != SHARED_TABLE);
@@ -106,17 +107,17 @@ fn square(tokens: usize) -> Option<PatchGrid> {
     (side > 0 && side * side == tokens).then(|| PatchGrid::new(side, side))
 }
 
-/// `grid` if it has `tokens`, else the square of as many.
+/// `grid` if it has `tokens` tokens, otherwise a square grid.
 fn grid_of(tokens: usize, grid: Option<PatchGrid>) -> Option<PatchGrid> {
     grid.filter(|grid| grid.len() == tokens)
         .or_else(|| square(tokens))
 }
 
-/// What is known of a table of positions.
+/// Known facts about a position table.
 struct Positions {
-    /// Class tokens, which may have rows.
+    /// Number of class tokens, which may have rows.
     classes: usize,
-    /// The grid it shall have.
+    /// The new grid.
     grid: Option<PatchGrid>,
     fixed: bool,
 }
@@ -137,8 +138,8 @@ fn positions(table: &Tensor, wanted: &Tensor, known: &Positions) -> Result<Chang
         return Ok(None);
     };
     Ok(Some(match known.fixed {
-        // A copy, since a parameter cannot be set to itself.
-        true => ("fixed positions computed anew", wanted.copy()?),
+        // Copy it, since a parameter cannot be set to itself.
+        true => ("fixed positions recomputed", wanted.copy()?),
         false => (
             "positions resized",
             resize_pos_embed(table, from, to, prefix)?,
@@ -150,7 +151,7 @@ fn relative(table: &Tensor, wanted: &Tensor, grid: Option<PatchGrid>) -> Result<
     let (&[rows, heads], &[to_rows, to_heads]) = (table.dims(), wanted.dims()) else {
         return Ok(None);
     };
-    // Distances in a square are an odd square; the class token has three more rows.
+    // The distances in a square window form an odd square; a class token adds three rows.
     let window = |rows: usize| {
         let extra = if rows.is_multiple_of(2) { 3 } else { 0 };
         let sides = square(rows.checked_sub(extra)?)?.rows;
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_another_size_fit_after_and_those_of_the_same_are_untouched() {
+    fn other_sizes_are_fitted_and_equal_sizes_are_untouched() {
         let (from, to) = (
             vit(16, 4, 3, PosEmbedKind::Learned),
             vit(32, 8, 1, PosEmbedKind::Learned),
@@ -223,7 +224,7 @@ mod tests {
         let weights = of(&from);
         assert!(fit(&weights, &from, None).unwrap().changes.is_empty());
         let fitted = fit(&weights, &to, None).unwrap();
-        // The grids are the same: only the patches differ.
+        // The grids are equal; only the patch sizes differ.
         assert_eq!(fitted.changes.len(), 1, "{:?}", fitted.changes);
         assert!(to.load(&weights).is_err());
         assert!(to.load(&fitted.weights).unwrap().is_complete());
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn fixed_positions_stay_those_of_the_model() {
+    fn fixed_positions_are_those_of_the_model() {
         let (from, to) = (
             vit(16, 4, 3, PosEmbedKind::Sincos),
             vit(24, 4, 3, PosEmbedKind::Sincos),
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_of_swin_are_resized_and_other_widths_are_left_for_the_report() {
+    fn swin_windows_are_resized_and_other_widths_are_reported() {
         let swin = |window: usize, dim: usize| {
             let store = ParamStore::cpu(window as u64);
             let config = SwinConfig {

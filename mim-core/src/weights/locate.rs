@@ -1,16 +1,16 @@
-//! Where weights are.
+//! Resolves names of weight files.
 
 use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::hub::{self, HubPath};
 
-/// The file or folder that `name` stands for: itself, or for `hf:owner/name[@revision][/file]` the file of the
-/// Hugging Face Hub, downloaded unless it is on this machine (see [`hub`]).
+/// Resolves `name` to a file or folder: a path to itself, and `hf:owner/name[@revision][/file]` to a file of the
+/// Hugging Face Hub, which is downloaded unless it is in the local cache (see [`hub`]).
 ///
 /// # Errors
 ///
-/// [`Error::Hub`](crate::Error::Hub) if it cannot be had; [`Error::Unsupported`](crate::Error::Unsupported) in
+/// [`Error::Hub`](crate::Error::Hub) if it cannot be downloaded; [`Error::Unsupported`](crate::Error::Unsupported) in
 /// builds without the feature `hub`.
 pub fn locate(name: impl AsRef<Path>) -> Result<PathBuf> {
     let path = name.as_ref();
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_stand_for_themselves() {
+    fn paths_resolve_to_themselves() {
         assert_eq!(locate("a/hf:b").unwrap(), Path::new("a/hf:b"));
         let error = locate("hf:vit").unwrap_err().to_string();
         assert!(error.contains("hf:owner/name"), "{error}");
@@ -33,7 +33,7 @@ mod tests {
 
     #[cfg(not(feature = "hub"))]
     #[test]
-    fn without_the_feature_the_hub_is_refused_with_its_name() {
+    fn without_the_feature_hub_names_are_refused() {
         let error = locate("hf:facebook/vit-mae-base").unwrap_err().to_string();
         assert!(error.contains("--features hub"), "{error}");
     }

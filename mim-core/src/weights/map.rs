@@ -8,13 +8,13 @@ use candle_core::{DType, Tensor};
 use super::WeightFile;
 use crate::{Error, Result, files};
 
-/// Named tensors on the CPU, in the order of their names.
+/// Named tensors on the CPU, sorted by name.
 #[derive(Debug, Clone, Default)]
 pub struct WeightMap(BTreeMap<String, Tensor>);
 
 impl WeightMap {
-    /// Reads a file of weights: `.safetensors`, a checkpoint of PyTorch, `.npz`, an index of several files,
-    /// a folder with one of them, or `hf:owner/name[@revision][/file]`. [`WeightFile`] says more of what was found.
+    /// Reads a file of weights: `.safetensors`, a PyTorch checkpoint, `.npz`, an index of several files,
+    /// a folder with one of them, or `hf:owner/name[@revision][/file]`. [`WeightFile`] gives more details.
     ///
     /// # Errors
     ///
@@ -25,7 +25,7 @@ impl WeightMap {
 
     /// Writes a `.safetensors` file, whole or not at all; equal tensors and metadata give equal bytes.
     ///
-    /// `metadata` holds at most one pair, since the format does not order them.
+    /// `metadata` holds at most one pair, since the format does not order pairs.
     ///
     /// # Errors
     ///
@@ -64,15 +64,15 @@ impl WeightMap {
         self.0.insert(name.into(), tensor);
     }
 
-    /// Refuses values that are infinite or not numbers; `doing` is what for, such as "starting from these weights".
+    /// Refuses infinite and NaN values. `doing` names the purpose in the error, such as "starting from these weights".
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] naming the first tensors that have any.
+    /// [`Error::Unsupported`] naming the first tensors with such values.
     pub fn check_finite(&self, doing: &'static str) -> Result<()> {
         let mut bad = Vec::new();
         for (name, tensor) in self.iter().filter(|(_, tensor)| tensor.dtype().is_float()) {
-            // Zero times what is not finite is not a number.
+            // Zero times infinity or NaN is NaN.
             let sum = (tensor.to_dtype(DType::F32)? * 0.)?.sum_all()?;
             if sum.to_scalar::<f32>()?.is_nan() {
                 bad.push(name);
@@ -84,10 +84,7 @@ impl WeightMap {
         let first = bad[..bad.len().min(5)].join(", ");
         Err(Error::unsupported(
             doing,
-            format!(
-                "{} tensors have values that are infinite or not numbers: {first}",
-                bad.len()
-            ),
+            format!("{} tensors have infinite or NaN values: {first}", bad.len()),
             "use a checkpoint from before the training diverged",
         ))
     }
@@ -112,7 +109,7 @@ impl WeightMap {
         self.0.is_empty()
     }
 
-    /// The tensors whose name starts with `prefix`, under the rest of their names.
+    /// Tensors whose name starts with `prefix`, without the prefix.
     pub fn strip_prefix(&self, prefix: &str) -> Self {
         let stripped = self
             .iter()
@@ -145,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_and_bytes_repeat() {
+    fn files_round_trip_and_their_bytes_repeat() {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (
             dir.path().join("1.safetensors"),
@@ -163,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_short_is_refused_with_both_lengths() {
+    fn a_truncated_file_is_refused_with_both_lengths() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cut.safetensors");
         sample().write(&path, None).unwrap();

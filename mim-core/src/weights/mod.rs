@@ -1,4 +1,4 @@
-//! Foreign weights: reading, renaming, reporting.
+//! Weights of other projects: reading, renaming, fitting, reporting.
 
 mod adapt;
 mod detect;

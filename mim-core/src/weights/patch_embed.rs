@@ -1,4 +1,4 @@
-//! Fitting a patch embedding to other patches and channels.
+//! Fits patch embeddings to other patch sizes and numbers of channels.
 
 use candle_core::{DType, Tensor};
 
@@ -8,9 +8,9 @@ use crate::{Error, Result};
 
 /// Resizes kernels `[dim, channels, from, from]` to patches of `to` pixels.
 ///
-/// The new kernel `w'` is the one with `B x . w' = x . w` for all patches `x`, where `B` resizes a patch
-/// bicubically (a = -0.75, no antialiasing): exactly if patches grow, in the sense of least squares and least norm
-/// if they shrink. `w' = pinv(B^T) w`; FlexiViT (Beyer et al., CVPR 2023), Sec. 3.4.
+/// The new kernel `w'` satisfies `B x . w' = x . w` for all patches `x`, where `B` resizes a patch
+/// bicubically (a = -0.75, no antialiasing). This is exact if patches grow, and the least-squares solution of least
+/// norm if they shrink. `w' = pinv(B^T) w`; FlexiViT (Beyer et al., CVPR 2023), Sec. 3.4.
 ///
 /// # Errors
 ///
@@ -22,7 +22,7 @@ pub fn resize_patch_embed(weight: &Tensor, to: usize) -> Result<Tensor> {
             "patch embedding",
             "square kernels of one pixel or more, before and after",
             (weight.dims(), to),
-            "give the weights of a ViT and its new patch size",
+            "use the weights of a ViT and a positive patch size",
         ));
     }
     if from == to {
@@ -56,7 +56,7 @@ pub fn resize_patch_embed(weight: &Tensor, to: usize) -> Result<Tensor> {
     )?)
 }
 
-/// `pinv(B^T)` `[to, from]` of one axis; of both it is their Kronecker product, as `B` is.
+/// `pinv(B^T)` `[to, from]` for one axis; both axes together have the Kronecker product, as `B` has.
 fn axis(from: usize, to: usize) -> Vec<Vec<f64>> {
     let mut resize = vec![vec![0f64; from]; to];
     for (row, taps) in resize
@@ -71,7 +71,7 @@ fn axis(from: usize, to: usize) -> Vec<Vec<f64>> {
         .map(|x| resize.iter().map(|row| row[x]).collect())
         .collect();
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    // The smaller Gram matrix is the one that can be inverted: B^T B if patches grow, B B^T if they shrink.
+    // The smaller Gram matrix is invertible: B^T B if patches grow, B B^T if they shrink.
     let short = if to > from { &columns } else { &resize };
     let size = short.len();
     let mut system: Vec<Vec<f64>> = (0..size)
@@ -95,10 +95,10 @@ fn axis(from: usize, to: usize) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// The kernels `[dim, from, height, width]` for images of `to` channels.
+/// Converts kernels to `[dim, to, height, width]` for images of `to` channels.
 ///
-/// For one channel they are added up, so that a grey image gives what its RGB copy gave; for more, they are
-/// repeated in turn and scaled by `from / to`. timm's rule for three channels.
+/// For one channel the kernels are summed, so that a grey image gives the result of its RGB copy. For more channels
+/// they are repeated in turn and scaled by `from / to`. timm's rule for three channels.
 ///
 /// # Errors
 ///
@@ -110,7 +110,7 @@ pub fn with_channels(weight: &Tensor, to: usize) -> Result<Tensor> {
             "patch embedding",
             "one channel or more, before and after",
             [from, to],
-            "give images with channels",
+            "use at least one channel",
         ));
     }
     if from == to {
@@ -156,7 +156,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn grown_patches_give_the_tokens_they_gave_before(from in 1usize..9, more in 1usize..9, seed in 0usize..50) {
+        fn grown_patches_give_the_same_tokens(from in 1usize..9, more in 1usize..9, seed in 0usize..50) {
             let to = from + more;
             let kernel = values(from * from, seed);
             let weight = Tensor::from_vec(kernel.clone(), (1, 1, from, from), &Device::Cpu).unwrap();
@@ -174,7 +174,7 @@ mod tests {
         let weight = Tensor::from_vec(values(2 * 3 * 64, 1), (2, 3, 8, 8), &Device::Cpu).unwrap();
         let resized = resize_patch_embed(&weight, 4).unwrap();
         assert_eq!(resized.dims(), [2, 3, 4, 4]);
-        // There and back again changes nothing.
+        // Resizing there and back changes nothing.
         let small = Tensor::from_vec(values(16, 2), (1, 1, 4, 4), &Device::Cpu).unwrap();
         let back = resize_patch_embed(&resize_patch_embed(&small, 8).unwrap(), 8).unwrap();
         assert_eq!(back.dims(), [1, 1, 8, 8]);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grey_image_gives_what_its_rgb_copy_gave() {
+    fn a_grey_image_gives_the_result_of_its_rgb_copy() {
         let weight = Tensor::from_vec(values(12, 3), (1, 3, 2, 2), &Device::Cpu).unwrap();
         let sum = |weight: &Tensor| weight.sum_all().unwrap().to_scalar::<f32>().unwrap();
         for channels in [1, 3, 6] {

@@ -1,14 +1,14 @@
-//! Patterns of parameter names.
+//! Wildcard patterns of parameter names.
 
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 
-/// A name in which `*` stands for any characters, dots among them: `decoder*`, `*.bias`.
+/// A name in which `*` matches any characters, including dots: `decoder*`, `*.bias`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
 
 impl Pattern {
-    /// Whether the whole of `name` fits.
+    /// Whether the pattern matches all of `name`.
     pub fn matches(&self, name: &str) -> bool {
         let mut parts = self.0.split('*');
         let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
@@ -22,7 +22,7 @@ impl Pattern {
             if parts.peek().is_none() {
                 return rest.ends_with(part);
             }
-            // The first place leaves most room for what follows.
+            // The first match leaves most room for the rest.
             match rest.find(part) {
                 Some(at) => rest = &rest[at + part.len()..],
                 None => return false,
@@ -37,7 +37,9 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.is_empty() {
-            true => Err("a pattern is a name, with * for any characters: decoder*".to_owned()),
+            true => Err(
+                "a pattern must be a name, with * for any characters, such as decoder*".to_owned(),
+            ),
             false => Ok(Self(text.to_owned())),
         }
     }
@@ -54,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_stand_for_anything() {
+    fn stars_match_anything() {
         let fits = |pattern: &str, name: &str| Pattern::from_str(pattern).unwrap().matches(name);
         for (pattern, name) in [
             ("decoder*", "decoder_blocks.0.norm1.weight"),

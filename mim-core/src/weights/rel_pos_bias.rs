@@ -1,4 +1,4 @@
-//! Fitting relative position tables of one window or grid to another.
+//! Fits relative position tables to another window or grid.
 
 use candle_core::{DType, Tensor};
 
@@ -7,10 +7,10 @@ use crate::{Error, PatchGrid, Result};
 /// Resizes a table `[(2 rows - 1)(2 cols - 1) + extra, heads]` made for windows (or grids) of
 /// `from` tokens to windows of `to`.
 ///
-/// The new distances are whole numbers, and the old ones stand at geometrically growing distances
-/// over the same range: neighbours stay neighbours, far ones spread. An interpolating bicubic spline
-/// (not-a-knot) is read between them, and at its ends beyond them. The `extra` rows at the end (three
-/// with a class token) are kept, as is a table of the same size. SimMIM and BEiT; microsoft/SimMIM
+/// The new distances are whole numbers. The old ones are placed at geometrically growing distances
+/// over the same range: near ones stay close, far ones spread out. An interpolating bicubic spline
+/// (not-a-knot) is evaluated between them, and beyond its ends. The `extra` rows at the end (three
+/// with a class token) are kept, and a table of the same size is returned unchanged. SimMIM and BEiT; microsoft/SimMIM
 /// @ d3e29bc, `utils.py`.
 ///
 /// # Errors
@@ -34,7 +34,7 @@ pub fn resize_rel_pos_bias(
                 from.rows, from.cols
             ),
             table.dims(),
-            "give the window or grid the table was made for",
+            "give the window or grid that the table was made for",
         ));
     }
     if from == to {
@@ -62,7 +62,7 @@ pub fn resize_rel_pos_bias(
     Ok(Tensor::from_vec(resized, shape, table.device())?)
 }
 
-/// For each of the `to` new distances of an axis, the weights of the `from` old ones.
+/// For each of the `to` new distances on an axis, the weights of the `from` old ones.
 fn readings(from: usize, to: usize) -> Vec<Vec<f64>> {
     let knots = knots(from, to);
     let curvatures = curvatures(&knots);
@@ -73,9 +73,9 @@ fn readings(from: usize, to: usize) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// Where the old distances stand among the new ones: 0, +-1, +-(1 + q), +-(1 + q + q^2), ...
+/// Positions of the old distances among the new ones: 0, +-1, +-(1 + q), +-(1 + q + q^2), ...
 ///
-/// `q` is bisected in (1.01, 1.5) so that the last one is the largest new distance.
+/// `q` is found by bisection in (1.01, 1.5), so that the last position is the largest new distance.
 fn knots(from: usize, to: usize) -> Vec<f64> {
     const PRECISION: f64 = 1e-6;
     let (steps, largest) = (from / 2, (to / 2) as f64);
@@ -100,17 +100,17 @@ fn knots(from: usize, to: usize) -> Vec<f64> {
     left.chain([0.]).chain(right.iter().copied()).collect()
 }
 
-/// The second derivatives at the knots of the spline through values, as a matrix `[knots, knots]` on them.
+/// The second derivatives of the spline at its knots, as a matrix `[knots, knots]` on the values.
 ///
-/// Not-a-knot: the third derivative is continuous at the second and the second last knot. Three
-/// knots have a parabola, one a constant.
+/// Not-a-knot: the third derivative is continuous at the second and the second-last knot. Three
+/// knots give a parabola, one knot a constant.
 fn curvatures(knots: &[f64]) -> Vec<Vec<f64>> {
     let count = knots.len();
     if count < 3 {
         return vec![vec![0.; count]; count];
     }
     let step = |i: usize| knots[i + 1] - knots[i];
-    // The left half holds the equations, the right half what they are equal to.
+    // The left half holds the equations, the right half their right-hand sides.
     let mut system = vec![vec![0f64; 2 * count]; count];
     for i in 1..count - 1 {
         let (before, after) = (step(i - 1), step(i));
@@ -123,7 +123,7 @@ fn curvatures(knots: &[f64]) -> Vec<Vec<f64>> {
     }
     for (row, first, sign) in [(0, 0, 1.), (count - 1, count - 3, -1.)] {
         let (before, after) = match count {
-            // One inner knot gives one condition twice; a constant second derivative gives two.
+            // One inner knot would give one condition twice, so the second one demands a constant second derivative.
             3 if sign > 0. => (0., 1.),
             3 => (1., 0.),
             _ => (step(first), step(first + 1)),
@@ -139,7 +139,7 @@ fn curvatures(knots: &[f64]) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// Turns the left half of `[n, 2 n]` into the unit matrix (Gauss-Jordan, largest pivot first).
+/// Turns the left half of `[n, 2 n]` into the identity matrix (Gauss-Jordan with partial pivoting).
 pub(super) fn eliminate(system: &mut [Vec<f64>]) {
     let count = system.len();
     for column in 0..count {
@@ -159,7 +159,7 @@ pub(super) fn eliminate(system: &mut [Vec<f64>]) {
     }
 }
 
-/// The weights of the values at the knots in the spline at `x`, between the first and the last knot.
+/// The weights of the knot values in the spline at `x`, between the first and the last knot.
 fn reading(knots: &[f64], curvatures: &[Vec<f64>], x: f64) -> Vec<f64> {
     let count = knots.len();
     if count < 2 {
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(knots.len(), 11);
         assert_eq!((knots[5], knots[6]), (0., 1.));
         assert!((knots[10] - 6.).abs() < 1e-4 && (knots[0] + 6.).abs() < 1e-4);
-        // Where no q fits, it ends at its largest or smallest.
+        // If no q fits, the bisection ends at an end of its range.
         assert!((self::knots(7, 11)[6] - 4.75).abs() < 1e-4);
         assert!(self::knots(13, 5)[12] > 6.);
     }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_stay_extra_rows_are_kept_and_axes_are_told_apart() {
+    fn constants_and_extra_rows_are_kept_and_axes_are_separate() {
         let table = |rows: usize, cols: usize| {
             let values: Vec<f32> = (0..rows * cols).map(|i| (i % cols) as f32).collect();
             Tensor::from_vec(values, (rows * cols, 1), &Device::Cpu).unwrap()
@@ -228,7 +228,7 @@ mod tests {
         let values: Vec<f32> = resized.flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(values.len(), 7 * 5 + 3);
         assert_eq!(values[35..], [7., 8., 9.]);
-        // Columns are as they were, for every row.
+        // The columns are unchanged, for every row.
         for (i, value) in values[..35].iter().enumerate() {
             assert!((value - (i % 5) as f32).abs() < 0.05, "{i}: {value}");
         }

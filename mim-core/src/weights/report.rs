@@ -1,20 +1,20 @@
-//! What happened when weights were loaded.
+//! Reports on loading weights.
 
-/// Every name concerned by a load: nothing is dropped or left out in silence.
+/// All names in a load: nothing is dropped silently.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Parameters that were set.
+    /// Parameters set from the weights.
     pub loaded: Vec<String>,
-    /// Parameters of the model that the weights lack.
+    /// Parameters that the weights lack.
     pub missing: Vec<String>,
-    /// Names in the weights that the model does not have.
+    /// Names in the weights that the model lacks.
     pub unexpected: Vec<String>,
-    /// Names with another shape: (name, the model's shape, the weights' shape).
+    /// Names with a different shape: (name, the model's shape, the weights' shape).
     pub misshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
 impl LoadReport {
-    /// Whether every parameter was set and nothing was left over.
+    /// Whether every parameter was set and no weight was left over.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.misshaped.is_empty()
     }

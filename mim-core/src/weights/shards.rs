@@ -1,4 +1,4 @@
-//! Writing weights as one file, or as several with an index.
+//! Writes weights as one file, or as several with an index.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use super::WeightMap;
 use crate::{Result, files};
 
 impl WeightMap {
-    /// The same with all fractions (not integers) as `dtype`.
+    /// Converts all floating-point tensors to `dtype`; integers are kept.
     ///
     /// # Errors
     ///
-    /// Fails only if candle has no such conversion.
+    /// Fails only if candle lacks the conversion.
     pub fn cast(&self, dtype: DType) -> Result<Self> {
         let cast = self.iter().map(|(name, tensor)| {
             let tensor = match tensor.dtype().is_float() {
@@ -25,18 +25,18 @@ impl WeightMap {
         cast.collect()
     }
 
-    /// Bytes of all values.
+    /// Total bytes of all values.
     pub fn bytes(&self) -> usize {
         self.iter().map(|(_, tensor)| size(tensor)).sum()
     }
 
-    /// Writes `model.safetensors` into `folder`, or, if that had more than `most` bytes, files of at most so many
-    /// (a larger tensor has its own) and `model.safetensors.index.json`, as transformers does. All or none are there
-    /// afterwards.
+    /// Writes `model.safetensors` into `folder`. If that would exceed `most` bytes, writes files of at most that size
+    /// (a larger tensor gets its own file) and `model.safetensors.index.json`, as transformers does. Writes all files or
+    /// none.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if something cannot be written.
+    /// [`Error::Io`] if a file cannot be written.
     pub fn write_folder(&self, folder: &Path, most: usize) -> Result<()> {
         files::fill_folder(folder, |new| self.write_into(new, most))
     }
@@ -90,7 +90,7 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     #[test]
-    fn large_weights_become_several_files_that_are_read_as_one() {
+    fn large_weights_are_sharded_and_read_as_one() {
         let tensor = |count: usize| Tensor::arange(0f32, count as f32, &Device::Cpu).unwrap();
         let weights: WeightMap = [("a", 10), ("b", 2), ("c", 2), ("d", 3)]
             .map(|(name, count)| (name.to_owned(), tensor(count)))
@@ -107,12 +107,12 @@ mod tests {
             assert_eq!(read.len(), 4);
             std::fs::read_dir(dir.path()).unwrap().count()
         };
-        // One file; three and an index; one a tensor.
+        // One file; three and an index; one per tensor.
         assert_eq!((count(1000), count(16), count(1)), (1, 4, 5));
     }
 
     #[test]
-    fn integers_keep_their_type() {
+    fn integers_keep_their_dtype() {
         let mut weights = WeightMap::default();
         weights.insert("f", Tensor::new(&[1.5f64], &Device::Cpu).unwrap());
         weights.insert("i", Tensor::new(&[3i64], &Device::Cpu).unwrap());

@@ -1,4 +1,4 @@
-//! Maps of other sizes: bilinear interpolation and adaptive pooling, as products with a matrix on each axis.
+//! Resizing of maps: bilinear interpolation and adaptive pooling, as products with one matrix per axis.
 
 use candle_core::{Device, Tensor};
 use mim_core::{Result, ops};
@@ -6,7 +6,7 @@ use mim_core::{Result, ops};
 /// Height and width.
 pub(super) type Size = (usize, usize);
 
-/// A linear change of a map's height and width; gradients pass through it.
+/// A linear resampling of a map's height and width; gradients pass through it.
 pub(super) struct Resample {
     /// `[new rows, rows]`.
     rows: Tensor,
@@ -15,12 +15,12 @@ pub(super) struct Resample {
 }
 
 impl Resample {
-    /// Bilinear interpolation, edges repeated, as PyTorch computes it with `align_corners=False`.
+    /// Bilinear interpolation, edges repeated, as in PyTorch with `align_corners=False`.
     pub(super) fn bilinear(from: Size, to: Size, device: &Device) -> Result<Self> {
         Self::new(from, to, bilinear, device)
     }
 
-    /// The means of `side` x `side` boxes that cover the map, as PyTorch's adaptive average pooling.
+    /// Means of `side` x `side` boxes that cover the map, as in PyTorch's adaptive average pooling.
     pub(super) fn pooled(from: Size, side: usize, device: &Device) -> Result<Self> {
         Self::new(from, (side, side), pooled, device)
     }
@@ -46,7 +46,7 @@ impl Resample {
     }
 }
 
-/// `xs` `[batch, height, width, channels]` at another size.
+/// Resizes `xs` `[batch, height, width, channels]`.
 pub(super) fn resized(xs: &Tensor, to: Size) -> Result<Tensor> {
     let (_, height, width, _) = xs.dims4()?;
     match (height, width) == to {
@@ -59,7 +59,7 @@ pub(super) fn resized(xs: &Tensor, to: Size) -> Result<Tensor> {
 fn bilinear(from: usize, to: usize) -> Vec<f32> {
     let mut matrix = vec![0.; to * from];
     for (place, row) in matrix.chunks_exact_mut(from).enumerate() {
-        // The middle of the place is at (place + 1/2) * from / to - 1/2, in parts of 2 to.
+        // The centre of a position is at (place + 1/2) * from / to - 1/2, in units of 1 / (2 to).
         let middle = ((2 * place + 1) * from).saturating_sub(to);
         let (low, part) = (middle / (2 * to), middle % (2 * to));
         let share = part as f32 / (2 * to) as f32;
@@ -85,7 +85,7 @@ mod tests {
     use candle_core::Var;
 
     #[test]
-    fn interpolates_and_pools_as_pytorch() {
+    fn interpolates_and_pools_like_pytorch() {
         assert_eq!(
             bilinear(2, 4),
             [1., 0., 0.75, 0.25, 0.25, 0.75, 0., 1.],

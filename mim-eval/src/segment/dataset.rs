@@ -11,7 +11,7 @@ pub trait MaskedDataset: Send + Sync + fmt::Debug {
     /// Number of images.
     fn len(&self) -> usize;
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -23,7 +23,7 @@ pub trait MaskedDataset: Send + Sync + fmt::Debug {
     /// If one of them cannot be read, they differ in size, or `index` is not below [`Self::len`].
     fn read(&self, index: usize) -> Result<MaskedImage>;
 
-    /// What messages call image `index`.
+    /// Name of image `index` in messages.
     fn name_of(&self, index: usize) -> String;
 }
 
@@ -35,7 +35,7 @@ pub struct MaskedImage {
 }
 
 impl MaskedImage {
-    /// An image, and its mask `[height, width]` of `size` = (height, width), row by row; `name` stands in errors.
+    /// An image with its mask `[height, width]` of `size` = (height, width), in row-major order; `name` is for errors.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl MaskedImage {
                     "the mask has {}x{} pixels, but its image {height}x{width}",
                     size.0, size.1
                 ),
-                "give each image a mask of its own size, or remove both",
+                "give each image a mask of the same size, or remove both",
             ));
         }
         Ok(Self { image, mask })
@@ -64,7 +64,7 @@ impl MaskedImage {
         &self.image
     }
 
-    /// The class of each pixel, row by row.
+    /// The class of each pixel, in row-major order.
     pub fn mask(&self) -> &[u8] {
         &self.mask
     }

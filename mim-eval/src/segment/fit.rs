@@ -13,10 +13,10 @@ use super::frozen::Scaler;
 use super::head::Head;
 use super::training_windows::TrainingWindows;
 
-/// Share of the steps in which the learning rate grows.
+/// Share of the steps with a growing learning rate.
 const WARMUP: f64 = 0.05;
 
-/// Trains a head by AdamW, the learning rate growing and then falling by a half cosine.
+/// Trains a head by AdamW with linear warm-up and half-cosine decay.
 pub(super) fn fit(
     training: &TrainingWindows,
     (head, store): (&dyn Head, &ParamStore),
@@ -43,7 +43,7 @@ pub(super) fn fit(
             Purpose::Shuffle,
             [epoch as u64, 0],
         ));
-        // Batches of one size, for batch norm: the windows left over differ between epochs.
+        // Batches of equal size, for batch norm; the dropped windows differ between epochs.
         for (iter, windows) in order.chunks_exact(batch_size).enumerate() {
             let step = StepContext {
                 epoch,
@@ -60,7 +60,7 @@ pub(super) fn fit(
             let Some(loss) = pixel_loss(&logits, &masks, config.ignore_index)? else {
                 continue;
             };
-            // Once an epoch, for a number that is read waits for the device.
+            // Once per epoch, since reading a number waits for the device.
             if iter + 1 == step.iters_per_epoch {
                 check_finite(&loss, &step)?;
             }
@@ -72,7 +72,7 @@ pub(super) fn fit(
     Ok(())
 }
 
-/// Refuses a loss that is no number.
+/// Refuses a loss that is infinite or NaN.
 fn check_finite(loss: &Tensor, step: &StepContext) -> Result<()> {
     match loss.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {
         true => Ok(()),
@@ -84,7 +84,8 @@ fn check_finite(loss: &Tensor, step: &StepContext) -> Result<()> {
     }
 }
 
-/// The mean cross-entropy of logits `[batch, height, width, classes]` over the pixels that are not ignored; none if all are.
+/// The mean cross-entropy of logits `[batch, height, width, classes]` over pixels that are not ignored; `None` if all
+/// are.
 fn pixel_loss(logits: &Tensor, masks: &[u8], ignored: u8) -> Result<Option<Tensor>> {
     let counts = |class: &u8| *class != ignored;
     let counted = masks.iter().filter(|class| counts(class)).count();

@@ -1,4 +1,4 @@
-//! Folders of images and of masks.
+//! Folders with images and masks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,14 @@ use mim_core::{Error, Result};
 use super::dataset::{MaskedDataset, MaskedImage};
 use super::indexed_png;
 
-/// Names of files in an error at most.
+/// Maximum number of file names in an error.
 const NAMED: usize = 3;
 
-/// Images in `PATH/SPLIT/images` and their masks in `PATH/SPLIT/masks`, PNG files of the same name but for its ending.
+/// Images in `PATH/SPLIT/images` and masks in `PATH/SPLIT/masks`, PNG files with the same name except for the
+/// extension.
 ///
-/// A split's folder has any of its usual names ([`Split::names`]) in any case of letters. A mask has one value a pixel,
-/// grey or from a palette, and the value is the class.
+/// The folder of a split has one of its usual names ([`Split::names`]), in upper or lower case. A mask has one value
+/// per pixel, grey or from a palette; the value is the class.
 #[derive(Debug)]
 pub struct MaskFolder {
     /// An image and its mask.
@@ -23,7 +24,7 @@ pub struct MaskFolder {
 }
 
 impl MaskFolder {
-    /// Whether a folder of a split in `root` has masks.
+    /// Whether a split folder in `root` has masks.
     pub fn recognises(root: &Path) -> bool {
         let mut all = Split::ALL.into_iter();
         all.any(|split| {
@@ -31,13 +32,13 @@ impl MaskFolder {
         })
     }
 
-    /// Lists the images of a split, in the order of their names.
+    /// Lists the images of a split, sorted by name.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSplit`] if there is no folder for it, [`Error::Format`] if one of its folders is missing or empty, two
-    /// images have one name, or naming images without a mask and masks without an image; [`Error::Io`] if a folder
-    /// cannot be listed.
+    /// [`Error::NoSplit`] if its folder is missing. [`Error::Format`] if the folder of images or masks is missing or
+    /// empty, if two images have the same name, or if images lack masks or masks lack images; it names them.
+    /// [`Error::Io`] if a folder cannot be listed.
     pub fn open(root: &Path, split: Split) -> Result<Self> {
         let fix =
             format!("put its images into `{split}/images` and their masks into `{split}/masks`");
@@ -67,7 +68,7 @@ impl MaskedDataset for MaskFolder {
 
     fn read(&self, index: usize) -> Result<MaskedImage> {
         let Some((image, mask)) = self.files.get(index) else {
-            let (expected, fix) = (format!("below {}", self.len()), "take indices below len");
+            let (expected, fix) = (format!("below {}", self.len()), "use indices below len");
             return Err(Error::shape("image index", expected, index, fix));
         };
         MaskedImage::new(decode(image)?, indexed_png::read(mask)?, mask)
@@ -82,7 +83,7 @@ impl MaskedDataset for MaskFolder {
     }
 }
 
-/// The folder of a split, by any of its names.
+/// The folder of a split, under any of its names.
 fn split_folder(root: &Path, split: Split) -> Option<PathBuf> {
     let entries = std::fs::read_dir(root).ok()?.flatten();
     let mut found: Vec<_> = entries
@@ -108,7 +109,7 @@ fn png_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Files by their name without its ending.
+/// Files by name without extension.
 fn by_stem(files: impl Iterator<Item = PathBuf>) -> Result<BTreeMap<String, PathBuf>> {
     let mut all = BTreeMap::new();
     for path in files {
@@ -119,7 +120,7 @@ fn by_stem(files: impl Iterator<Item = PathBuf>) -> Result<BTreeMap<String, Path
             .into_owned();
         if let Some(other) = all.insert(stem, path.clone()) {
             let what = format!(
-                "{} has the same name but for its ending or folder",
+                "{} has the same name except for extension or folder",
                 other.display()
             );
             return Err(Error::format(path, what, "rename one of them and its mask"));
@@ -145,18 +146,18 @@ fn check(
         (!names.is_empty()).then(|| format!("{} {what}: {shown}{more}", names.len()))
     };
     let found = [
-        alone(images, masks, "without a mask (masks/NAME.png)"),
+        alone(images, masks, "images without a mask (masks/NAME.png)"),
         alone(masks, images, "masks without an image"),
     ];
     let found: Vec<String> = found.into_iter().flatten().collect();
     match found.is_empty() {
         true => Ok(()),
         false => {
-            let what = format!("of its images and masks are {}", found.join("; "));
+            let what = format!("images and masks do not match: {}", found.join("; "));
             Err(Error::format(
                 folder,
                 what,
-                "give each image a mask of its name, or remove those named",
+                "give each image a mask of the same name, or remove the named files",
             ))
         }
     }
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn images_and_masks_of_one_name_belong_together() {
+    fn images_and_masks_are_matched_by_name() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         assert!(!MaskFolder::recognises(root));
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_partner_or_another_size_is_named() {
+    fn missing_partners_and_other_sizes_are_named() {
         let root = tempfile::tempdir().unwrap();
         let (root, train) = (root.path(), root.path().join("train"));
         let fails = || {
@@ -219,7 +220,7 @@ mod tests {
         add(&train, "z.png", (None, Some(2)));
         let error = fails();
         assert!(
-            error.contains("4 without a mask") && error.contains("a, b, c, ..."),
+            error.contains("4 images without a mask") && error.contains("a, b, c, ..."),
             "{error}"
         );
         assert!(error.contains("1 masks without an image: z"), "{error}");

@@ -1,4 +1,4 @@
-//! The frozen encoder: windows of images to the features that a head reads.
+//! The frozen encoder: extracts the features of windows for a head.
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::{
@@ -8,25 +8,25 @@ use mim_core::{
 use super::SegmentHead;
 use super::axis::Size;
 
-/// Blocks that an encoder is asked for to find how many it has.
+/// Number of blocks requested from an encoder to find its depth.
 const MOST_BLOCKS: usize = 256;
-/// Layers that UPerNet reads.
+/// Number of layers that UPerNet reads.
 const LEVELS: usize = 4;
 
-/// An encoder and what is read of it.
+/// An encoder, and which of its features are used.
 pub(super) struct Frozen<'a> {
     pub(super) encoder: &'a dyn Encoder,
     pub(super) input: &'a Input,
     pub(super) device: &'a Device,
-    /// Windows of a forward pass.
+    /// Windows per forward pass.
     pub(super) batch_size: usize,
     pub(super) head: SegmentHead,
-    /// Blocks; empty for the final output.
+    /// Blocks to read; empty for the final output.
     pub(super) layers: Vec<usize>,
 }
 
 impl Frozen<'_> {
-    /// Finds the layers of UPerNet where none are named: at a third, a half, two thirds and all of the blocks (BEiT).
+    /// Sets the layers of UPerNet if not configured: at a third, a half, two thirds and all of the blocks (BEiT).
     pub(super) fn find_layers(&mut self, window: Size) -> Result<()> {
         if self.head == SegmentHead::Linear || !self.layers.is_empty() {
             return Ok(());
@@ -36,7 +36,7 @@ impl Frozen<'_> {
         let asked: Vec<usize> = (0..MOST_BLOCKS).collect();
         let blocks = self.encoded(values, window, &asked)?.layers.len();
         if blocks == 0 {
-            let (why, fix) = ("the encoder has no blocks to read", "use head=linear");
+            let (why, fix) = ("the encoder does not give outputs of blocks", "use head=linear");
             return Err(Error::unsupported("UPerNet", why, fix));
         }
         let places = [blocks / 3, blocks / 2, 2 * blocks / 3, blocks];
@@ -47,7 +47,7 @@ impl Frozen<'_> {
         Ok(())
     }
 
-    /// What the encoder makes of windows, `planes` `[count, channels, height, width]`.
+    /// Encodes windows, `planes` `[count, channels, height, width]`.
     fn encoded(&self, planes: Vec<u8>, (height, width): Size, layers: &[usize]) -> Result<Encoded> {
         let channels = self.input.channels();
         let count = planes.len() / (channels * height * width);
@@ -64,7 +64,7 @@ impl Frozen<'_> {
             .encode(&images, Masking::None, &want, &step)
     }
 
-    /// The features of windows, `[count, rows, cols, dim]` for each level, on the CPU.
+    /// The features of windows, `[count, rows, cols, dim]` per level, on the CPU.
     pub(super) fn levels(&self, planes: &[u8], window: Size) -> Result<Vec<Tensor>> {
         let values = self.input.channels() * window.0 * window.1;
         let mut batches: Vec<Vec<Tensor>> = Vec::new();
@@ -85,16 +85,16 @@ impl Frozen<'_> {
         levels.collect()
     }
 
-    /// The maps that the head reads.
+    /// The feature maps for the head.
     fn maps(&self, encoded: &Encoded) -> Result<Vec<Tensor>> {
         let map = |patches: Tensor| {
             let (count, tokens, dim) = patches.dims3()?;
             let grid = encoded.grid;
             if tokens != grid.len() {
                 return Err(Error::unsupported(
-                    "a head on layers of several resolutions",
-                    format!("a layer has {tokens} tokens, the output has a grid of {grid}"),
-                    "name layers of the last stage, or use head=linear without layers",
+                    "a head on layers with different resolutions",
+                    format!("a layer has {tokens} tokens, but the output has a grid of {grid}"),
+                    "use layers of the last stage, or head=linear without layers",
                 ));
             }
             Ok(patches
@@ -106,7 +106,7 @@ impl Frozen<'_> {
         }
         let known = |layer: &&usize| encoded.layers.iter().any(|(known, _)| known == *layer);
         if let Some(layer) = self.layers.iter().find(|layer| !known(layer)) {
-            let (why, fix) = ("the encoder has no such block", "count its blocks from 0");
+            let (why, fix) = ("the encoder does not have this block", "count blocks from 0");
             return Err(Error::config("segment", "layers", layer, why, fix));
         }
         let maps = self
@@ -118,7 +118,7 @@ impl Frozen<'_> {
             SegmentHead::Linear => Ok(vec![Tensor::cat(&maps, 3)?]),
             SegmentHead::UperNet if maps.len() == LEVELS => Ok(maps),
             SegmentHead::UperNet => {
-                let (why, fix) = ("UPerNet reads four layers", "name four, or none");
+                let (why, fix) = ("UPerNet reads four layers", "list four layers, or none");
                 let layers = format!("{:?}", self.layers);
                 Err(Error::config("segment", "layers", layers, why, fix))
             }
@@ -126,18 +126,18 @@ impl Frozen<'_> {
     }
 }
 
-/// Mean and reciprocal deviation of each feature over all patches of the training windows.
+/// Mean and reciprocal deviation of each feature, over all patches of the training windows.
 pub(super) struct Scaler {
     mean: Tensor,
     scale: Tensor,
 }
 
 impl Scaler {
-    /// Of features `[windows, rows, cols, dim]`.
+    /// Fits features `[windows, rows, cols, dim]`.
     pub(super) fn fit(features: &Tensor) -> Result<Self> {
         const CHUNK: usize = 64;
         let (windows, rows, cols, dim) = features.dims4()?;
-        // Sums in f64, some windows at a time.
+        // Sums in f64, over chunks of windows.
         let sums = |term: &dyn Fn(Tensor) -> Result<Tensor>| {
             let mut sum = Tensor::zeros(dim, DType::F64, features.device())?;
             for start in (0..windows).step_by(CHUNK) {
@@ -150,7 +150,7 @@ impl Scaler {
         let mean = sums(&Ok)?;
         let variance = sums(&|part| Ok(part.broadcast_sub(&mean)?.sqr()?))?;
         let scale: Vec<f64> = variance.to_vec1()?;
-        // A feature that never changes is only centred.
+        // A constant feature is only centred.
         let scale = scale
             .into_iter()
             .map(|v| if v > 1e-12 { v.sqrt().recip() } else { 1. });

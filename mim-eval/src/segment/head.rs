@@ -1,4 +1,4 @@
-//! Heads: from the features of an encoder to the classes of pixels.
+//! Segmentation heads: from encoder features to pixel classes.
 
 use candle_core::{Device, Tensor};
 use mim_core::nn::Linear;
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use super::upernet::{UperNet, UperNetShape};
 
-/// What is trained on the features of a frozen encoder.
+/// The head trained on the features of a frozen encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SegmentHead {
-    /// A linear map of the features of each patch, whose logits are interpolated to pixels.
+    /// A linear layer per patch, with logits interpolated to pixels.
     #[default]
     Linear,
-    /// UPerNet (Xiao et al., ECCV 2018): a pyramid of pooled maps on the last of four layers, and a pathway from it down
+    /// UPerNet (Xiao et al., ECCV 2018): pyramid pooling on the last of four layers, then a top-down pathway
     /// to maps of four resolutions.
     UperNet,
 }
 
-/// The map of a head.
+/// The network of a head.
 pub(super) trait Head: Send + Sync {
-    /// Logits `[batch, rows, cols, classes]` on a grid of the head's own, from the features `[batch, rows, cols, dim]` of
+    /// Logits `[batch, rows, cols, classes]` on the head's own grid, from the features `[batch, rows, cols, dim]` of
     /// each layer.
     fn logits(&self, levels: &[Tensor], step: &StepContext) -> Result<Tensor>;
 }
@@ -37,7 +37,7 @@ impl Head for LinearHead {
 }
 
 impl SegmentHead {
-    /// The head at its initial weights, and their store.
+    /// The head with its initial weights, and their store.
     pub(super) fn build(
         self,
         shape: UperNetShape,

@@ -1,4 +1,4 @@
-//! Masks as PNG files: a pixel's value is its class.
+//! Masks in PNG files: the value of a pixel is its class.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -10,28 +10,28 @@ use png::{BitDepth, ColorType, Decoder, Transformations};
 use super::axis::Size;
 
 const FIX: &str =
-    "save masks as PNG with one value a pixel, grey or from a palette, of at most 8 bits";
+    "save masks as PNG with one value per pixel, grey or palette index, of at most 8 bits";
 
-/// Reads a mask: its values `[height, width]` as they are in the file, palette indices among them, and its size.
+/// Reads a mask: its raw values `[height, width]`, which may be palette indices, and its size.
 pub(super) fn read(path: &Path) -> Result<(Vec<u8>, Size)> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let broken = |error: png::DecodingError| {
-        Error::format(path, format!("is no PNG that can be read: {error}"), FIX)
+        Error::format(path, format!("is not a readable PNG: {error}"), FIX)
     };
     let mut decoder = Decoder::new(BufReader::new(file));
-    // The values as they are: no palette looked up, no grey stretched to 8 bits.
+    // Raw values: no palette look-up, and no stretching of grey to 8 bits.
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(broken)?;
     let (color, depth) = (reader.info().color_type, reader.info().bit_depth);
     let wrong = |what: &str| {
         Err(Error::format(
             path,
-            format!("{what}, which are no classes"),
+            format!("{what}, which cannot be classes"),
             FIX,
         ))
     };
     match (color, depth) {
-        (_, BitDepth::Sixteen) => return wrong("has values of 16 bits"),
+        (_, BitDepth::Sixteen) => return wrong("has 16-bit values"),
         (ColorType::Grayscale | ColorType::Indexed, _) => {}
         (ColorType::GrayscaleAlpha, _) => return wrong("has grey values and transparency"),
         _ => return wrong("has colours (RGB)"),
@@ -46,7 +46,7 @@ pub(super) fn read(path: &Path) -> Result<(Vec<u8>, Size)> {
     Ok((values.collect(), (height, width)))
 }
 
-/// The values of a line, `bits` (1, 2, 4 or 8) each, the first in the highest bits of its byte.
+/// Unpacks values of `bits` (1, 2, 4 or 8) bits; the first is in the highest bits of its byte.
 fn unpacked(line: &[u8], bits: usize) -> impl Iterator<Item = u8> {
     let in_byte = 8 / bits;
     let all = u8::MAX >> (8 - bits);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_the_file() {
+    fn raw_values_are_read() {
         let three = |values: [u8; 3]| (values.to_vec(), (1, 3));
         let read = |color, depth, line: &[u8]| written(color, depth, line).unwrap();
         let grey = read(ColorType::Grayscale, BitDepth::Eight, &[0, 7, 255]);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_and_deep_values_are_no_classes() {
+    fn colours_and_16_bit_values_are_refused() {
         for (color, depth, bytes, what) in [
             (ColorType::Rgb, BitDepth::Eight, 9, "colours (RGB)"),
             (ColorType::Grayscale, BitDepth::Sixteen, 6, "16 bits"),

@@ -1,4 +1,4 @@
-//! Semantic segmentation on the features of patches.
+//! Semantic segmentation on patch features.
 
 mod axis;
 mod dataset;
@@ -36,55 +36,56 @@ use crate::protocol::{Outcome, ProtocolSettings};
 use crate::split::fixed_choice;
 use crate::{EvalConfig, Features};
 
-/// Width of UPerNet's maps where none is set.
+/// Default width of UPerNet's maps.
 const CHANNELS: usize = 64;
 
-/// Settings of semantic segmentation: a head is trained on the features of a frozen encoder, and its classes of pixels are
-/// compared with masks.
+/// Settings of semantic segmentation: a head is trained on the features of a frozen encoder, and its predicted pixel
+/// classes are compared with masks.
 ///
-/// Images are cut into windows of the encoder's size: side by side to train on, overlapping to measure on, where the logits
-/// are averaged. Features are standardised by their mean and deviation over the training windows and computed once, so images
-/// are not augmented, and the encoder is not trained. Scores are those of whole images at their own size.
+/// Images are cut into windows of the encoder's size: without overlap for training, with overlap for evaluation, where
+/// logits are averaged. Features are computed once and standardised by their mean and deviation over the training
+/// windows. So images are not augmented, and the encoder is not trained. Scores are for whole images at their original
+/// size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SegmentConfig {
     /// `linear` (default) or `upernet`.
     pub head: SegmentHead,
-    /// Blocks of the encoder, from 0, whose outputs are read: side by side by `linear`, the four levels of `upernet`. Default
-    /// none: the final output, and for `upernet` the blocks at a third, a half, two thirds and the end (BEiT).
+    /// Blocks of the encoder, from 0, whose outputs are read: concatenated for `linear`, the four levels of `upernet`.
+    /// Default none: the final output, and for `upernet` the blocks at a third, a half, two thirds and the end (BEiT).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<usize>,
-    /// Width of the maps of `upernet`, which has 64 by default; 512 in the paper.
+    /// Width of the maps of `upernet`. Default 64; the paper uses 512.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<usize>,
-    /// Epochs. Default 20.
+    /// Number of epochs. Default 20.
     pub epochs: usize,
-    /// Windows of a training step. Default 16.
+    /// Windows per training step. Default 16.
     pub batch_size: usize,
     /// Learning rate of AdamW, after a warm-up over 5 % of the steps. Default 1e-3.
     pub lr: f64,
     /// Weight decay. Default 1e-4.
     pub weight_decay: f64,
-    /// Classes of the masks, from 0. Default: as many as the training masks show.
+    /// Number of classes in the masks, which count from 0. Default: the classes found in the training masks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
-    /// The value of pixels without a class. Default 255.
+    /// Value of pixels without a class. Default 255.
     pub ignore_index: u8,
-    /// What the shorter side of images becomes, in pixels. Default: images keep their size; those smaller than a window
-    /// are enlarged to it.
+    /// Size in pixels to which the shorter side of images is resized. Default: images keep their size; those smaller
+    /// than a window are enlarged to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub short_side: Option<usize>,
-    /// Size of the windows in pixels, for encoders that take images of other sizes than their own. Default: the encoder's.
+    /// Size of the windows in pixels, for encoders that accept other sizes than their own. Default: the encoder's size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<ImageSize>,
-    /// Pixels from one window to the next when measuring. Default: two thirds of a window.
+    /// Distance between windows in pixels during evaluation. Default: two thirds of a window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stride: Option<usize>,
-    /// Training images at most; of more, a fixed pseudo-random choice is used. Default 10000.
+    /// Maximum number of training images; if there are more, a fixed pseudo-random choice is used. Default 10000.
     pub max_train: usize,
-    /// Whether the same head is also trained on the encoder at random weights. Default true.
+    /// Whether to train the same head on the encoder with random weights as well. Default true.
     pub random: bool,
-    /// What the head's weights and the order of windows follow from. Default 0.
+    /// Seed of the head's weights and of the order of windows. Default 0.
     pub seed: u64,
 }
 
@@ -119,8 +120,8 @@ impl Part for SegmentConfig {
 impl ProtocolSettings for SegmentConfig {
     fn measure(&self, _train: &Features, _test: &Features) -> Result<Outcome> {
         Err(Error::unsupported(
-            "segmentation of one feature an image",
-            "it needs masks and the features of patches",
+            "segmentation with one feature per image",
+            "it needs masks and patch features",
             "call SegmentConfig::scores",
         ))
     }
@@ -131,11 +132,11 @@ impl ProtocolSettings for SegmentConfig {
 }
 
 impl SegmentConfig {
-    /// Checks the settings; those that depend on the data are checked where the data is.
+    /// Checks the settings, except those that depend on the data.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the first bad one.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn check(&self) -> Result<()> {
         let bad =
             |field, value: String, why, fix| Err(Error::config("segment", field, value, why, fix));
@@ -155,15 +156,15 @@ impl SegmentConfig {
             return bad(
                 "channels",
                 value,
-                "the linear head has no maps inside",
-                "leave it out, or use head=upernet",
+                "the linear head has no inner maps",
+                "remove it, or use head=upernet",
             );
         }
         if self.batch_size == 1 && self.head == SegmentHead::UperNet {
             return bad(
                 "batch_size",
                 "1".into(),
-                "batch norm compares windows",
+                "batch norm needs several windows",
                 "use 2 or more",
             );
         }
@@ -171,7 +172,7 @@ impl SegmentConfig {
             return bad(
                 "lr",
                 self.lr.to_string(),
-                "it is a positive number",
+                "it must be positive",
                 "use 1e-3",
             );
         }
@@ -187,7 +188,7 @@ impl SegmentConfig {
             Some(classes) if !(2..=256).contains(&classes) => bad(
                 "classes",
                 classes.to_string(),
-                "masks hold 2 to 256 classes",
+                "masks must have 2 to 256 classes",
                 "count the classes from 0",
             ),
             _ => Ok(()),
@@ -212,7 +213,7 @@ impl SegmentConfig {
         }
     }
 
-    /// How images are cut for an encoder of images of `size`.
+    /// How images are cut into windows for an encoder of images of `size`.
     fn windows(&self, size: ImageSize) -> Windows {
         let size: (usize, usize) = self.window.unwrap_or(size).into();
         let default = |side: usize| (2 * side / 3).max(1);
@@ -227,14 +228,14 @@ impl SegmentConfig {
         }
     }
 
-    /// Trains the head on the features that `encoder`, which takes `input`, gives of the first of two sets of images, and
-    /// compares what it says of the second with its masks. Of `eval` the size of batches is used.
+    /// Trains the head on the features of `encoder`, which takes `input`, for the first of two sets of images, and
+    /// compares its predictions for the second set with the masks. Only the batch size of `eval` is used.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for a setting that is out of range or does not fit the encoder; [`Error::Unsupported`] if there
-    /// is one class only, or the encoder has layers of several resolutions; [`Error::Format`] for a class that is not known;
-    /// otherwise what data and encoder return.
+    /// [`Error::InvalidConfig`] for a setting that is out of range or does not match the encoder;
+    /// [`Error::Unsupported`] if there is only one class, or the encoder has layers with different resolutions;
+    /// [`Error::Format`] for an unknown class; otherwise errors of data and encoder.
     pub fn scores(
         &self,
         (encoder, input): (&dyn Encoder, &Input),
@@ -248,7 +249,7 @@ impl SegmentConfig {
         if windows.stride.0 > windows.size.0 || windows.stride.1 > windows.size.1 {
             let (why, fix) = (
                 "pixels between windows would have no class",
-                "use at most a window",
+                "use at most the size of a window",
             );
             return Err(Error::config(
                 "segment",

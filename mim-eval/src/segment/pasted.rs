@@ -1,4 +1,4 @@
-//! A task of segmentation made from labelled images on a dark ground.
+//! A segmentation task made from labelled images on a dark background.
 
 use std::f32::consts::TAU;
 use std::sync::Arc;
@@ -11,21 +11,22 @@ use rand::{Rng, RngExt};
 
 use super::dataset::{MaskedDataset, MaskedImage};
 
-/// What the pictures are drawn from; it is no seed of a run.
+/// Seed of the pictures, independent of the seed of a run.
 const SEED: u64 = 0x5e9_0b1e_c700_0001;
-/// Values above this one are the object.
+/// Values above this belong to the object.
 const DARK: u8 = 20;
-/// Images whose borders are looked at before any picture is made.
+/// Number of images whose borders are checked first.
 const LOOKED_AT: usize = 32;
-/// The object's share of the shorter side, at least and at most.
+/// Minimum and maximum size of the object relative to the shorter side.
 const SHARE: [f32; 2] = [0.6, 0.95];
-/// Waves of a texture.
+/// Number of waves in a texture.
 const WAVES: usize = 3;
 
-/// The objects of labelled images, such as Fashion-MNIST's, each at a random size and place on a texture. Class 0 is the
-/// texture, and class `label + 1` the object. A picture is made when it is read, always the same for its index.
+/// The objects of labelled images, such as Fashion-MNIST's, each at a random size and position on a texture. Class 0 is
+/// the texture, class `label + 1` the object. A picture is generated when it is read, and is always the same for its
+/// index.
 ///
-/// A task for a first try where no masks are at hand. The object is what is brighter than a dark ground.
+/// A task for first experiments without masks. The object is the part brighter than a dark background.
 #[derive(Debug, Clone)]
 pub struct PastedObjects {
     source: Arc<dyn Dataset>,
@@ -34,18 +35,18 @@ pub struct PastedObjects {
 }
 
 impl PastedObjects {
-    /// Pictures of `size` from the objects of `source`; `split` tells the places and textures of one split from those of
-    /// another.
+    /// Pictures of `size` with the objects of `source`; positions and textures differ between values of
+    /// `split`.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the images have no labels, are more than 255 classes, are point clouds or do not lie on a
-    /// dark ground.
+    /// [`Error::Unsupported`] if the images have no labels, have more than 254 classes, are point clouds or do not have
+    /// a dark background.
     pub fn new(source: Arc<dyn Dataset>, size: ImageSize, split: Split) -> Result<Self> {
         let refuse = |why: &str| {
-            let fix = "give masks (PATH/train/images, PATH/train/masks, the same in val), or labelled images on black such as Fashion-MNIST";
+            let fix = "use masks (PATH/train/images, PATH/train/masks, the same in val), or labelled images on black such as Fashion-MNIST";
             Err(Error::unsupported(
-                "a task of segmentation made of these images",
+                "a segmentation task made from these images",
                 why.to_owned(),
                 fix,
             ))
@@ -54,7 +55,7 @@ impl PastedObjects {
             return refuse("there are neither masks nor labels");
         }
         if source.classes() > usize::from(u8::MAX) - 1 {
-            return refuse("a mask holds 254 classes and the ground at most");
+            return refuse("a mask can have at most 254 classes and the background");
         }
         let (mut bright, mut border) = (0, 0);
         for index in 0..source.len().min(LOOKED_AT) {
@@ -65,10 +66,10 @@ impl PastedObjects {
             let found = bright_border(&image);
             (bright, border) = (bright + found.0, border + found.1);
         }
-        // Objects may touch the border, but not most of it.
+        // Objects may touch the border, but not cover most of it.
         if bright * 4 > border {
             return refuse(
-                "their borders are not dark, so that objects cannot be told from the ground",
+                "their borders are not dark, so objects cannot be separated from the background",
             );
         }
         Ok(Self {
@@ -78,7 +79,7 @@ impl PastedObjects {
         })
     }
 
-    /// Classes of the masks, with the ground.
+    /// Number of classes in the masks, including the background.
     pub fn classes(&self) -> usize {
         self.source.classes() + 1
     }
@@ -125,7 +126,7 @@ fn is_object(values: &[u8]) -> bool {
     values.iter().any(|value| *value > DARK)
 }
 
-/// How many pixels of an image's border are bright, and how many there are.
+/// Number of bright pixels on an image's border, and number of border pixels.
 fn bright_border(image: &Sample) -> (usize, usize) {
     let (height, width) = image.size();
     let pixels = image.pixels().chunks_exact(image.channels()).enumerate();
@@ -138,7 +139,7 @@ fn bright_border(image: &Sample) -> (usize, usize) {
     })
 }
 
-/// The image with its longer side of `side` pixels.
+/// The image resized so that its longer side has `side` pixels.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -157,7 +158,7 @@ fn fitted(image: Sample, side: f32) -> Result<Sample> {
     )
 }
 
-/// Waves of random directions, lengths and colours under noise, between black and middle grey.
+/// A texture of waves with random directions, lengths and colours, plus noise, between black and middle grey.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_an_object_of_its_class_on_a_texture() {
+    fn a_picture_shows_an_object_of_its_class_on_a_texture() {
         let pasted = embedded(Split::Train, 32);
         assert_eq!((pasted.len(), pasted.classes()), (1000, 11));
         for index in 0..20 {
@@ -234,12 +235,12 @@ mod tests {
         let mean = ground.iter().map(|value| f64::from(*value)).sum::<f64>() / ground.len() as f64;
         assert!(
             (20. ..120.).contains(&mean),
-            "the ground is a texture, not black: {mean}"
+            "the background is a texture, not black: {mean}"
         );
     }
 
     #[test]
-    fn images_without_labels_or_a_dark_ground_are_refused() {
+    fn images_without_labels_or_a_dark_background_are_refused() {
         let of = |value: u8, classes: usize| {
             let images = MemoryDataset::new(vec![value; 32], (4, 4), 1).unwrap();
             let images = match classes {

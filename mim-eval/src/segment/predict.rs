@@ -1,4 +1,4 @@
-//! What a head says of whole images.
+//! Predictions of a head for whole images.
 
 use candle_core::{Device, Tensor};
 use mim_core::{Result, StepContext, ops};
@@ -13,14 +13,14 @@ use super::scores::SegmentScores;
 use super::training_windows::{READ, read};
 use super::windows::Windows;
 
-/// A trained head, and how its images are cut.
+/// A trained head, and how images are cut into windows.
 pub(super) struct Segmenter<'a> {
     pub(super) frozen: &'a Frozen<'a>,
     pub(super) windows: Windows,
     pub(super) head: &'a dyn Head,
     pub(super) scalers: &'a [Scaler],
     pub(super) classes: usize,
-    /// The value of pixels without a class, which no pixel is given.
+    /// Value of pixels without a class, which is never predicted.
     pub(super) ignored: u8,
 }
 
@@ -59,7 +59,7 @@ impl Segmenter<'_> {
         Ok(scores)
     }
 
-    /// The logits of windows on the head's own grid, `[windows, rows, cols, classes]`, on the CPU.
+    /// The logits of windows on the head's grid, `[windows, rows, cols, classes]`, on the CPU.
     fn logits(&self, planes: &[u8]) -> Result<Tensor> {
         let (step, (height, width)) = (StepContext::inference(), self.windows.size);
         let values = self.frozen.input.channels() * height * width;
@@ -78,7 +78,8 @@ impl Segmenter<'_> {
         Ok(Tensor::cat(&all, 0)?)
     }
 
-    /// The class of each pixel of an image: the logits of its windows, averaged where they overlap, at the image's own size.
+    /// The class of each pixel of an image at its original size: the logits of its windows, averaged where they
+    /// overlap.
     fn classes_of(
         &self,
         logits: &Tensor,
@@ -92,7 +93,8 @@ impl Segmenter<'_> {
     }
 }
 
-/// The mean over windows `[windows, height, width, classes]` at `places` of an image of `size`, `[1, height, width, classes]`.
+/// The mean over windows `[windows, height, width, classes]` at `places` in an image of `size`,
+/// `[1, height, width, classes]`.
 fn averaged(windows: &Tensor, places: &[Size], (tall, wide): Size) -> Result<Tensor> {
     let (_, height, width, classes) = windows.dims4()?;
     if (height, width) == (tall, wide) {
@@ -122,7 +124,7 @@ fn averaged(windows: &Tensor, places: &[Size], (tall, wide): Size) -> Result<Ten
     )?)
 }
 
-/// The class with the largest logit, of equals the lowest; never the one that is ignored.
+/// The class with the largest logit, except the ignored one; ties go to the lowest.
 fn best(logits: &[f32], ignored: u8) -> u8 {
     let classes = (0..=u8::MAX)
         .zip(logits)
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_logits_the_lower_class_is_taken_but_not_the_ignored_one() {
+    fn ties_go_to_the_lower_class_except_the_ignored_one() {
         let of = |logits: &[f32]| best(logits, 255);
         assert_eq!(
             [of(&[1., 1.]), of(&[0., 3., 3.]), of(&[-1., -2.])],

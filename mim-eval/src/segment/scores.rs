@@ -1,4 +1,4 @@
-//! What was made of the pixels of images, and the figures that follow.
+//! Pixel predictions of images, and the resulting figures.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use rand::RngExt;
 
 use crate::protocol::Outcome;
 
-/// Samples of a bootstrapped interval.
+/// Number of bootstrap samples.
 const SAMPLES: usize = 1000;
 
-/// For each image, how many pixels of each class were given each class.
+/// For each image, the confusion counts of its pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentScores {
     classes: usize,
-    /// Of each image the cells `true class * classes + given class` that are not zero.
+    /// Per image: the nonzero cells, indexed by `true class * classes + predicted class`.
     images: Vec<Vec<(usize, u64)>>,
 }
 
@@ -24,18 +24,18 @@ pub struct SegmentScores {
 pub struct SegmentSummary {
     /// The mean of `iou` over the classes that have one.
     pub miou: f64,
-    /// Of each class the intersection over the union of its pixels and those given it; none where there are neither.
+    /// Intersection over union of each class; `None` for a class without true and predicted pixels.
     pub iou: Vec<Option<f64>>,
-    /// Pixels that were given their class.
+    /// Share of correctly classified pixels.
     pub pixel_accuracy: f64,
-    /// The mean over classes of the share of their pixels that were given them.
+    /// The mean over classes of the share of correctly classified pixels.
     pub mean_class_accuracy: f64,
     /// Bounds of the 95 % interval of `miou`, from a bootstrap over images.
     pub interval: [f64; 2],
 }
 
 impl SegmentScores {
-    /// No image yet, of pixels of so many classes.
+    /// Without images, for pixels of `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self {
             classes,
@@ -43,7 +43,7 @@ impl SegmentScores {
         }
     }
 
-    /// Adds an image: the class of each pixel, and the one it was given. Pixels of the class `ignored` do not count.
+    /// Adds an image: true and predicted class of each pixel. Pixels of the true class `ignored` are skipped.
     ///
     /// # Errors
     ///
@@ -53,9 +53,9 @@ impl SegmentScores {
         let fits =
             truth.iter().all(|class| *class == ignored || known(class)) && given.iter().all(known);
         if truth.len() != given.len() || !fits {
-            let expected = format!("as many pixels in both, of classes below {}", self.classes);
+            let expected = format!("the same number of pixels in both, of classes below {}", self.classes);
             let got = format!("{} and {} pixels", truth.len(), given.len());
-            let fix = "count the classes of all masks";
+            let fix = "use a number of classes that covers all masks";
             return Err(Error::shape("masks", expected, got, fix));
         }
         let mut cells = BTreeMap::new();
@@ -77,12 +77,12 @@ impl SegmentScores {
         self.images.len()
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
     }
 
-    /// For each class (row) how many of its pixels were given each class (column).
+    /// Confusion matrix: true class by row, predicted class by column.
     pub fn confusion(&self) -> Vec<Vec<u64>> {
         let counts = self.counts(0..self.len());
         counts
@@ -91,7 +91,7 @@ impl SegmentScores {
             .collect()
     }
 
-    /// The sums over some images of all cells.
+    /// The cell sums over some images.
     fn counts(&self, images: impl Iterator<Item = usize>) -> Vec<u64> {
         let mut counts = vec![0; self.classes * self.classes];
         for image in images {
@@ -102,18 +102,18 @@ impl SegmentScores {
         counts
     }
 
-    /// All figures; the interval's samples of images are drawn by `seed`.
+    /// All figures; `seed` draws the bootstrap samples of images.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if no pixel counts.
+    /// [`Error::Unsupported`] if all pixels are ignored.
     pub fn summary(&self, seed: u64) -> Result<SegmentSummary> {
         let counts = self.counts(0..self.len());
         let pixels: u64 = counts.iter().sum();
         if pixels == 0 {
             let (why, fix) = (
-                "every pixel is to be ignored, or there is no image",
-                "give masks with classes",
+                "every pixel is ignored, or there are no images",
+                "use masks with classes",
             );
             return Err(Error::unsupported("measuring a segmentation", why, fix));
         }
@@ -135,7 +135,7 @@ impl SegmentScores {
         })
     }
 
-    /// The quantiles of `miou` of a thousand samples of as many images, drawn with replacement.
+    /// The quantiles of `miou` over a thousand bootstrap samples of the images.
     fn interval(&self, seed: u64) -> [f64; 2] {
         let mut rng = stream(seed, Purpose::Bootstrap, [0, 0]);
         let count = self.len();
@@ -149,7 +149,7 @@ impl SegmentScores {
         [means[SAMPLES * 25 / 1000], means[SAMPLES * 975 / 1000 - 1]]
     }
 
-    /// The figures as a protocol gives them: `miou`, the bounds of its interval, both accuracies and the classes' own.
+    /// The figures of a protocol: `miou`, the bounds of its interval, both accuracies, and the IoU of each class.
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ impl SegmentScores {
     }
 }
 
-/// Intersection over union of each class that has pixels or was given to some, in percent.
+/// Intersection over union of each class with true or predicted pixels, in percent.
 fn ious(counts: &[u64], classes: usize) -> Vec<Option<f64>> {
     let mut unions = vec![0; classes];
     for (cell, count) in counts.iter().enumerate() {
@@ -192,7 +192,7 @@ fn ious(counts: &[u64], classes: usize) -> Vec<Option<f64>> {
         .collect()
 }
 
-/// The mean of those that are there.
+/// The mean of the existing values.
 fn mean(values: &[Option<f64>]) -> f64 {
     let there: Vec<f64> = values.iter().flatten().copied().collect();
     there.iter().sum::<f64>() / there.len().max(1) as f64
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_those_of_a_confusion_counted_by_hand() {
+    fn figures_match_a_hand_counted_confusion_matrix() {
         let mut scores = SegmentScores::new(4);
         scores
             .push(&[0, 0, 0, 0, 1, 1, 255], &[0, 0, 0, 1, 1, 0, 2], 255)
@@ -222,7 +222,7 @@ mod tests {
             [[3, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
         );
         let summary = scores.summary(0).unwrap();
-        // 3 of 5, 1 of 4, 1 of 2; the fourth class is nowhere.
+        // 3 of 5, 1 of 4, 1 of 2; the fourth class does not occur.
         let wanted = [60., 25., 50.];
         for (own, wanted) in summary.iou.iter().zip(wanted) {
             assert!(near(own.unwrap(), wanted), "{summary:?}");
@@ -236,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_is_given_but_nowhere_true_counts_as_missed() {
+    fn a_class_that_is_predicted_but_never_true_has_zero_iou() {
         let mut scores = SegmentScores::new(2);
         scores.push(&[0, 0], &[0, 1], 255).unwrap();
         assert!(near(scores.summary(0).unwrap().miou, 25.));
     }
 
     #[test]
-    fn intervals_hold_the_mean_and_need_images() {
+    fn intervals_contain_the_mean_and_need_images() {
         let mut scores = SegmentScores::new(2);
         for image in 0..200u8 {
             let given = if image % 4 == 0 { [1, 1] } else { [0, 1] };
@@ -251,7 +251,7 @@ mod tests {
         }
         let summary = scores.summary(3).unwrap();
         let [low, high] = summary.interval;
-        // Of class 0 three quarters are right; of class 1 all are, beside a quarter as many that are not: 75 % and 80 %.
+        // In class 0, three quarters are right; in class 1 all are, plus a quarter as many wrong ones: 75 % and 80 %.
         assert!(
             low < summary.miou && summary.miou < high && high - low < 10.,
             "{summary:?}"

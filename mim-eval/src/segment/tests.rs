@@ -1,4 +1,4 @@
-//! Heads on small encoders and data.
+//! Segmentation heads on small encoders and data.
 
 use candle_core::Tensor;
 use mim_core::Norm;
@@ -8,7 +8,7 @@ use mim_core::params::{MaeInit, ParamStore};
 
 use super::*;
 
-/// Images of a dark and a bright part, with a mask of the bright one and a row that has no class.
+/// Images with a dark and a bright part; the mask marks the bright part and a row without a class.
 #[derive(Debug)]
 struct Parts {
     count: usize,
@@ -108,7 +108,7 @@ fn miou(config: &SegmentConfig, encoder: &dyn Encoder, data: &Parts) -> f64 {
 }
 
 #[test]
-fn a_linear_head_learns_what_is_separable_and_repeats_itself() {
+fn a_linear_head_learns_separable_classes_and_repeats() {
     let first = scores(&few(), &means(), &PARTS).unwrap();
     let summary = first.summary(0).unwrap();
     assert!(summary.miou > 95., "{summary:?}");
@@ -119,7 +119,7 @@ fn a_linear_head_learns_what_is_separable_and_repeats_itself() {
 }
 
 #[test]
-fn upernet_learns_on_four_blocks_and_the_linear_head_on_named_ones() {
+fn upernet_learns_on_four_blocks_and_the_linear_head_on_given_ones() {
     let upernet = SegmentConfig {
         head: SegmentHead::UperNet,
         channels: Some(8),
@@ -138,7 +138,7 @@ fn upernet_learns_on_four_blocks_and_the_linear_head_on_named_ones() {
 }
 
 #[test]
-fn windows_of_an_image_are_as_good_as_the_whole() {
+fn windows_do_as_well_as_the_whole_image() {
     let wide = Parts { width: 14, ..PARTS };
     let whole = SegmentConfig {
         window: Some(ImageSize {
@@ -156,7 +156,7 @@ fn windows_of_an_image_are_as_good_as_the_whole() {
         miou(&windows, &means(), &wide),
     );
     assert!(whole > 95. && windows > 95., "{whole} {windows}");
-    // One window that is the image: its stride has no meaning.
+    // A single window that covers the image: its stride has no effect.
     let one = |stride| {
         let config = SegmentConfig {
             stride: Some(stride),
@@ -165,7 +165,7 @@ fn windows_of_an_image_are_as_good_as_the_whole() {
         scores(&config, &means(), &PARTS).unwrap()
     };
     assert_eq!(one(3), one(8));
-    // Twice as large as the data, and compared at its own size.
+    // Features at twice the size, scores at the original size.
     let scaled = SegmentConfig {
         short_side: Some(16),
         ..few()
@@ -175,7 +175,7 @@ fn windows_of_an_image_are_as_good_as_the_whole() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said() {
+fn invalid_evaluations_are_explained() {
     let fails = |config: SegmentConfig, data: &Parts, what: &str| {
         let error = scores(&config, &vit(), data).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
@@ -210,7 +210,7 @@ fn what_cannot_be_measured_is_said() {
         ("`layers` is 4", |c| c.layers = vec![4]),
         ("`max_train` is 0", |c| c.max_train = 0),
         ("7x7", |c| c.window = Some(7.into())),
-        ("batch norm compares", |c| {
+        ("batch norm needs", |c| {
             (c.head, c.batch_size) = (SegmentHead::UperNet, 1);
         }),
         ("reads four layers", |c| {
@@ -225,7 +225,7 @@ fn what_cannot_be_measured_is_said() {
 }
 
 #[test]
-fn test_masks_may_not_have_classes_that_training_masks_lack() {
+fn test_masks_cannot_have_new_classes() {
     let high = Parts {
         classes: [0, 5],
         ..PARTS

@@ -1,4 +1,4 @@
-//! The features and masks that a head learns from.
+//! Training windows: features and masks.
 
 use candle_core::{Device, Tensor};
 use mim_core::{Error, Result, ops};
@@ -10,29 +10,29 @@ use super::dataset::{MaskedDataset, MaskedImage};
 use super::frozen::{Frozen, Scaler};
 use super::windows::{Windows, nearest};
 
-/// Images that are read at a time.
+/// Images read at a time.
 pub(super) const READ: usize = 64;
-/// Bytes of features that are kept at most: 32 GiB.
+/// Maximum bytes of stored features: 32 GiB.
 const MOST_BYTES: usize = 32 << 30;
 
-/// What heads learn from: features and masks of windows.
+/// Features and masks of windows, for training heads.
 pub(super) struct TrainingWindows {
-    /// For each level `[windows, rows, cols, dim]`, on the CPU.
+    /// Per level `[windows, rows, cols, dim]`, on the CPU.
     levels: Vec<Tensor>,
-    /// `[windows, height, width]`, row by row.
+    /// `[windows, height, width]`, in row-major order.
     masks: Vec<u8>,
     pub(super) window: Size,
-    /// The highest class of all masks, and one more.
+    /// The highest class in all masks, plus one.
     pub(super) classes: usize,
 }
 
-/// Some images with their masks, read in parallel.
+/// Reads images with their masks in parallel.
 pub(super) fn read(data: &dyn MaskedDataset, images: &[usize]) -> Result<Vec<MaskedImage>> {
     images.par_iter().map(|index| data.read(*index)).collect()
 }
 
 impl TrainingWindows {
-    /// The windows of some images side by side, and what the encoder makes of them.
+    /// Collects the windows of some images, without overlap, and their features.
     pub(super) fn collect(
         frozen: &Frozen<'_>,
         windows: &Windows,
@@ -93,12 +93,12 @@ impl TrainingWindows {
         self.masks.len() / (self.window.0 * self.window.1)
     }
 
-    /// Width of the features of each level.
+    /// Feature width of each level.
     pub(super) fn dim(&self) -> Result<usize> {
         Ok(self.levels[0].dim(3)?)
     }
 
-    /// What standardises each level, on a device.
+    /// The scaler of each level, on a device.
     pub(super) fn scalers(&self, device: &Device) -> Result<Vec<Scaler>> {
         let scalers = self.levels.iter();
         scalers
@@ -119,13 +119,13 @@ impl TrainingWindows {
     }
 }
 
-/// Refuses more features than are kept.
+/// Refuses features that exceed the memory limit.
 fn check_room(bytes: usize, config: &SegmentConfig) -> Result<()> {
     if bytes <= MOST_BYTES {
         return Ok(());
     }
     let why = format!(
-        "more than {} GiB of features would be kept in memory",
+        "more than {} GiB of features would be stored in memory",
         MOST_BYTES >> 30
     );
     let fix = "use fewer images, or fewer layers";
@@ -133,7 +133,7 @@ fn check_room(bytes: usize, config: &SegmentConfig) -> Result<()> {
     Err(Error::config("segment", "max_train", value, why, fix))
 }
 
-/// The highest class that was seen, and one more, if there are two or more.
+/// The highest class found, plus one; there must be at least two classes.
 fn count_classes(seen: &[bool; 256], images: usize) -> Result<usize> {
     let found = seen.iter().filter(|seen| **seen).count();
     match seen.iter().rposition(|seen| *seen) {
@@ -141,7 +141,7 @@ fn count_classes(seen: &[bool; 256], images: usize) -> Result<usize> {
         _ => Err(Error::unsupported(
             "segmentation with one class",
             format!("the masks of all {images} training images have {found} class"),
-            "give masks of two classes or more, and see that ignore_index is not one of them",
+            "use masks with two or more classes, and check that ignore_index is not one of them",
         )),
     }
 }

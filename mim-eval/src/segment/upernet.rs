@@ -1,4 +1,4 @@
-//! UPerNet on the layers of a plain encoder.
+//! UPerNet on layers of a plain encoder.
 
 use candle_core::Tensor;
 use mim_core::nn::{BatchNorm, Conv, Dropout, Linear, PatchUnembed};
@@ -9,9 +9,9 @@ use mim_core::{Error, Result, StepContext};
 use super::axis::{Resample, Size, resized};
 use super::head::Head;
 
-/// Sides of the pooled maps of the pyramid.
+/// Sides of the pooled maps in the pyramid.
 const POOLED: [usize; 4] = [1, 2, 3, 6];
-/// Share of the values before the last map that is dropped.
+/// Dropout rate before the last layer.
 const DROPOUT: f64 = 0.1;
 const EPS: f64 = 1e-5;
 
@@ -20,13 +20,13 @@ const EPS: f64 = 1e-5;
 pub(super) struct UperNetShape {
     /// Width of the encoder's features.
     pub(super) dim: usize,
-    /// Width of the maps inside.
+    /// Width of the inner maps.
     pub(super) channels: usize,
-    /// Classes of pixels.
+    /// Number of pixel classes.
     pub(super) classes: usize,
 }
 
-/// A convolution without change of size, batch norm, ReLU.
+/// A convolution that keeps the size, batch norm, ReLU.
 struct ConvNorm {
     conv: Conv,
     norm: BatchNorm,
@@ -50,7 +50,7 @@ impl ConvNorm {
     }
 }
 
-/// A transposed convolution of 2 x 2 pixels and as much stride, which doubles a map.
+/// A transposed convolution with 2 x 2 kernel and stride 2, which doubles a map.
 struct Doubled(PatchUnembed, usize);
 
 impl Doubled {
@@ -70,9 +70,9 @@ impl Doubled {
     }
 }
 
-/// UPerNet (Xiao et al., ECCV 2018, Sec. 3.1) on four layers of an encoder of one resolution: they become maps of 4, 2, 1
-/// and 1/2 times the patch grid by transposed convolutions and max pooling, as in BEiT (Bao et al., ICLR 2022) and MAE (He
-/// et al., CVPR 2022). The transposed convolutions also narrow the features; there is no auxiliary head.
+/// UPerNet (Xiao et al., ECCV 2018, Sec. 3.1) on four layers of an encoder with one resolution. Transposed convolutions
+/// and max pooling turn them into maps of 4, 2, 1 and 1/2 times the patch grid, as in BEiT (Bao et al., ICLR 2022) and
+/// MAE (He et al., CVPR 2022). The transposed convolutions also narrow the features. There is no auxiliary head.
 pub(super) struct UperNet {
     quadrupled: (Doubled, BatchNorm, Doubled),
     doubled: Doubled,
@@ -93,7 +93,7 @@ impl UperNet {
             classes,
         } = shape;
         let at = |name: &str, index: usize| params.pp(name).pp(index);
-        // The first two maps are narrowed already.
+        // The first two maps are already narrow.
         let widths = [channels, channels, dim];
         let laterals = widths.iter().enumerate();
         let laterals = laterals
@@ -120,14 +120,14 @@ impl UperNet {
         })
     }
 
-    /// The map of four times the grid.
+    /// The map at four times the grid.
     fn quadrupled(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
         let (first, norm, second) = &self.quadrupled;
         let ys = norm.forward(&first.forward(xs)?, step)?;
         second.forward(&ops::gelu(&ys)?)
     }
 
-    /// The coarsest map with its means over boxes of several sizes (the pyramid pooling module of PSPNet).
+    /// The coarsest map, concatenated with its means over boxes of several sizes (PSPNet's pyramid pooling module).
     fn pooled(&self, xs: &Tensor, step: &StepContext) -> Result<Tensor> {
         let size = size(xs)?;
         let mut maps = vec![xs.clone()];
@@ -142,7 +142,7 @@ impl UperNet {
 impl Head for UperNet {
     fn logits(&self, levels: &[Tensor], step: &StepContext) -> Result<Tensor> {
         let [first, second, third, fourth] = levels else {
-            let (expected, fix) = ("features of four layers", "name four layers");
+            let (expected, fix) = ("features of four layers", "list four layers");
             return Err(Error::shape("UPerNet", expected, levels.len(), fix));
         };
         let maps = [
@@ -171,7 +171,7 @@ fn size(xs: &Tensor) -> Result<Size> {
     Ok((height, width))
 }
 
-/// The largest values of 2 x 2 pixels; a map of one row or column keeps it. Features are constants, so no gradient passes.
+/// 2 x 2 max pooling; a map with a single row or column keeps it. Features are constants, so no gradient passes.
 fn halved(xs: &Tensor) -> Result<Tensor> {
     let mut ys = xs.detach();
     for axis in [1, 2] {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn halving_takes_the_largest_of_four_and_doubling_lays_out_pixels() {
+    fn halving_takes_the_maximum_and_doubling_lays_out_pixels() {
         let xs = Tensor::new(&[[1f32, 5., 2., 0.], [3., 4., 9., 7.]], &Device::Cpu).unwrap();
         let ys = halved(&xs.reshape((1, 2, 4, 1)).unwrap()).unwrap();
         assert_eq!(
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn every_parameter_gets_a_gradient_that_is_the_slope_of_the_loss() {
+    fn every_parameter_gradient_is_the_slope_of_the_loss() {
         let shape = UperNetShape {
             dim: 3,
             channels: 4,
@@ -253,7 +253,7 @@ mod tests {
             if !name.ends_with("weight") || name.contains("norm") || var.rank() < 2 {
                 continue;
             }
-            // The slope along the gradient itself.
+            // The slope along the gradient direction.
             let norm = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap();
             let norm = f64::from(norm.to_scalar::<f32>().unwrap());
             let (start, size) = (var.as_tensor().copy().unwrap(), 2e-3);

@@ -1,4 +1,4 @@
-//! Windows of images: what an encoder of one size sees of images of any size.
+//! Cuts images of any size into windows for an encoder of one size.
 
 use mim_core::augment::{CropBox, ImageOp, Interpolation, Sample, ToChannels, resize};
 use mim_core::rng::{Purpose, stream};
@@ -6,19 +6,19 @@ use mim_core::{Error, Result};
 
 use super::axis::Size;
 
-/// How images are cut.
+/// How images are cut into windows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Windows {
     /// Height and width of a window.
     pub(super) size: Size,
-    /// Pixels from one window to the next; the last one of an axis ends with the image.
+    /// Distance between windows in pixels; the last window on an axis ends with the image.
     pub(super) stride: Size,
-    /// What the shorter side of an image becomes before it is cut.
+    /// Size to which the shorter side of an image is resized first.
     pub(super) short_side: Option<usize>,
 }
 
 impl Windows {
-    /// The size at which an image is cut: its own or the one asked for, and at least a window.
+    /// The size at which an image is cut: its own or the configured one, but at least a window.
     pub(super) fn working_size(&self, (height, width): Size) -> Size {
         let scaled = |side: usize, to: usize, from: usize| (2 * side * to + from) / (2 * from);
         let shorter = height.min(width);
@@ -42,10 +42,10 @@ impl Windows {
         }
     }
 
-    /// The image as it is cut, with the encoder's channels.
+    /// The image resized for cutting, with the encoder's channels.
     pub(super) fn prepared(&self, image: Sample, channels: usize) -> Result<Sample> {
         if image.is_cloud() {
-            let (why, fix) = ("the data are point clouds", "give images");
+            let (why, fix) = ("the data are point clouds", "use images");
             return Err(Error::unsupported("segmentation", why, fix));
         }
         let (whole, size) = (
@@ -57,7 +57,7 @@ impl Windows {
         ToChannels { channels }.apply(image, &mut rng)
     }
 
-    /// Top and left of each window of an image of a working size.
+    /// Top and left of each window in an image of this working size.
     pub(super) fn places(&self, size: Size) -> Vec<Size> {
         let columns = starts(size.1, self.size.1, self.stride.1);
         let rows = starts(size.0, self.size.0, self.stride.0).into_iter();
@@ -77,7 +77,7 @@ impl Windows {
         }
     }
 
-    /// Appends the classes of a window of a mask that is `width` pixels wide.
+    /// Appends the classes of a window, from a mask that is `width` pixels wide.
     pub(super) fn cut_mask(&self, mask: &[u8], width: usize, (top, left): Size, to: &mut Vec<u8>) {
         for row in top..top + self.size.0 {
             to.extend_from_slice(&mask[row * width + left..][..self.size.1]);
@@ -85,13 +85,13 @@ impl Windows {
     }
 }
 
-/// Starts of the windows along an axis of at least a window.
+/// Starts of the windows along an axis that is at least as long as a window.
 fn starts(length: usize, window: usize, stride: usize) -> Vec<usize> {
     let last = length - window;
     (0..last).step_by(stride).chain([last]).collect()
 }
 
-/// A mask at another size; each pixel has the class of the nearest one.
+/// Resizes a mask by nearest neighbour.
 pub(super) fn nearest(mask: &[u8], (height, width): Size, (tall, wide): Size) -> Vec<u8> {
     let source = |place: usize, from: usize, to: usize| (2 * place + 1) * from / (2 * to);
     let pixel =
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn pixels_and_classes_of_a_window_belong_together() {
+    fn pixels_and_classes_of_a_window_match() {
         let bytes: Vec<u8> = (0..5 * 6 * 3).collect();
         let image = Sample::new(bytes, (5, 6), 3).unwrap();
         let mask: Vec<u8> = (0..30).collect();

@@ -1,7 +1,7 @@
 //! BEiT: BERT Pre-Training of Image Transformers (Bao et al., ICLR 2022, arXiv 2106.08254).
 //!
-//! Blocks of patches are replaced by a mask token; one linear layer predicts the token that a discrete VAE
-//! gives each of them. Reference: microsoft/unilm @ 768a3c8, `beit`.
+//! Blocks of patches are replaced by a mask token; one linear layer predicts the token that a discrete VAE assigns to
+//! each of them. Reference: microsoft/unilm @ 768a3c8, `beit`.
 
 pub(crate) mod golden;
 
@@ -27,17 +27,17 @@ use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 pub struct BeitConfig {
     /// The masks. Default: blocks of at least 16 patches up to 75 of 14x14.
     pub masker: BlockwiseMaskerConfig,
-    /// How the weights start. Default `beit`.
+    /// Initialisation of the weights. Default `beit`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Augmentation. Default: colour jitter, flip, and a random box (scale 0.08 to 1), in two sizes where the tokenizer
-    /// needs another one than the encoder.
+    /// Augmentation. Default: colour jitter, flip, and a random box (scale 0.08 to 1). Two sizes of that box if the
+    /// tokenizer needs another size than the encoder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Default: shared relative bias, no positions, layer scale, biases of query and value.
+    /// The encoder. Default: shared relative bias, no position embedding, layer scale, biases for query and value.
     pub encoder: VitConfig,
-    /// The tokenizer. Default: the discrete VAE of DALL-E, whose weights must be given.
+    /// The tokenizer. Default: the discrete VAE of DALL-E; its weights must be given.
     pub target: TokensConfig,
 }
 
@@ -47,7 +47,7 @@ impl Default for BeitConfig {
     }
 }
 
-/// BEiT's variant of a ViT, which data2vec has too.
+/// BEiT's variant of a ViT, also used by data2vec.
 pub(crate) fn vit(size: VitConfig, layer_scale: f64) -> VitConfig {
     VitConfig {
         qkv_bias: QkvBias::QV,
@@ -60,7 +60,7 @@ pub(crate) fn vit(size: VitConfig, layer_scale: f64) -> VitConfig {
     }
 }
 
-/// Colours as BEiT and data2vec change them, and a flip.
+/// The colour jitter of BEiT and data2vec, and a flip.
 pub(crate) fn jitter_and_flip() -> Vec<Augment> {
     vec![
         Augment::ColorJitter(ColorJitter {
@@ -74,7 +74,7 @@ pub(crate) fn jitter_and_flip() -> Vec<Augment> {
     ]
 }
 
-/// `ops`, then a random box (scale 0.08 to 1): for a tokenizer's `view` of its own, in two sizes.
+/// `ops`, then a random box (scale 0.08 to 1), in two sizes if the tokenizer has its own `view`.
 pub(crate) fn crops(mut ops: Vec<Augment>, image: ImageSize, view: TokenView) -> ViewPlan {
     let image = <(usize, usize)>::from(image);
     if view.index > 0 {
@@ -88,7 +88,7 @@ pub(crate) fn crops(mut ops: Vec<Augment>, image: ImageSize, view: TokenView) ->
     ViewPlan::single(ops)
 }
 
-/// Refuses an encoder whose hidden patches nothing can stand for.
+/// Refuses an encoder without a mask token.
 pub(crate) fn needs_mask_token(method: &'static str, encoder: &VitConfig) -> Result<()> {
     if encoder.mask_token {
         return Ok(());
@@ -110,7 +110,7 @@ impl BeitConfig {
         }
     }
 
-    /// The method, called `name`, with a target of so many tokens, made of `view`.
+    /// The method called `name`, with a target of `vocab_size` tokens made from `view`.
     pub(crate) fn compose(
         &self,
         name: &'static str,
@@ -140,7 +140,7 @@ impl BeitConfig {
             .build()
     }
 
-    /// The method, called `name`, with the tokenizer that the settings name.
+    /// The method called `name`, with the tokenizer from the settings.
     pub(crate) fn build_as(&self, name: &'static str, student: &ParamStore) -> Result<Composite> {
         let tokenizer = self.target.open(student.device())?;
         tokens::check(&tokenizer, self.encoder.in_channels, false)?;
@@ -170,7 +170,7 @@ impl MethodConfig for BeitConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "BEiT: BERT Pre-Training of Image Transformers",
     paper: "Bao et al., ICLR 2022, arXiv 2106.08254",
@@ -230,13 +230,13 @@ mod tests {
             target,
             ..BeitConfig::default()
         };
-        // Only the shapes count.
+        // Only the shapes matter.
         let store = ParamStore::teacher(&Device::Cpu);
         base.build(&store).unwrap();
         let all = store.parameters();
         let values: usize = all.iter().map(|(_, var)| var.elem_count()).sum();
-        // A ViT-B/16 without classifier, its positions and its biases of keys taken away; two layer scales a block, a
-        // table of 27 * 27 + 3 rows, a mask token and a head for 8192 tokens added.
+        // A ViT-B/16 without classifier, positions and key biases; plus two layer scales per block, a table of 27 * 27
+        // + 3 rows, a mask token and a head for 8192 tokens.
         let trunk = 85_798_656 - 197 * 768 - 12 * 768;
         assert_eq!(values, trunk + 24 * 768 + 732 * 12 + 768 + 8192 * (768 + 1));
         let large = BeitConfig::arch("vit_large").unwrap().encoder;
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut BeitConfig));
         let wrong: [Wrong; 5] = [
             ("`encoder.mask_token` is false", |c| {

@@ -30,15 +30,16 @@ pub struct BeitV2Config {
     pub masker: BlockwiseMaskerConfig,
     /// The head that aggregates patches. Default: two blocks on the patches of the ninth.
     pub aggregation: AggregationDecoderConfig,
-    /// How the weights start. Default `beit`; blocks of the head as those of the encoder that they stand for.
+    /// Initialisation of the weights. Default `beit`; head blocks start like the encoder blocks they stand in for.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip; a tokenizer that needs images of
-    /// another size has a view of its own.
+    /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip; a tokenizer that needs another
+    /// image size gets its own view.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Default: ViT with shared relative bias, no positions, layer scale, biases of query and value.
+    /// The encoder. Default: ViT with shared relative bias, no position embedding, layer scale, biases for query and
+    /// value.
     pub encoder: VitConfig,
     /// The tokenizer. Default VQ-KD's; its weights must be given.
     pub target: TokensConfig,
@@ -78,7 +79,7 @@ impl BeitV2Config {
         }
     }
 
-    /// One view for both networks, or one for each where they need other sizes.
+    /// One view for both networks, or one for each if they need different sizes.
     fn plan(&self, view: TokenView) -> ViewPlan {
         if let Some(views) = &self.views {
             return views.clone();
@@ -90,7 +91,7 @@ impl BeitV2Config {
         tokens::with_view(ViewPlan::crop_and_flip(crop), view)
     }
 
-    /// The method with a target of `vocab_size` tokens, made from `view` of a size.
+    /// The method with a target of `vocab_size` tokens, made from `view`.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
@@ -122,7 +123,7 @@ impl BeitV2Config {
     }
 }
 
-/// The encoder's scheme, where the head's block `i` stands for block `first + i` of the encoder.
+/// The encoder's scheme; block `i` of the head is initialised like block `first + i` of the encoder.
 struct WithHead {
     encoder: Box<dyn InitScheme>,
     first: usize,
@@ -165,7 +166,7 @@ impl MethodConfig for BeitV2Config {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers",
     paper: "Peng et al., 2022, arXiv 2208.06366",
@@ -189,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_head_stands_where_the_paper_has_it() {
+    fn the_head_reads_the_block_of_the_paper() {
         let layer = |arch: &str| BeitV2Config::arch(arch).unwrap().aggregation.layer;
         assert_eq!([layer("vit_base"), layer("vit_large")], [8, 20]);
         let large = BeitV2Config::arch("vit_large").unwrap();
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_the_head_start_as_those_they_stand_for() {
+    fn head_blocks_are_initialised_like_encoder_blocks() {
         let config = BeitV2Config::default();
         let (own, plain) = (config.init(), Init::Beit.build(768));
         for rest in ["attn.proj.weight", "mlp.fc2.weight", "norm1.weight"] {
@@ -238,7 +239,7 @@ mod tests {
             )
         };
         build(&network(32, 8)).unwrap();
-        // Other patches of another size, but as many.
+        // Patches of another size, but the same number of them.
         build(&network(16, 4)).unwrap();
         let error = build(&network(32, 4)).unwrap_err();
         assert!(

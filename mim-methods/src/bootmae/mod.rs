@@ -1,10 +1,9 @@
 //! BootMAE: Bootstrapped Masked Autoencoders for Vision BERT Pretraining (Dong et al., ECCV 2022,
 //! arXiv 2207.07116).
 //!
-//! Beside MAE's pixels, a second decoder predicts the features that a momentum copy of the encoder
-//! gives for the whole image. Each decoder attends to a block of the encoder, the first for pixels
-//! and the last for features, so that the encoder need not carry what only one of them uses.
-//! Reference: LightDXY/BootMAE @ d604b18.
+//! MAE's pixel prediction, plus a second decoder that predicts the features of a momentum copy of the encoder on the
+//! whole image. Each decoder attends to one block of the encoder: the first block for pixels, the last for features.
+//! The encoder then need not carry information that only one of them uses. Reference: LightDXY/BootMAE @ d604b18.
 
 mod golden;
 
@@ -29,26 +28,26 @@ use crate::registry::Entry;
 pub struct BootMaeConfig {
     /// The masks. Default: blocks of 120 of 14x14 patches, 147 hidden in all.
     pub masker: RolledBlockMaskerConfig,
-    /// What each patch's pixels are normalised by. Default `channel`.
+    /// How the pixels of each patch are normalised. Default `channel`.
     pub patch_norm: PatchNorm,
-    /// How much hidden patches count in both losses. Default `neighbours`.
+    /// Weight of hidden patches in both losses. Default `neighbours`.
     pub token_weights: TokenWeights,
     /// Weight of the feature loss. Default: rising to 1 in the first quarter of the epochs.
     pub feature_weight: Schedule,
     /// Momentum of the teacher. Default 0.999, rising to 0.9999 in 100 epochs and to 0.99999 in 300 more.
     pub momentum: Schedule,
-    /// How the weights start. Default `bootmae`.
+    /// Initialisation of the weights. Default `bootmae`.
     pub init: Init,
     /// Normalisation of the images. Default mean and deviation 0.5.
     pub norm: Norm,
     /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder, the teacher's too.
+    /// The encoder, also used by the teacher.
     pub encoder: VitConfig,
     /// The decoder of pixels; the encoder's first block is injected into it.
     pub decoder: InjectDecoderConfig,
-    /// The decoder of features, as wide as the encoder, whose last block is injected into it.
+    /// The decoder of features, as wide as the encoder; the encoder's last block is injected into it.
     pub feature_decoder: InjectDecoderConfig,
 }
 
@@ -61,7 +60,7 @@ impl Default for BootMaeConfig {
     }
 }
 
-/// Widths of the pixel decoder: the published ones, and two thirds of the encoder's below them.
+/// Widths of the pixel decoder: the published ones; smaller encoders use two thirds of their width.
 const DECODER_DIMS: &[(&str, usize)] = &[
     ("vit_tiny", 128),
     ("vit_small", 256),
@@ -70,7 +69,7 @@ const DECODER_DIMS: &[(&str, usize)] = &[
 ];
 
 impl BootMaeConfig {
-    /// BootMAE's variant of a ViT, decoders with as many heads, and the released momenta.
+    /// BootMAE's variant of a ViT, decoders with the same number of heads, and the released momenta.
     fn with_encoder(size: VitConfig, embed_dim: usize) -> Self {
         let encoder = VitConfig {
             qkv_bias: QkvBias::QV,
@@ -121,8 +120,8 @@ impl BootMaeConfig {
                 "bootmae",
                 "feature_decoder.embed_dim",
                 own,
-                format!("it shares the positions of the encoder, whose embed_dim is {encoder}"),
-                "set both to the same",
+                format!("it must equal encoder.embed_dim = {encoder}: both share the position table"),
+                "set both to the same value",
             ));
         }
         Ok(())
@@ -182,7 +181,7 @@ impl MethodConfig for BootMaeConfig {
         let &(_, embed_dim) = found.ok_or_else(|| {
             let known: Vec<_> = DECODER_DIMS.iter().map(|(name, _)| *name).collect();
             let fix = format!("use one of {}", known.join(", "));
-            Error::config("bootmae", "arch", arch, "it has no decoder for it", fix)
+            Error::config("bootmae", "arch", arch, "BootMAE has no decoder for this size", fix)
         })?;
         Ok(Self::with_encoder(VitConfig::arch(arch)?, embed_dim))
     }
@@ -240,7 +239,7 @@ impl MethodConfig for BootMaeConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Bootstrapped Masked Autoencoders for Vision BERT Pretraining",
     paper: "Dong et al., ECCV 2022, arXiv 2207.07116",
@@ -313,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut BootMaeConfig));
         let wrong: [Wrong; 6] = [
             ("`layer` is 2", |c| c.decoder.layer = Some(2)),

@@ -1,8 +1,8 @@
 //! CAE: Context Autoencoder for Self-Supervised Representation Learning (Chen et al., IJCV 2023, arXiv 2202.03026).
 //!
-//! The encoder sees visible patches alone. A regressor predicts the latents of hidden ones from them, held to what the
-//! encoder makes of the hidden patches alone; a decoder predicts from these latents the token that a discrete VAE
-//! gives each. Reference: Atten4Vis/CAE @ a7fd162.
+//! The encoder sees only visible patches. From them a regressor predicts the latents of the hidden patches; they are
+//! aligned with the encoder's output for the hidden patches alone. A decoder predicts, from these latents, the token
+//! that a discrete VAE assigns to each. Reference: Atten4Vis/CAE @ a7fd162.
 
 mod golden;
 
@@ -27,25 +27,25 @@ use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaeConfig {
-    /// The masks, which must all hide as many patches. Default: blocks of at least 16 patches, 98 of 14x14.
+    /// The masks; all must hide the same number of patches. Default: blocks of at least 16 patches, 98 of 14x14.
     pub masker: BlockwiseMaskerConfig,
-    /// Weight of the distance between predicted and seen latents. Default 2.
+    /// Weight of the distance between predicted and encoded latents. Default 2.
     pub align_loss_weight: f64,
-    /// Whether stochastic depth acts in the encoder of hidden patches, too, as released. Default true.
+    /// Whether the encoding of hidden patches uses stochastic depth, as released. Default true.
     pub alignment_drop_path: bool,
-    /// How the weights start. Default `cae`.
+    /// Initialisation of the weights. Default `cae`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Augmentation. Default: flip, and a random box (scale 0.08 to 1), in two sizes where the tokenizer needs another
-    /// one than the encoder.
+    /// Augmentation. Default: flip, and a random box (scale 0.08 to 1). Two sizes of that box if the tokenizer needs
+    /// another size than the encoder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Default: fixed positions, layer scale, biases of query and value.
+    /// The encoder. Default: fixed positions, layer scale, biases for query and value.
     pub encoder: VitConfig,
     /// Regressor and decoder.
     pub regressor: LatentRegressorConfig,
-    /// The tokenizer. Default: the discrete VAE of DALL-E, whose weights must be given.
+    /// The tokenizer. Default: the discrete VAE of DALL-E; its weights must be given.
     pub target: TokensConfig,
 }
 
@@ -56,7 +56,7 @@ impl Default for CaeConfig {
 }
 
 impl CaeConfig {
-    /// CAE's variant of a ViT, and regressor and decoder as wide.
+    /// CAE's variant of a ViT, with regressor and decoder of the same width.
     fn with_encoder(size: VitConfig, layer_scale: f64) -> Self {
         Self {
             masker: BlockwiseMaskerConfig::cae(),
@@ -65,7 +65,7 @@ impl CaeConfig {
             init: Init::Cae,
             norm: Norm::imagenet(),
             views: None,
-            // Parity: whatever the encoder, the release has 12 heads and a layer scale of 0.1 here.
+            // Parity: for every encoder size, the release uses 12 heads and a layer scale of 0.1 here.
             regressor: LatentRegressorConfig {
                 embed_dim: size.embed_dim,
                 drop_path_rate: 0.1,
@@ -86,15 +86,15 @@ impl CaeConfig {
         self.encoder.validate()?;
         self.norm.check(self.encoder.in_channels)?;
         if self.masker.when_stuck == OnStuck::Stop {
-            let why = "visible and hidden patches are encoded apart, so that all masks hide as many";
+            let why = "visible and hidden patches are encoded separately, so all masks must hide the same number";
             let (field, fix) = ("masker.when_stuck", "use \"retry\"");
             return Err(Error::config("cae", field, "stop", why, fix));
         }
         Ok(())
     }
 
-    /// What the encoder makes of hidden patches: by a copy of its own, which is the encoder of the step before, and in
-    /// the width of the regressor.
+    /// The target latents of the hidden patches. A copy of the encoder computes them, with the weights of the previous
+    /// step; they have the width of the regressor.
     fn alignment(&self, student: &ParamStore) -> Result<(ComplementTarget, ParamStore, Ema)> {
         let store = ParamStore::teacher(student.device());
         let copy = Vit::new(&store.root(), &self.encoder)?;
@@ -104,7 +104,7 @@ impl CaeConfig {
             .drop_path(self.alignment_drop_path);
         let (inputs, width) = (self.encoder.output_dim(), self.regressor.embed_dim);
         if inputs != width {
-            // The layers of the regressor itself.
+            // The regressor's own layers.
             let params = student.root().pp("regressor").shared();
             target = target.embed(
                 Linear::new(&params.pp("embed"), inputs, width)?,
@@ -120,7 +120,7 @@ impl CaeConfig {
         own.unwrap_or_else(|| crops(vec![flip], self.encoder.image_size, view))
     }
 
-    /// The method with a target of so many tokens, made of `view`.
+    /// The method with a target of `vocab_size` tokens, made from `view`.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
@@ -164,7 +164,7 @@ impl MethodConfig for CaeConfig {
     fn arch(arch: &str) -> Result<Self> {
         let size = VitConfig::arch(arch)?;
         Ok(match arch {
-            // As released, with more heads than elsewhere.
+            // As released, with more heads than other methods.
             "vit_tiny" | "vit_small" => Self::with_encoder(
                 VitConfig {
                     num_heads: 12,
@@ -192,7 +192,7 @@ impl MethodConfig for CaeConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Context Autoencoder for Self-Supervised Representation Learning",
     paper: "Chen et al., IJCV 2023, arXiv 2202.03026",
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut CaeConfig));
         let wrong: [Wrong; 5] = [
             ("`masker.when_stuck` is stop", |c| {

@@ -12,7 +12,7 @@ use mim_core::{
 };
 use mim_masking::{FixedMasker, Guide, MaskRequest, Masker};
 
-/// Encoder, predictor and head: the student's, or the teacher's.
+/// Encoder, predictor and head, of the student or the teacher.
 pub(super) struct Tower {
     pub(super) encoder: RopeVit,
     predictor: RopePredictor,
@@ -20,7 +20,7 @@ pub(super) struct Tower {
 }
 
 impl Tower {
-    /// The encoder under `params`, the others under `predictor` and `head.last_layer`.
+    /// The encoder lies under `params`, the others under `predictor` and `head.last_layer`.
     pub(super) fn new(
         params: &Params,
         encoder: &RopeVitConfig,
@@ -36,10 +36,11 @@ impl Tower {
     }
 }
 
-/// Prediction of the clusters of hidden patches, which are learned at the same time: CAPI.
+/// CAPI: prediction of the clusters of hidden patches, where the clusters are learned at the same time.
 ///
-/// One training step: a momentum teacher sees whole images, and a clustering head sorts its patches, position by
-/// position over the batch. The student sees one block of each image and predicts the clusters of some other patches.
+/// One training step: a momentum teacher sees whole images, and a clustering head assigns its patches to clusters,
+/// position by position over the batch. The student sees one block of each image and predicts the clusters of some of
+/// the other patches.
 pub struct Capi {
     pub(super) stores: [(&'static str, ParamStore); 2],
     pub(super) input: Input,
@@ -53,7 +54,7 @@ pub struct Capi {
 }
 
 impl Capi {
-    /// What the clustering head makes of the teacher's patches.
+    /// The cluster assignments of the teacher's patches.
     fn clusters(&self, images: &Tensor, step: &StepContext) -> Result<Clustered> {
         let want = EncodeOptions::default();
         let teacher = step.teacher();
@@ -120,7 +121,7 @@ impl Method for Capi {
         stores.map(|(name, store)| (*name, store)).collect()
     }
 
-    /// The teacher's, as the authors evaluate it.
+    /// The teacher's encoder, as the authors evaluate it.
     fn encoder(&self) -> Option<&dyn Encoder> {
         Some(&self.teacher.encoder)
     }
@@ -142,7 +143,7 @@ impl Method for Capi {
         let targets = rows.flatten(0, 1)?.index_select(&ids, 0)?;
         step.trace("targets", || Ok(targets.clone()))?;
         step.trace("target_entropy", || {
-            // What is 0 has no part in it.
+            // Zeros contribute nothing to the sum.
             let logs = targets.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
             Ok((&targets * logs)?.sum(1)?.mean_all()?.neg()?)
         })?;

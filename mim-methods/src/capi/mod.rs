@@ -1,7 +1,7 @@
 //! CAPI: Cluster and Predict Latent Patches for Improved Masked Image Modeling (Darcet et al., TMLR 2025, arXiv
 //! 2502.08769).
 //!
-//! A momentum teacher sees the whole image; a linear head, trained at the same time, sorts its patches into clusters.
+//! A momentum teacher sees the whole image; a linear head, trained at the same time, assigns its patches to clusters.
 //! The student sees one block and predicts the clusters of some other patches. Reference: facebookresearch/capi @ 98b4fa1.
 
 pub(crate) mod golden;
@@ -32,11 +32,12 @@ const SIZES: [(&str, usize, usize, usize); 3] = [
 
 /// Settings of CAPI; `Default` is ViT-L/14 as released.
 ///
-/// The release's two optimizers are groups of one here, since no parameter is in both: see the recipes.
+/// The release's two optimizers are parameter groups of one optimizer here, since they share no parameter: see the
+/// recipes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CapiConfig {
-    /// What is seen and what is predicted.
+    /// Which patches are visible and which are predicted.
     pub masker: InverseBlockMaskerConfig,
     /// Momentum of the teacher. Default: from 1 to 0.999 in a tenth of the run, then back, nearly to 1.
     pub momentum: Schedule,
@@ -44,14 +45,14 @@ pub struct CapiConfig {
     pub student_temp: f64,
     /// The clusters.
     pub clustering: OnlineClusteringConfig,
-    /// How the weights start. Default `capi`.
+    /// Initialisation of the weights. Default `capi`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
     /// Augmentation. Default: random resized crop (scale 0.6 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder, the teacher's too. Default: 16 registers, stochastic depth of 0.2.
+    /// The encoder, also used by the teacher. Default: 16 registers, stochastic depth of 0.2.
     pub encoder: RopeVitConfig,
     /// The predictor.
     pub predictor: RopePredictorConfig,
@@ -100,7 +101,7 @@ impl MethodConfig for CapiConfig {
         let found = SIZES.iter().find(|(name, ..)| *name == arch);
         let &(_, embed_dim, depth, num_heads) = found.ok_or_else(|| {
             let names = SIZES.map(|(name, ..)| name).join(", ");
-            let (why, fix) = ("no such size is known", format!("use one of {names}"));
+            let (why, fix) = ("it is not a known size", format!("use one of {names}"));
             Error::config("capi", "arch", arch, why, fix)
         })?;
         let mut config = Self::default();
@@ -154,7 +155,7 @@ impl MethodConfig for CapiConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Cluster and Predict Latent Patches for Improved Masked Image Modeling",
     paper: "Darcet et al., TMLR 2025, arXiv 2502.08769",
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_as_many_as_the_formulas_say() {
+    fn parameter_counts_match_the_formulas() {
         let block = |dim: usize, context: usize, heads: usize| {
             2 * dim * dim + 2 * dim * context + 8 * dim * dim + 2 * dim + 2 * dim / heads
         };
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_teacher_starts_as_the_student_and_follows_it_without_the_clusters() {
+    fn the_teacher_is_an_ema_of_the_student_except_for_the_clusters() {
         let config = CapiConfig {
             momentum: Schedule::constant(0.5),
             ..tiny()
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut CapiConfig));
         let wrong: [Wrong; 6] = [
             ("`pred_ratio` is 0.05", |c| c.masker.pred_ratio = 0.05),

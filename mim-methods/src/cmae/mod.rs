@@ -1,9 +1,9 @@
 //! CMAE: Contrastive Masked Autoencoders are Stronger Vision Learners (Huang et al., TPAMI 2023,
 //! arXiv 2207.13532).
 //!
-//! MAE on one view, and beside it a contrast: the completed features of that view, pooled and
-//! projected, must find what a momentum encoder makes of a second, slightly shifted view of the
-//! same image. Reference: ZhichengHuang/CMAE @ e786a52.
+//! MAE on one view, plus a contrastive loss. The features completed for that view, pooled and projected, must match the
+//! output of a momentum encoder for a second, slightly shifted view of the same image. Reference: ZhichengHuang/CMAE @
+//! e786a52.
 
 mod golden;
 mod views;
@@ -27,33 +27,33 @@ use crate::registry::Entry;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CmaeConfig {
-    /// Fraction of cells hidden (whole cells stay visible, rounded down), in `[0, 1)`. Default 0.65.
+    /// Fraction of cells hidden (the number of visible cells is rounded down), in `[0, 1)`. Default 0.65.
     pub mask_ratio: f64,
     /// Side of a cell in pixels; a multiple of the encoder's `patch_size`. Default 32.
     pub mask_patch_size: usize,
-    /// What cosines are divided by in the contrast. Default 0.07.
+    /// Temperature of the contrastive loss. Default 0.07.
     pub temperature: f64,
     /// Weight of the reconstruction. Default 1.
     pub pixel_weight: f64,
-    /// Weight of the contrast. Default 1.
+    /// Weight of the contrastive loss. Default 1.
     pub contrast_weight: f64,
-    /// Whether the momentum encoder works with its class token. Default true.
+    /// Whether the momentum encoder uses its class token. Default true.
     pub target_class_token: bool,
     /// Momentum of the target networks. Default 0.996 throughout.
     pub momentum: Schedule,
-    /// Pixels by which the crop that both views share is larger than the images. The first view is
-    /// its top left corner; the second starts less than so many rows and columns away. Default 32.
+    /// By how many pixels the crop that both views share is larger than the images. The first view is its top left
+    /// corner; the second is offset by less than this many rows and columns. Default 32.
     pub shift: usize,
-    /// Values the feature decoder gives for a patch; none (the default) for the only width the
-    /// projector can take, `encoder.embed_dim`.
+    /// Values per patch from the feature decoder. If not set (the default): `encoder.embed_dim`, the only width that
+    /// the projector accepts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feature_dim: Option<usize>,
     /// Normalisation of the images. Default: ImageNet's, channels reversed.
-    // Parity: the release loads RGB and swaps the channels before it subtracts the means, so that
-    // the network sees blue, green, red, and blue has the mean and deviation of red.
+    // Parity: the release loads RGB and swaps the channels before it subtracts the means. So the network sees blue,
+    // green, red, and blue has the mean and deviation of red.
     pub norm: Norm,
-    /// Augmentation, two views. Default: one random resized crop (scale 0.2 to 1, bicubic) and flip
-    /// for both; the second is shifted, and its colours are changed.
+    /// Augmentation, two views. Default: one random resized crop (scale 0.2 to 1, bicubic) and flip for both; the
+    /// second view is shifted and has colour augmentation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
     /// The encoder.
@@ -62,9 +62,9 @@ pub struct CmaeConfig {
     pub decoder: MaeDecoderConfig,
     /// The decoder of features.
     pub feature_decoder: MaeDecoderConfig,
-    /// The head on pooled features, of which the target has a copy.
+    /// The head on pooled features; the target has a copy of it.
     pub projector: ProjectionHeadConfig,
-    /// The head on top of it; as wide at the end as the projector.
+    /// The head on top of the projector, with the same output width.
     pub predictor: ProjectionHeadConfig,
 }
 
@@ -75,7 +75,7 @@ impl Default for CmaeConfig {
 }
 
 impl CmaeConfig {
-    /// CMAE's variant of a ViT and of MAE's decoder: positions with the row first.
+    /// CMAE's variant of a ViT and of MAE's decoder: row-first positions.
     fn with_encoder(size: VitConfig) -> Self {
         let decoder = |depth| MaeDecoderConfig {
             depth,
@@ -126,12 +126,12 @@ impl CmaeConfig {
             Err(Error::config("cmae", field, value, why, fix))
         };
         if let Some(other) = self.feature_dim.filter(|dim| *dim != width) {
-            let why = format!("the projector also takes the target's tokens of width {width}");
-            return bad("feature_dim", other, why, "leave it out".to_owned());
+            let why = format!("the projector also reads the target's tokens, which have width {width}");
+            return bad("feature_dim", other, why, "remove it to use the default".to_owned());
         }
         let (end, other) = (self.projector.out_dim, self.predictor.out_dim);
         if end != other {
-            let why = format!("it is compared with projector.out_dim = {end}");
+            let why = format!("it must equal projector.out_dim = {end}");
             return bad("predictor.out_dim", other, why, format!("set it to {end}"));
         }
         let decoder = &self.feature_decoder;
@@ -143,7 +143,7 @@ impl CmaeConfig {
         ))
     }
 
-    /// The momentum encoder, without final norm, and the momentum projector.
+    /// The momentum encoder, without its final norm, and the momentum projector.
     fn feature_target(&self, teacher: &Params) -> Result<FeatureTarget> {
         let encoder = VitConfig {
             final_norm: false,
@@ -231,11 +231,11 @@ fn weight(field: &'static str, value: f64) -> Result<Schedule> {
     if value.is_finite() && value >= 0. {
         return Ok(Schedule::constant(value));
     }
-    let why = "a weight is finite and not negative";
+    let why = "a weight must be finite and not negative";
     Err(Error::config("cmae", field, value, why, "use 1"))
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Contrastive Masked Autoencoders are Stronger Vision Learners",
     paper: "Huang et al., TPAMI 2023, arXiv 2207.13532",
@@ -298,14 +298,14 @@ mod tests {
     }
 
     #[test]
-    fn the_network_sees_blue_first_with_the_mean_of_red() {
+    fn channels_are_reversed_and_blue_has_the_mean_of_red() {
         let red = Tensor::from_vec(vec![255u8, 0, 0], (1, 3, 1, 1), &Device::Cpu).unwrap();
         let view = View::new(red, vec![]).unwrap();
         let seen = view.normalized(&CmaeConfig::default().norm).unwrap();
         let seen: Vec<f32> = seen.flatten_all().unwrap().to_vec1().unwrap();
         let wanted = [-0.485 / 0.229, -0.456 / 0.224, (1. - 0.406) / 0.225];
         for (seen, wanted) in seen.iter().zip(wanted) {
-            assert!((seen - wanted).abs() < 1e-5, "{seen} against {wanted}");
+            assert!((seen - wanted).abs() < 1e-5, "{seen} != {wanted}");
         }
     }
 
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_needs_one_view_only() {
+    fn a_reconstruction_needs_only_one_view() {
         let method = built(&tiny()).unwrap();
         let pixels = Tensor::zeros((2, 3, 32, 32), candle_core::DType::U8, &Device::Cpu).unwrap();
         let batch = Batch::single(View::new(pixels, vec![]).unwrap());
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_fit_are_named() {
+    fn invalid_settings_are_named() {
         let refused = |change: fn(&mut CmaeConfig), part: &str| {
             let mut config = tiny();
             change(&mut config);

@@ -4,9 +4,9 @@ use mim_core::augment::{
     Augment, ColorJitter, GaussianBlur, Grayscale, PixelShift, RandomResizedCrop, ViewPlan,
 };
 
-/// The plan for images of `(height, width)`: a random resized crop `shift` pixels larger and a flip
-/// for both views, its top left corner for the first, and for the second a window less than `shift`
-/// rows and columns away, with colour jitter, greying and blur.
+/// The plan for images of `(height, width)`: for both views a random resized crop, `shift` pixels larger, and a flip.
+/// The first view is the crop's top left corner. The second is a window offset by less than `shift` rows and columns,
+/// with colour jitter, greying and blur.
 pub(super) fn shifted((height, width): (usize, usize), shift: usize) -> ViewPlan {
     let window = |max_shift| {
         Augment::PixelShift(PixelShift {
@@ -22,7 +22,7 @@ pub(super) fn shifted((height, width): (usize, usize), shift: usize) -> ViewPlan
         saturation: 0.4,
         ..ColorJitter::default()
     };
-    // Parity: the release has the weights of luma the wrong way round.
+    // Parity: the release has the luma weights in reverse order.
     let grey = Grayscale {
         weights: Some([0.114, 0.587, 0.2989]),
         ..Grayscale::default()

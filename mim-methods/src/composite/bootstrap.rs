@@ -1,4 +1,4 @@
-//! Training in stages, each taught by what the one before has trained.
+//! Training in stages: the student of one stage is the teacher of the next.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,22 +7,24 @@ use mim_core::params::{InitScheme, ParamStore};
 use mim_core::schedule::stage_of;
 use mim_core::{Result, StepContext};
 
-/// A frozen teacher that becomes a copy of the student at the end of each stage; the student starts again.
+/// A frozen teacher that becomes a copy of the student at the end of each stage, after which the student is initialised
+/// again.
 ///
-/// The optimizer's state stays. The same seed gives the same values at each start, so a run resumes in any stage.
+/// The optimizer's state is kept. Each initialisation draws the same values from the same seed, so a run can resume in
+/// any stage.
 pub(crate) struct Bootstrap {
     /// First epochs of the stages, ascending from 0.
     pub(crate) starts: Vec<usize>,
     pub(crate) student: ParamStore,
     pub(crate) teacher: ParamStore,
-    /// How the student starts again.
+    /// Initialisation of the student at each stage.
     pub(crate) init: Box<dyn InitScheme>,
-    /// Trained parameters that keep their values, by the end of their names.
+    /// Suffixes of the names of trained parameters that keep their values.
     pub(crate) kept: &'static [&'static str],
 }
 
 impl Bootstrap {
-    /// Moves on to the next stage if one begins after this epoch.
+    /// Starts the next stage if one begins after this epoch.
     pub(super) fn end_epoch(&self, step: &StepContext) -> Result<()> {
         let next = step.epoch + 1;
         let seed = self.student.seed();

@@ -1,4 +1,4 @@
-//! Joins parts to a [`Composite`] and checks that they fit.
+//! Combines parts into a [`Composite`] and checks that they fit.
 
 use std::collections::BTreeSet;
 
@@ -14,14 +14,14 @@ use mim_targets::TargetGenerator;
 
 use super::{Bootstrap, Branch, Composite};
 
-/// Parts of a [`Composite`]; [`CompositeBuilder::build`] checks and joins them.
+/// Parts of a [`Composite`]; [`CompositeBuilder::build`] checks and combines them.
 #[derive(Debug)]
 #[must_use]
 pub struct CompositeBuilder(pub(super) Composite);
 
 impl CompositeBuilder {
-    /// The images the encoder takes, and how images become views. Default: 224 pixels, ImageNet's
-    /// normalisation, and one view that is the image as it is.
+    /// Image size and normalisation of the encoder, and how images become views. Default: 224 pixels, ImageNet's
+    /// normalisation, and one view that is the unchanged image.
     pub fn input(mut self, size: impl Into<ImageSize>, norm: Norm, views: ViewPlan) -> Self {
         self.0.input = Input {
             size: size.into(),
@@ -31,25 +31,25 @@ impl CompositeBuilder {
         self
     }
 
-    /// Makes other views from `epoch` on, in place of those of [`CompositeBuilder::input`]; their images may have
-    /// another size (FastMIM-P). Evaluations keep the size of the input.
+    /// Uses `views` from `epoch` on instead of those of [`CompositeBuilder::input`]; their images may have another size
+    /// (FastMIM-P). Evaluations keep the size of the input.
     pub fn views_from(mut self, epoch: usize, views: ViewPlan) -> Self {
         let views = views.with_channels(self.0.input.channels());
         self.0.views.push((epoch, views));
         self
     }
 
-    /// Draws masks and makes targets on a grid of `pixels` pixels a cell, for cells finer than the
+    /// Draws masks and computes targets on a grid whose cells have `pixels` pixels a side, for cells finer than the
     /// encoder's output (Swin). Default: the encoder's grid.
     ///
-    /// The encoder must take such masks, and decoders must split their predictions
+    /// The encoder must accept such masks, and decoders must split their predictions
     /// ([`mim_core::Prediction::regroup`]).
     pub fn mask_stride(mut self, pixels: usize) -> Self {
         self.0.mask_stride = Some(pixels);
         self
     }
 
-    /// How many images one image counts for where the learning rate follows the batch. Default 1.
+    /// How many images one image counts as when the learning rate follows the batch size. Default 1.
     pub fn batch_factor(mut self, factor: f64) -> Self {
         self.0.batch_factor = factor;
         self
@@ -65,7 +65,7 @@ impl CompositeBuilder {
         self
     }
 
-    /// Adds a branch: `decoder`'s prediction compared with the target named `target`.
+    /// Adds a branch, which compares `decoder`'s prediction with the target named `target`.
     pub fn branch(
         mut self,
         (name, target): (&str, &str),
@@ -83,26 +83,26 @@ impl CompositeBuilder {
         self
     }
 
-    /// Adds a line that reports of a run repeat ([`mim_core::Method::notes`]).
+    /// Adds a line to the reports of a run ([`mim_core::Method::notes`]).
     pub fn note(mut self, text: impl Into<String>) -> Self {
         self.0.notes.push(text.into());
         self
     }
 
-    /// Adds a momentum teacher: its store is saved, and `ema` keeps it up to date.
+    /// Adds a momentum teacher. Its store is saved, and `ema` updates it.
     pub fn teacher(mut self, name: impl Into<String>, store: &ParamStore, ema: Ema) -> Self {
         self.0.stores.push((name.into(), store.clone()));
         self.0.emas.push(ema);
         self
     }
 
-    /// Evaluates another encoder than the student's, as the authors do: that of a teacher's store of this `name`.
+    /// Evaluates another encoder instead of the student's, as the authors do: the one in the teacher's store `name`.
     pub fn evaluated(mut self, name: impl Into<String>, encoder: impl Encoder + 'static) -> Self {
         self.0.evaluated = Some((name.into(), Box::new(encoder)));
         self
     }
 
-    /// Trains in stages, each taught by what the one before has trained; the teacher's store is saved.
+    /// Trains in stages, where the student of one stage is the teacher of the next; the teacher's store is saved.
     pub(crate) fn bootstrap(mut self, bootstrap: Bootstrap) -> Self {
         let teacher = bootstrap.teacher.clone();
         self.0.stores.push(("teacher".to_owned(), teacher));
@@ -110,13 +110,13 @@ impl CompositeBuilder {
         self
     }
 
-    /// The method.
+    /// Builds the method.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if there is no branch, a name is given twice, a branch names a target that is
-    /// not there, a target has no use, or not exactly one target guides a masker that follows attention;
-    /// [`Error::Shape`] if a view has another size than a target needs.
+    /// [`Error::InvalidConfig`] if there is no branch, a name is used twice, a branch names a missing target, a target
+    /// is not used, or a masker that follows attention does not have exactly one guiding target; [`Error::Shape`] if a
+    /// view does not have the size that a target needs.
     pub fn build(self) -> Result<Composite> {
         let composite = self.0;
         if composite.branches.is_empty() {
@@ -125,7 +125,7 @@ impl CompositeBuilder {
                 &composite,
                 "branches",
                 "0",
-                "it has nothing to learn",
+                "a method needs at least one branch",
                 fix,
             ));
         }
@@ -158,8 +158,8 @@ impl CompositeBuilder {
                 GuideKind::Parts => target.has_parts(),
             };
             if !predicted && !guides {
-                let why = "no branch predicts it and no masker follows it";
-                let fix = "add a branch for it, or leave it out";
+                let why = "no branch predicts it, and it does not guide the masker";
+                let fix = "add a branch for it, or remove it";
                 return Err(wrong(&composite, "target", name, why, fix));
             }
         }
@@ -167,7 +167,7 @@ impl CompositeBuilder {
     }
 }
 
-/// Whether exactly one target guides the masker, if it follows attention.
+/// Checks that exactly one target guides the masker if it follows attention.
 pub(super) fn check_guide(composite: &Composite) -> Result<()> {
     if composite.masker.guide() != GuideKind::Scores {
         return Ok(());
@@ -180,7 +180,7 @@ pub(super) fn check_guide(composite: &Composite) -> Result<()> {
     if guides.len() == 1 {
         return Ok(());
     }
-    let why = "it follows the attention of one target";
+    let why = "this masker needs the attention of exactly one target";
     let fix = "give one target attention (FeatureTargetConfig::attention), or choose a masker without a guide";
     let value = match guides.len() {
         0 => "without a guide".to_owned(),
@@ -189,8 +189,8 @@ pub(super) fn check_guide(composite: &Composite) -> Result<()> {
     Err(wrong(composite, "masker", value, why, fix))
 }
 
-/// Whether the views of the first epoch suit the targets. Views of other images than those of the method's size are
-/// not known here.
+/// Checks that the views of the first epoch suit the targets. Views with another size than the method's images cannot
+/// be checked here.
 fn check_targets(composite: &Composite) -> Result<()> {
     let size = (composite.input.size.height, composite.input.size.width);
     let blank = Sample::new(vec![0; 3 * size.0 * size.1], size, 3)?;
@@ -232,7 +232,7 @@ fn once<'a>(
                 kind,
                 name,
                 why,
-                "give each one its own name",
+                "give each a different name",
             ));
         }
     }
@@ -295,11 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_do_not_fit_are_refused_when_they_are_joined() {
+    fn build_refuses_parts_that_do_not_fit() {
         let guided = || Box::new(AttentionMaskerConfig::default().build().unwrap());
         let pixels = |masker| with_branch(with_target(parts(masker), "pixels"), "pixel", "pixels");
         let cases = [
-            (with_target(parts(random()), "pixels"), "nothing to learn"),
+            (
+                with_target(parts(random()), "pixels"),
+                "at least one branch",
+            ),
             (with_target(pixels(random()), "pixels"), "used twice"),
             (
                 with_branch(pixels(random()), "pixel", "pixels"),

@@ -13,7 +13,7 @@ use mim_targets::{TargetRequest, TargetStage};
 
 use super::{Branch, Composite};
 
-/// What one forward pass computes before the objectives.
+/// Results of one forward pass before the objectives.
 pub(super) struct Forward<'a> {
     pub(super) mask: Mask,
     pub(super) targets: BTreeMap<&'a str, Target>,
@@ -21,7 +21,7 @@ pub(super) struct Forward<'a> {
 }
 
 impl Composite {
-    /// Runs `branches` of this composite, with the targets that they and the masker need.
+    /// Runs `branches` of this composite, with the targets needed by them and by the masker.
     pub(super) fn run<'a>(
         &'a self,
         branches: &[&Branch],
@@ -70,7 +70,7 @@ impl Composite {
         })
     }
 
-    /// The visible patches, each set of an image once, whatever is predicted from it.
+    /// Encodes the visible patches. Each set of visible patches of an image is encoded once, for all predictions.
     fn encode(
         &self,
         image: &Tensor,
@@ -134,7 +134,7 @@ impl Composite {
         let guide = match self.masker.guide() {
             GuideKind::None => Guide::None,
             GuideKind::Scores => {
-                // There is exactly one: `CompositeBuilder::build` has checked it.
+                // Exactly one has it: `CompositeBuilder::build` has checked that.
                 let attention = targets
                     .values()
                     .find_map(|target| target.attention.as_ref());
@@ -166,8 +166,8 @@ impl Composite {
     fn no_guide(&self, wanted: &str) -> Error {
         Error::unsupported(
             format!("the masker of {}", self.name),
-            format!("it is guided by {wanted}, which is not there"),
-            "add it, or choose a masker that needs no guide",
+            format!("it needs {wanted} as guide"),
+            "provide it, or choose a masker without a guide",
         )
     }
 
@@ -176,7 +176,7 @@ impl Composite {
     }
 }
 
-/// The union of what the decoders read.
+/// The union of what all decoders read.
 fn want(branches: &[&Branch]) -> EncodeOptions {
     let mut layers: Vec<usize> = branches
         .iter()

@@ -1,4 +1,4 @@
-//! A method as a value: encoder, masker, targets, and branches of decoder and objective.
+//! A method as a value: encoder, masker, targets, and branches, each with a decoder and an objective.
 
 mod bootstrap;
 mod builder;
@@ -18,24 +18,24 @@ use mim_core::{
 use mim_masking::{FixedMasker, Masker};
 use mim_targets::TargetGenerator;
 
-/// A method made of parts: most papers are values of this type.
+/// A method made of parts; most papers are values of this type.
 ///
-/// Made by [`Composite::builder`]. One training step: targets that need only the images, guide, mask, targets that need the mask,
-/// encoder (view 0), targets that need the student, then for each branch decoder and objective.
+/// Built by [`Composite::builder`]. One training step: targets that need only the images, guide, mask, targets that
+/// need the mask, encoder (view 0), targets that need the student, then decoder and objective of each branch.
 ///
-/// `examples/03_compose_a_method.rs` joins two branches and a momentum teacher.
+/// `examples/03_compose_a_method.rs` combines two branches and a momentum teacher.
 pub struct Composite {
     name: String,
     stores: Vec<(String, ParamStore)>,
     encoder: Box<dyn Encoder>,
-    /// What is evaluated in place of it, with its name.
+    /// The encoder that is evaluated instead, and its name.
     evaluated: Option<(String, Box<dyn Encoder>)>,
     masker: Box<dyn Masker>,
     mode: MaskMode,
     mask_stride: Option<usize>,
     batch_factor: f64,
     input: Input,
-    /// Each with the epoch from which it holds.
+    /// Each plan with the epoch from which it applies.
     views: Vec<(usize, ViewPlan)>,
     targets: Vec<(String, Box<dyn TargetGenerator>)>,
     branches: Vec<Branch>,
@@ -87,7 +87,7 @@ impl Composite {
     ///
     /// # Errors
     ///
-    /// [`mim_core::Error::InvalidConfig`] if nothing guides the masker.
+    /// [`mim_core::Error::InvalidConfig`] if the masker needs a guide and has none.
     pub fn with_masker(mut self, masker: impl Masker + 'static) -> Result<Self> {
         self.masker = Box::new(masker);
         builder::check_guide(&self)?;

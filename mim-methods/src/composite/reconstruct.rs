@@ -1,4 +1,4 @@
-//! Pictures of what a composite predicts.
+//! Reconstructions by a composite, as images.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use mim_targets::TargetGenerator;
 use super::Composite;
 
 impl Composite {
-    /// The first branch that predicts pixels, drawn over the visible ones.
+    /// The prediction of the first branch that predicts pixels, combined with the visible pixels.
     pub(super) fn draw(&self, batch: &Batch, step: &StepContext) -> Result<Reconstruction> {
         let traced = StepContext {
             trace: Some(Arc::new(NoTrace)),
@@ -47,8 +47,8 @@ impl Composite {
     }
 }
 
-/// Predictions for hidden patches `[rows, hidden, C]` in image order, `[rows, tokens, C]`; other patches have those of
-/// any hidden one.
+/// Predictions for the hidden patches, `[rows, hidden, C]` in image order, expanded to all patches,
+/// `[rows, tokens, C]`. Visible patches get the values of an arbitrary hidden one.
 fn whole(values: &Tensor, mask: &Mask) -> Result<Tensor> {
     let (rows, hidden, channels) = values.dims3()?;
     let tokens = mask.grid().len();
@@ -64,7 +64,7 @@ fn whole(values: &Tensor, mask: &Mask) -> Result<Tensor> {
     Ok(ordered.reshape((rows, tokens, channels))?)
 }
 
-/// Visible pixels from the batch, hidden ones from `predicted` (in `[0, 1]`), and what is neither in grey.
+/// Visible pixels from the batch, hidden ones from `predicted` (in `[0, 1]`), and grey for pixels that are neither.
 fn blend(batch: &Batch, norm: &Norm, mask: &Mask, predicted: &Tensor) -> Result<Reconstruction> {
     let view = batch.view(0)?;
     let original = match view.pixels().dtype() {
@@ -87,7 +87,7 @@ fn blend(batch: &Batch, norm: &Norm, mask: &Mask, predicted: &Tensor) -> Result<
     })
 }
 
-/// Makes decoders predict whole images; keeps nothing.
+/// Makes decoders predict whole images; records nothing.
 struct NoTrace;
 
 impl TraceSink for NoTrace {

@@ -1,16 +1,16 @@
-//! Methods put together in a config: any encoder, masker, target, decoder and objective of a registry.
+//! Methods composed in a config: any encoder, masker, target, decoder and objective of a registry.
 //!
 //! ```toml
 //! method = "custom"
-//! scale = "32px"              # what is left out below has sizes for 32-pixel images
+//! scale = "32px"              # defaults for 32-pixel images
 //! masker = { type = "blockwise" }
 //! target = { type = "hog" }
 //! encoder = { type = "swin" }
 //! decoder = { type = "linear" }
 //! ```
 //!
-//! Parts that do not fit each other are refused: one batch of noise goes through the method when it is
-//! built, and what a part says of it is the error.
+//! Parts that do not fit each other are refused. To find out, the method runs once on a batch of noise when it is
+//! built; the error of the failing part is reported.
 
 mod settings;
 mod trial;
@@ -30,7 +30,7 @@ use self::settings::CustomConfig;
 use crate::Composite;
 use crate::registry::{Entry, Registry};
 
-/// All settings: the defaults of the parts overlaid with `settings`.
+/// All settings: `settings` over the defaults of the parts.
 ///
 /// # Errors
 ///
@@ -40,11 +40,11 @@ pub(crate) fn resolve(registry: &Registry, settings: Table) -> Result<Table> {
     Custom::read(registry, complete)?.into_table()
 }
 
-/// Builds the method from its settings; without a seed its weights are never trained.
+/// Builds the method from its settings. Without a seed its weights are not trainable.
 ///
 /// # Errors
 ///
-/// If a setting does not hold, or the parts do not fit each other.
+/// If a setting is invalid, or the parts do not fit each other.
 pub(crate) fn build(
     registry: &Registry,
     settings: Table,
@@ -57,14 +57,14 @@ pub(crate) fn build(
         None => ParamStore::teacher(device),
     };
     let composite = custom.compose(&store)?;
-    // A network whose weights are never trained is about to be loaded: nothing to try yet.
+    // Without a seed, weights are about to be loaded: nothing to run yet.
     if seed.is_some() {
         trial::run(&composite, device)?;
     }
     Ok(Box::new(composite))
 }
 
-/// A composed method's settings, each part read by its type.
+/// Settings of a composed method, each part parsed by its type.
 struct Custom {
     config: CustomConfig,
     masking: MaskMode,
@@ -76,7 +76,7 @@ struct Custom {
 }
 
 impl Custom {
-    /// How the weights start.
+    /// Initialisation of the weights.
     fn init(&self) -> Box<dyn InitScheme> {
         match self.config.init {
             Some(init) => init.build(self.encoder.patch_values()),
@@ -133,7 +133,7 @@ impl Custom {
     }
 }
 
-/// What becomes of hidden patches: what the settings say, or else what decoder and encoder need.
+/// How hidden patches are masked: as set, or as decoder and encoder need.
 fn masking(
     asked: Option<MaskMode>,
     encoder: &dyn EncoderSettings,
@@ -145,7 +145,7 @@ fn masking(
     })
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     name: "custom",
     title: "Any parts joined by a config",

@@ -1,4 +1,4 @@
-//! Settings of a composed method: what they leave out, and what parts take from each other.
+//! Settings of a composed method: defaults, and values that parts take from each other.
 
 use mim_core::augment::ViewPlan;
 use mim_core::params::Init;
@@ -10,36 +10,36 @@ use toml::{Table, Value};
 use super::{Custom, masking};
 use crate::registry::Registry;
 
-/// Settings of a composed method. What a part's table leaves out has the part's own defaults, or with
-/// `scale = "32px"` sizes for images of 32 pixels.
+/// Settings of a composed method. Keys missing in a part's table have the part's defaults, or with `scale = "32px"`
+/// sizes for 32-pixel images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CustomConfig {
-    /// What becomes of hidden patches. If not set: `drop` where encoder or decoder only know that
-    /// (ConvMAE; `mae`, `prompt`), `paint` for PVTv2, `replace` for all others.
+    /// How hidden patches are masked. If not set: `drop` if encoder or decoder supports only that (ConvMAE; `mae`,
+    /// `prompt`), `paint` for PVTv2, `replace` for all others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) masking: Option<MaskMode>,
-    /// Side in pixels of a cell of the mask's grid; the encoder's output stride if not set.
+    /// Side in pixels of a cell of the mask's grid. If not set: the encoder's output stride.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mask_stride: Option<usize>,
-    /// How the weights start; as the encoder's authors do if not set.
+    /// Initialisation of the weights. If not set: that of the encoder's authors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) init: Option<Init>,
-    /// Normalisation of the images, also in targets made of them. Default ImageNet's.
+    /// Normalisation of the images, also in targets computed from them. Default ImageNet's.
     pub(super) norm: Norm,
-    /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip; with tokens a
-    /// second, resized view of the same crop for the tokenizer.
+    /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip. For tokens, a second, resized
+    /// view of the same crop for the tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) views: Option<ViewPlan>,
-    /// What is hidden. Default `random`.
+    /// The masker. Default `random`.
     pub(super) masker: Table,
     /// The encoder. Default `vit`.
     pub(super) encoder: Table,
-    /// What is predicted. Default `pixel`.
+    /// The target. Default `pixel`.
     pub(super) target: Table,
-    /// What predicts. Default `linear`.
+    /// The decoder. Default `linear`.
     pub(super) decoder: Table,
-    /// The loss; defaults to one that suits the target.
+    /// The loss. If not set: one that suits the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) objective: Option<Table>,
 }
@@ -62,7 +62,7 @@ impl Default for CustomConfig {
     }
 }
 
-/// Completes settings: each part by what its type leaves open at this `scale`.
+/// Completes settings: missing keys of each part get the defaults of its type at this `scale`.
 pub(super) fn complete(registry: &Registry, mut settings: Table) -> Result<Table> {
     let small = match settings.remove("scale") {
         None => false,
@@ -73,7 +73,7 @@ pub(super) fn complete(registry: &Registry, mut settings: Table) -> Result<Table
                 "custom",
                 "scale",
                 other,
-                "no such scale is known",
+                "unknown scale",
                 "use \"paper\" or \"32px\"",
             ));
         }
@@ -85,12 +85,12 @@ pub(super) fn complete(registry: &Registry, mut settings: Table) -> Result<Table
             Some(Value::Table(own)) => own,
             Some(other) => {
                 let fix = format!("write [{part}] and its keys below");
-                return Err(Error::config("custom", part, other, "it is a table", fix));
+                return Err(Error::config("custom", part, other, "this setting must be a table", fix));
             }
         };
         let Some(kind) = own.get("type").or_else(|| all.get(part)?.get("type")) else {
             if own.is_empty() {
-                // No objective: what suits the target.
+                // No objective is set: use the target's.
                 continue;
             }
             all.insert(part.to_owned(), Value::Table(own));
@@ -111,7 +111,7 @@ pub(super) fn complete(registry: &Registry, mut settings: Table) -> Result<Table
 }
 
 impl Custom {
-    /// Reads complete settings.
+    /// Parses complete settings.
     pub(super) fn read(registry: &Registry, settings: Table) -> Result<Self> {
         let mut config: CustomConfig = settings::read("method", settings)?;
         let encoder = registry.encoders.read(config.encoder.clone())?;
@@ -140,7 +140,7 @@ impl Custom {
         })
     }
 
-    /// The settings, complete but for those that parts take from others.
+    /// The settings, complete except for values that parts take from others.
     pub(super) fn into_table(self) -> Result<Table> {
         settings::to_table(&self.config)
     }
@@ -148,13 +148,13 @@ impl Custom {
 
 fn value<T: Serialize>(setting: &T) -> Result<Value> {
     Value::try_from(setting).map_err(|error| {
-        let (why, fix) = ("it cannot be written as TOML", "report this");
+        let (why, fix) = ("it cannot be written as TOML", "report this as a bug");
         Error::config("custom", "settings", error, why, fix)
     })
 }
 
-/// Reads the part that `table` chooses and completes `table`. What the part takes from others
-/// ([`mim_core::parts::Part::FOLLOWS`]) is in `given`: it is left out of `table`, and refused where it is set otherwise.
+/// Parses the part that `table` selects, and completes `table`. `given` holds the values that the part takes from
+/// others ([`mim_core::parts::Part::FOLLOWS`]): they are removed from `table`, and a different value there is an error.
 fn part<S: Settings + ?Sized>(
     parts: &Parts<S>,
     table: &mut Table,
@@ -170,13 +170,13 @@ fn part<S: Settings + ?Sized>(
         let (Some(wanted), Some(found)) = (given.get(*key), written.remove(*key)) else {
             continue;
         };
-        // Files of mim 0.1.0 hold the defaults: they count as not set.
+        // Files of mim 0.1.0 contain the defaults: they count as not set.
         if found != *wanted && defaults.get(*key) != Some(&found) {
             return Err(Error::config(
                 "custom",
                 format!("{}.{key}", parts.kind()),
                 found,
-                format!("the rest of the method makes it {wanted}"),
+                format!("the rest of the method requires {wanted}"),
                 source(key),
             ));
         }
@@ -190,13 +190,13 @@ fn part<S: Settings + ?Sized>(
     parts.read(complete)
 }
 
-/// Where a setting comes from that a part takes from others.
+/// How to fix a setting that a part takes from others.
 fn source(key: &str) -> &'static str {
     match key {
-        "norm" => "leave it out, and set `norm`",
-        "patch_size" => "leave it out: it is `mask_stride`, or the encoder's output stride",
-        "mask_token" => "leave it out, and set `masking`",
-        _ => "leave it out",
+        "norm" => "remove it, and set `norm`",
+        "patch_size" => "remove it: the value is `mask_stride`, or the encoder's output stride",
+        "mask_token" => "remove it, and set `masking`",
+        _ => "remove it",
     }
 }
 
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_brings_its_own_sizes_and_keys_change_them() {
+    fn a_type_has_its_own_defaults_and_keys_override_them() {
         let text = "scale = \"32px\"\nencoder = { type = \"swin\", window_size = 2 }";
         let encoder = &table(text)["encoder"];
         assert_eq!(
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_is_read_at_both_scales_and_what_is_resolved_resolves_to_itself() {
+    fn every_part_parses_at_both_scales_and_resolving_is_idempotent() {
         for (kind, infos) in Registry::current().kinds() {
             for info in infos {
                 for scale in ["paper", "32px"] {
@@ -248,10 +248,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_part_takes_from_others_is_refused_where_it_is_set_otherwise() {
+    fn conflicting_values_that_a_part_takes_from_others_are_refused() {
         let error = |text: &str| read(text).err().map(|error| error.to_string());
         let plain = "mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5]";
-        // As files of mim 0.1.0 have it: the default beside another norm.
+        // As in files of mim 0.1.0: the default, and another norm.
         let old = value(&Norm::imagenet()).unwrap();
         let old = format!("norm = {{ {plain} }}\ntarget = {{ type = \"hog\", norm = {old} }}");
         assert_eq!(error(&old), None);
@@ -275,14 +275,14 @@ mod tests {
         ] {
             let error = error(&text).unwrap();
             assert!(
-                error.contains(field) && error.contains("leave it out"),
+                error.contains(field) && error.contains("remove it"),
                 "{error}"
             );
         }
     }
 
     #[test]
-    fn bad_scales_and_parts_are_refused() {
+    fn invalid_scales_and_parts_are_refused() {
         for text in [
             "scale = \"64px\"",
             "scale = 32",

@@ -1,4 +1,4 @@
-//! One batch of noise through a composed method, to find parts that do not fit.
+//! Runs a composed method on one batch of noise, to find parts that do not fit.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use rand::RngExt;
 
 use crate::Composite;
 
-/// Images of the batch: enough for counts that vary to differ.
+/// Images per batch: enough that counts which vary per image differ.
 const IMAGES: usize = 4;
 
 /// Runs the forward pass.
 ///
 /// # Errors
 ///
-/// What a part says of the others, and which method it was.
+/// The error of the part that fails, with the method's name.
 pub(super) fn run(method: &Composite, device: &Device) -> Result<()> {
     let (size, channels) = (method.input().size, method.input().channels());
     let mut rng = stream(0, Purpose::Method, [0, 0]);
@@ -37,7 +37,7 @@ pub(super) fn run(method: &Composite, device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Says that the parts of a method do not fit.
+/// Adds to an error that the parts of a method do not fit.
 fn unfit(error: Error) -> Error {
     match error {
         Error::Unsupported { what, why, fix } => Error::Unsupported {

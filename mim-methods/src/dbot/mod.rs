@@ -1,8 +1,8 @@
 //! dBOT: Exploring Target Representations for Masked Autoencoders (Liu et al., ICLR 2024, arXiv 2209.03917).
 //!
-//! MAE's student predicts the features of a frozen teacher, at first a random network, a random projection of patches, or
-//! a network that has been trained before. Then what it has become is the next teacher, and it starts again: stages of one
-//! run. Reference: liuxingbin/dbot @ db3b15e (`main`).
+//! MAE's student predicts the features of a frozen teacher: first a random network, a random projection of patches, or
+//! a trained network. After each stage the student becomes the next teacher, and a new student starts. All stages are
+//! one run. Reference: liuxingbin/dbot @ db3b15e (`main`).
 
 mod golden;
 mod teacher;
@@ -24,36 +24,36 @@ use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
 use teacher::StagedTeacher;
 
 const NAME: &str = "dbot";
-/// What a student keeps when it starts again.
-// Parity: the release draws every parameter anew but the bias of the patch embedding.
+/// Parameters that the student keeps when it starts again.
+// Parity: the release initialises every parameter again except the bias of the patch embedding.
 const KEPT: &[&str] = &["patch_embed.proj.bias"];
 
-/// Settings of dBOT; `Default` is ViT-B/16 as released, taught by itself in two stages.
+/// Settings of dBOT; `Default` is ViT-B/16 as released, its own teacher in two stages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DBotConfig {
     /// Fraction of patches dropped, in `[0, 1)`. Default 0.75.
     pub mask_ratio: f64,
-    /// First epochs of the stages, ascending from 0. The schedule of the learning rate starts again at each. Default 0
-    /// and 800, for a run of 1600.
+    /// First epochs of the stages, ascending from 0. The learning rate schedule restarts at each. Default 0 and 800,
+    /// for a run of 1600 epochs.
     pub stage_starts: Vec<usize>,
-    /// Blocks of the random teacher of the first stage; 0 leaves the projection of patches with their positions.
-    /// Default: as many as the encoder has, but 0 for more than 12. Later teachers are as deep as the encoder.
+    /// Blocks of the random teacher of the first stage; 0 keeps only the patch projection and positions. Default: as
+    /// many as the encoder, or 0 if the encoder has more than 12. Later teachers are as deep as the encoder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_teacher_depth: Option<usize>,
-    /// A trained network of any depth as teacher of the first stage, in place of a random one: as wide as the encoder,
-    /// with its patches and a class token. Default none.
+    /// A trained network as teacher of the first stage, instead of a random one. Its depth is free; it must have the
+    /// width and patches of the encoder, and a class token. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_teacher: Option<Box<FrozenConfig>>,
     /// Whether the teacher's final norm is applied. Default false.
     pub teacher_norm: bool,
-    /// Whether each of its tokens is normalised by its mean and its unbiased deviation. Default true.
+    /// Whether each target token is normalised by its mean and unbiased deviation. Default true.
     pub norm_feature_loss: bool,
     /// Epsilon of that norm. Default 1e-6.
     pub target_norm_eps: f64,
-    /// Distance at which the loss turns from a parabola to a line. Default 2.
+    /// Where the loss changes from quadratic to linear. Default 2.
     pub beta: f64,
-    /// How the weights start, at each stage. Default `mae`.
+    /// Initialisation of the weights at each stage. Default `mae`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -100,13 +100,13 @@ impl DBotConfig {
         if starts.first() != Some(&0) || starts.windows(2).any(|pair| pair[0] >= pair[1]) {
             let (value, why) = (
                 format!("{starts:?}"),
-                "stages begin at ascending epochs, the first at 0",
+                "stages must begin at ascending epochs, the first at 0",
             );
-            let fix = "use for instance [0, 800] in a run of 1600 epochs";
+            let fix = "use [0, 800] in a run of 1600 epochs, for example";
             return Err(Error::config(NAME, "stage_starts", value, why, fix));
         }
         if !self.encoder.class_token {
-            let (why, fix) = ("the class token is predicted, too", "set it to true");
+            let (why, fix) = ("the class token is predicted as well", "set it to true");
             return Err(Error::config(NAME, "encoder.class_token", false, why, fix));
         }
         self.check_first_teacher()
@@ -174,7 +174,7 @@ impl MethodConfig for DBotConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Exploring Target Representations for Masked Autoencoders",
     paper: "Liu et al., ICLR 2024, arXiv 2209.03917",
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_student_becomes_the_teacher_and_starts_again() {
+    fn the_student_becomes_the_teacher_and_is_reinitialised() {
         let mut method = built(&config("stage_starts = [0, 2]\nfirst_teacher_depth = 0")).unwrap();
         assert_eq!(method.stages(), [0, 2]);
         let names = [
@@ -254,7 +254,7 @@ mod tests {
         for name in names {
             assert_eq!(values(&method, 0, name), values(&method, 1, name), "{name}");
         }
-        // What a step would change.
+        // Values that a training step would change.
         for (name, var) in method.stores()[0].1.trainable() {
             let moved = (var.as_tensor() + 0.5).unwrap();
             var.set(&moved)
@@ -275,7 +275,7 @@ mod tests {
                 .all(|value| *value == 1.)
         );
         let second = values(&method, 0, names[0]);
-        // Other values than those of the first start, and the same ones each time.
+        // Different from the first initialisation, but the same in each run.
         assert_ne!(second, values(&built(&config("")).unwrap(), 0, names[0]));
         method.end_epoch(&at(1)).unwrap();
         assert_eq!(values(&method, 0, names[0]), second);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_teacher_may_have_no_block_or_more_than_the_student() {
+    fn the_first_teacher_may_have_zero_blocks_or_more_than_the_student() {
         let loss = |depth: usize, epoch: usize| -> f32 {
             let settings = format!("stage_starts = [0, 2]\nfirst_teacher_depth = {depth}");
             let method = built(&config(&settings)).unwrap();
@@ -293,7 +293,7 @@ mod tests {
                 stochastic_depth: false,
                 ..at(epoch)
             };
-            // Masks of another epoch are others.
+            // Another epoch has other masks.
             let step = StepContext {
                 iters_per_epoch: 0,
                 ..step
@@ -316,7 +316,7 @@ mod tests {
         Batch::single(View::new(pixels, vec![]).unwrap())
     }
 
-    /// A first teacher with random weights, and these settings of its encoder.
+    /// Settings with a random-weight network as first teacher, and these encoder settings.
     fn first(encoder: &str) -> String {
         let sizes = "type = \"vit\", image_size = 32, depth = 1, num_heads = 2";
         format!(
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trained_network_teaches_the_first_stage_alone() {
+    fn a_trained_network_teaches_only_the_first_stage() {
         let loss = |settings: &str, epoch: usize| -> f32 {
             let step = StepContext {
                 iters_per_epoch: 0,
@@ -338,7 +338,7 @@ mod tests {
         let (own, named) = ("stage_starts = [0, 2]", first("patch_size = 8, embed_dim = 16"));
         assert_ne!(loss(own, 0), loss(&named, 0));
         assert_eq!(loss(own, 2), loss(&named, 2));
-        // It sees images by its own normalisation.
+        // It normalises images with its own norm.
         let norm = "checkpoint = \"random\", norm = { mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }";
         let other = named.replace("checkpoint = \"random\"", norm);
         assert_ne!(loss(&other, 0), loss(&named, 0));
@@ -357,7 +357,7 @@ mod tests {
         let view = error(&fits.replace("checkpoint =", "view = 1, checkpoint ="));
         assert!(view.contains("first_teacher.view"), "{view}");
         let depth = error(&format!("first_teacher_depth = 1\n{fits}"));
-        assert!(depth.contains("first_teacher_depth") && depth.contains("leave out"), "{depth}");
+        assert!(depth.contains("first_teacher_depth") && depth.contains("remove one"), "{depth}");
         let none = error(&fits.replace("\"random\"", "\"\""));
         assert!(none.contains("checkpoint"), "{none}");
     }

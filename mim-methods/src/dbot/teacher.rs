@@ -11,7 +11,7 @@ use mim_core::{
 use super::{DBotConfig, NAME};
 use crate::{FrozenConfig, MethodConfig};
 
-/// The teacher of the stage in which training stands.
+/// The teacher of the current stage.
 pub(super) struct StagedTeacher {
     starts: Vec<usize>,
     first: First,
@@ -19,30 +19,30 @@ pub(super) struct StagedTeacher {
 }
 
 enum First {
-    /// A random network, with the blocks of the others or with more.
+    /// A random network, with the same number of blocks or more.
     Random(Box<Vit>),
-    /// A network that has been trained before.
+    /// A trained network.
     Trained {
         network: Box<dyn Encoder>,
-        /// The student's normalisation, and the network's own if that is another.
+        /// The normalisations of the student and of the network, if they differ.
         norms: Option<(Norm, Norm)>,
     },
 }
 
 impl DBotConfig {
-    /// Refuses settings that a trained first teacher would not use.
+    /// Refuses settings that have no effect with a trained first teacher.
     pub(super) fn check_first_teacher(&self) -> Result<()> {
         let Some(first) = &self.first_teacher else {
             return Ok(());
         };
         if first.view != 0 {
-            let why = "teachers see the student's image";
+            let why = "teachers see the student's view";
             let field = "first_teacher.view";
-            return Err(Error::config(NAME, field, first.view, why, "leave it out"));
+            return Err(Error::config(NAME, field, first.view, why, "remove it"));
         }
         if let Some(depth) = self.first_teacher_depth {
             let why = "`first_teacher` is a trained network and has its own depth";
-            let fix = "leave out one of the two";
+            let fix = "remove one of the two";
             let field = "first_teacher_depth";
             return Err(Error::config(NAME, field, depth, why, fix));
         }
@@ -56,7 +56,7 @@ impl DBotConfig {
         self.first_teacher_depth.unwrap_or(default)
     }
 
-    /// The trained network, if it has the sizes of the encoder.
+    /// The trained network, if its sizes match the encoder.
     fn trained(&self, first: &FrozenConfig, student: &ParamStore) -> Result<First> {
         let (network, encoder) = (first.open(student.device())?, &self.encoder);
         if network.dim() != encoder.output_dim() {
@@ -65,10 +65,10 @@ impl DBotConfig {
                 "first_teacher",
                 format!("a network of width {}", network.dim()),
                 format!(
-                    "the student predicts features of its own width {}: later teachers are copies of it",
+                    "the student's width is {}, and later teachers are copies of it",
                     encoder.output_dim()
                 ),
-                "name a network of that width, or set encoder.embed_dim",
+                "give a network of that width, or set encoder.embed_dim",
             ));
         }
         let (own, wanted) = (network.grid(encoder.image_size.into())?, encoder.grid()?);
@@ -77,7 +77,7 @@ impl DBotConfig {
                 "features of first_teacher",
                 format!("one for each patch of the grid {wanted}"),
                 format!("{own}"),
-                "name a network with the encoder's patches, or set encoder.patch_size",
+                "give a network with the encoder's patches, or set encoder.patch_size",
             ));
         }
         let norm = first.norm.clone().filter(|norm| *norm != self.norm);
@@ -89,15 +89,15 @@ impl DBotConfig {
 }
 
 impl StagedTeacher {
-    /// The teachers of all stages, those without weights of their own on one store: the first is deeper or shallower than
-    /// the others.
+    /// The teachers of all stages. Those without their own weights share one store; the first may have more or fewer
+    /// blocks than the others.
     ///
     /// # Errors
     ///
-    /// If a trained network cannot be opened, or has other sizes than the encoder.
+    /// If a trained network cannot be opened, or its sizes do not match the encoder.
     pub(super) fn new(config: &DBotConfig, student: &ParamStore) -> Result<(Self, ParamStore)> {
         let store = ParamStore::teacher(student.device());
-        // What is not trained is not taught.
+        // Without training no teacher is needed.
         let named = config.first_teacher.as_ref().filter(|_| student.trains());
         let first_depth = match named {
             Some(_) => 0,
@@ -109,7 +109,7 @@ impl StagedTeacher {
         };
         let whole = Vit::new(&store.root(), &encoder)?;
         if let Some(seed) = student.seed() {
-            // Blocks that the student lacks; all others start as its own.
+            // Blocks that the student lacks are initialised; all others start as copies.
             let blocks = |name: &str| name.starts_with("blocks.");
             store.redraw(config.init().as_ref(), (seed, "teacher"), blocks)?;
         }

@@ -1,9 +1,9 @@
 //! DMJD: Disjoint Masking with Joint Distillation for Efficient Masked Image Modeling (Ma et al., IEEE
 //! Transactions on Multimedia 2023, arXiv 2301.00230).
 //!
-//! Two masks of each image hide nearly all of it between them. ConvMAE's encoder sees what is left
-//! under each; a decoder predicts the whitened histograms of oriented gradients of hidden patches,
-//! a small network those of visible ones. Reference: mx-mark/DMJD @ 881b21d.
+//! Each image has two masks, which together hide nearly all of it. For each mask, ConvMAE's encoder sees the visible
+//! patches; a decoder predicts whitened histograms of oriented gradients of the hidden patches, and a small network
+//! those of the visible ones. Reference: mx-mark/DMJD @ 881b21d.
 
 mod golden;
 
@@ -21,32 +21,32 @@ use serde::{Deserialize, Serialize};
 use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
 
-/// Which targets the predictions for visible patches are compared with.
+/// Which targets are compared with the predictions for visible patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VisibleOrder {
-    /// Each with that of its own patch.
+    /// Each prediction with the target of its own patch.
     #[default]
     Aligned,
     /// Parity: the release compares predictions in the mask's order with targets in image order.
     Released,
 }
 
-/// Settings of DMJD; `Default` is base as released. Its weights start as ConvMAE's.
+/// Settings of DMJD; `Default` is base as released, with ConvMAE's initialisation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DmjdConfig {
-    /// The masks. Default: two an image, each hiding 0.6 of all 2x2 patches, all of them between them.
+    /// The masks. Default: two per image, each hiding 0.6 of all 2x2 patches; together they hide all.
     pub masker: DisjointMaskerConfig,
     /// Bins of a histogram. Default 9.
     pub bins: usize,
-    /// Side in pixels of the cell of a histogram; it divides the patches. Default 8.
+    /// Side in pixels of a histogram cell; it must divide the patch side. Default 8.
     pub cell: usize,
-    /// Added to the variance of a histogram that is whitened. Default 1e-5.
+    /// Added to the variance when a histogram is whitened. Default 1e-5.
     pub whiten_eps: f64,
-    /// Distance of predictions of hidden patches. Default `mse`.
+    /// Loss of the predictions for hidden patches. Default `mse`.
     pub masked_loss: RegressionKind,
-    /// Distance of predictions of visible patches. Default `smooth_l1` with beta 2.
+    /// Loss of the predictions for visible patches. Default `smooth_l1` with beta 2.
     pub visible_loss: RegressionKind,
     /// Which targets belong to visible patches. Default `aligned`.
     pub visible_order: VisibleOrder,
@@ -105,7 +105,7 @@ impl DmjdConfig {
         }
     }
 
-    /// How many images one image counts for in the learning rate.
+    /// How many images one image counts as for the learning rate.
     ///
     /// Parity: the README counts two, the code the share hidden in any view over that hidden in each.
     fn batch_factor(&self) -> f64 {
@@ -125,12 +125,12 @@ impl DmjdConfig {
         self.norm.check(self.encoder.in_channels)?;
         let stride = self.encoder.stride();
         if self.cell == 0 || !stride.is_multiple_of(self.cell) {
-            let why = format!("patches of {stride} pixels must be whole cells");
+            let why = format!("patches of {stride} pixels must consist of whole cells");
             let fix = "choose a cell that divides the product of encoder.patch_sizes";
             return Err(Error::config("dmjd", "cell", self.cell, why, fix));
         }
         if !self.theta.is_finite() || self.theta < 0. {
-            let why = "a weight is finite and not negative";
+            let why = "a weight must be finite and not negative";
             return Err(Error::config("dmjd", "theta", self.theta, why, "use 1"));
         }
         Ok(())
@@ -224,7 +224,7 @@ impl MethodConfig for DmjdConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Disjoint Masking with Joint Distillation for Efficient Masked Image Modeling",
     paper: "Ma et al., TMM 2023, arXiv 2301.00230",
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_visible_targets_matters_only_to_shuffled_masks() {
+    fn the_order_of_visible_targets_matters_only_for_shuffled_masks() {
         let (aligned, grid) = (tiny(), PatchGrid::new(4, 4));
         let released = DmjdConfig {
             visible_order: VisibleOrder::Released,
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn one_or_more_views_train() {
+    fn training_works_with_one_or_more_views() {
         for views in [1, 2, 3] {
             let mut config = tiny();
             config.masker.views = views;
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut DmjdConfig));
         let wrong: [Wrong; 7] = [
             ("`cell` is 3", |c| c.cell = 3),

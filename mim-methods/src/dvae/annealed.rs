@@ -1,19 +1,19 @@
-//! Numbers that fall or rise along a cosine.
+//! Values annealed along a half cosine.
 
 use mim_core::{Error, Result, StepContext};
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
 
-/// A number that goes from one value to another along half a cosine, in the first part of a run, and stays there.
+/// A value that moves along a half cosine from `from` to `to` in the first part of a run, and then stays there.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Annealed {
-    /// Value of the first step.
+    /// Value at the first step.
     pub from: f64,
     /// Value at the end of the part.
     pub to: f64,
-    /// The part, a share of the run's steps in `(0, 1]`.
+    /// Length of that part, as a share of the run's steps in `(0, 1]`.
     pub share: f64,
 }
 
@@ -27,17 +27,17 @@ impl Annealed {
 
     pub(super) fn check(&self, field: &'static str, least: f64) -> Result<()> {
         let bad = |value: f64, why: String| {
-            let fix = "leave it out for the paper's";
+            let fix = "remove it to use the paper's value";
             Err(Error::config(NAME, field, value, why, fix))
         };
         for value in [self.from, self.to] {
             if !value.is_finite() || value < least {
-                return bad(value, format!("it is at least {least}"));
+                return bad(value, format!("it must be at least {least}"));
             }
         }
         match self.share > 0. && self.share <= 1. {
             true => Ok(()),
-            false => bad(self.share, "its share of the run is in (0, 1]".to_owned()),
+            false => bad(self.share, "its share of the run must be in (0, 1]".to_owned()),
         }
     }
 }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_fall_along_a_cosine_and_stay() {
+    fn values_fall_along_a_cosine_and_stay() {
         let annealed = Annealed {
             from: 1.,
             to: 0.25,

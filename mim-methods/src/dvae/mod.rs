@@ -1,8 +1,8 @@
 //! The discrete VAE of DALL-E: Zero-Shot Text-to-Image Generation (Ramesh et al., ICML 2021, arXiv 2102.12092), the
-//! tokenizer of BEiT, trained by the paper's text (section 2.1, appendix A): its training code was not released.
+//! tokenizer of BEiT. Training follows the paper's text (section 2.1, appendix A): its training code was not released.
 //!
-//! Each cell of an image becomes one of many tokens by a Gumbel softmax, whose temperature falls; a decoder says how
-//! pixels are distributed, and the choice of tokens is kept near a uniform one.
+//! Each cell of an image becomes one of many tokens by a Gumbel softmax, whose temperature falls. A decoder predicts
+//! the distribution of pixels, and a KL term keeps the choice of tokens close to uniform.
 
 mod annealed;
 
@@ -32,10 +32,10 @@ const NAME: &str = "dvae";
 pub struct DvaeTrainingConfig {
     /// Height and width of the images in pixels, multiples of 8. Default 256.
     pub image_size: ImageSize,
-    /// What logits and noise are divided by. Default: from 1 to 1/16 in the first 150,000 of 3,000,000 steps.
+    /// Temperature of the Gumbel softmax. Default: from 1 to 1/16 in the first 150,000 of 3,000,000 steps.
     pub temperature: Annealed,
-    /// Weight of the divergence from a uniform choice of tokens, where both losses are a sum over an image divided by its
-    /// values. Default: from 0 to 6.6 in the first 5,000 of 3,000,000 steps.
+    /// Weight of the divergence from a uniform choice of tokens; both losses are sums over an image divided by its
+    /// number of values. Default: from 0 to 6.6 in the first 5,000 of 3,000,000 steps.
     pub kl_weight: Annealed,
     /// Augmentation. Default: random crop (scale 0.2 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,7 @@ impl MethodConfig for DvaeTrainingConfig {
     type Method = DvaeTraining;
 
     fn arch(arch: &str) -> Result<Self> {
-        let (why, fix) = ("it has one size", "set network.n_hid and .decoder_n_hid");
+        let (why, fix) = ("this method has only one size", "set network.n_hid and .decoder_n_hid");
         Err(Error::config(NAME, "arch", arch, why, fix))
     }
 
@@ -83,7 +83,7 @@ impl MethodConfig for DvaeTrainingConfig {
         let ImageSize { height, width } = self.image_size;
         let side = DvaeConfig::STRIDE;
         if height % side != 0 || width % side != 0 || height * width == 0 {
-            let why = format!("a token stands for {side}x{side} pixels");
+            let why = format!("a token covers {side}x{side} pixels");
             let fix = format!("make both sides multiples of {side}");
             return Err(Error::config(
                 NAME,
@@ -114,7 +114,7 @@ impl MethodConfig for DvaeTrainingConfig {
     }
 }
 
-/// The method.
+/// Training of the discrete VAE.
 #[derive(Debug)]
 pub struct DvaeTraining {
     student: ParamStore,
@@ -126,12 +126,12 @@ pub struct DvaeTraining {
 }
 
 impl DvaeTraining {
-    /// Shares of the tokens, drawn in training and else those of the largest logits' softmax.
+    /// Token probabilities: the softmax of the logits, in training with Gumbel noise, at the current temperature.
     fn sample(&self, logits: &Tensor, step: &StepContext) -> Result<Tensor> {
         let mut logits = logits.clone();
         if step.training {
             let mut rng = step.rng(Purpose::Method, 0);
-            // Open at both ends, so that both logarithms are finite.
+            // Both ends are excluded, so both logarithms are finite.
             let noise: Vec<f32> = (0..logits.elem_count())
                 .map(|_| rng.random_range(1e-7f32..1. - 1e-7))
                 .map(|u| -(-u.ln()).ln())
@@ -142,8 +142,8 @@ impl DvaeTraining {
     }
 }
 
-/// The negative log-likelihood of mapped pixels `[batch, height, width, channels]` under a logit-Laplace distribution,
-/// whose locations and log-scales are `statistics` `[batch, height, width, 2 * channels]`; the mean over all.
+/// Mean negative log-likelihood of mapped pixels `[batch, height, width, channels]` under a logit-Laplace distribution,
+/// whose locations and log-scales are `statistics` `[batch, height, width, 2 * channels]`.
 fn logit_laplace(pixels: &Tensor, statistics: &Tensor) -> Result<Tensor> {
     let channels = pixels.dim(D::Minus1)?;
     let location = statistics.narrow(3, 0, channels)?;
@@ -155,7 +155,7 @@ fn logit_laplace(pixels: &Tensor, statistics: &Tensor) -> Result<Tensor> {
     Ok((density.mean_all()? + std::f64::consts::LN_2)?)
 }
 
-/// The divergence of softmax(`logits`) from a uniform distribution, the mean over all cells.
+/// The divergence of softmax(`logits`) from a uniform distribution, averaged over all cells.
 fn divergence(logits: &Tensor) -> Result<Tensor> {
     let tokens = logits.dim(D::Minus1)?;
     let shares = softmax(logits)?;
@@ -199,7 +199,7 @@ impl Method for DvaeTraining {
         let statistics = self.decoder.relaxed(&shares)?;
         let pixels = map_pixels(&images)?.permute((0, 2, 3, 1))?.contiguous()?;
         let pixel = logit_laplace(&pixels, &statistics)?;
-        // Summed over the cells of an image and divided by its values, as the pixels' is.
+        // Summed over the cells of an image and divided by its number of values, like the pixel loss.
         let values = DvaeConfig::STRIDE * DvaeConfig::STRIDE * self.config.network.in_channels;
         let kl = (divergence(&logits)? / values as f64)?;
         let codes = logits.detach().argmax(D::Minus1)?.flatten_all()?;
@@ -221,7 +221,7 @@ impl Method for DvaeTraining {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Zero-Shot Text-to-Image Generation: the discrete VAE",
     paper: "Ramesh et al., ICML 2021, arXiv 2102.12092",
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         let build = |change: fn(&mut DvaeTrainingConfig)| {
             let mut config = DvaeTrainingConfig::default();
             (config.network.n_hid, config.network.decoder_n_hid) = (4, 4);

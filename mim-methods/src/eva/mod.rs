@@ -1,9 +1,9 @@
 //! EVA: Exploring the Limits of Masked Visual Representation Learning at Scale (Fang et al., CVPR 2023, arXiv
 //! 2211.07636).
 //!
-//! Hidden patches are predicted as CLIP sees them, by their angle: in BEiT's style, blocks of patches replaced by a mask
-//! token and one linear layer (EVA), or in MAE's, most patches dropped and a light decoder (EVA-L).
-//! Reference: baaivision/EVA @ 5623d08, `EVA-01/eva`.
+//! CLIP's features of hidden patches are predicted, compared by cosine. The style is BEiT's (EVA): blocks of patches
+//! are replaced by a mask token, with one linear layer; or MAE's (EVA-L): most patches are dropped, with a light
+//! decoder. Reference: baaivision/EVA @ 5623d08, `EVA-01/eva`.
 
 mod golden;
 
@@ -27,9 +27,9 @@ use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaConfig {
-    /// What becomes of hidden patches, and what predicts them. Default `beit`.
+    /// How hidden patches are masked and what predicts them. Default `beit`.
     pub style: EvaStyle,
-    /// How the weights start. Default: `eva` in BEiT's style, `mae` in MAE's.
+    /// Initialisation of the weights. Default: `eva` in BEiT's style, `mae` in MAE's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
     /// Normalisation of the images. Default CLIP's.
@@ -37,19 +37,19 @@ pub struct EvaConfig {
     /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Default: the giant, with trained positions, biases of query and value, and a mask token.
+    /// The encoder. Default: the giant, with trained positions, biases for query and value, and a mask token.
     pub encoder: VitConfig,
-    /// The teacher. Default: CLIP's ViT-L/14 on the same images, whose weights must be given.
+    /// The teacher. Default: CLIP's ViT-L/14 on the same images; its weights must be given.
     pub target: FrozenConfig,
 }
 
-/// What becomes of hidden patches, and what predicts them.
+/// How hidden patches are masked and what predicts them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EvaStyle {
-    /// A mask token takes their place; one linear layer.
+    /// A mask token replaces them; one linear layer predicts.
     Beit(EvaBeitStyle),
-    /// They are dropped; MAE's decoder.
+    /// They are dropped; MAE's decoder predicts.
     Mae(EvaMaeStyle),
 }
 
@@ -142,7 +142,7 @@ impl EvaConfig {
         }
     }
 
-    /// What hides patches and what predicts them, as `outputs` values each.
+    /// The masker, and a decoder with `outputs` values per patch.
     fn parts(&self, params: &Params, outputs: usize) -> Result<Parts> {
         let dim = self.encoder.output_dim();
         Ok(match &self.style {
@@ -168,7 +168,7 @@ impl EvaConfig {
         })
     }
 
-    /// The method with this teacher in place of the one that the settings name.
+    /// The method with this teacher instead of the one from the settings.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
@@ -188,7 +188,7 @@ impl EvaConfig {
             .branch(
                 ("feature", "features"),
                 parts.decoder,
-                // Parity: of EVA-L the release minimises plus the cosine, which negates the decoder's output alone.
+                // Parity: for EVA-L the release minimises the positive cosine, which only negates the decoder's output.
                 CosineConfig::default().build()?,
                 Schedule::constant(1.),
             )
@@ -230,7 +230,7 @@ impl MethodConfig for EvaConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "EVA: Exploring the Limits of Masked Visual Representation Learning at Scale",
     paper: "Fang et al., CVPR 2023, arXiv 2211.07636",
@@ -293,13 +293,13 @@ mod tests {
         };
         assert_eq!(values(&EvaConfig::default(), 768), 1_012_229_632);
         let large = EvaConfig::arch("eva_large").unwrap();
-        // Fixed positions of encoder and decoder are not among the published ones.
+        // The published counts exclude the fixed positions of encoder and decoder.
         let fixed = 257 * (1024 + 512);
         assert_eq!(values(&large, 1024) - fixed, 316_576_768);
     }
 
     #[test]
-    fn teachers_of_another_grid_and_missing_tokens_are_refused() {
+    fn teachers_with_another_grid_and_missing_mask_tokens_are_refused() {
         let mut config = EvaConfig::arch("vit_tiny").unwrap();
         config.encoder.depth = 1;
         let compose = |config: &EvaConfig, patch: usize| {

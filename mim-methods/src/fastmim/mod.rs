@@ -1,9 +1,8 @@
 //! FastMIM: Expediting Masked Image Modeling Pre-training for Vision (Guo et al., arXiv 2212.06593).
 //!
-//! Small images, whose hidden pixels are painted over in one trained colour before any encoder sees
-//! them; a light decoder predicts histograms of oriented gradients of the hidden patches. FastMIM-P
-//! lets the images grow in the course of training ([`ResolutionStage`]). Reference:
-//! ggjy/FastMIM.pytorch @ d4eea0d.
+//! Small images, whose hidden pixels are painted over with one trained colour before the encoder sees them; a light
+//! decoder predicts histograms of oriented gradients of the hidden patches. FastMIM-P enlarges the images in the course
+//! of training ([`ResolutionStage`]). Reference: ggjy/FastMIM.pytorch @ d4eea0d.
 
 mod golden;
 mod stages;
@@ -24,7 +23,7 @@ pub use self::stages::ResolutionStage;
 use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
 
-/// What FastMIM predicts of the hidden patches.
+/// What FastMIM predicts for the hidden patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FastMimTarget {
@@ -39,28 +38,28 @@ pub enum FastMimTarget {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FastMimConfig {
-    /// Fraction of blocks hidden (what stays visible is rounded down), in `[0, 1)`. Default 0.75.
+    /// Fraction of blocks hidden (the number of visible blocks is rounded down), in `[0, 1)`. Default 0.75.
     pub mask_ratio: f64,
-    /// Side in pixels of a block that is hidden as a whole: a multiple of the encoder's output
-    /// stride, or a divisor of it. Default 16; 32 for the sizes (`arch`) of Swin and PVTv2.
+    /// Side in pixels of a block that is hidden as a whole: a multiple of the encoder's output stride, or a divisor of
+    /// it. Default 16; 32 for the sizes (`arch`) of Swin and PVTv2.
     pub block_size: usize,
     /// What is predicted. Default `hog`.
     pub target: FastMimTarget,
-    /// Whether the nine bins of each cell and colour are divided by their length; with `target =
-    /// "pixel"` whether a patch's pixels are normalised. Default true.
+    /// Whether the nine bins of each cell and colour are divided by their L2 norm; with `target = "pixel"` whether a
+    /// patch's pixels are normalised. Default true.
     pub norm_pix_loss: bool,
-    /// Side in pixels of a histogram's cell; it divides blocks and tokens. Default 8.
+    /// Side in pixels of a histogram cell; it must divide blocks and tokens. Default 8.
     pub hog_cell: usize,
-    /// FastMIM-P: the size of the images from some epochs on. Default none: that of the encoder.
+    /// FastMIM-P: image sizes from given epochs on. Default none: the encoder's size throughout.
     pub stages: Vec<ResolutionStage>,
-    /// How the weights start. Default `fastmim`.
+    /// Initialisation of the weights. Default `fastmim`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
     /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder; its mask token, where the settings have one, is left out.
+    /// The encoder; a mask token in its settings is not used.
     pub encoder: EncoderConfig,
     /// The decoder.
     pub decoder: LightDecoderConfig,
@@ -90,7 +89,7 @@ impl Default for FastMimConfig {
 }
 
 impl FastMimConfig {
-    /// The released settings for encoders of several stages.
+    /// The released settings for hierarchical encoders.
     fn pyramid(encoder: EncoderConfig) -> Self {
         Self {
             block_size: 32,
@@ -104,7 +103,7 @@ impl FastMimConfig {
         }
     }
 
-    /// Side in pixels of a cell of the mask's grid: that of the output's tokens, or of smaller blocks.
+    /// Side in pixels of a cell of the mask's grid: an output token, or a block if that is smaller.
     pub(crate) fn mask_stride(&self) -> usize {
         self.block_size.min(self.encoder.output_stride())
     }
@@ -119,7 +118,7 @@ impl FastMimConfig {
         .build()
     }
 
-    /// The encoder behind the painted pixels.
+    /// The encoder of the painted images.
     fn inner(&self) -> EncoderConfig {
         let mut encoder = self.encoder.clone();
         encoder.set_mask_token(false);
@@ -149,7 +148,7 @@ impl FastMimConfig {
         }
     }
 
-    /// Checks how blocks, tokens and histograms fit each other.
+    /// Checks that blocks, tokens and histograms fit each other.
     fn check_blocks(&self) -> Result<()> {
         let (block, stride) = (self.block_size, self.encoder.output_stride());
         let bad = |field: &'static str, value: usize, why: String, fix: &'static str| {
@@ -157,7 +156,7 @@ impl FastMimConfig {
         };
         if block == 0 || !(block.is_multiple_of(stride) || stride.is_multiple_of(block)) {
             let why =
-                format!("a block must be whole tokens of {stride} pixels, or a token whole blocks");
+                format!("a block must consist of whole tokens of {stride} pixels, or a token of whole blocks");
             return bad(
                 "block_size",
                 block,
@@ -167,7 +166,7 @@ impl FastMimConfig {
         }
         let (cell, part) = (self.hog_cell, self.mask_stride());
         if self.target == FastMimTarget::Hog && (cell == 0 || !part.is_multiple_of(cell)) {
-            let why = format!("what is compared are parts of {part} pixels, made of whole cells");
+            let why = format!("the loss compares parts of {part} pixels, which must consist of whole cells");
             let fix = "use a divisor, larger blocks or patches, or target = \"pixel\"";
             return bad("hog_cell", cell, why, fix);
         }
@@ -194,7 +193,7 @@ impl MethodConfig for FastMimConfig {
         let vit = VitConfig::arch(arch)?;
         let vit = VitConfig {
             image_size: 128.into(),
-            // Half of what fine-tuning then has.
+            // Half the number of heads in fine-tuning.
             num_heads: match arch {
                 "vit_base" => 6,
                 _ => vit.num_heads,
@@ -215,7 +214,7 @@ impl MethodConfig for FastMimConfig {
         let (root, inner) = (student.root(), self.inner());
         let channels = inner.in_channels();
         self.norm.check(channels)?;
-        // Where the authors' modules are: a ViT's beside the decoder's, others' below a name.
+        // The parameter paths of the authors: a ViT's next to the decoder's, other encoders under a prefix.
         let params = match inner {
             EncoderConfig::Vit(_) => root.clone(),
             _ => root.pp("encoder"),
@@ -262,7 +261,7 @@ impl MethodConfig for FastMimConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "FastMIM: Expediting Masked Image Modeling Pre-training for Vision",
     paper: "Guo et al., 2022, arXiv 2212.06593",

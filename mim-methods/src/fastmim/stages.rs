@@ -1,4 +1,4 @@
-//! FastMIM-P: images that grow in the course of training.
+//! FastMIM-P: images that grow during training.
 
 use mim_core::augment::ViewPlan;
 use mim_core::{Encoder, Error, ImageSize, PatchGrid, Result};
@@ -7,13 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::FastMimConfig;
 
-/// The size of the images from an epoch on.
+/// The image size from an epoch on.
 ///
-/// The authors' code takes such a list, but its encoders refuse any other size than the first. Here
-/// every weight goes on as it is, and what follows the size is made anew: the random crop, the grid of
-/// the mask (blocks keep their side in pixels), fixed positions, and Swin's windows, whose side stays
-/// and whose shifts are those of the new grid. Batch size and learning rate stay, too. Before the
-/// first stage, and in evaluations, images have the encoder's size.
+/// The authors' code accepts such a list, but its encoders refuse any size but the first. Here all weights are kept,
+/// and whatever depends on the size is computed again: the random crop, the mask grid (blocks keep their side in
+/// pixels), fixed positions, and Swin's windows, which keep their side and use the shifts of the new grid. Batch size
+/// and learning rate do not change either. Before the first stage, and in evaluations, images have the encoder's size.
 ///
 /// ```toml
 /// stages = [{ epoch = 400, size = 160 }, { epoch = 600, size = 192 }]
@@ -28,7 +27,7 @@ pub struct ResolutionStage {
 }
 
 impl FastMimConfig {
-    /// The views of images of `size`: the settings' with their random crops resized, or the default's.
+    /// The views for images of `size`: those of the settings with resized random crops, or the default.
     pub(super) fn plan(&self, size: ImageSize) -> Result<ViewPlan> {
         let crop = <(usize, usize)>::from(size);
         let Some(views) = self.views.clone() else {
@@ -43,12 +42,12 @@ impl FastMimConfig {
                 "stages",
                 size,
                 "no operation in `views` is a random crop, whose size could change",
-                "add random_resized_crop to the views, or leave out stages",
+                "add random_resized_crop to the views, or remove `stages`",
             )
         })
     }
 
-    /// Checks that all sizes fit `encoder` and the blocks, and the stages' order.
+    /// Checks that all sizes fit `encoder` and the blocks, and that the stages are in order.
     pub(super) fn check_sizes(&self, encoder: &dyn Encoder, masker: &CellMasker) -> Result<()> {
         let own = [self.encoder.image_size()].into_iter();
         for size in own.chain(self.stages.iter().map(|stage| stage.size)) {
@@ -62,14 +61,14 @@ impl FastMimConfig {
         let mut pairs = self.stages.windows(2);
         if let Some(pair) = pairs.find(|pair| pair[0].epoch >= pair[1].epoch) {
             let value = format!("{} before {}", pair[0].epoch, pair[1].epoch);
-            let why = "each stage begins after the one before it";
+            let why = "each stage must begin after the previous one";
             return bad(value, why, "sort the stages by epoch");
         }
         match self.stages.is_empty() || self.encoder.any_size() {
             true => Ok(()),
             false => bad(
                 format!("{} sizes", self.stages.len()),
-                "trained positions belong to one size of images",
+                "trained positions fit only one image size",
                 "use pos_embed = \"sincos\" and rel_pos_bias = \"none\"",
             ),
         }

@@ -115,7 +115,7 @@ fn the_same_hidden_pixels_give_the_same_loss_on_every_mask_grid() {
         let whole = of_blocks(16);
         assert!(whole > 0. && whole.is_finite());
         assert!((of_blocks(8) - whole).abs() < 1e-5 * whole);
-        // Blocks of several tokens are masks on the tokens' grid.
+        // Masks of blocks of several tokens lie on the tokens' grid.
         assert_eq!(of_blocks(32), whole);
     }
 }
@@ -159,7 +159,7 @@ fn a_stage_resizes_crops_masks_and_targets_and_trains_the_same_weights() {
 }
 
 #[test]
-fn pixels_are_drawn_and_histograms_are_not() {
+fn reconstructions_need_pixel_targets() {
     let pixel = FastMimConfig {
         target: FastMimTarget::Pixel,
         block_size: 8,
@@ -172,7 +172,7 @@ fn pixels_are_drawn_and_histograms_are_not() {
 }
 
 #[test]
-fn the_encoder_inside_has_no_mask_token_of_its_own() {
+fn the_inner_encoder_has_no_mask_token() {
     for config in [vit(), swin()] {
         let config = FastMimConfig {
             encoder: match config.encoder.clone() {
@@ -197,7 +197,7 @@ fn the_encoder_inside_has_no_mask_token_of_its_own() {
 }
 
 #[test]
-fn bad_settings_are_named() {
+fn invalid_settings_are_named() {
     type Wrong = (&'static str, fn(&mut FastMimConfig));
     let stage = |epoch: usize, side: usize| ResolutionStage {
         epoch,

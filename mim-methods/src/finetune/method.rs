@@ -15,19 +15,19 @@ use super::mixing::{Mix, MixConfig, erase, mixed_targets};
 /// Encoder, pooling, norm and a linear head.
 pub(super) struct Network {
     pub(super) encoder: Box<dyn Encoder>,
-    /// Whether the encoder is as in inference: a linear probe.
+    /// Whether the encoder runs in inference mode: a linear probe.
     pub(super) frozen: bool,
     pub(super) pooling: Pooling,
-    /// The norm behind the mean of the tokens, where the encoder's own is left out.
+    /// The norm after the mean of the tokens, used instead of the encoder's final norm.
     pub(super) fc_norm: Option<LayerNorm>,
-    /// The norm over the batch before the head of a linear probe.
+    /// The batch norm before the head of a linear probe.
     pub(super) head_norm: Option<BatchNorm>,
     pub(super) head: Linear,
     pub(super) classes: usize,
 }
 
 impl Network {
-    /// Features `[batch, dim]` as they enter the head.
+    /// The features `[batch, dim]` that enter the head.
     fn features(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
         let of_encoder = StepContext {
             training: step.training && !self.frozen,
@@ -59,14 +59,14 @@ impl Classifier for Network {
     }
 }
 
-/// A momentum average of the weights.
+/// A moving average of the weights.
 pub(super) struct Average {
     pub(super) network: Network,
     pub(super) store: ParamStore,
     pub(super) ema: Ema,
 }
 
-/// The method: all weights are trained on labels.
+/// Fine-tuning: all weights are trained with labels.
 ///
 /// Its intermediates are `mixed_images`, `soft_target`, `features` and `logits`.
 pub struct Finetune {
@@ -78,12 +78,12 @@ pub struct Finetune {
     pub(super) mix: MixConfig,
     pub(super) label_smoothing: f64,
     pub(super) erasing_prob: f64,
-    /// How batches are mixed, in place of draws.
+    /// A fixed mixing instead of a random one.
     pub(super) recorded: Option<Mix>,
 }
 
 impl Finetune {
-    /// Mixes all batches in one way, without erasing: for recorded cases.
+    /// Mixes all batches with `mix` and does not erase: for recorded cases.
     #[must_use]
     pub fn mixing(self, mix: Mix) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Finetune {
         }
     }
 
-    /// The images of a batch as the network gets them, and the share of their own labels.
+    /// The images that enter the network, and the share of each image's own label.
     fn mixed(&self, images: &Tensor, step: &StepContext) -> Result<(Tensor, f64)> {
         if let Some(mix) = &self.recorded {
             return mix.apply(images);
@@ -144,7 +144,7 @@ impl Method for Finetune {
         let labels = batch.labels.as_ref().ok_or_else(|| {
             Error::unsupported(
                 "fine-tuning",
-                "the images have no labels",
+                "the data set has no labels",
                 "use a data set with labels, such as a folder for each class",
             )
         })?;

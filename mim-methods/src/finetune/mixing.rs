@@ -1,4 +1,4 @@
-//! What fine-tuning does to a batch: random erasing, mixup, CutMix, and the targets of mixed images.
+//! Batch augmentation of fine-tuning: random erasing, mixup, CutMix, and the targets of mixed images.
 
 use candle_core::{DType, Tensor};
 use mim_core::{Error, Result, ops};
@@ -6,19 +6,19 @@ use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-/// Mixup and CutMix, of a whole batch at a time: each image is mixed with that at the same place from the end.
+/// Mixup and CutMix, applied to a whole batch: image `i` is mixed with image `batch - 1 - i`.
 ///
 /// mixup (Zhang et al., ICLR 2018), CutMix (Yun et al., ICCV 2019), as in timm 0.3.2, `data/mixup.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MixConfig {
-    /// Parameter of mixup's Beta distribution; 0 for no mixup. Default 0.8.
+    /// Parameter of mixup's Beta distribution; 0 disables mixup. Default 0.8.
     pub mixup_alpha: f64,
-    /// Parameter of CutMix's; 0 for no CutMix. Default 1.
+    /// Parameter of CutMix's Beta distribution; 0 disables CutMix. Default 1.
     pub cutmix_alpha: f64,
     /// Share of batches that are mixed. Default 1.
     pub prob: f64,
-    /// Share of mixed batches that CutMix takes, where both are on. Default 0.5.
+    /// Share of mixed batches that use CutMix if both are on. Default 0.5.
     pub switch_prob: f64,
 }
 
@@ -38,12 +38,12 @@ impl Default for MixConfig {
 pub enum Mix {
     /// Not at all.
     None,
-    /// `lam` times the image, the rest of its partner.
+    /// `lam` times the image plus `1 - lam` times its partner.
     Mixup {
         /// Share of the image.
         lam: f64,
     },
-    /// A box of the partner in the image.
+    /// A box of the image is replaced by that of its partner.
     CutMix {
         /// The box.
         cut: CutBox,
@@ -55,16 +55,16 @@ pub enum Mix {
 pub struct CutBox {
     /// First row.
     pub top: usize,
-    /// Row behind the last.
+    /// One past the last row.
     pub bottom: usize,
     /// First column.
     pub left: usize,
-    /// Column behind the last.
+    /// One past the last column.
     pub right: usize,
 }
 
 impl CutBox {
-    /// A box of `1 - lam` of the area of an image of (height, width), around `centre`, cut off at the edges.
+    /// A box with `1 - lam` of the area of an image of (height, width), around `centre`, clipped at the edges.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -81,7 +81,7 @@ impl CutBox {
         }
     }
 
-    /// The share of an image of (height, width) that stays.
+    /// The share of an image of (height, width) outside the box.
     pub fn kept(&self, (height, width): (usize, usize)) -> f64 {
         let area = (self.bottom - self.top) * (self.right - self.left);
         1. - area as f64 / (height * width) as f64
@@ -95,8 +95,8 @@ impl MixConfig {
     ///
     /// [`Error::InvalidConfig`] for the first one out of range.
     pub fn check(&self) -> Result<()> {
-        let alpha = "it is 0, or a parameter of a Beta distribution";
-        let share = "it is a share from 0 to 1";
+        let alpha = "it must be 0, or a positive parameter of a Beta distribution";
+        let share = "it must be a share from 0 to 1";
         let is_share = |value: f64| (0. ..=1.).contains(&value);
         let is_alpha = |value: f64| value >= 0. && value.is_finite();
         for (field, value, holds, why) in [
@@ -106,13 +106,13 @@ impl MixConfig {
             ("switch_prob", self.switch_prob, is_share(self.switch_prob), share),
         ] {
             if !holds {
-                return Err(Error::config("mix", field, value, why, "use for instance 0.8"));
+                return Err(Error::config("mix", field, value, why, "use 0.8, for example"));
             }
         }
         Ok(())
     }
 
-    /// Draws how a batch of images of (height, width) is mixed.
+    /// Draws how to mix a batch of images of (height, width).
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl MixConfig {
         let cuts = cutmix && (!mixup || rng.random::<f64>() < self.switch_prob);
         let alpha = if cuts { self.cutmix_alpha } else { self.mixup_alpha };
         let beta = Beta::new(alpha, alpha).map_err(|error| {
-            let fix = "use for instance 0.8";
+            let fix = "use 0.8, for example";
             Error::config("mix", "alpha", alpha, error.to_string(), fix)
         })?;
         let lam = beta.sample(&mut *rng);
@@ -175,14 +175,15 @@ fn reversed(xs: &Tensor) -> Result<Tensor> {
     Ok(xs.index_select(&order, 0)?)
 }
 
-/// Targets `[batch, classes]` of `labels` `[batch]` u32 whose images have the share `lam` of themselves, and the rest of
-/// their partner: smoothed by `smoothing / classes` off the label.
+/// Targets `[batch, classes]` of `labels` `[batch]` u32 for mixed images: the share `lam` of the image's own label, the
+/// rest of its partner's. Label smoothing puts `smoothing / classes` on the other classes.
 ///
 /// timm 0.3.2, `mixup_target`.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] for a label that is no class, on the CPU; a GPU is not waited for.
+/// [`Error::InvalidConfig`] for a label that is not a class. Checked on the CPU only, since a check would synchronise a
+/// GPU.
 pub fn mixed_targets(labels: &Tensor, classes: usize, (lam, smoothing): (f64, f64)) -> Result<Tensor> {
     let labels = labels.to_dtype(DType::U32)?;
     if labels.device().is_cpu() {
@@ -210,7 +211,7 @@ const ERASED_AREA: [f64; 2] = [0.02, 1. / 3.];
 /// Height over width of an erased box.
 const ERASED_ASPECT: [f64; 2] = [0.3, 1. / 0.3];
 
-/// Random erasing: with probability `prob`, a box of an image becomes normal noise, one draw a value.
+/// Random erasing: with probability `prob`, a box of an image becomes normal noise, one draw per value.
 ///
 /// Zhong et al., AAAI 2020, as in timm 0.3.2, `data/random_erasing.py` (mode `pixel`, one box).
 ///
@@ -245,7 +246,7 @@ pub fn erase(images: &Tensor, prob: f64, rng: &mut dyn Rng) -> Result<Tensor> {
     Ok(taken.where_cond(&noise, images)?)
 }
 
-/// A box to erase in an image of (height, width); none if ten draws fit nowhere.
+/// A box to erase in an image of (height, width); `None` if none of ten draws fits.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_cut_off_at_the_edges_and_the_share_follows() {
+    fn boxes_are_clipped_at_the_edges_and_the_share_follows() {
         let cut = CutBox::around((0, 3), 0.75, (4, 4));
         assert_eq!((cut.top, cut.bottom, cut.left, cut.right), (0, 1, 2, 4));
         assert_eq!(cut.kept((4, 4)), 0.875);
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_mixed_where_both_are_off_or_by_chance() {
+    fn batches_are_not_mixed_if_both_are_off_or_not_drawn() {
         let mut rng = stream(0, Purpose::Method, [0, 0]);
         for off in [
             MixConfig { mixup_alpha: 0., cutmix_alpha: 0., ..MixConfig::default() },

@@ -1,9 +1,9 @@
 //! Fine-tuning: a pretrained encoder and a linear head, all weights trained with labels.
 //!
 //! The protocol of MAE (He et al., CVPR 2022, appendix A.1; facebookresearch/mae @ efb2a80, `main_finetune.py`) and BEiT:
-//! RandAugment, random erasing, mixup and CutMix, label smoothing, stochastic depth, and learning rates that shrink
-//! towards the input (`train.optimizer.layer_decay`). It is a method like the others, so its runs resume, log and are
-//! evaluated as theirs. `mim finetune` takes the encoder's settings and weights from a run.
+//! RandAugment, random erasing, mixup and CutMix, label smoothing, stochastic depth, and learning rates that decrease
+//! towards the input (`train.optimizer.layer_decay`). It is a method like the others, so its runs can be resumed,
+//! logged and evaluated in the same way. `mim finetune` takes the encoder's settings and weights from a run.
 
 pub(crate) mod golden;
 mod method;
@@ -38,32 +38,31 @@ const NAME: &str = "finetune";
 pub struct FinetuneConfig {
     /// Classes of the head. Default 1000.
     pub num_classes: usize,
-    /// How tokens become the feature that enters the head. Default `mean`.
+    /// How tokens are pooled into the feature that enters the head. Default `mean`.
     pub pooling: Pooling,
-    /// Whether the head alone is trained, on features that are normalised over the batch (MAE's linear probing). Default
-    /// false.
+    /// Whether only the head is trained, on batch-normalised features (MAE's linear probing). Default false.
     pub linear_probe: bool,
-    /// Share of a target that is spread over all classes. Default 0.1.
+    /// Label smoothing: the share of a target spread over all classes. Default 0.1.
     pub label_smoothing: f64,
     /// Mixup and CutMix.
     pub mix: MixConfig,
-    /// Share of images of which a box becomes noise. Default 0.25.
+    /// Probability that a box of an image is replaced by noise. Default 0.25.
     pub erasing_prob: f64,
-    /// Momentum of an average of the weights, which is evaluated in place of them, such as 0.9999; none (the
-    /// default) for no average.
+    /// Momentum of a moving average of the weights, such as 0.9999; the average is evaluated instead of the weights.
+    /// None (the default) disables it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// Deviation of the head's initial weights. Default 2e-5.
+    /// Standard deviation of the head's initial weights. Default 2e-5.
     pub head_init_std: f64,
-    /// How weights start that are not loaded. Default `mae`.
+    /// Initialisation of weights that are not loaded. Default `mae`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
     /// Augmentation. Default: random resized crop (scale 0.08 to 1, bicubic), flip and RandAugment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Default: ViT-B/16 with trained positions, stochastic depth of 0.1, and no final norm: a norm then
-    /// follows the pooling (`fc_norm`).
+    /// The encoder. Default: ViT-B/16 with trained positions, stochastic depth of 0.1, and no final norm; instead, a
+    /// norm follows the pooling (`fc_norm`).
     pub encoder: EncoderConfig,
 }
 
@@ -97,9 +96,9 @@ impl FinetuneConfig {
         }
     }
 
-    /// Changes the settings of a pretrained encoder to those it has in fine-tuning: no token for hidden patches, fixed
-    /// positions become trained ones, a relative bias that all blocks share becomes one of each block (BEiT, SimMIM),
-    /// and with `mean` pooling a ViT's final norm moves behind the pooling.
+    /// Changes the settings of a pretrained encoder to those of fine-tuning: no mask token, trained instead of fixed
+    /// positions, a relative bias per block instead of a shared one (BEiT, SimMIM), and with `mean` pooling a ViT's
+    /// final norm moves after the pooling.
     pub fn adapt(encoder: &mut EncoderConfig, pooling: Pooling) {
         Self::for_probe(encoder);
         if let EncoderConfig::Vit(vit) = encoder {
@@ -114,7 +113,7 @@ impl FinetuneConfig {
         }
     }
 
-    /// Changes the settings of a pretrained encoder to those it has in linear probing: no token for hidden patches.
+    /// Changes the settings of a pretrained encoder to those of linear probing: no mask token.
     pub fn for_probe(encoder: &mut EncoderConfig) {
         encoder.set_mask_token(false);
     }
@@ -125,24 +124,24 @@ impl FinetuneConfig {
         let rate = self.encoder.to_table()?.get("drop_path_rate").cloned();
         let rate = rate.and_then(|rate| rate.as_float()).unwrap_or_default();
         if self.linear_probe && rate > 0. {
-            let why = "the encoder of a linear probe drops nothing";
+            let why = "the encoder of a linear probe must not use stochastic depth";
             let fix = "set encoder.drop_path_rate = 0.0";
             return Err(Error::config(NAME, "encoder.drop_path_rate", rate, why, fix));
         }
         let share = |value: f64| (0. ..=1.).contains(&value);
         let (field, value, why, fix) = if self.num_classes < 2 {
-            let why = "a head tells at least two classes apart";
+            let why = "a head needs at least two classes";
             ("num_classes", self.num_classes.to_string(), why, "use the number of classes of the data")
         } else if !(0. ..1.).contains(&self.label_smoothing) {
-            let why = "it is a share from 0 to below 1";
-            ("label_smoothing", self.label_smoothing.to_string(), why, "use for instance 0.1")
+            let why = "it must be in [0, 1)";
+            ("label_smoothing", self.label_smoothing.to_string(), why, "use 0.1, for example")
         } else if !share(self.erasing_prob) {
-            ("erasing_prob", self.erasing_prob.to_string(), "it is a probability", "use for instance 0.25")
+            ("erasing_prob", self.erasing_prob.to_string(), "it must be a probability", "use 0.25, for example")
         } else if !self.ema.is_none_or(share) {
             let value = self.ema.unwrap_or_default().to_string();
-            ("ema", value, "it is a momentum from 0 to 1", "use for instance 0.9999")
+            ("ema", value, "it must be a momentum from 0 to 1", "use 0.9999, for example")
         } else if !(self.head_init_std >= 0. && self.head_init_std.is_finite()) {
-            ("head_init_std", self.head_init_std.to_string(), "it is a deviation", "use for instance 2e-5")
+            ("head_init_std", self.head_init_std.to_string(), "it must be a standard deviation", "use 2e-5, for example")
         } else {
             return Ok(());
         };
@@ -233,7 +232,7 @@ impl MethodConfig for FinetuneConfig {
 
     fn store(&self, device: &Device, seed: u64) -> ParamStore {
         match self.linear_probe {
-            // The norm before the head has no weights to train.
+            // The batch norm before the head has no trained weights.
             true => ParamStore::with_frozen(device, seed, self.init(), |name| !name.starts_with("head.")),
             false => ParamStore::new(device, seed, self.init()),
         }
@@ -261,7 +260,7 @@ impl MethodConfig for FinetuneConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Fine-tuning with labels",
     paper: "He et al., CVPR 2022, arXiv 2111.06377, appendix A.1",
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn an_average_starts_as_the_student_and_is_what_classifies() {
+    fn an_average_starts_as_the_student_and_classifies() {
         let config = FinetuneConfig { ema: Some(0.5), ..tiny() };
         let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
         let names: Vec<_> = method.stores().iter().map(|(name, _)| *name).collect();
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_linear_probe_trains_the_head_alone() {
+    fn a_linear_probe_trains_only_the_head() {
         let mut config = FinetuneConfig {
             linear_probe: true,
             ..tiny()
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut FinetuneConfig));
         let wrong: [Wrong; 5] = [
             ("`num_classes` is 1", |c| c.num_classes = 1),

@@ -1,22 +1,22 @@
-//! What a frozen 2D network makes of clouds.
+//! Features of a frozen 2D network for point clouds.
 
 use candle_core::Tensor;
 use mim_core::points::{DepthMaps, DepthMapsConfig};
 use mim_core::{EncodeOptions, Encoder, Error, Masking, PatchGrid, Result, StepContext, ops};
 
-/// A frozen 2D network that sees depth maps.
+/// A frozen 2D network that sees depth maps of clouds.
 pub(super) struct Teacher {
     network: Box<dyn Encoder>,
     maps: DepthMapsConfig,
 }
 
-/// What it sees of a batch of clouds.
+/// Its output for a batch of clouds.
 pub(super) struct Look {
     maps: DepthMaps,
     grid: PatchGrid,
     /// `[views * batch, tokens, dim]`.
     features: Tensor,
-    /// `[views * batch, tokens, 1]`, if it was asked for.
+    /// `[views * batch, tokens, 1]`, if requested.
     attention: Option<Tensor>,
 }
 
@@ -25,7 +25,8 @@ impl Teacher {
         Self { network, maps }
     }
 
-    /// Looks at clouds `[batch, points, 3]`. Traces `images`, and as the teacher's `features` and `attention`.
+    /// Runs the network on clouds `[batch, points, 3]`. Traces `images`, and with the teacher's names `features` and
+    /// `attention`.
     pub(super) fn look(
         &self,
         points: &Tensor,
@@ -37,7 +38,7 @@ impl Teacher {
         for (name, frame) in ["least", "grid_size", "offsets"].iter().zip(maps.frames()?) {
             step.trace(name, || Ok(frame))?;
         }
-        // Whatever it is made of, it is not trained: its batch norms keep their statistics.
+        // The network is never trained: its batch norms keep their statistics.
         let inference = StepContext {
             training: false,
             ..step.teacher()
@@ -55,7 +56,7 @@ impl Teacher {
             None if attention => {
                 return Err(Error::unsupported(
                     "masks guided by attention",
-                    "the 2D network gives none",
+                    "the 2D network has no attention",
                     "use a network with a class token, or set guided = false",
                 ));
             }
@@ -75,7 +76,7 @@ impl Teacher {
 }
 
 impl Look {
-    /// The features at points `[total, 3]` of clouds `cloud_of`, view by view, `[total, views * dim]`.
+    /// The features at points `[total, 3]` of the clouds `cloud_of`, view by view, `[total, views * dim]`.
     pub(super) fn features(&self, points: &Tensor, cloud_of: &[u32]) -> Result<Tensor> {
         let seen = self
             .maps
@@ -83,7 +84,8 @@ impl Look {
         Ok(seen.flatten_from(1)?)
     }
 
-    /// The attention to points `[batch, count, 3]`, the mean of all views, `[batch, count]`; none if nobody asked.
+    /// Attention to the points `[batch, count, 3]`, averaged over views, `[batch, count]`; `None` if it was not
+    /// requested.
     pub(super) fn saliency(&self, points: &Tensor) -> Result<Option<Tensor>> {
         let Some(attention) = &self.attention else {
             return Ok(None);
@@ -98,10 +100,10 @@ impl Look {
     }
 }
 
-/// The chances of `[batch, count]` by their saliency, and the same for all where there is none; on the host.
+/// Sampling weights of `[batch, count]` from their saliency, or uniform ones without it; on the host.
 pub(super) fn chances(saliency: Option<Tensor>, count: usize) -> Result<Vec<f32>> {
     match saliency {
-        // Parity: attention is taken as it is; its values are small, so that the chances are nearly uniform.
+        // Parity: attention is used without scaling; its values are small, so the weights are nearly uniform.
         Some(saliency) => Ok(ops::softmax(&saliency)?.flatten_all()?.to_vec1()?),
         None => Ok(vec![1.; count]),
     }

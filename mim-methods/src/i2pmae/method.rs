@@ -18,16 +18,16 @@ use super::{I2pMaeConfig, I2pMaeTarget, NAME, picture};
 
 /// I2P-MAE, and without its 2D network Point-M2AE.
 ///
-/// One training step: group the cloud, let the 2D network look at it, hide groups of the coarsest level and pass the
-/// mask down; encode what is visible, decode, predict the points of hidden groups (`points`, Chamfer) and at visible
-/// ones what the network sees (`features`, mean squared error).
+/// One training step: group the cloud, run the 2D network on it, mask groups of the coarsest level and propagate the
+/// mask to the finer ones; encode the visible groups and decode. Predict the points of hidden groups (`points`,
+/// Chamfer) and the 2D network's features at visible groups (`features`, mean squared error).
 pub struct I2pMae {
     pub(super) student: ParamStore,
     pub(super) encoder: PointEncoder,
     pub(super) decoder: PointDecoder,
-    /// Predicts the members of a group from its middle.
+    /// Predicts the points of a group relative to its centre.
     pub(super) head: Linear,
-    /// The 2D network, and what predicts its features at all members of a group.
+    /// The 2D network, and the layer that predicts its features at all points of a group.
     pub(super) teacher: Option<(Teacher, Linear)>,
     pub(super) masker: Box<dyn Masker>,
     pub(super) views: ViewPlan,
@@ -35,10 +35,10 @@ pub struct I2pMae {
     pub(super) config: I2pMaeConfig,
 }
 
-/// A batch on its way through the network.
+/// A decoded batch.
 pub(super) struct Decoded {
     pub(super) levels: PointLevels,
-    /// Which groups of the predicted level are visible.
+    /// Visible groups of the predicted level.
     pub(super) mask: Mask,
     /// Tokens of all groups of the predicted level, `[batch * groups, dim]`.
     tokens: Tensor,
@@ -104,7 +104,7 @@ impl I2pMae {
         })
     }
 
-    /// Members of hidden groups seen from their middles, predicted, `[hidden, members, 3]`.
+    /// Predicted points of hidden groups relative to their centres, `[hidden, members, 3]`.
     pub(super) fn points(&self, decoded: &Decoded, hidden: &Tensor) -> Result<Tensor> {
         let tokens = ops::gather_rows(&decoded.tokens, hidden)?;
         let members = self.head.forward(&tokens)?;
@@ -118,7 +118,7 @@ impl I2pMae {
                 NAME,
                 "mask_ratio",
                 self.config.mask_ratio,
-                "every group of the predicted level is a member of a visible one",
+                "every group of the predicted level belongs to a visible group",
                 "raise mask_ratio, or use more or smaller groups (encoder.num_groups, .group_sizes)",
             ));
         }
@@ -204,7 +204,7 @@ impl Method for I2pMae {
         Ok(())
     }
 
-    /// Draws clouds from three sides: all points, those of visible groups, and these with the predicted ones.
+    /// Renders clouds from three sides: all points, those of visible groups, and the latter with the predicted points.
     fn reconstruct(&self, batch: &Batch, step: &StepContext) -> Result<Reconstruction> {
         let decoded = self.decode(batch, step)?;
         picture::draw(self, &decoded)

@@ -2,8 +2,8 @@
 //! al., CVPR 2023, arXiv 2212.06785), and without its 2D network Point-M2AE (Zhang et al., NeurIPS 2022, arXiv
 //! 2205.14401).
 //!
-//! Groups of points are hidden from a transformer on three levels and predicted. A frozen 2D network sees the cloud as
-//! three depth maps: its attention says which groups stay visible, and these must also tell its features.
+//! Groups of points are hidden from a transformer on three levels, and predicted. A frozen 2D network sees the cloud as
+//! three depth maps: its attention selects the groups that stay visible, and its features are predicted from them.
 //! Reference: ZrrSkywalker/I2P-MAE @ 7d4e519.
 
 mod golden;
@@ -29,37 +29,38 @@ use crate::{FrozenConfig, MethodConfig};
 
 const NAME: &str = "i2pmae";
 
-/// Settings of I2P-MAE; `Default` is the released recipe, whose CLIP must be given.
+/// Settings of I2P-MAE; `Default` is the released recipe; CLIP's weights must be given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct I2pMaeConfig {
     /// Fraction of the coarsest groups hidden, above 0 and below 1. Default 0.8.
     pub mask_ratio: f64,
-    /// Whether groups are kept by the 2D network's attention to them; uniformly if not. Default true.
+    /// Whether the 2D network's attention guides which groups stay visible; uniform if not. Default true.
     pub guided: bool,
-    /// Whether group 0 of a batch's first cloud is visible on the lower levels whatever is hidden. Default true.
+    /// Whether group 0 of a batch's first cloud is always visible on the finer levels. Default true.
     // Parity: the authors clear the mask at index 0 for every member of a hidden group.
     pub first_visible: bool,
-    /// How far two points are apart in the loss of hidden groups. Default `l2`.
+    /// Distance between points in the loss of hidden groups. Default `l2`.
     pub chamfer: ChamferKind,
     /// Augmentation. Default: points in the unit sphere, axes scaled by 2/3 to 3/2, and moved by up to 0.2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// Depth maps of a cloud, which the 2D network sees; their size is the network's.
+    /// Depth maps of a cloud for the 2D network; they have the size of its images.
     pub maps: DepthMapsConfig,
     /// The encoder.
     pub encoder: PointEncoderConfig,
     /// The decoder.
     pub decoder: PointDecoderConfig,
-    /// What is predicted beside points. Default features of CLIP.
+    /// What is predicted besides points. Default features of CLIP.
     pub target: I2pMaeTarget,
 }
 
-/// What I2P-MAE predicts beside the points of hidden groups.
+/// What I2P-MAE predicts besides the points of hidden groups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum I2pMaeTarget {
-    /// What a frozen 2D network sees at the points of visible groups. It sees the maps, so `view` and `norm` are refused.
+    /// Features of a frozen 2D network at the points of visible groups. It sees the maps, so `view` and `norm` are
+    /// refused.
     Features(Box<FrozenConfig>),
     /// Nothing (Point-M2AE).
     Points,
@@ -97,23 +98,23 @@ impl I2pMaeConfig {
                 ("target.view", network.view != 0),
             ] {
                 if is_set {
-                    let why = "the network sees depth maps, no view of the data";
-                    let fix = "leave it out; maps.norm is the normalisation of the maps";
+                    let why = "the network sees depth maps, not a view of the data";
+                    let fix = "remove it; maps.norm is the normalisation of the maps";
                     return Err(Error::config(NAME, field, "set", why, fix));
                 }
             }
         } else if self.maps != DepthMapsConfig::default() {
-            let (why, fix) = ("without a 2D network nobody sees them", "leave them out");
+            let (why, fix) = ("without a 2D network, depth maps are not used", "remove them");
             return Err(Error::config(NAME, "maps", "set", why, fix));
         } else if self.guided {
-            let why = "without a 2D network there is no attention to keep groups by";
+            let why = "without a 2D network there is no attention to guide the mask";
             let fix = "set guided = false, or target.type = \"features\"";
             return Err(Error::config(NAME, "guided", true, why, fix));
         }
         Ok(())
     }
 
-    /// The method with this 2D network in place of the one that the settings name.
+    /// The method with this 2D network instead of the one from the settings.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
@@ -137,7 +138,7 @@ impl I2pMaeConfig {
                 Some((Teacher::new(network, self.maps.clone()), head))
             }
             (I2pMaeTarget::Features(_), None) => {
-                let (why, fix) = ("nobody teaches", "build from the settings");
+                let (why, fix) = ("there is no teacher", "build from the settings");
                 return Err(Error::unsupported("features without a network", why, fix));
             }
             (I2pMaeTarget::Points, _) => None,
@@ -170,7 +171,7 @@ impl MethodConfig for I2pMaeConfig {
     type Method = I2pMae;
 
     fn arch(arch: &str) -> Result<Self> {
-        let (why, fix) = ("it has one size", "set encoder.embed_dims and .depths");
+        let (why, fix) = ("this method has only one size", "set encoder.embed_dims and .depths");
         Err(Error::config(NAME, "arch", arch, why, fix))
     }
 
@@ -191,7 +192,7 @@ impl MethodConfig for I2pMaeConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "I2P-MAE: Learning 3D Representations from 2D Pre-trained Models via Image-to-Point Masked Autoencoders",
     paper: "Zhang et al., CVPR 2023, arXiv 2212.06785",
@@ -215,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Change = fn(&mut I2pMaeConfig);
         let changes: [(Change, &str); 4] = [
             (|c| c.target = I2pMaeTarget::Points, "`guided` is true"),

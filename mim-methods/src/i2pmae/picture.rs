@@ -1,4 +1,4 @@
-//! Pictures of what I2P-MAE predicts.
+//! Renderings of I2P-MAE's predictions.
 
 use candle_core::Tensor;
 use mim_core::points::{draw_points, frame_of};
@@ -6,10 +6,10 @@ use mim_core::{Reconstruction, Result};
 
 use super::method::{Decoded, I2pMae};
 
-/// Side in pixels of a cloud seen from one side.
+/// Side in pixels of one rendering of a cloud.
 const SIDE: usize = 120;
 
-/// Clouds from three sides: all points, those of visible groups, and these with the predicted ones.
+/// Renders clouds from three sides: all points, those of visible groups, and the latter with the predicted points.
 pub(super) fn draw(method: &I2pMae, decoded: &Decoded) -> Result<Reconstruction> {
     let (mask, device) = (&decoded.mask, decoded.levels.points().device());
     let level = method.decoder.level();

@@ -1,4 +1,4 @@
-//! The crops that iBOT sees of an image.
+//! iBOT's crops of an image.
 
 use mim_core::ImageSize;
 use mim_core::augment::{
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CropsConfig {
-    /// Crops that the teacher sees too, of the encoder's image size. Default 2.
+    /// Crops that the teacher sees as well, of the encoder's image size. Default 2.
     pub global: usize,
     /// Further crops, of the student only. Default 10.
     pub local: usize,
@@ -36,8 +36,8 @@ impl Default for CropsConfig {
 }
 
 impl CropsConfig {
-    /// The plan: each view has its own crop (bicubic), flip, colour jitter, grey and blur; all global
-    /// ones but the first are rarely blurred and sometimes solarized.
+    /// The plan: each view has its own crop (bicubic), flip, colour jitter, grey and blur. Global views other than the
+    /// first are blurred less often and sometimes solarized.
     pub fn plan(&self, global_size: ImageSize) -> ViewPlan {
         let global = (0..self.global).map(|index| {
             let first = index == 0;

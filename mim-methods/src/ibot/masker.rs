@@ -1,9 +1,9 @@
-//! What tells iBOT and AttMask apart: the masker.
+//! The masker, which distinguishes iBOT and AttMask.
 
 use mim_core::Result;
 use mim_masking::{AttentionMaskerConfig, IbotBlockMaskerConfig, Masker};
 
-/// Settings of a masker that names a method.
+/// Masker settings that select a method.
 pub trait NamingMasker: Default + Clone + PartialEq + std::fmt::Debug {
     /// The method's name in the registry.
     const METHOD: &'static str;

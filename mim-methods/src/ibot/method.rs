@@ -12,17 +12,17 @@ use mim_masking::{FixedMasker, Guide, GuideKind, MaskRequest, Masker};
 
 use super::tower::{Tower, image_rows, patch_rows};
 
-/// Self-distillation with masks: iBOT, and with masks guided by attention AttMask.
+/// Self-distillation with masks: iBOT, or AttMask if attention guides the masks.
 ///
-/// One training step: the teacher sees the global crops as they are, the student the same with
-/// hidden patches, and the local crops. Class tokens agree across crops, hidden patches with the
-/// teacher's at their place. Crops of one size are one batch, crop by crop.
+/// One training step: the teacher sees the global crops; the student sees the same crops with hidden patches, and the
+/// local crops. Class tokens must agree across crops, hidden patches with the teacher's patch tokens at their
+/// positions. Crops of one size form one batch, crop by crop.
 pub struct Ibot {
     pub(super) name: &'static str,
     pub(super) stores: [(&'static str, ParamStore); 2],
     pub(super) input: Input,
     pub(super) views: ViewPlan,
-    /// Views that the teacher sees too; they come first.
+    /// Number of views that the teacher sees as well; they come first.
     pub(super) globals: usize,
     /// Draws the masks of global crops.
     pub masker: Box<dyn Masker>,
@@ -32,7 +32,7 @@ pub struct Ibot {
     pub(super) ema: Ema,
 }
 
-/// What the teacher makes of the global crops: rows before its last layer.
+/// The teacher's output for the global crops, before its last layer.
 struct Taught {
     cls: Tensor,
     patches: Tensor,
@@ -40,7 +40,7 @@ struct Taught {
 }
 
 impl Ibot {
-    /// The normalised images of some views of one size, stacked.
+    /// The normalised images of several views of one size, stacked.
     fn stacked(&self, batch: &Batch, views: std::ops::Range<usize>) -> Result<Tensor> {
         let images = views
             .map(|index| {
@@ -53,7 +53,7 @@ impl Ibot {
         {
             return Err(Error::shape(
                 "global crops",
-                format!("{}x{} pixels, as the first one", first.0, first.1),
+                format!("{}x{} pixels, like the first one", first.0, first.1),
                 format!("{}x{}", last.0, last.1),
                 "give all global crops the encoder's image size",
             ));
@@ -62,7 +62,7 @@ impl Ibot {
         Ok(Tensor::cat(&images, 0)?)
     }
 
-    /// Local crops in runs of one size.
+    /// Ranges of consecutive local crops of the same size.
     fn local_runs(&self, batch: &Batch) -> Vec<std::ops::Range<usize>> {
         let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
         for index in self.globals..batch.views.len() {
@@ -115,7 +115,7 @@ impl Ibot {
         Ok(mask)
     }
 
-    /// The teacher's logits: of class tokens, of hidden patches, and their mean over all patches.
+    /// The teacher's logits for class tokens and for hidden patches, and their mean over all patches.
     fn targets(
         &self,
         taught: &Taught,
@@ -126,7 +126,7 @@ impl Ibot {
         step.trace("teacher_patch", || {
             Ok(head.logits(&taught.cls, &taught.patches)?.1)
         })?;
-        // The last layer is linear: the mean of all logits is that of their mean input.
+        // The last layer is linear, so the mean of the logits is the logits of the mean input.
         let mean = taught.patches.mean_keepdim(0)?;
         let rows = Tensor::cat(&[&mean, &taught.patches.index_select(hidden, 0)?], 0)?;
         let (cls, rows) = head.logits(&taught.cls, &rows)?;
@@ -135,7 +135,7 @@ impl Ibot {
         Ok((cls, hidden, rows.narrow(0, 0, 1)?))
     }
 
-    /// The student's logits of the class tokens of all crops and of hidden patches.
+    /// The student's logits for the class tokens of all crops and for hidden patches.
     fn predictions(
         &self,
         (images, mask): (&Tensor, &Mask),
@@ -148,7 +148,7 @@ impl Ibot {
         let encoded = tower.encoder.encode(images, masking, &want, step)?;
         let mut cls = vec![image_rows(&encoded)?];
         for (pass, run) in (1u8..).zip(self.local_runs(batch)) {
-            // Stochastic depth draws anew in each pass.
+            // Each pass has its own stochastic depth.
             let step = StepContext {
                 pass,
                 ..step.scoped("local")
@@ -194,7 +194,7 @@ impl Method for Ibot {
         stores.map(|(name, store)| (*name, store)).collect()
     }
 
-    /// The teacher's, as the authors evaluate it.
+    /// The teacher's encoder, as the authors evaluate it.
     fn encoder(&self) -> Option<&dyn Encoder> {
         Some(self.teacher.encoder.as_ref())
     }
@@ -211,7 +211,7 @@ impl Method for Ibot {
         let taught = self.teach(&images, step)?;
         let mask = self.mask(&taught, step)?;
         let hidden = match mask.hidden_total() {
-            // Any patch, which will not count.
+            // Any patch; its loss has weight 0.
             0 => Tensor::zeros(1, DType::U32, images.device())?,
             _ => mask.flat(true, images.dim(0)?, images.device())?,
         };

@@ -2,9 +2,9 @@
 //! AttMask: What to Hide from Your Students: Attention-Guided Masked Image Modeling (Kakogeorgiou et
 //! al., ECCV 2022, arXiv 2203.12719).
 //!
-//! A momentum teacher is the tokenizer of its own student: class tokens agree across crops of an
-//! image, hidden patches with what the teacher sees at their place. AttMask hides what the teacher
-//! attends to. References: bytedance/ibot @ da316d8, gkakogeorgiou/attmask @ 9f62061.
+//! A momentum teacher is the online tokenizer of its student: class tokens agree across crops of an image, hidden
+//! patches with the teacher's tokens at their positions. AttMask hides the patches that the teacher attends to.
+//! References: bytedance/ibot @ da316d8, gkakogeorgiou/attmask @ 9f62061.
 
 mod crops;
 pub(crate) mod golden;
@@ -35,8 +35,8 @@ use crate::registry::Entry;
 /// Settings of iBOT.
 pub type IbotConfig = DistillationConfig<IbotBlockMaskerConfig>;
 
-/// Settings of iBOT ([`IbotConfig`]) and AttMask ([`crate::AttMaskConfig`]); `Default` is ViT-S/16 as in
-/// the recipes they release.
+/// Settings of iBOT ([`IbotConfig`]) and AttMask ([`crate::AttMaskConfig`]); `Default` is ViT-S/16 as in their released
+/// recipes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
     default,
@@ -44,21 +44,21 @@ pub type IbotConfig = DistillationConfig<IbotBlockMaskerConfig>;
     bound = "M: Serialize + DeserializeOwned + Default + NamingMasker"
 )]
 pub struct DistillationConfig<M> {
-    /// Share of the teacher that each step keeps. Default: 0.996, to 1 in a half cosine.
+    /// Momentum of the teacher: the share that each step keeps. Default: from 0.996 to 1 along a half cosine.
     pub momentum: Schedule,
     /// Whether the student's class tokens and patches share the last layer of the head. Default true.
     pub shared_head: bool,
-    /// The same of the teacher. Default true.
+    /// The same for the teacher. Default true.
     pub shared_head_teacher: bool,
-    /// Whether the lengths of the last layer's rows stay one. Default false.
+    /// Whether the rows of the last layer keep unit length. Default false.
     pub norm_last_layer: bool,
-    /// How the weights start. Default `ibot`.
+    /// Initialisation of the weights. Default `ibot`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
     /// The crops of an image.
     pub crops: CropsConfig,
-    /// Augmentation, in place of that of `crops`; the first `crops.global` views are global crops.
+    /// Augmentation instead of that of `crops`; the first `crops.global` views are global crops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
     /// Patches hidden from the student in global crops.
@@ -67,8 +67,8 @@ pub struct DistillationConfig<M> {
     pub objective: SelfDistillationConfig,
     /// The head, in student and teacher.
     pub head: DinoHeadConfig,
-    /// The encoder. Default: ViT with learned positions for any image size, a mask token and
-    /// stochastic depth, which the teacher goes without; a `type` in the settings replaces all of this.
+    /// The encoder. Default: ViT with learned positions for any image size, a mask token, and stochastic depth in the
+    /// student only; a `type` in the settings replaces all of this.
     pub encoder: EncoderConfig,
 }
 
@@ -128,7 +128,7 @@ impl<M: NamingMasker> DistillationConfig<M> {
         }
     }
 
-    /// The teacher's encoder: nothing is masked in it.
+    /// The teacher's encoder, without a mask token.
     fn teacher_encoder(&self) -> EncoderConfig {
         let mut encoder = self.encoder.clone();
         encoder.set_mask_token(false);
@@ -146,7 +146,7 @@ impl<M: NamingMasker> DistillationConfig<M> {
                 M::METHOD,
                 "crops.global",
                 global,
-                format!("there must be one or more, and two or more views; there are {all}"),
+                format!("it must be at least 1 and at most the number of views, which must be at least 2; there are {all} views"),
                 "use 2 global crops",
             ));
         }
@@ -169,11 +169,11 @@ impl<M: NamingMasker> DistillationConfig<M> {
         Ok(masker)
     }
 
-    /// Ties the teacher to the student, and starts it from there.
+    /// Initialises the teacher from the student, and returns the EMA between them.
     fn follow(&self, student: &ParamStore, teacher: &ParamStore) -> Result<Ema> {
         let (momentum, when) = (self.momentum.clone(), EmaTiming::AfterStep);
         let ema = Ema::of_common(student, teacher, momentum, when, EmaStart::Copy)?;
-        // Parity: the release copies by names, of which a shared layer has two, the patches' last.
+        // Parity: the release copies by name. A shared layer has two names, and the second, the patches' layer, wins.
         let layer = |shared: bool| if shared { "last_layer" } else { "last_layer2" };
         for part in ["weight_g", "weight_v"] {
             let name = |shared: bool| format!("head.{}.{part}", layer(shared));
@@ -224,7 +224,7 @@ where
                 M::METHOD,
                 "head.patch_out_dim",
                 self.head.patch_out_dim,
-                format!("student and teacher would give {patch_dim} and {other} logits of a patch"),
+                format!("student and teacher would have {patch_dim} and {other} logits per patch"),
                 "set it to head.out_dim, or share the last layer in both",
             ));
         }
@@ -249,7 +249,7 @@ where
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "iBOT: Image BERT Pre-Training with Online Tokenizer",
     paper: "Zhou et al., ICLR 2022, arXiv 2111.07832",
@@ -315,7 +315,7 @@ mod tests {
         }
     }
 
-    /// Two global crops and a local one of two images.
+    /// Two global crops and one local crop of two images.
     fn batch() -> Batch {
         let view = |side: usize, factor: usize| {
             let bytes = (0..2 * 3 * side * side).map(|at| (at * factor % 251).to_le_bytes()[0]);
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_teacher_with_a_layer_more_keeps_it() {
+    fn a_teacher_with_an_additional_layer_keeps_it() {
         let config = IbotConfig {
             shared_head_teacher: false,
             ..tiny()
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_hidden_the_gradient_is_zero_and_not_missing() {
+    fn without_hidden_patches_gradients_are_zero_but_present() {
         let mut config: IbotConfig = tiny();
         config.masker.start_epoch = 1;
         config.shared_head = false;
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn both_encoders_can_be_evaluated_and_nothing_is_drawn() {
+    fn both_encoders_can_be_evaluated_and_reconstruction_is_refused() {
         let (student, method) = build(&tiny::<IbotBlockMaskerConfig>());
         let names: Vec<&str> = method.encoders().iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["teacher", "student"]);

@@ -1,4 +1,4 @@
-//! An encoder and the head behind it: the student, or the teacher.
+//! An encoder with its head, of the student or the teacher.
 
 use candle_core::Tensor;
 use mim_core::encoders::EncoderConfig;
@@ -13,7 +13,7 @@ pub(super) struct Tower {
 }
 
 impl Tower {
-    /// The encoder under `params`, the head under `head`; `shared` as in [`DinoHeadConfig::build`].
+    /// The encoder lies under `params`, the head under `head`; `shared` as in [`DinoHeadConfig::build`].
     pub(super) fn new(
         params: &Params,
         encoder: &EncoderConfig,
@@ -26,7 +26,7 @@ impl Tower {
     }
 }
 
-/// One row an image, `[rows, dim]`: the class token, or where there is none the mean of all tokens.
+/// One row per image, `[rows, dim]`: the class token, or without one the mean of all tokens.
 pub(super) fn image_rows(encoded: &Encoded) -> Result<Tensor> {
     match encoded.cls()? {
         Some(cls) => Ok(cls.contiguous()?),

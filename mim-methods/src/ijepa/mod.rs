@@ -1,8 +1,9 @@
 //! I-JEPA: Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture (Assran et al., CVPR
 //! 2023, arXiv 2301.08243).
 //!
-//! The encoder sees a large block of an image. A narrow transformer predicts from it, for each of several smaller
-//! blocks, what a momentum copy makes of them when it sees the whole image. Reference: facebookresearch/ijepa @ 52c1ae9.
+//! The encoder sees a large block of an image. From it, a narrow transformer predicts, for each of several smaller
+//! blocks, the features that a momentum copy computes from the whole image. Reference: facebookresearch/ijepa @
+//! 52c1ae9.
 
 pub(crate) mod golden;
 
@@ -21,7 +22,7 @@ use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
 /// Epsilon of the norm of the target.
-// Parity: the framework's default, not that of the network's norms.
+// Parity: PyTorch's default, not the epsilon of the network's norms.
 const TARGET_NORM_EPS: f64 = 1e-5;
 
 /// Settings of I-JEPA; `Default` is ViT-H/14 as released.
@@ -30,20 +31,20 @@ const TARGET_NORM_EPS: f64 = 1e-5;
 pub struct IJepaConfig {
     /// The blocks.
     pub masker: MultiBlockMaskerConfig,
-    /// Distance at which the loss turns from a parabola to a line. Default 1.
+    /// Where the loss changes from quadratic to linear. Default 1.
     pub beta: f64,
     /// Momentum of the copy. Default: linear from 0.996 to 1.
     pub momentum: Schedule,
-    /// How the weights start. Default `ijepa`.
+    /// Initialisation of the weights. Default `ijepa`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
     /// Augmentation. Default: random resized crop (scale 0.3 to 1, bilinear), no flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder, the copy's too. Default: without a class token.
+    /// The encoder, also used by the copy. Default: without a class token.
     pub encoder: VitConfig,
-    /// The predictor. Default: as many heads as the encoder has.
+    /// The predictor. Default: the encoder's number of heads.
     pub predictor: PredictorConfig,
 }
 
@@ -85,7 +86,7 @@ impl IJepaConfig {
         }
     }
 
-    /// The copy of the encoder in a store of its own, and what keeps it up to date.
+    /// The momentum copy of the encoder in its own store, and its EMA.
     fn teacher(&self, student: &ParamStore) -> Result<(Vit, ParamStore, Ema)> {
         let store = ParamStore::teacher(student.device());
         let copy = Vit::new(&store.root(), &self.encoder)?;
@@ -121,7 +122,7 @@ impl MethodConfig for IJepaConfig {
         Ok(match arch {
             "vit_giant" => Self::with_encoder(giant(), 16),
             "vit_huge" => Self::default(),
-            // Beside smaller encoders the release's predictor has the default of its constructor.
+            // With smaller encoders the release's predictor uses its constructor's default.
             _ => Self::with_encoder(VitConfig::arch(arch)?, 6),
         })
     }
@@ -136,12 +137,12 @@ impl MethodConfig for IJepaConfig {
         self.momentum.validate()?;
         let masker = self.masker.build()?;
         let (params, size, grid) = (student.root(), self.encoder.image_size, self.encoder.grid()?);
-        // Whether blocks of any size fit the grid: sizes grow with the draws.
+        // Check that blocks of any size fit the grid: sizes grow with the draws.
         for draw in [0., 1.] {
             masker.sizes(grid, [draw; 2])?;
         }
         let encoder = Vit::new(&params, &self.encoder)?;
-        // Before the predictor, of which the copy has none.
+        // Made before the predictor, because the copy has none.
         let (copy, store, ema) = self.teacher(student)?;
         let dim = self.encoder.output_dim();
         let shape = DecoderShape::new(grid, dim, dim);
@@ -166,7 +167,7 @@ impl MethodConfig for IJepaConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture",
     paper: "Assran et al., CVPR 2023, arXiv 2301.08243",
@@ -207,8 +208,8 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_as_many_as_the_formulas_say() {
-        // Without tables of positions, as the release counts.
+    fn parameter_counts_match_the_formulas() {
+        // Without position tables, as the release counts.
         let block = |dim: usize, hidden: usize| 4 * dim * dim + 9 * dim + (2 * dim + 1) * hidden;
         let encoder = |patch: usize, dim: usize, depth: usize, hidden: usize| {
             (patch + 1) * dim + depth * block(dim, hidden) + 2 * dim
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut IJepaConfig));
         let wrong: [Wrong; 5] = [
             ("lower min_keep", |c| c.masker.min_keep = 10),

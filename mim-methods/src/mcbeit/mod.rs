@@ -1,7 +1,7 @@
 //! mc-BEiT: Multi-choice Discretization for Image BERT Pre-training (Li et al., ECCV 2022, arXiv 2203.15371).
 //!
-//! BEiT with soft labels: the tokenizer's probabilities of each patch, softened, and mixed with those of the patches of
-//! the same image that look alike to the student. Reference: lixiaotong97/mc-BEiT @ 37489a1.
+//! BEiT with soft labels: the tokenizer's softened probabilities for each patch, mixed with those of other patches of
+//! the image that are similar in the student's features. Reference: lixiaotong97/mc-BEiT @ 37489a1.
 
 mod golden;
 
@@ -22,7 +22,7 @@ use crate::beit::{needs_mask_token, vit};
 use crate::tokens::{self, TokenizerConfig};
 use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 
-/// What mc-BEiT hides, told apart by `type`.
+/// The masker of mc-BEiT, selected by `type`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum McBeitMasker {
@@ -40,7 +40,7 @@ pub struct McBeitConfig {
     pub masker: McBeitMasker,
     /// How tokens become soft labels.
     pub labels: SoftLabelsConfig,
-    /// How the weights start. Default `beit`.
+    /// Initialisation of the weights. Default `beit`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -48,9 +48,10 @@ pub struct McBeitConfig {
     /// tokenizer (Lanczos).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Default BEiT's: ViT with shared relative bias, no positions, layer scale, biases of query and value.
+    /// The encoder. Default BEiT's: ViT with shared relative bias, no positions, layer scale, biases for query and
+    /// value.
     pub encoder: VitConfig,
-    /// The tokenizer, one that gives logits. Default a VQGAN with Gumbel softmax; its weights must be given.
+    /// The tokenizer; it must provide logits. Default: a VQGAN with Gumbel softmax; its weights must be given.
     pub target: TokensConfig,
 }
 
@@ -139,7 +140,7 @@ impl MethodConfig for McBeitConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "mc-BEiT: Multi-choice Discretization for Image BERT Pre-training",
     paper: "Li et al., ECCV 2022, arXiv 2203.15371",
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tokenizer_has_a_view_of_its_own() {
+    fn the_tokenizer_has_its_own_view() {
         let dvae = TokenizerConfig::Dvae(DvaeConfig {
             n_hid: 4,
             n_blk_per_group: 1,

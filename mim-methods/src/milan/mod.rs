@@ -1,7 +1,7 @@
 //! MILAN: Masked Image Pretraining on Language Assisted Representation (Hou et al., 2022, arXiv 2208.06049).
 //!
-//! As MAE, but the decoder predicts CLIP's features of all tokens, moves mask tokens only, and the
-//! patches that CLIP attends to tend to stay visible. Reference: zejiangh/MILAN @ 7dcfe0f.
+//! Like MAE, with three changes: the decoder predicts CLIP's features of all tokens, it updates only mask tokens, and
+//! patches that CLIP attends to are more likely to stay visible. Reference: zejiangh/MILAN @ 7dcfe0f.
 
 mod golden;
 
@@ -25,9 +25,9 @@ use crate::registry::Entry;
 pub struct MilanConfig {
     /// Fraction of patches dropped, in `[0, 1)`. Default 0.75.
     pub mask_ratio: f64,
-    /// Whether patches are kept by the teacher's attention to them; uniformly if not. Default true.
+    /// Whether the teacher's attention guides which patches stay visible; uniform if not. Default true.
     pub semantic: bool,
-    /// How the weights start. Default `mae`.
+    /// Initialisation of the weights. Default `mae`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -46,10 +46,10 @@ pub struct MilanConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum MilanTarget {
-    /// The features of a frozen network, by their angle.
+    /// The features of a frozen network, compared by cosine.
     ///
-    /// Its images have the student's normalisation, as released; `norm` is for another one.
-    // Parity: CLIP was trained with means and deviations of its own; the release does not use them.
+    /// Its images have the student's normalisation, as released; set `norm` for another.
+    // Parity: CLIP was trained with its own means and deviations; the release does not use them.
     Features(Box<FrozenConfig>),
     /// The pixels of hidden patches (an ablation of the paper).
     Pixels {
@@ -91,7 +91,7 @@ impl MilanConfig {
                     "milan",
                     "semantic",
                     true,
-                    "pixels have no attention to draw patches by",
+                    "a pixel target has no attention to guide the mask",
                     "set semantic = false, or target.type = \"features\"",
                 ));
             }
@@ -99,7 +99,7 @@ impl MilanConfig {
         })
     }
 
-    /// The method with this teacher in place of the one that the settings name.
+    /// The method with this teacher instead of the one from the settings.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
@@ -140,7 +140,7 @@ impl MilanConfig {
             (MilanTarget::Features(_), None) => {
                 return Err(Error::unsupported(
                     "features without a network",
-                    "nobody teaches",
+                    "there is no teacher",
                     "build from the settings",
                 ));
             }
@@ -190,7 +190,7 @@ impl MethodConfig for MilanConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "MILAN: Masked Image Pretraining on Language Assisted Representation",
     paper: "Hou et al., 2022, arXiv 2208.06049",

@@ -1,9 +1,9 @@
 //! MimCo: Masked Image Modeling Pre-training with Contrastive Teacher (Zhou et al., ACM Multimedia 2022, arXiv
 //! 2209.03063).
 //!
-//! SimMIM's student; its targets are what a frozen contrastive network, MoCo v3, sees in the whole image: each hidden
-//! patch must find its own feature among those of the image, and each image its own among those of the batch. The
-//! authors have published no code: this follows the paper's text, and settings that it leaves open are ours.
+//! SimMIM's student. Its targets are the features of a frozen contrastive network, MoCo v3, for the whole image: each
+//! hidden patch must match its own feature among those of the image, and each image its own among those of the batch.
+//! The authors published no code: this follows the paper's text, and settings that it does not give are ours.
 
 mod golden;
 
@@ -23,7 +23,7 @@ use crate::beit::needs_mask_token;
 use crate::registry::Entry;
 use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
 
-/// Among whose features a hidden patch must find its own.
+/// Negatives of the patch loss: the features among which a hidden patch must match its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PatchNegatives {
@@ -34,7 +34,7 @@ pub enum PatchNegatives {
     Batch,
 }
 
-/// What stands for an image among the teacher's features.
+/// How the teacher's features are pooled per image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageFeature {
@@ -45,7 +45,7 @@ pub enum ImageFeature {
     ClassToken,
 }
 
-/// Settings of MimCo; `Default` is a ViT-B/16 taught by MoCo v3's, whose weights must be given.
+/// Settings of MimCo; `Default` is a ViT-B/16 with MoCo v3's ViT-B/16 as teacher, whose weights must be given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MimCoConfig {
@@ -53,19 +53,19 @@ pub struct MimCoConfig {
     pub mask_ratio: f64,
     /// Side of a cell in pixels; a multiple of the encoder's `patch_size`. Default 32.
     pub mask_patch_size: usize,
-    /// What cosines of patches are divided by. Default 0.2.
+    /// Temperature of the patch loss. Default 0.2.
     pub patch_temperature: f64,
-    /// What cosines of images are divided by. Default 0.2.
+    /// Temperature of the image loss. Default 0.2.
     pub image_temperature: f64,
-    /// Weight of the loss of patches. Default 1.
+    /// Weight of the patch loss. Default 1.
     pub patch_weight: f64,
-    /// Weight of the loss of images, which is 0 if a step has a single image. Default 1.
+    /// Weight of the image loss, which is 0 if a step has a single image. Default 1.
     pub image_weight: f64,
-    /// Among whose features a hidden patch must find its own. Default those of its image.
+    /// Negatives of the patch loss. Default: the features of its image.
     pub patch_negatives: PatchNegatives,
-    /// What stands for an image among the teacher's features. Default the mean of its patch tokens.
+    /// How the teacher's features are pooled per image. Default: the mean of the patch tokens.
     pub image_feature: ImageFeature,
-    /// How the weights start. Default `swin`: normals of deviation 0.02.
+    /// Initialisation of the weights. Default `swin`: normals of deviation 0.02.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -76,7 +76,7 @@ pub struct MimCoConfig {
     pub encoder: VitConfig,
     /// The head that predicts the teacher's feature of an image.
     pub image_head: MeanMlpConfig,
-    /// The teacher. Default: MoCo v3's ViT of the encoder's size, whose weights must be named.
+    /// The teacher. Default: MoCo v3's ViT of the encoder's size; its weights must be given.
     pub target: FrozenConfig,
 }
 
@@ -131,7 +131,7 @@ impl MimCoConfig {
         })
     }
 
-    /// The method with this teacher in place of the one that the settings name.
+    /// The method with this teacher instead of the one from the settings.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
@@ -185,7 +185,7 @@ impl MimCoConfig {
     }
 }
 
-/// The contrast of all rows of the batch, without MoCo v3's factor.
+/// InfoNCE over all rows of the batch, without MoCo v3's factor.
 fn plain_info_nce(temperature: f64) -> InfoNceConfig {
     InfoNceConfig {
         temperature,
@@ -198,7 +198,7 @@ fn weight(field: &'static str, value: f64) -> Result<Schedule> {
     if value.is_finite() && value >= 0. {
         return Ok(Schedule::constant(value));
     }
-    let why = "a weight is finite and not negative";
+    let why = "a weight must be finite and not negative";
     Err(Error::config("mimco", field, value, why, "use 1"))
 }
 
@@ -218,7 +218,7 @@ impl MethodConfig for MimCoConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "MimCo: Masked Image Modeling Pre-training with Contrastive Teacher",
     paper: "Zhou et al., ACM Multimedia 2022, arXiv 2209.03063",
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn both_losses_are_near_those_of_guessing() {
+    fn both_losses_start_near_chance() {
         let names = |losses: &[(String, f32)]| -> Vec<String> {
             losses.iter().map(|(name, _)| name.clone()).collect()
         };
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn teachers_of_another_grid_and_missing_weights_are_refused() {
+    fn teachers_with_another_grid_and_missing_weights_are_refused() {
         let mut finer = tiny();
         if let EncoderConfig::Vit(teacher) = &mut finer.target.encoder {
             teacher.patch_size = 4;

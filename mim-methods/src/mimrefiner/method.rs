@@ -12,22 +12,22 @@ use mim_core::{
 };
 use rand::RngExt;
 
-/// A contrast on what one block of the encoder gives.
+/// A contrastive head on the output of one block.
 pub(crate) struct Head {
     pub(crate) name: String,
-    /// The block whose output is read; none for the output of the encoder, after its final norm.
+    /// The block whose output is read; `None` for the encoder's output, after its final norm.
     pub(super) block: Option<usize>,
     pub(super) projector: BatchNormMlp,
     pub(super) predictor: BatchNormMlp,
     pub(super) queue: NeighbourQueue,
-    /// Which of the nearest rows are taken, in place of draws.
+    /// Fixed ranks of the neighbours instead of random ones.
     pub(crate) ranks: Option<Vec<usize>>,
 }
 
-/// Several contrastive heads on the last blocks of an encoder that has been trained before: MIM-Refiner.
+/// MIM-Refiner: several contrastive heads on the last blocks of a trained encoder.
 ///
-/// One training step: all crops go through the encoder, those of one size together, and through each head, where the
-/// outputs for the crops of an image must find a neighbour of it among those of the whole batch. Then the outputs for
+/// One training step: all crops go through the encoder, one batch per size, and through each head. There the outputs
+/// for the crops of an image must match a neighbour of that image among those of the whole batch. Then the outputs for
 /// the first crop enter the head's queue of neighbours.
 pub struct MimRefiner {
     pub(super) store: ParamStore,
@@ -43,8 +43,7 @@ pub struct MimRefiner {
     pub(super) objective: NeighbourContrast,
 }
 
-/// What is known of the images of a batch: their numbers, and their numbers and classes as tensors; -1 where they are
-/// not known.
+/// Indices and classes of the images of a batch, on the host and as tensors; -1 if unknown.
 struct Known {
     own: Vec<i64>,
     indices: Tensor,
@@ -52,14 +51,14 @@ struct Known {
 }
 
 impl Known {
-    /// Those of the images of this process, and as tensors those of all, by rank.
+    /// Those of this process's images, and as tensors those of all ranks, in rank order.
     fn of(batch: &Batch, step: &StepContext) -> Result<Self> {
         let (images, device) = (batch.len(), batch.view(0)?.pixels().device());
         let own: Vec<i64> = match batch.indices.len() == images {
             true => batch.indices.iter().copied().map(i64::from).collect(),
             false => vec![-1; images],
         };
-        // Halves of 16 bits, and classes below 2^24: f32 holds them exactly.
+        // Two 16-bit halves, and classes below 2^24: f32 holds them exactly.
         let half = |value: i64, shift: u32| ((value + 1) >> shift & 0xffff) as f32;
         let halves = own.iter().flat_map(|value| [half(*value, 16), half(*value, 0)]);
         let halves = ops::upload(halves.collect(), (images, 2), device)?;
@@ -94,7 +93,7 @@ impl MimRefiner {
         for (pass, run) in (0u8..).zip(self.runs(batch)?) {
             let images = run.map(|index| batch.view(index)?.normalized(&self.input.norm));
             let images = Tensor::cat(&images.collect::<Result<Vec<_>>>()?, 0)?;
-            // Stochastic depth draws anew in each pass.
+            // Each pass has its own stochastic depth.
             let step = StepContext {
                 pass,
                 ..step.clone()
@@ -108,7 +107,7 @@ impl MimRefiner {
         all.collect()
     }
 
-    /// Neighbouring views of one size.
+    /// Ranges of consecutive views of one size.
     fn runs(&self, batch: &Batch) -> Result<Vec<std::ops::Range<usize>>> {
         let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
         for index in 0..self.globals + self.locals {
@@ -129,7 +128,7 @@ impl MimRefiner {
         Ok(pooled.contiguous()?)
     }
 
-    /// Which of the nearest rows each key takes.
+    /// The rank of the neighbour that each key uses.
     fn ranks(&self, index: usize, rows: usize, step: &StepContext) -> Vec<usize> {
         match &self.heads[index].ranks {
             Some(ranks) => ranks.clone(),
@@ -142,7 +141,7 @@ impl MimRefiner {
         }
     }
 
-    /// The loss of a head; its queue takes in what it has seen.
+    /// The loss of a head; its outputs for the first crop enter its queue.
     fn contrast(
         &self,
         index: usize,
@@ -172,7 +171,7 @@ impl MimRefiner {
         let loss = self.objective.loss(&rows, &step.scoped(name))?;
         step.trace(&format!("loss.{name}"), || Ok(loss.clone()))?;
         if step.training {
-            // Parity: of the global crops the first one alone enters the queue.
+            // Parity: only the first of the global crops enters the queue.
             let newest = keys.narrow(0, 0, images)?.contiguous()?;
             head.queue.push(QueueEntry {
                 rows: &step.comm.all_gather(&newest)?,
@@ -206,7 +205,7 @@ impl Method for MimRefiner {
     }
 
     fn must_start_from(&self) -> Option<&'static str> {
-        Some("a trained encoder: it refines one, such as that of a run of mae")
+        Some("a trained encoder, such as that of a run of mae, which it then refines")
     }
 
     fn forward(&self, batch: &Batch, step: &StepContext) -> Result<LossTerms> {
@@ -225,7 +224,7 @@ impl Method for MimRefiner {
         Err(Error::unsupported(
             "a mask for mimrefiner",
             "it hides nothing",
-            "leave it out",
+            "remove the mask",
         ))
     }
 }

@@ -1,8 +1,8 @@
 //! MIM-Refiner: A Contrastive Learning Boost from Intermediate Pre-Trained Representations (Alkin et al., ICLR 2025,
 //! arXiv 2402.10093).
 //!
-//! An encoder that masked image modeling has trained is refined by contrastive heads on several of its last blocks.
-//! First the heads are trained on the frozen encoder, then all of it. Reference: ml-jku/MIM-Refiner @ cc57423.
+//! An encoder trained by masked image modeling is refined by contrastive heads on several of its last blocks. First
+//! only the heads are trained, on the frozen encoder, then all weights. Reference: ml-jku/MIM-Refiner @ cc57423.
 
 mod golden;
 mod method;
@@ -23,7 +23,7 @@ use self::method::Head;
 use crate::registry::Entry;
 use crate::{CropsConfig, MethodConfig};
 
-/// The name of the head on a block, as the authors call it.
+/// The name of the head on a block, as in the authors' code.
 fn head_name(pooling: Pooling, block: usize) -> String {
     match pooling {
         Pooling::Cls => format!("cls{block}"),
@@ -32,40 +32,40 @@ fn head_name(pooling: Pooling, block: usize) -> String {
     }
 }
 
-/// Settings of MIM-Refiner; `Default` is its last stage on ViT-L/16: encoder and heads are trained.
+/// Settings of MIM-Refiner; `Default` is its last stage on ViT-L/16, which trains encoder and heads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MimRefinerConfig {
-    /// Whether only the heads are trained, on the encoder as it is: the stage before. Default false.
+    /// Whether only the heads are trained and the encoder is frozen: the first stage. Default false.
     pub freeze_encoder: bool,
-    /// Blocks, from 0, that have a head on their output, beside the head `main` on that of the final norm. Default: 16
-    /// to 22 of 24.
+    /// Indices of blocks, from 0, that have a head on their output, in addition to the head `main` after the final
+    /// norm. Default: 16 to 22 of 24.
     pub blocks: Vec<usize>,
-    /// What stands for an image among the tokens of a block: the class token, or the mean of all patches for encoders whose
-    /// class token was not trained (CrossMAE). Default `cls`.
+    /// How the tokens of a block are pooled: the class token, or the mean of all patches for encoders whose class token
+    /// was not trained (CrossMAE). Default `cls`.
     pub pooling: Pooling,
     /// Hidden width of the projectors. Default 2048.
     pub proj_hidden_dim: usize,
     /// Hidden width of the predictors. Default 4096.
     pub pred_hidden_dim: usize,
-    /// Width of what is compared. Default 256.
+    /// Width of the embeddings that are compared. Default 256.
     pub out_dim: usize,
     /// Rows of each queue. Default 65536.
     pub queue_size: usize,
-    /// Of so many nearest rows one is drawn: 1 while the heads are trained alone. Default 20.
+    /// How many nearest rows one neighbour is drawn from: 1 while only the heads are trained. Default 20.
     pub topk: usize,
     /// The loss. Default: a temperature of 0.2.
     pub objective: NeighbourContrastConfig,
     /// The crops. Default: 2 global and 10 local ones of 96 pixels.
     pub crops: CropsConfig,
-    /// How the weights start, the heads' at least. Default `mae`.
+    /// Initialisation of the weights that are not loaded (the heads). Default `mae`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Augmentation, a view for each crop. Default: crop, flip, colour jitter, blur, grey, solarization.
+    /// Augmentation, one view per crop. Default: crop, flip, colour jitter, blur, grey, solarization.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Default: for other image sizes its positions are resized.
+    /// The encoder. Default: its positions are resized for other image sizes.
     pub encoder: VitConfig,
 }
 
@@ -98,7 +98,7 @@ impl MimRefinerConfig {
                 ..NeighbourContrastConfig::default()
             },
             crops: CropsConfig {
-                // The next multiple of the patch.
+                // The next multiple of the patch side.
                 local_size: (96usize.div_ceil(size.patch_size) * size.patch_size).into(),
                 ..defaults
             },
@@ -123,8 +123,8 @@ impl MimRefinerConfig {
         blocks.sort_unstable();
         blocks.dedup();
         if blocks.len() != self.blocks.len() || blocks.iter().any(|block| *block >= depth) {
-            let why = format!("heads are on different ones of the encoder's blocks 0 to {}", depth - 1);
-            let fix = "name blocks that there are; those of the last third are the paper's";
+            let why = format!("heads need different blocks of the encoder, from 0 to {}", depth - 1);
+            let fix = "give existing blocks; the paper uses those of the last third";
             return bad("blocks", format!("{:?}", self.blocks), why, fix);
         }
         if self.pooling == Pooling::Cls && self.encoder.prefix() == 0 {
@@ -132,13 +132,13 @@ impl MimRefinerConfig {
             return bad("pooling", "cls".to_owned(), why, "use \"mean\"");
         }
         if self.topk == 0 || self.topk > self.queue_size {
-            let why = format!("a queue has {} rows, and one of the nearest is drawn", self.queue_size);
+            let why = format!("the neighbour is drawn from the nearest rows of a queue of {} rows", self.queue_size);
             return bad("topk", self.topk.to_string(), why, "use 1 to queue_size");
         }
         let crops = &self.crops;
         if crops.global == 0 || crops.global + crops.local < 2 {
-            let value = format!("{} with {} local ones", crops.global, crops.local);
-            let why = "views of an image are compared with a global one".to_owned();
+            let value = format!("{} with {} local crops", crops.global, crops.local);
+            let why = "each view of an image is compared with a global one".to_owned();
             return bad("crops.global", value, why, "use 2");
         }
         Ok(())
@@ -174,7 +174,7 @@ impl MethodConfig for MimRefinerConfig {
             "vit_2b" => Self::with_encoder(two_billion(), (16..=22).collect(), 0.35),
             "vit_huge" => Self::with_encoder(VitConfig::arch(arch)?, (20..=30).collect(), 0.3),
             "vit_large" => Self::default(),
-            // Not the paper's: the last third, too.
+            // Not from the paper: the last third as well.
             _ => Self::with_encoder(VitConfig::arch(arch)?, (8..=10).collect(), 0.2),
         })
     }
@@ -204,8 +204,8 @@ impl MethodConfig for MimRefinerConfig {
         let views = views.unwrap_or_else(|| views::plan(&self.crops, size));
         let (wanted, planned) = (self.crops.global + self.crops.local, views.views.len());
         if wanted != planned {
-            let why = format!("crops.global and crops.local ask for {wanted}");
-            let fix = "give a view for each crop, global ones first";
+            let why = format!("crops.global and crops.local require {wanted}");
+            let fix = "give one view per crop, global crops first";
             return Err(Error::config("mimrefiner", "views", planned, why, fix));
         }
         Ok(MimRefiner {
@@ -227,7 +227,7 @@ impl MethodConfig for MimRefinerConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "MIM-Refiner: A Contrastive Learning Boost from Intermediate Pre-Trained Representations",
     paper: "Alkin et al., ICLR 2025, arXiv 2402.10093",
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_take_in_the_first_crop_and_a_frozen_encoder_gets_no_gradient() {
+    fn the_first_crop_enters_the_queue_and_a_frozen_encoder_has_no_gradient() {
         for freeze_encoder in [false, true] {
             let config = MimRefinerConfig {
                 freeze_encoder,
@@ -308,7 +308,7 @@ mod tests {
             let idx = store.var("heads.cls0.queue.idx").unwrap();
             let idx: Vec<i64> = idx.as_detached_tensor().to_vec1().unwrap();
             assert_eq!(idx, [4, 5, 6, -1, -1]);
-            // Outside training nothing is written.
+            // Nothing is written outside training.
             method.forward(&batch(), &StepContext::inference()).unwrap();
             let ptr = store.var("heads.main.queue.ptr").unwrap();
             assert_eq!(ptr.as_detached_tensor().to_vec1::<i64>().unwrap(), [3]);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut MimRefinerConfig));
         let wrong: [Wrong; 8] = [
             ("`blocks` is [2]", |c| c.blocks = vec![2]),

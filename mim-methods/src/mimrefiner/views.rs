@@ -1,4 +1,4 @@
-//! The crops that MIM-Refiner sees of an image.
+//! MIM-Refiner's crops of an image.
 
 use mim_core::ImageSize;
 use mim_core::augment::{
@@ -8,8 +8,8 @@ use mim_core::augment::{
 
 use crate::CropsConfig;
 
-/// Each view has its own crop (bicubic), flip, colour jitter, blur and grey; all global ones but the first are rarely
-/// blurred and sometimes solarized.
+/// Each view has its own crop (bicubic), flip, colour jitter, blur and grey. Global views other than the first are
+/// blurred less often and sometimes solarized.
 pub(super) fn plan(crops: &CropsConfig, global_size: ImageSize) -> ViewPlan {
     let global = (0..crops.global).map(|index| {
         let first = index == 0;

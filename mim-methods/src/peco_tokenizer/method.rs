@@ -15,7 +15,8 @@ use mim_targets::peco::PecoTokenizer;
 use super::{NAME, PecoTokenizerConfig, PixelLoss};
 use crate::tokens::{draws_no_masks, log_usage, redrawn, untrained};
 
-/// The method. Its intermediates are `latent`, `codes`, `quantized`, `reconstruction`, and the losses.
+/// Training of PeCo's tokenizer. Its intermediates are `latent`, `codes`, `quantized`, `reconstruction`, and the
+/// losses.
 pub struct PecoTraining {
     pub(super) student: ParamStore,
     pub(super) views: ViewPlan,
@@ -27,7 +28,7 @@ pub struct PecoTraining {
 }
 
 impl PecoTraining {
-    /// What the frozen network sees in images in `[-1, 1]`: the patches after each block, with gradient to the images.
+    /// The frozen network's patch tokens after each block for images in `[-1, 1]`, with gradient to the images.
     fn seen(
         &self,
         critic: &dyn Encoder,
@@ -44,14 +45,14 @@ impl PecoTraining {
         let encoded = critic.encode(&images, Masking::None, &want, step)?;
         let patches = |&layer: &usize| {
             encoded.layer_patches(layer).map_err(|_| {
-                let why = "the frozen network has no such block; they count from 0";
-                Error::config(NAME, "layers", layer, why, "name others")
+                let why = "the frozen network has no such block; blocks count from 0";
+                Error::config(NAME, "layers", layer, why, "give existing blocks")
             })
         };
         self.config.layers.iter().map(patches).collect()
     }
 
-    /// The mean squared difference of unit tokens, summed over blocks.
+    /// Mean squared difference of normalised tokens, summed over blocks.
     fn perceptual(
         &self,
         critic: &dyn Encoder,

@@ -1,8 +1,8 @@
 //! The tokenizer of PeCo: Perceptual Codebook for BERT Pre-training of Vision Transformers (Dong et al., AAAI 2023,
 //! arXiv 2111.12710), by the paper's text: no code was released.
 //!
-//! A convolutional network with a codebook reconstructs images, and what it draws has to look right to a frozen
-//! transformer, too, so that codes mean something.
+//! A convolutional network with a codebook reconstructs images. A frozen transformer compares the reconstruction with
+//! the image as well, so that codes carry meaning.
 
 mod golden;
 mod method;
@@ -25,9 +25,9 @@ const NAME: &str = "peco_tokenizer";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PixelLoss {
-    /// By the mean of absolute differences.
+    /// By the mean absolute difference.
     L1,
-    /// By the mean of squared differences.
+    /// By the mean squared difference.
     L2,
 }
 
@@ -43,7 +43,7 @@ pub struct PecoTokenizerConfig {
     pub commitment_weight: f64,
     /// Weight of the perceptual loss; with 0 there is no frozen network. Default 1.
     pub perceptual_weight: f64,
-    /// Blocks of the frozen network, from 0, whose patches are compared. Default 2, 5, 8, 11.
+    /// Indices of the frozen network's blocks, from 0, whose patch tokens are compared. Default 2, 5, 8, 11.
     pub layers: Vec<usize>,
     /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,20 +86,20 @@ impl PecoTokenizerConfig {
         ];
         for (field, value) in weights {
             if !value.is_finite() || value < 0. {
-                let why = "a weight is finite and not negative";
-                return Err(Error::config(NAME, field, value, why, "leave it out"));
+                let why = "a weight must be finite and not negative";
+                return Err(Error::config(NAME, field, value, why, "remove it to use the default"));
             }
         }
         if self.layers.is_empty() && self.perceptual_weight > 0. {
-            let why = "the perceptual loss compares some";
-            let fix = "name blocks of the frozen network, or set perceptual_weight = 0";
+            let why = "the perceptual loss needs at least one block";
+            let fix = "give blocks of the frozen network, or set perceptual_weight = 0";
             return Err(Error::config(NAME, "layers", "[]", why, fix));
         }
         let (side, ImageSize { height, width }) = (self.network.stride(), self.image_size);
         if height % side != 0 || width % side != 0 || height * width == 0 {
             let (value, why) = (
                 format!("{height}x{width}"),
-                format!("a code stands for {side}x{side} pixels"),
+                format!("a code covers {side}x{side} pixels"),
             );
             let fix = "make both sides multiples of it, or change network.levels";
             return Err(Error::config(NAME, "image_size", value, why, fix));
@@ -107,7 +107,7 @@ impl PecoTokenizerConfig {
         Ok(())
     }
 
-    /// The method with a frozen network; none for a tokenizer that is not trained, or without perceptual loss.
+    /// The method with a frozen network, or `None` for a tokenizer that is not trained or has no perceptual loss.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
@@ -118,7 +118,7 @@ impl PecoTokenizerConfig {
         let tokenizer = PecoTokenizer::new(&student.root(), &self.network)?;
         let norm = self.network.norm();
         if let Some(critic) = &critic {
-            // A size that it does not take is known now.
+            // Fails now if the network does not accept this image size.
             critic.grid(self.image_size.into())?;
         }
         let plan = self.views.clone();
@@ -142,7 +142,7 @@ impl MethodConfig for PecoTokenizerConfig {
     type Method = PecoTraining;
 
     fn arch(arch: &str) -> Result<Self> {
-        let why = "it has one size";
+        let why = "this method has only one size";
         Err(Error::config(
             NAME,
             "arch",
@@ -163,7 +163,7 @@ impl MethodConfig for PecoTokenizerConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "PeCo's tokenizer: Perceptual Codebook for BERT Pre-training of Vision Transformers",
     paper: "Dong et al., AAAI 2023, arXiv 2111.12710",
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_hides_nothing() {
+    fn reconstructions_hide_no_pixels() {
         let config = tiny("");
         let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
         let picture = method
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         for (more, part) in [
             ("commitment_weight = -1.0", "`commitment_weight` is -1"),
             ("perceptual_weight = inf", "`perceptual_weight` is inf"),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_is_not_there_is_named() {
+    fn a_missing_block_is_named() {
         let config = PecoTokenizerConfig {
             layers: vec![3],
             ..tiny("")

@@ -22,32 +22,32 @@ pub(crate) const HYBRIDS: &[&str] = &[
     "convmae_large",
 ];
 
-/// Makes settings complete.
+/// Completes settings.
 pub type Resolve = fn(&Registry, Table) -> Result<Table>;
 
-/// Makes a method from complete settings; without a seed its weights are never trained.
+/// Builds a method from complete settings. Without a seed its weights are not trainable.
 pub type Build = fn(&Registry, Table, &Device, Option<u64>) -> Result<Box<dyn Method>>;
 
-/// Makes a golden case ready.
+/// Prepares a golden case.
 pub type Prepare = fn(&Case, &Device) -> parity::Result<Setup>;
 
-/// What a method does, a line each.
+/// What a method does, one line per aspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct About {
     /// What is hidden.
     pub hidden: &'static str,
     /// What is predicted.
     pub predicted: &'static str,
-    /// By what.
+    /// The part that predicts it.
     pub by: &'static str,
-    /// With which loss.
+    /// The loss.
     pub loss: &'static str,
-    /// When to choose it.
+    /// When to choose this method.
     pub choose: &'static str,
 }
 
 impl About {
-    /// Nothing is said.
+    /// Empty texts.
     pub const NOTHING: Self = Self {
         hidden: "",
         predicted: "",
@@ -78,7 +78,7 @@ pub struct Entry {
     pub title: &'static str,
     /// Authors, venue, arXiv number.
     pub paper: &'static str,
-    /// The code it agrees with.
+    /// The code that it agrees with.
     pub reference: &'static str,
     /// Encoder sizes.
     pub archs: &'static [&'static str],
@@ -88,13 +88,13 @@ pub struct Entry {
     pub status: &'static str,
     /// Shipped recipes: (name, TOML); the first one is for 32-pixel images.
     pub recipes: &'static [(&'static str, &'static str)],
-    /// Whether it is for clouds of points, not for images.
+    /// Whether it is for point clouds, not for images.
     pub clouds: bool,
-    /// Makes settings complete.
+    /// Completes settings.
     pub resolve: Resolve,
-    /// Makes the method.
+    /// Builds the method.
     pub build: Build,
-    /// Makes a golden case ready.
+    /// Prepares a golden case.
     pub parity: Prepare,
 }
 
@@ -114,7 +114,7 @@ pub fn method(name: &str) -> Result<&'static Entry> {
         .find(|entry| entry.name == name)
         .ok_or_else(|| {
             let known = methods().iter().map(|entry| entry.name);
-            let (why, fix) = ("no such method is known", settings::choices(name, known));
+            let (why, fix) = ("unknown method", settings::choices(name, known));
             Error::config("settings", "method", name, why, fix)
         })
 }
@@ -129,16 +129,13 @@ pub fn recipe(name: &str) -> Result<&'static str> {
     let found = all.clone().find(|(known, _)| *known == name);
     found.map(|(_, text)| *text).ok_or_else(|| {
         let known = settings::choices(name, all.map(|(known, _)| *known));
-        let (why, fix) = (
-            "no such recipe is shipped",
-            format!("{known}, or give a file"),
-        );
+        let (why, fix) = ("unknown recipe", format!("{known}, or give a file"));
         Error::config("settings", "recipe", name, why, fix)
     })
 }
 
 impl Entry {
-    /// The method with the settings `C`; what documentation says of it is empty, and it has no golden cases.
+    /// The method with the settings `C`, without documentation texts and golden cases.
     pub const fn new<C: MethodConfig>(name: &'static str) -> Self {
         Self {
             name,
@@ -156,7 +153,7 @@ impl Entry {
         }
     }
 
-    /// All settings of the method: its defaults (of `arch`, if set) overlaid with `settings`.
+    /// All settings of the method: `settings` over its defaults (of `arch`, if set).
     ///
     /// # Errors
     ///
@@ -165,7 +162,7 @@ impl Entry {
         self.resolve_with(Registry::current(), settings)
     }
 
-    /// As [`Entry::resolve`], with the parts of `registry`.
+    /// Like [`Entry::resolve`], with the parts of `registry`.
     ///
     /// # Errors
     ///
@@ -175,7 +172,7 @@ impl Entry {
             && !self.archs.contains(&arch)
         {
             let arch = arch.to_owned();
-            let why = format!("{} has no such size", self.name);
+            let why = format!("{} does not have this size", self.name);
             let fix = match self.archs {
                 [] => "set the sizes of its encoder, such as encoder.embed_dim".to_owned(),
                 known => settings::choices(&arch, known.iter().copied()),
@@ -186,20 +183,20 @@ impl Entry {
         (self.resolve)(registry, settings)
     }
 
-    /// Builds the method from resolved settings, its weights drawn from `seed`.
+    /// Builds the method from complete settings, with weights drawn from `seed`.
     ///
     /// # Errors
     ///
-    /// If a setting does not hold.
+    /// If a setting is invalid.
     pub fn build(&self, settings: Table, device: &Device, seed: u64) -> Result<Box<dyn Method>> {
         self.build_with(Registry::current(), settings, device, seed)
     }
 
-    /// As [`Entry::build`], with the parts of `registry`.
+    /// Like [`Entry::build`], with the parts of `registry`.
     ///
     /// # Errors
     ///
-    /// If a setting does not hold.
+    /// If a setting is invalid.
     pub fn build_with(
         &self,
         registry: &Registry,
@@ -224,11 +221,11 @@ impl Entry {
         })
     }
 
-    /// Builds the method from resolved settings, its weights zero and never trained: to be loaded.
+    /// Builds the method from complete settings with zero weights that are not trainable, to be loaded.
     ///
     /// # Errors
     ///
-    /// If a setting does not hold.
+    /// If a setting is invalid.
     pub fn build_frozen(&self, settings: Table, device: &Device) -> Result<Box<dyn Method>> {
         (self.build)(Registry::current(), settings, device, None)
     }
@@ -269,7 +266,7 @@ fn resolve<C: MethodConfig>(_registry: &Registry, settings: Table) -> Result<Tab
     C::resolve(settings)
 }
 
-/// Without a seed the weights are never trained.
+/// Without a seed the weights are not trainable.
 fn build<C: MethodConfig>(
     _registry: &Registry,
     settings: Table,
@@ -312,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoder_of_another_type_replaces_the_default_and_keys_alone_change_it() {
+    fn an_encoder_type_replaces_the_default_and_keys_override_it() {
         let resolve = |text: &str| -> SimMimConfig {
             let table = text.parse().unwrap();
             method("simmim")
@@ -331,7 +328,7 @@ mod tests {
         );
         let text = "[encoder]\ntype = \"swin\"\nwindow_size = 3\nimage_size = 96";
         let EncoderConfig::Swin(swin) = resolve(text).encoder else {
-            panic!("the type asks for a Swin");
+            panic!("the type is Swin");
         };
         assert_eq!((swin.window_size, swin.embed_dim), (3, 128));
         let EncoderConfig::Swin(swin) =
@@ -340,7 +337,7 @@ mod tests {
             panic!("the size is a Swin");
         };
         assert_eq!((swin.window_size, swin.embed_dim), (6, 192));
-        // What is resolved resolves to itself.
+        // Resolving resolved settings does not change them.
         let all = method("simmim")
             .unwrap()
             .resolve(text.parse().unwrap())
@@ -370,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_answered_with_the_known_ones() {
+    fn errors_for_unknown_names_list_the_known_ones() {
         assert!(
             method("mea")
                 .unwrap_err()

@@ -13,7 +13,7 @@ use mim_targets::{TargetSettings, targets};
 use super::Entry;
 use crate::{FrozenConfig, METHODS, SoftTokensConfig, TokensConfig};
 
-/// Every method and part that a config can name. `Default` holds those of mim; custom ones can be added.
+/// Every method and part that a config can name. `Default` holds those of mim; you can add more.
 ///
 /// ```
 /// use mim_masking::RandomMaskerConfig;
@@ -27,15 +27,15 @@ use crate::{FrozenConfig, METHODS, SoftTokensConfig, TokensConfig};
 /// ```
 #[derive(Debug)]
 pub struct Registry {
-    /// Parts that choose what is hidden.
+    /// Maskers: they choose which patches are hidden.
     pub maskers: Parts<dyn MaskerSettings>,
-    /// Parts that map images to tokens.
+    /// Encoders: they map images to tokens.
     pub encoders: Parts<dyn EncoderSettings>,
-    /// Parts that say what is predicted.
+    /// Targets: they define what is predicted.
     pub targets: Parts<dyn TargetSettings>,
-    /// Parts that predict.
+    /// Decoders: they predict.
     pub decoders: Parts<dyn DecoderSettings>,
-    /// Parts that compare predictions with targets.
+    /// Objectives: they compare predictions with targets.
     pub objectives: Parts<dyn ObjectiveSettings>,
     methods: Vec<Entry>,
 }
@@ -59,22 +59,22 @@ impl Default for Registry {
 static CURRENT: OnceLock<Registry> = OnceLock::new();
 
 impl Registry {
-    /// The registry of this program: what [`Registry::install`] was given, or else the methods and parts of mim.
+    /// The registry of this program: the one given to [`Registry::install`], or else mim's own methods and parts.
     pub fn current() -> &'static Self {
         CURRENT.get_or_init(Self::default)
     }
 
-    /// Makes this the registry of the program: configs, runs and the command line then know its methods and parts.
+    /// Makes this the registry of the program: configs, runs and the command line then use its methods and parts.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the program has read a config or has installed a registry already.
+    /// [`Error::Unsupported`] if the program has already read a config or installed a registry.
     pub fn install(self) -> Result<()> {
         CURRENT.set(self).map_err(|_| {
             Error::unsupported(
                 "a second registry",
-                "the program uses one already",
-                "call Registry::install once, before anything else of mim",
+                "the program already uses one",
+                "call Registry::install once, before any other function of mim",
             )
         })
     }
@@ -88,7 +88,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if its name or that of a recipe is taken.
+    /// [`Error::InvalidConfig`] if its name or the name of one of its recipes is taken.
     pub fn method(&mut self, entry: Entry) -> Result<()> {
         let taken = |field: &str, name: &str| {
             let (why, fix) = ("the name is taken", "use another name");
@@ -152,7 +152,7 @@ impl Registry {
         self.objectives.add(name, |config: C| Box::new(config))
     }
 
-    /// What documentation says of all parts: each kind with its parts.
+    /// All parts by kind, for documentation.
     pub fn kinds(&self) -> [(&'static str, Vec<&PartInfo>); 5] {
         [
             (self.maskers.kind(), self.maskers.infos().collect()),

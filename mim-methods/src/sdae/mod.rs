@@ -1,8 +1,8 @@
 //! SdAE: Self-distillated Masked Autoencoder (Chen et al., ECCV 2022, arXiv 2208.00449).
 //!
-//! MAE's student predicts, for each hidden patch, what a momentum copy of its encoder sees there. The copy never sees
-//! the whole image: the hidden patches are cut into folds, and it sees one fold at a time. It moves once an epoch.
-//! Reference: AbrahamYabo/SdAE @ 2e08b31.
+//! MAE's student predicts, for each hidden patch, the features of a momentum copy of its encoder. The copy never sees
+//! the whole image: the hidden patches are split into folds, and it sees one fold at a time. It is updated once per
+//! epoch. Reference: AbrahamYabo/SdAE @ 2e08b31.
 
 mod golden;
 
@@ -25,11 +25,11 @@ use crate::{Composite, MaskMode, MethodConfig};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum TeacherView {
-    /// The hidden patches, in folds that it sees one at a time.
+    /// The hidden patches in folds, one at a time.
     Folds {
-        /// Number of folds; it divides the patches that are seen.
+        /// Number of folds; it must divide the number of patches that the teacher sees.
         folds: usize,
-        /// How many hidden patches of an image are seen, and predicted; all (the default) if not set.
+        /// How many hidden patches per image the teacher sees and the student predicts. If not set: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens: Option<usize>,
     },
@@ -45,24 +45,25 @@ pub struct SdaeConfig {
     pub mask_ratio: f64,
     /// What the teacher sees. Default: the hidden patches in three folds.
     pub teacher_view: TeacherView,
-    /// Whether cosines compare the features of a token. Default false: where the teacher sees folds, one feature over
-    /// the tokens of a fold.
-    // Parity: the release takes the cosine over axis 1, which is that of the tokens where there are folds.
+    /// Whether the cosine compares the features of a token. Default false: if the teacher sees folds, it compares one
+    /// feature across the tokens of a fold.
+    // Parity: the release takes the cosine over axis 1, which is the token axis if there are folds.
     pub cosine_over_features: bool,
     /// Epsilon of the norm of the targets. Default 1e-6.
     pub target_norm_eps: f64,
-    /// Share of the teacher that an update keeps. Default: 0.96 to 0.99 in a half cosine over the epochs.
+    /// Momentum of the teacher: the share that an update keeps. Default: from 0.96 to 0.99 along a half cosine over the
+    /// epochs.
     pub momentum: Schedule,
-    /// Whether the teacher moves after each epoch (the default) or each step (`iter`).
+    /// Whether the teacher is updated after each epoch (the default) or each step (`iter`).
     pub update: Per,
-    /// How the weights start. Default `mae`. The teacher's start as timm's, not as a copy.
+    /// Initialisation of the weights. Default `mae`. The teacher has timm's initialisation and is not a copy.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
     /// Augmentation. Default: random resized crop (scale 0.2 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder, with stochastic depth of 0.25 by default; the teacher's drops nothing.
+    /// The encoder, by default with stochastic depth of 0.25; the teacher's has none.
     pub encoder: VitConfig,
     /// The decoder.
     pub decoder: MaeDecoderConfig,
@@ -101,10 +102,10 @@ impl SdaeConfig {
         }
     }
 
-    /// The teacher in a store of its own, and what keeps it up to date.
+    /// The teacher in its own store, and its EMA.
     fn teacher(&self, student: &ParamStore) -> Result<(Vit, ParamStore, Ema)> {
         let store = ParamStore::teacher(student.device());
-        // Its table of positions is a parameter like others, which moves towards the student's.
+        // Its position table is a parameter like the others and moves towards the student's.
         let encoder = VitConfig {
             pos_embed: PosEmbedKind::Learned,
             ..self.encoder.clone()
@@ -162,7 +163,7 @@ impl SdaeConfig {
     }
 }
 
-/// A loss of the first hidden patches of each image, in the mask's order.
+/// The loss over the first hidden patches of each image, in the mask's order.
 struct FirstHidden {
     tokens: Option<usize>,
     inner: Cosine,
@@ -235,7 +236,7 @@ impl MethodConfig for SdaeConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "SdAE: Self-distillated Masked Autoencoder",
     paper: "Chen et al., ECCV 2022, arXiv 2208.00449",
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_teacher_starts_by_itself_and_moves_after_the_epoch() {
+    fn the_teacher_has_its_own_initialisation_and_moves_after_the_epoch() {
         let config = tiny(folds(3, None));
         let mut method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
         let value = |method: &Composite, store: usize, name: &str| -> Vec<f32> {

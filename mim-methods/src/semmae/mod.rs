@@ -1,9 +1,9 @@
 //! SemMAE: Semantic-Guided Masking for Learning Masked Autoencoders (Li et al., NeurIPS 2022, arXiv 2206.10207).
 //!
-//! MAE whose masks follow the parts of an image: at the start of training a share of each part is hidden, at its end
-//! whole parts. With patches of 8 pixels only the 196 that matter most take part. Reference: ucasligang/SemMAE @
-//! 95b39ff, which begins with part maps; the network that makes them is not published. Here they come from a file, or a
-//! frozen network makes them for each batch, perhaps with parts that a run of `semmae_parts` has learned on it.
+//! MAE whose masks follow the parts of an image: at the start of training a share of each part is hidden, at the end
+//! whole parts. With patches of 8 pixels, only the 196 most important ones are used. Reference: ucasligang/SemMAE @
+//! 95b39ff, which starts from part maps; the network that computes them was not published. Here they come from a file,
+//! or a frozen network computes them for each batch, optionally with parts learned on it by a run of `semmae_parts`.
 
 mod golden;
 
@@ -35,33 +35,33 @@ pub enum PartsConfig {
         /// Its path.
         path: String,
     },
-    /// The heads of a frozen network's class token: each attends to a part.
+    /// The attention heads of a frozen network's class token: each is a part.
     Attention {
         /// The network.
         #[serde(default)]
         teacher: Box<FrozenConfig>,
-        /// How many patches take part, the most attended ones; all if not set.
+        /// How many patches are used, the most attended ones. If not set: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retain: Option<usize>,
     },
-    /// k-means of a frozen network's features of the patches of an image.
+    /// k-means on a frozen network's features of the patches of an image.
     KMeans {
         /// The network.
         #[serde(default)]
         teacher: Box<FrozenConfig>,
-        /// How many patches take part, the most attended ones; all if not set.
+        /// How many patches are used, the most attended ones. If not set: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retain: Option<usize>,
-        /// How often the centres move. Default 10.
+        /// Number of k-means iterations. Default 10.
         #[serde(default = "iterations")]
         iterations: usize,
     },
-    /// The parts that a run of `semmae_parts` has learned.
+    /// The parts learned by a run of `semmae_parts`.
     Learned {
         /// Its folder.
         #[serde(default)]
         checkpoint: String,
-        /// How many patches take part, the most attended ones; all if not set.
+        /// How many patches are used, the most attended ones. If not set: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retain: Option<usize>,
     },
@@ -71,8 +71,8 @@ fn iterations() -> usize {
     10
 }
 
-/// Settings of SemMAE; `Default` is ViT-B/8 as released, with parts by k-means of DINO's features, whose weights must be
-/// named.
+/// Settings of SemMAE; `Default` is ViT-B/8 as released, with parts by k-means on DINO's features, whose weights must
+/// be given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SemMaeConfig {
@@ -82,11 +82,11 @@ pub struct SemMaeConfig {
     pub parts: PartsConfig,
     /// Whether each patch's pixels are normalised by their own mean and deviation. Default true.
     pub norm_pix_loss: bool,
-    /// How the weights start. Default `mae`.
+    /// Initialisation of the weights. Default `mae`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Augmentation. Default: the whole image, flipped in half of the cases, as part maps of a file need it.
+    /// Augmentation. Default: the whole image, flipped with probability 0.5, as required by part maps from a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
     /// The encoder, with patches of 8 pixels.
@@ -137,12 +137,12 @@ impl SemMaeConfig {
         }
     }
 
-    /// What makes the part maps, and what a report says of it.
+    /// The source of part maps, and its line for reports.
     fn part_maps(&self, student: &ParamStore) -> Result<(Box<dyn TargetGenerator>, String)> {
         let (teacher, rule, retain) = match &self.parts {
             PartsConfig::File { path } => {
                 if path.is_empty() {
-                    let why = "part maps come from it";
+                    let why = "part maps are read from this file";
                     let fix =
                         "set it to a .safetensors or .npz file with `part_id` [images, rows, cols]";
                     return Err(Error::config("semmae", "parts.path", "not set", why, fix));
@@ -150,12 +150,12 @@ impl SemMaeConfig {
                 let maps = RecordedParts::read(Path::new(path))?;
                 return Ok((
                     Box::new(maps),
-                    format!("the parts of images are those of {path}"),
+                    format!("part maps come from {path}"),
                 ));
             }
             PartsConfig::Learned { checkpoint, retain } => {
                 let learned = LearnedParts::open(Path::new(checkpoint), student.device())?;
-                let note = format!("the parts of images are those that {checkpoint} has learned");
+                let note = format!("part maps come from the run {checkpoint}");
                 return Ok((Box::new(learned.target(*retain)?), note));
             }
             PartsConfig::Attention { teacher, retain } => (teacher, PartRule::Heads, retain),
@@ -175,7 +175,7 @@ impl SemMaeConfig {
         let network = teacher.open(student.device())?;
         let norm = teacher.norm.clone().unwrap_or_else(|| self.norm.clone());
         let maps = TeacherParts::new(network, (teacher.view, norm), rule, *retain)?;
-        let note = format!("the parts of images are what {} sees", teacher.checkpoint);
+        let note = format!("part maps come from the network {}", teacher.checkpoint);
         Ok((Box::new(maps), note))
     }
 
@@ -191,7 +191,7 @@ impl SemMaeConfig {
         })
     }
 
-    /// The method with these part maps in place of those that the settings name; without any, batches bring them.
+    /// The method with these part maps instead of those from the settings; if `None`, batches must contain them.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
@@ -244,7 +244,7 @@ impl MethodConfig for SemMaeConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "SemMAE: Semantic-Guided Masking for Learning Masked Autoencoders",
     paper: "Li et al., NeurIPS 2022, arXiv 2206.10207",
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_of_another_grid_and_missing_ones_are_refused() {
+    fn maps_with_another_grid_and_missing_maps_are_refused() {
         let error = |settings: &str| -> String {
             let config = config(settings);
             let method = config.build(&config.store(&Device::Cpu, 0));

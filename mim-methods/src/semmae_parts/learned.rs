@@ -1,4 +1,4 @@
-//! The parts that a finished run has learned.
+//! The parts learned by a finished run.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use mim_targets::{PartRule, PartTokens, TeacherParts};
 use super::{NAME, SemMaePartsConfig};
 use crate::frozen::settings_of;
 
-/// Part tokens of a run, and the frozen network on which it has learned them.
+/// Part tokens of a run, and the frozen network on which they were learned.
 pub(crate) struct LearnedParts {
     teacher: Box<dyn Encoder>,
     norm: Norm,
@@ -19,15 +19,15 @@ pub(crate) struct LearnedParts {
 }
 
 impl LearnedParts {
-    /// Those of the run in a folder; its frozen network is opened where the run found it.
+    /// Opens the run in a folder, and its frozen network at the path that the run used.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if no run is named; [`Error::Unsupported`] for a run of another method; else if something
-    /// cannot be read.
+    /// [`Error::InvalidConfig`] if no run is given; [`Error::Unsupported`] for a run of another method; otherwise if a
+    /// file cannot be read.
     pub(crate) fn open(path: &Path, device: &Device) -> Result<Self> {
         if path.as_os_str().is_empty() {
-            let why = "it is the run that has learned the parts";
+            let why = "part maps come from a run that learned them";
             let fix = "set it to the folder of a run of `mim pretrain --method semmae_parts`";
             return Err(Error::config("semmae", "parts.checkpoint", "not set", why, fix));
         }
@@ -36,14 +36,14 @@ impl LearnedParts {
         if method != NAME {
             return Err(Error::unsupported(
                 format!("parts of the run {}", path.display()),
-                format!("{method} learns none"),
+                format!("{method} does not learn parts"),
                 "give a run of `mim pretrain --method semmae_parts`, or choose parts.type = \"k_means\"",
             ));
         }
         let config: SemMaePartsConfig = settings::read(NAME, settings_of(&checkpoint, path)?)?;
         let (teacher, store) = (config.teacher.open(device)?, ParamStore::teacher(device));
         let tokens = PartTokens::new(&store.root(), teacher.dim(), config.num_parts)?;
-        // The decoder has done its work.
+        // The decoder is not needed.
         let weights = checkpoint.weights("student")?;
         store.load_allowing(&weights, |name| store.var(name).is_none())?;
         Ok(Self {

@@ -13,7 +13,7 @@ use mim_targets::{PartTokens, overlap};
 use super::NAME;
 use crate::tokens::redrawn;
 
-/// The method. Its intermediates are `maps` `[batch, patches, parts]`, `reconstruction`, `loss.pixel` and
+/// SemMAE's part learning. Its intermediates are `maps` `[batch, patches, parts]`, `reconstruction`, `loss.pixel` and
 /// `loss.diversity`.
 pub struct SemMaeParts {
     pub(super) student: ParamStore,
@@ -27,14 +27,14 @@ pub struct SemMaeParts {
 }
 
 impl SemMaeParts {
-    /// The maps of parts, and the images `[batch, channels, height, width]` that are drawn from them.
+    /// The part maps, and the images `[batch, channels, height, width]` decoded from them.
     fn drawn(&self, images: &Tensor, step: &StepContext) -> Result<(Tensor, Tensor)> {
         let (want, quiet) = (EncodeOptions::default(), step.teacher());
         let encoded = self.teacher.encode(images, Masking::None, &want, &quiet)?;
         let cls = encoded.cls()?.ok_or_else(|| {
             Error::unsupported(
                 "part tokens of a network without class token",
-                "they are made of it",
+                "part tokens are computed from the class token",
                 "use a ViT with class_token = true",
             )
         })?;
@@ -66,7 +66,7 @@ impl Method for SemMaeParts {
         vec![("student", &self.student)]
     }
 
-    /// None: the network that sees is frozen.
+    /// None: the encoder is frozen.
     fn encoder(&self) -> Option<&dyn Encoder> {
         None
     }
@@ -92,7 +92,7 @@ impl Method for SemMaeParts {
         Err(Error::unsupported(
             format!("a mask for {NAME}"),
             "it sees whole images",
-            "leave the mask out",
+            "remove the mask",
         ))
     }
 

@@ -1,9 +1,10 @@
 //! The part learning of SemMAE: Semantic-Guided Masking for Learning Masked Autoencoders (Li et al., NeurIPS 2022,
 //! arXiv 2206.10207), by the paper's text: no code of this stage was released.
 //!
-//! On what a frozen ViT (iBOT) sees, part tokens are learned: the class token becomes a token for each part, which
-//! attends to its patches, and a decoder after StyleGAN draws the image from these maps, with its texture from the class
-//! token. Maps shall not overlap. `semmae` hides by them (`parts.type=learned`, `parts.checkpoint=RUN`).
+//! Part tokens are learned on the features of a frozen ViT (iBOT): the class token becomes one token per part, which
+//! attends to its patches. From these maps, a decoder after StyleGAN draws the image, with texture from the class
+//! token. A loss penalises overlapping maps. `semmae` uses them for its masks (`parts.type=learned`,
+//! `parts.checkpoint=RUN`).
 
 mod learned;
 mod method;
@@ -23,8 +24,8 @@ pub use method::SemMaeParts;
 
 const NAME: &str = "semmae_parts";
 
-/// Settings of SemMAE's part learning; `Default` is six parts on DINO's ViT-S/8, which has the patches of SemMAE's encoder
-/// (the paper's network is iBOT's, which was released with larger ones); its weights must be named.
+/// Settings of SemMAE's part learning; `Default` is six parts on DINO's ViT-S/8, which has the patches of SemMAE's
+/// encoder; its weights must be given. (The paper uses iBOT, which was released only with larger patches.)
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SemMaePartsConfig {
@@ -32,7 +33,7 @@ pub struct SemMaePartsConfig {
     pub image_size: ImageSize,
     /// Number of parts. Default 6.
     pub num_parts: usize,
-    /// Weight of the overlap of maps, which the paper does not give. Default 1.
+    /// Weight of the overlap of maps; the paper does not give it. Default 1.
     pub diversity_weight: f64,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
@@ -74,23 +75,23 @@ impl SemMaePartsConfig {
     fn check(&self) -> Result<()> {
         let weight = self.diversity_weight;
         if !weight.is_finite() || weight < 0. {
-            let (field, why) = ("diversity_weight", "a weight is finite and not negative");
+            let (field, why) = ("diversity_weight", "a weight must be finite and not negative");
             return Err(Error::config(NAME, field, weight, why, "use 1"));
         }
         if self.teacher.view != 0 {
-            let (field, why) = ("teacher.view", "it draws the image that the network sees");
-            return Err(Error::config(NAME, field, self.teacher.view, why, "leave it out"));
+            let (field, why) = ("teacher.view", "the decoder reconstructs the view that the network sees");
+            return Err(Error::config(NAME, field, self.teacher.view, why, "remove it"));
         }
         Ok(())
     }
 
-    /// The normalisation of the images that the frozen network sees.
+    /// The normalisation of the frozen network's images.
     fn norm(&self) -> Norm {
         let own = self.teacher.norm.clone();
         own.unwrap_or_else(|| self.norm.clone())
     }
 
-    /// Pixels of a side of a patch of the network.
+    /// Side in pixels of the network's patches.
     fn patch_size(&self, teacher: &dyn Encoder) -> Result<usize> {
         let ImageSize { height, width } = self.image_size;
         let grid = teacher.grid((height, width))?;
@@ -140,7 +141,7 @@ impl MethodConfig for SemMaePartsConfig {
     type Method = SemMaeParts;
 
     fn arch(arch: &str) -> Result<Self> {
-        let (why, fix) = ("it has one size", "set teacher.encoder and decoder.embed_dim");
+        let (why, fix) = ("this method has only one size", "set teacher.encoder and decoder.embed_dim");
         Err(Error::config(NAME, "arch", arch, why, fix))
     }
 
@@ -153,7 +154,7 @@ impl MethodConfig for SemMaePartsConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "SemMAE's part learning: Semantic-Guided Masking for Learning Masked Autoencoders",
     paper: "Li et al., NeurIPS 2022, arXiv 2206.10207",
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_hides_nothing_and_the_loss_has_both_parts() {
+    fn reconstructions_hide_no_pixels_and_the_loss_has_both_terms() {
         let config = tiny("");
         let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
         let terms = method.forward(&batch(), &StepContext::new(0)).unwrap();
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         let refused = |change: fn(&mut SemMaePartsConfig), part: &str| {
             let mut config = tiny("");
             change(&mut config);

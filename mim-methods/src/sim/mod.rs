@@ -1,8 +1,8 @@
 //! SIM: Siamese Image Modeling for Self-Supervised Vision Representation Learning (Tao et al., CVPR 2023, arXiv 2206.01204).
 //!
-//! From the visible patches of one view, a predictor gives what a momentum teacher sees in every patch
-//! of another view of the image, told only where that patch lies; attraction and repulsion are dense.
-//! Reference: OpenGVLab/Siamese-Image-Modeling @ bbdec30.
+//! From the visible patches of one view, a predictor predicts the features of a momentum teacher for every patch of
+//! another view of the image. It is given only the relative position of that patch. Attraction and repulsion are
+//! applied per patch. Reference: OpenGVLab/Siamese-Image-Modeling @ bbdec30.
 
 mod golden;
 
@@ -29,18 +29,18 @@ use crate::registry::Entry;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimConfig {
-    /// Share of the teacher that each step keeps. Default: 0.995, to 1 in a half cosine.
+    /// Momentum of the teacher: the share that each step keeps. Default: from 0.995 to 1 along a half cosine.
     pub momentum: Schedule,
-    /// Whether the patch embedding is trained, not left as it was drawn. Default false.
+    /// Whether the patch embedding is trained; if not, it keeps its initial values. Default false.
     pub train_patch_embed: bool,
-    /// Epsilon of the layer norm on what the teacher sees. Default 1e-5.
+    /// Epsilon of the layer norm on the teacher's features. Default 1e-5.
     pub teacher_norm_eps: f64,
-    /// How the weights start. Default `mae`.
+    /// Initialisation of the weights. Default `mae`.
     pub init: Init,
     /// Normalisation of the images. Default ImageNet's.
     pub norm: Norm,
-    /// Augmentation: the student's view, then the teacher's. Default: each its own flip, crop (scale
-    /// 0.08 to 1, bicubic), colour jitter, grey and blur; the teacher's also solarized.
+    /// Augmentation: the student's view, then the teacher's. Default: each with its own flip, crop (scale 0.08 to 1,
+    /// bicubic), colour jitter, grey and blur; the teacher's view is also solarized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
     /// Patches hidden from the student. Default: blocks of exactly 118.
@@ -49,7 +49,7 @@ pub struct SimConfig {
     pub objective: UniGradConfig,
     /// The encoder.
     pub encoder: VitConfig,
-    /// The projector behind it, in student and teacher.
+    /// The projector after it, in student and teacher.
     pub projector: ProjectorConfig,
     /// The predictor, in the student only.
     pub predictor: RelativePredictorConfig,
@@ -62,14 +62,14 @@ impl Default for SimConfig {
 }
 
 impl SimConfig {
-    /// SIM's variant of a ViT, and a projector and a predictor as wide as it.
+    /// SIM's variant of a ViT, with a projector and predictor of the same width.
     fn with_encoder(size: VitConfig) -> Self {
         let encoder = VitConfig {
             pos_embed: PosEmbedKind::SincosRowFirst,
             final_norm: false,
             ..size
         };
-        // 16 heads at every published size; smaller ones keep ViT-B's 48 channels a head.
+        // 16 heads at every published size; smaller encoders keep ViT-B's 48 channels per head.
         let (embed_dim, num_heads) = (encoder.embed_dim, (encoder.embed_dim / 48).clamp(1, 16));
         Self {
             momentum: Schedule::Cosine {
@@ -120,7 +120,7 @@ impl SimConfig {
         self.views.clone().unwrap_or(ViewPlan { shared, views })
     }
 
-    /// Encoder and projector, in either branch.
+    /// Encoder and projector of one branch.
     fn projected(&self, params: &Params) -> Result<Projected<Vit>> {
         Projected::new(params, Vit::new(params, &self.encoder)?, &self.projector)
     }
@@ -162,7 +162,7 @@ impl MethodConfig for SimConfig {
                 ..FeatureTargetConfig::default()
             },
         )?;
-        // Parity: the release averages the mask token too, though its teacher masks nothing.
+        // Parity: the release averages the mask token as well, although its teacher has no masks.
         teacher.root().weight(&[1, 1, width], "mask_token")?;
         let momentum = self.momentum.clone();
         let ema = Ema::new(student, &teacher, momentum, EmaTiming::BeforeStep, EmaStart::Copy)?;
@@ -181,7 +181,7 @@ impl MethodConfig for SimConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "Siamese Image Modeling for Self-Supervised Vision Representation Learning",
     paper: "Tao et al., CVPR 2023, arXiv 2206.01204",
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn every_size_has_a_projector_as_wide_as_it() {
+    fn every_size_has_a_projector_of_its_width() {
         let heads = ["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"].map(|arch| {
             let config = SimConfig::arch(arch).unwrap();
             assert_eq!(config.projector.embed_dim, config.encoder.embed_dim);
@@ -331,7 +331,7 @@ mod tests {
                 stepper.step(&method, &batches, &step, 1e-2).unwrap();
             };
             step(0);
-            // Before the first step the teacher is its student.
+            // Before the first step the teacher equals its student.
             assert_eq!(values(&teacher, weight), start);
             let (moved, own) = (values(&store, weight), values(&teacher, mean));
             step(1);
@@ -347,7 +347,7 @@ mod tests {
             );
             own
         };
-        // After one batch 0.1 of its mean, after the same one again 0.1 + 0.9 * 0.1.
+        // After one batch 0.1 of its mean; after the same batch again 0.1 + 0.9 * 0.1.
         for (once, twice) in run(1).into_iter().zip(run(2)) {
             assert!((twice - 1.9 * once).abs() < 1e-5, "{once}, then {twice}");
         }
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_hold_are_refused() {
+    fn invalid_settings_are_refused() {
         type Change = fn(&mut SimConfig);
         let changes: [(Change, &str); 5] = [
             (|config| config.projector.embed_dim = 18, "embed_dim"),
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn downstream_tasks_see_the_encoder_without_projector() {
+    fn downstream_tasks_use_the_encoder_without_projector() {
         let store = tiny().store(&Device::Cpu, 0);
         let method = tiny().build(&store).unwrap();
         let encoder = method.encoder().unwrap().trunk();

@@ -27,11 +27,11 @@ use crate::registry::Entry;
 pub struct SimMimConfig {
     /// Fraction of cells hidden (rounded up to whole cells), in `[0, 1)`. Default 0.6.
     pub mask_ratio: f64,
-    /// Side of a cell in pixels; a multiple of the encoder's `patch_size`, and the image's sides are
-    /// multiples of it. Default 32.
+    /// Side of a cell in pixels; a multiple of the encoder's `patch_size` and a divisor of the image's sides. Default
+    /// 32.
     pub mask_patch_size: usize,
-    /// How the weights start. Default: `beit` for ViT and `swin` for Swin, with the head as PyTorch
-    /// starts a convolution.
+    /// Initialisation of the weights. Default: `beit` for ViT and `swin` for Swin, with PyTorch's convolution default
+    /// for the head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
     /// Normalisation of the images. Default ImageNet's.
@@ -39,8 +39,8 @@ pub struct SimMimConfig {
     /// Augmentation. Default: random resized crop (scale 0.67 to 1, bilinear) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<ViewPlan>,
-    /// The encoder. Default: ViT with shared relative bias, no positions, layer scale, biases of query
-    /// and value, and a mask token; a `type` in the settings replaces all of this.
+    /// The encoder. Default: ViT with shared relative bias, no position embedding, layer scale, biases for query and
+    /// value, and a mask token; a `type` in the settings replaces all of this.
     pub encoder: EncoderConfig,
 }
 
@@ -75,7 +75,7 @@ impl SimMimConfig {
         }
     }
 
-    /// Side in pixels of a cell of the mask's grid: as fine as cells and output tokens both need.
+    /// Side in pixels of a cell of the mask's grid: the largest that divides both mask cells and output tokens.
     pub(crate) fn mask_stride(&self) -> usize {
         let (mut a, mut b) = (self.mask_patch_size, self.encoder.output_stride());
         while b > 0 {
@@ -96,7 +96,7 @@ impl SimMimConfig {
                 "simmim",
                 "mask_patch_size",
                 self.mask_patch_size,
-                format!("cells must be whole patches of {patch} pixels"),
+                format!("cells must consist of whole patches of {patch} pixels"),
                 "make it a multiple of encoder.patch_size",
             ));
         }
@@ -122,7 +122,7 @@ impl SimMimConfig {
     }
 }
 
-/// The encoder's scheme, and PyTorch's for the head, which the authors leave as it is.
+/// The encoder's scheme, and for the head PyTorch's default, which the authors do not change.
 struct WithHead {
     encoder: Box<dyn InitScheme>,
     inputs: usize,
@@ -165,7 +165,7 @@ impl MethodConfig for SimMimConfig {
         if !encoder.can_replace() {
             return Err(Error::unsupported(
                 "this encoder in SimMIM",
-                "it has no mask token to stand for hidden patches",
+                "it has no mask token for hidden patches",
                 "use vit or swin, or the method made for it (fastmim, convmae)",
             ));
         }
@@ -198,7 +198,7 @@ impl MethodConfig for SimMimConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "SimMIM: A Simple Framework for Masked Image Modeling",
     paper: "Xie et al., CVPR 2022, arXiv 2111.09886",
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_are_as_fine_as_cells_and_tokens_need() {
+    fn the_mask_grid_fits_cells_and_tokens() {
         assert_eq!(SimMimConfig::default().mask_stride(), 16);
         let swin = SimMimConfig::arch("swin_base").unwrap();
         assert_eq!(
@@ -320,12 +320,12 @@ mod tests {
             .to_vec1()
             .unwrap();
         let cells = changed.iter().filter(|change| **change > 0.).count();
-        // ceil(0.6 * 64) cells of 16 pixels in each of two images; a hidden pixel may be grey by itself.
+        // ceil(0.6 * 64) cells of 16 pixels in each of two images; a hidden pixel may happen to be grey.
         assert!((1200..=2 * 39 * 16).contains(&cells), "{cells}");
     }
 
     #[test]
-    fn the_head_starts_as_a_convolution_and_the_rest_as_the_encoder() {
+    fn the_head_has_the_convolution_default_and_the_rest_the_encoders_scheme() {
         let uniform = Draw::Uniform {
             bound: 1. / 32f32.sqrt(),
         };

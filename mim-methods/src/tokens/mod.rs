@@ -1,4 +1,4 @@
-//! Tokenizers as targets: outside weights, a finished run, or random numbers by name.
+//! Tokenizers as targets: published weights, a finished run, or random weights.
 
 mod network;
 mod run;
@@ -24,37 +24,38 @@ use run::RunTokenizer;
 pub use soft::SoftTokensConfig;
 pub(crate) use training::{draws_no_masks, log_usage, redrawn, untrained};
 
-/// The checkpoint that stands for no checkpoint.
+/// Value of `checkpoint` for a network with random weights.
 const RANDOM: &str = "random";
 
 /// The view of a batch that becomes tokens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TokenView {
-    /// Its number.
+    /// Its index.
     pub(crate) index: usize,
-    /// Height and width in pixels that give one token a patch.
+    /// The size (height, width) in pixels that gives one token per patch.
     pub(crate) size: (usize, usize),
 }
 
-/// Tokens as target; `Default` is DALL-E's discrete VAE, whose weights must be given.
+/// Tokens as target; `Default` is DALL-E's discrete VAE; its weights must be given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokensConfig {
-    /// A weights file, perhaps on the Hugging Face Hub (`hf:owner/name[@revision][/file]`), the folder of a run of
+    /// A weights file, optionally on the Hugging Face Hub (`hf:owner/name[@revision][/file]`), the folder of a run of
     /// `mim pretrain --method vqkd`, `peco_tokenizer` or `dvae`, or `random`. There is no default.
     pub checkpoint: String,
-    /// Whose names the weights file has. Default `flava_codebook`.
+    /// The naming scheme of the weights file. Default `flava_codebook`.
     pub source: String,
-    /// Which view of the batch becomes tokens. If not set, the first where a token is as large as a patch, else the
+    /// Index of the view that becomes tokens. If not set: the first if a token is as large as a patch, otherwise the
     /// second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub view: Option<usize>,
-    /// The network of the weights file; a run folder says it itself. Default DALL-E's, also where no `type` is given.
+    /// The network of the weights file; a run folder has its own settings. Default DALL-E's, also if no `type` is
+    /// given.
     #[serde(deserialize_with = "dvae_unless_named")]
     pub network: TokenizerConfig,
 }
 
-/// Settings of mim 0.1.0 name no type: there was one.
+/// Settings of mim 0.1.0 have no type: there was only one.
 fn dvae_unless_named<'de, D: Deserializer<'de>>(
     input: D,
 ) -> std::result::Result<TokenizerConfig, D::Error> {
@@ -76,12 +77,12 @@ impl Default for TokensConfig {
 }
 
 impl TokensConfig {
-    /// The tokenizer with its weights, none of them trained.
+    /// The tokenizer with its weights, which are not trainable.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] saying where weights are found if none are named; [`Error::Unsupported`] for a run that
-    /// trained no tokenizer; else if weights cannot be read or do not fit.
+    /// [`Error::InvalidConfig`] if no weights are given (the message says where to find some); [`Error::Unsupported`]
+    /// for a run that trained no tokenizer; otherwise if weights cannot be read or do not fit.
     pub fn open(&self, device: &Device) -> Result<Box<dyn Tokenizer>> {
         let path = Path::new(&self.checkpoint);
         if self.checkpoint.is_empty() {
@@ -95,7 +96,7 @@ impl TokensConfig {
         if self.checkpoint != RANDOM {
             let weights = Source::named(&self.source)?.import(&WeightMap::read(path)?)?;
             self.network.check_weights(&weights)?;
-            // What else a file holds (decoders, discriminators) makes no tokens.
+            // Other parts of the file (decoders, discriminators) are not needed for tokens.
             let wanted = |(name, _): &(&str, &Tensor)| store.var(name).is_some();
             let weights: WeightMap = weights
                 .iter()
@@ -107,20 +108,20 @@ impl TokensConfig {
         Ok(tokenizer)
     }
 
-    /// Who makes the tokens, for reports of a run.
+    /// Names the tokenizer in the reports of a run.
     pub(crate) fn note(&self) -> String {
         match self.checkpoint.as_str() {
-            RANDOM => "tokens of a random network, which mean nothing".to_owned(),
+            RANDOM => "tokens of a random network, which carry no meaning".to_owned(),
             path if Path::new(path).is_dir() => format!("tokens of the run {path}"),
             path => format!("tokens of the network in {path}"),
         }
     }
 
-    /// The view that becomes tokens, and the size that the tokenizer needs it in for one token a patch.
+    /// The view that becomes tokens, and the size for which the tokenizer gives one token per patch.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] that says which sizes fit.
+    /// [`Error::InvalidConfig`] with the sizes that fit.
     pub(crate) fn view(
         &self,
         tokenizer: &dyn Tokenizer,
@@ -140,7 +141,7 @@ fn missing() -> Error {
         "target",
         "checkpoint",
         "not set",
-        "tokens come from a tokenizer trained before: facebook/flava-image-codebook on the Hugging Face Hub \
+        "tokens need a trained tokenizer: facebook/flava-image-codebook on the Hugging Face Hub \
          (BSD-3 licence) has the encoder of DALL-E's discrete VAE",
         "set target.checkpoint to the folder of a run of `mim pretrain --method vqkd`, `peco_tokenizer` or `dvae`, to \
          weights as .safetensors or hf:owner/name, or to \"random\" for tokens without meaning",
@@ -168,7 +169,7 @@ impl TargetSettings for TokensConfig {
         Box::new(CrossEntropyConfig::default())
     }
 
-    /// MAE's, and a second view of the same crop where the tokenizer needs another size.
+    /// MAE's views, plus a second view of the same crop if the tokenizer needs another size.
     fn views(&self, encoder: &dyn EncoderSettings) -> Result<ViewPlan> {
         let (image, grid) = (encoder.image_size(), encoder.grid()?);
         let tokenizer = self.open(&Device::Cpu)?;
@@ -178,7 +179,7 @@ impl TargetSettings for TokensConfig {
     }
 }
 
-/// The plan with a resized view number `view` for a tokenizer, unless that is the first.
+/// The plan with a resized view number `view.index` for a tokenizer, unless that is the first.
 pub(crate) fn with_view(plan: ViewPlan, view: TokenView) -> ViewPlan {
     if view.index == 0 {
         return plan;
@@ -192,11 +193,11 @@ pub(crate) fn with_view(plan: ViewPlan, view: TokenView) -> ViewPlan {
     ViewPlan { views, ..plan }
 }
 
-/// Checks that a tokenizer sees the images of an encoder, and gives logits where they are needed.
+/// Checks that a tokenizer accepts the encoder's images, and has logits if they are needed.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidConfig`] naming what does not fit.
+/// [`Error::InvalidConfig`] naming the mismatch.
 pub(crate) fn check(tokenizer: &dyn Tokenizer, channels: usize, logits: bool) -> Result<()> {
     if tokenizer.channels() != channels {
         return Err(Error::config(

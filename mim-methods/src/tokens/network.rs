@@ -9,7 +9,7 @@ use mim_targets::vqgan::{VqganConfig, VqganEncoder};
 use mim_targets::vqkd::{VqKdTokenizer, VqKdTokenizerConfig};
 use serde::{Deserialize, Serialize};
 
-/// The network of a tokenizer, told apart by `type`.
+/// The network of a tokenizer, selected by `type`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum TokenizerConfig {
@@ -30,7 +30,7 @@ impl Default for TokenizerConfig {
 }
 
 impl TokenizerConfig {
-    /// The network on a store of its own, none of it trained.
+    /// The network on its own store; its weights are not trainable.
     pub(super) fn build(&self, store: &ParamStore) -> Result<Box<dyn Tokenizer>> {
         let root = store.root();
         Ok(match self {
@@ -41,7 +41,7 @@ impl TokenizerConfig {
         })
     }
 
-    /// Refuses weights of another size with the setting that would fit.
+    /// Refuses weights of another size, with the setting that would fit.
     pub(super) fn check_weights(&self, weights: &WeightMap) -> Result<()> {
         let sizes = |name: &str| weights.get(name).map(|tensor| tensor.dims().to_vec());
         let (codes, [size, dim]) = match self {
@@ -63,7 +63,7 @@ impl TokenizerConfig {
                 "target",
                 "network.codebook",
                 format!("{size} codes of width {dim}"),
-                format!("the codebook of the weights is {found:?}"),
+                format!("the codebook of the weights has shape {found:?}"),
                 "set target.network.codebook.size and .dim to that, or give other weights",
             )),
             _ => Ok(()),

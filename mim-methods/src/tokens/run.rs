@@ -25,7 +25,9 @@ impl RunTokenizer {
 
     fn inner(&self) -> Result<&dyn Tokenizer> {
         let found = self.0.tokenizer();
-        found.ok_or_else(|| Error::unsupported("tokens", "the run trains none", "use another run"))
+        found.ok_or_else(|| {
+            Error::unsupported("tokens", "the run trained no tokenizer", "use another run")
+        })
     }
 }
 

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{TokensConfig, check};
 
-/// Probabilities of tokens as target; `Default` is mc-BEiT's, but for the tokenizer, which must be given.
+/// Token probabilities as target; `Default` is mc-BEiT's; the tokenizer must be given.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SoftTokensConfig {
-    /// The tokenizer, one that gives logits.
+    /// The tokenizer; it must provide logits.
     pub tokens: TokensConfig,
     /// How tokens become soft labels.
     pub labels: SoftLabelsConfig,

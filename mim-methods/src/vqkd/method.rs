@@ -16,17 +16,17 @@ use mim_targets::{TargetGenerator, TargetRequest};
 use super::NAME;
 use crate::tokens::{draws_no_masks, log_usage, untrained};
 
-/// What trains a tokenizer: the way from its codes to the teacher's features.
+/// The training part of a tokenizer: from its codes to the teacher's features.
 pub(super) struct Head {
     pub(super) decoder: Vit,
     pub(super) task: TaskLayer,
     pub(super) target: Box<dyn TargetGenerator>,
 }
 
-/// The method.
+/// Training of VQ-KD.
 ///
-/// Its intermediates are `pre_quant`, `codes`, `reconstruction`, `loss.reconstruction` and `loss.commitment`, those of
-/// its decoder `decoder.*`.
+/// Its intermediates are `pre_quant`, `codes`, `reconstruction`, `loss.reconstruction`, `loss.commitment`, and
+/// `decoder.*` from its decoder.
 pub struct VqKd {
     pub(super) student: ParamStore,
     pub(super) input: Input,
@@ -39,7 +39,7 @@ pub struct VqKd {
 }
 
 impl VqKd {
-    /// The teacher's features by the decoder, from codes `[batch * patches, dim]`.
+    /// The teacher's features, predicted by the decoder from codes `[batch * patches, dim]`.
     fn decode(
         &self,
         head: &Head,

@@ -2,7 +2,7 @@
 //! arXiv 2208.06366).
 //!
 //! A vision transformer maps patches to vectors, a codebook replaces each by its nearest code, and a small transformer
-//! predicts from the codes what a teacher (CLIP) sees. Reference: microsoft/unilm @ 768a3c8, `beit2`.
+//! predicts the features of a teacher (CLIP) from the codes. Reference: microsoft/unilm @ 768a3c8, `beit2`.
 
 mod golden;
 mod method;
@@ -24,7 +24,7 @@ pub use method::VqKd;
 
 const NAME: &str = "vqkd";
 
-/// Sizes of the decoder; all else is as in the encoder.
+/// Sizes of the decoder; all other settings are those of the encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VqKdDecoderConfig {
@@ -46,13 +46,13 @@ impl Default for VqKdDecoderConfig {
     }
 }
 
-/// Settings of VQ-KD; `Default` is the released tokenizer, ViT-B/16 taught by CLIP.
+/// Settings of VQ-KD; `Default` is the released tokenizer, ViT-B/16 with CLIP as teacher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VqKdConfig {
     /// Weight of the distance between vectors and their codes. Default 1.
     pub commitment_weight: f64,
-    /// How the weights start. Default `beit`.
+    /// Initialisation of the weights. Default `beit`.
     pub init: Init,
     /// Augmentation. Default: random resized crop (scale 0.08 to 1, bicubic) and flip.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub struct VqKdConfig {
     pub codebook: CodebookConfig,
     /// The decoder of the teacher's features.
     pub decoder: VqKdDecoderConfig,
-    /// The teacher. Default CLIP with its own normalisation; its weights must be given.
+    /// The teacher. Default: CLIP with its own normalisation; its weights must be given.
     pub target: FrozenConfig,
 }
 
@@ -100,7 +100,7 @@ impl VqKdConfig {
         }
     }
 
-    /// The same transformer over a map of codes, each of them a patch.
+    /// The same transformer over a map of codes, where each code is a patch.
     fn decoder(&self, grid: PatchGrid) -> VitConfig {
         VitConfig {
             image_size: ImageSize {
@@ -127,14 +127,14 @@ impl VqKdConfig {
             .with_channels(self.encoder.in_channels)
     }
 
-    /// The method with a target of `values` values a patch; none for a tokenizer that is not trained.
+    /// The method with a target of `values` values per patch, or without one for a tokenizer that is not trained.
     pub(crate) fn compose(
         &self,
         student: &ParamStore,
         target: Option<(Box<dyn TargetGenerator>, usize)>,
     ) -> Result<VqKd> {
         if !self.commitment_weight.is_finite() || self.commitment_weight < 0. {
-            let (field, why) = ("commitment_weight", "a weight is finite and not negative");
+            let (field, why) = ("commitment_weight", "a weight must be finite and not negative");
             let value = self.commitment_weight;
             return Err(Error::config(NAME, field, value, why, "use 1"));
         }
@@ -199,7 +199,7 @@ impl MethodConfig for VqKdConfig {
     }
 }
 
-/// What the registry says of it.
+/// Registry entry.
 pub(crate) const ENTRY: Entry = Entry {
     title: "BEiT v2's tokenizer: Vector-Quantized Knowledge Distillation",
     paper: "Peng et al., 2022, arXiv 2208.06366",
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         for (more, part) in [
             ("commitment_weight = -1.0", "`commitment_weight` is -1"),
             ("commitment_weight = nan", "`commitment_weight` is NaN"),

@@ -1,4 +1,4 @@
-//! The residual blocks of both networks.
+//! Residual blocks of encoder and decoder.
 
 use candle_core::Tensor;
 use mim_core::Result;
@@ -6,7 +6,7 @@ use mim_core::nn::Conv;
 use mim_core::ops::Window;
 use mim_core::params::Params;
 
-/// A convolution of `side` pixels that keeps the size.
+/// A convolution with kernel `side` that keeps the size.
 pub(super) fn same(params: &Params, inputs: usize, outputs: usize, side: usize) -> Result<Conv> {
     let window = Window {
         kernel: side,
@@ -16,7 +16,7 @@ pub(super) fn same(params: &Params, inputs: usize, outputs: usize, side: usize) 
     Conv::new(params, inputs, outputs, window)
 }
 
-/// `id(x) + gain * res(x)`, `res` being four convolutions, each after a ReLU.
+/// `id(x) + gain * res(x)`, where `res` is four convolutions, each after a ReLU.
 #[derive(Debug, Clone)]
 pub(super) struct ResBlock {
     id_path: Option<Conv>,
@@ -25,8 +25,8 @@ pub(super) struct ResBlock {
 }
 
 impl ResBlock {
-    /// Parameters `id_path` (where the width changes) and `res_path.conv_1` to `conv_4`, whose
-    /// kernels are `sides` pixels wide.
+    /// Parameters `id_path` (if the width changes) and `res_path.conv_1` to `conv_4`, whose
+    /// kernels have the given `sides`.
     pub(super) fn new(
         params: &Params,
         (inputs, outputs): (usize, usize),
@@ -61,7 +61,7 @@ impl ResBlock {
     }
 }
 
-/// Blocks of one width; the first one comes from another.
+/// Blocks of one width; the first one may have another input width.
 pub(super) fn group(
     params: &Params,
     (inputs, outputs): (usize, usize),

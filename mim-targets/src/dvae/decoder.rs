@@ -9,10 +9,10 @@ use mim_core::{Error, Result};
 use super::block::{ResBlock, group, same};
 use super::{DvaeConfig, GROUPS, unmap_pixels};
 
-/// Kernels of a block.
+/// Kernel sides in a block.
 const SIDES: [usize; 4] = [1, 3, 3, 3];
 
-/// The decoder, for pictures of tokens.
+/// The decoder, for drawing tokens.
 #[derive(Debug, Clone)]
 pub struct DvaeDecoder {
     input: Conv,
@@ -26,7 +26,7 @@ impl DvaeDecoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &DvaeConfig) -> Result<Self> {
         config.validate()?;
         let blocks = params.pp("blocks");
@@ -51,7 +51,7 @@ impl DvaeDecoder {
     }
 
     /// Location and log-scale of each pixel, `[batch, height, width, 2 * channels]`, for tokens
-    /// `[batch, rows, cols]`, u32. Products are in f32, as the encoder's are.
+    /// `[batch, rows, cols]`, u32. Products are f32, as in the encoder.
     ///
     /// # Errors
     ///
@@ -59,7 +59,12 @@ impl DvaeDecoder {
     pub fn statistics(&self, tokens: &Tensor) -> Result<Tensor> {
         let bad = |got: String| {
             let expected = format!("[batch, rows, cols] below {}", self.config.vocab_size);
-            Error::shape("tokens of the dVAE", expected, got, "give its own tokens")
+            Error::shape(
+                "tokens of the dVAE",
+                expected,
+                got,
+                "use tokens of this dVAE",
+            )
         };
         if tokens.rank() != 3 || tokens.elem_count() == 0 {
             return Err(bad(format!("{:?}", tokens.dims())));
@@ -78,12 +83,12 @@ impl DvaeDecoder {
         with_precision(Precision::F32, || self.relaxed(&one_hot))
     }
 
-    /// As [`DvaeDecoder::statistics`], for shares of all tokens `[batch, rows, cols, vocab_size]` in place of one: with
-    /// gradients, and in the precision of the training.
+    /// As [`DvaeDecoder::statistics`], for probabilities of all tokens `[batch, rows, cols, vocab_size]`: with
+    /// gradients, and in the training precision.
     ///
     /// # Errors
     ///
-    /// If there are shares of another number of tokens.
+    /// If the vocabulary size differs.
     pub fn relaxed(&self, shares: &Tensor) -> Result<Tensor> {
         self.forward(shares)
     }
@@ -101,7 +106,7 @@ impl DvaeDecoder {
         self.output.forward(&xs.relu()?)
     }
 
-    /// The images `[batch, channels, height, width]` in `[0, 1]` that the tokens stand for.
+    /// Decodes tokens to images `[batch, channels, height, width]` in `[0, 1]`.
     ///
     /// # Errors
     ///
@@ -122,7 +127,7 @@ mod tests {
     use mim_core::ParamStore;
 
     #[test]
-    fn draws_images_of_the_tokens_size_and_refuses_foreign_tokens() {
+    fn draws_images_in_the_right_size_and_refuses_unknown_tokens() {
         let config = DvaeConfig {
             n_blk_per_group: 1,
             vocab_size: 5,

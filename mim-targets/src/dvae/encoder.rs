@@ -9,12 +9,12 @@ use mim_core::{Error, Result, StepContext, Tokenizer};
 use super::block::{ResBlock, group, same};
 use super::{DvaeConfig, GROUPS, map_pixels};
 
-/// Kernels of a block.
+/// Kernel sides in a block.
 const SIDES: [usize; 4] = [3, 3, 3, 1];
 
 /// The encoder: each cell of 8x8 pixels becomes one of `vocab_size` tokens.
 ///
-/// Traces `mapped`, `stem`, `group1_block1` and `group1` to `group4`, channels last but for the first.
+/// Traces `mapped`, `stem`, `group1_block1` and `group1` to `group4`; all but the first are channels-last.
 #[derive(Debug, Clone)]
 pub struct DvaeEncoder {
     input: Conv,
@@ -28,7 +28,7 @@ impl DvaeEncoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &DvaeConfig) -> Result<Self> {
         config.validate()?;
         let blocks = params.pp("blocks");
@@ -48,19 +48,19 @@ impl DvaeEncoder {
         })
     }
 
-    /// The logits of each cell's token, `[batch, rows, cols, vocab_size]`, for images
+    /// Token logits of each cell, `[batch, rows, cols, vocab_size]`, for images
     /// `[batch, channels, height, width]` in `[0, 1]`.
     ///
-    /// Products are in f32 whatever the precision of the training: in bf16 many tokens would be others.
+    /// Products are f32 at every training precision: in bf16 many tokens would differ.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for other channels or an image smaller than a cell.
+    /// [`Error::Shape`] for another number of channels or an image smaller than a cell.
     pub fn logits(&self, images: &Tensor, step: &StepContext) -> Result<Tensor> {
         with_precision(Precision::F32, || self.forward(images, step))
     }
 
-    /// As [`DvaeEncoder::logits`], in the precision of the training: where the network itself is trained.
+    /// As [`DvaeEncoder::logits`], in the training precision: for training the network itself.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl DvaeEncoder {
                     DvaeConfig::STRIDE
                 ),
                 images.dims(),
-                "give RGB images of, as a rule, 112 pixels",
+                "use RGB images, usually of 112 pixels",
             ));
         }
         step.trace("mapped", || Ok(mapped.clone()))?;
@@ -129,7 +129,7 @@ impl Tokenizer for DvaeEncoder {
     }
 }
 
-/// The largest value of each 2x2 pixels; an odd last row or column is left out.
+/// 2x2 max pooling; an odd last row or column is dropped.
 fn halve(xs: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = xs.dims4()?;
     let (rows, cols) = (height / 2, width / 2);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_do_not_depend_on_the_precision_of_the_training() {
+    fn tokens_do_not_depend_on_the_training_precision() {
         let config = DvaeConfig {
             n_hid: 8,
             n_blk_per_group: 1,

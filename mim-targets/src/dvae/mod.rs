@@ -1,7 +1,7 @@
-//! The discrete VAE of DALL-E: a frozen network that turns images into tokens.
+//! DALL-E's discrete VAE: a frozen network that turns images into tokens.
 //!
 //! Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021; openai/DALL-E, `dall_e`. Feature maps
-//! stand with their channels last.
+//! are channels-last.
 
 mod block;
 mod decoder;
@@ -17,16 +17,16 @@ pub use encoder::DvaeEncoder;
 
 /// Distance of mapped pixels from 0 and 1.
 const LOGIT_LAPLACE_EPS: f64 = 0.1;
-/// Groups of blocks; all but one change the resolution.
+/// Number of groups of blocks; all but one change the resolution.
 const GROUPS: usize = 4;
 
 /// Settings of [`DvaeEncoder`] and [`DvaeDecoder`]; `Default` is the released network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DvaeConfig {
-    /// Width of the first group; each further group is twice as wide as the one before. Default 256.
+    /// Width of the first group; each further group is twice as wide as the previous one. Default 256.
     pub n_hid: usize,
-    /// Blocks of a group. Default 2.
+    /// Blocks per group. Default 2.
     pub n_blk_per_group: usize,
     /// Number of tokens. Default 8192.
     pub vocab_size: usize,
@@ -34,7 +34,7 @@ pub struct DvaeConfig {
     pub in_channels: usize,
     /// Width of the decoder's last group. Default 256.
     pub decoder_n_hid: usize,
-    /// Width at which the decoder starts. Default 128.
+    /// Initial width of the decoder. Default 128.
     pub decoder_n_init: usize,
 }
 
@@ -52,14 +52,14 @@ impl Default for DvaeConfig {
 }
 
 impl DvaeConfig {
-    /// Side in pixels of what a token stands for.
+    /// Side in pixels covered by one token.
     pub const STRIDE: usize = 1 << (GROUPS - 1);
 
-    /// Checks that every width is positive and can be cut in four.
+    /// Checks that every width is positive and a multiple of four.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         let positive = [
             ("n_blk_per_group", self.n_blk_per_group),
@@ -69,24 +69,28 @@ impl DvaeConfig {
         ];
         let widths = [("n_hid", self.n_hid), ("decoder_n_hid", self.decoder_n_hid)];
         let bad = |field: &'static str, value: usize, why: &'static str| {
-            let fix = "leave it out for the released network";
+            let fix = "remove it to use the released network";
             Err(Error::config("dvae", field, value, why, fix))
         };
         if let Some(&(field, value)) = positive.iter().find(|(_, value)| *value == 0) {
-            return bad(field, value, "there is at least one");
+            return bad(field, value, "there must be at least one");
         }
         let uneven = |&&(_, width): &&(&str, usize)| width == 0 || !width.is_multiple_of(4);
         match widths.iter().find(uneven) {
-            Some(&(field, value)) => bad(field, value, "blocks are a fourth as wide inside"),
+            Some(&(field, value)) => bad(
+                field,
+                value,
+                "it must be a multiple of 4, since blocks are a fourth as wide inside",
+            ),
             None => Ok(()),
         }
     }
 
-    /// Checks that an encoder's weights, in our names, have this width and this many tokens.
+    /// Checks that an encoder's weights, in our names, have this width and vocabulary size.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] saying what the weights have.
+    /// [`Error::InvalidConfig`] with the sizes of the weights.
     pub fn check_weights(&self, weights: &WeightMap) -> Result<()> {
         let outputs = |name: &str| {
             let tensor = weights.get(name)?;
@@ -109,20 +113,20 @@ impl DvaeConfig {
         for (field, set, found, what) in sizes {
             if let Some(found) = found.filter(|found| *found != set) {
                 let why = format!("the weights have {found} {what}");
-                let fix = format!("set target.network.{field} = {found}, or give other weights");
+                let fix = format!("set target.network.{field} = {found}, or use other weights");
                 return Err(Error::config("dvae", field, set, why, fix));
             }
         }
         Ok(())
     }
 
-    /// Share of a block's own path in its output.
+    /// Factor of a block's residual path.
     fn post_gain(&self) -> f64 {
         1. / ((GROUPS * self.n_blk_per_group) as f64).powi(2)
     }
 }
 
-/// Pixels `[0, 1]` as the network wants them, `[0.1, 0.9]`.
+/// Maps pixels from `[0, 1]` to `[0.1, 0.9]`, the network's input range.
 ///
 /// # Errors
 ///
@@ -134,20 +138,20 @@ pub fn map_pixels(images: &Tensor) -> Result<Tensor> {
             "images of the dVAE",
             "[batch, channels, height, width]",
             images.dims(),
-            "give a batch of images",
+            "use a batch of images",
         ));
     }
     if images.dtype() != DType::F32 {
         return Err(Error::unsupported(
             format!("images of the dVAE in {:?}", images.dtype()),
-            "it works in f32, on pixels between 0 and 1 without normalisation",
+            "it needs f32 pixels between 0 and 1, without normalisation",
             "convert them (View::unit)",
         ));
     }
     Ok(images.affine(1. - 2. * LOGIT_LAPLACE_EPS, LOGIT_LAPLACE_EPS)?)
 }
 
-/// What [`map_pixels`] did, undone; values outside `[0, 1]` are cut off.
+/// The inverse of [`map_pixels`]; values outside `[0, 1]` are clamped.
 ///
 /// # Errors
 ///
@@ -165,7 +169,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn mapping_is_undone_and_cut_off() {
+    fn mapping_is_inverted_and_clamped() {
         let images = Tensor::new(&[0f32, 0.25, 1.], &Device::Cpu).unwrap();
         let images = images.reshape((1, 1, 1, 3)).unwrap();
         let mapped = map_pixels(&images).unwrap();
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_codebook_of_another_size_is_named() {
+    fn mismatched_sizes_are_named() {
         let weights = |vocab: usize, width: usize| {
             let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
             let all = [

@@ -1,7 +1,7 @@
-//! The tokenizer of PeCo: a convolutional network whose cells become codes of a codebook.
+//! PeCo's tokenizer: a convolutional network with a codebook.
 //!
 //! Dong et al., "PeCo: Perceptual Codebook for BERT Pre-training of Vision Transformers", AAAI 2023, arXiv 2111.12710, by
-//! its text: no code was released. Feature maps stand with their channels last.
+//! its text, since no code was released. Feature maps are channels-last.
 
 mod network;
 
@@ -14,17 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use network::{Decoder, Encoder};
 
-/// Settings of [`PecoTokenizer`]; `Default` is the paper's: 8192 codes, one for 16x16 pixels.
+/// Settings of [`PecoTokenizer`]; `Default` is the paper's: 8192 codes, one per 16x16 pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PecoNetworkConfig {
     /// Channels of the images. Default 3.
     pub in_channels: usize,
-    /// How often height and width are halved. Default 4.
+    /// How many times height and width are halved. Default 4.
     pub levels: usize,
     /// Width of all levels. Default 256.
     pub hidden_dim: usize,
-    /// The codebook. Default: by distance, of width 256.
+    /// The codebook. Default: Euclidean, of width 256.
     pub codebook: CodebookConfig,
 }
 
@@ -40,7 +40,7 @@ impl Default for PecoNetworkConfig {
 }
 
 impl PecoNetworkConfig {
-    /// Side in pixels of what a token stands for.
+    /// Side in pixels covered by one token.
     pub fn stride(&self) -> usize {
         1 << self.levels
     }
@@ -54,33 +54,48 @@ impl PecoNetworkConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         let bad = |field: &'static str, value: usize, why: &'static str, fix: &'static str| {
             Err(Error::config("peco network", field, value, why, fix))
         };
         if !(1..=8).contains(&self.levels) {
-            let why = "images are halved between once and eight times";
-            return bad("levels", self.levels, why, "use 4 for 16x16 pixels a token");
+            let why = "images must be halved one to eight times";
+            return bad(
+                "levels",
+                self.levels,
+                why,
+                "use 4 for 16x16 pixels per token",
+            );
         }
         if self.hidden_dim == 0 {
-            return bad("hidden_dim", 0, "a level has a width", "use 256");
+            return bad(
+                "hidden_dim",
+                0,
+                "a level needs at least one channel",
+                "use 256",
+            );
         }
         if self.in_channels == 0 {
-            return bad("in_channels", 0, "images have a channel", "use 3");
+            return bad(
+                "in_channels",
+                0,
+                "images must have at least one channel",
+                "use 3",
+            );
         }
         self.codebook.validate()
     }
 }
 
-/// What the network makes of images.
+/// Output of the network.
 #[derive(Debug, Clone)]
 pub struct Coded {
     /// The encoder's output, `[batch, rows, cols, dim]`.
     pub latents: Tensor,
-    /// What became of it, row by row.
+    /// The quantised latents, row by row.
     pub quantized: Quantized,
-    /// The images again, `[batch, channels, height, width]` in `[-1, 1]`, not cut off.
+    /// The reconstructed images, `[batch, channels, height, width]` in `[-1, 1]`, not clamped.
     pub images: Tensor,
 }
 
@@ -99,7 +114,7 @@ impl PecoTokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &PecoNetworkConfig) -> Result<Self> {
         config.validate()?;
         let (codebook, norm) = (&config.codebook, config.norm());
@@ -122,8 +137,8 @@ impl PecoTokenizer {
         &self.codebook
     }
 
-    /// Codes normalised images `[batch, channels, height, width]` and decodes them again. In a training step the
-    /// codebook follows.
+    /// Encodes normalised images `[batch, channels, height, width]` and decodes them again. In a training step, the
+    /// codebook is updated.
     ///
     /// # Errors
     ///
@@ -149,7 +164,7 @@ impl PecoTokenizer {
             _ => Err(Error::shape(
                 "images of PeCo's tokenizer",
                 format!(
-                    "[batch, {channels}, height, width], sides multiples of {}",
+                    "[batch, {channels}, height, width] with sides that are multiples of {}",
                     self.stride
                 ),
                 images.dims(),
@@ -201,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn images_come_back_in_their_size_and_others_are_refused() {
+    fn images_keep_their_size_and_others_are_refused() {
         let tokenizer = PecoTokenizer::new(&ParamStore::cpu(0).root(), &tiny()).unwrap();
         let images = Tensor::rand(0f32, 1f32, (2, 3, 8, 12), &Device::Cpu).unwrap();
         let step = StepContext::inference();
@@ -218,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_sizes_are_named() {
+    fn invalid_sizes_are_named() {
         for (wrong, part) in [
             (
                 PecoNetworkConfig {

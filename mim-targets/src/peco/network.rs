@@ -1,4 +1,4 @@
-//! Images to vectors and back.
+//! Encoder and decoder of PeCo's tokenizer.
 
 use candle_core::Tensor;
 use mim_core::Result;
@@ -8,7 +8,7 @@ use mim_core::params::Params;
 
 use super::PecoNetworkConfig;
 
-/// A convolution of `side` pixels that keeps the size.
+/// A convolution with kernel `side` that keeps the size.
 fn same(params: &Params, (inputs, outputs): (usize, usize), side: usize) -> Result<Conv> {
     let window = Window {
         kernel: side,
@@ -18,7 +18,7 @@ fn same(params: &Params, (inputs, outputs): (usize, usize), side: usize) -> Resu
     Conv::new(params, inputs, outputs, window)
 }
 
-/// `x + conv3(relu(conv2(relu(conv1(x)))))`, the last of one pixel, the others of 3x3.
+/// `x + conv3(relu(conv2(relu(conv1(x)))))`; the last kernel is 1x1, the others are 3x3.
 #[derive(Debug)]
 struct ResBlock([Conv; 3]);
 
@@ -72,7 +72,7 @@ impl Encoder {
         })
     }
 
-    /// `[batch, height, width, channels]` to `[batch, rows, cols, dim]`.
+    /// Maps `[batch, height, width, channels]` to `[batch, rows, cols, dim]`.
     pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let mut xs = images.clone();
         for (down, res) in &self.levels {
@@ -108,7 +108,7 @@ impl Decoder {
         })
     }
 
-    /// `[batch, rows, cols, dim]` to images `[batch, channels, height, width]`.
+    /// Maps `[batch, rows, cols, dim]` to images `[batch, channels, height, width]`.
     pub(super) fn forward(&self, map: &Tensor) -> Result<Tensor> {
         let mut xs = map.clone();
         for (up, res) in &self.levels {

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls instructions only after it detected them"
 )]
 
 use rayon::prelude::*;
@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use super::AdamWStep;
 use crate::simd::multiversion;
 
-/// Values of a task: seven streams through memory take some time to start.
+/// Values per task: large, since seven memory streams take time to start.
 const TASK: usize = 64 * 1024;
 
-/// What a step multiplies with, rounded once from f64.
+/// Factors of a step, rounded once from f64.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Factors {
     pub(super) keep: f32,
@@ -46,7 +46,7 @@ impl Factors {
     }
 }
 
-/// What a step changes: values of the parameter and of its two moments.
+/// What a step updates: values of the parameter and of its two moments.
 pub(super) struct State<'a> {
     pub(super) param: &'a mut [f32],
     pub(super) exp_avg: &'a mut [f32],

@@ -1,6 +1,6 @@
 //! AdamW on a GPU: one launch for all parameters.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{Result, Tensor};
 
@@ -32,7 +32,7 @@ pub(super) fn adamw_steps(all: &[AdamWParam<'_>]) -> Result<()> {
     }
     let table = table.place(all[0].param.device())?;
     let kernel = Kernel::new("adamw", "adamw_tensors");
-    // SAFETY: the words are those of `adamw::Tensor`, of tensors of one shape that live until here.
+    // SAFETY: the words follow `adamw::Tensor`; the tensors of an entry have one shape and live until here.
     unsafe { table.launch(&kernel, Vec::new()) }
 }
 
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn all_at_once_moves_as_one_by_one_on_the_cpu() {
+    fn one_launch_matches_single_steps_on_the_cpu() {
         let shapes: [&[usize]; 4] = [&[1], &[3, 5], &[8192], &[90, 200]];
         let state = |device: &Device| -> Vec<[Tensor; 4]> {
             let at = |seed, shape: &[usize]| random(seed, shape).to_device(device).unwrap();

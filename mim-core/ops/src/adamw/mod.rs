@@ -12,14 +12,14 @@ use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// Numbers of one step of AdamW; they may differ between parameters.
+/// Hyperparameters of one AdamW step; they may differ between parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the mean of gradients, in `[0, 1)`.
+    /// Decay rate of the mean of gradients, in `[0, 1)`.
     pub beta1: f64,
-    /// Decay of the mean of squared gradients, in `[0, 1)`.
+    /// Decay rate of the mean of squared gradients, in `[0, 1)`.
     pub beta2: f64,
     /// Added to the denominator.
     pub eps: f64,
@@ -48,7 +48,7 @@ impl AdamWStep {
         };
         for (field, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&beta) {
-                return bad(field, beta, "decays lie in [0, 1)");
+                return bad(field, beta, "decay rates lie in [0, 1)");
             }
         }
         if self.step == 0 {
@@ -58,9 +58,9 @@ impl AdamWStep {
     }
 }
 
-/// Updates `param` and its moments in place, all of one shape.
+/// Updates `param` and its moments in place. All four tensors have the same shape.
 ///
-/// With the step's numbers, as in PyTorch:
+/// As in PyTorch:
 /// `p ← p (1 - lr wd)`, `m ← β1 m + (1 - β1) g`, `v ← β2 v + (1 - β2) g²`,
 /// `p ← p - lr / (1 - β1ᵗ) · m / (√v / √(1 - β2ᵗ) + eps)`. The moments start at 0.
 /// Loshchilov and Hutter (ICLR 2019), Algorithm 2. A `Var` is updated through its tensor; every
@@ -101,26 +101,26 @@ pub fn adamw_step(
     Ok(())
 }
 
-/// A parameter and what moves it, as in [`adamw_step`].
+/// A parameter with its gradient and optimizer state, for [`adamw_step`].
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWParam<'a> {
-    /// Changed in place.
+    /// The parameter, updated in place.
     pub param: &'a Tensor,
     /// Its gradient.
     pub grad: &'a Tensor,
-    /// Mean of gradients, changed in place.
+    /// Mean of gradients, updated in place.
     pub exp_avg: &'a Tensor,
-    /// Mean of squared gradients, changed in place.
+    /// Mean of squared gradients, updated in place.
     pub exp_avg_sq: &'a Tensor,
-    /// The numbers of its step.
+    /// Hyperparameters of this step.
     pub step: AdamWStep,
 }
 
-/// [`adamw_step`] on many parameters, on all threads without a wait between parameters; on a GPU in one launch.
+/// [`adamw_step`] on many parameters: in parallel on all threads, or in one launch on a GPU.
 ///
 /// # Errors
 ///
-/// As [`adamw_step`]; others than the one at fault may have moved.
+/// As [`adamw_step`]; other parameters may have been updated already.
 pub fn adamw_steps(all: &[AdamWParam<'_>]) -> Result<()> {
     let on_gpu = |m: &AdamWParam<'_>| is_supported(&[m.param, m.grad, m.exp_avg, m.exp_avg_sq]);
     let _timer = timer("adamw", Pass::Update, &[], 0.);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_write() {
+    fn refuses_views_and_wrong_shapes() {
         let xs = || random(1, &[4, 4]);
         let p = xs();
         assert!(adamw_step(&p, &xs(), &p, &xs(), &STEP).is_err());

@@ -1,4 +1,4 @@
-//! f32 kernels of attention: one task a head of an image, no transposed copies.
+//! f32 kernels of attention: one task per head and image, without transposed copies.
 
 #![expect(unsafe_code, reason = "heads write interleaved columns of one output")]
 
@@ -14,15 +14,15 @@ use crate::softmax::{backward_rows, forward_rows};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
     pub(crate) batch: usize,
-    /// Tokens of an image that look.
+    /// Query tokens per image.
     pub(crate) queries: usize,
-    /// Tokens of an image that are looked at.
+    /// Key tokens per image.
     pub(crate) keys: usize,
     pub(crate) heads: usize,
     pub(crate) head_dim: usize,
 }
 
-/// What is added to the scores: `[images, heads, tokens, tokens]`, both counts used cyclically.
+/// Bias of the scores, `[images, heads, tokens, tokens]`; the first two axes are used cyclically.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bias<'a> {
     pub(super) values: &'a [f32],
@@ -30,7 +30,7 @@ pub(crate) struct Bias<'a> {
     pub(super) heads: usize,
 }
 
-/// Queries, keys and values: in one array or in two.
+/// Queries, keys and values, packed in one array or in two.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Inputs<'a> {
     /// `[batch, tokens, 3, heads, head_dim]`.
@@ -39,7 +39,7 @@ pub(crate) enum Inputs<'a> {
     Apart(&'a [f32], &'a [f32]),
 }
 
-/// The three parts of the inputs, in their order.
+/// Which of queries, keys and values, in packing order.
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Query,
@@ -56,7 +56,7 @@ impl Sizes {
         self.queries * self.keys
     }
 
-    /// The `index`-th of `parts` parts side by side in `rows` rows of each image.
+    /// Layout of part `index` of the `parts` parts that lie side by side in `rows` rows per image.
     fn place(self, rows: usize, index: usize, parts: usize) -> Place {
         Place {
             rows,
@@ -67,17 +67,17 @@ impl Sizes {
         }
     }
 
-    /// The attended values, `[batch, queries, heads, head_dim]`.
+    /// Layout of the output, `[batch, queries, heads, head_dim]`.
     fn attended(self) -> Place {
         self.place(self.queries, 0, 1)
     }
 
-    /// Heads of all images.
+    /// One task per head and image.
     fn tasks(self) -> usize {
         self.batch * self.heads
     }
 
-    /// Where the scores of a head go.
+    /// Where the scores of one head are written.
     fn square_of(self, values: &mut [f32]) -> Destination<'static> {
         Destination {
             start: values.as_mut_ptr(),
@@ -91,7 +91,7 @@ impl Sizes {
     }
 }
 
-/// Where the heads of one part lie: side by side in rows of one array.
+/// Layout of the heads of one part: side by side in the rows of one array.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     rows: usize,
@@ -122,7 +122,7 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// The number of the array that holds a part, and where in it.
+    /// Index of the array that holds a part, and the layout inside it.
     fn locate(self, part: Part, sizes: Sizes) -> (usize, Place) {
         match (self, part) {
             (Self::Packed(_), part) => (0, sizes.place(sizes.keys, part as usize, 3)),
@@ -138,14 +138,14 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// An output whose heads are written by different threads, each its own columns.
+/// An output whose heads are written by different threads; each thread writes its own columns.
 #[derive(Clone, Copy)]
 struct Interleaved {
     start: *mut f32,
     place: Place,
 }
 
-// SAFETY: the pointer is only used through `head`, by one thread for each head.
+// SAFETY: the pointer is used only through `head`, by one thread per head.
 unsafe impl Sync for Interleaved {}
 
 impl Interleaved {
@@ -173,18 +173,18 @@ pub(crate) struct Call<'a> {
     pub(super) bias: Option<Bias<'a>>,
     pub(super) scale: f32,
     pub(super) sizes: Sizes,
-    /// Of the caller's thread.
+    /// Precision of the calling thread; worker threads do not know it.
     pub(super) precision: Precision,
 }
 
 impl Call<'_> {
-    /// The weights of one head of one image, `[queries, keys]`.
+    /// Attention weights of one head of one image, `[queries, keys]`.
     fn weights(&self, task: usize, weights: &mut [f32]) -> Result<()> {
         let Self { inputs, sizes, .. } = *self;
         let query = inputs.head(Part::Query, sizes, task)?;
         let key = inputs.head(Part::Key, sizes, task)?;
         let own = sizes.square_of(weights);
-        // SAFETY: `weights` holds queries x keys values and is this task's alone.
+        // SAFETY: `weights` holds queries x keys values and belongs to this task alone.
         unsafe { multiply(own, self.scale, query, key.transposed(), self.precision)? };
         if let Some(bias) = self.bias {
             let (image, head) = (task / sizes.heads, task % sizes.heads);
@@ -195,7 +195,7 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// The attended values `[batch, queries, dim]`.
+    /// The output, `[batch, queries, dim]`.
     pub(crate) fn forward(&self) -> Result<Vec<f32>> {
         let sizes = self.sizes;
         let len = sizes.batch * sizes.queries * sizes.dim();
@@ -210,19 +210,18 @@ impl Call<'_> {
                 self.weights(task, weights)?;
                 let value = self.inputs.head(Part::Value, sizes, task)?;
                 let weights = sizes.square(weights)?;
-                // SAFETY: `out` holds every head's columns, and these are this task's alone.
+                // SAFETY: `out` holds the columns of every head; this task writes only its own.
                 unsafe { multiply(to.head(task), 1.0, weights, value, self.precision) }
             },
         )?;
-        // SAFETY: there is room for `len` values, and the heads of all images have written theirs.
+        // SAFETY: the capacity is `len`, and every head of every image has written its values.
         unsafe { out.set_len(len) };
         Ok(out)
     }
 
-    /// The gradient of each array of the inputs, and of the scores `[batch, heads, queries, keys]` if they
-    /// are to be kept.
+    /// The gradient of each input array, and of the scores `[batch, heads, queries, keys]` if `keep`.
     ///
-    /// The weights are computed again: kept, they would need more memory than all else of a long image.
+    /// The weights are computed again: for long images, storing them would take more memory than everything else.
     pub(crate) fn backward(&self, grad: &[f32], keep: bool) -> Result<([Vec<f32>; 2], Vec<f32>)> {
         let sizes = self.sizes;
         let mut outs = self
@@ -260,14 +259,14 @@ impl Call<'_> {
             )?;
         }
         for (out, xs) in outs.iter_mut().zip(self.inputs.arrays()) {
-            // SAFETY: there is room for as many values as the input has, and the heads of all images have
-            // written theirs.
+            // SAFETY: the capacity equals the size of the input, and every head of every image has written its
+            // values.
             unsafe { out.set_len(xs.len()) };
         }
         Ok((outs, kept))
     }
 
-    /// The gradients of one head of one image: of queries, keys and values into `to`, and of the scores.
+    /// The gradients of one head of one image: those of queries, keys and values go to `to`, then those of the scores.
     fn backward_head(
         &self,
         task: usize,
@@ -280,8 +279,8 @@ impl Call<'_> {
         let grad = sizes.attended().head(grad, task)?;
         self.weights(task, weights)?;
         let own = sizes.square_of(scores);
-        // SAFETY: `scores` holds queries x keys values, and each destination a head's rows; all are this
-        // task's alone.
+        // SAFETY: `scores` holds queries x keys values, and each destination one head's rows; all belong to
+        // this task alone.
         unsafe {
             let turned = sizes.square(weights)?.transposed();
             multiply(to[2], 1.0, turned, grad, precision)?;
@@ -298,7 +297,7 @@ impl Call<'_> {
     }
 }
 
-/// Adds up the gradients of the scores that share a bias, images first, in their order.
+/// Sums the score gradients that share a bias, over the images first, in order.
 pub(super) fn backward_bias(scores: &[f32], [images, heads]: [usize; 2], sizes: Sizes) -> Vec<f32> {
     let mut out = vec![0f32; images * heads * sizes.scores()];
     out.par_chunks_mut(sizes.scores())

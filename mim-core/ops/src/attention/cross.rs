@@ -1,4 +1,4 @@
-//! Attention of tokens to others.
+//! Cross-attention.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
@@ -9,11 +9,11 @@ use crate::gpu::is_supported;
 use crate::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// `softmax(scale q kᵀ) v` for each head, where the keys and values belong to other tokens.
+/// `softmax(scale q kᵀ) v` for each head; keys and values come from other tokens than the queries.
 ///
 /// `q` is `[batch, queries, dim]`, `kv` is `[batch, keys, 2 * dim]`, its last axis packed as
 /// (2, heads, dim / heads); the result is `[batch, queries, dim]`. Vaswani et al. (NeurIPS 2017),
-/// Sec. 3.2. The f32 kernel keeps no weights: the backward pass computes them again.
+/// Sec. 3.2. The f32 kernel stores no weights: the backward pass computes them again.
 ///
 /// # Errors
 ///
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn known_values() {
-        // One head of width 1: the first query is indifferent, the second sees only the key 100.
+        // One head of width 1: the first query weighs both keys equally, the second attends only to the key 100.
         let q = Tensor::new(&[[[0f32], [1.]]], &Device::Cpu).unwrap();
         let kv = Tensor::new(&[[[0f32, 1.], [100., 5.], [0., 3.]]], &Device::Cpu).unwrap();
         let ys = cross_attention(&q, &kv, 1, 1.0).unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn of_tokens_to_themselves_it_is_attention() {
+    fn on_the_same_tokens_it_equals_attention() {
         let qkv = random(1, &[2, 9, 3 * 12]);
         let (q, kv) = (
             qkv.narrow(2, 0, 12).unwrap(),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn one_side_alone_can_train() {
+    fn either_operand_can_train_alone() {
         let (q, kv) = (random(1, &[2, 3, 4]), random(2, &[2, 5, 8]));
         for tracked_id in [0, 1] {
             let var = Var::from_tensor([&q, &kv][tracked_id]).unwrap();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_mismatched_shapes() {
         let q = random(1, &[2, 5, 4]);
         for (shape, heads) in [
             ([2, 3, 8], 0),

@@ -1,4 +1,4 @@
-//! Multi-head attention: of tokens among each other, and of tokens to others.
+//! Multi-head self-attention and cross-attention.
 
 mod cpu;
 mod cross;
@@ -20,10 +20,10 @@ pub use self::cross::cross_attention;
 /// `softmax(scale q kᵀ + bias) v` for each head.
 ///
 /// `qkv` is `[batch, tokens, 3 * dim]`, its last axis packed as (3, heads, dim / heads) as in timm;
-/// `bias` is `[n, 1 or heads, tokens, tokens]` with an `n` that divides `batch`, used cyclically
-/// (row `r` uses bias `r % n`: the windows of each image), and may hold -inf to hide keys; the
+/// `bias` is `[n, 1 or heads, tokens, tokens]`, where `n` divides `batch`. It is used cyclically:
+/// row `r` uses bias `r % n`, as for the windows of an image. It may hold -inf to hide keys. The
 /// result is `[batch, tokens, dim]`. `scale` is usually `(dim / heads)^-0.5`. Vaswani et al.
-/// (NeurIPS 2017), Sec. 3.2. The f32 kernel keeps no weights: the backward pass computes them again.
+/// (NeurIPS 2017), Sec. 3.2. The f32 kernel stores no weights: the backward pass computes them again.
 ///
 /// # Errors
 ///
@@ -112,7 +112,7 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    /// Attention over packed inputs of this shape, and with this bias.
+    /// Attention over packed inputs of this shape, with this bias.
     pub(super) fn of(
         qkv: [usize; 3],
         (heads, scale): (usize, f64),
@@ -134,7 +134,7 @@ impl Attention {
         }
     }
 
-    /// Floating-point operations of the products of a pass: two forward, five backward.
+    /// Floating-point operations of the matrix products in a pass: two products forward, five backward.
     pub(super) fn flop(&self, pass: Pass) -> f64 {
         let Sizes {
             batch,
@@ -166,7 +166,7 @@ impl Attention {
         ))
     }
 
-    /// Gradients of the packed input and, if asked for, of all scores.
+    /// Gradients of the packed input and, if `keep`, of all scores.
     fn backward(
         &self,
         qkv: &Tensor,
@@ -180,7 +180,7 @@ impl Attention {
         Ok((Tensor::from_vec(dx, qkv.shape(), qkv.device())?, scores))
     }
 
-    /// The gradient of the bias, of those of all scores.
+    /// The gradient of the bias from the gradients of all scores.
     pub(super) fn bias_gradient(
         &self,
         bias: &Tensor,
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn known_values() {
-        // One head of width 1: scores are q k, so token 0 (q = 0) averages the values 1 and 5.
+        // One head of width 1: the scores are q k, so token 0 (q = 0) averages the values 1 and 5.
         let qkv = Tensor::new(&[[[0f32, 1., 1.], [100., 0., 5.]]], &Device::Cpu).unwrap();
         let ys = attention(&qkv, 1, None, 1.0).unwrap();
         assert_eq!(ys.to_vec3::<f32>().unwrap(), [[[3.], [1.]]]);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn biases_of_some_rows_are_used_cyclically() {
+    fn fewer_biases_than_rows_are_used_cyclically() {
         let (tokens, heads) = (5, 2);
         let qkv = random(1, &[6, tokens, 3 * heads * 4]);
         for (rows, bias_heads) in [(2, heads), (3, heads), (2, 1)] {
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_mismatched_shapes() {
         let qkv = random(1, &[2, 5, 12]);
         for heads in [0, 3] {
             assert!(attention(&qkv, heads, None, 1.0).is_err());

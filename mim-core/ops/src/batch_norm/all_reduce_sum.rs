@@ -1,4 +1,4 @@
-//! A sum over processes that gradients pass.
+//! A differentiable sum over processes.
 
 use std::sync::Arc;
 
@@ -8,29 +8,29 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Te
 use crate::grad_accumulator::mark_collective;
 use crate::{Error, Result};
 
-/// The processes that compute one batch together.
+/// The processes that share one batch.
 pub trait AllReduceSum: Send + Sync {
-    /// How many processes there are.
+    /// Number of processes.
     fn world(&self) -> usize;
 
-    /// The elementwise sum of all processes' `xs`, in the shape of `xs`, without gradient. All processes call it, in
-    /// the same order.
+    /// The elementwise sum of `xs` over all processes, without a gradient. The result has the shape of `xs`. All
+    /// processes must call it in the same order.
     ///
     /// # Errors
     ///
-    /// If the processes cannot be reached.
+    /// Fails if a process cannot be reached.
     fn all_reduce_sum(
         &self,
         xs: &Tensor,
     ) -> Result<Tensor, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// The elementwise sum of all processes' `xs`, with the gradient of the sum of their losses: that is, the sum of
+/// The elementwise sum of `xs` over all processes. The gradient is that of the sum of their losses: the sum of
 /// their gradients.
 ///
 /// # Errors
 ///
-/// If the processes cannot be reached.
+/// Fails if a process cannot be reached.
 pub fn sum_over_all(xs: &Tensor, comm: &Arc<dyn AllReduceSum>) -> Result<Tensor> {
     let sum = comm.all_reduce_sum(&xs.detach());
     let sum = sum.map_err(Error::AllReduce)?.contiguous()?;
@@ -38,7 +38,7 @@ pub fn sum_over_all(xs: &Tensor, comm: &Arc<dyn AllReduceSum>) -> Result<Tensor>
     Ok(xs.apply_op1(SumOverAll { sum, comm })?)
 }
 
-/// Gives the sum, which is known before: a process can be asked for tensors, not for storages.
+/// Returns a sum computed beforehand: processes exchange tensors, but an op sees storages.
 struct SumOverAll {
     sum: Tensor,
     comm: Arc<dyn AllReduceSum>,
@@ -52,7 +52,7 @@ impl CustomOp1 for SumOverAll {
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         match &*self.sum.storage_and_layout().0 {
             Storage::Cpu(sum) => Ok((sum.clone(), self.sum.shape().clone())),
-            _ => bail!("the sum over processes is on another device than its parts"),
+            _ => bail!("the sum over processes is not on the device of its input"),
         }
     }
 
@@ -64,7 +64,7 @@ impl CustomOp1 for SumOverAll {
         let (storage, _) = self.sum.storage_and_layout();
         match &*storage {
             Storage::Cuda(sum) => Ok((sum.try_clone(layout)?, self.sum.shape().clone())),
-            _ => bail!("the sum over processes is on another device than its parts"),
+            _ => bail!("the sum over processes is not on the device of its input"),
         }
     }
 

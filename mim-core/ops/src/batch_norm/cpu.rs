@@ -1,10 +1,10 @@
 //! f32 kernels of batch normalisation.
 //!
-//! Sums over rows are f64: where values differ little, an f32 mean of many would leave few digits of what is left.
+//! Sums over rows are f64: the f32 mean of many nearly equal values would leave few exact digits of their differences.
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls instructions only after it detected them"
 )]
 
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use crate::Result;
 use crate::partition::{rows_per_partial, rows_per_task};
 use crate::simd::multiversion;
 
-/// Mean and variance of each column over so many rows, and the reciprocal of its deviation.
+/// Mean and variance of each column over `rows` rows, and the reciprocal of the standard deviation.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
     rows: usize,
@@ -58,7 +58,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// Adds the rows' share to the gradients of weight and bias, which lie one behind the other.
+    /// Adds these rows to the gradients of weight and bias; `sums` holds weight, then bias.
     fn affine_rows(xs: &[f32], columns: &Columns, grad: &[f32], sums: &mut [f64]) {
         let Columns { mean, scale, .. } = columns;
         let (dw, db) = sums.split_at_mut(mean.len());
@@ -73,7 +73,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// `slope * ((g - level) - (x - mean) * tilt)`, each a value of its column.
+    /// `slope * ((g - level) - (x - mean) * tilt)`; each factor is the value of its column.
     fn backward_rows(xs: &[f32], mean: &[f32], lines: [&[f32]; 3], grad: &[f32], dx: &mut [f32]) {
         let (width, [slope, level, tilt]) = (mean.len(), lines);
         let rows = xs.chunks_exact(width).zip(grad.chunks_exact(width));
@@ -87,7 +87,7 @@ multiversion! {
     }
 }
 
-/// Sums over all rows of `width` values: `add` adds a block of rows, by its number, to its partial sums.
+/// Sums over all rows of `width` values: `add` adds block number `i` of rows to its partial sums.
 fn over_rows(
     (rows, width): (usize, usize),
     sums: usize,
@@ -116,7 +116,7 @@ fn over_rows(
     total
 }
 
-/// The moments of each column over the rows of `ranks` processes, whose sums `over_all` adds up.
+/// Moments of each column over the rows of `ranks` processes; `over_all` sums over the processes.
 pub(super) fn columns(
     xs: &[f32],
     width: usize,
@@ -166,7 +166,7 @@ pub(super) fn backward_affine(xs: &[f32], columns: &Columns, grad: &[f32]) -> (V
     (dw, db)
 }
 
-/// The gradient of the rows, from those of weight and bias by the rows of all processes:
+/// The gradient of the rows, given the gradients of weight and bias over the rows of all processes:
 /// `w / deviation * (g - db / n - standardised x * dw / n)`.
 pub(super) fn backward(
     xs: &[f32],

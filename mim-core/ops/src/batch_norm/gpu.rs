@@ -1,6 +1,6 @@
 //! Batch normalisation on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -8,7 +8,7 @@ use super::BatchNormOutput;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows::Parts};
 use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
-/// A matrix of so many rows and columns, and the parts it is added up in.
+/// Size of a matrix, and the partition of its rows for sums.
 #[derive(Clone)]
 struct Matrix {
     rows: usize,
@@ -20,7 +20,8 @@ struct Matrix {
 impl Matrix {
     fn run(&self, name: &str, args: &mut Vec<Arg<'_>>) -> Result<()> {
         let kernel = Kernel::new("batch_norm", name);
-        // SAFETY: all operands are `[rows, width]`, of the columns, or partial sums of them, as the kernel wants.
+        // SAFETY: as the kernel requires, all operands are `[rows, width]`, per-column values, or partial sums of
+        // columns.
         unsafe { launch(&self.device, &kernel, self.parts.grid, args) }
     }
 
@@ -28,7 +29,7 @@ impl Matrix {
         [self.rows, self.parts.rows, self.width].map(Arg::Count)
     }
 
-    /// Sums of each column, several of them: those of the parts by kernel `name`, divided by `count`.
+    /// Column sums, several sets at once: kernel `name` gives those of each part; the total is divided by `count`.
     fn sums(
         &self,
         name: &str,
@@ -49,7 +50,7 @@ impl Matrix {
         let mut args = vec![Arg::Read(&partials), Arg::Write(&mut sums)];
         args.extend([self.parts.count, values, count].map(Arg::Count));
         let kernel = Kernel::new("batch_norm", "batch_norm_add");
-        // SAFETY: the shapes are those of the kernel.
+        // SAFETY: the shapes are those the kernel takes.
         unsafe { launch(&self.device, &kernel, Grid::each(values), &mut args)? };
         Ok(sums.into_tensor())
     }

@@ -1,4 +1,4 @@
-//! Batch normalisation with the statistics of the batch.
+//! Batch normalisation with batch statistics.
 
 mod all_reduce_sum;
 mod cpu;
@@ -16,7 +16,7 @@ use super::profile::{Pass, timer};
 use crate::{Error, Result};
 pub use all_reduce_sum::{AllReduceSum, sum_over_all};
 
-/// Normalised values, and the statistics they were normalised with.
+/// Normalised values and the statistics used.
 #[derive(Debug, Clone)]
 pub struct BatchNormOutput {
     /// The values, in the shape of the input.
@@ -27,7 +27,7 @@ pub struct BatchNormOutput {
     pub variance: Tensor,
 }
 
-/// `(x - mean) / √(var + eps) * weight + bias`, mean and biased variance over all axes but the last.
+/// `(x - mean) / √(var + eps) * weight + bias`, with mean and biased variance over all axes but the last.
 ///
 /// `xs` is `[..., dim]`, `weight` and `bias` are `[dim]`. Ioffe and Szegedy (arXiv:1502.03167).
 ///
@@ -44,14 +44,14 @@ pub fn batch_norm(
     normalise(xs, (weight, bias), eps, None)
 }
 
-/// [`batch_norm`] of `(weight, bias)` with mean and variance of the rows of all processes of `comm`, which must
-/// bring equally many.
+/// [`batch_norm`] with `(weight, bias)` and with statistics over the rows of all processes of `comm`. Every process
+/// must have the same number of rows.
 ///
-/// The gradients are those of the sum of their losses; of weight and bias each process gets its own rows' part.
+/// Gradients are those of the sum of all losses. For weight and bias, each process gets the share of its own rows.
 ///
 /// # Errors
 ///
-/// As [`batch_norm`], and if the processes cannot be reached.
+/// As [`batch_norm`]; also fails if a process cannot be reached.
 pub fn sync_batch_norm(
     xs: &Tensor,
     (weight, bias): (&Tensor, &Tensor),
@@ -96,7 +96,7 @@ fn normalise(
     })
 }
 
-/// The sums of all processes' `sums`.
+/// The sums over all processes.
 fn over_all(comm: Option<&Arc<dyn AllReduceSum>>, sums: Vec<f32>) -> Result<Vec<f32>> {
     let Some(comm) = comm else {
         return Ok(sums);
@@ -181,7 +181,7 @@ mod tests {
         let normed = batch_norm(&xs, &weight, &bias, 0.0625).unwrap();
         assert_eq!(normed.mean.to_vec1::<f32>().unwrap(), [2., 2.]);
         assert_eq!(normed.variance.to_vec1::<f32>().unwrap(), [1., 0.]);
-        // The first column is ±1 / √1.0625; the second has no variance.
+        // The first column is ±1 / √1.0625; the second has zero variance.
         let unit = 2. / 1.0625f32.sqrt();
         let found = normed.ys.to_vec2::<f32>().unwrap().concat();
         for (y, want) in found.iter().zip([0.5 - unit, 0.25, 0.5 + unit, 0.25]) {
@@ -241,7 +241,7 @@ mod tests {
     type Norm =
         fn(&Tensor, (&Tensor, &Tensor), f64, &Arc<dyn AllReduceSum>) -> Result<BatchNormOutput>;
 
-    /// Values and moments, and the gradients of a random weighting of the values: of rows, weight and bias.
+    /// Output and moments, then the gradients of rows, weight and bias for a random weighting of the output.
     fn all_of(
         norm: Norm,
         inputs: &[Tensor; 3],

@@ -9,7 +9,7 @@ use super::all_reduce_sum::{AllReduceSum, sum_over_all};
 use crate::Result;
 use crate::cpu_slices::accumulation_dtype;
 
-/// See [`super::batch_norm()`] and, with `comm`, [`super::sync_batch_norm`]; moments in f32 at least.
+/// See [`super::batch_norm()`] and, with `comm`, [`super::sync_batch_norm`]; moments are at least f32.
 pub(super) fn batch_norm(
     xs: &Tensor,
     (weight, bias): (&Tensor, &Tensor),

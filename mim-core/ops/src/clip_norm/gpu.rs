@@ -1,6 +1,6 @@
-//! Clipping on a GPU: one launch for all tensors, whose factors are made there.
+//! Clipping on a GPU: one launch for all tensors, which computes the factors too.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{Result, Tensor};
 
@@ -28,7 +28,7 @@ pub(super) fn clip_norm(all: &[&Tensor], squares: &Tensor, max_norm: MaxNorm) ->
     ];
     let table = table.place(squares.device())?;
     let kernel = Kernel::new("clip_norm", "clip_norm_tensors");
-    // SAFETY: the words are those of `clip_norm::Tensor`, of tensors that live until here, with a sum for each.
+    // SAFETY: the words follow `clip_norm::Tensor`; the tensors live until here, and there is one sum per tensor.
     unsafe { table.launch(&kernel, more) }
 }
 
@@ -40,7 +40,7 @@ mod tests {
     use crate::testing::{gpu, random};
     use candle_core::{Device, Tensor};
 
-    /// Some tensors clipped on a device, and the numbers beside one that is a part of a longer one.
+    /// Clips some tensors on a device. One is a slice of a longer tensor; its neighbouring values are returned too.
     fn clipped(device: &Device, max_norm: MaxNorm) -> Vec<Vec<f32>> {
         let shapes: [&[usize]; 4] = [&[1], &[3, 5], &[8192], &[90, 200]];
         let there = |seed, shape: &[usize]| random(seed, shape).to_device(device).unwrap();
@@ -48,7 +48,7 @@ mod tests {
             .zip(shapes)
             .map(|(s, shape)| there(s, shape))
             .collect();
-        // It is not aligned.
+        // This slice is not aligned.
         let whole = there(9, &[60]);
         all.push(whole.narrow(0, 3, 50).unwrap());
         let some: Vec<&Tensor> = all.iter().collect();
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn all_at_once_is_one_by_one_on_the_cpu() {
+    fn one_launch_matches_single_calls_on_the_cpu() {
         for max_norm in [MaxNorm::Joint(0.7), MaxNorm::Joint(1e9), MaxNorm::Each(3.)] {
             let (want, got) = (clipped(&Device::Cpu, max_norm), clipped(gpu(), max_norm));
             for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {

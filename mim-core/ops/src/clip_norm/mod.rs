@@ -1,4 +1,4 @@
-//! Tensors made shorter where their norm is too large, for gradient clipping.
+//! Scales tensors down where their norm is too large, for gradient clipping.
 
 mod cpu;
 mod gpu;
@@ -11,25 +11,25 @@ use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::Result;
 
-/// Whose norm is bounded, and by what.
+/// The norm to bound, and its bound.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MaxNorm {
-    /// That of all tensors as one vector.
+    /// The norm of all tensors taken as one vector.
     Joint(f64),
-    /// That of each tensor by itself.
+    /// The norm of each tensor on its own.
     Each(f64),
 }
 
-/// `x ← x min(1, max_norm / (norm + 1e-6))`, as PyTorch's `clip_grad_norm_`; on a GPU in one launch, without a copy
-/// to the host.
+/// `x ← x min(1, max_norm / (norm + 1e-6))`, as PyTorch's `clip_grad_norm_`. On a GPU this is one launch, without a
+/// copy to the host.
 ///
-/// `squares` is `[tensors]` f64, what [`sums_of_squares`](super::sums_of_squares) says of them. Where a norm is not
-/// a number, nothing is scaled.
+/// `squares` is `[tensors]` f64, as [`sums_of_squares`](super::sums_of_squares) returns it. If a norm is NaN,
+/// nothing is scaled by it.
 ///
 /// # Errors
 ///
 /// [`Error::Unsupported`](crate::Error::Unsupported) if a tensor is not contiguous, [`Error::Shape`](crate::Error::Shape)
-/// if there are not as many sums, both before anything is scaled.
+/// if `squares` does not hold one sum per tensor. Both are checked before anything is scaled.
 pub fn clip_norm(all: &[&Tensor], squares: &Tensor, max_norm: MaxNorm) -> Result<()> {
     expect_shape("clip_norm", "squares", squares, &[all.len()])?;
     for xs in all {
@@ -44,7 +44,7 @@ pub fn clip_norm(all: &[&Tensor], squares: &Tensor, max_norm: MaxNorm) -> Result
     }
     let squares: Vec<f64> = squares.to_device(&Device::Cpu)?.to_vec1()?;
     let joint = squares.iter().sum::<f64>();
-    // One after the other, since parts of one storage wait for each other; each is on all threads.
+    // One tensor at a time, since views of one storage share its lock; each uses all threads.
     for (xs, own) in all.iter().zip(&squares) {
         let (square, max_norm) = match max_norm {
             MaxNorm::Joint(max_norm) => (joint, max_norm),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn all_or_each_and_nothing_for_what_is_no_number() {
+    fn joint_or_per_tensor_and_nan_scales_nothing() {
         let joint = clipped([&[3.], &[4.]], DType::F32, MaxNorm::Joint(2.5)).concat();
         let each = clipped([&[3.], &[4.]], DType::F32, MaxNorm::Each(3.5)).concat();
         for (found, want) in [joint, each].concat().iter().zip([1.5, 2., 3., 3.5]) {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_reference_and_refuses_what_does_not_fit() {
+    fn follows_the_reference_and_refuses_wrong_operands() {
         let (fast, slow) = (random(1, &[33, 1000]), random(1, &[33, 1000]));
         scale(&fast, 0.3).unwrap();
         reference::scale(&slow, 0.3).unwrap();

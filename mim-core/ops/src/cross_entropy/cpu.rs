@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have; results are written once"
+    reason = "`multiversion` calls instructions only after it detected them; outputs start uninitialised"
 )]
 
 use std::mem::MaybeUninit;
@@ -13,16 +13,16 @@ use crate::alloc_uninit::alloc_uninit;
 use crate::partition::rows_per_task;
 use crate::simd::{exp, largest, multiversion, sum, sum2};
 
-/// What is wanted of all rows.
+/// Targets of all rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Targets<'a> {
     /// The class of each row.
     Ids(&'a [u32]),
-    /// Shares of all classes, `[n, width]`; row r has those of r % n.
+    /// Probabilities of all classes, `[n, width]`; row r uses target r % n.
     Shares(&'a [f32]),
 }
 
-/// What is wanted of a row.
+/// Target of one row.
 #[derive(Debug, Clone, Copy)]
 enum Target<'a> {
     Id(usize),
@@ -41,15 +41,15 @@ impl<'a> Targets<'a> {
     }
 }
 
-/// What the backward pass needs of a row. The logarithm of its sum would not do: added to a large logit it
-/// loses its last digits.
+/// What the backward pass needs of a row. The log of the sum would not do: added to a large logit, it loses
+/// its last digits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
     /// The largest logit.
     top: f32,
     /// `Σ e^((x - top) scale)`.
     sum: f32,
-    /// The sum of the shares.
+    /// The sum of the target probabilities.
     mass: f32,
 }
 
@@ -77,7 +77,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// `(mass softmax - p) grad`, from the scale and that gradient.
+    /// `(mass softmax - p) grad`; `factors` holds the scale and the gradient of the loss.
     fn backward_row(xs: &[f32], target: Target<'_>, row: Row, factors: [f32; 2], dx: &mut [MaybeUninit<f32>]) {
         let ([scale, grad], share) = (factors, row.mass / row.sum);
         match target {
@@ -96,7 +96,7 @@ multiversion! {
     }
 }
 
-/// The loss of each row of `width` logits times `scale`.
+/// The loss of each row; logits have `width` values a row and are multiplied by `scale`.
 pub(super) fn forward(
     xs: &[f32],
     targets: Targets<'_>,
@@ -110,7 +110,7 @@ pub(super) fn forward(
         .unzip()
 }
 
-/// The gradient of the logits from that of each row's loss.
+/// The gradient of the logits from the gradient of each row's loss.
 pub(super) fn backward(
     xs: &[f32],
     targets: Targets<'_>,
@@ -119,7 +119,7 @@ pub(super) fn backward(
     scale: f32,
 ) -> Vec<f32> {
     let width = (xs.len() / found.len().max(1)).max(1);
-    // SAFETY: every row is written whole.
+    // SAFETY: every row is written in full.
     unsafe {
         alloc_uninit(xs.len(), |dx| {
             dx.par_chunks_exact_mut(width)

@@ -1,12 +1,12 @@
 //! Cross-entropy on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch};
 
-/// What the kernels take: logits, and ids or shares.
+/// Operands of the kernels: logits, and ids or probabilities.
 struct Call {
     logits: Tensor,
     targets: Tensor,
@@ -14,13 +14,13 @@ struct Call {
 }
 
 impl Call {
-    /// Rows and classes.
+    /// Numbers of rows and classes.
     fn dims(&self) -> (usize, usize) {
         let dims = self.logits.dims();
         (dims[0], dims[1])
     }
 
-    /// A block a row, with a thread for each four logits as far as it goes.
+    /// One block per row, one thread per four logits up to the block limit.
     fn grid(&self) -> Grid {
         let (rows, width) = self.dims();
         let threads = u32::try_from(width.div_ceil(4)).unwrap_or(Grid::THREADS);
@@ -28,7 +28,7 @@ impl Call {
         Grid::line(rows, threads)
     }
 
-    /// The targets as the kernels take them: ids, shares, and how many rows of shares there are.
+    /// Target arguments of the kernels: ids, probabilities, and the number of rows of probabilities.
     fn targets(&self) -> [Arg<'_>; 3] {
         let shares = self.targets.dtype() != DType::U32;
         [
@@ -38,7 +38,7 @@ impl Call {
         ]
     }
 
-    /// Losses, and what the backward pass needs of each row.
+    /// Losses, and the row statistics for the backward pass.
     fn forward(&self) -> Result<(Buffer, Tensor)> {
         let (device, (rows, width)) = (self.logits.device(), self.dims());
         let mut losses = Buffer::new(rows, DType::F32, device)?;
@@ -52,8 +52,8 @@ impl Call {
             Arg::Float(self.scale),
         ]);
         let kernel = Kernel::new("cross_entropy", "cross_entropy_forward");
-        // SAFETY: there are `rows` blocks for logits `[rows, width]`, ids `[rows]` or shares `[n, width]`, losses
-        // `[rows]` and `found` `[rows, 3]`; the kernel compares ids with the width.
+        // SAFETY: the grid has `rows` blocks; logits are `[rows, width]`, ids `[rows]` or probabilities `[n, width]`,
+        // losses `[rows]` and `found` `[rows, 3]`; the kernel checks ids against the width.
         unsafe { launch(device, &kernel, self.grid(), &mut args)? };
         Ok((losses, found.into_tensor()))
     }
@@ -71,7 +71,7 @@ impl Call {
             Arg::Float(self.scale),
         ]);
         let kernel = Kernel::new("cross_entropy", "cross_entropy_backward");
-        // SAFETY: as forward; `grad` is `[rows]` and `dx` as the logits.
+        // SAFETY: as in `forward`; `grad` is `[rows]` and `dx` has the shape of the logits.
         unsafe { launch(device, &kernel, self.grid(), &mut args)? };
         Ok(dx.into_tensor())
     }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_no_class_spoils_its_own_row() {
+    fn an_invalid_id_gives_nan_in_its_own_row() {
         let device = gpu();
         let logits = random(1, &[3, 5]).to_device(device).unwrap();
         let logits = Var::from_tensor(&logits).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn excluded_classes_are_as_on_the_cpu() {
+    fn excluded_classes_match_the_cpu() {
         let hidden = f32::NEG_INFINITY;
         let rows = [[0f32, hidden, 0.], [hidden; 3], [1., f32::NAN, 0.]];
         let ids = [0u32, 1, 2];

@@ -1,4 +1,4 @@
-//! Cross-entropy of the softmax of rows.
+//! Softmax cross-entropy of rows.
 
 mod cpu;
 mod gpu;
@@ -15,12 +15,12 @@ use crate::{Error, Result};
 
 /// `-log softmax(logits / temperature)[id]` of each row: `[rows, V]` and u32 `[rows]` give `[rows]`.
 ///
-/// A logit of -inf excludes a class. Of the forward pass only three numbers a row are kept.
+/// A logit of -inf excludes a class. The backward pass needs only three numbers per row.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the shapes are others or, on the CPU, an id is no class; on a GPU, where ids are not read
-/// by the host, its row is NaN. [`Error::InvalidArgument`] if the temperature is not a positive number.
+/// [`Error::Shape`] if the shapes do not match or, on the CPU, if an id is not a class. On a GPU the host does not
+/// read the ids; a row with a wrong id becomes NaN. [`Error::InvalidArgument`] if the temperature is not positive.
 pub fn cross_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let (rows, classes, scale) = check(logits, temperature)?;
     if ids.dims() != [rows] || ids.dtype() != DType::U32 {
@@ -55,13 +55,13 @@ pub fn cross_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<
 
 /// `-Σ p log softmax(logits / temperature)` of each row: logits `[rows, V]` and targets p `[n, V]` give `[rows]`.
 ///
-/// Row r has target r % n, and `rows` is a multiple of n. Targets need not add up to 1. They may track gradients;
-/// candle's operations serve them then, and keep more. As in PyTorch, a logit of -inf gives NaN where its
+/// Row r uses target r % n, and `rows` is a multiple of n. Targets need not sum to 1. They may track gradients; then
+/// plain candle operations are used, which store more. As in PyTorch, a logit of -inf gives NaN where its
 /// target is 0.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the shapes are others, [`Error::InvalidArgument`] if the temperature is not a positive
+/// [`Error::Shape`] if the shapes do not match, [`Error::InvalidArgument`] if the temperature is not a positive
 /// number.
 pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, temperature: f64) -> Result<Tensor> {
     let (rows, classes, scale) = check(logits, temperature)?;
@@ -72,9 +72,9 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, temperature: f64) -
     if !fit || !targets.dtype().is_float() {
         return Err(Error::shape(
             "soft_cross_entropy targets",
-            format!("[{rows}, {classes}] floats, or a part of the rows that fits several times"),
+            format!("[{rows}, {classes}] floats, or fewer rows that divide {rows}"),
             (targets.dims(), targets.dtype()),
-            "give a value for each class",
+            "give one probability for each class",
         ));
     }
     if targets.track_op() {
@@ -91,7 +91,7 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, temperature: f64) -
     reference::soft_cross_entropy(logits, targets, temperature)
 }
 
-/// Rows, classes, and the reciprocal of the temperature.
+/// Number of rows, number of classes, and the reciprocal of the temperature.
 fn check(logits: &Tensor, temperature: f64) -> Result<(usize, usize, f32)> {
     if temperature.is_nan() || temperature <= 0. {
         return Err(Error::argument(
@@ -113,7 +113,7 @@ fn check(logits: &Tensor, temperature: f64) -> Result<(usize, usize, f32)> {
 }
 
 struct CrossEntropy {
-    /// What logits are multiplied with.
+    /// Logits are multiplied by this.
     scale: f32,
     found: OnceLock<Vec<cpu::Row>>,
 }
@@ -148,7 +148,7 @@ impl CustomOp2 for CrossEntropy {
             shares => cpu::Targets::Shares(operand(shares, targets_l)?),
         };
         let (losses, found) = cpu::forward(operand(logits, l)?, targets, width, self.scale);
-        // A value is_supported one call, so nothing is there yet.
+        // An op value runs once, so the cell is empty.
         let _ = self.found.set(found);
         Ok((CpuStorage::F32(losses), rows.into()))
     }
@@ -199,7 +199,7 @@ mod testing {
         Tensor::from_iter(ids, &Device::Cpu).unwrap()
     }
 
-    /// Targets from 0 to 4, a third of them 0.
+    /// Targets from 0 to 4; a third of them are 0.
     pub(super) fn shares(rows: usize, classes: usize) -> Tensor {
         let values = random(17, &[rows, classes]);
         let thirds = (0..rows * classes).map(|at| f32::from(u8::from(at % 3 > 0)));
@@ -226,7 +226,7 @@ mod tests {
         let ids = Tensor::new(&[1u32, 1], &Device::Cpu).unwrap();
         let losses = flat(&cross_entropy(&logits, &ids, 0.5).unwrap());
         assert!((losses[0] - (4f32 / 3.).ln()).abs() < 1e-6 && losses[1] == 100.);
-        // One target for both rows, which adds up to 2.
+        // One target for both rows; it sums to 2.
         let targets = Tensor::new(&[[1f32, 1.]], &Device::Cpu).unwrap();
         let losses = flat(&soft_cross_entropy(&logits, &targets, 0.5).unwrap());
         let want = 4f32.ln() + (4f32 / 3.).ln();
@@ -264,8 +264,8 @@ mod tests {
     }
 
     #[test]
-    fn large_logits_lose_nothing() {
-        // All near 1e5, where the last digit of an f32 is worth 1/128.
+    fn large_logits_keep_precision() {
+        // All logits are near 1e5, where one f32 step is 1/128.
         let logits = [(random(1, &[5, 40]) + 1e5).unwrap()];
         let ids = ids(5, 40);
         let (op, exact) = (
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn excluded_classes_cost_nothing_and_nan_is_not_swallowed() {
+    fn excluded_classes_add_no_loss_and_nan_propagates() {
         let hidden = f32::NEG_INFINITY;
         let rows = [[0f32, hidden, 0.], [hidden; 3], [1., f32::NAN, 0.]];
         let logits = Var::new(&rows, &Device::Cpu).unwrap();
@@ -329,7 +329,7 @@ mod tests {
         let grad = flat(grads.get(&logits).unwrap());
         assert_eq!(grad[..3], [-0.5, 0., 0.5]);
         assert!(grad[3..].iter().all(|g| g.is_nan()));
-        // As in PyTorch and in the reference.
+        // As in PyTorch and the reference.
         let shares = Tensor::new(&[[1f32, 0., 0.]], &Device::Cpu).unwrap();
         for losses in [
             soft_cross_entropy(&logits, &shares, 1.0),
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_wrong_shapes_and_ids() {
         let logits = random(1, &[4, 5]);
         let message = |ids: &[u32]| {
             let ids = Tensor::new(ids, &Device::Cpu).unwrap();

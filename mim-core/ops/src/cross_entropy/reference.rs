@@ -6,14 +6,14 @@ use candle_nn::ops::log_softmax;
 use crate::Result;
 use crate::cpu_slices::accumulation_dtype;
 
-/// See [`super::cross_entropy()`]; in f32 at least.
+/// See [`super::cross_entropy()`]; computed in f32 at least.
 pub(super) fn cross_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let ids = ids.contiguous()?.unsqueeze(1)?;
     let chosen = logs(logits, temperature)?.gather(&ids, 1)?.squeeze(1)?;
     Ok(chosen.neg()?.to_dtype(logits.dtype())?)
 }
 
-/// See [`super::soft_cross_entropy`]; in f32 at least.
+/// See [`super::soft_cross_entropy`]; computed in f32 at least.
 pub(super) fn soft_cross_entropy(
     logits: &Tensor,
     targets: &Tensor,

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls instructions only after it detected them"
 )]
 
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::partition::{add_partials, rows_per_partial, rows_per_task};
 use crate::simd::multiversion;
 
-/// Channels whose sums stay in registers: two of AVX-512, four of AVX2.
+/// Channels whose sums stay in registers: two AVX-512 registers, or four of AVX2.
 const LANES: usize = 32;
 
 /// Sizes of a `[batch, height, width, channels]` map and of the kernel.
@@ -38,13 +38,13 @@ impl Geometry {
         }
     }
 
-    /// Values of one row of an image.
+    /// Values in one row of an image.
     fn row(self) -> usize {
         self.width * self.channels
     }
 }
 
-/// Places of a kernel's taps along one axis that fall on the image, for the output at `place`.
+/// Kernel taps along one axis that fall inside the image, for the output at `place`.
 #[inline(always)]
 fn taps(place: usize, length: usize, side: usize) -> std::ops::Range<usize> {
     let reach = side / 2;
@@ -52,7 +52,7 @@ fn taps(place: usize, length: usize, side: usize) -> std::ops::Range<usize> {
 }
 
 multiversion! {
-    /// One row of the output, `image` being the whole input image.
+    /// One row of the output; `image` is the whole input image.
     fn forward_row(
         image: &[f32],
         kernel: &[f32],
@@ -121,8 +121,8 @@ pub(super) fn forward(
 }
 
 multiversion! {
-    /// Adds one output row's share to the gradients of the kernel, `sums` being `[taps + 1, channels]`
-    /// with the bias last.
+    /// Adds the share of one output row to the gradients of the kernel; `sums` is `[taps + 1, channels]`, and its
+    /// last row is the bias.
     fn weights_row(
         image: &[f32],
         grad: &[f32],

@@ -1,6 +1,6 @@
 //! Depth-wise convolution on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -8,7 +8,7 @@ use super::cpu::Geometry;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch};
 use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
-/// Channels and rows of threads of a block.
+/// Threads of a block: channels by rows.
 const THREADS: [u32; 3] = [32, 8, 1];
 
 fn kernel(name: &str, side: usize) -> Kernel {
@@ -19,7 +19,7 @@ fn kernel(name: &str, side: usize) -> Kernel {
     Kernel::new("depthwise_conv", name)
 }
 
-/// The convolution, or with `turned` its transpose; `taps` are `[side * side, channels]`.
+/// The convolution, or its transpose if `turned`; `taps` are `[side * side, channels]`.
 fn convolve(
     xs: &Tensor,
     taps: &Tensor,
@@ -48,14 +48,14 @@ fn convolve(
         threads: THREADS,
         shared: 0,
     };
-    // SAFETY: `xs` and `ys` are maps of this geometry, `taps` and `bias` those of its channels.
+    // SAFETY: `xs` and `ys` have this geometry; `taps` and `bias` have its channels.
     unsafe { launch(xs.device(), &kernel("", geometry.side), grid, &mut args)? };
     Ok(ys)
 }
 
 /// The gradients of taps and bias.
 fn backward_weights(xs: &Tensor, grad: &Tensor, geometry: Geometry) -> Result<[Tensor; 2]> {
-    /// Image rows of a part: enough parts to fill a GPU with 64 images.
+    /// Image rows per part: small enough to fill a GPU with 64 images.
     const ROWS: usize = 64;
     let Geometry {
         batch,
@@ -78,12 +78,12 @@ fn backward_weights(xs: &Tensor, grad: &Tensor, geometry: Geometry) -> Result<[T
         threads: THREADS,
         shared: 0,
     };
-    // SAFETY: `xs` and `grad` are maps of this geometry, and each part has a sum for each tap and bias.
+    // SAFETY: `xs` and `grad` have this geometry; each part has one sum for each tap and for the bias.
     unsafe { launch(device, &kernel("_weights", side), grid, &mut args)? };
     add(&partials.into_tensor(), geometry, device)
 }
 
-/// Adds up the parts.
+/// Sums the parts.
 fn add(partials: &Tensor, geometry: Geometry, device: &Device) -> Result<[Tensor; 2]> {
     let (parts, values) = partials.dims2()?;
     let Geometry { channels, side, .. } = geometry;
@@ -98,12 +98,12 @@ fn add(partials: &Tensor, geometry: Geometry, device: &Device) -> Result<[Tensor
         Arg::Count(channels),
     ];
     let kernel = Kernel::new("depthwise_conv", "depthwise_conv_add");
-    // SAFETY: the shapes are those of the kernel.
+    // SAFETY: the shapes are those the kernel takes.
     unsafe { launch(device, &kernel, Grid::each(values), &mut args)? };
     Ok([taps.into_tensor(), bias.into_tensor()])
 }
 
-/// See [`super::depthwise_conv`], with the weight as `[taps, channels]`; the input is not empty.
+/// See [`super::depthwise_conv`], for a weight of `[taps, channels]`; the input is not empty.
 pub(super) fn depthwise_conv(
     xs: &Tensor,
     taps: &Tensor,

@@ -1,4 +1,4 @@
-//! Depth-wise convolution of feature maps with their channels last.
+//! Depth-wise convolution of channels-last feature maps.
 
 mod cpu;
 mod gpu;
@@ -13,16 +13,16 @@ use super::grad_accumulator::accumulate_values_or_return;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// Each channel convolved with a kernel of its own: stride 1, zeros around, the size stays.
+/// Convolves each channel with its own kernel: stride 1, zero padding, same size.
 ///
-/// `xs` is `[batch, height, width, channels]`, `weight` `[channels, 1, k, k]` with odd `k` as torch's
-/// `Conv2d(groups = channels, padding = k / 2)` holds it, `bias` `[channels]`. Channels come last, as
-/// in the layer norms and 1x1 convolutions around it, so that the innermost loop runs over them;
+/// `xs` is `[batch, height, width, channels]`; `weight` is `[channels, 1, k, k]` with odd `k`, as in PyTorch's
+/// `Conv2d(groups = channels, padding = k / 2)`; `bias` is `[channels]`. The channels come last, as
+/// in the surrounding layer norms and 1x1 convolutions, so that the innermost loop runs over them.
 /// candle's own grouped convolution loops over groups.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if a shape is another or the kernel's side is even.
+/// [`Error::Shape`] if the shapes do not match or the side of the kernel is even.
 pub fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let side = kernel_side(weight.dims());
     let Some(geometry) = side.and_then(|side| Geometry::of(xs.dims(), side)) else {
@@ -30,7 +30,7 @@ pub fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Ten
             "depthwise_conv",
             "[batch, height, width, channels] and [channels, 1, k, k] with odd k",
             (xs.dims(), weight.dims()),
-            "put the channels last and choose an odd kernel",
+            "put the channels last and use a kernel with an odd side",
         ));
     };
     let Geometry { channels, side, .. } = geometry;
@@ -43,7 +43,7 @@ pub fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Ten
     expect_shape("depthwise_conv", "bias", bias, &[channels])?;
     let on_gpu = is_supported(&[xs, weight, bias]);
     if on_gpu || is_f32_on_cpu(&[xs, weight, bias]) {
-        // Taps first, so that the weights of neighbouring channels lie together.
+        // Taps first, so that the weights of neighbouring channels are adjacent.
         let taps = weight.reshape((channels, side * side))?.t()?.contiguous()?;
         if on_gpu {
             return Ok(gpu::depthwise_conv(xs, &taps, bias, geometry)?);
@@ -65,7 +65,7 @@ fn kernel_side(weight: &[usize]) -> Option<usize> {
     }
 }
 
-/// Over the input, the weights as `[taps, channels]`, and the bias.
+/// Operands: the input, the weights as `[taps, channels]`, and the bias.
 struct DepthwiseConv {
     side: usize,
 }
@@ -73,7 +73,7 @@ struct DepthwiseConv {
 impl DepthwiseConv {
     fn geometry(&self, xs: &[usize]) -> candle_core::Result<Geometry> {
         Geometry::of(xs, self.side)
-            .ok_or_else(|| candle_core::Error::msg("depthwise_conv wants four axes"))
+            .ok_or_else(|| candle_core::Error::msg("depthwise_conv needs an input of four axes"))
     }
 }
 
@@ -117,7 +117,7 @@ impl CustomOp3 for DepthwiseConv {
         let device = xs.device();
         let mut grads = (None, None, None);
         if xs.track_op() {
-            // The transpose of a convolution is one with its kernel turned around.
+            // The transpose of a convolution is a convolution with the kernel rotated by half a turn.
             let turned: Vec<f32> = weights
                 .chunks_exact(geometry.channels)
                 .rev()

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::Result;
 
-/// See [`super::depthwise_conv`]: the image shifted by every tap, times that tap's weights.
+/// See [`super::depthwise_conv`]: for every tap, the shifted image times the weights of the tap, summed.
 pub(super) fn depthwise_conv(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (_, height, width, channels) = xs.dims4()?;
     let side = weight.dim(3)?;

@@ -1,6 +1,6 @@
-//! AdamWParam averages on a GPU: one launch for all parameters.
+//! Exponential moving averages on a GPU: one launch for all parameters.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{Result, Tensor};
 
@@ -8,10 +8,7 @@ use crate::gpu::Kernel;
 use crate::gpu::table::{Table, address, pair};
 
 /// See [`super::ema_updates`]; all operands have been checked, and there is at least one pair.
-pub(super) fn ema_updates(
-    pairs: &[(&Tensor, &Tensor)],
-    [keep, alloc_uninit]: [f32; 2],
-) -> Result<()> {
+pub(super) fn ema_updates(pairs: &[(&Tensor, &Tensor)], [keep, rest]: [f32; 2]) -> Result<()> {
     let students = pairs.iter().map(|(_, student)| student.contiguous());
     let students: Vec<Tensor> = students.collect::<Result<_>>()?;
     let mut table = Table::default();
@@ -21,13 +18,13 @@ pub(super) fn ema_updates(
             address(teacher)?,
             address(student)?,
             values as i64,
-            pair(keep, alloc_uninit),
+            pair(keep, rest),
         ];
         table.push(&words, values);
     }
     let table = table.place(pairs[0].0.device())?;
     let kernel = Kernel::new("ema_update", "ema_update_tensors");
-    // SAFETY: the words are those of `ema_update::Tensor`, of tensors of one shape that live until here.
+    // SAFETY: the words follow `ema_update::Tensor`; the tensors of a pair have one shape and live until here.
     unsafe { table.launch(&kernel, Vec::new()) }
 }
 
@@ -39,7 +36,7 @@ mod tests {
     use candle_core::Tensor;
 
     #[test]
-    fn all_at_once_is_one_by_one_on_the_cpu() {
+    fn one_launch_matches_single_updates_on_the_cpu() {
         let shapes: [&[usize]; 3] = [&[3], &[7, 5], &[100, 90]];
         let pairs = || -> Vec<(Tensor, Tensor)> {
             let of =

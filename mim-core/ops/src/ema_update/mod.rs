@@ -12,7 +12,7 @@ use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// `teacher ← momentum * teacher + (1 - momentum) * student`, tensors of one shape.
+/// `teacher ← momentum * teacher + (1 - momentum) * student`, for tensors of the same shape.
 ///
 /// # Errors
 ///
@@ -22,18 +22,18 @@ pub fn ema_update(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<(
     ema_updates(&[(teacher, student)], momentum)
 }
 
-/// [`ema_update`] of many pairs of teacher and student, on all threads; on a GPU in one launch.
+/// [`ema_update`] for many pairs of teacher and student: in parallel on all threads, or in one launch on a GPU.
 ///
 /// # Errors
 ///
-/// As [`ema_update`]; other pairs than the one at fault may have been updated.
+/// As [`ema_update`]; other pairs may have been updated already.
 pub fn ema_updates(pairs: &[(&Tensor, &Tensor)], momentum: f64) -> Result<()> {
     if !(0.0..=1.0).contains(&momentum) {
         return Err(Error::argument(
             "ema_update",
             "momentum",
             momentum,
-            "an average lies between its parts",
+            "an average lies between its two inputs",
             "choose a value in [0, 1]",
         ));
     }
@@ -45,9 +45,9 @@ pub fn ema_updates(pairs: &[(&Tensor, &Tensor)], momentum: f64) -> Result<()> {
         clippy::cast_possible_truncation,
         reason = "the kernel computes in f32"
     )]
-    let (keep, alloc_uninit) = (momentum as f32, (1.0 - momentum) as f32);
+    let (keep, rest) = (momentum as f32, (1.0 - momentum) as f32);
     if !pairs.is_empty() && pairs.iter().all(|(t, s)| is_supported(&[t, s])) {
-        return Ok(gpu::ema_updates(pairs, [keep, alloc_uninit])?);
+        return Ok(gpu::ema_updates(pairs, [keep, rest])?);
     }
     pairs
         .par_iter()
@@ -59,7 +59,7 @@ pub fn ema_updates(pairs: &[(&Tensor, &Tensor)], momentum: f64) -> Result<()> {
             let student = student.contiguous()?;
             let student = floats(&student)?;
             Ok(change(teacher, |teacher| {
-                cpu::ema_update(teacher, &student, keep, alloc_uninit);
+                cpu::ema_update(teacher, &student, keep, rest);
                 Ok(())
             })?)
         })

@@ -2,19 +2,19 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls instructions only after it detected them"
 )]
 
 use crate::point_axes::BLOCK;
 use crate::simd::multiversion;
 
-/// Where the distance of a point that may be taken starts.
+/// Initial distance of a point that may be chosen.
 const FAR: f32 = 1e10;
-/// The distance of a point that is never taken: no squared distance is below it.
+/// Distance of a point that is never chosen: every squared distance is larger.
 const NEVER: f32 = -1.;
 
 multiversion! {
-    /// Fills `ids`; `axes` are those of `apart` for a cloud of `size` points.
+    /// Fills `ids`; `axes` is the output of `apart` for a cloud of `size` points.
     pub(super) fn farthest(axes: &[f32], size: usize, hollow: f32, ids: &mut [u32]) {
         let padded = axes.len() / 3;
         let (xs, rest) = axes.split_at(padded);
@@ -40,7 +40,7 @@ multiversion! {
     }
 }
 
-/// Lowers the distances to those from `point` where it is nearer; gives the largest one.
+/// Lowers each distance to the distance from `point` if that is smaller; returns the largest distance.
 #[inline(always)]
 fn approach(distances: &mut [f32], axes: [&[f32]; 3], point: [f32; 3]) -> f32 {
     let [xs, ys, zs] = axes;
@@ -73,7 +73,7 @@ fn approach(distances: &mut [f32], axes: [&[f32]; 3], point: [f32; 3]) -> f32 {
     lanes.into_iter().fold(NEVER, larger)
 }
 
-/// The first place of a value.
+/// Index of the first occurrence of a value.
 #[inline(always)]
 fn first(distances: &[f32], value: f32) -> usize {
     for (block, distances) in distances.as_chunks::<BLOCK>().0.iter().enumerate() {

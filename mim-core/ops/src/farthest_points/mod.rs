@@ -12,18 +12,18 @@ use super::point_axes::{apart, cloud_size, coordinates};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// Indices of `count` points of each cloud, far from one another: `[batch, points, 3]` gives `[batch, count]` u32.
+/// Indices of `count` points of each cloud that are far apart: `[batch, points, 3]` gives `[batch, count]` u32.
 ///
-/// The first is point 0; each further one has the largest squared distance to the nearest of those before it, the
-/// lowest index where several have it. Points whose squared length is at most `hollow` are never taken after the
-/// first: 1e-3 is the rule of pointnet2's kernel, and a negative number takes all. Where no point may be taken, it is
-/// point 0 again. No gradient flows.
+/// The first is point 0. Each further point has the largest squared distance to its nearest predecessor; ties go to
+/// the lowest index. Points whose squared length is at most `hollow` are chosen only as the first point: 1e-3 is
+/// the rule of pointnet2's kernel, and a negative number allows all points. If no point may be chosen, point 0 is
+/// chosen again. No gradient flows.
 ///
 /// Qi et al., PointNet++, NeurIPS 2017, Sec. 3.2; sshaoshuai/Pointnet2.PyTorch, `sampling_gpu.cu`.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the clouds have another shape; [`Error::InvalidArgument`] if `count` is 0 or more than the
+/// [`Error::Shape`] if the clouds have another shape; [`Error::InvalidArgument`] if `count` is 0 or exceeds the
 /// points of a cloud.
 pub fn farthest_points(points: &Tensor, count: usize, hollow: f32) -> Result<Tensor> {
     let _timer = timer("farthest_points", Pass::Forward, points.dims(), 0.);
@@ -34,7 +34,7 @@ pub fn farthest_points(points: &Tensor, count: usize, hollow: f32) -> Result<Ten
             "count",
             count,
             format!("a cloud has {size} points"),
-            "ask for at least one and at most all of them, or sample more points of a cloud",
+            "use a count between 1 and that, or sample more points per cloud",
         ));
     }
     let values = coordinates(points)?;
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_lowest_index_of_equals_and_nothing_of_the_hollow() {
+    fn ties_take_the_lowest_index_and_hollow_points_are_skipped() {
         let cloud = [
             [0f32, 0., 0.],
             [1., 0., 0.],
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_more_than_there_are() {
+    fn refuses_a_count_above_the_number_of_points() {
         let xs = random(1, &[1, 4, 3]);
         let error = farthest_points(&xs, 5, 0.).unwrap_err().to_string();
         assert!(error.contains("a cloud has 4 points"), "{error}");

@@ -1,10 +1,10 @@
-//! f32 kernels of row gathering; all of it is safe code.
+//! f32 kernels of row gathering, without unsafe code.
 
 use rayon::prelude::*;
 
 use crate::partition::rows_per_task;
 
-/// Rows `ids` of `xs`; every id must be a row of `xs`.
+/// Rows `ids` of `xs`; every id must be below the number of rows.
 pub(super) fn forward(xs: &[f32], ids: &[u32], width: usize) -> Vec<f32> {
     let mut ys = vec![0f32; ids.len() * width];
     let task = rows_per_task(width);
@@ -20,7 +20,7 @@ pub(super) fn forward(xs: &[f32], ids: &[u32], width: usize) -> Vec<f32> {
 
 /// Adds each row of `grad` to row `ids` of a zero `[rows, width]`.
 ///
-/// Each result row is made by one task, which adds its sources in their order.
+/// Each result row is computed by one task, which adds its sources in order.
 pub(super) fn backward(grad: &[f32], ids: &[u32], rows: usize, width: usize) -> Vec<f32> {
     let (starts, sources) = sources_by_row(ids, rows);
     let mut dx = vec![0f32; rows * width];
@@ -40,7 +40,7 @@ pub(super) fn backward(grad: &[f32], ids: &[u32], rows: usize, width: usize) -> 
     dx
 }
 
-/// Positions in `ids` grouped by the row they name, and where each row's group starts and ends.
+/// Positions in `ids` grouped by row id, and the bounds of each row's group.
 fn sources_by_row(ids: &[u32], rows: usize) -> (Vec<usize>, Vec<usize>) {
     let mut starts = vec![0usize; rows + 1];
     for &id in ids {

@@ -1,6 +1,6 @@
 //! Gathering of rows on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
@@ -8,11 +8,11 @@ use crate::device_copy::send;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, differentiable, launch, rows};
 use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
-/// No further place in a chain, as in `gather_rows.cu`.
+/// End of a chain, as in `gather_rows.cu`.
 const NO_ROW: u32 = u32::MAX;
 
-/// Places of rows of one image in its ids, as chains: the first place of each row, and the place of the same
-/// row after each place.
+/// Linked lists of the positions of each row id in the ids of one image: the first position for each row, and the
+/// next position of the same row for each position.
 #[derive(Clone)]
 struct Chains {
     first: Tensor,
@@ -20,7 +20,7 @@ struct Chains {
 }
 
 impl Chains {
-    /// From ids on the host, which are below `rows`.
+    /// From ids on the host; all are below `rows`.
     fn of(ids: &[u32], rows: usize, like: &Tensor) -> Result<Self> {
         let mut first = vec![NO_ROW; rows];
         let mut next = vec![NO_ROW; ids.len()];
@@ -34,7 +34,7 @@ impl Chains {
         })
     }
 
-    /// From ids on the device, without a copy to the host: every row looks through all ids.
+    /// From ids on the device, without a copy to the host: one thread per row scans all ids.
     fn on_device(ids: &Tensor, rows: usize) -> Result<Self> {
         let unwritten = |count: usize| Tensor::zeros(count, DType::U32, ids.device());
         let (first, next) = (unwritten(rows)?, unwritten(ids.elem_count())?);
@@ -46,13 +46,13 @@ impl Chains {
             Arg::Count(rows),
         ];
         let kernel = Kernel::new("gather_rows", "gather_rows_chains");
-        // SAFETY: there is a first place for each row and a next one for each id.
+        // SAFETY: there is one first position per row and one next position per id.
         unsafe { launch(ids.device(), &kernel, Grid::each(rows), &mut args)? };
         Ok(Self { first, next })
     }
 }
 
-/// How many rows an image has, how many are taken of it, and how wide they are.
+/// Rows per image, rows gathered per image, and their width.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
     images: usize,
@@ -74,7 +74,7 @@ fn forward(xs: &Tensor, ids: &Tensor, sizes: Sizes) -> Result<Buffer> {
         Arg::Count(sizes.width),
     ];
     let kernel = Kernel::new("gather_rows", "gather_rows_forward");
-    // SAFETY: `xs` is `[images * rows, width]`, `ys` `[images * count, width]`, and ids are below `rows`.
+    // SAFETY: `xs` is `[images * rows, width]`, `ys` is `[images * count, width]`, and ids are below `rows`.
     unsafe { launch(xs.device(), &kernel, rows::warps(total), &mut args)? };
     Ok(ys)
 }
@@ -93,7 +93,7 @@ fn backward(grad: &Tensor, chains: &Chains, sizes: Sizes) -> Result<Tensor> {
         Arg::Count(sizes.width),
     ];
     let kernel = Kernel::new("gather_rows", "gather_rows_backward");
-    // SAFETY: as forward; chains end and hold places below `count` alone.
+    // SAFETY: as in `forward`; chains end, and their positions are below `count`.
     unsafe { launch(grad.device(), &kernel, rows::warps(total), &mut args)? };
     Ok(dx.into_tensor())
 }
@@ -120,7 +120,7 @@ pub(super) fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// See [`super::gather_tokens`]; nothing is empty, and `order` is below the number of tokens.
+/// See [`super::gather_tokens`]; nothing is empty, and every id in `order` is below the number of tokens.
 pub(super) fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let (images, tokens, width) = xs.dims3()?;

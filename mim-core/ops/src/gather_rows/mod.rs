@@ -1,4 +1,4 @@
-//! Gathering of rows by id.
+//! Gathers rows by id.
 
 mod cpu;
 mod gpu;
@@ -15,12 +15,12 @@ use crate::{Error, Result};
 
 /// Rows `ids` of `xs`: `[rows, dim]` and `[total]` u32 give `[total, dim]`.
 ///
-/// Ids may repeat, in any order; the gradient of a row is the sum over its uses, always added in
+/// Ids may repeat and have any order. The gradient of a row is the sum over its uses, always added in
 /// the order of `ids`.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the shapes are others or, on the CPU, an id is not a row.
+/// [`Error::Shape`] if the shapes do not match or, on the CPU, if an id is not a row.
 pub fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
     last_axis("gather_rows", xs)?;
     if xs.rank() != 2 || ids.rank() != 1 || ids.dtype() != DType::U32 {
@@ -47,7 +47,7 @@ pub fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
             "gather_rows ids",
             format!("ids below {rows}"),
             id,
-            "use ids of this input's rows",
+            "use ids below the number of rows",
         ));
     }
     if is_f32_on_cpu(&[xs]) {
@@ -56,13 +56,13 @@ pub fn gather_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
     reference::gather_rows(xs, ids)
 }
 
-/// The tokens `order` of every row: `[rows, tokens, dim]` gives `[rows, order.len(), dim]`.
+/// Tokens `order` of every row: `[rows, tokens, dim]` gives `[rows, order.len(), dim]`.
 ///
-/// Tokens may be left out or repeated; gradients as in [`gather_rows`].
+/// Tokens may be omitted or repeated; gradients are as in [`gather_rows`].
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the input has other axes or an id is not one of its tokens.
+/// [`Error::Shape`] if the input is not `[rows, tokens, dim]` or an id is not one of its tokens.
 pub fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
     let (rows, tokens, dim) = xs.dims3()?;
     let outside = order.iter().find(|id| **id as usize >= tokens);
@@ -74,7 +74,7 @@ pub fn gather_tokens(xs: &Tensor, order: &[u32]) -> Result<Tensor> {
             "gather_tokens",
             format!("[rows, more than {} tokens, dim]", outside.unwrap_or(&0)),
             xs.dims(),
-            "use ids of this input's tokens, and batches of fewer than 2^32 tokens",
+            "use ids below the number of tokens, and batches of fewer than 2^32 tokens",
         ));
     };
     if is_supported(&[xs]) && !order.is_empty() {

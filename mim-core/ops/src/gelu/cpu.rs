@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have; results are written once"
+    reason = "`multiversion` calls instructions only after it detected them; outputs start uninitialised"
 )]
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
@@ -21,7 +21,7 @@ const DENSITY_AT_0: f32 = 0.398_942_3;
 ///
 /// With `z = |x| / √2`: below `z = 1` an odd polynomial for erf; above, `erfc(z) = e^(-z²) t P(t)`
 /// with `t = 1 / (1 + 0.4 z)`, the form of Abramowitz and Stegun 7.1.26. Both were fitted to
-/// f64 erf for the least largest error, 6e-10 and 3e-8. Each avoids the other's cancellation.
+/// f64 erf to minimise the largest error, 6e-10 and 3e-8. Each avoids the cancellation of the other.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     const CENTRE: [f32; 7] = [
@@ -58,7 +58,7 @@ multiversion! {
     }
 }
 
-/// `Φ(x) + x Φ'(x)`, given what [`normal`] gave.
+/// `Φ(x) + x Φ'(x)`, from the output of [`normal`].
 #[inline(always)]
 fn slope(x: f32, (cdf, bell): (f32, f32)) -> f32 {
     cdf + x * DENSITY_AT_0 * bell
@@ -103,7 +103,7 @@ pub(crate) fn forward(xs: &[f32]) -> Vec<f32> {
     }
 }
 
-/// [`forward`], with `xs` replaced by the slopes there, `Φ(x) + x Φ'(x)`: both for little more than one.
+/// As [`forward`], and replaces `xs` by the slopes `Φ(x) + x Φ'(x)`; both together cost little more than one.
 pub(crate) fn forward_and_slopes(xs: &mut [f32]) -> Vec<f32> {
     let task = rows_per_task(1);
     // SAFETY: the blocks cover all values.
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_stay_finite_and_nan_stays_nan() {
+    fn large_inputs_stay_finite_and_nan_propagates() {
         assert_eq!(forward(&[-1e30, 1e30, -0.0]), [0.0, 1e30, 0.0]);
         assert_eq!(backward(&[-1e30, 1e30], vec![1.0, 1.0]), [0.0, 1.0]);
         assert!(forward(&[f32::NAN])[0].is_nan());
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn values_and_slopes_are_those_of_the_two_passes() {
+    fn fused_values_and_slopes_match_separate_passes() {
         let xs: Vec<f32> = (0..100).map(|i| i as f32 * 0.13 - 6.5).collect();
         let mut slopes = xs.clone();
         assert_eq!(forward_and_slopes(&mut slopes), forward(&xs));

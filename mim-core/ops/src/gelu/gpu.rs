@@ -1,16 +1,16 @@
 //! Gaussian error linear units on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
 use crate::gpu::{Arg, Buffer, Kernel, differentiable, launch, rows, type_name};
 
-/// Which form, by the names of its kernels.
+/// The GELU form; it selects the kernels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Unit {
     Gelu,
-    /// `x σ(1.702 x)`, for f32 alone.
+    /// `x σ(1.702 x)`, f32 only.
     QuickGelu,
 }
 
@@ -25,7 +25,7 @@ impl Unit {
         Ok(Kernel::new("gelu", name))
     }
 
-    /// The unit of f32 or bf16 values with `bias` added to each row, as `dtype`.
+    /// Applies the unit to f32 or bf16 values with `bias` added to each row; the output is `dtype`.
     pub(crate) fn forward(
         self,
         xs: &Tensor,
@@ -42,12 +42,12 @@ impl Unit {
             Arg::Count(width(bias)),
         ];
         let kernel = self.kernel("forward", [xs.dtype(), dtype])?;
-        // SAFETY: `xs` and `ys` hold `total` values, in rows of the width of the bias.
+        // SAFETY: `xs` and `ys` hold `total` values, in rows as wide as the bias.
         unsafe { launch(xs.device(), &kernel, rows::fours(total), &mut args)? };
         Ok(ys)
     }
 
-    /// The gradient of what [`Unit::forward`] got, of its type, and with `again` what that gave, likewise.
+    /// The gradient of the input of [`Unit::forward`], in its dtype; with `again`, also its output, computed again.
     pub(crate) fn backward(
         self,
         xs: &Tensor,
@@ -71,12 +71,12 @@ impl Unit {
             Arg::Count(width(bias)),
         ];
         let kernel = self.kernel("backward", [xs.dtype(), grad.dtype()])?;
-        // SAFETY: all but the bias hold `total` values, in rows of the width of the bias.
+        // SAFETY: all operands but the bias hold `total` values, in rows as wide as the bias.
         unsafe { launch(xs.device(), &kernel, rows::fours(total), &mut args)? };
         Ok((dx.into_tensor(), ys.map(Buffer::into_tensor)))
     }
 
-    /// The unit of f32 values of any shape.
+    /// Applies the unit to f32 values of any shape.
     pub(crate) fn apply(self, xs: &Tensor) -> Result<Tensor> {
         let xs = xs.contiguous()?;
         let values = xs.detach();

@@ -11,10 +11,10 @@ use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::Result;
 
-/// `x Φ(x)` with the normal distribution's Φ, any shape.
+/// `x Φ(x)` for any shape; Φ is the distribution function of the standard normal distribution.
 ///
 /// `Φ(x) = (1 + erf(x / √2)) / 2`; the error of the f32 kernel's erf is below 2e-7. This is the
-/// exact form of Hendrycks and Gimpel (arXiv:1606.08415), timm's and PyTorch's default, not the tanh form.
+/// exact form of Hendrycks and Gimpel (arXiv:1606.08415) and the default of timm and PyTorch, not the tanh form.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
-//! Memory that a kernel is to fill.
+//! Memory that a kernel will fill.
 
 #![cfg_attr(
     feature = "cuda",
-    expect(unsafe_code, reason = "memory is not cleared")
+    expect(unsafe_code, reason = "memory starts uninitialised")
 )]
 
 use candle_core::op::BackpropOp;
@@ -10,20 +10,20 @@ use candle_core::{DType, Device, Result, Shape, Storage, Tensor};
 
 use super::no_kernels;
 
-/// The future values of a contiguous tensor.
+/// Uninitialised storage of a contiguous tensor.
 ///
-/// They are arbitrary on a GPU, and NaN on the pretend device, where tests see what was not written.
+/// The values are arbitrary on a GPU. On the pretend device they are NaN, so that tests see what was not written.
 pub(crate) struct Buffer {
     pub(super) storage: Storage,
     shape: Shape,
 }
 
 impl Buffer {
-    /// Memory for floats of this type.
+    /// Storage for floats of this dtype.
     ///
     /// # Errors
     ///
-    /// If the device has no kernels or not enough memory.
+    /// Fails if the device has no kernels or not enough memory.
     pub(crate) fn new(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Self> {
         let shape = shape.into();
         let storage = unwritten(&shape, dtype, device)?;
@@ -44,7 +44,7 @@ impl Buffer {
         &self.shape
     }
 
-    /// The same memory in a shape of as many values.
+    /// The same memory with another shape of the same size.
     pub(crate) fn reshaped(self, shape: impl Into<Shape>) -> Self {
         let shape = shape.into();
         debug_assert_eq!(shape.elem_count(), self.shape.elem_count());
@@ -70,7 +70,7 @@ fn unwritten(shape: &Shape, dtype: DType, device: &Device) -> Result<Storage> {
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => {
             use candle_core::backend::BackendDevice;
-            // SAFETY: whoever makes a buffer launches a kernel that writes all of it before anything reads.
+            // SAFETY: the creator of a buffer launches a kernel that writes all of it before anything reads it.
             unsafe { device.alloc_uninit(shape, dtype) }.map(Storage::Cuda)
         }
         _ => Err(no_kernels(

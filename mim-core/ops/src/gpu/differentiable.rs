@@ -1,4 +1,4 @@
-//! Gradients of results that kernels have computed already.
+//! Attaches gradients to results that kernels have already computed.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,10 +9,10 @@ use candle_core::{
 
 use super::Buffer;
 
-/// `ys` as a function of one to three operands on its device.
+/// Makes `ys` a differentiable function of one to three operands on its device.
 ///
-/// `backward` gets the result and its gradient, both contiguous, and gives a gradient for every operand that
-/// tracks one; it may run more than once.
+/// `backward` receives the result and its gradient, both contiguous, and returns a gradient for every operand that
+/// tracks one. It may run more than once.
 pub(crate) fn differentiable<const N: usize>(
     operands: [&Tensor; N],
     ys: Buffer,
@@ -43,25 +43,25 @@ struct Computed<const N: usize> {
 
 impl<const N: usize> Computed<N> {
     fn take(&self) -> Result<(Storage, Shape)> {
-        // Nothing that holds the lock can panic.
+        // No code panics while it holds the lock.
         let mut ys = self.ys.lock().unwrap_or_else(PoisonError::into_inner);
         match ys.take() {
             Some(ys) => Ok(ys.into_parts()),
-            None => bail!("a computed result was asked for twice"),
+            None => bail!("a computed result was taken twice"),
         }
     }
 
     fn cpu(&self) -> Result<(CpuStorage, Shape)> {
         match self.take()? {
             (Storage::Cpu(storage), shape) => Ok((storage, shape)),
-            _ => bail!("a result and its operands are on different devices"),
+            _ => bail!("a result must be on the device of its operands"),
         }
     }
 
     fn cuda(&self) -> Result<(CudaStorage, Shape)> {
         match self.take()? {
             (Storage::Cuda(storage), shape) => Ok((storage, shape)),
-            _ => bail!("a result and its operands are on different devices"),
+            _ => bail!("a result must be on the device of its operands"),
         }
     }
 

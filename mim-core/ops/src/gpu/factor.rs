@@ -2,18 +2,18 @@
 
 use candle_core::Tensor;
 
-/// An operand: a contiguous tensor taken as a matrix of so many columns, or the transpose of it.
+/// An operand: a contiguous tensor viewed as a matrix of `cols` columns, or its transpose.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factor<'a> {
     pub(super) values: &'a Tensor,
-    /// As the values lie in memory.
+    /// Rows in memory order.
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) transposed: bool,
 }
 
 impl<'a> Factor<'a> {
-    /// Rows of so many values.
+    /// A matrix of `cols` columns.
     pub(crate) fn matrix(values: &'a Tensor, cols: usize) -> Self {
         Self {
             values,
@@ -23,7 +23,7 @@ impl<'a> Factor<'a> {
         }
     }
 
-    /// Rows as the values lie in memory.
+    /// Rows in memory order.
     pub(crate) fn height(&self) -> usize {
         self.rows
     }
@@ -48,6 +48,6 @@ impl<'a> Factor<'a> {
 pub(super) struct ProductArgs<'a> {
     pub(super) factors: [Factor<'a>; 2],
     pub(super) sizes: [usize; 3],
-    /// Whether the product is added to what is there.
+    /// Whether to add the product to the destination.
     pub(super) add: bool,
 }

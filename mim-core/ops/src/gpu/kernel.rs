@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::Buffer;
 
-/// A kernel: the file it is in, without `.cu`, and its name.
+/// A kernel: its file, without `.cu`, and its name.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
     pub(super) file: &'static str,
@@ -18,7 +18,7 @@ impl Kernel {
     }
 }
 
-/// How many blocks of how many threads run, and the bytes each block shares.
+/// Number of blocks, threads per block, and bytes of shared memory per block.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grid {
     pub(crate) blocks: [usize; 3],
@@ -27,10 +27,10 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// Threads of a block where nothing else is asked for.
+    /// Default number of threads per block.
     pub(crate) const THREADS: u32 = 256;
 
-    /// Blocks along one axis.
+    /// A one-dimensional grid.
     pub(crate) fn line(blocks: usize, threads: u32) -> Self {
         Self {
             blocks: [blocks, 1, 1],
@@ -39,7 +39,7 @@ impl Grid {
         }
     }
 
-    /// A thread for each of so many values.
+    /// One thread per value.
     pub(crate) fn each(values: usize) -> Self {
         Self::line(values.div_ceil(Self::THREADS as usize), Self::THREADS)
     }
@@ -49,7 +49,7 @@ impl Grid {
         match (x, y, z) {
             (Ok(x), Ok(y), Ok(z)) if y < 1 << 16 && z < 1 << 16 => Ok([x, y, z]),
             _ => bail!(
-                "a grid of {:?} blocks is larger than a GPU takes",
+                "a grid of {:?} blocks exceeds the limits of a GPU",
                 self.blocks
             ),
         }
@@ -60,17 +60,17 @@ impl Grid {
 pub(crate) enum Arg<'a> {
     /// A pointer to the values of a contiguous tensor.
     Read(&'a Tensor),
-    /// A pointer to the values of a contiguous tensor from one on.
+    /// A pointer into the values of a contiguous tensor, from this index on.
     ReadAt(&'a Tensor, usize),
     /// As [`Arg::Read`], or a null pointer.
     Maybe(Option<&'a Tensor>),
-    /// A pointer to memory to be filled.
+    /// A pointer to memory that the kernel fills.
     Write(&'a mut Buffer),
     /// As [`Arg::Write`], or a null pointer.
     MaybeWrite(Option<&'a mut Buffer>),
-    /// A pointer to the values of a contiguous tensor, which are changed in place.
+    /// A pointer to the values of a contiguous tensor, updated in place.
     Change(&'a Tensor),
-    /// As [`Arg::Change`], from a value on.
+    /// As [`Arg::Change`], from this index on.
     ChangeAt(&'a Tensor, usize),
     /// An `int`.
     Count(usize),
@@ -82,7 +82,7 @@ pub(crate) enum Arg<'a> {
     Double(f64),
 }
 
-/// The 8 bytes that hold a number as a kernel reads it, on a little-endian machine.
+/// The 8 bytes of a number as a kernel reads it, on a little-endian machine.
 #[cfg(feature = "cuda")]
 pub(super) fn number(arg: &Arg<'_>) -> Result<u64> {
     let int = |count: usize| match i32::try_from(count) {

@@ -1,4 +1,4 @@
-//! Launches of kernels.
+//! Kernel launches.
 
 #![expect(unsafe_code, reason = "kernels write through plain pointers")]
 
@@ -13,8 +13,8 @@ thread_local! {
     static LAUNCHES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How many kernels and matrix products of our own this thread has launched so far; candle's own launches are
-/// not among them, which it counts nowhere.
+/// Number of kernels and cuBLAS products that this crate has launched on this thread. candle's own launches are not
+/// included; candle does not count them.
 pub fn launches() -> usize {
     LAUNCHES.get()
 }
@@ -23,16 +23,16 @@ pub(super) fn count() {
     LAUNCHES.set(LAUNCHES.get() + 1);
 }
 
-/// Runs a kernel.
+/// Launches a kernel.
 ///
 /// # Errors
 ///
-/// If an operand is not contiguous or on another device, a number is too large, or the device fails.
+/// Fails if an operand is not contiguous or on another device, if a number is too large, or if the device fails.
 ///
 /// # Safety
 ///
-/// The arguments must be those of the kernel, in order and type, and the kernel must stay inside of the
-/// operands for this grid and these numbers.
+/// The arguments must match the kernel's in order and type. For this grid and these numbers, the kernel must
+/// stay inside its operands.
 pub(crate) unsafe fn launch(
     device: &Device,
     kernel: &Kernel,
@@ -45,7 +45,7 @@ pub(crate) unsafe fn launch(
     }
     count();
     match device {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's contract.
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => unsafe {
             super::cuda::launch(device, kernel, (blocks, grid), args)

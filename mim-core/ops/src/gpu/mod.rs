@@ -1,18 +1,19 @@
-//! Kernels of our own on CUDA devices.
+//! CUDA kernels.
 //!
 //! The host side of an op (`gpu.rs` in its folder) allocates [`Buffer`]s, calls [`launch()`] and [`product()`] on
-//! them and ties the result into candle's graph with [`differentiable()`]. It needs the feature `cuda` and a CUDA
-//! device, for tests the one that `mim-core/tests/pretend_cuda` pretends: a library in place of the driver's, which runs the
-//! same kernels, compiled for the CPU. So everything but nvcc and the device itself is tested without a GPU.
+//! them, and attaches the result to candle's graph with [`differentiable()`]. It needs the feature `cuda` and a CUDA
+//! device. Tests can use the pretend device of `mim-core/tests/pretend_cuda`, a library that replaces the driver's:
+//! it runs the same kernels, compiled for the CPU. So everything but nvcc and the device itself is tested without a
+//! GPU.
 //!
-//! Everything runs on candle's own stream, in the order of the calls, so nothing waits, and events tell only when
-//! memory of the host may be used again (`pinned`); NCCL alone has another stream, and orders the two itself.
-//! Between ops tensors are f32; with [`Precision::Bf16`](super::Precision) the operands of matrix products and what
-//! is kept for the backward pass are bf16, sums are f32.
+//! Everything runs on candle's own stream, in call order, so nothing waits. Events only tell when pinned host memory
+//! may be reused (`pinned`). NCCL alone uses another stream, and orders the two itself.
+//! Between ops, tensors are f32. With [`Precision::Bf16`](super::Precision), the operands of matrix products and the
+//! values stored for the backward pass are bf16; sums are f32.
 //!
-//! No step is captured into a CUDA graph, though the stream could be: a replay repeats the addresses and host
-//! values of the capture, whereas every step copies new masks and tables of parameters to the device and
-//! allocates its tensors anew, and candle refuses copies from and to the host while its stream captures.
+//! Steps are not captured into CUDA graphs, although the stream would allow it. A replay repeats the addresses and
+//! host values of the capture, but every step uploads new masks and parameter tables and allocates new
+//! tensors. candle also refuses copies from and to the host during a capture.
 
 #![cfg_attr(
     not(feature = "cuda"),
@@ -54,8 +55,8 @@ pub(super) fn is_supported(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(is_supported)
 }
 
-/// The most bytes that tensors have taken at a time on a CUDA device, all of this process' together; none for other
-/// devices, and where the driver has no memory pools.
+/// Peak memory of tensors on a CUDA device in bytes, over the whole process. `None` for other devices, and where the
+/// driver has no memory pools.
 ///
 /// # Errors
 ///
@@ -74,11 +75,11 @@ fn no_kernels(what: &str, device: &Device) -> candle_core::Error {
     candle_core::Error::msg(format!("{what}: there are no kernels for {device:?}"))
 }
 
-/// The name of a type in the names of kernels.
+/// Name of a dtype in kernel names.
 ///
 /// # Errors
 ///
-/// If the kernels do not take values of this type.
+/// Fails if the kernels do not take this dtype.
 pub(super) fn type_name(dtype: DType) -> Result<&'static str> {
     match dtype {
         DType::BF16 => Ok("bf16"),

@@ -1,7 +1,7 @@
-//! Memory of the host that a GPU reads and writes by itself.
+//! Pinned host memory, which a GPU reads and writes directly.
 //!
-//! Copies from and to pageable memory block the host: until all earlier work is done if the copy goes to the host, or
-//! if it is larger than 64 KiB.
+//! A copy from or to pageable memory blocks the host until all earlier work is done, if it goes to the host or
+//! exceeds 64 KiB.
 
 #![expect(unsafe_code, reason = "the CUDA driver is called")]
 
@@ -16,26 +16,26 @@ use candle_core::{CpuStorage, CudaDevice, DType, Device, Result, Storage, Tensor
 use super::Buffer;
 use super::cuda::tensor_address;
 
-/// Blocks by device and size, in the order in which they were last used.
+/// Blocks by device and size, least recently used first.
 type Blocks = HashMap<(DeviceId, usize), VecDeque<Block>>;
 
-/// What has been asked of the driver so far, which takes long to give it: it stays with the program.
+/// Blocks allocated so far. Allocation is slow, so blocks are never returned to the driver.
 static BLOCKS: LazyLock<Mutex<Blocks>> = LazyLock::new(Mutex::default);
 
-/// Pinned memory, of some power of two in size.
+/// A block of pinned memory; its size is a power of two.
 #[derive(Debug)]
 struct Block {
     start: NonNull<u8>,
     size: usize,
-    /// The last copy.
+    /// Recorded after the last copy.
     copied: CudaEvent,
 }
 
-// SAFETY: nobody but its owner knows the memory, and the driver takes it from every thread.
+// SAFETY: only the owner accesses the memory, and the driver accepts it from every thread.
 unsafe impl Send for Block {}
 
 impl Block {
-    /// One of at least so many bytes, no longer in use.
+    /// A block of at least this size that no copy uses any more.
     fn take(bytes: usize, device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
         let context = stream.context();
@@ -49,15 +49,15 @@ impl Block {
         {
             return Ok(block);
         }
-        // Whoever waits for it leaves the processor to others.
+        // A thread that waits for the event sleeps instead of spinning.
         let flags = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
         let copied = context.new_event(Some(flags)).w()?;
-        // SAFETY: the context is this thread's.
+        // SAFETY: the context is bound to this thread.
         let start = unsafe { result::malloc_host(size, 0) }.w()?;
         let Some(start) = NonNull::new(start.cast::<u8>()) else {
-            candle_core::bail!("the driver gave no pinned memory");
+            candle_core::bail!("the driver returned no pinned memory of {size} bytes");
         };
-        // SAFETY: it is as large as that.
+        // SAFETY: the allocation has this size.
         unsafe { start.write_bytes(0, size) };
         Ok(Self {
             start,
@@ -66,7 +66,7 @@ impl Block {
         })
     }
 
-    /// Notes that a copy has been queued, behind which the memory may be used again.
+    /// Records that a copy has been queued; the memory may be reused after it.
     fn used(&self, stream: &CudaStream) -> Result<()> {
         self.copied.record(stream).w()
     }
@@ -85,12 +85,12 @@ fn bytes<T>(values: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// A contiguous tensor of the host on a GPU.
+/// Copies a contiguous host tensor to a GPU.
 pub(crate) fn upload(xs: &Tensor, to: &Device) -> Result<Tensor> {
     let device = to.as_cuda_device()?;
     let (storage, layout) = xs.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else {
-        candle_core::bail!("values are uploaded from the host");
+        candle_core::bail!("upload takes host tensors");
     };
     let values = match storage {
         CpuStorage::U8(values) => bytes(values),
@@ -105,8 +105,8 @@ pub(crate) fn upload(xs: &Tensor, to: &Device) -> Result<Tensor> {
     let values = &values[layout.start_offset() * size..][..xs.elem_count() * size];
     let there = Buffer::new(xs.shape(), xs.dtype(), to)?.into_tensor();
     let (block, stream) = (Block::take(values.len(), device)?, device.cuda_stream());
-    // SAFETY: the block is large enough, nobody else's, and stays until the copy is done; so does the tensor, which
-    // is freed in the stream's order.
+    // SAFETY: the block is large enough, belongs to this call, and stays alive until the copy is done. So does the
+    // tensor, which is freed in stream order.
     unsafe {
         let pinned = std::slice::from_raw_parts_mut(block.start.as_ptr(), values.len());
         pinned.copy_from_slice(values);
@@ -117,10 +117,10 @@ pub(crate) fn upload(xs: &Tensor, to: &Device) -> Result<Tensor> {
     Ok(there)
 }
 
-/// Values on their way to the host.
+/// A copy to the host in flight.
 #[derive(Debug)]
 pub(crate) struct PinnedDownload {
-    /// There until it is dropped.
+    /// Present until drop.
     block: Option<Block>,
     device: CudaDevice,
     dtype: DType,
@@ -128,13 +128,13 @@ pub(crate) struct PinnedDownload {
 }
 
 impl PinnedDownload {
-    /// Asks for a contiguous tensor of f32 or f64.
+    /// Starts the copy of a contiguous f32 or f64 tensor.
     pub(crate) fn new(xs: &Tensor) -> Result<Self> {
         let device = xs.device().as_cuda_device()?;
         let (dtype, count) = (xs.dtype(), xs.elem_count());
         let size = count * dtype.size_in_bytes();
         let (block, stream) = (Block::take(size, device)?, device.cuda_stream());
-        // SAFETY: the block is large enough, nobody else's, and is not read before the copy is done.
+        // SAFETY: the block is large enough, belongs to this copy, and is read only after the copy is done.
         unsafe {
             let pinned = std::slice::from_raw_parts_mut(block.start.as_ptr(), size);
             result::memcpy_dtoh_async(pinned, tensor_address(xs)?, stream.cu_stream()).w()?;
@@ -148,14 +148,14 @@ impl PinnedDownload {
         })
     }
 
-    /// The values, when the copy is done.
+    /// Waits for the copy and returns its values.
     pub(crate) fn wait(self) -> Result<Vec<f64>> {
         let Some(block) = &self.block else {
-            candle_core::bail!("a copy to the host was read before");
+            candle_core::bail!("a copy to the host was read twice");
         };
         block.copied.synchronize().w()?;
         let start = block.start.as_ptr();
-        // SAFETY: the copy has written so many values of this type, and a block is aligned for each.
+        // SAFETY: the copy has written this many values of this dtype, and a block is aligned for either.
         unsafe {
             Ok(match self.dtype {
                 DType::F64 => std::slice::from_raw_parts(start.cast::<f64>(), self.count).to_vec(),

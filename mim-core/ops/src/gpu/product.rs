@@ -1,4 +1,4 @@
-//! Matrix products, by cuBLAS.
+//! Matrix products by cuBLAS.
 
 #[cfg(feature = "cuda")]
 use candle_core::Device;
@@ -7,13 +7,13 @@ use candle_core::{DType, Result, bail};
 use super::factor::{Factor, ProductArgs};
 use super::{Buffer, no_kernels};
 
-/// `to = a b`, or `to += a b`: both factors of one type, f32 or bf16, `to` of either; sums are in f32.
+/// `to = a b`, or `to += a b` with `add`. Both operands have one dtype, f32 or bf16; `to` has either. Sums are f32.
 ///
-/// TF32 is not used: f32 is f32.
+/// TF32 is off: f32 products are full f32.
 ///
 /// # Errors
 ///
-/// If sizes or types do not fit together, or the device fails.
+/// Fails if sizes or dtypes do not match, or if the device fails.
 pub(crate) fn product(a: Factor<'_>, b: Factor<'_>, to: &mut Buffer, add: bool) -> Result<()> {
     let ((m, k), (inner, n)) = (a.size(), b.size());
     let types = (a.values.dtype(), b.values.dtype(), to.dtype());

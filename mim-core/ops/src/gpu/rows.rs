@@ -1,20 +1,20 @@
-//! Small work on rows that several ops need.
+//! Small row operations that several ops share.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
 use super::{Arg, Buffer, Grid, Kernel, launch, type_name};
 
-/// Values of a thread.
+/// Values per thread.
 const FOUR: usize = 4;
 
-/// A grid with a thread for every four of so many values.
+/// A grid with one thread per four values.
 pub(crate) fn fours(values: usize) -> Grid {
     Grid::each(values.div_ceil(FOUR))
 }
 
-/// A grid with a warp for each row.
+/// A grid with one warp per row.
 pub(crate) fn warps(rows: usize) -> Grid {
     const ROWS: u32 = 8;
     Grid {
@@ -24,7 +24,7 @@ pub(crate) fn warps(rows: usize) -> Grid {
     }
 }
 
-/// How the rows of a matrix are split to be added up, by its size alone.
+/// Partition of the rows of a matrix for sums; it depends on the size alone.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts {
     pub(crate) count: usize,
@@ -34,9 +34,9 @@ pub(crate) struct Parts {
 
 impl Parts {
     pub(crate) fn of(rows: usize, width: usize) -> Self {
-        /// Enough to fill a GPU four times.
+        /// Enough blocks to fill a GPU four times.
         const BLOCKS: usize = 512;
-        /// Rows that are worth a part.
+        /// Minimum rows per part.
         const ROWS: usize = 64;
         let columns = width.div_ceil(32).max(1);
         let count = (BLOCKS / columns).clamp(1, rows.div_ceil(ROWS).max(1));
@@ -53,7 +53,7 @@ impl Parts {
     }
 }
 
-/// The values as another float type; themselves if they are of it already.
+/// Converts to another float dtype; returns the input if it has that dtype already.
 pub(crate) fn cast(xs: &Tensor, dtype: DType) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     if xs.dtype() == dtype {
@@ -62,7 +62,7 @@ pub(crate) fn cast(xs: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(convert(&xs, dtype)?.into_tensor())
 }
 
-/// The values of a contiguous tensor as another float type.
+/// Converts a contiguous tensor to another float dtype.
 pub(crate) fn convert(xs: &Tensor, dtype: DType) -> Result<Buffer> {
     let (from, to) = (type_name(xs.dtype())?, type_name(dtype)?);
     let mut ys = Buffer::new(xs.shape(), dtype, xs.device())?;
@@ -74,7 +74,7 @@ pub(crate) fn convert(xs: &Tensor, dtype: DType) -> Result<Buffer> {
     Ok(ys)
 }
 
-/// `bias`, or `more + bias`, in rows: what a product is added to. All are f32.
+/// `bias`, or `more + bias`, in every row: the initial value of a product. All are f32.
 pub(crate) fn start_rows(bias: &Tensor, more: Option<&Tensor>, rows: usize) -> Result<Buffer> {
     let width = bias.elem_count();
     let total = rows * width;
@@ -102,7 +102,7 @@ pub(crate) fn add_bias(ys: &Tensor, bias: &Tensor) -> Result<()> {
         Arg::Count(total),
         Arg::Count(bias.elem_count()),
     ];
-    // SAFETY: `ys` holds rows of the width of the bias.
+    // SAFETY: the rows of `ys` are as wide as the bias.
     unsafe { launch(ys.device(), &kernel, fours(total), &mut args) }
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn column_sums(xs: &Tensor, width: usize) -> Result<Tensor> {
         Arg::Count(width),
         Arg::Count(parts.rows),
     ];
-    // SAFETY: `xs` is `[rows, width]`, and there is a row of partial sums for each block along the second axis.
+    // SAFETY: `xs` is `[rows, width]`, and there is one row of partial sums per block along the second axis.
     unsafe { launch(xs.device(), &kernel, parts.grid, &mut args)? };
     add_partials(&partials.into_tensor())
 }
@@ -139,7 +139,7 @@ pub(crate) fn add_partials(partials: &Tensor) -> Result<Tensor> {
     ];
     let kernel = Kernel::new("rows", "add_partials");
     let grid = Grid::line(width.div_ceil(64), 64);
-    // SAFETY: the shapes are those of the kernel.
+    // SAFETY: the shapes are those the kernel takes.
     unsafe { launch(partials.device(), &kernel, grid, &mut args)? };
     Ok(sums.into_tensor())
 }

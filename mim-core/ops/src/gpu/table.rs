@@ -1,13 +1,13 @@
-//! Work on many tensors in one launch.
+//! One launch over many tensors.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{Device, Result, Tensor};
 
 use super::{Arg, Grid, Kernel, launch, no_kernels};
 use crate::device_copy::send;
 
-/// Where the values of a contiguous tensor begin, for kernels that find it in memory.
+/// Device address of a contiguous tensor, for kernels that read it from a table.
 pub(crate) fn address(tensor: &Tensor) -> Result<i64> {
     let address: Result<u64> = match tensor.device() {
         #[cfg(feature = "cuda")]
@@ -17,15 +17,15 @@ pub(crate) fn address(tensor: &Tensor) -> Result<i64> {
     address.map(u64::cast_signed)
 }
 
-/// Two f32 numbers as they follow each other in memory.
+/// Two f32 numbers in consecutive 32-bit halves, as in memory.
 pub(crate) fn pair(first: f32, second: f32) -> i64 {
     let bits = u64::from(first.to_bits()) | u64::from(second.to_bits()) << 32;
     bits.cast_signed()
 }
 
-/// The tensors of a launch, as `tensors.cuh` has them, and the parts of them that blocks do.
+/// The tensors of a launch, laid out as in `tensors.cuh`, and their chunks, one per block.
 ///
-/// It is copied to the device in each step: some 100 bytes a tensor and 8 bytes for 8192 values.
+/// Each step copies it to the device: about 100 bytes per tensor and 8 bytes per 8192 values.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     words: Vec<i64>,
@@ -33,7 +33,7 @@ pub(crate) struct Table {
     tensors: usize,
 }
 
-/// A table on its device.
+/// A table in device memory.
 pub(crate) struct Placed {
     words: Tensor,
     chunks: Tensor,
@@ -41,21 +41,21 @@ pub(crate) struct Placed {
 }
 
 impl Table {
-    /// Values of a chunk.
+    /// Values per chunk.
     const SIZE: usize = 8192;
 
-    /// Adds a tensor of so many values, described by the words of the kernel's structure.
+    /// Adds a tensor of `values` values, described by the words of the kernel's struct.
     pub(crate) fn push(&mut self, words: &[i64], values: usize) {
         let tensor = self.tensors as i64;
         self.tensors += 1;
         self.words.extend(words);
         let chunks = values.div_ceil(Self::SIZE) as i64;
-        // Two 32-bit numbers: the tensor and the chunk of it.
+        // Two 32-bit numbers: index of the tensor, index of the chunk in it.
         self.chunks
             .extend((0..chunks).map(|chunk| tensor | chunk << 32));
     }
 
-    /// The chunks so far: the place of the next tensor's first one.
+    /// Number of chunks so far: the index of the next tensor's first chunk.
     pub(crate) fn chunks(&self) -> usize {
         self.chunks.len()
     }
@@ -79,11 +79,11 @@ impl Table {
 }
 
 impl Placed {
-    /// Launches a kernel that takes the table, and what comes after it, with a block for each chunk.
+    /// Launches a kernel on the table and `more` arguments, one block per chunk.
     ///
     /// # Safety
     ///
-    /// As [`launch()`]; the words must be those of the kernel's structure, with addresses of live tensors.
+    /// As for [`launch()`]; also, the words must follow the kernel's struct, with addresses of live tensors.
     pub(crate) unsafe fn launch(&self, kernel: &Kernel, more: Vec<Arg<'_>>) -> Result<()> {
         let mut args = vec![
             Arg::Read(&self.words),
@@ -92,12 +92,12 @@ impl Placed {
         ];
         args.extend(more);
         let grid = Grid::line(self.chunks.elem_count(), Grid::THREADS);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's contract.
         unsafe { launch(self.words.device(), kernel, grid, &mut args) }
     }
 
-    /// Launches a kernel that takes the tensors without their chunks, and what comes after them, with a block for
-    /// each tensor.
+    /// Launches a kernel on the tensors without their chunks and on `more` arguments, one block per
+    /// tensor.
     ///
     /// # Safety
     ///
@@ -106,7 +106,7 @@ impl Placed {
         let mut args = vec![Arg::Read(&self.words), Arg::Count(Table::SIZE)];
         args.extend(more);
         let grid = Grid::line(self.tensors, Grid::THREADS);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's contract.
         unsafe { launch(self.words.device(), kernel, grid, &mut args) }
     }
 }

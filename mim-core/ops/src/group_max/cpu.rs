@@ -1,10 +1,10 @@
-//! f32 kernels of the maximum in groups; all of it is safe code.
+//! f32 kernels of the group maximum, without unsafe code.
 
 use rayon::prelude::*;
 
 use crate::partition::rows_per_task;
 
-/// The largest of `rows` rows of `dim` values, group by group.
+/// The maximum over `rows` rows of `dim` values, group by group.
 pub(super) fn forward(xs: &[f32], rows: usize, dim: usize) -> Vec<f32> {
     let groups = xs.len() / (rows * dim);
     let mut ys = vec![0f32; groups * dim];
@@ -26,7 +26,7 @@ pub(super) fn forward(xs: &[f32], rows: usize, dim: usize) -> Vec<f32> {
     ys
 }
 
-/// The gradient of each group in the first row that holds the largest value.
+/// Sends the gradient of each group to the first row that holds the maximum.
 pub(super) fn backward(
     (xs, ys): (&[f32], &[f32]),
     grad: &[f32],

@@ -1,4 +1,4 @@
-//! The largest value of each channel in groups of rows.
+//! Channel-wise maximum over groups of rows.
 
 mod cpu;
 mod reference;
@@ -10,9 +10,9 @@ use super::grad_accumulator::accumulate_values_or_return;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// The largest value of each channel over the rows of a group: `[groups, rows, dim]` gives `[groups, dim]`.
+/// Maximum of each channel over the rows of a group: `[groups, rows, dim]` gives `[groups, dim]`.
 ///
-/// The gradient goes to one row: of equal values to the first.
+/// The gradient goes to one row; ties go to the first.
 ///
 /// # Errors
 ///
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_values_the_first_gets_the_gradient() {
+    fn ties_send_the_gradient_to_the_first_row() {
         let xs = Var::new(&[[[2f32, 1.], [2., 3.], [0., 3.]]], &Device::Cpu).unwrap();
         let ys = group_max(&xs).unwrap();
         assert_eq!(ys.to_vec2::<f32>().unwrap(), [[2., 3.]]);

@@ -1,4 +1,4 @@
-//! The maximum in groups in candle operations.
+//! The group maximum in candle operations.
 
 use candle_core::Tensor;
 

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls instructions only after it detected them"
 )]
 
 use rayon::prelude::*;
@@ -10,11 +10,11 @@ use rayon::prelude::*;
 use super::{Edge, HALF_TURN, HogFilter, HogGradient, edges, gaussian};
 use crate::simd::multiversion;
 
-/// The rows above, at and below a place, each with one value more at both ends.
+/// The rows above, at and below a place, each padded by one value at both ends.
 type Lines<'a> = [&'a [f32]; 3];
 
 multiversion! {
-    /// Horizontal and vertical Sobel filters along a row, the taps added in row-major order.
+    /// Horizontal and vertical Sobel filters along a row; the taps are added in row-major order.
     fn sobel(lines: Lines<'_>, first: &mut [f32], second: &mut [f32]) {
         let width = first.len();
         let [above, at, below] = lines.map(|line| &line[..width + 2]);
@@ -29,7 +29,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// The bins of directions, as whole numbers in f32; then `first` holds the magnitudes.
+    /// Replaces `second` by the bins of the directions, as whole numbers in f32, and `first` by the magnitudes.
     pub(super) fn bins_and_magnitudes(edges: &[Edge], first: &mut [f32], second: &mut [f32]) {
         for (a, b) in first.iter_mut().zip(second) {
             let turn = if *a < 0. { -1. } else { 1. };
@@ -94,7 +94,7 @@ fn sobel_row(
     first: &mut [f32],
     second: &mut [f32],
 ) {
-    // Reflected at the edges, which are not repeated.
+    // Reflect at the edges without repeating the edge row.
     let line = |y: usize| {
         let row = &image[y * width..][..width];
         let mut line = Vec::with_capacity(width + 2);

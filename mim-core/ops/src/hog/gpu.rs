@@ -1,6 +1,6 @@
 //! Histograms of oriented gradients on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
@@ -8,20 +8,20 @@ use super::{HogFilter, HogGradient, edges, gaussian};
 use crate::device_copy::send;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, launch};
 
-/// Threads of a block, each of which has its counts in shared memory.
+/// Threads per block; each keeps its counts in shared memory.
 const THREADS: u32 = 128;
 
-/// The most bins that fit there.
+/// The maximum number of bins that fits in shared memory.
 pub(super) const MOST_BINS: usize = 96;
 
-/// See [`super::hog`]; the settings have been checked, there are at most [`MOST_BINS`], and images.
+/// See [`super::hog`]; the settings were checked, there are at most [`MOST_BINS`] bins and at least one image.
 pub(super) fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     let images = images.contiguous()?;
     let (batch, channels, height, width) = images.dims4()?;
     let HogFilter { bins, cell, .. } = filter;
     let (rows, cols) = (height / cell, width / cell);
     let edges = edges(bins).into_iter();
-    // A kernel takes no empty table, and reads none for a single bin.
+    // A kernel cannot take an empty table; with a single bin it reads none.
     let mut table: Vec<f32> = edges.flat_map(|e| [e.cos[0], e.cos[1], e.sin]).collect();
     table.resize(table.len().max(1), 0.);
     let entries = table.len();
@@ -47,7 +47,7 @@ pub(super) fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
         ..Grid::line((planes * rows * cols).div_ceil(THREADS as usize), THREADS)
     };
     let kernel = Kernel::new("hog", "hog_histograms");
-    // SAFETY: sizes and tables are those of the kernel, and a block shares a count for each thread and bin.
+    // SAFETY: sizes and tables match the kernel; a block's shared memory holds a count per thread and bin.
     unsafe { launch(images.device(), &kernel, grid, &mut args)? };
     Ok(histograms.into_tensor())
 }
@@ -61,7 +61,7 @@ mod tests {
     use candle_core::Tensor;
 
     #[test]
-    fn gives_the_bits_of_the_cpu() {
+    fn matches_the_cpu_bit_for_bit() {
         let images = random(1, &[2, 3, 16, 32]);
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (gradient, bins, cell, window) in [

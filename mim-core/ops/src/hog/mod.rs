@@ -12,15 +12,15 @@ use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// How the gradient of an image is taken.
+/// How the image gradient is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HogGradient {
-    /// 3x3 Sobel filters on the image reflected at its edges (MaskFeat, FastMIM); angles are measured
+    /// 3x3 Sobel filters; the image is reflected at its edges (MaskFeat, FastMIM). Angles are measured
     /// from the vertical gradient.
     #[default]
     Sobel,
-    /// `x[i + 1] - x[i - 1]`, zero on the border (scikit-image, DMJD); angles are measured from the
+    /// `x[i + 1] - x[i - 1]`, zero on the border (scikit-image, DMJD). Angles are measured from the
     /// horizontal gradient.
     Central,
 }
@@ -28,31 +28,31 @@ pub enum HogGradient {
 /// Settings of [`hog`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HogFilter {
-    /// How the gradient is taken.
+    /// How the image gradient is computed.
     pub gradient: HogGradient,
-    /// Bins of half a turn.
+    /// Number of bins over half a turn.
     pub bins: usize,
     /// Side of a cell in pixels.
     pub cell: usize,
-    /// Side in pixels of a Gaussian window, of sum 1 and a deviation of half its side rounded down (at
-    /// least 1), that is laid over the image tile by tile and weighs the magnitudes.
+    /// Side in pixels of a Gaussian window that weighs the magnitudes, laid over the image tile by tile. Its sum
+    /// is 1 and its deviation half its side, rounded down, but at least 1.
     pub window: Option<usize>,
 }
 
-/// Sums of gradient magnitudes by unsigned orientation, `[batch, channels, bins, rows, cols]` for cells.
+/// Sums of gradient magnitudes by unsigned orientation: `[batch, channels, bins, rows, cols]`, one value per cell.
 ///
-/// `images` is `[batch, channels, height, width]`; each channel has histograms of its own. A pixel gives
-/// its whole magnitude to the bin `floor(angle / pi * bins)` of its angle in `[0, pi)`. No gradient flows.
+/// `images` is `[batch, channels, height, width]`; each channel has its own histograms. A pixel adds
+/// its whole magnitude to bin `floor(angle / pi * bins)`, for its angle in `[0, pi)`. No gradient flows.
 ///
 /// Dalal and Triggs (CVPR 2005) in the form of MaskFeat (Wei et al., CVPR 2022). Parity: a bin begins
-/// where the first component of a gradient is exactly zero, so the Sobel taps are added one by one in
-/// row-major order, as the reference convolution does (another order moves percents of the pixels),
-/// and angles that f32 rounds to a quarter or half turn are that, as to the reference's arctangent.
+/// where the first gradient component is exactly zero. So the Sobel taps are added one by one in
+/// row-major order, as in the reference convolution; another order moves percents of the pixels. Angles
+/// that f32 rounds to a quarter or half turn count as such, as in the reference's arctangent.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the images are no whole number of cells and windows, or narrower than two pixels;
-/// [`Error::InvalidArgument`] for no bins or an empty cell.
+/// [`Error::Shape`] if the images are narrower than two pixels or do not divide into cells and windows;
+/// [`Error::InvalidArgument`] if there are no bins or a cell or window is empty.
 pub fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     let _timer = timer("hog", Pass::Forward, images.dims(), 0.);
     check(images, filter)?;
@@ -107,12 +107,12 @@ fn check(images: &Tensor, filter: HogFilter) -> Result<()> {
                 None => format!("[batch, channels, height, width], sides multiples of {cell}"),
             },
             images.dims(),
-            "resize the images or choose another cell",
+            "resize the images or choose another cell size",
         )),
     }
 }
 
-/// Weights of one tile of the window, row by row.
+/// Weights of one tile of the window, in row-major order.
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
 fn gaussian(side: usize) -> Vec<f32> {
     let middle = (side as f64 - 1.) / 2.;
@@ -129,21 +129,21 @@ fn gaussian(side: usize) -> Vec<f32> {
 /// Directions (a, -b) with `0 < a < HALF_TURN * b` have an angle that f32 rounds to pi.
 const HALF_TURN: f32 = 3.18e-8;
 
-/// The angle at which a bin begins.
+/// The angle where a bin begins.
 #[derive(Debug, Clone, Copy)]
 struct Edge {
-    /// Its cosine, for directions that were not turned and for those that were (first part below zero).
+    /// Cosines: for directions with a non-negative first component, and for those turned because it was negative.
     cos: [f32; 2],
     sin: f32,
 }
 
 /// Cosines of the smallest angles that f32 rounds to a quarter turn, from above zero and from below.
 ///
-/// Along the upper and lower edge of an image, which is reflected there, the vertical gradient is zero
-/// but for rounding, and an even number of bins has an edge at a quarter turn.
+/// At the upper and lower edge the image is reflected, so the vertical gradient is zero
+/// except for rounding. An even number of bins has an edge at a quarter turn.
 const QUARTER_TURN: [f32; 2] = [1.589_325_5e-8, 1.033_160_3e-7];
 
-/// The angles at which bins 1, 2, ... begin.
+/// The angles where bins 1, 2, ... begin.
 #[expect(clippy::cast_possible_truncation, reason = "directions are f32")]
 fn edges(bins: usize) -> Vec<Edge> {
     let edge = |bin: usize| {
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_ramp_falls_into_one_bin() {
-        // Brightness grows downwards by 1 a row: the vertical gradient is -8, the horizontal one 0.
+        // Brightness grows downwards by 1 per row: the vertical gradient is -8, the horizontal one 0.
         let rows: Vec<f32> = (0..16u8).flat_map(|row| [f32::from(row); 16]).collect();
         let image = Tensor::from_vec(rows, (1, 1, 16, 16), &Device::Cpu).unwrap();
         let made = hog(&image, PLAIN).unwrap();
@@ -185,7 +185,7 @@ mod tests {
             .unwrap()
             .to_vec1()
             .unwrap();
-        // The first and last row see no slope: the image is reflected there.
+        // The first and last rows have no slope, since the image is reflected there.
         assert_eq!(by_bin, [8. * 16. * 14., 0., 0., 0., 0., 0., 0., 0., 0.]);
         let central = HogFilter {
             gradient: HogGradient::Central,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_between_the_bins() {
+    fn histograms_sum_to_the_total_magnitude() {
         for gradient in [HogGradient::Sobel, HogGradient::Central] {
             let images = random(1, &[2, 3, 16, 32]);
             let filter = HogFilter { gradient, ..PLAIN };
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn directions_beside_a_quarter_turn() {
+    fn directions_near_a_quarter_turn() {
         let of = |a: f32, b: f32| {
             let (mut first, mut second) = ([a], [b]);
             cpu::bins_and_magnitudes(&edges(6), &mut first, &mut second);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_parts_of_cells() {
+    fn refuses_partial_cells() {
         assert!(hog(&random(1, &[1, 3, 12, 16]), PLAIN).is_err());
         let wide = HogFilter {
             window: Some(16),

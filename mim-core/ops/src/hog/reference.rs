@@ -31,7 +31,7 @@ pub(super) fn hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     Ok(Tensor::stack(&histograms.collect::<Result<Vec<_>>>()?, 2)?)
 }
 
-/// The number of bin edges that the direction (first, second), turned to a non-negative first part, has passed.
+/// Bin of the direction (first, second), turned to a non-negative first component: the number of bin edges passed.
 pub(super) fn bin(first: &Tensor, second: &Tensor, bins: usize) -> Result<Tensor> {
     let negative = first.lt(0f64)?;
     let turned = |xs: &Tensor| -> Result<Tensor> { Ok(negative.where_cond(&xs.neg()?, xs)?) };
@@ -50,14 +50,14 @@ pub(super) fn bin(first: &Tensor, second: &Tensor, bins: usize) -> Result<Tensor
     Ok((bin * counts)?)
 }
 
-/// Differences over two places along `axis`, zero at both ends.
+/// Differences of both neighbours along `axis`, zero at the ends.
 fn central(images: &Tensor, axis: usize) -> Result<Tensor> {
     let length = images.dim(axis)?;
     let inner = (images.narrow(axis, 2, length - 2)? - images.narrow(axis, 0, length - 2)?)?;
     Ok(inner.pad_with_zeros(axis, 1, 1)?)
 }
 
-/// Horizontal and vertical Sobel filters, tap by tap.
+/// Horizontal and vertical Sobel filters, added tap by tap.
 fn sobel(images: &Tensor) -> Result<(Tensor, Tensor)> {
     let (_, _, height, width) = images.dims4()?;
     let reflected = |length: usize| -> Result<Tensor> {

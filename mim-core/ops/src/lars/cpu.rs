@@ -1,8 +1,8 @@
-//! The f32 kernels of LARS: one pass for both norms, one to move.
+//! f32 kernels of LARS: one pass for both norms, one for the update.
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls instructions only after it detected them"
 )]
 
 use candle_core::Result;
@@ -13,16 +13,16 @@ use crate::cpu_slices::{change, floats};
 use crate::partition::rows_per_task;
 use crate::simd::multiversion;
 
-/// Partial sums: four AVX-512 registers, so that their latencies overlap.
+/// Number of partial sums: four AVX-512 registers, so that their latencies overlap.
 const LANES: usize = 32;
 
-/// What a step multiplies with, rounded once from f64.
+/// Factors of a step, rounded once from f64.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Factors {
     pub(super) lr: f32,
     pub(super) momentum: f32,
     pub(super) decay: f32,
-    /// Negative for none.
+    /// Negative if the step has no trust coefficient.
     pub(super) trust: f32,
 }
 
@@ -40,7 +40,7 @@ impl Factors {
         }
     }
 
-    /// What the decayed gradient is multiplied with, from the sums of squares of parameter and gradient.
+    /// The factor of the decayed gradient, from the sums of squares of parameter and gradient.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the kernel computes in f32"
@@ -85,7 +85,7 @@ pub(super) fn lars_step(moving: &LarsParam<'_>) -> Result<()> {
     let grad = floats(&grad)?;
     change(moving.param, |param| {
         let parts = param.par_chunks(task).zip(grad.par_chunks(task));
-        // Blocks of fixed size, added in their order.
+        // Blocks of fixed size, added in order.
         let parts: Vec<_> = parts.map(|(p, g)| squares(p, g, factors.decay)).collect();
         let sum = parts
             .iter()

@@ -1,6 +1,6 @@
-//! LARS on a GPU: one launch for the norms of all parameters and one to move them.
+//! LARS on a GPU: one launch for the norms of all parameters, one for the updates.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
@@ -18,7 +18,7 @@ pub(super) fn lars_steps(all: &[LarsParam<'_>]) -> Result<()> {
     for (moving, gradient) in all.iter().zip(&gradients) {
         let f = Factors::new(&moving.step);
         let values = moving.param.elem_count();
-        // The chunks of this tensor, whose sums of squares are its own.
+        // The first chunk of this tensor; the sums of squares of its chunks are its own.
         let first = table.chunks() as i64;
         let words = [
             address(moving.param)?,
@@ -34,11 +34,11 @@ pub(super) fn lars_steps(all: &[LarsParam<'_>]) -> Result<()> {
     let mut partials = Buffer::new((table.chunks(), 2), DType::F64, device)?;
     let table = table.place(device)?;
     let kernel = Kernel::new("lars", "lars_norms");
-    // SAFETY: the words are those of `lars::Tensor`, and there are two sums for each chunk.
+    // SAFETY: the words follow `lars::Tensor`, and there are two sums for each chunk.
     unsafe { table.launch(&kernel, vec![Arg::Write(&mut partials)])? };
     let partials = partials.into_tensor();
     let kernel = Kernel::new("lars", "lars_tensors");
-    // SAFETY: the words are those of `lars::Tensor`, of tensors of one shape that live until here.
+    // SAFETY: the words follow `lars::Tensor`; the tensors of an entry have one shape and live until here.
     unsafe { table.launch(&kernel, vec![Arg::Read(&partials)]) }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn all_at_once_moves_as_one_by_one_on_the_cpu() {
+    fn one_launch_matches_single_steps_on_the_cpu() {
         let want = moved(&Device::Cpu);
         let device = gpu();
         let before = crate::launches();

@@ -1,4 +1,4 @@
-//! One step of LARS on many parameters, in place.
+//! One LARS step on many parameters, in place.
 
 mod cpu;
 mod gpu;
@@ -12,42 +12,42 @@ use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::Result;
 
-/// Numbers of one step of LARS; they may differ between parameters.
+/// Hyperparameters of one LARS step; they may differ between parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LarsStep {
     /// Learning rate.
     pub lr: f64,
-    /// Share of the last step's direction that stays.
+    /// Share of the previous direction that is kept.
     pub momentum: f64,
     /// Weight decay, added to the gradient.
     pub weight_decay: f64,
-    /// The trust coefficient; none leaves the gradient's length alone.
+    /// The trust coefficient; `None` does not rescale the gradient.
     pub trust: Option<f64>,
 }
 
-/// A parameter and what moves it by LARS.
+/// A parameter with its gradient and optimizer state.
 #[derive(Debug, Clone, Copy)]
 pub struct LarsParam<'a> {
-    /// Changed in place.
+    /// The parameter, updated in place.
     pub param: &'a Tensor,
     /// Its gradient.
     pub grad: &'a Tensor,
-    /// The direction, changed in place; zeros before the first step.
+    /// The momentum buffer, updated in place; zeros before the first step.
     pub momentum: &'a Tensor,
-    /// The numbers of its step.
+    /// Hyperparameters of this step.
     pub step: LarsStep,
 }
 
-/// Moves parameters by LARS, on all threads; on a GPU in two launches, without a copy to the host.
+/// Updates parameters by LARS, in parallel on all threads. On a GPU this is two launches, without a copy to the host.
 ///
-/// With the step's numbers: `g ← g + wd p`, `q = trust ‖p‖ / ‖g‖`, or 1 where a norm is 0 or there is no trust
-/// coefficient, `μ ← momentum μ + q g`, `p ← p - lr μ`. You et al., arXiv 1708.03888, as in MAE's linear
-/// probing (`util/lars.py`), where the learning rate comes after the momentum.
+/// `g ← g + wd p`, `q = trust ‖p‖ / ‖g‖`, `μ ← momentum μ + q g`, `p ← p - lr μ`; q is 1 if a norm is 0 or there is
+/// no trust coefficient. You et al., arXiv 1708.03888, as in MAE's linear
+/// probing (`util/lars.py`), where the learning rate is applied after the momentum.
 ///
 /// # Errors
 ///
 /// [`Error::Shape`](crate::Error::Shape) if shapes differ, [`Error::Unsupported`](crate::Error::Unsupported) if
-/// the operands of a parameter share storage or are not contiguous; others may have moved then.
+/// the operands of a parameter share storage or are not contiguous; other parameters may have been updated already.
 pub fn lars_steps(all: &[LarsParam<'_>]) -> Result<()> {
     let _timer = timer("lars", Pass::Update, &[], 0.);
     for moving in all {
@@ -93,12 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn the_step_is_as_long_as_the_parameter_says() {
+    fn step_length_follows_the_norm_of_the_parameter() {
         let param = Var::new(&[3f32, -4.], &Device::Cpu).unwrap();
         let grad = Tensor::new(&[0f32, 10.], &Device::Cpu).unwrap();
         let momentum = grad.zeros_like().unwrap();
         step(&param, &grad, &momentum, STEP).unwrap();
-        // 0.1 * 5 / 10 of the gradient, twice.
+        // The gradient times 0.1 * 5 / 10, twice.
         assert_eq!(
             (flat(&momentum), flat(&param)),
             (vec![0., 0.5], vec![3., -5.])
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_norm_of_zero_leaves_the_gradient_as_it_is() {
+    fn a_norm_of_zero_does_not_rescale_the_gradient() {
         let zeros = || Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
         let grad = Tensor::new(&[1f32, 2.], &Device::Cpu).unwrap();
         let (param, momentum) = (zeros(), zeros());
@@ -130,7 +130,7 @@ mod tests {
             let other = |xs: &Tensor| xs.copy().unwrap().to_dtype(dtype).unwrap();
             let (other_param, other_momentum) = (other(&param), other(&momentum));
             for seed in 10..13 {
-                // Not contiguous, as gradients may be.
+                // Not contiguous, as gradients can be.
                 let grad = random(seed, &[1000, 33]).t().unwrap();
                 let decayed = LarsStep {
                     weight_decay: 0.1,
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_write() {
+    fn refuses_views_and_wrong_shapes() {
         let xs = || random(1, &[4, 4]);
         let param = xs();
         assert!(step(&param, &xs(), &param, STEP).is_err());

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have; results are written once"
+    reason = "`multiversion` calls instructions only after it detected them; outputs start uninitialised"
 )]
 
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ use crate::alloc_uninit::alloc_uninit;
 use crate::partition::{add_partials, rows_per_partial, rows_per_task};
 use crate::simd::{multiversion, sum, sum2};
 
-/// What the backward pass needs of a row: its mean and the reciprocal of its deviation.
+/// Row statistics for the backward pass: the mean and the reciprocal of the standard deviation.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Moments {
     mean: f32,
@@ -58,7 +58,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// Turns the gradients of standardised rows, in `grad`, into those of the rows.
+    /// Replaces `grad`, the gradients of standardised rows, by the gradients of the rows.
     fn backward_rows(xs: &[f32], found: &[Moments], grad: &mut [f32]) {
         let width = xs.len() / found.len().max(1);
         let rows = xs.chunks_exact(width).zip(grad.chunks_exact_mut(width));
@@ -74,7 +74,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// Adds the rows' share to the gradients of weight and bias, which lie one behind the other.
+    /// Adds these rows to the gradients of weight and bias; `sums` holds weight, then bias.
     fn affine_rows(xs: &[f32], found: &[Moments], grad: &[f32], sums: &mut [f32]) {
         let width = sums.len() / 2;
         let (dw, db) = sums.split_at_mut(width);
@@ -107,7 +107,7 @@ pub(crate) fn forward(
 ) -> (Vec<f32>, Vec<Moments>) {
     let mut found = vec![Moments::default(); xs.len() / width];
     let rows = rows_per_task(width);
-    // SAFETY: the tasks cover all rows, and each row is written whole.
+    // SAFETY: the tasks cover all rows, and each row is written in full.
     let ys = unsafe {
         alloc_uninit(xs.len(), |ys| {
             ys.par_chunks_mut(rows * width)
@@ -119,7 +119,7 @@ pub(crate) fn forward(
     (ys, found)
 }
 
-/// Turns the gradient of the result into that of the rows; `weight` is the affine weight, if there is one.
+/// Replaces the gradient of the output by that of the rows; `weight` is the affine weight, if any.
 pub(crate) fn backward(
     xs: &[f32],
     found: &[Moments],
@@ -148,7 +148,7 @@ multiversion! {
     }
 }
 
-/// [`backward`] with `more` added to its result.
+/// [`backward`] with `more` added to the result.
 pub(crate) fn backward_added(
     (xs, more): (&[f32], &[f32]),
     found: &[Moments],

@@ -1,20 +1,20 @@
 //! Layer normalisation on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
 use crate::gpu::{Arg, Buffer, Kernel, differentiable, launch, rows, type_name};
 use crate::grad_accumulator::{accumulate_if_tracked, tracked_id};
 
-/// Normalised rows and what their backward pass needs of them.
-pub(crate) struct BatchNormOutput {
+/// Normalised rows and their statistics for the backward pass.
+pub(crate) struct Normalized {
     pub(crate) ys: Buffer,
-    /// Mean and reciprocal deviation, `[rows, 2]`.
+    /// Mean and reciprocal of the standard deviation, `[rows, 2]`.
     pub(crate) moments: Tensor,
 }
 
-/// A norm: weight and bias, if it has them, and what is added to variances.
+/// Parameters of a norm: weight and bias, if any, and epsilon.
 #[derive(Clone)]
 pub(crate) struct Norm {
     pub(crate) affine: Option<[Tensor; 2]>,
@@ -26,8 +26,8 @@ impl Norm {
         self.affine.as_ref().map(|[weight, _]| weight)
     }
 
-    /// Rows of f32 normalised, written as `dtype`.
-    pub(crate) fn forward(&self, xs: &Tensor, dtype: DType) -> Result<BatchNormOutput> {
+    /// Normalises f32 rows; the output is `dtype`.
+    pub(crate) fn forward(&self, xs: &Tensor, dtype: DType) -> Result<Normalized> {
         let (height, width) = matrix(xs);
         let mut ys = Buffer::new(xs.shape(), dtype, xs.device())?;
         let mut moments = Buffer::new((height, 2), DType::F32, xs.device())?;
@@ -42,13 +42,13 @@ impl Norm {
             Arg::Float(self.eps),
         ];
         let kernel = kernel("forward", dtype)?;
-        // SAFETY: `xs` and `ys` are `[height, width]`, weight and bias `[width]`, and rows have two moments.
+        // SAFETY: `xs` and `ys` are `[height, width]`, weight and bias `[width]`; each row has two moments.
         unsafe { launch(xs.device(), &kernel, rows::warps(height), &mut args)? };
         let moments = moments.into_tensor();
-        Ok(BatchNormOutput { ys, moments })
+        Ok(Normalized { ys, moments })
     }
 
-    /// The gradient of `xs` from that of its normalised rows, with `added` added.
+    /// The gradient of `xs` from that of its normalised rows, plus `added`.
     pub(crate) fn backward(
         &self,
         (xs, moments): (&Tensor, &Tensor),
@@ -68,7 +68,7 @@ impl Norm {
             Arg::Count(width),
         ];
         let kernel = kernel("backward", grad.dtype())?;
-        // SAFETY: `xs`, `grad`, `added` and `dx` are `[height, width]`, the weight `[width]`, and rows have two
+        // SAFETY: `xs`, `grad`, `added` and `dx` are `[height, width]`, the weight is `[width]`; each row has two
         // moments.
         unsafe { launch(xs.device(), &kernel, rows::warps(height), &mut args)? };
         Ok(dx.into_tensor())
@@ -93,8 +93,8 @@ pub(crate) fn backward_affine(
         Arg::Count(parts.rows),
     ];
     let kernel = kernel("affine", grad.dtype())?;
-    // SAFETY: `xs` and `grad` are `[height, width]`, rows have two moments, and there are two rows of partial
-    // sums for each block along the second axis.
+    // SAFETY: `xs` and `grad` are `[height, width]`, each row has two moments, and there are two rows of partial
+    // sums per block along the second axis.
     unsafe { launch(xs.device(), &kernel, parts.grid, &mut args)? };
     let sums = rows::add_partials(&partials.into_tensor())?;
     Ok([sums.narrow(0, 0, width)?, sums.narrow(0, width, width)?])
@@ -119,7 +119,7 @@ pub(super) fn layer_norm(xs: &Tensor, [weight, bias]: [&Tensor; 2], eps: f32) ->
     };
     let values = xs.detach();
     let (tracked, affine) = (xs.track_op(), [&weight, &bias].map(tracked_id));
-    let BatchNormOutput { ys, moments } = norm.forward(&values, DType::F32)?;
+    let Normalized { ys, moments } = norm.forward(&values, DType::F32)?;
     differentiable([&xs, &weight, &bias], ys, move |_, grad| {
         let rows = (&values, &moments);
         let dx = match tracked {
@@ -143,7 +143,7 @@ pub(super) fn normalize(xs: &Tensor, eps: f32) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let norm = Norm { affine: None, eps };
     let values = xs.detach();
-    let BatchNormOutput { ys, moments } = norm.forward(&values, DType::F32)?;
+    let Normalized { ys, moments } = norm.forward(&values, DType::F32)?;
     differentiable([&xs], ys, move |_, grad| {
         Ok([Some(norm.backward((&values, &moments), grad, None)?)])
     })

@@ -18,8 +18,8 @@ pub(super) use self::cpu::Moments;
 
 /// `(x - mean) / √(var + eps) * weight + bias` over the last axis.
 ///
-/// `xs` is `[..., dim]`, `weight` and `bias` are `[dim]`; the variance is the biased one.
-/// Ba, Kiros and Hinton (arXiv:1607.06450). The f32 kernel keeps mean and deviation of each row for
+/// `xs` is `[..., dim]`, `weight` and `bias` are `[dim]`; the variance is biased.
+/// Ba, Kiros and Hinton (arXiv:1607.06450). The f32 kernel stores mean and deviation of each row for
 /// the backward pass.
 ///
 /// # Errors
@@ -83,7 +83,7 @@ impl LayerNorm {
     fn forward(&self, xs: &[f32], layout: &Layout, affine: cpu::Affine<'_>) -> (CpuStorage, Shape) {
         let width = layout.dims().last().copied().unwrap_or(1);
         let (ys, found) = cpu::forward(xs, width, affine, self.eps);
-        // A value is_supported one call, so nothing is there yet.
+        // An op value runs once, so the cell is empty.
         let _ = self.found.set(found);
         (CpuStorage::F32(ys), layout.shape().clone())
     }
@@ -173,7 +173,7 @@ mod tests {
         let weight = Tensor::new(&[2f32, 3.], &Device::Cpu).unwrap();
         let bias = Tensor::new(&[0.5f32, 0.], &Device::Cpu).unwrap();
         let ys = layer_norm(&xs, &weight, &bias, 0.0625).unwrap();
-        // Row 1: ±1 / √1.0625; row 2 has no variance.
+        // Row 1: ±1 / √1.0625; row 2 has zero variance.
         let unit = 1.0625f32.sqrt().recip();
         let want = [[0.5 - 2. * unit, 3. * unit], [0.5, 0.]];
         for (y, want) in ys

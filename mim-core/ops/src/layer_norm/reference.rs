@@ -5,12 +5,12 @@ use candle_core::{D, Tensor};
 use crate::Result;
 use crate::cpu_slices::accumulation_dtype;
 
-/// See [`super::normalize`]; moments in f32 at least.
+/// See [`super::normalize`]; moments are at least f32.
 pub(super) fn normalize(xs: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(standardised(xs, eps)?.to_dtype(xs.dtype())?)
 }
 
-/// See [`super::layer_norm()`]; moments in f32 at least.
+/// See [`super::layer_norm()`]; moments are at least f32.
 pub(super) fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let ys = standardised(xs, eps)?;
     let ys = ys

@@ -1,4 +1,4 @@
-//! The linear layer on a GPU, its products in the precision of the thread.
+//! The linear layer on a GPU; its products use the precision of the thread.
 
 use candle_core::{DType, Device, Result, Tensor, TensorId};
 
@@ -7,7 +7,7 @@ use crate::gpu::{Buffer, Factor, differentiable, product, rows};
 use crate::grad_accumulator::{accumulate_or_return, tracked_id};
 use crate::precision::{Precision, precision};
 
-/// The type of the operands of products on this thread.
+/// Dtype of the operands of matrix products on this thread.
 pub(crate) fn compute_type() -> DType {
     match precision() {
         Precision::F32 => DType::F32,
@@ -15,10 +15,10 @@ pub(crate) fn compute_type() -> DType {
     }
 }
 
-/// A weight `[outputs, inputs]` ready for products.
+/// A weight `[outputs, inputs]` converted for products.
 #[derive(Clone)]
 pub(crate) struct Weight {
-    /// Of the type of the products.
+    /// In the dtype of the products.
     values: Tensor,
 }
 
@@ -73,7 +73,7 @@ impl Weight {
     }
 }
 
-/// A linear layer's input, weight and bias, as its backward pass needs them.
+/// Input, weight and bias of a linear layer, as the backward pass needs them.
 struct Layer {
     xs: Tensor,
     weight: Weight,
@@ -81,7 +81,7 @@ struct Layer {
     dtype: DType,
     /// Whether the input tracks gradients.
     tracked: bool,
-    /// Weight and bias.
+    /// Ids of weight and bias, if they track gradients.
     tracked_id: [Option<TensorId>; 2],
 }
 
@@ -120,8 +120,8 @@ impl Layer {
         Ok(ys.reshaped(self.shape()))
     }
 
-    /// Gradients of input, weight and bias from that of what a bias-free product gave; none for those that have
-    /// been handed over.
+    /// Gradients of input, weight and bias from the gradient of the output; `None` for those that went to the
+    /// gradient accumulator.
     fn backward(&self, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let mut found = [None, None, None];
         let [weight, bias] = self.tracked_id;
@@ -185,7 +185,7 @@ mod tests {
     use crate::{Precision, gelu, linear_gelu, with_precision};
     use candle_core::Tensor;
 
-    /// Operands, and how near their bf16 products are.
+    /// Operands, and the tolerance of their bf16 products.
     fn cases() -> impl Iterator<Item = [Tensor; 3]> {
         let shapes = [
             (&[3][..], 1),

@@ -1,4 +1,4 @@
-//! The linear layer with its bias in one operation.
+//! The linear layer with its bias as one operation.
 
 mod cpu;
 pub(super) mod gpu;
@@ -16,12 +16,12 @@ use crate::{Error, Result};
 /// `xs weightᵀ + bias`.
 ///
 /// `xs` is `[..., inputs]`, `weight` is `[outputs, inputs]` as in PyTorch, `bias` is `[outputs]`;
-/// the result is `[..., outputs]`. The backward pass computes no gradient for arguments that track
-/// none, such as images.
+/// the result is `[..., outputs]`. The backward pass skips arguments that track no gradient,
+/// such as images.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the shapes do not fit together or an axis is empty.
+/// [`Error::Shape`] if the shapes do not match or an axis is empty.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let inputs = last_axis("linear", xs)?;
     let outputs = match *weight.dims() {
@@ -53,7 +53,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     })
 }
 
-/// The layer as an operation; others build on its parts.
+/// The layer as a candle op; other ops reuse its parts.
 pub(super) struct Linear;
 
 impl Linear {
@@ -66,7 +66,7 @@ impl Linear {
         }
     }
 
-    /// The clock of a pass; a backward pass has a product for each gradient of input and weight.
+    /// A timer of one pass; a backward pass has one product for each gradient of input and weight.
     pub(super) fn timer(
         op: &'static str,
         xs: &[usize],
@@ -100,7 +100,7 @@ impl Linear {
         Ok((ys, dims.into()))
     }
 
-    /// Gradients of input and weight, each if it is asked for.
+    /// Gradients of input and weight, each only if it is tracked.
     fn backward(
         xs: &Tensor,
         weight: &Tensor,
@@ -115,7 +115,7 @@ impl Linear {
         Ok(grads)
     }
 
-    /// `xs weightᵀ + bias` for rows of the width of the weight.
+    /// `xs weightᵀ + bias` for rows as wide as the inputs of the weight.
     pub(super) fn values(
         xs: &[f32],
         weight: &Tensor,
@@ -141,7 +141,7 @@ impl Linear {
         cpu::backward_input(grad, &floats(weight)?, Self::sizes_of(grad, weight))
     }
 
-    /// The gradient of the weight, unless it tracks none or has been handed over.
+    /// The gradient of the weight; `None` if it tracks none or went to the gradient accumulator.
     pub(super) fn weight_gradient(
         weight: &Tensor,
         xs: &[f32],
@@ -162,7 +162,7 @@ impl Linear {
         Tensor::from_vec(dw, weight.shape(), weight.device()).map(Some)
     }
 
-    /// The gradient of the bias, unless it tracks none or has been handed over.
+    /// The gradient of the bias; `None` if it tracks none or went to the gradient accumulator.
     pub(super) fn bias_gradient(
         bias: &Tensor,
         weight: &Tensor,
@@ -174,7 +174,7 @@ impl Linear {
         accumulate_values_or_return(bias, cpu::backward_bias(grad, Self::sizes_of(grad, weight)))
     }
 
-    /// Sizes by the gradient of the result.
+    /// Sizes from the gradient of the output.
     fn sizes_of(grad: &[f32], weight: &Tensor) -> Sizes {
         let outputs = weight.dims().first().copied().unwrap_or(1);
         Sizes {
@@ -184,7 +184,7 @@ impl Linear {
         }
     }
 
-    /// Gradients of input, weight and bias, each if it is asked for.
+    /// Gradients of input, weight and bias, each only if it is tracked.
     pub(super) fn backward_all(
         (xs, weight, bias): (&Tensor, &Tensor, &Tensor),
         grad: &[f32],
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_mismatched_shapes() {
         let xs = random(1, &[2, 3]);
         assert!(linear(&xs, &random(2, &[3, 4]), None).is_err());
         assert!(linear(&xs, &random(2, &[4, 3]), Some(&random(3, &[3]))).is_err());

@@ -1,24 +1,24 @@
 //! Arguments of a matrix product.
 
-#![expect(unsafe_code, reason = "threads write to one result")]
+#![expect(unsafe_code, reason = "threads write to one output")]
 
 use super::Matrix;
 
-/// What a product is added to.
+/// Initial values of a product.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Accumulate<'a> {
-    /// Nothing: what was there is replaced.
+    /// Zero: the output is overwritten.
     Zero,
-    /// What is there.
+    /// The output itself (beta = 1).
     Sum,
-    /// These values in every row, one for each column.
+    /// One value per column, the same in every row.
     Row(&'a [f32]),
-    /// As `Row`, and a matrix that lies as the product does.
+    /// As `Row`, plus a matrix with the layout of the product.
     Rows { row: &'a [f32], more: &'a [f32] },
 }
 
 impl Accumulate<'_> {
-    /// For the part of a product whose first value is this far from its own.
+    /// The initial values for the sub-matrix that starts at this offset.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn at(self, rows: usize, col: usize) -> Self {
@@ -33,7 +33,7 @@ impl Accumulate<'_> {
     }
 }
 
-/// Where a product goes: row-major, rows `row_stride` values apart.
+/// Output of a product: row-major, rows `row_stride` values apart.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Destination<'a> {
     pub(crate) start: *mut f32,
@@ -41,25 +41,25 @@ pub(crate) struct Destination<'a> {
     pub(crate) init: Accumulate<'a>,
 }
 
-/// A product `scale * lhs * rhs`, and where it goes.
+/// A product `scale * lhs * rhs` and its output.
 #[derive(Clone, Copy)]
 pub(super) struct GemmArgs<'a> {
     pub(super) to: Destination<'a>,
     pub(super) scale: f32,
     pub(super) lhs: Matrix<'a>,
     pub(super) rhs: Matrix<'a>,
-    /// On all threads, or on the calling one.
+    /// Whether to use all threads or only the calling one.
     pub(super) parallel: bool,
 }
 
-// SAFETY: threads write through `to` to parts of their own.
+// SAFETY: threads write through `to` to disjoint parts.
 unsafe impl Sync for GemmArgs<'_> {}
 
 #[cfg(target_arch = "x86_64")]
 impl GemmArgs<'_> {
-    /// Whether packing costs more than it brings: `gemm` reads small operands where they lie.
+    /// Whether packing costs more than it saves: `gemm` reads small operands in place.
     pub(super) fn is_small(&self) -> bool {
-        /// Multiplications from which a product on all threads is large.
+        /// Number of multiplications from which a product on all threads counts as large.
         const LARGE: usize = 1 << 27;
         !self.parallel || self.lhs.rows * self.lhs.cols * self.rhs.cols < LARGE
     }

@@ -1,4 +1,4 @@
-//! Products of any size: in blocks of our own where the machine allows it, else by `gemm`.
+//! Products of any size: by a blocked kernel if the CPU supports one, else by `gemm`.
 
 #![expect(
     unsafe_code,
@@ -23,21 +23,21 @@ fn check(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Accumulate<'_>) -> Result<()> {
         return Ok(());
     };
     if row.len() != cols {
-        bail!("{} values do not start rows of {cols}", row.len());
+        bail!("{} initial values do not fit rows of {cols}", row.len());
     }
     match init {
         Accumulate::Rows { more, .. } if more.len() != rows * cols => {
-            bail!("{} values do not start {rows} x {cols}", more.len())
+            bail!("{} initial values do not fit {rows} x {cols}", more.len())
         }
         _ => Ok(()),
     }
 }
 
-/// `lhs * rhs`, added to anything but [`Accumulate::Sum`], on all threads.
+/// `lhs * rhs` on all threads, added to the initial values; these cannot be [`Accumulate::Sum`].
 pub(crate) fn product(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Accumulate<'_>) -> Result<Vec<f32>> {
     check(lhs, rhs, init)?;
     if matches!(init, Accumulate::Sum) {
-        bail!("a new product has no values to be added to");
+        bail!("a new product has no previous values to accumulate on");
     }
     let len = lhs.rows * rhs.cols;
     let mut out = Vec::<f32>::with_capacity(len);
@@ -53,8 +53,8 @@ pub(crate) fn product(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Accumulate<'_>) ->
         rhs,
         parallel: true,
     };
-    // SAFETY: the vector has room for `len` values and nobody else sees it; a product that adds to nothing
-    // there only writes, and writes every value.
+    // SAFETY: the vector has room for `len` values and no one else sees it. A product that does not accumulate
+    // only writes, and it writes every value.
     unsafe {
         run(call, precision());
         out.set_len(len);
@@ -62,7 +62,7 @@ pub(crate) fn product(lhs: Matrix<'_>, rhs: Matrix<'_>, init: Accumulate<'_>) ->
     Ok(out)
 }
 
-/// `out += lhs * rhs` with dense `out`, on all threads.
+/// `out += lhs * rhs` with a dense `out`, on all threads.
 pub(crate) fn add_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) -> Result<()> {
     check(lhs, rhs, Accumulate::Sum)?;
     if out.len() != lhs.rows * rhs.cols {
@@ -81,18 +81,18 @@ pub(crate) fn add_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) -> 
         rhs,
         parallel: true,
     };
-    // SAFETY: `out` is ours alone and has exactly the size of the product.
+    // SAFETY: `out` is borrowed exclusively and has exactly the size of the product.
     unsafe { run(call, precision()) };
     Ok(())
 }
 
-/// `to = scale * lhs * rhs`, added to what `to` starts from, on the calling thread, for use inside parallel
+/// `to = scale * lhs * rhs`, added to the initial values of `to`, on the calling thread. It is meant for parallel
 /// loops, whose threads do not know the caller's precision.
 ///
 /// # Safety
 ///
-/// `to` must have room for `lhs.rows` rows of `rhs.cols` values that no other thread touches, and hold
-/// initialised values if they are added to.
+/// `to` must have room for `lhs.rows` rows of `rhs.cols` values that no other thread touches. The values must be
+/// initialised if the product accumulates on them.
 pub(crate) unsafe fn multiply(
     to: Destination<'_>,
     scale: f32,
@@ -108,26 +108,26 @@ pub(crate) unsafe fn multiply(
         rhs,
         parallel: false,
     };
-    // SAFETY: the caller vouches for `to`.
+    // SAFETY: the caller guarantees `to`.
     unsafe { run(call, precision) };
     Ok(())
 }
 
 /// # Safety
 ///
-/// As [`multiply`], and the sizes must agree.
+/// As for [`multiply`], and the sizes must match.
 unsafe fn run(call: GemmArgs<'_>, precision: Precision) {
     if call.lhs.rows == 0 || call.rhs.cols == 0 {
         return;
     }
-    // SAFETY: the caller vouches for `to`; what the machine has was asked for.
+    // SAFETY: the caller guarantees `to`; `here` returns only kernels that the CPU supports.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         if call.lhs.cols > 0
             && !(precision == Precision::F32 && call.is_small())
-            && let Some(way) = GemmKernel::here(precision).next()
+            && let Some(kernel) = GemmKernel::here(precision).next()
         {
-            return way.multiply(call);
+            return kernel.multiply(call);
         }
         fallback::multiply(call, precision);
     }
@@ -139,22 +139,22 @@ mod tests {
     use crate::bfloat::{round_one, widen_one};
     use crate::testing::random;
 
-    /// Computes a product in one of the ways there are.
+    /// One implementation of the product.
     type Compute = Box<dyn Fn(GemmArgs<'_>)>;
 
-    /// All kernels available on this CPU, with their names.
-    fn ways(precision: Precision) -> Vec<(&'static str, Compute)> {
+    /// All implementations available on this CPU, with their names.
+    fn implementations(precision: Precision) -> Vec<(&'static str, Compute)> {
         // SAFETY: the tests give it room.
         let by_gemm: Compute = Box::new(move |call| unsafe { fallback::multiply(call, precision) });
         #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
-        let mut ways = vec![("gemm", by_gemm)];
+        let mut all = vec![("gemm", by_gemm)];
         #[cfg(target_arch = "x86_64")]
-        ways.extend(GemmKernel::here(precision).map(|way| {
-            // SAFETY: the machine has it, and the tests give it room.
-            let compute: Compute = Box::new(move |call| unsafe { way.multiply(call) });
-            (way.name, compute)
+        all.extend(GemmKernel::here(precision).map(|kernel| {
+            // SAFETY: the CPU supports it, and the tests give it room.
+            let compute: Compute = Box::new(move |call| unsafe { kernel.multiply(call) });
+            (kernel.name, compute)
         }));
-        ways
+        all
     }
 
     /// `lhs * rhs` on one thread.
@@ -175,7 +175,7 @@ mod tests {
         got
     }
 
-    /// The numbers that the precision makes of these.
+    /// The values that the product sees at this precision.
     fn seen(precision: Precision, values: &[f32]) -> Vec<f64> {
         let seen = |x: &f32| match precision {
             Precision::F32 => f64::from(*x),
@@ -184,7 +184,7 @@ mod tests {
         values.iter().map(seen).collect()
     }
 
-    /// Values of a matrix that lies along, with gaps, or across.
+    /// Values of a matrix in memory: row-major with gaps, or column-major if `across`.
     fn laid(values: &[f32], [rows, cols]: [usize; 2], across: bool) -> Vec<f32> {
         let stride = if across { rows } else { cols + 3 };
         let mut room = vec![f32::NAN; if across { rows * cols } else { rows * stride }];
@@ -206,7 +206,7 @@ mod tests {
         }
     }
 
-    /// `0.5 * a * b`, summed in f64, added to what `init` says, or to `start`.
+    /// `0.5 * a * b`, summed in f64, added to the initial values `init` or to `start`.
     fn exact(
         [a, b]: [&[f64]; 2],
         [rows, inner, cols]: [usize; 3],
@@ -227,7 +227,8 @@ mod tests {
         (0..rows * cols).map(value).collect()
     }
 
-    /// Every way, with operands that lie along or across, on one thread and on all, against [`exact`].
+    /// Compares every implementation with [`exact`], for row-major and column-major operands, on one and on all
+    /// threads.
     fn check([rows, inner, cols]: [usize; 3], precision: Precision) {
         let numbers = |seed, len| -> Vec<f32> { random(seed, &[len]).to_vec1().unwrap() };
         let (a, b) = (numbers(1, rows * inner), numbers(2, inner * cols));
@@ -249,7 +250,9 @@ mod tests {
             let lhs = matrix(&room_a, [rows, inner], across_a);
             let rhs = matrix(&room_b, [inner, cols], across_b);
             let each = |way| inits.iter().zip(&wanted).map(move |pair| (way, pair));
-            for ((name, compute), (init, wanted)) in ways(precision).iter().flat_map(each) {
+            for ((name, compute), (init, wanted)) in
+                implementations(precision).iter().flat_map(each)
+            {
                 let [got, parallel] = [false, true].map(|parallel| {
                     let mut got = start.clone();
                     let to = Destination {
@@ -266,7 +269,7 @@ mod tests {
                     });
                     got
                 });
-                assert_eq!(got, parallel, "{name}: threads make a difference");
+                assert_eq!(got, parallel, "{name}: threads change the result");
                 for (got, wanted) in got.iter().zip(wanted) {
                     let error = (f64::from(*got) - wanted).abs();
                     let size = format!("{rows} x {inner} x {cols}, turn {turn}");
@@ -277,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_gives_the_same_numbers() {
+    fn every_implementation_gives_the_same_numbers() {
         for size in [
             [1, 1, 1],
             [3, 2, 5],
@@ -298,14 +301,14 @@ mod tests {
     }
 
     #[test]
-    fn every_way_writes_its_own_columns_alone() {
+    fn every_implementation_writes_only_its_own_columns() {
         let (a, b) = ([1f32; 20 * 3], [2f32; 3 * 19]);
         let (lhs, rhs) = (
             Matrix::dense(&a, 20, 3).unwrap(),
             Matrix::dense(&b, 3, 19).unwrap(),
         );
         for precision in [Precision::F32, Precision::Bf16] {
-            for (name, compute) in ways(precision) {
+            for (name, compute) in implementations(precision) {
                 let mut got = vec![-1f32; 20 * 40];
                 let to = Destination {
                     start: got[10..].as_mut_ptr(),
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_rounds_to_even_and_keeps_what_is_not_finite() {
+    fn every_implementation_rounds_to_even_and_keeps_inf_and_nan() {
         let ulp = 1. / 128.;
         let pairs = [
             (1. + 0.5 * ulp, 1.),
@@ -338,7 +341,7 @@ mod tests {
             (f32::NEG_INFINITY, f32::NEG_INFINITY),
         ];
         let values = pairs.map(|(value, _)| value);
-        for (name, compute) in ways(Precision::Bf16) {
+        for (name, compute) in implementations(Precision::Bf16) {
             let one = Matrix::dense(&[1.], 1, 1).unwrap();
             let row = Matrix::dense(&values, 1, values.len()).unwrap();
             let wanted = pairs.map(|(_, rounded)| rounded);

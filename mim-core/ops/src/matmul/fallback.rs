@@ -1,10 +1,10 @@
-//! Products for which there is no kernel of our own, or none that is faster, by the crate `gemm`.
+//! Products by the crate `gemm`, where no blocked kernel exists or none is faster.
 //!
-//! For bfloat16 it gets rounded copies: as many multiplications as for f32, so as fast.
+//! For bfloat16 it multiplies rounded f32 copies, at the speed of f32.
 
 #![expect(
     unsafe_code,
-    reason = "`gemm` takes raw pointers, and threads write rows of one result"
+    reason = "`gemm` takes raw pointers, and threads write rows of one output"
 )]
 
 use std::mem::MaybeUninit;
@@ -19,16 +19,16 @@ use crate::bfloat::round_in_f32;
 use crate::partition::rows_per_task;
 use crate::precision::Precision;
 
-/// Computes a product of any size but 0.
+/// Computes a product; no output size may be 0.
 ///
 /// # Safety
 ///
-/// As [`super::cpu::multiply`], and the inner sizes must agree.
+/// As for [`super::cpu::multiply`], and the inner sizes must match.
 pub(super) unsafe fn multiply(call: GemmArgs<'_>, precision: Precision) {
     let GemmArgs {
         lhs, rhs, parallel, ..
     } = call;
-    // SAFETY: the caller vouches for `to`.
+    // SAFETY: the caller guarantees `to`.
     unsafe {
         if precision == Precision::F32 || lhs.cols == 0 {
             return by_gemm(call);
@@ -42,7 +42,7 @@ pub(super) unsafe fn multiply(call: GemmArgs<'_>, precision: Precision) {
     }
 }
 
-/// The values of the matrix alone, in the order in which they lie, rounded to bfloat16.
+/// A copy of the matrix without gaps, in its memory order, rounded to bfloat16.
 fn rounded(matrix: Matrix<'_>, parallel: bool) -> Vec<f32> {
     let [lines, len, stride] = match matrix.col_stride {
         1 => [matrix.rows, matrix.cols, matrix.row_stride],
@@ -74,7 +74,7 @@ impl GemmArgs<'_> {
         let Self { to, rhs, .. } = *self;
         let place = row * to.row_stride;
         let start = to.start.wrapping_add(place);
-        // SAFETY: the caller vouches for the room.
+        // SAFETY: the caller guarantees the room.
         unsafe {
             match to.init {
                 Accumulate::Row(values) => {
@@ -92,7 +92,7 @@ impl GemmArgs<'_> {
     }
 }
 
-/// The product by `gemm`, which has code for every machine.
+/// Computes the product by `gemm`, which supports every CPU.
 ///
 /// # Safety
 ///
@@ -107,7 +107,7 @@ unsafe fn by_gemm(call: GemmArgs<'_>) {
     } = call;
     let empty = lhs.cols == 0;
     if matches!(to.init, Accumulate::Row(_) | Accumulate::Rows { .. }) || empty {
-        // SAFETY: the caller vouches for `to`; rows do not overlap.
+        // SAFETY: the caller guarantees `to`; rows do not overlap.
         let begin = |row| unsafe { call.begin_row(row) };
         if parallel {
             let rows = (0..lhs.rows).into_par_iter();
@@ -125,7 +125,7 @@ unsafe fn by_gemm(call: GemmArgs<'_>) {
     };
     // Slices hold at most isize::MAX bytes, so strides inside them fit.
     let signed = usize::cast_signed;
-    // SAFETY: `Matrix` keeps its views inside their slices; the caller vouches for `to`.
+    // SAFETY: `Matrix` keeps its views inside their slices; the caller guarantees `to`.
     unsafe {
         gemm::gemm(
             lhs.rows,

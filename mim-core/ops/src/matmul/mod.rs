@@ -12,7 +12,7 @@ pub(super) use blocked::has_amx;
 use candle_core::{Result, bail};
 pub(super) use cpu::{add_product, multiply, product};
 
-/// A matrix laid over a slice.
+/// A strided matrix view of a slice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix<'a> {
     values: &'a [f32],
@@ -25,7 +25,7 @@ pub(super) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// A row-major matrix whose rows start `row_stride` values apart.
     ///
-    /// Fails if it would reach beyond the slice.
+    /// Fails if it would exceed the slice.
     pub(super) fn new(
         values: &'a [f32],
         [rows, cols]: [usize; 2],
@@ -55,7 +55,7 @@ impl<'a> Matrix<'a> {
         Self::new(values, [rows, cols], cols)
     }
 
-    /// At most `count` columns from number `first` on, which must be there.
+    /// At most `count` columns from number `first` on; `first` must exist.
     #[cfg(target_arch = "x86_64")]
     fn cols_from(self, first: usize, count: usize) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The same values with rows and columns swapped.
+    /// The transposed view.
     pub(super) fn transposed(self) -> Self {
         Self {
             rows: self.cols,
@@ -76,7 +76,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The same sizes, and the same order of values, for a slice that holds no others.
+    /// A view of the same size and memory order, for a slice without gaps.
     fn without_gaps(self) -> Self {
         match self.col_stride {
             1 => Self {
@@ -191,8 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn bf16_rounds_the_operands_alone() {
-        // Operands that bfloat16 holds; their sums need more bits than it has.
+    fn bf16_rounds_only_the_operands() {
+        // Operands that bfloat16 represents exactly; their sums need more bits.
         let a: Vec<f32> = (0u8..60).map(|i| f32::from(i) - 30.).collect();
         let b: Vec<f32> = (0u8..80).map(|i| f32::from(i) * 0.5).collect();
         let (lhs, rhs) = (
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_mismatched_sizes() {
         assert!(Matrix::dense(&[1., 2.], 2, 2).is_err());
         let a = Matrix::dense(&[1., 2.], 1, 2).unwrap();
         assert!(product(a, a, Accumulate::Zero).is_err());

@@ -2,21 +2,21 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls instructions only after it detected them"
 )]
 
 use crate::point_axes::BLOCK;
 use crate::simd::multiversion;
 
-/// Places of a block.
+/// Points per block.
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
 const STEP: u32 = BLOCK as u32;
 
 multiversion! {
-    /// Fills `ids`, `count` for each query `[x, y, z]`; `axes` are those of `apart`, filled up with infinity.
+    /// Fills `ids`, `count` for each query `[x, y, z]`; `axes` is the output of `apart`, padded with infinity.
     pub(super) fn nearest(axes: &[f32], queries: &[f32], count: usize, ids: &mut [u32]) {
         let mut distances = vec![0f32; axes.len() / 3];
-        // Twice as many sets as points that are wanted: few of the others are then nearer than the bound.
+        // Twice as many sets as requested points: then few other points are nearer than the bound.
         let mut smallest = vec![[f32::INFINITY; BLOCK]; (2 * count).div_ceil(BLOCK)];
         let mut found = Vec::new();
         let queries = queries.as_chunks::<3>().0;
@@ -26,7 +26,7 @@ multiversion! {
             collect(&distances, bound, &mut found);
             found.sort_unstable();
             for (id, key) in ids.iter_mut().zip(&found) {
-                #[expect(clippy::cast_possible_truncation, reason = "the lower half is the place")]
+                #[expect(clippy::cast_possible_truncation, reason = "the lower half is the index")]
                 let place = *key as u32;
                 *id = place;
             }
@@ -34,8 +34,8 @@ multiversion! {
     }
 }
 
-/// Squared distances of all points to `query`, and the smallest of each set: the blocks are dealt out to the rows of
-/// `smallest`, and a set is what comes to a place of a row.
+/// Squared distances of all points to `query`, and the smallest of each set. The blocks are dealt out to the rows of
+/// `smallest`; a set is what falls on one position of a row.
 #[inline(always)]
 fn measure(axes: &[f32], query: [f32; 3], distances: &mut [f32], smallest: &mut [[f32; BLOCK]]) {
     let (xs, rest) = axes.split_at(distances.len());
@@ -63,16 +63,16 @@ fn measure(axes: &[f32], query: [f32; 3], distances: &mut [f32], smallest: &mut 
     }
 }
 
-/// A distance within which there are at least `count` points: that many sets have one. Infinity where fewer sets have
-/// points.
+/// A distance within which there are at least `count` points: `count` sets contain such a point. Infinity if fewer
+/// sets have points.
 #[inline(always)]
 fn bound(smallest: &mut [[f32; BLOCK]], count: usize) -> f32 {
     let all = smallest.as_flattened_mut();
     *all.select_nth_unstable_by(count - 1, f32::total_cmp).1
 }
 
-/// The points that are not farther than `bound`, each as its distance (whose bits are ordered as it is, for it is not
-/// negative) above its place: the order of these numbers is that of the points.
+/// Points within `bound`, each as one number: the bits of its distance above its index. A non-negative float is ordered
+/// like its bits, so these numbers sort by distance, then by index.
 #[inline(always)]
 fn collect(distances: &[f32], bound: f32, found: &mut Vec<u64>) {
     found.clear();
@@ -84,7 +84,7 @@ fn collect(distances: &[f32], bound: f32, found: &mut Vec<u64>) {
             continue;
         }
         for (place, &distance) in (block * STEP..).zip(distances) {
-            // What fills the last block up is infinitely far.
+            // The padding of the last block is infinitely far.
             if distance <= bound && distance < f32::INFINITY {
                 found.push(u64::from(distance.to_bits()) << 32 | u64::from(place));
             }

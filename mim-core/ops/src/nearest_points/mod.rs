@@ -1,4 +1,4 @@
-//! The nearest points of a cloud.
+//! Nearest points of a cloud (k-NN).
 
 mod cpu;
 #[cfg(test)]
@@ -12,19 +12,19 @@ use super::point_axes::{apart, cloud_size, coordinates};
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// Queries of one task: enough to make it worth one, few enough to share a single cloud out.
+/// Queries per task: enough to be worth a task, few enough to split a single cloud.
 const QUERIES: usize = 64;
 
 /// Indices of the `count` points nearest to each query, nearest first: `[batch, queries, 3]` and `[batch, points, 3]`
 /// give `[batch, queries, count]` u32.
 ///
-/// Nearness is the squared distance `(x - x')^2 + (y - y')^2 + (z - z')^2` in f32; of equal ones the lower index
-/// comes first. A query that is a point of the cloud is its own nearest. No gradient flows.
+/// The distance is the squared distance `(x - x')^2 + (y - y')^2 + (z - z')^2` in f32; ties go to the lower index.
+/// A query that is a point of the cloud finds itself first. No gradient flows.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the clouds have another shape, or not one for each batch of queries;
-/// [`Error::InvalidArgument`] if `count` is 0 or more than the points of a cloud.
+/// [`Error::Shape`] if the clouds have another shape or there is not one cloud per batch of queries;
+/// [`Error::InvalidArgument`] if `count` is 0 or exceeds the points of a cloud.
 pub fn nearest_points(queries: &Tensor, points: &Tensor, count: usize) -> Result<Tensor> {
     let _timer = timer("nearest_points", Pass::Forward, points.dims(), 0.);
     let (batch, asked) = cloud_size("nearest_points", "queries", queries)?;
@@ -32,9 +32,9 @@ pub fn nearest_points(queries: &Tensor, points: &Tensor, count: usize) -> Result
     if clouds != batch {
         return Err(Error::shape(
             "nearest_points points",
-            format!("{batch} clouds, as many as of the queries"),
+            format!("{batch} clouds, one for each batch of queries"),
             points.dims(),
-            "ask for the points of one cloud for each batch of queries",
+            "give one cloud for each batch of queries",
         ));
     }
     if count == 0 || count > size {
@@ -43,7 +43,7 @@ pub fn nearest_points(queries: &Tensor, points: &Tensor, count: usize) -> Result
             "count",
             count,
             format!("a cloud has {size} points"),
-            "ask for at least one and at most all of them, or sample more points of a cloud",
+            "use a count between 1 and that, or sample more points per cloud",
         ));
     }
     let (queries, values) = (coordinates(queries)?, coordinates(points)?);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_come_by_index_and_a_point_is_its_own_nearest() {
+    fn ties_go_by_index_and_a_point_finds_itself_first() {
         let cloud = [[1f32, 0., 0.], [0., 0., 0.], [-1., 0., 0.], [0., 1., 0.]];
         let xs = Tensor::new(&[cloud], &Device::Cpu).unwrap();
         let ids = nearest_points(&xs, &xs, 4).unwrap();
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn many_equals_come_by_index() {
-        // Points of a coarse lattice: each distance many times.
+    fn many_ties_go_by_index() {
+        // Points on a coarse lattice: each distance occurs many times.
         let lattice = (0..600u32).map(|at| [at % 3, at / 3 % 4, at / 12 % 5].map(|x| x as f32));
         let cloud: Vec<f32> = lattice.flatten().collect();
         let xs = Tensor::from_vec(cloud, (1, 600, 3), &Device::Cpu).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_more_than_there_are() {
+    fn refuses_a_count_above_the_number_of_points() {
         let (one, two) = (random(1, &[1, 4, 3]), random(1, &[2, 4, 3]));
         let error = nearest_points(&one, &one, 5).unwrap_err().to_string();
         assert!(error.contains("a cloud has 4 points"), "{error}");

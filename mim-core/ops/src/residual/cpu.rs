@@ -1,8 +1,8 @@
-//! f32 kernels of what acts on a residual branch: factors of columns (layer scale) and of samples (drop path).
+//! f32 kernels of the factors on a residual branch: per column (layer scale) and per sample (drop path).
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have; results are written once"
+    reason = "`multiversion` calls instructions only after it detected them; outputs start uninitialised"
 )]
 
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ use crate::alloc_uninit::alloc_uninit;
 use crate::partition::{add_partials, rows_per_partial, rows_per_task};
 use crate::simd::multiversion;
 
-/// The factors of a branch of rows of `width` values, `sample` values to a sample.
+/// The factors of a branch with rows of `width` values and `sample` values per sample.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Factors<'a> {
     pub(super) columns: Option<&'a [f32]>,
@@ -23,7 +23,7 @@ pub(super) struct Factors<'a> {
 }
 
 impl Factors<'_> {
-    /// That of the sample which row `row` belongs to.
+    /// The factor of the sample that contains row `row`.
     fn of_row(&self, row: usize) -> f32 {
         match self.samples {
             Some(samples) => samples[row * self.width / self.sample],
@@ -33,7 +33,7 @@ impl Factors<'_> {
 }
 
 multiversion! {
-    /// `to = from + factor * columns * branch`, nothing added without `from`.
+    /// `to = from + factor * columns * branch`; without `from`, nothing is added.
     fn one_row(from: Option<&[f32]>, branch: &[f32], columns: Option<&[f32]>, factor: f32, to: &mut [MaybeUninit<f32>]) {
         match (from, columns) {
             (Some(from), Some(columns)) => {
@@ -69,7 +69,7 @@ fn rows(from: Option<&[f32]>, branch: &[f32], factors: Factors<'_>) -> Vec<f32> 
         let factor = factors.of_row(row);
         one_row(from, &branch[place], factors.columns, factor, to);
     };
-    // SAFETY: the tasks cover all rows, and each row is written whole.
+    // SAFETY: the tasks cover all rows, and each row is written in full.
     unsafe {
         alloc_uninit(branch.len(), |to| {
             to.par_chunks_mut(task * width)
@@ -82,12 +82,12 @@ fn rows(from: Option<&[f32]>, branch: &[f32], factors: Factors<'_>) -> Vec<f32> 
     }
 }
 
-/// `xs` and the branch times its factors.
+/// `xs` plus the branch times its factors.
 pub(super) fn add_branch(xs: &[f32], branch: &[f32], factors: Factors<'_>) -> Vec<f32> {
     rows(Some(xs), branch, factors)
 }
 
-/// A branch, or a gradient, times the factors.
+/// A branch, or its gradient, times the factors.
 pub(super) fn multiply(branch: &[f32], factors: Factors<'_>) -> Vec<f32> {
     rows(None, branch, factors)
 }
@@ -100,7 +100,7 @@ multiversion! {
     }
 }
 
-/// The gradient of the factors of the columns.
+/// The gradient of the column factors.
 pub(super) fn columns_gradient(grad: &[f32], branch: &[f32], factors: Factors<'_>) -> Vec<f32> {
     let width = factors.width;
     let task = rows_per_partial(grad.len() / width, width);

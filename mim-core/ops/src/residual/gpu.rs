@@ -1,7 +1,7 @@
-//! The halves of a block on a GPU.
+//! Half blocks on a GPU.
 //!
-//! Between the layers values are of the type of products. Kept are the input of the middle and, for
-//! attention, its output; the normalised input and GELU's output are computed again.
+//! Between the layers, values have the dtype of the products. The backward pass gets the input of the middle and, for
+//! attention, its output; it computes the normalised input and GELU's output again.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -12,11 +12,11 @@ use crate::attention::{check_bias, sizes};
 use crate::device_copy::send;
 use crate::gelu::gpu::Unit;
 use crate::gpu::{self, Buffer, differentiable, rows};
-use crate::layer_norm::gpu::{BatchNormOutput, Norm, backward_affine};
+use crate::layer_norm::gpu::{Norm, Normalized, backward_affine};
 use crate::linear::gpu::{Weight, compute_type};
 use crate::multi_operand::{MultiOperand, request_backward};
 
-/// Weights and biases of a half, ready for kernels.
+/// Weights and biases of a half block, ready for kernels.
 struct Layers {
     norm: Norm,
     weights: [Weight; 2],
@@ -24,14 +24,14 @@ struct Layers {
     dtype: DType,
 }
 
-/// What the backward pass needs of the forward pass; the input of the middle lacks its bias for GELU.
+/// Values stored for the backward pass; for GELU, the input of the middle lacks the bias.
 enum Middle {
     Gelu(Tensor),
     Attention { call: Call, ys: Tensor, lse: Tensor },
 }
 
 impl Layers {
-    /// From the operands of a half, all contiguous.
+    /// From the operands of a half block, all contiguous.
     fn new(tensors: &[Tensor; 8], eps: f32) -> Result<Self> {
         let dtype = compute_type();
         let [nw, nb, w1, b1, w2, b2, ..] = tensors;
@@ -46,7 +46,7 @@ impl Layers {
         })
     }
 
-    /// The output of the middle from the normalised input.
+    /// The output of the middle, from the normalised input.
     fn middle(
         &self,
         normed: &Tensor,
@@ -71,8 +71,8 @@ impl Layers {
         Ok((ys.clone(), Middle::Attention { call, ys, lse }))
     }
 
-    /// The output of the middle, and the gradient of its input from that of its output; that of attention's bias
-    /// is left in `operands`.
+    /// The output of the middle, and the gradient of its input from that of its output; sets the gradient of the
+    /// attention bias in `operands`.
     fn backward_middle(
         &self,
         operands: &MultiOperand<8>,
@@ -85,7 +85,7 @@ impl Layers {
                 let (dx, ys) = Unit::Gelu.backward(before, bias, grad, true)?;
                 match ys {
                     Some(ys) => Ok((ys, dx)),
-                    None => candle_core::bail!("GELU was not computed again"),
+                    None => candle_core::bail!("GELU was not recomputed"),
                 }
             }
             Middle::Attention { call, ys, lse } => {
@@ -97,14 +97,14 @@ impl Layers {
                 match inputs {
                     Inputs::Packed(dx) => Ok((ys.clone(), dx)),
                     Inputs::Apart(..) => {
-                        candle_core::bail!("the gradient of packed inputs is packed")
+                        candle_core::bail!("the gradient of packed inputs must be packed")
                     }
                 }
             }
         }
     }
 
-    /// The gradient of the input; those of the other operands are left in `operands`.
+    /// The gradient of the input; sets those of the other operands in `operands`.
     fn backward(
         &self,
         operands: &MultiOperand<8>,
@@ -133,7 +133,7 @@ impl Layers {
         self.norm.backward((xs, moments), &inner, Some(grad))
     }
 
-    /// Leaves the gradients of a layer's weight and bias; `exact` is `grad` as exact as it is known.
+    /// Sets the gradients of a layer's weight and bias; `exact` is `grad` before rounding, where available.
     fn set_grad(
         &self,
         operands: &MultiOperand<8>,
@@ -153,7 +153,7 @@ impl Layers {
     }
 }
 
-/// What acts on the branch, and the branch before it if its gradient needs it.
+/// The factors on the branch, and the branch itself if its gradient needs it.
 struct Factors {
     /// `[dim]`.
     scale: Option<Tensor>,
@@ -195,7 +195,7 @@ impl Factors {
         }
     }
 
-    /// The gradient of the branch; that of layer scale is left in `operands`.
+    /// The gradient of the branch; sets that of layer scale in `operands`.
     fn backward(&self, operands: &MultiOperand<8>, grad: &Tensor) -> Result<Tensor> {
         if let (Some(scale), Some(branch)) = (&self.scale, &self.branch)
             && operands.tensors[SCALE].track_op()
@@ -208,7 +208,7 @@ impl Factors {
     }
 }
 
-/// Whether kernels take these operands; `packed` is the width behind the first layer.
+/// Whether the kernels take these operands; `packed` is the output width of the first layer.
 pub(super) fn is_supported(
     xs: &Tensor,
     operands: &[&Tensor],
@@ -242,7 +242,7 @@ pub(super) fn residual(
     let layers = Layers::new(&operands.tensors, super::narrow(half.eps))?;
     let mut factors = Factors::new(half, &xs)?;
     let values = xs.detach();
-    let BatchNormOutput {
+    let Normalized {
         ys: normed,
         moments,
     } = layers.norm.forward(&values, layers.dtype)?;

@@ -1,9 +1,9 @@
 //! The two halves of a pre-norm transformer block, each as one operation:
 //! `x + d g (W2 f(W1 LN(x) + b1) + b2)`, where `f` is GELU or attention, `g` layer scale and `d` drop path.
 //!
-//! As one operation they keep only what stands before `f` (and what attention gave) for the backward pass and
-//! let go of it there, where a chain of operations keeps every value in between until the step ends. And no
-//! gradient of a value in between passes through candle's store.
+//! A fused half block stores only the input of `f` (and the output of attention) for the backward pass, and frees it
+//! there. A chain of operations would store every intermediate value until the step ends. Also, no
+//! gradient of an intermediate value passes through candle's store.
 
 mod cpu;
 mod gpu;
@@ -29,42 +29,42 @@ pub struct Affine<'a> {
     pub bias: &'a Tensor,
 }
 
-/// What half of a block consists of, but for the function in the middle.
+/// The layers of a half block, except the function in the middle.
 #[derive(Debug, Clone, Copy)]
 pub struct HalfBlock<'a> {
-    /// The layer norm in front.
+    /// The layer norm at the input.
     pub norm: Affine<'a>,
     /// Its epsilon.
     pub eps: f64,
-    /// The linear layers before and behind the middle.
+    /// The linear layers before and after the middle.
     pub linears: [Affine<'a>; 2],
-    /// Layer scale `[dim]`: factors of the columns of the branch (Touvron et al., "Going deeper with Image
+    /// Layer scale `[dim]`: factors for the columns of the branch (Touvron et al., "Going deeper with Image
     /// Transformers", ICCV 2021).
     pub scale: Option<&'a Tensor>,
-    /// Factors of the branch of each of the first axis' samples: 0 or more than 1 with drop path.
+    /// Factors of the branch, one per sample of the first axis: with drop path, 0 or more than 1.
     pub samples: Option<&'a [f32]>,
 }
 
 /// `xs + fc2(gelu(fc1(norm(xs))))`: the feed-forward half of a block.
 ///
-/// `xs` is `[..., dim]`, the `linears` of `half` are fc1 and fc2.
+/// `xs` is `[..., dim]`; the `linears` of `half` are fc1 and fc2.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the shapes do not fit together.
+/// [`Error::Shape`] if the shapes do not match.
 pub fn residual_mlp(xs: &Tensor, half: &HalfBlock<'_>) -> Result<Tensor> {
     apply(xs, half, Inner::Gelu)
 }
 
 /// `xs + proj(attention(qkv(norm(xs))))`: the attention half of a block.
 ///
-/// `xs` is `[batch, tokens, dim]`, the `linears` of `half` are qkv, packed as
-/// [`attention()`](super::attention()) takes it, and proj; `scale` multiplies the scores and `bias` is added
-/// to them, both as there.
+/// `xs` is `[batch, tokens, dim]`; the `linears` of `half` are qkv, packed as in
+/// [`attention()`](super::attention()), and proj. `scale` multiplies the scores and `bias` is added
+/// to them, as in `attention`.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the shapes do not fit together.
+/// [`Error::Shape`] if the shapes do not match.
 pub fn residual_attention(
     xs: &Tensor,
     half: &HalfBlock<'_>,
@@ -75,7 +75,7 @@ pub fn residual_attention(
     apply(xs, half, inner)
 }
 
-/// What stands between the two linear layers.
+/// The function between the two linear layers.
 #[derive(Debug, Clone, Copy)]
 enum Inner<'a> {
     Gelu,
@@ -87,7 +87,7 @@ enum Inner<'a> {
 }
 
 impl Inner<'_> {
-    /// Values of its input for each of its output.
+    /// Width of its input relative to its output.
     fn parts(self) -> usize {
         match self {
             Self::Gelu => 1,
@@ -97,7 +97,7 @@ impl Inner<'_> {
 }
 
 impl HalfBlock<'_> {
-    /// Whether everything has the shape that the width of the tokens asks for.
+    /// Whether all shapes match this token width.
     fn fits(&self, width: usize, parts: usize) -> bool {
         let [first, second] = self.linears;
         let (&[middle, inputs], &[outputs, inside]) = (first.weight.dims(), second.weight.dims())
@@ -119,8 +119,8 @@ impl HalfBlock<'_> {
                 .all(|(row, len)| row.is_none_or(|row| row.dims() == [*len]))
     }
 
-    /// Weight and bias of the norm, of the first and of the second layer, layer scale and the bias of attention,
-    /// all contiguous; something without a gradient for what is not there.
+    /// Weight and bias of the norm, of the first and of the second layer, layer scale, and the attention bias,
+    /// all contiguous; absent ones are placeholders without a gradient.
     fn operands(&self, bias: Option<&Tensor>) -> Result<(MultiOperand<8>, Tensor)> {
         let none = self.norm.bias.detach();
         let [norm, first, second] =
@@ -139,7 +139,7 @@ impl HalfBlock<'_> {
                 "factors of a residual branch",
                 format!("one for each of the samples of {:?}", xs.dims()),
                 samples.len(),
-                "draw as many as the first axis is long",
+                "draw one factor for each index of the first axis",
             )),
             _ => Ok(()),
         }
@@ -208,7 +208,7 @@ mod tests {
     use crate::{Precision, with_precision};
     use candle_core::{DType, Var};
 
-    /// Operands for inputs of this shape: input, norm, first and second linear layer.
+    /// Operands for an input of this shape: input, norm, first and second linear layer.
     fn operands(shape: &[usize], middle: usize, inside: usize) -> Vec<Tensor> {
         let width = shape[shape.len() - 1];
         let small = |seed: u64, shape: &[usize]| (random(seed, shape) * 0.3).unwrap();
@@ -223,7 +223,7 @@ mod tests {
         ]
     }
 
-    /// The operands behind those of [`operands`] are layer scale and the bias of attention.
+    /// The operands after those of [`operands`] are layer scale and the attention bias.
     fn half<'a>(t: &'a [Tensor], samples: Option<&'a [f32]>) -> HalfBlock<'a> {
         let part = |at: usize| Affine {
             weight: &t[at],
@@ -304,7 +304,7 @@ mod tests {
     #[cfg(feature = "cuda")]
     #[test]
     fn on_a_gpu_it_follows_the_reference_in_both_precisions() {
-        /// Heads and bias of attention; GELU without them.
+        /// Heads of attention and whether it has a bias; `None` for GELU.
         type Heads = Option<(usize, Option<Tensor>)>;
         let both =
             |inputs: &[Tensor], samples: Option<&[f32]>, inner: &dyn Fn(&[Tensor]) -> Heads| {
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_tracks_gets_a_gradient() {
+    fn only_tracked_operands_get_gradients() {
         let mut inputs = operands(&[2, 5, 8], 16, 16);
         inputs.push(random(8, &[8]));
         for tracked_id in 0..inputs.len() {
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn bf16_products_are_near_those_in_f32() {
+    fn bf16_products_are_close_to_f32() {
         let inputs = operands(&[2, 9, 32], 96, 32);
         let exact = attention(&inputs, 4).unwrap();
         let near = with_precision(Precision::Bf16, || attention(&inputs, 4)).unwrap();
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit() {
+    fn refuses_mismatched_shapes() {
         let inputs = operands(&[2, 5, 8], 24, 8);
         assert!(attention(&inputs, 3).is_err() && attention(&inputs, 0).is_err());
         for (at, shape) in [

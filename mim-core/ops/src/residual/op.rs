@@ -1,4 +1,4 @@
-//! Half of a block as an operation of candle's.
+//! A half block as a candle op.
 
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
@@ -14,32 +14,32 @@ use crate::multi_operand::{MultiOperand, request_backward};
 use crate::profile::{Pass, Timer, timer};
 use crate::{gelu, layer_norm};
 
-/// What the forward pass leaves for the backward pass.
+/// Values that the forward pass stores for the backward pass.
 pub(super) struct Saved {
     /// The input of the middle.
     middle: Kept,
-    /// The output of attention, which takes long to compute; that of GELU does not.
+    /// The output of attention, which is slow to compute; GELU's output is computed again.
     attended: Option<Kept>,
-    /// The branch before layer scale, if there is one.
+    /// The branch before layer scale, if layer scale exists.
     branch: Option<Vec<f32>>,
 }
 
 pub(super) struct Residual {
-    /// Weight and bias of the norm, of the first and of the second linear layer; layer scale and the bias of
-    /// attention.
+    /// Weight and bias of the norm, of the first and of the second linear layer; layer scale and the attention
+    /// bias.
     pub(super) operands: MultiOperand<8>,
     /// Whether there is layer scale.
     pub(super) scaled: bool,
-    /// Whether there is a bias of attention.
+    /// Whether there is an attention bias.
     pub(super) biased: bool,
     pub(super) eps: f32,
-    /// The middle; GELU without it.
+    /// Attention in the middle; `None` for GELU.
     pub(super) attention: Option<Attention>,
-    /// Factors of the branch by sample.
+    /// Factors of the branch, one per sample.
     pub(super) samples: Option<Vec<f32>>,
-    /// Whether a backward pass may come.
+    /// Whether to store values for a backward pass.
     pub(super) keep: bool,
-    /// From the forward to the first backward pass; a second one computes it again.
+    /// Stored by the forward pass and taken by the first backward pass; a second one computes it again.
     pub(super) saved: Mutex<Option<Saved>>,
 }
 
@@ -75,7 +75,7 @@ impl Residual {
         self.biased.then(|| &self.operands.tensors[BIAS])
     }
 
-    /// The normalised input, and what its backward pass needs.
+    /// The normalised input and its row statistics.
     fn normed(&self, xs: &[f32]) -> candle_core::Result<(Vec<f32>, Vec<layer_norm::Moments>)> {
         let [weight, bias, ..] = &self.operands.tensors;
         let (weight, bias) = (floats(weight)?, floats(bias)?);
@@ -83,7 +83,7 @@ impl Residual {
         Ok(layer_norm::cpu::forward(xs, weight.len(), affine, self.eps))
     }
 
-    /// Attention over the packed input, if that is the middle.
+    /// Attention over the packed input, if attention is the middle.
     fn attended(&self, packed: &[f32]) -> candle_core::Result<Option<Vec<f32>>> {
         let Some(attention) = &self.attention else {
             return Ok(None);
@@ -100,7 +100,7 @@ impl Residual {
         Ok(Some(attended))
     }
 
-    /// What the backward pass needs, and the result if it is wanted.
+    /// The values for the backward pass, and the output.
     fn run(&self, xs: &[f32], normed: &[f32]) -> candle_core::Result<(Saved, Vec<f32>)> {
         let [_, _, first, first_bias, second, second_bias, ..] = &self.operands.tensors;
         let middle = Linear::values(normed, first, &floats(first_bias)?)?;
@@ -137,9 +137,9 @@ impl Residual {
         }
     }
 
-    /// What the forward pass left; it is let go of here.
+    /// The stored values of the forward pass; this takes them out.
     fn saved(&self, xs: &[f32], normed: &[f32]) -> candle_core::Result<Saved> {
-        // Nothing that holds the lock can panic.
+        // No code panics while it holds the lock.
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         match saved.take() {
             Some(saved) => Ok(saved),
@@ -147,7 +147,7 @@ impl Residual {
         }
     }
 
-    /// The gradient of the branch before its factors; leaves that of layer scale.
+    /// The gradient of the branch before its factors; sets that of layer scale.
     fn branch_gradient<'a>(
         &self,
         branch: Option<&[f32]>,
@@ -171,7 +171,7 @@ impl Residual {
         })
     }
 
-    /// The gradient of the packed input of attention; leaves that of its bias.
+    /// The gradient of the packed input of attention; sets that of its bias.
     fn attention_gradient(
         &self,
         attention: &Attention,
@@ -193,7 +193,7 @@ impl Residual {
         Ok(dx)
     }
 
-    /// Leaves the gradients of the linear layer whose weight is tensor `at`; gives that of its input `xs`.
+    /// Sets the gradients of the linear layer whose weight is tensor `at`; returns that of its input `xs`.
     fn linear_gradient(
         &self,
         at: usize,
@@ -208,7 +208,7 @@ impl Residual {
         Linear::input_gradient(weight, grad)
     }
 
-    /// Leaves the gradients of the norm; gives that of its input, with `grad` added.
+    /// Sets the gradients of the norm; returns that of its input, plus `grad`.
     fn norm_gradient(
         &self,
         (xs, found): (&[f32], &[layer_norm::Moments]),
@@ -280,7 +280,7 @@ impl CustomOp2 for Residual {
                 self.attention_gradient(attention, &middle, &inner)?
             }
             _ => {
-                // The slopes take the place of the values.
+                // The slopes replace the values in place.
                 let inside = gelu::cpu::forward_and_slopes(&mut middle);
                 let mut inner = self.linear_gradient(SECOND, &inside, &outer)?;
                 drop((inside, outer));

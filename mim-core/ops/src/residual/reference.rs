@@ -1,4 +1,4 @@
-//! The halves of a block as chains of operations.
+//! Half blocks as chains of operations.
 
 use candle_core::Tensor;
 

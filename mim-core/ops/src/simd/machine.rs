@@ -1,19 +1,19 @@
-//! What the processor has, and how much of it may be used.
+//! Instruction sets of the CPU, and which of them may be used.
 
 use std::sync::LazyLock;
 
-/// Instructions that there is code for; each set comes with those before it.
+/// Instruction sets with their own code; each includes the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Instructions {
-    /// Those of every processor of its kind.
+    /// The baseline of the architecture.
     Portable,
-    /// With fused multiply-add.
+    /// Including fused multiply-add.
     Avx2,
     /// F, BW, DQ and VL.
     Avx512,
-    /// With products of bfloat16.
+    /// Including bfloat16 products.
     Avx512Bf16,
-    /// Tiles of bfloat16.
+    /// bfloat16 tiles.
     Amx,
 }
 
@@ -33,7 +33,7 @@ impl Instructions {
         found.map(|(_, instructions)| *instructions)
     }
 
-    /// Whether `MIM_CPU` lets them be used; the machine need not have them.
+    /// Whether `MIM_CPU` allows them; the CPU need not support them.
     #[inline]
     pub(crate) fn allowed(self) -> bool {
         static MOST: LazyLock<Instructions> = LazyLock::new(most);
@@ -41,19 +41,19 @@ impl Instructions {
     }
 }
 
-/// What `MIM_CPU` says.
+/// The limit set by `MIM_CPU`.
 fn most() -> Instructions {
     let Some(name) = std::env::var_os("MIM_CPU") else {
         return Amx;
     };
     Instructions::called(&name.to_string_lossy()).unwrap_or_else(|| {
         let names = Instructions::NAMES.map(|(name, _)| name).join(", ");
-        tracing::warn!("MIM_CPU is {name:?}, not one of {names}: all instructions are used");
+        tracing::warn!("MIM_CPU is {name:?}, which is not one of {names}; it is ignored");
         Amx
     })
 }
 
-/// Whether AVX2 and fused multiply-add are there.
+/// Whether AVX2 and fused multiply-add are available.
 #[inline]
 pub(crate) fn has_avx2() -> bool {
     Avx2.allowed()
@@ -61,7 +61,7 @@ pub(crate) fn has_avx2() -> bool {
         && std::arch::is_x86_feature_detected!("fma")
 }
 
-/// Whether the AVX-512 subsets are there that `multiversion` compiles for.
+/// Whether the AVX-512 subsets that `multiversion` compiles for are available.
 #[inline]
 pub(crate) fn has_avx512() -> bool {
     Avx512.allowed()
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_from_less_to_more() {
+    fn instruction_sets_are_ordered() {
         assert!(Instructions::NAMES.is_sorted_by_key(|(_, instructions)| *instructions));
         assert_eq!(Instructions::called("avx2"), Some(Avx2));
         assert_eq!(Instructions::called("AVX2"), None);

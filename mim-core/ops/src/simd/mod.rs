@@ -1,11 +1,11 @@
-//! One body for every instruction set, and the vectorisable mathematics the kernels share.
+//! SIMD dispatch, and vectorisable mathematics that the kernels share.
 //!
-//! Fused multiply-add is left out on purpose: without it every instruction set gives the same bits.
+//! Fused multiply-add is left out on purpose: without it, every instruction set gives the same bits.
 //!
-//! The environment variable `MIM_CPU` holds them to less than an x86 machine has, to test what other machines
-//! run: `portable`, `avx2`, `avx512`, `avx512_bf16` or `amx`, each with those before it. It is read once; any
-//! other value is passed over with a warning. The crate `gemm`, which multiplies matrices where there is no
-//! kernel of our own, and the loops over images of other modules look at the machine by themselves.
+//! The environment variable `MIM_CPU` limits an x86 CPU to fewer instructions, to test what other machines
+//! run: `portable`, `avx2`, `avx512`, `avx512_bf16` or `amx`, each including the previous ones. It is read once; any
+//! other value is ignored with a warning. Not limited are the crate `gemm`, which multiplies matrices without a
+//! blocked kernel, and the image loops of other modules: they detect the CPU themselves.
 
 #[cfg(target_arch = "x86_64")]
 mod machine;
@@ -13,13 +13,13 @@ mod machine;
 #[cfg(target_arch = "x86_64")]
 pub(super) use machine::{Instructions, has_avx2, has_avx512, has_avx512_bf16};
 
-/// Partial sums of a reduction: two AVX-512 registers, so that their latencies overlap.
+/// Number of partial sums of a reduction: two AVX-512 registers, so that their latencies overlap.
 const LANES: usize = 32;
 
-/// Compiles a function for AVX-512, AVX2 and the baseline, and picks one at each call.
+/// Compiles a function for AVX-512, AVX2 and the baseline, and dispatches at each call.
 ///
-/// The body must be plain slice code that the compiler vectorises by itself; everything it calls
-/// must be `#[inline(always)]` to be compiled along with it.
+/// The body must be plain slice code that the compiler vectorises by itself. Everything it calls
+/// must be `#[inline(always)]`, to be compiled for the same instruction set.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -38,11 +38,11 @@ macro_rules! multiversion {
                     portable($($arg),*)
                 }
                 if $crate::simd::has_avx512() {
-                    // SAFETY: the line above found the features this version needs.
+                    // SAFETY: the line above detected the features of this version.
                     return unsafe { avx512($($arg),*) };
                 }
                 if $crate::simd::has_avx2() {
-                    // SAFETY: the line above found the feature this version needs.
+                    // SAFETY: the line above detected the feature of this version.
                     return unsafe { avx2($($arg),*) };
                 }
             }
@@ -60,11 +60,11 @@ pub(super) fn polynomial<const N: usize>(c: [f32; N], x: f32) -> f32 {
 
 /// `e^x` for `x <= 88`, relative error below 2e-7; 0 below -87, NaN for NaN.
 ///
-/// `e^x = 2^n e^r` with `n` whole and `|r| <= ln(2) / 2`, where the Taylor series of degree 7 is
+/// `e^x = 2^n e^r` with a whole `n` and `|r| <= ln(2) / 2`, where the Taylor series of degree 7 is
 /// exact to f32.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    /// Below it the result would leave the normal numbers.
+    /// Below this the result would be subnormal.
     const LOWEST: f32 = -87.0;
     /// Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
@@ -90,7 +90,7 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { y }
 }
 
-/// Adds up the lanes pairwise.
+/// Sums the lanes pairwise.
 #[inline(always)]
 fn total(lanes: [f32; LANES]) -> f32 {
     let mut lanes = lanes;
@@ -136,7 +136,7 @@ pub(super) fn sum2(xs: &[f32], ys: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     total(lanes)
 }
 
-/// The largest value; NaN are passed over.
+/// The largest value; NaN is ignored.
 #[inline(always)]
 pub(super) fn largest(xs: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };

@@ -1,6 +1,6 @@
 //! Softmax on a GPU.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_entries_get_exactly_zero_and_nan_is_not_swallowed() {
+    fn hidden_entries_get_exactly_zero_and_nan_propagates() {
         let device = gpu();
         let hidden = f32::NEG_INFINITY;
         let rows = [[0f32, hidden], [hidden, hidden], [1., f32::NAN]];

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn nan_is_not_swallowed() {
+    fn nan_propagates() {
         let rows = [[0f32, f32::NAN], [f32::NEG_INFINITY, f32::NEG_INFINITY]];
         let ys = softmax(&Tensor::new(&rows, &Device::Cpu).unwrap()).unwrap();
         let ys = ys.flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "`multiversion` calls what the machine was found to have"
+    reason = "`multiversion` calls instructions only after it detected them"
 )]
 
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::partition::rows_per_task;
 use crate::simd::multiversion;
 
-/// Partial sums: four AVX-512 registers, so that their latencies overlap.
+/// Number of partial sums: four AVX-512 registers, so that their latencies overlap.
 const LANES: usize = 32;
 
 multiversion! {
@@ -29,7 +29,7 @@ multiversion! {
     }
 }
 
-/// The sum of squares: blocks of fixed size, added in their order.
+/// The sum of squares: blocks of fixed size, added in order.
 pub(super) fn sum_squares(xs: &[f32]) -> f64 {
     let blocks: Vec<f64> = xs.par_chunks(rows_per_task(1)).map(block).collect();
     blocks.iter().sum()

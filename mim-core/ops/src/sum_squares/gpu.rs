@@ -1,6 +1,6 @@
 //! Sums of squares on a GPU: two launches for all tensors, and no copy to the host.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Result, Tensor};
 
@@ -20,13 +20,13 @@ pub(super) fn sums_of_squares(all: &[&Tensor]) -> Result<Tensor> {
     let mut partials = Buffer::new(table.chunks(), DType::F64, device)?;
     let table = table.place(device)?;
     let kernel = Kernel::new("sum_squares", "sum_squares_chunks");
-    // SAFETY: the words are those of `sum_squares::Tensor`, and there is a partial sum for each chunk.
+    // SAFETY: the words follow `sum_squares::Tensor`, and there is a partial sum for each chunk.
     unsafe { table.launch(&kernel, vec![Arg::Write(&mut partials)])? };
     let partials = partials.into_tensor();
     let mut sums = Buffer::new(all.len(), DType::F64, device)?;
     let kernel = Kernel::new("sum_squares", "sum_squares_tensors");
     let more = vec![Arg::Read(&partials), Arg::Write(&mut sums)];
-    // SAFETY: as above, and there is a sum for each tensor.
+    // SAFETY: as above, and there is one sum per tensor.
     unsafe { table.launch_each(&kernel, more)? };
     Ok(sums.into_tensor())
 }

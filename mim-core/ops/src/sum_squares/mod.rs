@@ -14,8 +14,8 @@ use crate::Result;
 
 /// `Σ x²` over all values, any shape, without a gradient.
 ///
-/// f32 on the CPU is added up in f64, so squares do not overflow. Squared norms of many tensors
-/// add: the norm of all gradients is the root of the sum.
+/// f32 values on the CPU are summed in f64, so squares do not overflow. The sums of many tensors
+/// add up: the norm of all gradients is the root of the total.
 ///
 /// # Errors
 ///
@@ -28,7 +28,8 @@ pub fn sum_squares(xs: &Tensor) -> Result<f64> {
     reference::sum_squares(xs)
 }
 
-/// [`sum_squares`] of many tensors, `[tensors]` f64, on all threads; on a GPU in two launches, and the sums stay there.
+/// [`sum_squares`] of many tensors, `[tensors]` f64: in parallel on all threads, or in two launches on a GPU, where the
+/// sums stay.
 ///
 /// # Errors
 ///

@@ -1,11 +1,11 @@
-//! f32 kernels of windows; all of it is safe code.
+//! f32 kernels of windows, without unsafe code.
 
 use rayon::prelude::*;
 
 use super::Window;
 use crate::partition::rows_per_task;
 
-/// Sizes of maps, of the grid of windows, and the windows.
+/// Sizes of the maps, of the grid of windows, and of the windows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Geometry {
     pub(super) batch: usize,
@@ -16,13 +16,13 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// Values of one window.
+    /// Values per window.
     pub(super) fn values(self) -> usize {
         self.window.kernel * self.window.kernel * self.channels
     }
 
-    /// The part of window `col` that lies on a row of the map: where it starts in the row, where in
-    /// the window, and its length, all in pixels.
+    /// The part of window `col` inside a row of the map, in pixels: its start in the row, its start in
+    /// the window, and its length.
     fn span(self, col: usize) -> (usize, usize, usize) {
         let Window {
             kernel,
@@ -70,9 +70,9 @@ pub(super) fn forward(xs: &[f32], size: Geometry) -> Vec<f32> {
     ys
 }
 
-/// The sum of all windows' gradients on each pixel.
+/// The sum of all window gradients at each pixel.
 ///
-/// Each row of a map is made by one task, which adds the windows from top left to bottom right.
+/// Each row of a map is computed by one task, which adds the windows from top left to bottom right.
 pub(super) fn backward(grad: &[f32], size: Geometry) -> Vec<f32> {
     let ((height, width), (rows, cols)) = (size.input, size.output);
     let (values, channels, kernel) = (size.values(), size.channels, size.window.kernel);

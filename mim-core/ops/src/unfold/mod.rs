@@ -1,4 +1,4 @@
-//! Windows of feature maps with their channels last, as rows for a matrix product.
+//! Sliding windows of channels-last feature maps, as rows for a matrix product.
 
 mod cpu;
 mod gpu;
@@ -11,28 +11,28 @@ use super::gpu::is_supported;
 use super::profile::{Pass, timer};
 use crate::{Error, Result};
 
-/// The windows of a convolution.
+/// Geometry of the windows of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// Side in pixels.
     pub kernel: usize,
-    /// Pixels from one window to the next.
+    /// Distance between windows in pixels.
     pub stride: usize,
-    /// Zeros around the map.
+    /// Zero padding around the map in pixels.
     pub padding: usize,
 }
 
 impl Window {
-    /// Windows along an axis of `length` pixels; none if not even one fits.
+    /// Number of windows along an axis of `length` pixels; `None` if not even one fits.
     pub fn count(self, length: usize) -> Option<usize> {
         let room = (length + 2 * self.padding).checked_sub(self.kernel)?;
         (self.kernel > 0 && self.stride > 0).then(|| room / self.stride + 1)
     }
 }
 
-/// The windows of `xs` `[batch, height, width, channels]`: `[batch, rows, cols, kernel * kernel * channels]`.
+/// Extracts the windows of `xs` `[batch, height, width, channels]`: `[batch, rows, cols, kernel * kernel * channels]`.
 ///
-/// Values of a window come (row, column, channel); a convolution is this and a linear map. The
+/// Values in a window are ordered (row, column, channel); unfold and a linear map make a convolution. The
 /// gradient of a pixel is the sum over its windows, always added in the same order.
 ///
 /// # Errors

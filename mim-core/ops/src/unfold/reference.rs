@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::Window;
 use crate::{Error, Result};
 
-/// See [`super::unfold`]: every place of the window taken from the padded map.
+/// See [`super::unfold`]: every offset in the window, sliced from the padded map.
 pub(super) fn unfold(xs: &Tensor, window: Window) -> Result<Tensor> {
     let (_, height, width, _) = xs.dims4()?;
     let Window {

@@ -16,16 +16,16 @@ use self::progress_thread::ProgressThread;
 use super::{Communicator, Overlap, Pending, Reduce};
 use crate::{Error, Result};
 
-/// The group of processes that `mpirun` started.
+/// The process group started by `mpirun`.
 ///
-/// Tensors on a GPU go through the host: NCCL is the way between GPUs. MPI ends all processes if a call fails.
-/// What is [started](Communicator::start) is sent by a thread of its own, in a communicator of its own, where MPI
-/// lets several threads call it (`MPI_THREAD_MULTIPLE`) in all processes.
+/// GPU tensors go through the host; use NCCL between GPUs. MPI ends all processes if a call fails.
+/// [Started](Communicator::start) means are sent by a progress thread with its own MPI communicator, if
+/// MPI supports `MPI_THREAD_MULTIPLE` on all processes.
 pub struct Mpi {
     rank: usize,
     world: usize,
     beside: Option<ProgressThread>,
-    // Not dropped with the group: after a failure, finalising would wait for the others for ever.
+    // Not dropped with the group: after a failure, finalising would wait for the others forever.
     universe: Mutex<Option<ManuallyDrop<Universe>>>,
 }
 
@@ -34,12 +34,12 @@ impl Mpi {
     ///
     /// # Errors
     ///
-    /// [`Error::Group`] if this process has joined before.
+    /// [`Error::Group`] if this process has joined already.
     pub fn join() -> Result<Self> {
         let Some((universe, provided)) = initialize_with_threading(Threading::Multiple) else {
             return Err(Error::group(
-                "MPI was started before in this process",
-                "join the group once",
+                "MPI is already initialised in this process",
+                "join the group only once",
             ));
         };
         let world = universe.world();
@@ -129,7 +129,7 @@ fn with_values<R>(xs: &Tensor, work: impl FnOnce(&[f32]) -> R) -> candle_core::R
         (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
             Ok(work(&values[start..end]))
         }
-        _ => bail!("MPI takes f32 only"),
+        _ => bail!("MPI collectives take f32 only"),
     }
 }
 

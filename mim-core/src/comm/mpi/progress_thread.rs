@@ -1,4 +1,4 @@
-//! A thread that sends while another one computes.
+//! A progress thread: it sends while the main thread computes.
 
 use std::mem::ManuallyDrop;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -18,33 +18,36 @@ const POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 type Job = Box<dyn FnOnce(&SimpleCommunicator) + Send>;
 
-/// The thread, until its end, and the way to it.
+/// The thread, until it ends, and the queue to it.
 pub(super) struct ProgressThread(Mutex<Option<(Sender<Job>, JoinHandle<()>)>>);
 
 impl ProgressThread {
-    /// Starts the thread; all processes must do so between the same calls.
+    /// Starts the thread. This is collective: all processes must call it at the same point in their sequence of calls.
     pub(super) fn start() -> Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (ready, started) = mpsc::channel();
         let work = move || {
-            // A handle cannot change threads. It is not freed, for that would wait for the others, too.
+            // A handle cannot move between threads. It is never freed, since freeing waits for the others.
             let group = ManuallyDrop::new(SimpleCommunicator::world().duplicate());
-            // Whoever starts this waits.
+            // `start` waits for this.
             let _ = ready.send(());
             queue.into_iter().for_each(|job| job(&group));
         };
         let thread = std::thread::Builder::new().name("mim-mpi".into());
-        let thread = thread
-            .spawn(work)
-            .map_err(|error| Error::group(format!("no thread to send by: {error}"), "try again"))?;
+        let thread = thread.spawn(work).map_err(|error| {
+            Error::group(
+                format!("cannot start the MPI progress thread: {error}"),
+                "check the thread limit of this machine",
+            )
+        })?;
         started.recv().map_err(|_| ended())?;
         Ok(Self(Mutex::new(Some((jobs, thread)))))
     }
 
-    /// Starts to compute the mean of all processes' tensors.
+    /// Starts the mean over the tensors of all processes.
     pub(super) fn mean(&self, xs: Tensor) -> Result<Pending> {
         let device = xs.device().clone();
-        // Here, for candle orders the work of a GPU by the thread that asks for it.
+        // Copy here: candle orders GPU work by the calling thread.
         let xs = xs.to_device(&Device::Cpu)?;
         let mean = self.run(move |group| {
             await_others(group);
@@ -62,7 +65,7 @@ impl ProgressThread {
     ) -> Result<Receiver<T>> {
         let (done, result) = mpsc::channel();
         let job: Job = Box::new(move |group| {
-            // Nobody may want it any more.
+            // The receiver may be gone.
             let _ = done.send(job(group));
         });
         let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,18 +76,18 @@ impl ProgressThread {
         }
     }
 
-    /// Waits for what has been started, and for the end of the thread.
+    /// Waits for all started work and ends the thread.
     pub(super) fn end(&self) {
         let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((jobs, thread)) = thread {
             drop(jobs);
-            // If it panicked, so has what it was asked for.
+            // If the thread panicked, its jobs have reported errors.
             let _ = thread.join();
         }
     }
 }
 
-/// Waits until all processes are here, asleep: MPI's own calls keep a core busy that the backward pass needs.
+/// A barrier that sleeps: MPI's own barrier would keep a core busy that the backward pass needs.
 fn await_others(group: &SimpleCommunicator) {
     let mut all = group.immediate_barrier();
     while let Err(not_yet) = all.test() {
@@ -94,5 +97,8 @@ fn await_others(group: &SimpleCommunicator) {
 }
 
 fn ended() -> Error {
-    Error::group("the thread that sends has ended", "see what it said before")
+    Error::group(
+        "the MPI progress thread has ended",
+        "look for an earlier message in the output of this process",
+    )
 }

@@ -1,4 +1,4 @@
-//! The decoder of point clouds, from the coarsest level to the finer ones.
+//! The point cloud decoder, from the coarsest level to finer ones.
 
 mod propagation;
 
@@ -17,21 +17,21 @@ const NAME: &str = "decoder";
 
 /// Settings of [`PointDecoder`]; `Default` is that of Point-M2AE and I2P-MAE.
 ///
-/// The lists have one number for each stage, the coarsest first. Widths are those of the encoder's levels.
+/// Lists have one number per stage, coarsest first. Widths are those of the encoder's levels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PointDecoderConfig {
-    /// Blocks of each stage. Default `[1, 1]`.
+    /// Blocks per stage. Default `[1, 1]`.
     pub depths: Vec<usize>,
-    /// Residual blocks of the propagation to each stage but the first. Default `[1]`.
+    /// Residual blocks in the propagation to each stage but the first. Default `[1]`.
     pub up_blocks: Vec<usize>,
-    /// Attention heads of all stages. Default 6.
+    /// Attention heads on every stage. Default 6.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over the tokens'. Default 4.
+    /// Hidden width of a block's MLP as a multiple of the token width. Default 4.
     pub mlp_ratio: f64,
     /// Epsilon of the layer norms. Default 1e-5.
     pub norm_eps: f64,
-    /// Largest rate of stochastic depth, at the last block; it grows evenly from 0. Default 0.1.
+    /// Stochastic depth rate of the last block; it grows linearly from 0. Default 0.1.
     pub drop_path_rate: f64,
 }
 
@@ -49,25 +49,26 @@ impl Default for PointDecoderConfig {
 }
 
 impl PointDecoderConfig {
-    /// The encoder's level whose groups are predicted.
+    /// The encoder level whose groups are predicted.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if there are not as many stages as levels allow.
+    /// [`Error::InvalidConfig`] if the number of stages does not match the levels.
     pub fn level(&self, encoder: &PointEncoderConfig) -> Result<usize> {
         let (stages, levels) = (self.depths.len(), encoder.levels());
         if stages == 0 || stages > levels || self.up_blocks.len() + 1 != stages {
             let value = format!("{:?}", self.depths);
             let why = format!(
-                "there are {} numbers in up_blocks, and the encoder has {levels} levels",
+                "up_blocks has {} numbers, and the encoder has {levels} levels",
                 self.up_blocks.len()
             );
-            let fix = "give depths one number for each stage, at most as many as levels, and up_blocks one less";
+            let fix =
+                "give depths one number per stage, at most one per level, and up_blocks one less";
             return Err(Error::config(NAME, "depths", value, why, fix));
         }
         if !(0. ..1.).contains(&self.drop_path_rate) {
-            let (value, why) = (self.drop_path_rate, "it is a rate");
-            let fix = "use a number from 0 to below 1";
+            let (value, why) = (self.drop_path_rate, "it must be in [0, 1)");
+            let fix = "use 0 for no stochastic depth";
             return Err(Error::config(NAME, "drop_path_rate", value, why, fix));
         }
         Ok(levels - stages)
@@ -77,14 +78,15 @@ impl PointDecoderConfig {
 /// The layers of one stage.
 #[derive(Debug, Clone)]
 struct Stage {
-    /// From the stage before.
+    /// Propagation from the previous stage.
     propagation: Option<PointPropagation>,
     positions: PointPositions,
     blocks: Vec<Block>,
 }
 
-/// Blocks over all groups of the coarsest level, a trained token for each hidden one, and on finer levels over what
-/// three neighbours of the stage before give, beside the encoder's visible tokens.
+/// Decodes groups from coarse to fine. On the coarsest level, blocks run over all groups, with a mask token for each
+/// hidden one. On finer levels, they run on features from three neighbours of the previous stage and the visible
+/// tokens.
 ///
 /// Zhang et al., Point-M2AE, NeurIPS 2022, Sec. 3.3; ZrrSkywalker/I2P-MAE @ 7d4e519, `models/I2P_MAE.py`.
 #[derive(Debug, Clone)]
@@ -100,7 +102,7 @@ impl PointDecoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(
         params: &Params,
         config: &PointDecoderConfig,
@@ -108,7 +110,7 @@ impl PointDecoder {
     ) -> Result<Self> {
         let level = config.level(encoder)?;
         let total: usize = config.depths.iter().sum();
-        // Draws of stochastic depth are others than the encoder's.
+        // Random streams of stochastic depth after those of the encoder.
         let (before, mut first) = (encoder.depths.iter().sum::<usize>(), 0);
         let mut stages = Vec::new();
         let dims: Vec<usize> = encoder.embed_dims.iter().rev().copied().collect();
@@ -145,16 +147,17 @@ impl PointDecoder {
         })
     }
 
-    /// The level whose groups it gives tokens of.
+    /// The level of the predicted groups.
     pub fn level(&self) -> usize {
         self.level
     }
 
-    /// Tokens of all groups of [`PointDecoder::level`], `[batch, groups, dim]`, from the encoder's of all levels.
+    /// Tokens of all groups of [`PointDecoder::level`], `[batch, groups, dim]`, from the encoder's tokens of all
+    /// levels.
     ///
     /// # Errors
     ///
-    /// If they are not those of the encoder.
+    /// If the tokens do not match the encoder.
     pub fn decode(
         &self,
         levels: &PointLevels,
@@ -183,12 +186,12 @@ impl PointDecoder {
         self.norm.forward(&xs)
     }
 
-    /// Tokens of the coarsest groups and their middles, the visible ones of each cloud first.
+    /// Tokens of the coarsest groups and their centres, the visible ones of each cloud first.
     fn coarsest(&self, levels: &PointLevels, encoded: &[LevelTokens]) -> Result<(Tensor, Tensor)> {
         let last = encoded.last().ok_or_else(|| {
             Error::unsupported(
                 "a cloud without levels",
-                "nothing was encoded",
+                "there is nothing to decode",
                 "add levels",
             )
         })?;
@@ -275,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_stages_as_levels_at_most() {
+    fn refuses_more_stages_than_levels() {
         let config = PointDecoderConfig {
             depths: vec![1; 4],
             up_blocks: vec![1; 3],

@@ -1,4 +1,4 @@
-//! Features of points from those of coarser ones.
+//! Propagates features from coarse points to finer ones.
 
 use candle_core::Tensor;
 
@@ -7,14 +7,14 @@ use crate::nn::{BatchNorm, Linear};
 use crate::params::Params;
 use crate::{Result, StepContext, ops};
 
-/// Coarse points that a finer one takes its features from.
+/// Number of coarse neighbours per point.
 const NEIGHBOURS: usize = 3;
-/// Added to squared distances before they divide.
+/// Added to squared distances before division.
 const NEAR: f64 = 1e-8;
-/// Epsilon of the batch norms: the default of torch.
+/// Epsilon of the batch norms: PyTorch's default.
 const EPS: f64 = 1e-5;
 
-/// A map and a batch norm.
+/// A linear layer followed by a batch norm.
 #[derive(Debug, Clone)]
 struct Normed(Linear, BatchNorm);
 
@@ -29,10 +29,10 @@ impl Normed {
     }
 }
 
-/// Feature propagation (Qi et al., PointNet++, NeurIPS 2017, Sec. 3.4): what the three nearest coarse points have,
-/// weighted by the inverse of their squared distances, beside the point's own, then residual maps.
+/// Feature propagation (Qi et al., PointNet++, NeurIPS 2017, Sec. 3.4): averages the three nearest coarse points,
+/// weighted by inverse squared distance, appends the point's own features, and applies residual layers.
 ///
-/// Maps are each followed by a batch norm and GELU, as in PointMLP.
+/// Each linear layer is followed by a batch norm and GELU, as in PointMLP.
 #[derive(Debug, Clone)]
 pub struct PointPropagation {
     fuse: Normed,
@@ -44,7 +44,7 @@ impl PointPropagation {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, (dim, coarse): (usize, usize), residuals: usize) -> Result<Self> {
         let residual = |index: usize| {
             let params = params.pp("extraction").pp("operation").pp(index);
@@ -64,7 +64,7 @@ impl PointPropagation {
     ///
     /// # Errors
     ///
-    /// If a shape does not fit, or there are fewer than three coarse points.
+    /// If a shape does not match, or there are fewer than three coarse points.
     pub fn forward(
         &self,
         (points, own): (&Tensor, &Tensor),

@@ -13,19 +13,19 @@ use crate::{Encoder, Error, ImageSize, MaskMode, PatchGrid, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConvMaeConfig {
-    /// Height and width of the images in pixels; multiples of the whole stride. Default 224.
+    /// Height and width of the images in pixels; multiples of the total stride. Default 224.
     pub image_size: ImageSize,
     /// Channels of the images. Default 3.
     pub in_channels: usize,
-    /// Stride of each stage over the one before it. Default 4, 2, 2: a whole stride of 16.
+    /// Stride of each stage relative to the previous one. Default 4, 2, 2: a total stride of 16.
     pub patch_sizes: [usize; 3],
-    /// Width of each stage; the last one a multiple of `num_heads` and of 4. Default 256, 384, 768.
+    /// Width of each stage; the last one must be a multiple of `num_heads` and of 4. Default 256, 384, 768.
     pub embed_dims: [usize; 3],
     /// Blocks of each stage. Default 2, 2, 11.
     pub depths: [usize; 3],
     /// Attention heads of the last stage. Default 12.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over the stage's width. Default 4, 4, 4.
+    /// Hidden width of a block's MLP as a multiple of the stage's width. Default 4, 4, 4.
     pub mlp_ratios: [f64; 3],
     /// Epsilon of the transformer's norms. Default 1e-6.
     pub norm_eps: f64,
@@ -65,7 +65,7 @@ impl ConvMaeConfig {
 
     /// The size called `arch`: `convmae_tiny`, `convmae_small`, `convmae_base` or `convmae_large`.
     ///
-    /// Base is ConvMAE's, large DMJD's; tiny and small have the widths of ViTs of that name.
+    /// Base is ConvMAE's and large is DMJD's; tiny and small have the widths of the ViTs with these names.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl ConvMaeConfig {
         let &(_, embed_dims, depths, num_heads) = found.ok_or_else(|| {
             let known: Vec<_> = ARCHS.iter().map(|(name, ..)| *name).collect();
             let fix = format!("use one of {}", known.join(", "));
-            Error::config("conv_mae", "arch", arch, "no such size is known", fix)
+            Error::config("conv_mae", "arch", arch, "it is not a known size", fix)
         })?;
         Ok(Self {
             embed_dims,
@@ -85,12 +85,12 @@ impl ConvMaeConfig {
         })
     }
 
-    /// Pixels of a token's side.
+    /// Side of a token in pixels.
     pub fn stride(&self) -> usize {
         self.patch_sizes.iter().product()
     }
 
-    /// Values of a token's pixels.
+    /// Number of pixel values per token.
     pub fn patch_values(&self) -> usize {
         self.stride() * self.stride() * self.in_channels
     }
@@ -119,16 +119,16 @@ impl ConvMaeConfig {
         PatchGrid::of_image(self.image_size.into(), self.stride())
     }
 
-    /// Checks ranges and how settings fit each other.
+    /// Checks ranges and how settings depend on each other.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.grid()?;
         let hidden = |stage: usize| self.mlp_ratios[stage] * self.embed_dims[stage] as f64;
         let divides = self.num_heads > 0 && self.dim().is_multiple_of(self.num_heads);
-        // (holds, setting, value, why, fix)
+        // (is valid, setting, value, why, fix)
         let rules: [(bool, &'static str, String, &'static str, &'static str); 5] = [
             (
                 self.in_channels > 0,

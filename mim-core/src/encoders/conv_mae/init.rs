@@ -1,17 +1,17 @@
-//! How the weights of ConvMAE's encoder and of what stands on it start.
+//! Initialisation of ConvMAE's encoder and of the layers on top of it.
 
 use super::ConvMaeConfig;
 use crate::params::{Draw, InitScheme};
 
-/// ConvMAE's: convolutions as PyTorch starts them but for the weight of the third patch embedding,
-/// which is Xavier uniform as all matrices are; other biases zero, mask token N(0, 0.02).
+/// ConvMAE's scheme: convolutions have PyTorch's default, except the weight of the third patch embedding,
+/// which is Xavier uniform like all matrices; other biases are zero, the mask token is N(0, 0.02).
 ///
 /// Alpha-VL/ConvMAE @ 4c97b4c, `models_convmae.py`.
 #[derive(Debug, Clone)]
 pub struct ConvMaeInit(pub ConvMaeConfig);
 
 impl ConvMaeInit {
-    /// Numbers that one output of the convolution `name` is made of; none if it is no convolution.
+    /// Fan-in of the convolution `name`; `None` if it is not a convolution.
     fn inputs(&self, name: &str) -> Option<usize> {
         let ConvMaeConfig {
             in_channels,
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn convolutions_and_matrices_start_apart() {
+    fn convolutions_and_matrices_are_initialised_differently() {
         let scheme = ConvMaeInit(ConvMaeConfig {
             embed_dims: [4, 6, 8],
             mlp_ratios: [2., 4., 4.],

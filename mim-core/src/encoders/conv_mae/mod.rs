@@ -1,4 +1,4 @@
-//! The hybrid of masked convolutions and a transformer.
+//! ConvMAE: a hybrid of masked convolutions and a transformer.
 
 mod config;
 mod init;
@@ -14,8 +14,8 @@ use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext, EncodeOptions, ops};
 
 /// ConvMAE's encoder (Gao et al., NeurIPS 2022, arXiv 2205.03892; Alpha-VL/ConvMAE @ 4c97b4c): two stages
-/// of masked convolutions on the full map, a transformer on the visible tokens, and both stages'
-/// outputs, cut to tokens, added before the final norm.
+/// of masked convolutions on the full map, then a transformer on the visible tokens. The outputs of both
+/// convolution stages are cut into tokens and added before the final norm.
 ///
 /// There is no class token. Hidden pixels do not reach the output.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl ConvMae {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &ConvMaeConfig) -> Result<Self> {
         config.validate()?;
         let ConvMaeConfig {
@@ -111,7 +111,7 @@ impl ConvMae {
         })
     }
 
-    /// The settings it was built from.
+    /// The settings that this was built from.
     pub fn config(&self) -> &ConvMaeConfig {
         &self.config
     }
@@ -131,7 +131,7 @@ impl ConvMae {
         Ok(grid)
     }
 
-    /// The first two stages: the map before the third one, and the windows of both for fusion.
+    /// Runs the first two stages: the map before the third stage, and the windows of both for fusion.
     fn convolve(
         &self,
         image: &Tensor,
@@ -161,12 +161,12 @@ impl ConvMae {
             step.trace(&format!("patch_embed{}", stage + 2), || Ok(xs.clone()))?;
         }
         let [first, second] = <[Tensor; 2]>::try_from(fused)
-            .map_err(|_| Error::unsupported("fusing stages", "there are two", "report this"))?;
+            .map_err(|_| Error::unsupported("fusing stages", "there are not two of them", "report this as a bug"))?;
         Ok((xs, [first, second]))
     }
 }
 
-/// 1 for visible places of a map, `[rows, height, width, 1]`.
+/// 1 at visible positions of a map, `[rows, height, width, 1]`.
 fn visible_map(mask: &Mask, map: PatchGrid, device: &candle_core::Device) -> Result<Tensor> {
     let hidden = mask.upsample(map)?.bits(device)?;
     Ok((1. - hidden)?.reshape((mask.rows(), map.rows, map.cols, 1))?)
@@ -203,7 +203,7 @@ impl Encoder for ConvMae {
         let mask = masking.mask();
         let (map, fused) = self.convolve(image, mask, step)?;
         step.trace("patch_embed4", || self.token_embed.forward(&map))?;
-        // Tokens [rows, tokens, values] of a map [rows, height, width, values], visible ones only.
+        // Tokens [rows, tokens, values] of a map [rows, height, width, values]; visible ones only.
         let tokens = |map: &Tensor| -> Result<Tensor> {
             let all = map.flatten(1, 2)?;
             let Some(mask) = mask else { return Ok(all) };
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_hidden_is_the_whole_image() {
+    fn an_empty_mask_equals_no_mask() {
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0; 4]).unwrap();
         let (whole, masked) = (
             encode(&images(), Masking::None),
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_pixels_change_nothing_and_visible_ones_do() {
+    fn only_visible_pixels_change_the_output() {
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 1, 0]).unwrap();
         let side = |top: usize, left: usize| -> Tensor {
             let spot = Tensor::ones((1, 3, 16, 16), candle_core::DType::F32, &Device::Cpu).unwrap();
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_do() {
+    fn refuses_unsupported_options() {
         let mask = Mask::from_bits(PatchGrid::new(2, 2), &[0, 1, 1, 0]).unwrap();
         let step = StepContext::inference();
         let (encoder, want) = (tiny(), EncodeOptions::default());

@@ -1,4 +1,4 @@
-//! Settings of the encoder of point clouds.
+//! Settings of the point cloud encoder.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,32 +10,32 @@ const NAME: &str = "encoder";
 
 /// Settings of [`super::PointEncoder`]; `Default` is that of Point-M2AE and I2P-MAE.
 ///
-/// The lists have one number for each level, the finest first.
+/// Lists have one number per level, finest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PointEncoderConfig {
-    /// Points of a cloud. Default 2048.
+    /// Points per cloud. Default 2048.
     pub num_points: usize,
-    /// Groups of each level: its tokens. Default `[512, 256, 64]`.
+    /// Groups per level; each group is a token. Default `[512, 256, 64]`.
     pub num_groups: Vec<usize>,
-    /// Members of a group. Default `[16, 8, 8]`.
+    /// Members per group. Default `[16, 8, 8]`.
     pub group_sizes: Vec<usize>,
     /// Width of the tokens. Default `[96, 192, 384]`.
     pub embed_dims: Vec<usize>,
-    /// Blocks. Default `[5, 5, 5]`.
+    /// Blocks per level. Default `[5, 5, 5]`.
     pub depths: Vec<usize>,
     /// Widths inside the embedding of the first level. Default `[128, 256, 512]`.
     pub embed_hidden: [usize; 3],
-    /// Attention heads of all levels. Default 6.
+    /// Attention heads on every level. Default 6.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over the tokens'. Default 4.
+    /// Hidden width of a block's MLP as a multiple of the token width. Default 4.
     pub mlp_ratio: f64,
     /// Epsilon of the layer norms. Default 1e-5.
     pub norm_eps: f64,
-    /// Largest rate of stochastic depth, at the last block; it grows evenly from 0. Default 0.1.
+    /// Stochastic depth rate of the last block; it grows linearly from 0. Default 0.1.
     pub drop_path_rate: f64,
-    /// Squared length up to which a point is never the middle of a group, but of the first. Default 1e-3.
-    // Parity: pointnet2's kernel takes such points for padding.
+    /// Points with at most this squared length are never group centres, except of the first group. Default 1e-3.
+    // Parity: pointnet2's kernel treats such points as padding.
     pub hollow: f64,
 }
 
@@ -62,7 +62,7 @@ impl PointEncoderConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the first bad one.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         let levels = self.num_groups.len();
         for (field, count) in [
@@ -71,8 +71,8 @@ impl PointEncoderConfig {
             ("depths", self.depths.len()),
         ] {
             if count != levels || levels < 2 {
-                let why = format!("num_groups has {levels} levels, and two are the fewest");
-                let fix = "give one number for each level, the finest first";
+                let why = format!("num_groups has {levels} levels, but at least two are needed");
+                let fix = "give one number per level, finest first";
                 return Err(Error::config(NAME, field, count, why, fix));
             }
         }
@@ -80,8 +80,8 @@ impl PointEncoderConfig {
         for (&groups, &size) in self.num_groups.iter().zip(&self.group_sizes) {
             for (field, value) in [("num_groups", groups), ("group_sizes", size)] {
                 if value == 0 || value > below {
-                    let why = format!("there are {below} points below");
-                    let fix = "use at least 1 and at most so many, or a larger num_points";
+                    let why = format!("the level below has {below} points");
+                    let fix = "use a number from 1 to that, or a larger num_points";
                     return Err(Error::config(NAME, field, value, why, fix));
                 }
             }
@@ -89,11 +89,14 @@ impl PointEncoderConfig {
         }
         if self.embed_hidden.contains(&0) {
             let value = format!("{:?}", self.embed_hidden);
-            let (why, fix) = ("no map may be empty", "use positive widths");
+            let (why, fix) = (
+                "every layer needs at least one value",
+                "use positive widths",
+            );
             return Err(Error::config(NAME, "embed_hidden", value, why, fix));
         }
         if !(0. ..1.).contains(&self.drop_path_rate) {
-            let (why, fix) = ("it is a rate", "use a number from 0 to below 1");
+            let (why, fix) = ("it must be in [0, 1)", "use 0 for no stochastic depth");
             return Err(Error::config(
                 NAME,
                 "drop_path_rate",
@@ -110,7 +113,7 @@ impl PointEncoderConfig {
         self.num_groups.len()
     }
 
-    /// Sizes of the levels' groups.
+    /// Group sizes of the levels.
     pub fn groups(&self) -> Vec<PointLevelConfig> {
         let sizes = self.num_groups.iter().zip(&self.group_sizes);
         sizes
@@ -118,7 +121,7 @@ impl PointEncoderConfig {
             .collect()
     }
 
-    /// A block of `level` with a rate of stochastic depth.
+    /// Settings of a block on `level` with this rate of stochastic depth.
     pub(super) fn block(&self, level: usize, drop_path: f64) -> BlockConfig {
         BlockConfig {
             dim: self.embed_dims[level],

@@ -1,4 +1,4 @@
-//! The hierarchical transformer of point clouds.
+//! The hierarchical transformer for point clouds.
 
 mod config;
 mod packed;
@@ -30,7 +30,7 @@ struct Level {
 /// The visible tokens of one level.
 #[derive(Debug)]
 pub struct LevelTokens {
-    /// `[batch, most, dim]` after the level's norm, the visible tokens of each cloud first and then padding.
+    /// `[batch, most, dim]` after the norm of the level: the visible tokens of each cloud, then padding.
     pub tokens: Tensor,
     /// Which groups are visible.
     pub mask: Mask,
@@ -38,7 +38,7 @@ pub struct LevelTokens {
 }
 
 impl LevelTokens {
-    /// All groups `[batch * groups, dim]`: these tokens, and `others` where groups are hidden.
+    /// All groups `[batch * groups, dim]`: these tokens where visible, `others` where hidden.
     ///
     /// # Errors
     ///
@@ -48,10 +48,10 @@ impl LevelTokens {
     }
 }
 
-/// A transformer on several levels of groups of points, each made of tokens of the level below.
+/// A transformer on several levels of point groups; each level groups the tokens of the level below.
 ///
-/// All groups are embedded, the visible ones go through the level's blocks. Where a group of the next level has
-/// hidden members, these are embeddings. Zhang et al., Point-M2AE, NeurIPS 2022, Sec. 3.1;
+/// All groups are embedded; the visible ones go through the blocks of the level. If a group of the next level has
+/// hidden members, their embeddings are used. Zhang et al., Point-M2AE, NeurIPS 2022, Sec. 3.1;
 /// ZrrSkywalker/I2P-MAE @ 7d4e519, `models/I2P_MAE.py`.
 #[derive(Debug, Clone)]
 pub struct PointEncoder {
@@ -60,12 +60,12 @@ pub struct PointEncoder {
 }
 
 impl PointEncoder {
-    /// Parameters `token_embed.L`, `encoder_pos_embeds.L`, `encoder_blocks.L.blocks.N`, `encoder_norms.L`. The first
-    /// level's norm is never trained, for nothing comes after it.
+    /// Parameters `token_embed.L`, `encoder_pos_embeds.L`, `encoder_blocks.L.blocks.N`, `encoder_norms.L`. The norm of
+    /// the first level is never trained, because nothing uses its output.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &PointEncoderConfig) -> Result<Self> {
         config.validate()?;
         let total: usize = config.depths.iter().sum();
@@ -101,7 +101,7 @@ impl PointEncoder {
         })
     }
 
-    /// The settings it was built from.
+    /// The settings that this was built from.
     pub fn config(&self) -> &PointEncoderConfig {
         &self.config
     }
@@ -116,13 +116,13 @@ impl PointEncoder {
         PointLevels::new(points, &self.config.groups(), self.config.hollow as f32)
     }
 
-    /// The tokens of all levels, the finest first, under one mask for each level ([`pass_down`]).
+    /// The tokens of all levels, finest first, with one mask per level ([`pass_down`]).
     ///
     /// Traces them as `level1`, `level2`, ... with `valid1`, ... (1 for tokens, 0 for padding).
     ///
     /// # Errors
     ///
-    /// If the groups are not those of this encoder, or a mask hides all groups of all clouds.
+    /// If the groups do not match this encoder, or a mask hides all groups of all clouds.
     pub fn encode_levels(
         &self,
         levels: &PointLevels,
@@ -172,7 +172,7 @@ impl PointEncoder {
         Ok(all)
     }
 
-    /// The masks of all levels for what a mask does, all visible without one.
+    /// The masks of all levels for `masking`; everything is visible without a mask.
     fn masks(&self, levels: &PointLevels, masking: Masking<'_>) -> Result<Vec<Mask>> {
         match masking {
             Masking::None => {
@@ -184,9 +184,9 @@ impl PointEncoder {
             }
             Masking::Drop(mask) => pass_down(levels, mask, false),
             Masking::Replace(_) | Masking::Causal(_) => Err(Error::unsupported(
-                "replacing or ordering hidden groups of points",
-                "this encoder has no mask token, and no causal attention",
-                "drop them",
+                "replacing or ordering hidden point groups",
+                "this encoder has no mask token and no causal attention",
+                "drop them (MaskMode::Drop)",
             )),
         }
     }
@@ -201,14 +201,14 @@ impl Encoder for PointEncoder {
         self
     }
 
-    /// One column of the coarsest groups, for clouds of (points, 1).
+    /// One column of the coarsest groups, for clouds of size (points, 1).
     fn grid(&self, _cloud: (usize, usize)) -> Result<PatchGrid> {
         let groups = self.config.num_groups.last().copied().unwrap_or(0);
         Ok(PatchGrid::new(groups, 1))
     }
 
-    /// Encodes clouds `[batch, points, 3]` to the tokens of the coarsest level; a mask is on them, hides as many in
-    /// each cloud and drops.
+    /// Encodes clouds `[batch, points, 3]` to the tokens of the coarsest level. A mask covers these tokens, hides the
+    /// same number in each cloud, and drops them.
     fn encode(
         &self,
         points: &Tensor,
@@ -218,9 +218,9 @@ impl Encoder for PointEncoder {
     ) -> Result<Encoded> {
         if want.cls_attention || !want.layers.is_empty() {
             return Err(Error::unsupported(
-                "attention or single blocks of an encoder of point clouds",
-                "its levels have tokens of their own, and no class token",
-                "ask for its tokens alone",
+                "attention or outputs of single blocks of a point cloud encoder",
+                "each level has its own tokens, and there is no class token",
+                "use only its output tokens",
             ));
         }
         let levels = self.group(points)?;
@@ -230,7 +230,11 @@ impl Encoder for PointEncoder {
         }
         let mut all = self.run(&levels, masks, !want.skip_norm, step)?;
         let last = all.pop().ok_or_else(|| {
-            Error::unsupported("a cloud without levels", "nothing is encoded", "add levels")
+            Error::unsupported(
+                "a cloud without levels",
+                "there is nothing to encode",
+                "add levels",
+            )
         })?;
         Ok(Encoded {
             tokens: last.tokens,
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_that_hides_nothing_changes_nothing() {
+    fn an_empty_mask_equals_no_mask() {
         let store = ParamStore::cpu(3);
         let encoder = PointEncoder::new(&store.root(), &config()).unwrap();
         let cloud = noise(&[2, 40, 3], 1);
@@ -276,7 +280,7 @@ mod tests {
         let plain = encode(Masking::None);
         assert_eq!((plain[0].len(), encoder.dim()), (4, 16));
         let whole = Mask::from_bits(PatchGrid::new(4, 1), &[0; 8]).unwrap();
-        // Groups that are members of none stay out, and nobody looks at them.
+        // Groups that are members of no coarser group stay hidden, and nothing attends to them.
         let masked = encode(Masking::Drop(&whole));
         assert_eq!(masked[1].len(), plain[1].len());
         let half = Mask::from_bits(PatchGrid::new(4, 1), &[0, 1, 0, 1, 1, 1, 0, 0]).unwrap();
@@ -284,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_trained_gets_a_gradient() {
+    fn every_trained_parameter_gets_a_gradient() {
         let store = ParamStore::cpu(3);
         let encoder = PointEncoder::new(&store.root(), &config()).unwrap();
         let step = StepContext::new(0);
@@ -293,7 +297,7 @@ mod tests {
         let tokens = encoded.unwrap().tokens;
         let grads = tokens.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         for (name, var) in store.trainable() {
-            // The norms of lower levels are for decoders.
+            // The norms of the lower levels are for decoders.
             let lower = name.starts_with("encoder_norms.1");
             assert_eq!(grads.get(&var).is_none(), lower, "{name}");
         }

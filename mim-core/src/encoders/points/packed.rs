@@ -1,14 +1,14 @@
-//! The visible tokens of a level side by side, whatever their number.
+//! Packs a varying number of visible tokens per cloud into one padded tensor.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{Mask, Result, ops};
 
-/// What is added to the attention between tokens of which one is padding.
-// Parity: as released; padding alone sees all the rest, and nobody reads it.
+/// Added to attention logits between a token and padding.
+// Parity: as released. A padding token attends to the others, but nothing reads its output.
 const APART: f32 = -1e5;
 
-/// Where the visible tokens of each cloud stand in `[clouds, most]`, filled up with padding.
+/// Positions of the visible tokens of each cloud in `[clouds, most]`, with padding at the end.
 #[derive(Debug)]
 pub(super) struct Packed {
     visible: Vec<Vec<u32>>,
@@ -28,7 +28,7 @@ impl Packed {
         }
     }
 
-    /// The visible ones of `[clouds * groups, dim]`, `[clouds, most, dim]`; padding is zero.
+    /// Packs the visible rows of `[clouds * groups, dim]` to `[clouds, most, dim]`; padding is zero.
     pub(super) fn pack(&self, xs: &Tensor) -> Result<Tensor> {
         let (rows, dim) = xs.dims2()?;
         let zero = Tensor::zeros((1, dim), xs.dtype(), xs.device())?;
@@ -42,7 +42,7 @@ impl Packed {
         Ok(packed.reshape((self.visible.len(), self.most, dim))?)
     }
 
-    /// `others` `[clouds * groups, dim]` with the packed tokens `[clouds, most, dim]` in their places.
+    /// `others` `[clouds * groups, dim]`, with the packed tokens `[clouds, most, dim]` at their positions.
     pub(super) fn unpack(&self, packed: &Tensor, others: &Tensor) -> Result<Tensor> {
         let all = Tensor::cat(&[&packed.flatten_to(1)?, others], 0)?;
         let start = number(self.visible.len() * self.most);
@@ -56,7 +56,7 @@ impl Packed {
         Ok(ops::gather_rows(&all, &ids)?)
     }
 
-    /// What keeps padding apart in attention, `[clouds, 1, most, most]`; none where there is none.
+    /// Attention bias that separates padding, `[clouds, 1, most, most]`; `None` without padding.
     pub(super) fn bias(&self, device: &Device) -> Result<Option<Tensor>> {
         if self.visible.iter().all(|ids| ids.len() == self.most) {
             return Ok(None);
@@ -84,7 +84,7 @@ impl Packed {
     }
 }
 
-/// A number of rows: a batch has fewer than 2^32 points.
+/// A row number; a batch has fewer than 2^32 points.
 fn number(rows: usize) -> u32 {
     u32::try_from(rows).unwrap_or(u32::MAX)
 }
@@ -95,7 +95,7 @@ mod tests {
     use crate::PatchGrid;
 
     #[test]
-    fn packs_what_is_visible_and_puts_it_back() {
+    fn packs_visible_rows_and_unpacks_them() {
         let mask = Mask::from_bits(PatchGrid::new(3, 1), &[1, 0, 1, 0, 1, 0]).unwrap();
         let packed = Packed::new(&mask);
         let xs = Tensor::arange(1f32, 7., &Device::Cpu).unwrap();

@@ -1,4 +1,4 @@
-//! Positions of points in blocks, and points that are near them.
+//! Position embeddings of points, and nearest points in a batch.
 
 use candle_core::Tensor;
 
@@ -6,7 +6,7 @@ use crate::nn::{Block, Linear};
 use crate::params::Params;
 use crate::{Result, StepContext, ops};
 
-/// Positions of points as tokens: `3 -> dim`, GELU, `dim -> dim`.
+/// Position embedding of points: `3 -> dim`, GELU, `dim -> dim`.
 #[derive(Debug, Clone)]
 pub struct PointPositions(Linear, Linear);
 
@@ -15,7 +15,7 @@ impl PointPositions {
     ///
     /// # Errors
     ///
-    /// If a name is taken by another shape.
+    /// If a parameter with one of these names has another shape.
     pub fn new(params: &Params, dim: usize) -> Result<Self> {
         let first = Linear::new(&params.pp(0), 3, dim)?;
         Ok(Self(first, Linear::new(&params.pp(2), dim, dim)?))
@@ -31,7 +31,7 @@ impl PointPositions {
     }
 }
 
-/// Blocks whose input has its positions added each time.
+/// Runs blocks, adding the positions to the input of each.
 ///
 /// # Errors
 ///
@@ -49,8 +49,8 @@ pub(crate) fn run_with_positions(
     Ok(xs)
 }
 
-/// The squared distances of `queries` `[batch, n, 3]` to `count` nearest of `points` `[batch, m, 3]`, `[batch * n, count]`,
-/// and the rows of these in `[batch * m]`.
+/// Squared distances of `queries` `[batch, n, 3]` to the `count` nearest of `points` `[batch, m, 3]`,
+/// `[batch * n, count]`, and the row numbers of these points in `[batch * m]`.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The block of PVTv2: attention to joined tokens, and an MLP that sees its neighbours.
+//! The block of PVTv2: attention to pooled tokens, and an MLP with a depth-wise convolution.
 
 use candle_core::Tensor;
 
@@ -13,7 +13,7 @@ fn map(xs: &Tensor, grid: PatchGrid) -> Result<Tensor> {
     Ok(xs.reshape((rows, grid.rows, grid.cols, dim))?)
 }
 
-/// Attention whose keys and values are those of square groups of tokens, joined by a convolution
+/// Attention with keys and values from square groups of tokens, merged by a convolution
 /// (PVT: Wang et al., ICCV 2021, Sec. 3.3).
 #[derive(Debug, Clone)]
 struct Attention {
@@ -51,7 +51,7 @@ impl Attention {
     }
 }
 
-/// `fc2(gelu(dwconv(fc1(x))))`: the 3x3 convolution takes the place of positions.
+/// `fc2(gelu(dwconv(fc1(x))))`: the 3x3 convolution replaces position embeddings.
 #[derive(Debug, Clone)]
 struct Mlp {
     fc1: Linear,
@@ -85,7 +85,7 @@ pub(super) struct PvtBlock {
 }
 
 impl PvtBlock {
-    /// Block `index` of the whole network, in stage `stage`: `norm1`, `attn.{q,kv,proj,sr,norm}`, `norm2`,
+    /// Block number `index` in the network, in stage `stage`: `norm1`, `attn.{q,kv,proj,sr,norm}`, `norm2`,
     /// `mlp.{fc1,dwconv.dwconv,fc2}`.
     pub(super) fn new(
         params: &Params,
@@ -105,7 +105,7 @@ impl PvtBlock {
         })
     }
 
-    /// `[rows, tokens, dim]` to the same shape, for the tokens of `grid`.
+    /// Maps `[rows, tokens, dim]` to the same shape, for the tokens of `grid`.
     pub(super) fn forward(
         &self,
         xs: &Tensor,

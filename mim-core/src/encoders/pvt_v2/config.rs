@@ -12,12 +12,12 @@ use crate::{Encoder, Error, ImageSize, MaskMode, PatchGrid, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PvtV2Config {
-    /// Height and width of the images in pixels; multiples of the output's stride. Default 128.
+    /// Height and width of the images in pixels; multiples of the output stride. Default 128.
     ///
-    /// The network takes others too; methods ask for this one.
+    /// The network accepts other sizes, too; methods request this one.
     pub image_size: ImageSize,
-    /// Pixels from one token of the first stage to the next; its convolution sees
-    /// `2 * patch_size - 1`. Default 4.
+    /// Distance in pixels between tokens of the first stage; its convolution covers
+    /// `2 * patch_size - 1` pixels. Default 4.
     pub patch_size: usize,
     /// Channels of the images: 3 for RGB, 1 for grey. Default 3.
     pub in_channels: usize,
@@ -27,15 +27,15 @@ pub struct PvtV2Config {
     pub depths: Vec<usize>,
     /// Attention heads of each stage. Default 1, 2, 5, 8.
     pub num_heads: Vec<usize>,
-    /// Hidden width of a block's MLP over the stage's width. Default 8, 8, 4, 4.
+    /// Hidden width of a block's MLP as a multiple of the stage's width. Default 8, 8, 4, 4.
     pub mlp_ratios: Vec<f64>,
-    /// Side in tokens of what is joined to one key and value, for each stage. Default 8, 4, 2, 1.
+    /// Side in tokens of the group that is merged to one key and value, per stage. Default 8, 4, 2, 1.
     pub sr_ratios: Vec<usize>,
     /// Whether query, key and value have biases. Default true.
     pub qkv_bias: bool,
     /// Epsilon of the norms of blocks and stages. Default 1e-6.
     pub norm_eps: f64,
-    /// Epsilon of the norms behind convolutions: of patch embeddings and joined keys. Default 1e-5.
+    /// Epsilon of the norms after convolutions: of patch embeddings and merged keys. Default 1e-5.
     pub conv_norm_eps: f64,
     /// Stochastic depth rate of the last block, rising linearly from 0. Default 0.
     pub drop_path_rate: f64,
@@ -84,7 +84,7 @@ impl PvtV2Config {
         let &(_, dims, depths, first) = found.ok_or_else(|| {
             let known: Vec<_> = Self::archs().collect();
             let fix = format!("use one of {}", known.join(", "));
-            Error::config("pvt_v2", "arch", arch, "no such size is known", fix)
+            Error::config("pvt_v2", "arch", arch, "it is not a known size", fix)
         })?;
         Ok(Self {
             embed_dims: dims.to_vec(),
@@ -109,29 +109,29 @@ impl PvtV2Config {
         self.embed_dims.last().copied().unwrap_or(0)
     }
 
-    /// Side in pixels of what one token of stage `stage`, from 0, stands for.
+    /// Side in pixels covered by one token of stage `stage`, from 0.
     pub fn stage_stride(&self, stage: usize) -> usize {
         self.patch_size << stage
     }
 
-    /// Side in pixels of what one token of the output stands for.
+    /// Side in pixels covered by one output token.
     pub fn output_stride(&self) -> usize {
         self.stage_stride(self.stages().saturating_sub(1))
     }
 
-    /// The output's token grid for an image of (height, width) pixels.
+    /// The output grid for an image of (height, width) pixels.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a side is not a multiple of the output's stride, or a stage's
-    /// tokens cannot be joined to keys without a rest.
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the output stride, or if the tokens of a stage
+    /// do not divide into whole groups for its keys.
     pub fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
         let output = PatchGrid::of_image(image, self.output_stride())?;
         for (stage, &ratio) in self.sr_ratios.iter().enumerate() {
             let grid = PatchGrid::of_image(image, self.stage_stride(stage))?;
             if !grid.rows.is_multiple_of(ratio) || !grid.cols.is_multiple_of(ratio) {
                 let why = format!(
-                    "the grid {grid} of stage {stage} is no whole number of {ratio}x{ratio} tokens"
+                    "the grid {grid} of stage {stage} does not divide into groups of {ratio}x{ratio} tokens"
                 );
                 let value = format!("{:?}", self.sr_ratios);
                 let fix = "use ratios that divide the stage's grid, or another image_size";
@@ -151,24 +151,24 @@ impl PvtV2Config {
         (self.embed_dims[stage] as f64 * self.mlp_ratios[stage]) as usize
     }
 
-    /// The stochastic depth rate of block `index` of the whole network.
+    /// Stochastic depth rate of block number `index` in the network.
     pub(super) fn drop_path(&self, index: usize) -> f64 {
         let last = (self.depths.iter().sum::<usize>() - 1).max(1) as f64;
         self.drop_path_rate * index as f64 / last
     }
 
-    /// Checks ranges and how settings fit each other.
+    /// Checks ranges and how settings depend on each other.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.validate_lists()?;
         let mut stages = 0..self.stages();
         let heads_fit = stages
             .clone()
             .all(|stage| self.embed_dims[stage].is_multiple_of(self.num_heads[stage]));
-        // (holds, setting, value, why, fix)
+        // (is valid, setting, value, why, fix)
         let rules: [(bool, &'static str, String, &'static str, &'static str); 5] = [
             (
                 self.in_channels > 0,
@@ -212,15 +212,15 @@ impl PvtV2Config {
         self.grid(self.image_size.into()).map(drop)
     }
 
-    /// Checks that each stage has its numbers, and none of those counts is 0.
+    /// Checks that each list has one number per stage, and that no count is 0.
     fn validate_lists(&self) -> Result<()> {
         let (stages, depths) = (self.stages(), &self.depths);
         let bad = |field: &'static str, value: String, why: String, fix: &'static str| {
             Err(Error::config("pvt_v2", field, value, why, fix))
         };
-        // Nothing is known with more stages, and a stride must fit a number.
+        // No known network has more stages, and the stride must not overflow.
         if !(1..=16).contains(&stages) {
-            let why = "an encoder has 1 to 16 stages".to_owned();
+            let why = "an encoder must have 1 to 16 stages".to_owned();
             return bad("depths", format!("{depths:?}"), why, "use 3, 4, 6, 3");
         }
         let counts = [
@@ -229,8 +229,8 @@ impl PvtV2Config {
             ("num_heads", &self.num_heads),
             ("sr_ratios", &self.sr_ratios),
         ];
-        let why = format!("there are {stages} stages in depths, and every count is at least 1");
-        let fix = "give one number for each stage";
+        let why = format!("depths has {stages} stages, and every number must be at least 1");
+        let fix = "give one number per stage";
         for (field, list) in counts {
             if list.len() != stages || list.contains(&0) {
                 return bad(field, format!("{list:?}"), why, fix);
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_the_papers() {
+    fn sizes_match_the_paper() {
         assert_eq!(
             PvtV2Config::arch("pvt_v2_b2").unwrap(),
             PvtV2Config::default()
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_the_remedy() {
+    fn invalid_settings_are_refused_with_a_remedy() {
         let cases: &[(&str, &[&str])] = &[
             ("image_size = 48", &["48x48", "32"]),
             (

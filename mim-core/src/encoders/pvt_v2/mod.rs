@@ -1,4 +1,4 @@
-//! PVTv2: convolutions that overlap, and attention to ever fewer tokens.
+//! PVTv2: overlapping convolutions, and attention to pooled tokens.
 
 mod block;
 mod config;
@@ -14,13 +14,13 @@ use crate::ops::Window;
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
 
-/// A pyramid vision transformer, second version (Wang et al., Computational Visual Media 2022, arXiv
-/// 2106.13797), parameters named as in whai362/PVT.
+/// Pyramid vision transformer v2 (Wang et al., Computational Visual Media 2022, arXiv
+/// 2106.13797), with the parameter names of whai362/PVT.
 ///
-/// There is no class token, no position table and no mask token: its zero-padded convolutions tell
-/// positions, and take images of every size that its stages tile. The output is on the grid of the
-/// last stage. [`EncodeOptions::layers`] counts the blocks of all stages together; each block's output is on
-/// its own stage's grid, `[rows, stage tokens, stage dim]`.
+/// There is no class token, no position table and no mask token. Its zero-padded convolutions encode
+/// positions, and accept images of every size that its stages tile. The output is on the grid of the
+/// last stage. [`EncodeOptions::layers`] numbers blocks across all stages; the output of each block is on
+/// the grid of its stage, `[rows, stage tokens, stage dim]`.
 #[derive(Debug, Clone)]
 pub struct PvtV2 {
     config: PvtV2Config,
@@ -36,14 +36,14 @@ struct Stage {
 }
 
 impl Stage {
-    /// Stage `stage`, whose first block is number `first` of the network.
+    /// Builds stage `stage`; its first block has number `first` in the network.
     fn new(params: &Params, config: &PvtV2Config, stage: usize, first: usize) -> Result<Self> {
         let (dim, number) = (config.embed_dims[stage], stage + 1);
         let (inputs, stride) = match stage {
             0 => (config.in_channels, config.patch_size),
             _ => (config.embed_dims[stage - 1], 2),
         };
-        // Each window reaches up to the middle of the ones beside it.
+        // Each window reaches to the middle of its neighbours.
         let window = Window {
             kernel: 2 * stride - 1,
             stride,
@@ -68,7 +68,7 @@ impl PvtV2 {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &PvtV2Config) -> Result<Self> {
         config.validate()?;
         let mut first = 0;
@@ -83,7 +83,7 @@ impl PvtV2 {
         })
     }
 
-    /// The settings it was built from.
+    /// The settings that this was built from.
     pub fn config(&self) -> &PvtV2Config {
         &self.config
     }
@@ -99,7 +99,7 @@ impl PvtV2 {
         }
         if want.cls_attention {
             return Err(Error::unsupported(
-                "the class token's attention in PVTv2",
+                "class-token attention in PVTv2",
                 "it has no class token",
                 "use a ViT",
             ));
@@ -109,7 +109,7 @@ impl PvtV2 {
             return Err(Error::unsupported(
                 format!("reading block {index}"),
                 format!("the encoder has {blocks} blocks, counted from 0"),
-                "ask for a block that is there",
+                "use a block index below that",
             ));
         }
         self.grid(size)
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_counted_over_all_stages_and_keep_their_own_grid() {
+    fn blocks_are_numbered_across_stages_and_keep_their_grids() {
         let (store, pvt) = pvt(&config());
         let want = EncodeOptions {
             layers: vec![1, 3],
@@ -256,7 +256,7 @@ mod tests {
         let (store, pvt) = pvt(&config());
         let image = Var::from_tensor(&image(16, 32)).unwrap();
         let tokens = encode(&pvt, &image, &EncodeOptions::default()).tokens;
-        // Plain sums are zero behind a layer norm.
+        // A plain sum after a layer norm would have zero gradient.
         let weights = Tensor::arange(0f32, 512., &Device::Cpu).unwrap();
         let weights = weights.sin().unwrap().reshape((2, 32, 8)).unwrap();
         let grads = (tokens * weights)
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_every_size_that_its_stages_tile() {
+    fn accepts_every_size_that_its_stages_tile() {
         let (_, pvt) = pvt(&config());
         let encoded = encode(&pvt, &image(8, 12), &EncodeOptions::default());
         assert_eq!(encoded.tokens.dims(), [2, 6, 8]);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_do() {
+    fn refuses_unsupported_options() {
         let (_, pvt) = pvt(&config());
         let mask = Mask::from_bits(PatchGrid::new(4, 8), &[0u8; 64]).unwrap();
         let fails = |masking, want: EncodeOptions, part: &str| {

@@ -9,11 +9,11 @@ use crate::params::Params;
 use crate::parts::Part;
 use crate::{Encoder, Error, ImageSize, MaskMode, PatchGrid, Result};
 
-/// Where registers stand.
+/// Coordinates of registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegisterCoordinates {
-    /// Around the border, as many on each side.
+    /// Around the border, with the same number on each side.
     #[default]
     Edge,
     /// In the first corner.
@@ -24,7 +24,7 @@ pub enum RegisterCoordinates {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RopeVitConfig {
-    /// Height and width of the images in pixels; multiples of `patch_size`. Others are taken, too. Default 224.
+    /// Height and width of the images in pixels; multiples of `patch_size`. Other sizes are accepted, too. Default 224.
     pub image_size: ImageSize,
     /// Side of a patch in pixels. Default 14.
     pub patch_size: usize,
@@ -36,15 +36,15 @@ pub struct RopeVitConfig {
     pub depth: usize,
     /// Attention heads. Default 16.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
     /// Epsilon of all norms. Default 1e-5.
     pub norm_eps: f64,
-    /// Tokens that stand for no patch, in front of the others. Default 16.
+    /// Register tokens, which come before the patches. Default 16.
     pub num_registers: usize,
-    /// Where they stand. Default `edge`.
+    /// Coordinates of the registers. Default `edge`.
     pub register_coordinates: RegisterCoordinates,
-    /// Whether their places are those in the rectangle around the visible patches. Default true.
+    /// Whether their coordinates refer to the bounding box of the visible patches. Default true.
     pub scale_registers: bool,
     /// Stochastic depth rate of all blocks. Default 0.2.
     pub drop_path_rate: f64,
@@ -80,16 +80,16 @@ impl RopeVitConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a side is not a multiple of the patch.
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the patch size.
     pub fn grid(&self) -> Result<PatchGrid> {
         PatchGrid::of_image(self.image_size.into(), self.patch_size)
     }
 
-    /// Checks ranges and how settings fit each other.
+    /// Checks ranges and how settings depend on each other.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.grid()?;
         for (field, value) in [("depth", self.depth), ("in_channels", self.in_channels)] {

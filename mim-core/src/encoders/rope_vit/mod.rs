@@ -11,10 +11,10 @@ use crate::nn::{Coordinates, PatchEmbed, Placed, RmsNorm, RopeBlock};
 use crate::params::Params;
 use crate::{EncodeOptions, Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext};
 
-/// A vision transformer with registers, rotary positions, norms by the root of the mean square and no biases but the
-/// patch embedding's (CAPI, Darcet et al., TMLR 2025).
+/// A vision transformer with registers, rotary positions and RMS norms; only the patch embedding has a bias
+/// (CAPI, Darcet et al., TMLR 2025).
 ///
-/// Hidden patches are dropped; visible ones are taken in the mask's order. Registers are the first tokens of the output.
+/// Hidden patches are dropped; visible ones are in the mask's order. Registers are the first tokens of the output.
 #[derive(Debug, Clone)]
 pub struct RopeVit {
     config: RopeVitConfig,
@@ -30,7 +30,7 @@ impl RopeVit {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &RopeVitConfig) -> Result<Self> {
         config.validate()?;
         let (dim, blocks) = (config.embed_dim, params.pp("blocks"));
@@ -52,7 +52,7 @@ impl RopeVit {
         })
     }
 
-    /// Where the tokens of its output stand, `[rows, registers + patches, 2]`: those of visible patches of `mask`, or of
+    /// Coordinates of the output tokens, `[rows, registers + patches, 2]`: for the visible patches of `mask`, or for
     /// all patches of `images` images.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl Encoder for RopeVit {
         check::mask_on(grid, masking)?;
         if matches!(masking, Masking::Replace(_) | Masking::Causal(_)) || want.cls_attention {
             return Err(Error::unsupported(
-                "a token for hidden patches, or a class token's attention, in a rope_vit",
+                "a mask token or class-token attention in rope_vit",
                 "it has neither",
                 "drop hidden patches (MaskMode::Drop), or use a vit",
             ));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn visible_patches_are_seen_at_their_places_and_gradients_arrive() {
+    fn visible_patches_keep_their_coordinates_and_gradients_arrive() {
         let store = ParamStore::cpu(0);
         let vit = RopeVit::new(&store.root(), &config()).unwrap();
         let (image, step) = (noise(&[2, 3, 16, 16], 1), StepContext::new(0));
@@ -186,7 +186,7 @@ mod tests {
         };
         assert_eq!(all(Masking::None), all(Masking::Drop(&none)));
         assert!(vit.encode(&image, Masking::Replace(&mask), &want, &step).is_err());
-        // Other sizes have places of their own.
+        // Other sizes have other coordinates.
         let wide = vit.encode(&noise(&[1, 3, 8, 24], 1), Masking::None, &want, &step);
         assert_eq!(wide.unwrap().tokens.dims(), [1, 4 + 12, 16]);
     }

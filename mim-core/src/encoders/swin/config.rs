@@ -15,12 +15,12 @@ use crate::{Encoder, Error, ImageSize, PatchGrid, Result};
 pub struct SwinConfig {
     /// Height and width of the images in pixels. Default 192.
     ///
-    /// Without `pad` every stage's grid must be whole windows: multiples of
-    /// `patch_size * 2^(stages - 1) * window_size` always fit.
-    /// The network takes other sizes, too, on which its stages are whole windows of the same sides.
+    /// Without `pad`, the grid of every stage must divide into whole windows. Multiples of
+    /// `patch_size * 2^(stages - 1) * window_size` always work.
+    /// The network accepts other sizes whose stages divide into whole windows of the same sides.
     pub image_size: ImageSize,
-    /// Whether grids are padded with zeros to whole windows and even sides, so that images of any
-    /// size fit whose sides are multiples of `patch_size`; windows stay as `image_size` makes them.
+    /// Whether to pad grids with zeros to whole windows and even sides. Then images of any
+    /// size work if their sides are multiples of `patch_size`; window sizes are those for `image_size`.
     /// Default false.
     pub pad: bool,
     /// Side of a patch of the first stage in pixels. Default 4.
@@ -33,9 +33,9 @@ pub struct SwinConfig {
     pub depths: Vec<usize>,
     /// Attention heads of each stage. Default 4, 8, 16, 32.
     pub num_heads: Vec<usize>,
-    /// Side of a window in tokens; a stage whose grid is no larger has one unshifted window. Default 6.
+    /// Side of a window in tokens. A stage whose grid is not larger has a single window without shift. Default 6.
     pub window_size: usize,
-    /// Hidden width of a block's MLP over the stage's width. Default 4.
+    /// Hidden width of a block's MLP as a multiple of the stage's width. Default 4.
     pub mlp_ratio: f64,
     /// Biases of query, key and value. Default `full`.
     pub qkv_bias: QkvBias,
@@ -45,7 +45,7 @@ pub struct SwinConfig {
     pub drop_path_rate: f64,
     /// Whether the embedded patches are normalised. Default true.
     pub patch_norm: bool,
-    /// Whether hidden patches can be replaced by a trained token. Default true.
+    /// Whether a trained mask token can replace hidden patches. Default true.
     pub mask_token: bool,
 }
 
@@ -81,8 +81,8 @@ const ARCHS: &[(&str, usize, usize, usize, usize)] = &[
 impl SwinConfig {
     /// The size called `arch`: `swin_tiny`, `swin_small`, `swin_base` or `swin_large`.
     ///
-    /// Widths, depths and heads of Liu et al., ICCV 2021, Sec. 3.3; images of 192 pixels and
-    /// windows as SimMIM pre-trains base and large with.
+    /// Widths, depths and heads follow Liu et al., ICCV 2021, Sec. 3.3. Images of 192 pixels and the
+    /// windows are those of SimMIM's pre-training of base and large.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl SwinConfig {
                 "swin",
                 "arch",
                 arch,
-                "no such size is known",
+                "it is not a known size",
                 format!("use one of {}", known.join(", ")),
             )
         })?;
@@ -123,12 +123,12 @@ impl SwinConfig {
         self.embed_dim << stage
     }
 
-    /// Width of the output's tokens.
+    /// Width of the output tokens.
     pub fn dim(&self) -> usize {
         self.stage_dim(self.stages().saturating_sub(1))
     }
 
-    /// Side in pixels of what one token of the output stands for.
+    /// Side in pixels covered by one output token.
     pub fn output_stride(&self) -> usize {
         self.patch_size << self.stages().saturating_sub(1)
     }
@@ -146,8 +146,8 @@ impl SwinConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a side is not a multiple of the stage's stride, or with `pad` of
-    /// the patches'.
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the stage's stride or, with `pad`, of
+    /// the patch size.
     pub fn grid_of(&self, image: (usize, usize), stage: usize) -> Result<PatchGrid> {
         if !self.pad {
             return PatchGrid::of_image(image, self.patch_size << stage);
@@ -164,7 +164,7 @@ impl SwinConfig {
     /// As [`SwinConfig::stage_grid`].
     pub fn stage_window(&self, stage: usize) -> Result<(usize, usize)> {
         let grid = self.stage_grid(0)?;
-        // Parity: where a grid is padded, the windows are those of sides rounded down.
+        // Parity: on a padded grid, the window follows from the sides rounded down.
         let least = (grid.rows.min(grid.cols) >> stage).max(1);
         Ok(match least <= self.window_size {
             true => (least, 0),
@@ -172,17 +172,17 @@ impl SwinConfig {
         })
     }
 
-    /// Checks ranges and how settings fit each other.
+    /// Checks ranges and how settings depend on each other.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.validate_ranges()?;
         for (stage, (&depth, &heads)) in self.depths.iter().zip(&self.num_heads).enumerate() {
             let dim = self.stage_dim(stage);
             if depth == 0 {
-                let why = "every stage has at least one block";
+                let why = "every stage must have at least one block";
                 return bad("depths", format!("{:?}", self.depths), why, "use 1 or more");
             }
             if heads == 0 || !dim.is_multiple_of(heads) {
@@ -197,37 +197,37 @@ impl SwinConfig {
 
     fn validate_ranges(&self) -> Result<()> {
         if self.in_channels == 0 {
-            let why = "images have at least one channel";
+            let why = "images must have at least one channel";
             return bad("in_channels", 0, why, "use 1 (grey) or 3 (RGB)");
         }
         if self.embed_dim == 0 {
             return bad(
                 "embed_dim",
                 0,
-                "tokens have at least one value",
+                "tokens must have at least one value",
                 "use 96 or more",
             );
         }
-        // Nothing is known with more stages, and a stride must fit a number.
+        // No known network has more stages, and the stride must not overflow.
         if self.depths.is_empty() || self.depths.len() > 16 {
             let value = format!("{:?}", self.depths);
             return bad(
                 "depths",
                 value,
-                "an encoder has 1 to 16 stages",
+                "an encoder must have 1 to 16 stages",
                 "use 2, 2, 18, 2",
             );
         }
         if self.num_heads.len() != self.depths.len() {
-            let why = format!("there are {} stages in depths", self.depths.len());
+            let why = format!("depths has {} stages", self.depths.len());
             let value = format!("{:?}", self.num_heads);
-            return bad("num_heads", value, why, "give one number for each stage");
+            return bad("num_heads", value, why, "give one number per stage");
         }
         if self.window_size == 0 {
             return bad(
                 "window_size",
                 0,
-                "a window has at least one token",
+                "a window must have at least one token",
                 "use 6 or 7",
             );
         }
@@ -250,7 +250,7 @@ impl SwinConfig {
         Ok(())
     }
 
-    /// Parity: SimMIM's released encoder does not pad; sizes that leave a part of a window over are refused.
+    /// Parity: SimMIM's released encoder does not pad, so sizes that leave partial windows are refused.
     pub(super) fn validate_windows(&self, stage: usize) -> Result<()> {
         let grid = self.stage_grid(stage)?;
         let (side, _) = self.stage_window(stage)?;
@@ -261,7 +261,7 @@ impl SwinConfig {
             return Ok(());
         }
         let why = format!(
-            "the grid {grid} of stage {stage} is no whole number of windows of {side}x{side}"
+            "the grid {grid} of stage {stage} does not divide into windows of {side}x{side}"
         );
         let fitting = self.output_stride() * self.window_size;
         let fix = format!(
@@ -270,7 +270,7 @@ impl SwinConfig {
         bad("image_size", self.image_size, why, fix)
     }
 
-    /// Block `index` of the whole network, in stage `stage`.
+    /// Settings of block number `index` in the network, in stage `stage`.
     pub(super) fn block(&self, stage: usize, index: usize) -> BlockConfig {
         let last = (self.depths.iter().sum::<usize>() - 1).max(1) as f64;
         BlockConfig {
@@ -352,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_the_papers() {
+    fn sizes_match_the_paper() {
         let base = SwinConfig::arch("swin_base").unwrap();
         assert_eq!(base, SwinConfig::default());
         let large = SwinConfig::arch("swin_large").unwrap();
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_the_remedy() {
+    fn invalid_settings_are_refused_with_a_remedy() {
         let cases: &[(&str, &[&str])] = &[
             (
                 "image_size = 224",
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_images_fit_when_every_stage_is_whole_windows() {
+    fn wide_images_work_if_every_stage_has_whole_windows() {
         let config = SwinConfig {
             image_size: ImageSize {
                 height: 32,

@@ -1,4 +1,4 @@
-//! What a stage of Swin does to one grid of tokens.
+//! Windows and merging of a Swin stage on one grid.
 
 use candle_core::{Device, Tensor};
 
@@ -12,13 +12,13 @@ pub(super) struct StageLayout {
     plain: Windows,
     shifted: Windows,
     shift_mask: Option<Tensor>,
-    /// The tokens of each token of the next stage, as [`merging::order`] lists them.
+    /// Ids of the tokens merged into each token of the next stage, from [`merging::order`].
     pub(super) merging: Vec<u32>,
 }
 
 impl StageLayout {
-    /// For images of (height, width) pixels: one layout a stage. Padded windows stay as the configured
-    /// size makes them, others are those of the new grids.
+    /// One layout per stage, for images of (height, width) pixels. With padding, window sizes are those of the
+    /// configured image size; otherwise they follow from the new grids.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl StageLayout {
         })
     }
 
-    /// The windows of an even or an odd block, and what keeps rolled tokens apart.
+    /// The windows of an even or odd block, and the mask that separates rolled tokens.
     pub(super) fn windows(&self, odd: bool) -> (&Windows, Option<&Tensor>) {
         match odd {
             true => (&self.shifted, self.shift_mask.as_ref()),
@@ -58,8 +58,8 @@ impl StageLayout {
     }
 }
 
-/// `config` for images of another size. Without padding all stages must be whole windows there, of the
-/// sides that the relative position tables were made for.
+/// `config` for images of another size. Without padding, all stages must have whole windows there, with the
+/// sides of the relative position tables.
 ///
 /// # Errors
 ///
@@ -82,7 +82,7 @@ pub(super) fn fitted(config: &SwinConfig, (height, width): (usize, usize)) -> Re
                 "images for Swin",
                 format!("windows of {own}x{own} tokens in stage {stage}, as at {at} pixels"),
                 format!("{side}x{side} at {size} pixels"),
-                "give larger images, change encoder.image_size or set encoder.pad = true",
+                "use larger images, change encoder.image_size or set encoder.pad = true",
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! Four neighbouring tokens to one.
+//! Merges 2x2 neighbouring tokens.
 
 use candle_core::Tensor;
 
@@ -7,7 +7,7 @@ use crate::nn::{LayerNorm, Linear};
 use crate::params::Params;
 use crate::{PatchGrid, Result};
 
-/// Joins each 2x2 tokens, normalises them and halves their width (Swin: Liu et al., ICCV 2021, Sec. 3.1).
+/// Concatenates each 2x2 tokens, normalises them and halves the width (Swin: Liu et al., ICCV 2021, Sec. 3.1).
 #[derive(Debug, Clone)]
 pub(super) struct PatchMerging {
     norm: LayerNorm,
@@ -23,7 +23,7 @@ impl PatchMerging {
         })
     }
 
-    /// `[rows, tokens, dim]` to `[rows, order.len() / 4, 2 dim]`, by the [`order`] of the tokens' grid.
+    /// Maps `[rows, tokens, dim]` to `[rows, order.len() / 4, 2 dim]`, by the [`order`] of the grid.
     pub(super) fn forward(&self, xs: &Tensor, order: &[u32]) -> Result<Tensor> {
         let (rows, _, dim) = xs.dims3()?;
         let four = gather_padded(xs, order)?.reshape((rows, order.len() / 4, 4 * dim))?;
@@ -31,8 +31,8 @@ impl PatchMerging {
     }
 }
 
-/// The four tokens of each new one: rows first, then columns. A side that is odd is padded by one,
-/// for which the number of tokens stands.
+/// Ids of the four tokens of each merged one: rows first, then columns. An odd side is padded by one;
+/// padding has the id `tokens`.
 pub(super) fn order(grid: PatchGrid) -> Vec<u32> {
     let (rows, cols) = (grid.rows.div_ceil(2), grid.cols.div_ceil(2));
     let mut order = Vec::with_capacity(4 * rows * cols);

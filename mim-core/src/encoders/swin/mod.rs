@@ -1,4 +1,4 @@
-//! The Swin transformer: attention within windows, on ever coarser grids.
+//! The Swin transformer: windowed attention on progressively coarser grids.
 
 mod config;
 mod layout;
@@ -18,12 +18,12 @@ use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias};
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions, ops};
 
-/// A Swin transformer, first version (Liu et al., ICCV 2021), parameters named as in microsoft/SimMIM.
+/// A Swin transformer, first version (Liu et al., ICCV 2021), with the parameter names of microsoft/SimMIM.
 ///
-/// There is no class token, and hidden patches are replaced by a mask token before the first stage:
-/// masks may be on any grid that the first stage's is a multiple of. The output is on the grid of
-/// the last stage. [`EncodeOptions::layers`] counts the blocks of all stages together; each block's output
-/// is on its own stage's grid, `[rows, stage tokens, stage dim]`, before its tokens are merged.
+/// There is no class token. A mask token replaces hidden patches before the first stage;
+/// masks may be on any grid that divides the grid of the first stage. The output is on the grid of
+/// the last stage. [`EncodeOptions::layers`] numbers blocks across all stages; the output of each block
+/// is on the grid of its stage, `[rows, stage tokens, stage dim]`, before its tokens are merged.
 #[derive(Debug, Clone)]
 pub struct Swin {
     config: SwinConfig,
@@ -31,7 +31,7 @@ pub struct Swin {
     patch_norm: Option<LayerNorm>,
     mask_token: Option<MaskToken>,
     stages: Vec<Stage>,
-    /// One a stage, for images of the configured size.
+    /// One per stage, for images of the configured size.
     layouts: Vec<StageLayout>,
     norm: LayerNorm,
 }
@@ -70,7 +70,7 @@ impl WindowBlock {
 }
 
 impl Stage {
-    /// Stage `stage`, whose first block is number `first` of the network.
+    /// Builds stage `stage`; its first block has number `first` in the network.
     fn new(params: &Params, config: &SwinConfig, stage: usize, first: usize) -> Result<Self> {
         let params = params.pp("layers").pp(stage);
         let (side, _) = config.stage_window(stage)?;
@@ -103,7 +103,7 @@ impl Swin {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &SwinConfig) -> Result<Self> {
         config.validate()?;
         let SwinConfig {
@@ -135,12 +135,12 @@ impl Swin {
         })
     }
 
-    /// The settings it was built from.
+    /// The settings that this was built from.
     pub fn config(&self) -> &SwinConfig {
         &self.config
     }
 
-    /// The first stage's input `[rows, tokens, dim]`, hidden patches replaced.
+    /// The input of the first stage, `[rows, tokens, dim]`, with hidden patches replaced.
     fn embed(&self, image: &Tensor, masking: Masking<'_>, step: &StepContext) -> Result<Tensor> {
         let tokens = self.patch_embed.forward(image)?;
         let tokens = match &self.patch_norm {
@@ -156,7 +156,7 @@ impl Swin {
         MaskToken::required(self.mask_token.as_ref())?.replace(&tokens, &mask)
     }
 
-    /// The layouts for images of this size: those of the configured size are at hand.
+    /// The layouts for images of this size; those for the configured size are stored.
     fn layouts(&self, image: &Tensor) -> Result<Cow<'_, [StageLayout]>> {
         let (_, _, height, width) = image.dims4()?;
         if (height, width) == self.config.image_size.into() {
@@ -177,7 +177,7 @@ impl Swin {
         }
         if want.cls_attention {
             return Err(Error::unsupported(
-                "the class token's attention in Swin",
+                "class-token attention in Swin",
                 "it has no class token",
                 "use a ViT",
             ));
@@ -187,7 +187,7 @@ impl Swin {
             return Err(Error::unsupported(
                 format!("reading block {index}"),
                 format!("the encoder has {blocks} blocks, counted from 0"),
-                "ask for a block that is there",
+                "use a block index below that",
             ));
         }
         self.grid(size)
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_counted_over_all_stages_and_keep_their_own_grid() {
+    fn blocks_are_numbered_across_stages_and_keep_their_grids() {
         let (store, swin) = swin(&config());
         let want = EncodeOptions {
             layers: vec![1, 3],
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_on_any_grid_down_to_the_patches_give_the_same() {
+    fn masks_on_any_grid_give_the_same() {
         let (_, swin) = swin(&config());
         let coarse: Vec<u8> = [1, 0, 0, 1, 0, 0, 1, 1].repeat(2);
         let coarse = Mask::from_bits(PatchGrid::new(2, 4), &coarse).unwrap();
@@ -340,7 +340,7 @@ mod tests {
         assert!(all[0] == all[1] && all[1] == all[2]);
         let plain = encode(&swin, Masking::None, &EncodeOptions::default()).unwrap();
         assert_ne!(values(&plain.tokens), all[0]);
-        // Two masks an image: the first copy is that of the mask alone.
+        // Two masks per image: the first copy equals the mask alone.
         let both: Vec<u8> = [coarse.to_bits(), coarse.complement().to_bits()].concat();
         let both = Mask::from_bits(coarse.grid(), &both).unwrap();
         let encoded = encode(&swin, Masking::Replace(&both), &EncodeOptions::default()).unwrap();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn at_another_size_it_is_the_network_built_for_that_size() {
+    fn at_another_size_it_equals_a_network_built_for_that_size() {
         let square = SwinConfig {
             image_size: 32.into(),
             ..config()
@@ -365,13 +365,13 @@ mod tests {
             assert_eq!(encoded.grid, PatchGrid::new(8, 8));
             values(&encoded.tokens)
         };
-        // The same seed: the weights are the same, and the last stage shifts at the larger size only.
+        // With the same seed, weights are equal; the last stage shifts only at the larger size.
         assert_eq!(tokens(&wide), tokens(&built));
     }
 
     #[test]
     fn one_window_sees_the_whole_image_and_several_do_not() {
-        // A change at the bottom right reaches the top left only where one window spans the grid.
+        // A change at the bottom right reaches the top left only if one window spans the grid.
         let base = SwinConfig {
             image_size: 16.into(),
             depths: vec![2],
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_do() {
+    fn refuses_unsupported_options() {
         let (_, swin) = swin(&config());
         let mask = Mask::from_bits(PatchGrid::new(4, 8), &[0u8; 64]).unwrap();
         let fails = |masking, want: EncodeOptions, part: &str| {
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_takes_images_of_any_size_and_changes_nothing_where_it_adds_nothing() {
+    fn padding_allows_any_size_and_does_nothing_if_not_needed() {
         let pad = SwinConfig {
             pad: true,
             ..config()

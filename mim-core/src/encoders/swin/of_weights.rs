@@ -1,4 +1,4 @@
-//! Sizes of a Swin transformer from its weights.
+//! Infers the sizes of a Swin transformer from its weights.
 
 use super::SwinConfig;
 use crate::nn::QkvBias;
@@ -6,29 +6,29 @@ use crate::weights::WeightMap;
 use crate::{Error, Result};
 
 impl SwinConfig {
-    /// Whether weights in our names look like those of a Swin transformer.
+    /// Whether weights in mim's names look like those of a Swin transformer.
     pub fn looks_like(weights: &WeightMap) -> bool {
         weights.get("layers.0.blocks.0.norm1.weight").is_some()
     }
 
-    /// The settings that weights in our names belong to, as far as shapes tell: patch size, channels, width, blocks,
+    /// The settings of weights in mim's names, as far as shapes determine them: patch size, channels, width, blocks,
     /// heads and windows of the stages, MLP and biases.
     ///
-    /// Shapes do not tell the size of the images. It is taken as one window in the last stage, as in all published
-    /// recipes: 224 for windows of 7. `norm_eps` stays at its default.
+    /// Shapes do not determine the image size. It is assumed that the last stage has one window, as in all published
+    /// recipes: 224 for windows of 7. `norm_eps` keeps its default.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if they are not those of a Swin transformer.
+    /// [`Error::Unsupported`] if they do not belong to a Swin transformer.
     pub fn of_weights(weights: &WeightMap) -> Result<Self> {
         let dims = |name: &str| weights.get(name).map(|tensor| tensor.dims().to_vec());
         let has = |name: &str| weights.get(name).is_some();
         let unknown = |why: String| {
-            let fix = "name their source (--source), or give the sizes by --set encoder.KEY=VALUE";
+            let fix = "name their source (--source), or set the sizes with --set encoder.KEY=VALUE";
             Error::unsupported("finding the encoder of these weights", why, fix)
         };
         let needed = |name: &str| {
-            dims(name).ok_or_else(|| unknown(format!("they have no {name}, as a Swin has")))
+            dims(name).ok_or_else(|| unknown(format!("they have no {name}, which every Swin has")))
         };
         let patch = needed("patch_embed.proj.weight")?;
         let &[embed_dim, in_channels, patch_size, _] = patch.as_slice() else {
@@ -89,7 +89,7 @@ mod tests {
     use crate::encoders::Swin;
 
     #[test]
-    fn settings_come_back_from_their_weights() {
+    fn settings_are_inferred_from_weights() {
         let tiny = SwinConfig {
             image_size: 56.into(),
             embed_dim: 8,

@@ -1,4 +1,4 @@
-//! The sizes of CLIP's visual tower.
+//! Sizes of CLIP's vision transformer.
 
 use super::VitConfig;
 use crate::nn::{Activation, PosEmbedKind};
@@ -15,7 +15,7 @@ const CLIP_ARCHS: [ClipArch; 4] = [
 ];
 
 impl VitConfig {
-    /// The visual tower of CLIP called `arch`: `clip_vit_base_patch16`, `clip_vit_base_patch32`,
+    /// CLIP's vision transformer of size `arch`: `clip_vit_base_patch16`, `clip_vit_base_patch32`,
     /// `clip_vit_large_patch14` or `clip_vit_large_patch14_336` (Radford et al., ICML 2021).
     ///
     /// # Errors
@@ -26,17 +26,17 @@ impl VitConfig {
         let size = found.ok_or_else(|| {
             let known: Vec<_> = CLIP_ARCHS.iter().map(|(name, ..)| *name).collect();
             let fix = format!("use one of {}", known.join(", "));
-            Error::config("clip", "arch", arch, "no such size is known", fix)
+            Error::config("clip", "arch", arch, "it is not a known size", fix)
         })?;
         Ok(Self::clip_size(size))
     }
 
-    /// The visual tower of CLIP's ViT-B/16.
+    /// CLIP's ViT-B/16 vision transformer.
     pub fn clip_base() -> Self {
         Self::clip_size(&CLIP_ARCHS[0])
     }
 
-    /// The visual tower of CLIP's ViT-L/14.
+    /// CLIP's ViT-L/14 vision transformer.
     pub fn clip_large() -> Self {
         Self::clip_size(&CLIP_ARCHS[2])
     }

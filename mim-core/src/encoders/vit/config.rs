@@ -9,23 +9,23 @@ use crate::params::Params;
 use crate::parts::Part;
 use crate::{Encoder, Error, ImageSize, PatchGrid, Result};
 
-/// Which blocks add a relative position bias to their attention.
+/// Relative position bias of the attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RelPosBiasKind {
     /// None.
     #[default]
     None,
-    /// All blocks, from one table.
+    /// All blocks share one table.
     Shared,
-    /// All blocks, each from its own table.
+    /// Each block has its own table.
     PerBlock,
-    /// All blocks, the sum of one table's and its own.
+    /// Each block adds a shared table and its own.
     Both,
 }
 
 impl RelPosBiasKind {
-    /// Whether one table serves all blocks.
+    /// Whether all blocks share a table.
     pub fn is_shared(self) -> bool {
         matches!(self, Self::Shared | Self::Both)
     }
@@ -42,13 +42,13 @@ impl RelPosBiasKind {
 pub struct VitConfig {
     /// Height and width of the images in pixels; multiples of `patch_size`. Default 224.
     ///
-    /// With fixed positions, or none, the network takes other sizes too; methods ask for this one.
+    /// With fixed positions, or none, the network accepts other sizes too; methods request this one.
     pub image_size: ImageSize,
-    /// Whether images of other sizes are taken too, their positions resized from those of
+    /// Whether images of other sizes are accepted; their positions are resized from those of
     /// `image_size` (DINO's rule). Default false.
     pub any_size: bool,
-    /// Whether positions of other image sizes, also fixed ones, are those of `image_size`, resized (bicubic). Default
-    /// false: fixed ones are computed anew.
+    /// Whether positions for other image sizes, also fixed ones, are resized from those of `image_size` (bicubic).
+    /// Default false: fixed ones are recomputed.
     pub resize_positions: bool,
     /// Side of a patch in pixels. Default 16.
     pub patch_size: usize,
@@ -60,7 +60,7 @@ pub struct VitConfig {
     pub depth: usize,
     /// Attention heads. Default 12.
     pub num_heads: usize,
-    /// Hidden width of a block's MLP over `embed_dim`. Default 4.
+    /// Hidden width of a block's MLP as a multiple of `embed_dim`. Default 4.
     pub mlp_ratio: f64,
     /// Biases of query, key and value. Default `full`.
     pub qkv_bias: QkvBias,
@@ -71,7 +71,7 @@ pub struct VitConfig {
     pub layer_scale_init: Option<f64>,
     /// Stochastic depth rate of the last block, rising linearly from 0. Default 0.
     pub drop_path_rate: f64,
-    /// Share of the attention's weights that are dropped in training. Default 0.
+    /// Dropout rate of the attention weights in training. Default 0.
     pub attn_drop_rate: f64,
     /// Positions added to the tokens. Default `sincos`.
     pub pos_embed: PosEmbedKind,
@@ -79,21 +79,21 @@ pub struct VitConfig {
     pub rel_pos_bias: RelPosBiasKind,
     /// Whether the class token enters the blocks; its parameter exists either way. Default true.
     pub class_token: bool,
-    /// How many class tokens there are, each with a row of its own in the table of positions: several in Pixio, none,
-    /// and no parameter for them, in I-JEPA. Default 1.
+    /// Number of class tokens, each with its own row in the position table. Pixio has several; I-JEPA has none, and no
+    /// parameter for them. Default 1.
     pub num_class_tokens: usize,
     /// Whether a norm follows the last block. Default true.
     pub final_norm: bool,
-    /// Whether hidden patches can be replaced by a trained token. Default false.
+    /// Whether a trained mask token can replace hidden patches. Default false.
     pub mask_token: bool,
-    /// What stands between the maps of a block's MLP. Default `gelu`.
+    /// Non-linearity in a block's MLP. Default `gelu`.
     pub activation: Activation,
     /// Whether the patch embedding has a bias. Default true; CLIP's has none.
     pub patch_bias: bool,
-    /// Whether a norm stands before the first block (CLIP). Default false.
+    /// Whether a norm precedes the first block (CLIP). Default false.
     pub norm_pre: bool,
-    /// Width to which all tokens are mapped after the final norm, without bias (CLIP); none (the
-    /// default) for no such map.
+    /// Width of a projection of all tokens after the final norm, without bias (CLIP); `None` (the
+    /// default) for no projection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projection_dim: Option<usize>,
 }
@@ -154,7 +154,7 @@ impl VitConfig {
                 "vit",
                 "arch",
                 arch,
-                "no such size is known",
+                "it is not a known size",
                 format!("use one of {}", known.join(", ")),
             )
         })?;
@@ -167,7 +167,7 @@ impl VitConfig {
         })
     }
 
-    /// A small size for images of 32 pixels, as recipes that end in `_32px` have it.
+    /// A small size for images of 32 pixels, used by recipes that end in `_32px`.
     pub fn small() -> Self {
         Self {
             image_size: 32.into(),
@@ -179,7 +179,7 @@ impl VitConfig {
         }
     }
 
-    /// Width of the tokens that come out.
+    /// Width of the output tokens.
     pub fn output_dim(&self) -> usize {
         self.projection_dim.unwrap_or(self.embed_dim)
     }
@@ -189,7 +189,7 @@ impl VitConfig {
         ARCHS.iter().map(|(name, ..)| *name)
     }
 
-    /// Class tokens that enter the blocks.
+    /// Number of class tokens that enter the blocks.
     pub fn prefix(&self) -> usize {
         if self.class_token { self.num_class_tokens } else { 0 }
     }
@@ -198,40 +198,40 @@ impl VitConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a side is not a multiple of the patch.
+    /// [`Error::InvalidConfig`] if a side is not a multiple of the patch size.
     pub fn grid(&self) -> Result<PatchGrid> {
         PatchGrid::of_image(self.image_size.into(), self.patch_size)
     }
 
-    /// Numbers in a patch.
+    /// Pixel values per patch.
     pub fn patch_values(&self) -> usize {
         self.patch_size * self.patch_size * self.in_channels
     }
 
-    /// Checks ranges and how settings fit each other.
+    /// Checks ranges and how settings depend on each other.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.grid()?;
         let hidden = self.mlp_ratio * (self.embed_dim as f64);
         let divides = self.num_heads > 0 && self.embed_dim.is_multiple_of(self.num_heads);
         let (dropping, rate) = self.worst_rate();
-        // (holds, setting, value, why, fix)
+        // (is valid, setting, value, why, fix)
         let rules: [(bool, &'static str, String, &'static str, &'static str); 7] = [
             (
                 self.in_channels > 0,
                 "in_channels",
                 self.in_channels.to_string(),
-                "images have at least one channel",
+                "images must have at least one channel",
                 "use 1 (grey) or 3 (RGB)",
             ),
             (
                 self.depth > 0,
                 "depth",
                 self.depth.to_string(),
-                "an encoder has at least one block",
+                "an encoder must have at least one block",
                 "use 1 or more",
             ),
             (
@@ -246,7 +246,7 @@ impl VitConfig {
                 dropping,
                 rate.to_string(),
                 "it must be in [0, 1)",
-                "use 0 to drop nothing",
+                "use 0 for no dropping",
             ),
             (
                 self.norm_eps > 0.,
@@ -266,7 +266,7 @@ impl VitConfig {
                 self.prefix() == 1 || self.rel_pos_bias == RelPosBiasKind::None,
                 "class_token",
                 format!("{} (num_class_tokens = {})", self.class_token, self.num_class_tokens),
-                "the relative position bias has rows for one",
+                "the relative position bias needs exactly one class token",
                 "use rel_pos_bias = \"none\"",
             ),
         ];
@@ -276,7 +276,7 @@ impl VitConfig {
         }
     }
 
-    /// A rate of dropping that may be outside its range, with its name.
+    /// A drop rate with its name; one outside its range, if any.
     fn worst_rate(&self) -> (&'static str, f64) {
         match (0. ..1.).contains(&self.attn_drop_rate) {
             true => ("drop_path_rate", self.drop_path_rate),
@@ -290,8 +290,8 @@ impl VitConfig {
                 "vit",
                 "projection_dim",
                 dim,
-                "a projection has outputs and follows the final norm",
-                "set final_norm = true, or leave the projection out",
+                "a projection needs outputs and a final norm before it",
+                "set final_norm = true, or remove projection_dim",
             )),
             _ => Ok(()),
         }

@@ -1,4 +1,4 @@
-//! The plain vision transformer, in every variant the methods use.
+//! The plain vision transformer, with all variants that the methods use.
 
 mod clip;
 mod config;
@@ -13,8 +13,8 @@ use crate::nn::{Block, causal_bias, LayerNorm, Linear, MaskToken, PatchEmbed, Po
 use crate::params::Params;
 use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
 
-/// A vision transformer with a class token, several or none (Dosovitskiy et al., 2021), parameters named as in timm
-/// and MAE.
+/// A vision transformer with one class token, several or none (Dosovitskiy et al., 2021), with the parameter names of
+/// timm and MAE.
 #[derive(Debug, Clone)]
 pub struct Vit {
     config: VitConfig,
@@ -29,16 +29,16 @@ pub struct Vit {
     proj: Option<Linear>,
 }
 
-/// What the blocks give: their last tokens, those of single blocks, and the attention of the class token.
+/// Output of the blocks: the last tokens, those of requested blocks, and the attention of the class token.
 type Blocks = (Tensor, Vec<(usize, Tensor)>, Option<Tensor>);
 
 impl Vit {
     /// Builds the network under `params`: `cls_token`, `pos_embed`, `patch_embed`, `blocks.N`, `norm`
-    /// and, where the settings ask for them, `mask_token`, `norm_pre`, `proj`.
+    /// and, depending on the settings, `mask_token`, `norm_pre`, `proj`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn new(params: &Params, config: &VitConfig) -> Result<Self> {
         config.validate()?;
         let VitConfig {
@@ -100,19 +100,19 @@ impl Vit {
         })
     }
 
-    /// The same network, of which only the first `depth` blocks are run, perhaps none.
+    /// Limits the network to its first `depth` blocks, possibly none.
     #[must_use]
     pub fn truncated(mut self, depth: usize) -> Self {
         self.blocks.truncate(depth);
         self
     }
 
-    /// The settings it was built from.
+    /// The settings that this was built from.
     pub fn config(&self) -> &VitConfig {
         &self.config
     }
 
-    /// Patch tokens with positions, `[rows, tokens, dim]`: all of them, or the visible ones.
+    /// Patch tokens with positions, `[rows, tokens, dim]`: all, or only the visible ones.
     fn embed(&self, image: &Tensor, masking: Masking<'_>, grid: PatchGrid) -> Result<Tensor> {
         match masking {
             Masking::Drop(mask) => {
@@ -138,7 +138,7 @@ impl Vit {
         }
     }
 
-    /// The class tokens with their positions in front of the patches, if they take part.
+    /// Prepends the class tokens with their positions, if they are used.
     fn with_class_token(&self, patches: Tensor) -> Result<Tensor> {
         let (Some(token), true) = (&self.cls_token, self.config.class_token) else {
             return Ok(patches);
@@ -152,8 +152,8 @@ impl Vit {
         Ok(Tensor::cat(&[&cls, &patches], 1)?)
     }
 
-    /// The tokens after the last block, those after the blocks that are wanted, and the attention of the class token.
-    /// `order` is added to the logits of all blocks.
+    /// Runs the blocks: the last tokens, those after the requested blocks, and the attention of the class token.
+    /// `order` is added to the attention logits of all blocks.
     fn blocks(
         &self,
         mut xs: Tensor,
@@ -207,8 +207,8 @@ impl Vit {
             return Ok(());
         }
         Err(Error::unsupported(
-            "the attention of the class token",
-            "this encoder was built without one",
+            "class-token attention",
+            "this encoder has no class token",
             "set encoder.class_token = true and encoder.num_class_tokens = 1",
         ))
     }
@@ -221,7 +221,7 @@ impl Vit {
             if matches!(masking, Masking::Drop(_)) {
                 return Err(Error::unsupported(
                     "dropping patches with a relative position bias",
-                    "the bias belongs to the full grid",
+                    "the bias is defined on the full grid",
                     "use rel_pos_bias = \"none\", or replace hidden patches",
                 ));
             }
@@ -271,7 +271,7 @@ impl Encoder for Vit {
         }
         let order = match masking {
             Masking::Causal(mask) => {
-                // Copies of an image under several masks.
+                // Repeat the image for its masks.
                 xs = Tensor::cat(&vec![&xs; mask.copies(image.dim(0)?)?], 0)?;
                 let prefix = usize::from(self.config.class_token);
                 Some(causal_bias(mask, prefix, true, image.device())?)

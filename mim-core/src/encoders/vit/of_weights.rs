@@ -1,4 +1,4 @@
-//! Sizes of a ViT from its weights.
+//! Infers the sizes of a ViT from its weights.
 
 use std::collections::BTreeSet;
 
@@ -7,24 +7,24 @@ use crate::nn::{PosEmbedKind, QkvBias};
 use crate::weights::WeightMap;
 use crate::{Error, Result};
 
-/// Widths of the field's sizes whose heads are not 64 wide: (width, heads).
+/// Known widths with heads that are not 64 wide: (width, heads).
 const HEADS: [(usize, usize); 3] = [(1280, 16), (1408, 16), (1664, 16)];
 
 impl VitConfig {
-    /// The settings that weights in our names belong to, as far as shapes tell: image and patch size, channels,
+    /// The settings of weights in mim's names, as far as shapes determine them: image and patch size, channels,
     /// width, depth, MLP, biases, layer scale, class token, positions and norms.
     ///
-    /// Shapes do not tell the number of heads, which is taken as `embed_dim / 64` (16 for widths of 1280, 1408 and
-    /// 1664), nor `norm_eps` and `activation`, which stay at their defaults.
+    /// Shapes do not determine the number of heads, assumed to be `embed_dim / 64` (16 for widths of 1280, 1408 and
+    /// 1664), nor `norm_eps` and `activation`, which keep their defaults.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if they are not those of a ViT.
+    /// [`Error::Unsupported`] if they do not belong to a ViT.
     pub fn of_weights(weights: &WeightMap) -> Result<Self> {
         let dims = |name: &str| weights.get(name).map(|tensor| tensor.dims().to_vec());
         let has = |name: &str| weights.get(name).is_some();
         let unknown = |why: &'static str| {
-            let fix = "name their source (--source), or give the sizes by --set encoder.KEY=VALUE";
+            let fix = "name their source (--source), or set the sizes with --set encoder.KEY=VALUE";
             Error::unsupported("finding the encoder of these weights", why, fix)
         };
         let patch = dims("patch_embed.proj.weight").unwrap_or_default();
@@ -35,11 +35,11 @@ impl VitConfig {
         let depth = blocks.collect::<BTreeSet<_>>().len();
         let hidden = dims("blocks.0.mlp.fc1.weight").and_then(|dims| dims.first().copied());
         let Some(hidden) = hidden.filter(|_| !has("layers.0.blocks.0.norm1.weight")) else {
-            return Err(unknown("they have no blocks.0.mlp.fc1.weight, as a ViT has"));
+            return Err(unknown("they have no blocks.0.mlp.fc1.weight, which every ViT has"));
         };
         let heads = HEADS.iter().find(|(width, _)| *width == embed_dim);
         let positions = dims("pos_embed").and_then(|dims| dims.get(1).copied());
-        let why = "their positions are not those of a square image";
+        let why = "their positions do not belong to a square image";
         let classes = dims("cls_token").and_then(|dims| dims.get(1).copied()).unwrap_or(1);
         let image_size = side(positions, patch_size, classes).ok_or_else(|| unknown(why))?;
         let without_class = positions.is_some_and(|rows| rows.isqrt().pow(2) == rows && !has("cls_token"));
@@ -82,13 +82,13 @@ impl VitConfig {
 }
 
 impl VitConfig {
-    /// Checks that weights in our names are those of a network of this size, as far as shapes tell.
+    /// Checks that weights in mim's names belong to a network of this size, as far as shapes show.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first size that differs, with that of the weights.
+    /// [`Error::InvalidConfig`] for the first size that differs, with the size of the weights.
     pub fn check_weights(&self, weights: &WeightMap) -> Result<()> {
-        // What is no ViT at all is reported name by name when it is loaded.
+        // Weights that are not a ViT are reported name by name when they are loaded.
         let Ok(found) = Self::of_weights(weights) else {
             return Ok(());
         };
@@ -106,15 +106,15 @@ impl VitConfig {
                 "encoder",
                 field,
                 own,
-                format!("the weights are those of a network with {found}"),
-                format!("set {field} = {found}, or give other weights"),
+                format!("the weights belong to a network with {found}"),
+                format!("set {field} = {found}, or use other weights"),
             )),
         }
     }
 }
 
-/// Side in pixels of the square image that so many rows of positions are for, with rows for so many class tokens or
-/// without; about 224 without positions.
+/// Side in pixels of the square image for this number of position rows, with or without rows for `classes` class
+/// tokens; about 224 without positions.
 fn side(positions: Option<usize>, patch_size: usize, classes: usize) -> Option<usize> {
     let Some(rows) = positions else {
         return Some(224 / patch_size * patch_size);
@@ -131,7 +131,7 @@ mod tests {
     use crate::encoders::Vit;
 
     #[test]
-    fn settings_come_back_from_their_weights() {
+    fn settings_are_inferred_from_weights() {
         let base = VitConfig {
             image_size: 32.into(),
             patch_size: 8,

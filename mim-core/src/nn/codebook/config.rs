@@ -8,15 +8,15 @@ use crate::{Error, Result};
 
 const NAME: &str = "codebook";
 
-/// What the nearest code is, and how codes follow the vectors that chose them.
+/// How the nearest code is found, and how codes follow the vectors assigned to them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CodeMetric {
-    /// By angle: vectors and codes have length 1, and a code moves towards the mean of its vectors (BEiT v2).
+    /// By angle: vectors and codes are unit vectors, and a code moves towards the mean of its vectors (BEiT v2).
     Cosine,
-    /// By distance: a code is the moving sum of its vectors over their moving count, smoothed by `eps` (VQ-VAE).
+    /// By distance: a code is the moving sum of its vectors divided by their moving count, smoothed by `eps` (VQ-VAE).
     Euclidean {
-        /// Added to every count, so that none is zero.
+        /// Added to every count, so that no count is zero.
         eps: f64,
     },
 }
@@ -29,14 +29,14 @@ pub struct CodebookConfig {
     pub size: usize,
     /// Width of a code. Default 32.
     pub dim: usize,
-    /// What the nearest code is. Default `cosine`.
+    /// How the nearest code is found. Default `cosine`.
     pub metric: CodeMetric,
     /// Share of a code that each step keeps, in `[0, 1)`. Default 0.99.
     pub decay: f64,
-    /// Rounds of k-means that make the codes from the first batch; 0 for codes drawn at random. Default 10.
+    /// Rounds of k-means that initialise the codes from the first batch; 0 draws them at random. Default 10.
     pub kmeans: usize,
-    /// A code whose moving count falls below it is replaced by a vector of the batch; none (the default) for codes
-    /// that may die.
+    /// A code whose moving count falls below this is replaced by a vector of the batch; `None` (the default) never
+    /// replaces codes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_below: Option<f64>,
 }
@@ -55,7 +55,7 @@ impl Default for CodebookConfig {
 }
 
 impl CodebookConfig {
-    /// PeCo's: 8192 codes of width 256 by distance, drawn at random.
+    /// PeCo's: 8192 codes of width 256, by distance, drawn at random.
     pub fn peco() -> Self {
         Self {
             dim: 256,
@@ -69,17 +69,22 @@ impl CodebookConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first setting that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
             Err(Error::config(NAME, field, value, why, fix))
         };
         if self.size < 2 || u32::try_from(self.size).is_err() {
-            let why = "there are at least two codes, and their numbers fit 32 bits";
+            let why = "a codebook needs at least two codes, and their numbers fit 32 bits";
             return bad("size", self.size.to_string(), why, "use 8192");
         }
         if self.dim == 0 {
-            return bad("dim", "0".to_owned(), "a code has a width", "use 32");
+            return bad(
+                "dim",
+                "0".to_owned(),
+                "a code needs at least one value",
+                "use 32",
+            );
         }
         if !(0. ..1.).contains(&self.decay) {
             let why = "it must be in [0, 1)";
@@ -88,17 +93,17 @@ impl CodebookConfig {
         if let CodeMetric::Euclidean { eps } = self.metric
             && !(eps.is_finite() && eps > 0.)
         {
-            let why = "counts are divided by, and it keeps them from zero";
+            let why = "it must be positive to keep counts from zero";
             return bad("metric.eps", eps.to_string(), why, "use 1e-5");
         }
         match self.restart_below {
             Some(count) if !(count.is_finite() && count > 0.) => {
-                let why = "a moving count is compared with it";
+                let why = "it is compared with a moving count, so it must be positive";
                 bad(
                     "restart_below",
                     count.to_string(),
                     why,
-                    "use 0.01, or leave it out",
+                    "use 0.01, or remove it",
                 )
             }
             _ => Ok(()),
@@ -109,7 +114,7 @@ impl CodebookConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if a setting does not hold.
+    /// [`Error::InvalidConfig`] if a setting is invalid.
     pub fn build(&self, params: &Params) -> Result<Codebook> {
         Codebook::new(params, self)
     }

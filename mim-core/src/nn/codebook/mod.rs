@@ -1,4 +1,4 @@
-//! Vector quantisation with a codebook that follows its vectors.
+//! Vector quantisation with a moving-average codebook.
 
 mod config;
 mod update;
@@ -12,12 +12,12 @@ use crate::ops::{Precision, with_precision};
 use crate::params::{Draw, Params};
 use crate::{Error, Result, StepContext, ops};
 
-/// Vectors that are compared with all codes at a time.
+/// Vectors compared with all codes at a time.
 const ROWS: usize = 4096;
-/// Squared lengths below it are taken for zero; still a normal f32.
+/// Smaller squared lengths count as this value, which is still a normal f32.
 const SMALLEST_SQUARE: f64 = 1e-24;
 
-/// Vectors of length 1 along the last axis, with gradients; zero stays zero.
+/// Normalises along the last axis to length 1, with gradients; zero stays zero.
 ///
 /// # Errors
 ///
@@ -27,42 +27,42 @@ pub fn unit(xs: &Tensor) -> Result<Tensor> {
     Ok(xs.broadcast_div(&squares.maximum(SMALLEST_SQUARE)?.sqrt()?)?)
 }
 
-/// What became of a batch of vectors.
+/// A quantised batch.
 #[derive(Debug, Clone)]
 pub struct Quantized {
     /// The nearest code of each vector, `[rows]` u32.
     pub codes: Tensor,
-    /// Those codes as values `[rows, dim]`; the gradient goes straight through to the vectors.
+    /// The values of these codes, `[rows, dim]`; straight-through, their gradient goes to the vectors.
     pub vectors: Tensor,
-    /// Mean squared distance of the vectors from their codes, which move by themselves: a scalar whose gradient
-    /// goes to the vectors.
+    /// Mean squared distance of the vectors from their codes: a scalar whose gradient goes to the vectors only, as
+    /// codes are not trained by gradients.
     pub commitment: Tensor,
-    /// How the batch of all processes uses the codebook.
+    /// Codebook usage over the batch of all processes.
     pub usage: CodeUsage,
 }
 
-/// How a batch uses a codebook; scalars without gradient.
+/// Codebook usage by a batch; scalars without gradient.
 #[derive(Debug, Clone)]
 pub struct CodeUsage {
-    /// Share of the codes that some vector chose.
+    /// Share of the codes chosen at least once.
     pub live: Tensor,
-    /// `exp` of the entropy of the chosen codes: so many codes, chosen equally often, would be as diverse.
+    /// `exp` of the entropy of the chosen codes: the number of equally frequent codes with the same diversity.
     pub perplexity: Tensor,
 }
 
 impl CodeUsage {
-    /// How the joint batch of all processes uses `size` codes, for this process' `codes` `[rows]` u32.
+    /// Usage of `size` codes by the joint batch of all processes, given this process's `codes` `[rows]` u32.
     ///
     /// # Errors
     ///
-    /// If the processes cannot be reached.
+    /// Fails if a process cannot be reached.
     pub fn of_codes(codes: &Tensor, size: usize, step: &StepContext) -> Result<Self> {
         let ones = Tensor::ones(codes.dim(0)?, DType::F32, codes.device())?;
         let counts = Tensor::zeros(size, DType::F32, codes.device())?.index_add(codes, &ones, 0)?;
         Self::of_counts(&step.comm.all_reduce(&counts, Reduce::Sum)?)
     }
 
-    /// Live codes and perplexity of counts `[size]`.
+    /// Live share and perplexity of counts `[size]`.
     fn of_counts(counts: &Tensor) -> Result<Self> {
         let shares = counts.broadcast_div(&counts.sum_all()?)?;
         // 0 ln 0 is 0.
@@ -76,11 +76,11 @@ impl CodeUsage {
     }
 }
 
-/// A codebook whose codes are moving averages of the vectors that chose them, not trained by gradients
+/// A codebook whose codes are moving averages of the vectors assigned to them; gradients do not train it
 /// (van den Oord et al., NeurIPS 2017, appendix A.1; BEiT v2: Peng et al., 2022, `norm_ema_quantizer.py`).
 ///
-/// All state is buffers of the store. Processes that train together hold the same codes: counts and sums are those
-/// of their joint batch.
+/// Its state is buffers of the store. Processes that train together have identical codes, because counts and sums
+/// are those of their joint batch.
 #[derive(Debug, Clone)]
 pub struct Codebook {
     config: CodebookConfig,
@@ -88,22 +88,22 @@ pub struct Codebook {
     codes: Var,
     /// Moving counts `[size]`.
     counts: Var,
-    /// Moving sums `[size, dim]`, where codes are made from them.
+    /// Moving sums `[size, dim]`; only for the Euclidean metric.
     sums: Option<Var>,
     /// `[1]`: 1 once k-means has run.
     started: Option<Var>,
 }
 
 impl Codebook {
-    /// Buffers `embedding` `[size, dim]` and `cluster_size` `[size]`, by distance also `embed_avg` `[size, dim]`, with
-    /// k-means also `initted` `[1]`.
+    /// Buffers `embedding` `[size, dim]` and `cluster_size` `[size]`; with the Euclidean metric also `embed_avg`
+    /// `[size, dim]`, and with k-means also `initted` `[1]`.
     ///
-    /// Codes are drawn from a normal distribution: of length 1 where angles count, else of deviation
+    /// Codes are drawn from a normal distribution and have length 1 with the cosine metric, otherwise a deviation of
     /// `1 / sqrt(dim)`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if the settings do not hold or a name is taken.
+    /// [`Error::InvalidConfig`] if a setting is invalid or a name is taken.
     pub fn new(params: &Params, config: &CodebookConfig) -> Result<Self> {
         config.validate()?;
         let (size, dim, device) = (config.size, config.dim, params.device());
@@ -138,9 +138,9 @@ impl Codebook {
         &self.config
     }
 
-    /// The number `[rows]`, u32, of the code nearest to each of `vectors` `[rows, dim]`; the first of equals.
+    /// The index of the code nearest to each of `vectors` `[rows, dim]`, `[rows]` u32; ties go to the lowest index.
     ///
-    /// Products are in f32 whatever the precision of the training: in bf16 many codes would be others.
+    /// Products are f32 at every training precision: in bf16 many indices would differ.
     ///
     /// # Errors
     ///
@@ -150,22 +150,22 @@ impl Codebook {
         nearest(&vectors, &self.codes.as_detached_tensor())
     }
 
-    /// The codes called `codes` `[rows]`, `[rows, dim]`, without gradient.
+    /// The values of `codes` `[rows]`, `[rows, dim]`, without gradient.
     ///
     /// # Errors
     ///
-    /// If a number is no code.
+    /// If an index is not a code.
     pub fn lookup(&self, codes: &Tensor) -> Result<Tensor> {
         Ok(ops::gather_rows(&self.codes.as_detached_tensor(), codes)?)
     }
 
     /// Replaces each of `vectors` `[rows, dim]` by its nearest code.
     ///
-    /// In a training step the codes then move towards the vectors: what is returned is made from the codes before.
+    /// A training step then moves the codes towards the vectors; the returned values are those before the move.
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for vectors of another width, or if the processes cannot be reached.
+    /// [`Error::Shape`] for vectors of another width, or if a process cannot be reached.
     pub fn quantize(&self, vectors: &Tensor, step: &StepContext) -> Result<Quantized> {
         let vectors = self.compared(vectors)?;
         let plain = vectors.detach();
@@ -188,7 +188,7 @@ impl Codebook {
         })
     }
 
-    /// Vectors as they are compared with codes.
+    /// Vectors in the form that is compared with codes.
     fn compared(&self, vectors: &Tensor) -> Result<Tensor> {
         if vectors.rank() != 2 || vectors.dim(1)? != self.config.dim || vectors.dim(0)? == 0 {
             return Err(Error::shape(
@@ -209,7 +209,7 @@ impl Codebook {
     fn count(&self, vectors: &Tensor, codes: &Tensor, step: &StepContext) -> Result<Counted> {
         let (rows, device) = (vectors.dim(0)?, vectors.device());
         let ones = Tensor::ones((rows, 1), DType::F32, device)?;
-        // One message for both.
+        // One all-reduce for both.
         let all = Tensor::cat(&[vectors, &ones], 1)?;
         let zeros = Tensor::zeros((self.config.size, self.config.dim + 1), DType::F32, device)?;
         let all = zeros.index_add(codes, &all, 0)?;
@@ -224,7 +224,7 @@ impl Codebook {
     }
 }
 
-/// What each code was chosen for.
+/// Sums and counts of the vectors assigned to each code.
 struct Counted {
     /// `[size, dim]`.
     sums: Tensor,
@@ -232,9 +232,9 @@ struct Counted {
     counts: Tensor,
 }
 
-/// The nearest of `codes` `[size, dim]` to each of `vectors` `[rows, dim]`.
+/// The index of the nearest of `codes` `[size, dim]` for each of `vectors` `[rows, dim]`.
 fn nearest(vectors: &Tensor, codes: &Tensor) -> Result<Tensor> {
-    // |z - e|^2 but for |z|^2, which is the same for all codes.
+    // |z - e|^2 without |z|^2, which is the same for all codes.
     let squares = codes.sqr()?.sum(1)?;
     let doubled = (codes * -2.)?;
     let rows = vectors.dim(0)?;

@@ -55,7 +55,7 @@ fn codes_by_angle_move_towards_the_mean_of_their_unit_vectors() {
     let vectors = rows(&[[4., 3.], [0., 2.], [0.1, 5.]]);
     let done = codebook.quantize(&vectors, &StepContext::new(0)).unwrap();
     assert_eq!(done.codes.to_vec1::<u32>().unwrap(), [0, 1, 1]);
-    // The values are the codes before the step.
+    // The returned values are the codes before the step.
     close(&values(&done.vectors), &[1., 0., 0., 1., 0., 1.]);
     let unit = |x: f32, y: f32| [x / x.hypot(y), y / x.hypot(y)];
     let third = unit(0.1, 5.);
@@ -97,7 +97,7 @@ fn codes_by_distance_are_smoothed_moving_means() {
 }
 
 #[test]
-fn gradients_go_straight_through_and_nothing_moves_outside_training() {
+fn gradients_pass_straight_through_and_codes_move_only_in_training() {
     let (store, codebook) = built(&config(CodeMetric::Euclidean { eps: 1e-5 }));
     let before = buffer(&store, "embedding");
     let vectors = Var::from_tensor(&rows(&[[3., 1.], [2., 0.]])).unwrap();
@@ -148,7 +148,7 @@ fn kmeans(metric: CodeMetric) -> CodebookConfig {
 
 #[test]
 fn k_means_runs_once_on_the_first_batch() {
-    // With the seed of a run that finds all three corners.
+    // Use the seed of a run that finds all three corners.
     let step = (0..20).map(StepContext::new).find(|step| {
         let (_, codebook) = built(&kmeans(CodeMetric::Cosine));
         let done = codebook.quantize(&corners(0, 12), step).unwrap();
@@ -173,7 +173,7 @@ fn k_means_runs_once_on_the_first_batch() {
 }
 
 #[test]
-fn two_processes_hold_the_codes_of_one() {
+fn two_processes_get_the_same_codes_as_one() {
     for metric in [CodeMetric::Cosine, CodeMetric::Euclidean { eps: 1e-5 }] {
         let restart = CodebookConfig {
             restart_below: Some(0.5),

@@ -1,4 +1,4 @@
-//! How a codebook starts, moves, and gets rid of codes that nobody chooses.
+//! Initialisation of a codebook, its moving averages, and the restart of dead codes.
 
 use candle_core::{DType, Tensor};
 use rand::RngExt;
@@ -9,7 +9,7 @@ use crate::ops::upload;
 use crate::rng::stream;
 use crate::{Purpose, Result, StepContext};
 
-/// Number of the random stream of a codebook's first codes, and of that of new ones.
+/// Random streams for the initial codes and for restarted codes.
 const STARTS: u64 = 1 << 32;
 const RESTARTS: u64 = 2 << 32;
 
@@ -55,7 +55,7 @@ impl Codebook {
         }
     }
 
-    /// Replaces codes whose moving count is too small by vectors of the joint batch, chosen at random.
+    /// Replaces codes whose moving count is too small by random vectors of the joint batch.
     pub(super) fn restart(&self, vectors: &Tensor, step: &StepContext) -> Result<()> {
         let Some(least) = self.config.restart_below else {
             return Ok(());
@@ -71,9 +71,9 @@ impl Codebook {
             .set(&choose(&dead, &counts.ones_like()?, &counts)?)?)
     }
 
-    /// Makes the codes by k-means from the first batch of a run, unless they have been made.
+    /// Initialises the codes by k-means on the first batch of a run, unless they are initialised.
     pub(super) fn start(&self, vectors: &Tensor, step: &StepContext) -> Result<()> {
-        // Only then is the flag read, for which a GPU would have to be waited for.
+        // Read the flag only in the first step: reading it waits for the GPU.
         let first = step.global_iter() == 0 && step.micro == 0;
         let Some(started) = self.started.as_ref().filter(|_| first) else {
             return Ok(());
@@ -94,7 +94,7 @@ impl Codebook {
             counted = Some(batch.counts);
         }
         self.codes.set(&codes)?;
-        // By angle the counts are statistics alone, which start at zero.
+        // With the cosine metric, counts are only statistics and start at zero.
         if let (Some(sums), Some(counts)) = (&self.sums, counted) {
             let counts = counts.maximum(1f32)?;
             sums.set(&codes.broadcast_mul(&counts.unsqueeze(1)?)?)?;
@@ -103,7 +103,7 @@ impl Codebook {
         Ok(started.set(&Tensor::ones(1, DType::F32, started.device())?)?)
     }
 
-    /// One of `vectors` for each code, none twice if there are enough; the same on all processes.
+    /// Draws one of `vectors` for each code, without repetition if there are enough; the same on all processes.
     fn sample(&self, vectors: &Tensor, purpose: u64, step: &StepContext) -> Result<Tensor> {
         let (rows, size) = (vectors.dim(0)?, self.config.size);
         let place = [step.global_iter() as u64, purpose | step.micro as u64];
@@ -120,13 +120,13 @@ impl Codebook {
         Ok(vectors.index_select(&upload(ids, size, vectors.device())?, 0)?)
     }
 
-    /// Counts and sums of vectors that are those of all processes already.
+    /// Counts and sums of vectors already gathered from all processes.
     fn counted(&self, vectors: &Tensor, codes: &Tensor) -> Result<Counted> {
         self.count(vectors, codes, &StepContext::inference())
     }
 }
 
-/// Means of the vectors of each code; zero for codes that nobody chose.
+/// Means of the vectors of each code; zero for unused codes.
 fn means(batch: &Counted) -> Result<Tensor> {
     let divisor = batch.counts.maximum(1f32)?.unsqueeze(1)?;
     Ok(batch.sums.broadcast_div(&divisor)?)

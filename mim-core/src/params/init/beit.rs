@@ -1,15 +1,15 @@
-//! BEiT's initial values.
+//! BEiT's initialisation.
 
 use super::{Draw, InitScheme, is_token, vector};
 
-/// BEiT's and SimMIM's for ViT: normals of deviation 0.02 (EVA: 0.015) cut at one deviation, the output matrices
-/// of block `l` (from 1) divided by `sqrt(2 l)`, relative position tables zero.
+/// BEiT's scheme, and SimMIM's for ViT: normals of deviation 0.02 (EVA: 0.015), truncated at one deviation. The output
+/// matrices of block `l` (from 1) are divided by `sqrt(2 l)`; relative position tables are zero.
 ///
 /// microsoft/unilm `beit/modeling_pretrain.py`; microsoft/SimMIM @ d3e29bc, `models/simmim.py`; baaivision/EVA @
 /// 5623d08, `modeling_pretrain.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct BeitInit {
-    /// The deviation before the cut.
+    /// Standard deviation before truncation.
     pub std: f32,
 }
 
@@ -20,7 +20,7 @@ impl Default for BeitInit {
 }
 
 impl BeitInit {
-    /// EVA's.
+    /// EVA's scheme.
     pub fn eva() -> Self {
         Self { std: 0.015 }
     }
@@ -44,7 +44,7 @@ impl InitScheme for BeitInit {
     }
 }
 
-/// The block of `...blocks.N...`, counted from 1.
+/// The number of the block in `...blocks.N...`, from 1.
 fn block_number(name: &str) -> usize {
     let mut parts = name
         .split('.')

@@ -1,15 +1,15 @@
-//! BootMAE's initial values.
+//! BootMAE's initialisation.
 
 use super::{Draw, InitScheme, vector};
 
-/// BootMAE's: Xavier uniform matrices, those of query, key and value each for itself where they are
-/// packed as `qkv`; zero biases; mask tokens normal, cut at one deviation of 0.02; the pixel head as
-/// PyTorch starts a transposed convolution, uniform within `1 / sqrt(patch_values)`.
+/// BootMAE's scheme: Xavier uniform matrices, with query, key and value drawn separately if they are
+/// packed as `qkv`; zero biases; mask tokens normal with deviation 0.02, truncated at one deviation. The pixel head has
+/// PyTorch's default for transposed convolutions, uniform within `1 / sqrt(patch_values)`.
 ///
 /// LightDXY/BootMAE @ d604b18, `models/modeling_pretrain_bootmae.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct BootMaeInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
 }
 
@@ -24,7 +24,7 @@ impl InitScheme for BootMaeInit {
                 std: 0.02,
                 cut: 0.02,
             },
-            // The head of a second decoder, of features, has another name and is a matrix.
+            // A second decoder, for features, names its head differently; it is a matrix.
             _ if name == "decoder_pred.bias" => pixel_head,
             [_, _, _, _] if name == "decoder_pred.weight" => pixel_head,
             [] | [_] => vector(name),
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bootmae_starts_query_key_and_value_apart_and_its_pixel_head_as_a_convolution() {
+    fn qkv_are_drawn_separately_and_the_pixel_head_like_a_convolution() {
         let scheme = BootMaeInit { patch_values: 48 };
         let head = Draw::Uniform {
             bound: 1. / 48f32.sqrt(),

@@ -1,9 +1,9 @@
-//! CAE's initial values.
+//! CAE's initialisation.
 
 use super::{BeitInit, Draw, InitScheme, is_token, vector};
 
-/// CAE's: Xavier uniform matrices, packed ones as a whole, and zero biases; tokens and the patch embedding as BEiT
-/// starts them.
+/// CAE's scheme: Xavier uniform matrices, packed ones as one matrix, and zero biases; tokens and patch embedding follow
+/// BEiT.
 ///
 /// Atten4Vis/CAE @ a7fd162, `models/modeling_cae.py`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matrices_are_xavier_and_convolution_and_tokens_are_beits() {
+    fn matrices_are_xavier_and_the_rest_follows_beit() {
         let cut = Draw::TruncNormal {
             std: 0.02,
             cut: 0.02,

@@ -1,15 +1,15 @@
-//! CAPI's initial values.
+//! CAPI's initialisation.
 
 use super::{Draw, InitScheme, is_token, vector};
 
-/// CAPI's: Xavier uniform matrices (the patch embedding as one matrix), zero biases but for the patch embedding's,
-/// which is uniform within `1 / sqrt(patch_values)`, tokens and registers N(0, 0.02); the rows of the student's head
-/// normal with a deviation of 0.02, those of the clustering head with a deviation of 1.
+/// CAPI's scheme: Xavier uniform matrices (the patch embedding as one matrix); zero biases, except that of the patch
+/// embedding, which is uniform within `1 / sqrt(patch_values)`; tokens and registers N(0, 0.02). The rows of the
+/// student's head are normal with deviation 0.02, those of the clustering head with deviation 1.
 ///
 /// facebookresearch/capi @ 98b4fa1, `model.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct CapiInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
 }
 
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_and_registers_have_draws_of_their_own() {
+    fn heads_and_registers_differ_from_other_matrices() {
         let init = CapiInit { patch_values: 48 };
         let draw = |name: &str, shape: &[usize]| init.draw(name, shape);
         assert_eq!(draw("registers", &[1, 4, 8]), Draw::Normal { std: 0.02 });

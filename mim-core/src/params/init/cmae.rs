@@ -1,18 +1,18 @@
-//! CMAE's initial values.
+//! CMAE's initialisation.
 
 use super::{Draw, InitScheme, MaeInit};
 
-/// CMAE's: MAE's, but the affine maps of `projector` and `predictor` uniform within
-/// `1 / sqrt(inputs)`, biases too, as the framework makes them.
+/// CMAE's scheme: MAE's, but the linear layers of `projector` and `predictor` have PyTorch's default, uniform within
+/// `1 / sqrt(inputs)`, also for biases.
 ///
 /// ZhichengHuang/CMAE @ e786a52, `necks/nonlinear_neck.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct CmaeInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
-    /// Width of the rows that the projector takes.
+    /// Input width of the projector.
     pub projector_inputs: usize,
-    /// Width of the rows that the predictor takes.
+    /// Input width of the predictor.
     pub predictor_inputs: usize,
 }
 
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cmaes_heads_start_as_the_framework_makes_them() {
+    fn heads_have_pytorchs_default() {
         let init = CmaeInit {
             patch_values: 48,
             projector_inputs: 16,

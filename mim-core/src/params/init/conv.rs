@@ -1,9 +1,9 @@
-//! Initial values of convolutional networks.
+//! Initialisation of convolutional networks.
 
 use super::{Draw, InitScheme, vector};
 
-/// Of the discrete VAE of DALL-E, and of other convolutional tokenizers: normals of deviation `1 / sqrt(inputs)` of an
-/// output, zero biases, norms one and zero.
+/// The scheme of DALL-E's discrete VAE and other convolutional tokenizers: normals of deviation `1 / sqrt(fan-in)`,
+/// zero biases, norm weights one and norm biases zero.
 ///
 /// Ramesh et al., ICML 2021; openai/DALL-E, `dall_e/utils.py`.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,14 +1,14 @@
-//! FastMIM's initial values.
+//! FastMIM's initialisation.
 
 use super::{Draw, InitScheme, MaeInit, PvtV2Init, SwinInit, is_token};
 
-/// FastMIM's: all matrices Xavier uniform, those of the encoder too, tokens N(0, 0.02), zero biases.
+/// FastMIM's scheme: all matrices Xavier uniform, including the encoder's, tokens N(0, 0.02), zero biases.
 ///
-/// A ViT starts as MAE's. Of the encoders under `encoder.` only convolutions and relative position
-/// tables keep their own start. ggjy/FastMIM.pytorch @ d4eea0d, `mim_{vit,swin,pvtv2}_pretrain.py`.
+/// A ViT follows MAE. In encoders under `encoder.`, only convolutions and relative position
+/// tables keep their own scheme. ggjy/FastMIM.pytorch @ d4eea0d, `mim_{vit,swin,pvtv2}_pretrain.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct FastMimInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
 }
 
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_convolutions_and_tables_of_inner_encoders_keep_their_start() {
+    fn only_convolutions_and_tables_of_inner_encoders_keep_their_scheme() {
         let scheme = FastMimInit { patch_values: 48 };
         let conv = Draw::torch(48);
         for (name, shape, draw) in [

@@ -1,14 +1,14 @@
-//! iBOT's initial values.
+//! iBOT's initialisation.
 
 use super::{Draw, InitScheme, SwinInit};
 
-/// iBOT's for ViT and Swin: [`SwinInit`], also for class token and position table, the mask token
-/// zero, and the last layers of the head uniform within `1 / sqrt(inputs)`.
+/// iBOT's scheme for ViT and Swin: [`SwinInit`], also for class token and position table. The mask token is
+/// zero, and the last layers of the head are uniform within `1 / sqrt(inputs)`.
 ///
 /// bytedance/ibot @ da316d8, `models/vision_transformer.py`, `models/head.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct IbotInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
 }
 

@@ -1,14 +1,14 @@
-//! MAE's initial values.
+//! MAE's initialisation.
 
 use super::{Draw, InitScheme, is_token, vector};
 
-/// MAE's: Xavier uniform matrices (the patch embedding as one matrix), zero biases but for the
-/// patch embedding's, which is uniform within `1 / sqrt(patch_values)`, tokens N(0, 0.02).
+/// MAE's scheme: Xavier uniform matrices (the patch embedding as one matrix); zero biases, except that of the
+/// patch embedding, which is uniform within `1 / sqrt(patch_values)`; tokens N(0, 0.02).
 ///
 /// facebookresearch/mae @ efb2a80, `models_mae.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct MaeInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
 }
 

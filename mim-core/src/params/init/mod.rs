@@ -1,4 +1,4 @@
-//! Initialisation belongs to the paper, not to the layer: schemes map names and shapes to draws.
+//! Initialisation schemes. A scheme belongs to a paper, not to a layer: it maps names and shapes to draws.
 
 mod beit;
 mod bootmae;
@@ -41,7 +41,7 @@ pub use transformers::TransformersInit;
 /// A distribution of initial values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Draw {
-    /// One value.
+    /// A constant.
     Const(f32),
     /// Normal with mean 0.
     Normal {
@@ -50,7 +50,7 @@ pub enum Draw {
     },
     /// Normal with mean 0, redrawn outside `[-cut, cut]`.
     TruncNormal {
-        /// Standard deviation before the cut.
+        /// Standard deviation before truncation.
         std: f32,
         /// Largest magnitude.
         cut: f32,
@@ -63,21 +63,21 @@ pub enum Draw {
 }
 
 impl Draw {
-    /// Glorot's uniform for a matrix of `rows` outputs and `cols` inputs.
+    /// Xavier (Glorot) uniform for a matrix of `rows` outputs and `cols` inputs.
     pub fn xavier(rows: usize, cols: usize) -> Self {
         Self::Uniform {
             bound: (6. / (rows + cols) as f32).sqrt(),
         }
     }
 
-    /// PyTorch's default for weight and bias of a linear or convolutional layer of `inputs` inputs.
+    /// PyTorch's default for weight and bias of a linear or convolutional layer with fan-in `inputs`.
     pub fn torch(inputs: usize) -> Self {
         Self::Uniform {
             bound: 1. / (inputs as f32).sqrt(),
         }
     }
 
-    /// `count` values.
+    /// Draws `count` values.
     pub fn sample(&self, count: usize, rng: &mut dyn Rng) -> Vec<f32> {
         let normal = |rng: &mut dyn Rng| -> f32 { rng.sample(StandardNormal) };
         match *self {
@@ -112,7 +112,7 @@ impl InitScheme for Box<dyn InitScheme> {
     }
 }
 
-/// The schemes a config can name.
+/// Schemes that a config can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
@@ -151,7 +151,7 @@ pub enum Init {
 }
 
 impl Init {
-    /// The scheme for a network whose patches hold `patch_values` numbers.
+    /// The scheme for a network with `patch_values` pixel values per patch.
     pub fn build(self, patch_values: usize) -> Box<dyn InitScheme> {
         match self {
             Self::Mae => Box::new(MaeInit { patch_values }),
@@ -172,12 +172,12 @@ impl Init {
     }
 }
 
-/// Tokens that stand for no patch: drawn as vectors, not as matrices.
+/// Tokens that are not patches: drawn as vectors, not as matrices.
 fn is_token(name: &str) -> bool {
     name.ends_with("cls_token") || name.ends_with("mask_token") || name.ends_with("masked_embed")
 }
 
-/// 1-D parameters that start at one: norms' weights. Everything else 1-D starts at zero.
+/// 1-D parameters: norm weights are one, everything else is zero.
 fn vector(name: &str) -> Draw {
     Draw::Const(if name.ends_with("weight") { 1. } else { 0. })
 }
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn draws_have_the_deviation_they_state() {
         assert!((deviation(&sample(Draw::Normal { std: 0.02 })) - 0.02).abs() < 4e-4);
-        // A normal cut at one deviation keeps 0.5396 of it.
+        // A normal truncated at one deviation keeps 0.5396 of it.
         let cut = sample(Draw::TruncNormal {
             std: 0.02,
             cut: 0.02,
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn schemes_tell_parameters_apart_by_name() {
+    fn schemes_distinguish_parameters_by_name() {
         let mae = MaeInit { patch_values: 48 };
         assert_eq!(
             mae.draw("patch_embed.proj.bias", &[8]),

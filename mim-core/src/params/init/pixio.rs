@@ -1,13 +1,13 @@
-//! Pixio's initial values.
+//! Pixio's initialisation.
 
 use super::{Draw, InitScheme, MaeInit};
 
-/// Pixio's: MAE's, and both trained tables of positions normal with a deviation of 0.02.
+/// Pixio's scheme: MAE's, and both trained position tables are normal with deviation 0.02.
 ///
 /// facebookresearch/pixio @ b83555d.
 #[derive(Debug, Clone, Copy)]
 pub struct PixioInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
 }
 

@@ -1,9 +1,9 @@
-//! Initial values of transformers of point clouds.
+//! Initialisation of point cloud transformers.
 
 use super::{Draw, InitScheme, is_token, vector};
 
-/// Point-M2AE's: matrices of the encoder N(0, 0.02) cut at +-2 and zero biases; matrices of the decoder's blocks and
-/// positions Xavier uniform; propagation and heads as torch makes them.
+/// Point-M2AE's scheme: encoder matrices N(0, 0.02) truncated at +-2, and zero biases; matrices of decoder blocks and
+/// positions Xavier uniform; propagation and heads with PyTorch's default.
 ///
 /// ZrrSkywalker/I2P-MAE @ 7d4e519, `models/I2P_MAE.py`.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +13,7 @@ pub struct PointInit {
 }
 
 impl PointInit {
-    /// Inputs of a map of propagation or of a head, which its bias does not tell.
+    /// Fan-in of a layer of propagation or of a head, which the shape of its bias does not show.
     fn inputs(&self, name: &str) -> Option<usize> {
         let last = self.decoder_dims.last().copied();
         if name.starts_with("rec_head_") {
@@ -27,7 +27,7 @@ impl PointInit {
         );
         match layer {
             "fuse.net.0.weight" | "fuse.net.0.bias" => Some(coarse + dim),
-            // Those of a batch norm start at 1 and 0.
+            // Batch norm weights are 1, biases 0.
             _ if layer.contains(".1.")
                 && !layer.contains("net1.0")
                 && !layer.contains("net2.0") =>
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_start_as_their_authors_say() {
+    fn parts_follow_the_authors_scheme() {
         let init = PointInit {
             decoder_dims: vec![36, 24],
         };

@@ -1,9 +1,9 @@
-//! PVTv2's initial values.
+//! PVTv2's initialisation.
 
 use super::{Draw, InitScheme, vector};
 
-/// PVTv2's: convolutions N(0, 2 / outputs of a kernel), a depth-wise one's counted for its own channel;
-/// matrices N(0, 0.02) cut at +-2; zero biases.
+/// PVTv2's scheme: convolutions N(0, 2 / fan-out), where a depth-wise kernel counts only its own channel;
+/// matrices N(0, 0.02) truncated at +-2; zero biases.
 ///
 /// whai362/PVT, `v2/pvt_v2.py`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn convolutions_start_by_what_a_value_reaches() {
+    fn convolutions_use_their_fan_out() {
         for (name, shape, std) in [
             ("patch_embed1.proj.weight", [32, 1, 3, 3], 2. / 288f32),
             ("block1.0.mlp.dwconv.dwconv.weight", [8, 1, 3, 3], 2. / 9f32),

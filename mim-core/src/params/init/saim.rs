@@ -1,13 +1,13 @@
-//! SAIM's initial values.
+//! SAIM's initialisation.
 
 use super::{Draw, InitScheme, MaeInit};
 
-/// [`MaeInit`], with queries, keys and values drawn as three matrices, whose bound is larger than that of one.
+/// [`MaeInit`] with queries, keys and values drawn as three matrices, which have a larger bound than one packed matrix.
 ///
 /// qiy20/SAIM @ 08d36c3, `models_saim.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct SaimInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
 }
 
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queries_keys_and_values_are_matrices_of_their_own() {
+    fn qkv_are_drawn_as_three_matrices() {
         let saim = SaimInit { patch_values: 48 };
         let qkv = saim.draw("query_blocks.0.attn.qkv.weight", &[24, 8]);
         assert_eq!(qkv, Draw::xavier(8, 8));

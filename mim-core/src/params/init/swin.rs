@@ -1,14 +1,14 @@
-//! Swin's initial values.
+//! Swin's initialisation.
 
 use super::{Draw, InitScheme, vector};
 
-/// Swin's: matrices, relative position tables and mask token N(0, 0.02) cut at +-2 (a hundred
-/// deviations, so in effect not at all), the patch embedding as PyTorch starts a convolution.
+/// Swin's scheme: matrices, relative position tables and mask token N(0, 0.02) truncated at +-2 (a hundred
+/// deviations, so effectively not); the patch embedding with PyTorch's default for convolutions.
 ///
 /// microsoft/SimMIM @ d3e29bc, `models/swin_transformer.py`.
 #[derive(Debug, Clone, Copy)]
 pub struct SwinInit {
-    /// Numbers in a patch: `patch_size^2 * in_channels`.
+    /// Pixel values per patch: `patch_size^2 * in_channels`.
     pub patch_values: usize,
 }
 

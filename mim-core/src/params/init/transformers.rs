@@ -1,8 +1,9 @@
-//! The initial values of transformers' MAE.
+//! Initialisation of MAE in transformers.
 
 use super::{Draw, InitScheme, is_token, vector};
 
-/// What a freshly made `ViTMAEForPreTraining` of transformers 5.23 holds: matrices N(0, 0.02), all else zero (norms' weights one).
+/// The scheme of a new `ViTMAEForPreTraining` in transformers 5.23: matrices N(0, 0.02), norm weights one, everything
+/// else zero.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TransformersInit;
 

@@ -1,16 +1,17 @@
-//! How much memory a file may ask for.
+//! Memory limit for reading a file.
 
 use std::path::Path;
 
 use super::elements::Elements;
 use crate::{Error, Result};
 
-/// Bytes of values for each byte of the file: eight where small integers are widened, twice that where tensors share.
+/// Bytes of values allowed per byte of the file: 8 if small integers are widened, doubled for tensors with shared
+/// storage.
 const TIMES: u64 = 16;
-/// Bytes that any file may ask for: zeros compress well.
+/// Bytes allowed for any file: zeros compress well.
 const FREE: u64 = 64 << 20;
 
-/// What is left of the memory that a file may ask for: many tensors can name one storage, many entries of an archive
+/// The remaining memory that a file may use. Many tensors can name one storage, many entries of an archive
 /// one place, and compressed zeros are short.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -19,7 +20,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// That of the file at `path`.
+    /// The budget of the file at `path`.
     ///
     /// # Errors
     ///
@@ -34,28 +35,30 @@ impl Budget {
         })
     }
 
-    /// Takes the memory of `count` values.
+    /// Reserves the memory of `count` values.
     ///
     /// # Errors
     ///
-    /// What it would exceed.
+    /// Describes which limit they exceed.
     pub(super) fn values(&mut self, count: usize, elements: Elements) -> Result<(), String> {
         let bytes = (count as u64).checked_mul(elements.loaded_width() as u64);
         let left = bytes.and_then(|bytes| self.values.checked_sub(bytes));
         self.values = left.ok_or_else(|| {
-            format!("its values and those before take more than {TIMES} times the file's size")
+            format!(
+                "its values and the earlier ones take more than {TIMES} times the size of the file"
+            )
         })?;
         Ok(())
     }
 
-    /// Takes the bytes of an entry that is stored as it is.
+    /// Reserves the bytes of an uncompressed entry.
     ///
     /// # Errors
     ///
     /// If all entries together are larger than the file.
     pub(super) fn entry(&mut self, bytes: u64) -> Result<(), String> {
         let left = self.entries.checked_sub(bytes);
-        self.entries = left.ok_or("its entries overlap: they have more bytes than the file")?;
+        self.entries = left.ok_or("its entries overlap: together they are larger than the file")?;
         Ok(())
     }
 }
@@ -65,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_may_ask_for_some_times_its_size() {
+    fn a_file_may_use_a_multiple_of_its_size() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [0; 100]).unwrap();
         let mut budget = Budget::of(file.path()).unwrap();

@@ -1,8 +1,8 @@
-//! Types of numbers in files, and tensors of their bytes.
+//! Dtypes in files, and tensors from their bytes.
 
 use candle_core::{DType, Device, Tensor};
 
-/// What the values of a stored tensor are.
+/// Dtype of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Elements {
     F64,
@@ -20,7 +20,7 @@ pub(super) enum Elements {
 }
 
 impl Elements {
-    /// The type of a storage class (`torch.FloatStorage`) or dtype (`torch.float32`).
+    /// The dtype of a storage class (`torch.FloatStorage`) or dtype (`torch.float32`).
     pub(super) fn of_torch(name: &str) -> Option<Self> {
         Some(match name.strip_prefix("torch.")? {
             "DoubleStorage" | "float64" | "double" => Self::F64,
@@ -39,7 +39,7 @@ impl Elements {
         })
     }
 
-    /// The type of a `descr` of numpy, such as `<f4`.
+    /// The dtype of numpy's `descr`, such as `<f4`.
     pub(super) fn of_numpy(name: &str) -> Option<Self> {
         Some(match name {
             "<f8" => Self::F64,
@@ -57,7 +57,7 @@ impl Elements {
         })
     }
 
-    /// Bytes of a value.
+    /// Bytes per value.
     pub(super) fn width(self) -> usize {
         match self {
             Self::F64 | Self::I64 => 8,
@@ -67,7 +67,7 @@ impl Elements {
         }
     }
 
-    /// Bytes of a value once read.
+    /// Bytes per value after reading.
     pub(super) fn loaded_width(self) -> usize {
         match self {
             Self::I32 | Self::I16 | Self::I8 | Self::U16 => 8,
@@ -75,11 +75,11 @@ impl Elements {
         }
     }
 
-    /// The tensor of `bytes`; small integers, which candle computes little with, become i64.
+    /// The tensor of `bytes`; small integers become i64, since candle supports few operations on them.
     ///
     /// # Errors
     ///
-    /// If `bytes` and `shape` do not fit.
+    /// If `bytes` and `shape` do not match.
     pub(super) fn tensor(self, bytes: &[u8], shape: &[usize]) -> Result<Tensor, String> {
         let whole = |value: fn(&[u8]) -> i64| -> candle_core::Result<Tensor> {
             let values: Vec<i64> = bytes.chunks_exact(self.width()).map(value).collect();

@@ -1,4 +1,4 @@
-//! Files of weights: what kind they are, and where in them the weights are.
+//! Weight files: detection of the format, and of the weights inside a checkpoint.
 
 mod budget;
 mod elements;
@@ -24,7 +24,7 @@ pub(in crate::weights) use safetensors::parse as parse_safetensors;
 use super::WeightMap;
 use crate::{Error, Result};
 
-/// How a file keeps its weights.
+/// Format of a weight file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WeightFormat {
@@ -36,35 +36,35 @@ pub enum WeightFormat {
     Npz,
 }
 
-/// The weights of a file, and how they were found.
+/// The weights of a file, with information on how they were found.
 #[derive(Debug, Clone)]
 pub struct WeightFile {
     /// The tensors under the names they have in the file.
     pub weights: WeightMap,
-    /// The file read; of a folder, the one in it.
+    /// The file that was read; for a folder, the file inside it.
     pub path: PathBuf,
-    /// How it keeps them.
+    /// Its format.
     pub format: WeightFormat,
-    /// The key of the checkpoint under which they were; none if at its top.
+    /// The key of the checkpoint that held them; `None` at the top level.
     pub key: Option<String>,
-    /// Other keys with weights.
+    /// Other keys that hold weights.
     pub other_keys: Vec<String>,
-    /// Entries beside the weights that are no tensors, or none that can be read, and why.
+    /// Other entries that are not tensors or cannot be read, with the reason.
     pub skipped: Vec<String>,
 }
 
-/// What a file says of a tensor.
+/// A tensor in a file header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorHeader {
     /// Its name.
     pub name: String,
-    /// Its type, as the file names it: `F32`, `F8_E5M2`, ...
+    /// Its dtype, as the file names it: `F32`, `F8_E5M2`, ...
     pub dtype: String,
     /// Its shape.
     pub shape: Vec<usize>,
 }
 
-/// What a folder of weights may hold, in the order in which it is looked for.
+/// Names of weight files in a folder, in search order.
 const IN_FOLDER: [&str; 4] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -73,21 +73,21 @@ const IN_FOLDER: [&str; 4] = [
 ];
 
 impl WeightFile {
-    /// Reads a `.safetensors` file, a checkpoint of PyTorch, an `.npz` archive, an index of several files,
+    /// Reads a `.safetensors` file, a PyTorch checkpoint, an `.npz` archive, an index of several files,
     /// a folder with one of them, or `hf:owner/name[@revision][/file]` of the Hugging Face Hub (see
-    /// [`locate`](super::locate)). Content decides, not the name.
+    /// [`locate`](super::locate)). The content decides, not the file name.
     ///
-    /// Checkpoints are often dicts around the weights: `key` names the entry (several joined by dots; `.`
-    /// for all, their keys joined by dots). Without it the usual ones are tried, two levels deep. Nothing in a
-    /// pickle is run.
+    /// Checkpoints are often dicts around the weights. `key` names the entry: several levels are joined by dots, and
+    /// `.` means all dicts, with their keys joined by dots. Without it, the usual keys are tried, two levels deep. No
+    /// code in a pickle is run.
     ///
-    /// Hostile files get an error too: values take at most 16 times the size of their file and 64 MiB (where tensors
-    /// share values, or zeros were compressed), what a pickle says at most 4 million entries of some dozen bytes.
+    /// Hostile files give an error, too: values may take at most 16 times the file size plus 64 MiB (for tensors that
+    /// share values, and compressed zeros), and a pickle may hold at most 4 million entries of a few dozen bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`] if it cannot be downloaded; [`Error::Io`] if it cannot be read; [`Error::Format`] if it is damaged, holds no weights, or is of a kind
-    /// that must be saved anew in Python: then with the lines that do it.
+    /// [`Error::Hub`] if it cannot be downloaded; [`Error::Io`] if it cannot be read; [`Error::Format`] if it is
+    /// damaged, holds no weights, or must be re-saved in Python: then the error gives the lines to run.
     pub fn open(path: impl AsRef<Path>, key: Option<&str>) -> Result<Self> {
         let path = super::locate(path)?;
         let path = path.as_path();
@@ -105,8 +105,8 @@ impl WeightFile {
         Self::open_one(path, key)
     }
 
-    /// Names, types and shapes of a `.safetensors` file; none if it is of another kind. Only the header is read, and
-    /// types that cannot be loaded are listed too.
+    /// Names, dtypes and shapes of a `.safetensors` file; `None` for another format. Only the header is read, and
+    /// dtypes that cannot be loaded are listed, too.
     ///
     /// # Errors
     ///
@@ -145,14 +145,14 @@ impl WeightFile {
             return Err(Error::format(
                 path,
                 "this is neither a .safetensors file, nor a zip archive of PyTorch or numpy",
-                "give a file of weights; a download may have left an error page in its place",
+                "use a file of weights; a download may have saved an error page instead",
             ));
         }
         if let Some(key) = key {
             return Err(Error::format(
                 path,
                 format!("a .safetensors file has no key `{key}`"),
-                "leave the key out",
+                "remove the key",
             ));
         }
         Self::plain(safetensors::read(path)?, path, WeightFormat::Safetensors)
@@ -188,7 +188,7 @@ impl WeightFile {
                     path,
                     &format!("{load}.state_dict()  # needs the class's code"),
                 ),
-                false => "name the key of the weights, or save them alone".to_owned(),
+                false => "name the key of the weights, or save only the weights".to_owned(),
             };
             Error::format(path, what, fix)
         })?;
@@ -207,7 +207,7 @@ impl Display for WeightFile {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let format = match self.format {
             WeightFormat::Safetensors => "safetensors",
-            WeightFormat::Torch => "a checkpoint of PyTorch",
+            WeightFormat::Torch => "a PyTorch checkpoint",
             WeightFormat::Npz => "numpy",
         };
         write!(
@@ -223,7 +223,7 @@ impl Display for WeightFile {
             write!(f, " (others with weights: {})", self.other_keys.join(", "))?;
         }
         for line in &self.skipped {
-            write!(f, "\n  passed over: {line}")?;
+            write!(f, "\n  skipped: {line}")?;
         }
         Ok(())
     }
@@ -238,17 +238,16 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
         Error::format(
             folder,
             format!("the folder holds no weights ({})", IN_FOLDER.join(", ")),
-            "give the file itself",
+            "name the file itself",
         )
     })
 }
 
-/// The first bytes of a file.
-/// Refuses what often lies where weights should be: a Git LFS pointer, a web page.
+/// Refuses files often found in place of weights: a Git LFS pointer, a web page.
 fn no_weights(path: &Path, start: &[u8]) -> Result<()> {
     let (what, fix) = if start.starts_with(b"version https://git-lfs") {
         let fix = "run `git lfs pull` in its repository, or download the file itself";
-        ("this is a Git LFS pointer, not the file it stands for", fix)
+        ("this is a Git LFS pointer, not the file itself", fix)
     } else if start.trim_ascii_start().starts_with(b"<") {
         let fix = "download the file itself: an address of a page, or an error page, was saved";
         ("this is a web page, not a file of weights", fix)
@@ -258,6 +257,7 @@ fn no_weights(path: &Path, start: &[u8]) -> Result<()> {
     Err(Error::format(path, what, fix))
 }
 
+/// The first bytes of a file.
 fn start(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut start = Vec::new();
@@ -268,12 +268,12 @@ fn start(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn bare_pickle(path: &Path, start: &[u8]) -> Error {
-    // What PyTorch before 1.6 wrote first.
+    // The first bytes of files from PyTorch before 1.6.
     const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
     match start.get(2..).is_some_and(|rest| rest.starts_with(MAGIC)) {
         true => Error::format(
             path,
-            "this is a file of PyTorch before version 1.6 (not a zip archive)",
+            "this is a file from PyTorch before version 1.6 (not a zip archive)",
             resave(
                 path,
                 "torch.load(path, map_location='cpu', weights_only=False)",
@@ -284,7 +284,7 @@ fn bare_pickle(path: &Path, start: &[u8]) -> Error {
             "this is a pickle that torch.save did not write",
             resave(
                 path,
-                "...  # a dict of tensors by name, made by the code that wrote the file",
+                "...  # a dict of tensors by name, loaded with the code that wrote the file",
             ),
         ),
     }

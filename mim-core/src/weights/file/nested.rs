@@ -1,9 +1,9 @@
-//! Where in a checkpoint's pickle the weights are.
+//! Finds the weights in a checkpoint's pickle.
 
 use super::pickle::{Id, Node, Tree};
 use super::torch::{Stored, stored};
 
-/// Keys under which projects keep their weights, tried in this order, also one in another.
+/// Usual keys of weights, tried in this order, also nested two levels deep.
 const KEYS: [&str; 6] = [
     "model",
     "state_dict",
@@ -12,32 +12,32 @@ const KEYS: [&str; 6] = [
     "module",
     "model_ema",
 ];
-/// The key that stands for all dicts together, their keys joined by dots.
+/// The key that means all dicts together, with their keys joined by dots.
 pub(super) const ALL: &str = ".";
-/// More entries than any checkpoint has: a pickle can name one dict many times over.
+/// Limit on entries, above any checkpoint: a pickle can name one dict many times.
 const MOST: usize = 1_000_000;
-/// A longer name than any tensor has: dicts in each other repeat it.
+/// Limit on the length of a name, above any tensor: nested dicts repeat it.
 const LONGEST: usize = 4096;
 
 /// The weights in a pickle.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// The key they are under.
+    /// The key that holds them.
     pub(super) key: Option<String>,
     /// Other keys with weights.
     pub(super) others: Vec<String>,
     pub(super) tensors: Vec<(String, Stored)>,
-    /// Entries beside them, and why each is passed over.
+    /// Skipped entries, with the reason.
     pub(super) skipped: Vec<String>,
-    /// Entries looked at.
+    /// Number of entries visited.
     seen: usize,
 }
 
-/// The weights under `key`, or if none is given under the first key that has any.
+/// The weights under `key`, or without a key under the first usual key that has any.
 ///
 /// # Errors
 ///
-/// What there is in place of weights.
+/// Describes what the file holds instead of weights.
 pub(super) fn find(tree: &Tree, key: Option<&str>) -> Result<Found, String> {
     if let Node::Made { by, .. } = tree.get(tree.root) {
         return Err(match stored(tree, tree.root) {
@@ -79,7 +79,7 @@ pub(super) fn find(tree: &Tree, key: Option<&str>) -> Result<Found, String> {
     }
 }
 
-/// Every place below a usual key, or two, that holds tensors.
+/// All places under one or two usual keys that hold tensors.
 fn candidates(tree: &Tree) -> Vec<(String, Id)> {
     let below = |id: Id| -> Vec<(&str, Id)> {
         let entries = tree.entries(id).unwrap_or_default();
@@ -105,7 +105,7 @@ fn has_tensors(tree: &Tree, id: Id) -> bool {
     entries.iter().any(|(_, id)| stored(tree, *id).is_some())
 }
 
-/// The dict that a key, or several joined by dots, leads to.
+/// The dict at a key, or at several keys joined by dots.
 fn walk(tree: &Tree, key: &str) -> Result<Id, String> {
     let (mut id, mut rest) = (tree.root, key);
     while !rest.is_empty() {
@@ -127,7 +127,7 @@ fn walk(tree: &Tree, key: &str) -> Result<Id, String> {
     Ok(id)
 }
 
-/// Gathers the tensors of a dict, and of `deeper` levels of dicts in it.
+/// Collects the tensors of a dict, and of `deeper` nested levels.
 fn collect(
     tree: &Tree,
     id: Id,
@@ -160,7 +160,7 @@ fn collect(
     Ok(())
 }
 
-/// What a value is, for messages.
+/// The kind of a value, for messages.
 fn kind(tree: &Tree, id: Id) -> String {
     match tree.get(id) {
         Node::Dict(entries) => format!("a dict of {}", entries.len()),
@@ -169,7 +169,7 @@ fn kind(tree: &Tree, id: Id) -> String {
         Node::Made { by, .. } => format!("an object ({})", tree.global(*by).unwrap_or("?")),
         Node::Int(_) => "a number".to_owned(),
         Node::Text(_) => "text".to_owned(),
-        _ => "no tensor".to_owned(),
+        _ => "not a tensor".to_owned(),
     }
 }
 

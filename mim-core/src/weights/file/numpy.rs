@@ -14,7 +14,7 @@ use super::torch::{Archive, damaged};
 use crate::weights::WeightMap;
 use crate::{Error, Result};
 
-/// A longer header than any array has.
+/// Limit on the length of a header, above any array.
 const LONGEST_HEADER: u64 = 1 << 16;
 
 /// The header of one array.
@@ -32,11 +32,11 @@ pub(super) fn is_npz(archive: &Archive) -> bool {
         .any(|name| name.is_ok_and(|name| name.ends_with(".npy")))
 }
 
-/// Reads all arrays; those whose values are no plain numbers are listed beside them.
+/// Reads all arrays; those with values other than plain numbers are listed as skipped.
 ///
 /// # Errors
 ///
-/// [`crate::Error::Format`] naming the array that is damaged.
+/// [`crate::Error::Format`] naming the damaged array.
 pub(super) fn read(
     archive: &mut Archive,
     path: &Path,
@@ -56,7 +56,7 @@ pub(super) fn read(
         let array = match file.compression() {
             CompressionMethod::Stored => array(&mut file, sum, budget),
             CompressionMethod::DEFLATE => array(&mut DeflateDecoder::new(&mut file), sum, budget),
-            other => Err(format!("its compression ({other:?}) is not known")),
+            other => Err(format!("its compression ({other:?}) is not supported")),
         };
         match array.map_err(|what| damaged(path, format!("array `{name}`: {what}")))? {
             Ok(tensor) => weights.insert(name, tensor),
@@ -66,11 +66,12 @@ pub(super) fn read(
     Ok((weights, skipped))
 }
 
-/// The array of an `.npy` file.
+/// Reads the array of an `.npy` file.
 ///
 /// # Errors
 ///
-/// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Format`] if it is damaged or holds no plain numbers.
+/// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Format`] if it is damaged or its values are not plain
+/// numbers.
 pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
     let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
     let mut budget = Budget::of(path)?;
@@ -78,7 +79,7 @@ pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
     array.map_err(|why| damaged(path, why))
 }
 
-/// One array and the check of its sum; the inner error names a type that is no plain number.
+/// Reads one array and checks its checksum; the inner error names an unsupported dtype.
 fn array(
     reader: &mut dyn Read,
     sum: u32,
@@ -92,7 +93,7 @@ fn array(
     Ok(array)
 }
 
-/// One array up to the end of `reader`; the inner error names a type that is no plain number.
+/// Reads one array up to the end of `reader`; the inner error names an unsupported dtype.
 fn values(reader: &mut dyn Read, budget: &mut Budget) -> Result<Result<Tensor, String>, String> {
     let text = header_text(reader)?;
     let header = match header(&text).ok_or_else(|| format!("its header is damaged: {text}"))? {
@@ -102,7 +103,7 @@ fn values(reader: &mut dyn Read, budget: &mut Budget) -> Result<Result<Tensor, S
     let bytes = header.bytes().ok_or("its shape is too large")?;
     budget.values(bytes / header.elements.width(), header.elements)?;
     let mut values = Vec::new();
-    // One more byte shows whether there is more than the shape says.
+    // One extra byte shows whether there is more than the shape says.
     let read = reader.take(bytes as u64 + 1).read_to_end(&mut values);
     read.map_err(|error| error.to_string())?;
     if values.len() != bytes {
@@ -112,7 +113,7 @@ fn values(reader: &mut dyn Read, budget: &mut Budget) -> Result<Result<Tensor, S
             ""
         };
         return Err(format!(
-            "its shape {:?} asks for {bytes} bytes, it has {}{more}",
+            "its shape {:?} needs {bytes} bytes, but it has {}{more}",
             header.shape,
             values.len().min(bytes),
         ));
@@ -120,7 +121,7 @@ fn values(reader: &mut dyn Read, budget: &mut Budget) -> Result<Result<Tensor, S
     header.tensor(&values).map(Ok)
 }
 
-/// The Python dict that describes an array.
+/// Reads the Python dict that describes an array.
 fn header_text(reader: &mut dyn Read) -> Result<String, String> {
     let fill = |reader: &mut dyn Read, bytes: &mut [u8]| {
         reader.read_exact(bytes).map_err(|error| error.to_string())
@@ -128,7 +129,7 @@ fn header_text(reader: &mut dyn Read) -> Result<String, String> {
     let mut start = [0u8; 8];
     fill(reader, &mut start)?;
     if !start.starts_with(b"\x93NUMPY") {
-        return Err("it is no .npy file".to_owned());
+        return Err("it is not an .npy file".to_owned());
     }
     let mut length = vec![0; if start[6] == 1 { 2 } else { 4 }];
     fill(reader, &mut length)?;
@@ -146,7 +147,7 @@ fn header_text(reader: &mut dyn Read) -> Result<String, String> {
 }
 
 impl Header {
-    /// Bytes of all values; none if their number does not fit.
+    /// Bytes of all values; `None` on overflow.
     fn bytes(&self) -> Option<usize> {
         let volume = |count: usize, size: &usize| count.checked_mul((*size).max(1));
         let count = self.shape.iter().try_fold(1, volume)?;
@@ -166,7 +167,7 @@ impl Header {
     }
 }
 
-/// Reads the Python dict of a header: none if it is damaged, an error naming a type that is no number.
+/// Parses the Python dict of a header: `None` if it is damaged, an inner error for a dtype that is not a number.
 fn header(text: &str) -> Option<Result<Header, String>> {
     let value = |key: &str| {
         let (_, rest) = text.split_once(&format!("'{key}':"))?;

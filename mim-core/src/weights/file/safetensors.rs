@@ -1,4 +1,4 @@
-//! `.safetensors` files, one or several with an index.
+//! `.safetensors` files, single or sharded with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -33,7 +33,7 @@ pub(in crate::weights) fn parse(path: &Path, bytes: &[u8]) -> Result<WeightMap> 
     let file = SafeTensors::deserialize(bytes).map_err(|error| {
         let what = match promised_length(bytes) {
             Some(length) => format!(
-                "the file has {} bytes, its header promises {length}; {error}",
+                "the file has {} bytes, but its header promises {length}; {error}",
                 bytes.len()
             ),
             None => format!("the safetensors header cannot be read ({error})"),
@@ -53,7 +53,7 @@ pub(in crate::weights) fn parse(path: &Path, bytes: &[u8]) -> Result<WeightMap> 
     tensors.collect()
 }
 
-/// What the header says of the tensors, by name.
+/// The tensors in the header, sorted by name.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub(super) fn header(path: &Path) -> Result<Vec<TensorHeader>> {
         .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     if length > MOST_HEADER || length + 8 > there {
         return Err(damaged(format!(
-            "its header is said to have {length} bytes, the file has {there}"
+            "its header claims {length} bytes, but the file has {there}"
         )));
     }
     file.take(length)
@@ -91,7 +91,7 @@ pub(super) fn header(path: &Path) -> Result<Vec<TensorHeader>> {
         .filter(|(name, _)| name != "__metadata__")
     {
         let entry: Entry = serde_json::from_value(value)
-            .map_err(|error| damaged(format!("tensor `{name}` of its header: {error}")))?;
+            .map_err(|error| damaged(format!("tensor `{name}` in its header: {error}")))?;
         end = end.max(entry.data_offsets[1]);
         tensors.push(TensorHeader {
             name,
@@ -102,7 +102,7 @@ pub(super) fn header(path: &Path) -> Result<Vec<TensorHeader>> {
     let promised = end.saturating_add(8 + length);
     if promised != there {
         return Err(damaged(format!(
-            "the file has {there} bytes, its header promises {promised}"
+            "the file has {there} bytes, but its header promises {promised}"
         )));
     }
     Ok(tensors)
@@ -116,20 +116,20 @@ struct Entry {
     data_offsets: [u64; 2],
 }
 
-/// Bytes of a header at most, as the format says.
+/// Maximum bytes of a header, from the format's specification.
 const MOST_HEADER: u64 = 100_000_000;
 
-/// The part of an index file that matters: which tensor is in which file.
+/// The needed part of an index file: the file of each tensor.
 #[derive(Debug, Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Reads the files that an index names; `one` reads each of them.
+/// Reads the files named by an index; `one` reads each file.
 ///
 /// # Errors
 ///
-/// [`Error::Format`] if the index is damaged, names a file outside its folder, or a tensor that is not there.
+/// [`Error::Format`] if the index is damaged, names a file outside its folder, or names a missing tensor.
 pub(super) fn read_sharded(
     path: &Path,
     one: impl Fn(&Path) -> Result<WeightMap>,
@@ -139,19 +139,19 @@ pub(super) fn read_sharded(
         Error::format(
             path,
             error.to_string(),
-            "give the index file that lies beside the shards",
+            "use the index file from the folder of the shards",
         )
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut weights = WeightMap::default();
     for file in index.weight_map.values().collect::<BTreeSet<_>>() {
         let shard = folder.join(file);
-        // An index in an index could go on for ever.
+        // A nested index could recurse forever.
         if file.contains(['/', '\\', ':']) || file.ends_with(".json") || !shard.is_file() {
             return Err(Error::format(
                 path,
-                format!("it names `{file}`, which is no file of weights beside it"),
-                "use an index whose files lie in its own folder",
+                format!("it names `{file}`, which is not a file of weights in its folder"),
+                "use an index whose files are in its own folder",
             ));
         }
         for (name, tensor) in one(&shard)?.iter() {
@@ -168,15 +168,15 @@ pub(super) fn read_sharded(
         Some(first) => Err(Error::format(
             path,
             format!(
-                "{} tensors of the index are in none of its files, `{first}` for instance",
+                "{} tensors of the index are missing from its files, for instance `{first}`",
                 missing.len()
             ),
-            "copy all files of one version of the model",
+            "copy all files of the same version of the model",
         )),
     }
 }
 
-/// Bytes that a file with this header should have; none if the header itself is damaged.
+/// The file size that follows from the header; `None` if the header itself is damaged.
 fn promised_length(bytes: &[u8]) -> Option<u64> {
     let header = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?).checked_add(8)?;
     let json = bytes.get(8..usize::try_from(header).ok()?)?;

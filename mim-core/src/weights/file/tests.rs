@@ -1,4 +1,4 @@
-//! Files that PyTorch, numpy and safetensors wrote, whole, damaged and of kinds that cannot be read.
+//! Files written by PyTorch, numpy and safetensors: whole, damaged, and of unsupported kinds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ fn every_type_and_layout_of_a_checkpoint() {
 }
 
 #[test]
-fn the_usual_keys_are_tried_and_named() {
+fn usual_keys_are_tried_and_named() {
     for (name, key, others) in [
         ("model.pth", "model", &[][..]),
         (
@@ -110,14 +110,14 @@ fn the_usual_keys_are_tried_and_named() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("no key `weights.no`"), "{error}");
-    // All dicts at once, as iBOT's whole checkpoints are wanted.
+    // All dicts at once, as needed for iBOT's full checkpoints.
     let all = open("student_teacher.pth", Some("."));
     let names: Vec<_> = all.weights.names().collect();
     assert_eq!(names, ["center", "student.a", "teacher.a", "teacher.b"]);
 }
 
 #[test]
-fn kinds_that_cannot_be_read_are_answered_with_the_lines_that_save_them_anew() {
+fn unsupported_kinds_are_answered_with_lines_to_resave_them() {
     for (name, parts) in [
         (
             "legacy.pth",
@@ -196,17 +196,17 @@ fn shards_and_every_type_of_safetensors() {
         ("{", "EOF"),
         (
             r#"{"weight_map": {"a": "../a.safetensors"}}"#,
-            "no file of weights beside it",
+            "not a file of weights in its folder",
         ),
-        (r#"{"weight_map": {"a": ".."}}"#, "beside it"),
-        (r#"{"weight_map": {"a": "/etc/passwd"}}"#, "beside it"),
+        (r#"{"weight_map": {"a": ".."}}"#, "in its folder"),
+        (r#"{"weight_map": {"a": "/etc/passwd"}}"#, "in its folder"),
         (
             r#"{"weight_map": {"a": "model.safetensors.index.json"}}"#,
-            "beside it",
+            "in its folder",
         ),
         (
             r#"{"weight_map": {"c": "one.safetensors"}}"#,
-            "`c` for instance",
+            "for instance `c`",
         ),
         (
             r#"{"weight_map": {"c": "two.safetensors"}}"#,
@@ -222,7 +222,7 @@ fn shards_and_every_type_of_safetensors() {
 }
 
 #[test]
-fn other_files_are_named_for_what_they_are() {
+fn other_files_are_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let error = |name: &str, bytes: &[u8]| {
         let path = dir.path().join(name);
@@ -247,7 +247,7 @@ fn other_files_are_named_for_what_they_are() {
     assert!(error.to_string().contains("no key `model`"));
 }
 
-/// Every fixture of one file.
+/// All single-file fixtures.
 const WHOLE: [&str; 8] = [
     "plain.pth",
     "model.pth",
@@ -262,7 +262,7 @@ const WHOLE: [&str; 8] = [
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Cut short, or with other bytes in it: an answer or an error, never a panic.
+    /// Truncated or corrupted files give a result or an error, never a panic.
     #[test]
     fn damaged_files_end_without_panic(
         which in 0..WHOLE.len(),
@@ -282,11 +282,11 @@ proptest! {
         fs::write(&path, bytes).unwrap();
         let opened = WeightFile::open(&path, None);
         if let (Ok(_), Some(_)) = (&opened, cut) {
-            prop_assert!(false, "a file cut short was taken for whole");
+            prop_assert!(false, "a truncated file was accepted");
         }
     }
 
-    /// A pickle with other bytes in it, in an archive that is whole.
+    /// A corrupted pickle in an intact archive.
     #[test]
     fn damaged_pickles_end_without_panic(
         flips in proptest::collection::vec((any::<Index>(), any::<u8>()), 1..6),
@@ -319,7 +319,7 @@ proptest! {
 }
 
 #[test]
-fn pointers_and_pages_are_named_for_what_they_are() {
+fn pointers_and_web_pages_are_recognised() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["m.safetensors", "m.pth"] {
         let path = folder.path().join(name);
@@ -358,7 +358,7 @@ fn headers_list_types_that_cannot_be_loaded_and_read_no_values() {
 }
 
 #[test]
-fn values_that_are_no_numbers_are_named() {
+fn values_other_than_numbers_are_named() {
     let tensor =
         |value: f32| candle_core::Tensor::new(&[1., value], &candle_core::Device::Cpu).unwrap();
     let weights = |value: f32| -> WeightMap {

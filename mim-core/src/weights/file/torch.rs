@@ -1,4 +1,4 @@
-//! PyTorch's files: zip archives of a pickle and one entry for each storage.
+//! PyTorch files: zip archives with a pickle and one entry per storage.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,17 +15,17 @@ use super::resave;
 use crate::weights::WeightMap;
 use crate::{Error, Result};
 
-/// More axes, and longer keys of storages, than any tensor has.
+/// Limits on axes and on the length of storage keys, above any tensor.
 const MOST_AXES: usize = 16;
 const LONGEST_KEY: usize = 64;
 
 /// A zip archive on disk.
 pub(super) type Archive = ZipArchive<BufReader<File>>;
 
-/// A tensor of a pickle, its values still in the archive.
+/// A tensor in a pickle; its values are still in the archive.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Stored {
-    /// The entry with the values.
+    /// The entry that holds the values.
     key: String,
     elements: Elements,
     /// In elements.
@@ -35,11 +35,11 @@ pub(super) struct Stored {
     strides: Vec<usize>,
 }
 
-/// The tree of the archive's pickle, and the folder in which its entries lie.
+/// The tree of the archive's pickle, and the folder of its entries.
 ///
 /// # Errors
 ///
-/// [`Error::Format`] saying what to do with archives that hold a program.
+/// [`Error::Format`] with instructions, for archives that hold a program.
 pub(super) fn tree(
     archive: &mut Archive,
     path: &Path,
@@ -56,8 +56,8 @@ pub(super) fn tree(
     let Some(root) = root.map(str::to_owned) else {
         return Err(Error::format(
             path,
-            "this zip archive holds no weights (neither data.pkl, as PyTorch writes, nor .npy files)",
-            "give the file that torch.save or numpy.savez wrote, not an archive around it",
+            "this zip archive holds no weights (neither data.pkl, as PyTorch writes it, nor .npy files)",
+            "use the file written by torch.save or numpy.savez, not an archive that contains it",
         ));
     };
     let program = |name: &String| {
@@ -78,7 +78,7 @@ pub(super) fn tree(
     if names.contains(&order) && entry(archive, &order, path, budget)?.starts_with(b"big") {
         return Err(Error::format(
             path,
-            "the numbers have the other byte order (big-endian)",
+            "its numbers are big-endian, which is not supported",
             resave(path, "torch.load(path, map_location='cpu')"),
         ));
     }
@@ -87,12 +87,12 @@ pub(super) fn tree(
     Ok((tree, root))
 }
 
-/// All bytes of an entry; the archive's checksum is checked.
+/// All bytes of an entry, with the archive's checksum verified.
 fn entry(archive: &mut Archive, name: &str, path: &Path, budget: &mut Budget) -> Result<Vec<u8>> {
     let what = |error: &dyn std::fmt::Display| damaged(path, format!("entry `{name}`: {error}"));
     let mut file = archive.by_name(name).map_err(|error| what(&error))?;
     if file.compression() != CompressionMethod::Stored {
-        return Err(what(&"it is compressed, which PyTorch does not do"));
+        return Err(what(&"it is compressed, which PyTorch never does"));
     }
     budget.entry(file.size()).map_err(|error| what(&error))?;
     let mut bytes = Vec::new();
@@ -104,14 +104,14 @@ pub(super) fn damaged(path: &Path, what: impl Into<crate::Text>) -> Error {
     Error::format(
         path,
         what,
-        "it is damaged or cut short: copy or download it again",
+        "the file is damaged or cut short: copy or download it again",
     )
 }
 
-/// The tensor at `id`: none if it is something else, an error if it is one that cannot be read.
+/// The tensor at `id`: `None` if it is something else, an error if it is a tensor that cannot be read.
 pub(super) fn stored(tree: &Tree, id: Id) -> Option<Result<Stored, String>> {
     let mut id = id;
-    // A parameter is a call around the call that makes a tensor.
+    // A parameter is a call around the call that creates a tensor.
     for _ in 0..4 {
         let Node::Made { by, with } = tree.get(id) else {
             return None;
@@ -127,7 +127,7 @@ pub(super) fn stored(tree: &Tree, id: Id) -> Option<Result<Stored, String>> {
                 id = *with.first()?;
             }
             "torch._tensor._rebuild_from_type_v2" => {
-                // The function and its arguments, for a subclass of tensor.
+                // The function and its arguments, for a tensor subclass.
                 let (function, args) =
                     (tree.global(*with.first()?)?, tree.sequence(*with.get(2)?)?);
                 return (function == "torch._utils._rebuild_tensor_v2")
@@ -173,16 +173,16 @@ fn rebuilt(tree: &Tree, args: &[Id], dtype: Option<&str>) -> Result<Stored, Stri
     let (stored, class) = parts().ok_or("its description is damaged")?;
     let elements = Elements::of_torch(class).ok_or_else(|| format!("{class} cannot be read"))?;
     if stored.shape.len() != stored.strides.len() {
-        return Err("its shape and strides do not fit".to_owned());
+        return Err("its shape and strides do not match".to_owned());
     }
     Ok(Stored { elements, ..stored })
 }
 
-/// Reads the values of `tensors`, each entry once.
+/// Reads the values of `tensors`; each entry is read once.
 ///
 /// # Errors
 ///
-/// [`Error::Format`] for an entry that is missing or too short.
+/// [`Error::Format`] if an entry is missing or too short.
 pub(super) fn load(
     archive: &mut Archive,
     root: &str,
@@ -220,7 +220,7 @@ impl Stored {
         let count = if shape.contains(&0) { 0 } else { volume };
         let held = storage.len() / width;
         if count > held {
-            return Err(format!("it has {count} values, its storage {held}"));
+            return Err(format!("it has {count} values, but its storage has {held}"));
         }
         budget.values(count, self.elements)?;
         if count == 0 {
@@ -233,7 +233,7 @@ impl Stored {
                 last.checked_add((size - 1).checked_mul(*stride)?)
             });
         if last.is_none_or(|last| last >= held) {
-            return Err(format!("it reaches beyond its storage of {held} values"));
+            return Err(format!("it exceeds its storage of {held} values"));
         }
         if self.strides == contiguous(shape) {
             let bytes = storage.get(self.offset * width..(self.offset + count) * width);
@@ -257,7 +257,7 @@ impl Stored {
     }
 }
 
-/// The strides of values that follow each other.
+/// The strides of contiguous values.
 fn contiguous(shape: &[usize]) -> Vec<usize> {
     let mut strides: Vec<usize> = shape
         .iter()

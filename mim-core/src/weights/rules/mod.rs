@@ -1,4 +1,4 @@
-//! Rename rules between our names and those of other projects, usable both ways.
+//! Rename rules between our names and those of other projects, usable in both directions.
 
 mod translate;
 
@@ -6,8 +6,8 @@ pub(super) use translate::{export, import};
 
 /// One rule of a [`super::Source`].
 ///
-/// Patterns are dotted names; a segment `{i}` stands for any one segment, which the other side
-/// repeats under the same letter. Rules are linear, so they hold for gradients as for parameters.
+/// Patterns are dotted names. A segment `{i}` matches any one segment, and the other side
+/// repeats it under the same letter. Rules are linear, so they apply to gradients as well as to parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     /// The same tensor under another name.
@@ -17,7 +17,7 @@ pub enum Rule {
         /// Our name.
         ours: String,
     },
-    /// Several of theirs, stacked along the first axis, are one of ours (q, k, v and qkv).
+    /// Several of their tensors, stacked along the first axis, form one of ours (q, k, v to qkv).
     Stack {
         /// Their names, in order.
         theirs: Vec<String>,
@@ -31,7 +31,7 @@ pub enum Rule {
         /// Our name.
         ours: String,
     },
-    /// Their 1-D convolution of one tap `[out, in, 1]` is our matrix `[out, in]`.
+    /// Their 1-D convolution with one tap `[out, in, 1]` is our matrix `[out, in]`.
     Pointwise {
         /// Their name.
         theirs: String,
@@ -45,32 +45,32 @@ pub enum Rule {
         /// Our name.
         ours: String,
     },
-    /// Ours has more leading axes of length one.
+    /// Our tensor has additional leading axes of length one.
     Unsqueeze {
         /// Their name.
         theirs: String,
         /// Our name.
         ours: String,
-        /// How many more.
+        /// Number of additional axes.
         axes: usize,
     },
-    /// Their positions of the patches of a square grid, `[1, rows, cols, dim]`, are ours `[1, 1 + rows * cols, dim]`,
-    /// whose first row, the class token's, is zero.
+    /// Their position table of a square patch grid, `[1, rows, cols, dim]`, is ours `[1, 1 + rows * cols, dim]`;
+    /// the first row, for the class token, is zero.
     Positions {
         /// Their name.
         theirs: String,
         /// Our name.
         ours: String,
     },
-    /// Their module is a second name of another one, wherever both hold the same tensors (shared
-    /// heads): then it is passed over. It is not written back.
+    /// Their module duplicates another one if both hold the same tensors (shared
+    /// heads): then it is skipped. It is not exported.
     Alias {
-        /// The second name, up to the parameter's own.
+        /// The duplicate name, without the parameter's own part.
         theirs: String,
-        /// The name under which the module is taken.
+        /// The name of the module that is kept.
         of: String,
     },
-    /// A tensor we make ourselves (index buffers) or leave out; the pattern may start with `*.` or
+    /// A tensor that we compute ourselves (index buffers) or do not need; the pattern may start with `*.` or
     /// end with `.*`.
     Ignore {
         /// Their name.
@@ -152,7 +152,7 @@ impl Rule {
     }
 }
 
-/// The values of a pattern's holes.
+/// The values of a pattern's placeholders.
 pub(super) type Holes<'a> = Vec<(&'a str, &'a str)>;
 
 fn is_hole(segment: &str) -> bool {
@@ -180,7 +180,7 @@ pub(super) fn matches<'a>(pattern: &'a str, name: &'a str) -> Option<Holes<'a>> 
     segments.next().is_none().then_some(holes)
 }
 
-/// `pattern` with its holes filled.
+/// `pattern` with its placeholders filled in.
 pub(super) fn fill(pattern: &str, holes: &Holes<'_>) -> String {
     let value = |segment| {
         holes

@@ -1,4 +1,4 @@
-//! Weights under the names of rules.
+//! Applies rules to weights.
 
 use candle_core::{DType, Tensor};
 
@@ -6,11 +6,11 @@ use super::{Holes, Rule, fill, matches};
 use crate::weights::WeightMap;
 use crate::{Error, Result};
 
-/// Translates `theirs` to our names; names no rule knows are kept, to be reported when loaded.
+/// Translates `theirs` to our names. Names without a rule are kept; loading reports them.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if only a part of a stack is there, or a shape does not fit its rule.
+/// [`Error::Unsupported`] if a stack is incomplete, or a shape does not match its rule.
 pub(in crate::weights) fn import(rules: &[Rule], theirs: &WeightMap) -> Result<WeightMap> {
     let mut ours = WeightMap::default();
     for (name, tensor) in theirs.iter() {
@@ -26,7 +26,7 @@ pub(in crate::weights) fn import(rules: &[Rule], theirs: &WeightMap) -> Result<W
     Ok(ours)
 }
 
-/// What one rule makes of one tensor: none if it does not apply, `Ok(None)` if it takes the tensor and gives nothing.
+/// Applies one rule to one tensor: `None` if it does not apply, `Ok(None)` if it consumes the tensor without output.
 fn import_one(
     rule: &Rule,
     name: &str,
@@ -69,7 +69,7 @@ fn import_one(
                 .iter()
                 .enumerate()
                 .find_map(|(place, pattern)| Some((place, matches(pattern, name)?)))?;
-            // The first part brings the others along.
+            // The first part of a stack brings in the others.
             (place == 0 || all.get(&fill(&theirs[0], &holes)).is_some())
                 .then(|| stack(theirs, ours, &holes, all, place == 0))
                 .or_else(|| Some(Err(incomplete(&fill(&theirs[0], &holes), name))))
@@ -86,7 +86,7 @@ fn import_one(
     }
 }
 
-/// The matrix of a convolution of one tap, a tensor of so many axes.
+/// The matrix of a one-tap convolution, a tensor with `axes` axes.
 fn one_tap(name: &str, tensor: &Tensor, expected: &'static str, axes: usize) -> Result<Tensor> {
     match tensor.dims() {
         [out, inputs, taps @ ..]
@@ -95,13 +95,13 @@ fn one_tap(name: &str, tensor: &Tensor, expected: &'static str, axes: usize) -> 
             Ok(tensor.reshape((*out, *inputs))?)
         }
         dims => {
-            let fix = "check the source's name";
+            let fix = "check the name of the source";
             Err(Error::shape(name.to_owned(), expected, dims, fix))
         }
     }
 }
 
-/// Whether all tensors under `theirs` are those under `of`.
+/// Whether all tensors under `theirs` equal those under `of`.
 fn same_module(theirs: &str, of: &str, all: &WeightMap) -> Result<bool> {
     let values = |xs: &Tensor| -> Result<Vec<f64>> {
         Ok(xs.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
@@ -122,7 +122,7 @@ fn incomplete(missing: &str, present: &str) -> Error {
     Error::unsupported(
         format!("stacking `{present}` without `{missing}`"),
         "all parts of a stack are needed",
-        "give the complete weights",
+        "use the complete weights",
     )
 }
 
@@ -146,11 +146,11 @@ fn stack(
     Ok(Some((fill(ours, holes), Tensor::cat(&parts, 0)?)))
 }
 
-/// Translates `ours` to their names, by the first rule that knows each.
+/// Translates `ours` to their names, by the first matching rule for each.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if a stack cannot be cut evenly.
+/// [`Error::Shape`] if a stack cannot be split evenly.
 pub(in crate::weights) fn export(rules: &[Rule], ours: &WeightMap) -> Result<WeightMap> {
     let mut theirs = WeightMap::default();
     for (name, tensor) in ours.iter() {
@@ -191,9 +191,9 @@ fn export_one(rule: &Rule, name: &str, tensor: &Tensor) -> Option<Result<Vec<(St
             if side == 0 || side * side + 1 != rows {
                 return Err(Error::shape(
                     name.to_owned(),
-                    "positions of a square grid, behind that of the class token",
+                    "positions of a square grid, after that of the class token",
                     tensor.dims(),
-                    "write the names of another source",
+                    "export with the names of another source",
                 ));
             }
             let patches = tensor.narrow(1, 1, rows - 1)?;
@@ -205,12 +205,12 @@ fn export_one(rule: &Rule, name: &str, tensor: &Tensor) -> Option<Result<Vec<(St
             if parts.len() != theirs.len()
                 || parts.iter().any(|part| part.dims() != parts[0].dims())
             {
-                let expected = format!("a first axis that {} divides", theirs.len());
+                let expected = format!("a first axis that is a multiple of {}", theirs.len());
                 return Err(Error::shape(
                     name.to_owned(),
                     expected,
                     tensor.dims(),
-                    "check the source's name",
+                    "check the name of the source",
                 ));
             }
             Ok(theirs
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_hold_both_ways() {
+    fn rules_work_in_both_directions() {
         let theirs = map(&[
             ("layer.7.q.weight", &[2, 3]),
             ("layer.7.k.weight", &[2, 3]),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_name_is_passed_over_only_where_its_tensors_are_the_same() {
+    fn an_alias_is_skipped_only_if_its_tensors_are_equal() {
         let rules = [
             Rule::alias("head.b", "head.a"),
             Rule::unsqueeze("token", "mask_token", 1),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_stack_is_an_error() {
+    fn an_incomplete_stack_is_an_error() {
         for name in ["layer.0.k.weight", "layer.0.q.weight"] {
             let error = import(&rules(), &map(&[(name, &[2, 3])]))
                 .unwrap_err()

@@ -1,9 +1,9 @@
-//! BEiT, as its authors (microsoft/unilm @ 768a3c8) and transformers name it, and data2vec's vision model; EVA in timm.
-//! The authors of data2vec and EVA name theirs as those of BEiT do.
+//! Names of BEiT: by its authors (microsoft/unilm @ 768a3c8) and transformers; data2vec's vision model; EVA in timm.
+//! The authors of data2vec and EVA use the names of BEiT's authors.
 
 use crate::weights::Rule;
 
-/// The authors' names: ours but for the head, which predicts tokens.
+/// The authors' names: ours, except the head, which predicts tokens.
 pub(super) fn authors() -> Vec<Rule> {
     vec![
         Rule::ignore("*.relative_position_index"),
@@ -11,14 +11,14 @@ pub(super) fn authors() -> Vec<Rule> {
     ]
 }
 
-/// timm's names of BEiT, and of EVA, which is built alike: the authors' and a classifier.
+/// timm's names of BEiT, and of EVA, which has the same structure: the authors' names plus a classifier.
 pub(super) fn timm() -> Vec<Rule> {
     let mut rules = vec![Rule::ignore("head.{p}")];
     rules.extend(authors());
     rules
 }
 
-/// The names of transformers' `BeitForMaskedImageModeling` and `BeitModel`; the second has no `beit.` in front.
+/// The names of transformers' `BeitForMaskedImageModeling` and `BeitModel`; the latter lacks the prefix `beit.`.
 pub(super) fn transformers() -> Vec<Rule> {
     family("beit.")
 }
@@ -33,7 +33,7 @@ fn family(model: &str) -> Vec<Rule> {
         Rule::ignore("*.relative_position_index"),
         Rule::ignore("classifier.{p}"),
         Rule::rename("lm_head.{p}", "decoder_pred.{p}"),
-        // ProgressThread the model, not in it, where tokens are predicted.
+        // With a token head, this norm is outside the prefix of the model.
         Rule::rename("layernorm.{p}", "norm.{p}"),
     ];
     for prefix in [model, ""] {

@@ -1,10 +1,10 @@
-//! LightDXY/BootMAE @ d604b18: our encoder names are theirs, the decoders' are not.
+//! LightDXY/BootMAE @ d604b18: the same encoder names as ours, but different decoder names.
 
 use crate::weights::Rule;
 
 pub(super) fn rules() -> Vec<Rule> {
     let mut rules = vec![Rule::rename("de_pos_embed", "decoder_pos_embed")];
-    // Of the two decoders, ours puts the features' in a folder and theirs appends a number.
+    // For the second decoder, of features, we use a prefix and they append a number.
     for (suffix, prefix, pred) in [("", "", "lm_head.proj"), ("_1", "feature.", "lm_head_1")] {
         rules.extend([
             Rule::rename(format!("mask_token{suffix}"), format!("{prefix}mask_token")),

@@ -1,10 +1,10 @@
-//! Atten4Vis/CAE @ a7fd162: `encoder.` in front, the alignment encoder beside it; the regressor's spelling is theirs.
+//! Atten4Vis/CAE @ a7fd162: prefix `encoder.`, and an alignment encoder; the spelling `regresser` is theirs.
 
 use crate::weights::Rule;
 
 pub(super) fn rules() -> Vec<Rule> {
     let mut rules = Vec::new();
-    // The alignment encoder's rules come first, since nothing of ours in them is the encoder's.
+    // The rules of the alignment encoder come first, since its names also contain those of the encoder.
     for (theirs, ours) in [("alignment_encoder.", "teacher."), ("encoder.", "")] {
         let kept = [
             "cls_token",

@@ -1,12 +1,12 @@
-//! facebookresearch/capi @ 98b4fa1: `backbone.` before encoder and predictor, `head.` beside it.
+//! facebookresearch/capi @ 98b4fa1: prefix `backbone.` for encoder and predictor, and `head.`.
 //!
-//! Training checkpoints have `student.`, `student_ema.` and `teacher.` in front, whose networks are the same as the
-//! second's but for the clustering head. Other files hold the backbone alone, with or without its name.
+//! Training checkpoints have the prefixes `student.`, `student_ema.` and `teacher.`; the teacher's network is the same
+//! as the second's except for the clustering head. Other files hold only the backbone, with or without its prefix.
 
 use crate::weights::Rule;
 
 pub(super) fn rules() -> Vec<Rule> {
-    // Written under a name of its own: it is no part of the teacher.
+    // Exported under a separate name, since it is not part of the teacher.
     let clusters = "clustering_head.layer.{p}";
     let mut rules = vec![
         rename(clusters, clusters),

@@ -1,8 +1,8 @@
-//! CLIP's visual tower, as OpenAI (`clip/model.py`) and transformers name it. The text tower is passed over.
+//! CLIP's vision transformer, by OpenAI (`clip/model.py`) and transformers. The text transformer is skipped.
 
 use crate::weights::Rule;
 
-/// OpenAI's names; the text tower's are those without `visual.`.
+/// OpenAI's names; those of the text transformer lack `visual.`.
 pub(super) fn openai() -> Vec<Rule> {
     let rename = |theirs: &str, ours: &str| Rule::rename(format!("visual.{theirs}"), ours);
     let block = |theirs: &str, ours: &str| {
@@ -40,7 +40,7 @@ pub(super) fn openai() -> Vec<Rule> {
 }
 
 /// The names of transformers' `CLIPModel`, `CLIPVisionModelWithProjection` and `CLIPVisionModel`; the
-/// last one, since version 5, has no `vision_model.` in front.
+/// last one lacks the prefix `vision_model.` since version 5.
 pub(super) fn transformers() -> Vec<Rule> {
     let mut rules: Vec<_> = [
         "text_model.*",

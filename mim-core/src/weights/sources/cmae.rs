@@ -1,6 +1,6 @@
-//! ZhichengHuang/CMAE @ e786a52: mm's names, the momentum networks beside the trained ones.
+//! ZhichengHuang/CMAE @ e786a52: OpenMMLab's names, with momentum networks next to the trained ones.
 //!
-//! Files cut for fine-tuning have the encoder alone, without `backbone.`; both are read.
+//! Files for fine-tuning hold only the encoder, without `backbone.`; both kinds are read.
 
 use crate::weights::Rule;
 
@@ -41,7 +41,7 @@ fn rename(theirs: impl Into<String>, ours: impl Into<String>) -> Rule {
     Rule::rename(theirs, ours)
 }
 
-/// An encoder; the momentum one has no `ln1` after its blocks.
+/// An encoder; the momentum encoder has no `ln1` after its blocks.
 pub(super) fn encoder(theirs: &str, ours: &str) -> Vec<Rule> {
     let mut rules: Vec<_> = [
         ("cls_token", "cls_token"),

@@ -1,4 +1,4 @@
-//! Alpha-VL/ConvMAE @ 4c97b4c: 1x1 convolutions where we have matrices, in the first two stages.
+//! Alpha-VL/ConvMAE @ 4c97b4c: 1x1 convolutions in the first two stages, where we have matrices.
 
 use crate::weights::Rule;
 

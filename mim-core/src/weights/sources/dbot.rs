@@ -1,4 +1,4 @@
-//! liuxingbin/dbot @ db3b15e: MAE's names, but for the last layer.
+//! liuxingbin/dbot @ db3b15e: MAE's names, except the last layer.
 
 use crate::weights::Rule;
 

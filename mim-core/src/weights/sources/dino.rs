@@ -1,9 +1,9 @@
-//! DINO, DINOv2 and MoCo-v3: ViTs named as in timm, with prefixes, heads and layer scales of their own.
+//! DINO, DINOv2 and MoCo-v3: ViTs with timm's names, but different prefixes, heads and layer scales.
 
 use super::ibot;
 use crate::weights::Rule;
 
-/// facebookresearch/dino: `teacher` or `student` of a checkpoint, or the file of the backbone alone.
+/// facebookresearch/dino: `teacher` or `student` of a checkpoint, or a backbone-only file.
 pub(super) fn dino() -> Vec<Rule> {
     let mut rules = Vec::new();
     for prefix in ["module.", ""] {
@@ -13,7 +13,7 @@ pub(super) fn dino() -> Vec<Rule> {
     rules
 }
 
-/// facebookresearch/dinov2: the file of the backbone alone.
+/// facebookresearch/dinov2: a backbone-only file.
 pub(super) fn dinov2() -> Vec<Rule> {
     let mut rules = vec![Rule::unsqueeze("mask_token", "mask_token", 1)];
     rules.extend([1, 2].map(|layer| {
@@ -57,7 +57,7 @@ pub(super) fn transformers() -> Vec<Rule> {
     ]
 }
 
-/// facebookresearch/moco-v3: the trained encoder of a checkpoint; its momentum copy and the heads are passed over.
+/// facebookresearch/moco-v3: the trained encoder of a checkpoint; its momentum copy and the heads are skipped.
 pub(super) fn moco_v3() -> Vec<Rule> {
     let mut rules = Vec::new();
     for prefix in ["module.", ""] {

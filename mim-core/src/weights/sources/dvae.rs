@@ -1,8 +1,8 @@
-//! DALL-E's discrete VAE, as OpenAI (openai/DALL-E) and transformers (`FlavaImageCodebook`) name it.
+//! DALL-E's discrete VAE, by OpenAI (openai/DALL-E) and transformers (`FlavaImageCodebook`).
 
 use crate::weights::Rule;
 
-/// OpenAI's names; files of the encoder alone have none of the two networks in front.
+/// OpenAI's names; encoder-only files have no network prefix.
 pub(super) fn openai() -> Vec<Rule> {
     ["encoder.", "decoder.", ""]
         .into_iter()
@@ -10,7 +10,7 @@ pub(super) fn openai() -> Vec<Rule> {
         .collect()
 }
 
-/// The names of `facebook/flava-image-codebook`, an encoder alone.
+/// The names of `facebook/flava-image-codebook`, which is only an encoder.
 pub(super) fn flava() -> Vec<Rule> {
     rules("", ("group.", "path."), ("weight", "bias"))
 }

@@ -1,4 +1,4 @@
-//! ggjy/FastMIM.pytorch @ d4eea0d: our names are theirs; Swin's index and mask buffers are made anew.
+//! ggjy/FastMIM.pytorch @ d4eea0d: the same names as ours; Swin's index and mask buffers are recomputed.
 
 use crate::weights::Rule;
 

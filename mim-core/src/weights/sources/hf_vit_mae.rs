@@ -1,9 +1,9 @@
-//! Hugging Face `ViTMAEForPreTraining` and `ViTMAEModel`, in every spelling its files have used.
+//! Hugging Face `ViTMAEForPreTraining` and `ViTMAEModel`, in every spelling found in files.
 //!
 //! Files written by transformers 4 (`vit.encoder.layer`, `decoder.decoder_layers`), by 5.23's
 //! `save_pretrained` (`decoder.decoder_encoder.layer`), the names it uses in memory (`vit.layers`,
-//! `attention.q_proj`), and encoder-only files without `vit.`. The first rule for one of our names
-//! is the one used to write: transformers 4's, which all versions read.
+//! `attention.q_proj`), and encoder-only files without `vit.`. Export uses the first rule for one of our
+//! names: that of transformers 4, which all versions read.
 
 use crate::weights::Rule;
 
@@ -23,7 +23,7 @@ pub(super) fn rules() -> Vec<Rule> {
     rules
 }
 
-/// An encoder under any of these prefixes; the first is written.
+/// An encoder under any of these prefixes; export uses the first.
 fn encoder(prefixes: [&str; 2]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for prefix in prefixes {
@@ -45,7 +45,7 @@ fn encoder(prefixes: [&str; 2]) -> Vec<Rule> {
     rules
 }
 
-/// `ViTModel` and what is built around it (DINO's and MSN's weights there): heads are passed over.
+/// `ViTModel` and models that contain it (also DINO and MSN); heads are skipped.
 pub(super) fn plain() -> Vec<Rule> {
     let mut rules = vec![
         Rule::ignore("pooler.dense.{p}"),
@@ -56,7 +56,7 @@ pub(super) fn plain() -> Vec<Rule> {
     rules
 }
 
-/// A block in the spelling of transformers 4's files.
+/// A block in files of transformers 4.
 fn transformers4(theirs: &str, ours: &str) -> Vec<Rule> {
     let qkv = ["query", "key", "value"];
     let names = [
@@ -74,7 +74,7 @@ fn transformers4(theirs: &str, ours: &str) -> Vec<Rule> {
     )
 }
 
-/// A block in the spelling of transformers 5 in memory.
+/// A block in transformers 5, in memory.
 fn transformers5(theirs: &str, ours: &str) -> Vec<Rule> {
     let names = [
         ("attention.o_proj", "attn.proj"),

@@ -1,10 +1,10 @@
-//! ZrrSkywalker/I2P-MAE @ 7d4e519: maps are convolutions of one tap, and the frozen CLIP stands beside the weights.
+//! ZrrSkywalker/I2P-MAE @ 7d4e519: linear layers are one-tap convolutions, and files also hold the frozen CLIP.
 //!
 //! Checkpoints of Point-M2AE have the same names, without CLIP and the 2D head.
 
 use crate::weights::Rule;
 
-/// Parts of a small PointNet, and which of them are maps.
+/// Layers of a small PointNet, and which of them are linear.
 const EMBED: [(&str, bool); 6] = [
     ("first_conv.0", true),
     ("first_conv.1", false),
@@ -13,7 +13,7 @@ const EMBED: [(&str, bool); 6] = [
     ("second_conv.1", false),
     ("second_conv.3", true),
 ];
-/// Parts of a propagation.
+/// Layers of a propagation.
 const PROPAGATION: [(&str, bool); 6] = [
     ("fuse.net.0", true),
     ("fuse.net.1", false),
@@ -68,6 +68,6 @@ pub(super) fn rules() -> Vec<Rule> {
         let weight = format!("{head}.weight");
         rules.push(Rule::pointwise(weight.clone(), weight));
     }
-    // The others have our names.
+    // The others have the same names as ours.
     rules
 }

@@ -1,7 +1,7 @@
-//! bytedance/ibot @ da316d8 and gkakogeorgiou/attmask @ 9f62061: `backbone.` before the encoder, `head.` beside it.
+//! bytedance/ibot @ da316d8 and gkakogeorgiou/attmask @ 9f62061: prefix `backbone.` for the encoder, and `head.`.
 //!
-//! Whole checkpoints have `student.module.`, `teacher.` and `ibot_loss.` in front, files cut from them
-//! `module.`, `backbone.` or nothing. A shared last layer has two names there, of which we keep the first.
+//! Full checkpoints have the prefixes `student.module.`, `teacher.` and `ibot_loss.`; files extracted from them have
+//! `module.`, `backbone.` or no prefix. A shared last layer has two names; we keep the first.
 
 use crate::weights::Rule;
 

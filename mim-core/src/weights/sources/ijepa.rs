@@ -1,6 +1,6 @@
-//! facebookresearch/ijepa @ 52c1ae9: `encoder`, `predictor` and `target_encoder`, each with `module.` behind it.
+//! facebookresearch/ijepa @ 52c1ae9: `encoder`, `predictor` and `target_encoder`, each followed by `module.`.
 //!
-//! Other files have no `module.`, or hold one encoder alone.
+//! Other files have no `module.`, or hold only one encoder.
 
 use crate::weights::Rule;
 

@@ -1,4 +1,4 @@
-//! facebookresearch/mae: our names are theirs.
+//! facebookresearch/mae: the same names as ours.
 
 use crate::weights::Rule;
 

@@ -1,4 +1,4 @@
-//! Names of recorded values of MimCo, whose authors have published no code: those of blocks without `attn` and `mlp`.
+//! Names in recorded values of MimCo, whose authors published no code: blocks without `attn` and `mlp`.
 
 use crate::weights::Rule;
 

@@ -1,4 +1,4 @@
-//! ml-jku/MIM-Refiner @ cc57423: `encoder.` in front, or the encoder alone; heads as ours.
+//! ml-jku/MIM-Refiner @ cc57423: prefix `encoder.`, or only the encoder; heads have our names.
 
 use crate::weights::Rule;
 

@@ -1,4 +1,4 @@
-//! MaskFeat in open-mmlab/mmpretrain @ ee7f2e8: the zoo's ViT, a linear neck, the histograms' filters.
+//! MaskFeat in open-mmlab/mmpretrain @ ee7f2e8: OpenMMLab's ViT, a linear neck, the filters of the histograms.
 
 use super::cmae;
 use crate::weights::Rule;
@@ -20,7 +20,7 @@ mod tests {
     use crate::weights::{Source, WeightMap};
 
     #[test]
-    fn the_zoos_names_become_ours_and_go_back() {
+    fn openmmlab_names_translate_in_both_directions() {
         let pairs = [
             ("backbone.cls_token", "cls_token"),
             ("backbone.mask_token", "mask_token"),

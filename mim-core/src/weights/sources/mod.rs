@@ -1,4 +1,4 @@
-//! Where weights come from: one list of rules for each project's names.
+//! Sources of weights: a list of rename rules for each project.
 
 mod beit;
 mod bootmae;
@@ -34,14 +34,14 @@ mod vqkd;
 use super::{Rule, WeightMap, rules};
 use crate::{Error, Result};
 
-/// A naming of weights other than ours. The user names it; nothing is guessed.
+/// A naming scheme for weights other than ours. The user selects it; nothing is guessed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     name: &'static str,
     rules: Vec<Rule>,
 }
 
-/// A source's name, and what makes its rules.
+/// A source's name, and the function that builds its rules.
 pub(super) type Known = (&'static str, fn() -> Vec<Rule>);
 
 /// All sources.
@@ -105,7 +105,7 @@ impl Source {
                 "weights",
                 "source",
                 name,
-                "no such source is known",
+                "it is not a known source",
                 crate::settings::choices(name, Self::names()),
             )
         })?;
@@ -130,11 +130,11 @@ impl Source {
         &self.rules
     }
 
-    /// Translates weights (or gradients) to our names; unknown names are kept, to be reported.
+    /// Translates weights (or gradients) to our names. Unknown names are kept; loading reports them.
     ///
     /// # Errors
     ///
-    /// If a part of a joined tensor is missing or a shape does not fit its rule.
+    /// If a part of a stacked tensor is missing or a shape does not match its rule.
     pub fn import(&self, theirs: &WeightMap) -> Result<WeightMap> {
         rules::import(&self.rules, theirs)
     }
@@ -143,7 +143,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// If a shape does not fit its rule.
+    /// If a shape does not match its rule.
     pub fn export(&self, ours: &WeightMap) -> Result<WeightMap> {
         rules::export(&self.rules, ours)
     }

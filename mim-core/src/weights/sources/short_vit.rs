@@ -1,4 +1,4 @@
-//! A ViT in short names: layers of a block without `attn` and `mlp`, a linear `head`.
+//! A ViT with short names: layers of a block without `attn` and `mlp`, a linear `head`.
 
 use crate::weights::Rule;
 

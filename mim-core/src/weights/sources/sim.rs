@@ -1,4 +1,4 @@
-//! OpenGVLab/Siamese-Image-Modeling @ bbdec30: our names but for layer scale, and `mm_` before those of the teacher.
+//! OpenGVLab/Siamese-Image-Modeling @ bbdec30: our names, except layer scale; the teacher has the prefix `mm_`.
 
 use crate::weights::Rule;
 

@@ -1,4 +1,4 @@
-//! microsoft/SimMIM @ d3e29bc: `encoder.` in front, a 1x1 convolution as decoder, index and mask buffers.
+//! microsoft/SimMIM @ d3e29bc: prefix `encoder.`, a 1x1 convolution as decoder, index and mask buffers.
 
 use crate::weights::Rule;
 
@@ -26,7 +26,7 @@ pub(super) fn rules() -> Vec<Rule> {
     ]
 }
 
-/// A name below a stage of Swin.
+/// A name inside a stage of Swin.
 fn swin(name: &str) -> Rule {
     let ours = format!("layers.{{s}}.{name}");
     Rule::rename(format!("encoder.{ours}"), ours)

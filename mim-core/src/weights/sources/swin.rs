@@ -1,8 +1,8 @@
-//! Swin as transformers and timm name it; SimMIM's own names are in the file of that name.
+//! Swin in transformers and timm; SimMIM's names are in `simmim.rs`.
 
 use crate::weights::Rule;
 
-/// The names of transformers' `SwinForMaskedImageModeling` and `SwinModel`; the second has no `swin.` in front.
+/// The names of transformers' `SwinForMaskedImageModeling` and `SwinModel`; the latter lacks the prefix `swin.`.
 pub(super) fn transformers() -> Vec<Rule> {
     let mut rules = vec![
         Rule::ignore("*.relative_position_index"),
@@ -48,9 +48,9 @@ pub(super) fn transformers() -> Vec<Rule> {
     rules
 }
 
-/// timm's names: ours, but its stages begin with the merging of patches that ends ours.
+/// timm's names: ours, but patch merging is at the start of a stage instead of the end.
 pub(super) fn timm() -> Vec<Rule> {
-    // As many stages as a Swin may have.
+    // Up to the maximum number of Swin stages.
     let mut rules: Vec<_> = (1..16)
         .map(|stage| {
             Rule::rename(

@@ -1,4 +1,4 @@
-//! Names of sources without a model among the fixtures.
+//! Names of sources for which there is no model fixture.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -70,7 +70,7 @@ const MILAN: Pairs = &[
     ),
 ];
 
-/// A source, its names, and names that it passes over.
+/// A source, its names, and names that it ignores.
 const CASES: [(&str, Pairs, &[&str]); 7] = [
     (
         "vqkd",
@@ -123,7 +123,7 @@ fn sorted(weights: &WeightMap) -> Vec<String> {
 }
 
 #[test]
-fn their_names_become_ours() {
+fn names_translate_to_ours() {
     for (source, pairs, passed) in CASES {
         let source = Source::named(source).unwrap();
         let theirs = named(
@@ -142,7 +142,7 @@ fn their_names_become_ours() {
 }
 
 #[test]
-fn files_without_the_outer_names_are_read_too() {
+fn files_without_prefixes_are_read_too() {
     for (source, theirs) in [
         ("dino", "backbone.blocks.1.norm1.weight"),
         ("dino", "blocks.1.norm1.weight"),

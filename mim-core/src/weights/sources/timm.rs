@@ -1,4 +1,4 @@
-//! timm's vision transformers (`vit_base_patch16_224.mae`): our encoder names are theirs; there is no decoder.
+//! timm's vision transformers (`vit_base_patch16_224.mae`): the same encoder names as ours; there is no decoder.
 
 use crate::weights::Rule;
 

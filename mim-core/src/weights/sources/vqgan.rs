@@ -1,8 +1,8 @@
-//! The VQGAN with Gumbel softmax that mc-BEiT takes its tokens from (CompVis/taming-transformers).
+//! The VQGAN with Gumbel softmax that provides mc-BEiT's tokens (CompVis/taming-transformers).
 
 use crate::weights::Rule;
 
-/// The authors' names are ours; what draws images, and what it was trained with, is left out.
+/// The authors' names are ours; the image decoder and the training losses are skipped.
 pub(super) fn rules() -> Vec<Rule> {
     [
         "decoder.*",

@@ -2,8 +2,8 @@
 
 use crate::weights::Rule;
 
-/// The authors' names: theirs of the final norm and of the codebook differ. Statistics that nobody updates, and what
-/// serves training alone, are left out.
+/// The authors' names; final norm and codebook differ from ours. Constant statistics and parts used
+/// only in training are skipped.
 pub(super) fn rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> = ["loss.*", "teacher.*", "scaling_layer.*"]
         .map(Rule::ignore)

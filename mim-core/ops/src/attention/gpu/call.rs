@@ -1,16 +1,16 @@
-//! One call of attention on a GPU: no weights in memory, neither forward nor backward.
+//! One attention call on a GPU; neither pass writes the weights to memory.
 
-#![expect(unsafe_code, reason = "kernels are launched")]
+#![expect(unsafe_code, reason = "launches CUDA kernels")]
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::attention::cpu::Sizes;
 use crate::gpu::{Arg, Buffer, Grid, Kernel, launch, rows, type_name};
 
-/// The widest heads that kernels take.
+/// The largest head width that the kernels take.
 pub(crate) const WIDEST: usize = 128;
 
-/// Queries, keys and values of one type, f32 or bf16.
+/// Queries, keys and values of one dtype, f32 or bf16.
 #[derive(Clone)]
 pub(crate) enum Inputs {
     /// `[batch, tokens, 3 * dim]`.
@@ -19,7 +19,7 @@ pub(crate) enum Inputs {
     Apart(Tensor, Tensor),
 }
 
-/// Where a part of the inputs begins, and how far its rows are apart.
+/// The tensor that holds a part of the inputs, the offset of the part, and its row stride.
 type Place<'a> = (&'a Tensor, usize, usize);
 
 impl Inputs {
@@ -30,7 +30,7 @@ impl Inputs {
         }
     }
 
-    /// Memory for their gradients.
+    /// Uninitialised buffers for the gradients.
     fn unwritten(&self) -> Result<Self> {
         let like = |t: &Tensor| -> Result<Tensor> {
             Ok(Buffer::new(t.shape(), t.dtype(), t.device())?.into_tensor())
@@ -49,7 +49,7 @@ impl Inputs {
     }
 }
 
-/// One attention, and what is kept of it.
+/// The operands and sizes of one attention call.
 #[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) inputs: Inputs,
@@ -59,7 +59,7 @@ pub(crate) struct Call {
     pub(crate) scale: f32,
 }
 
-/// The result, of the type of the inputs, and the logarithms of the sums of weights.
+/// The output, in the dtype of the inputs, and the log-sum-exp of the scores.
 pub(crate) struct Attended {
     pub(crate) ys: Buffer,
     pub(crate) lse: Tensor,
@@ -88,7 +88,7 @@ impl Call {
         Ok(Kernel::new(file, name))
     }
 
-    /// A block for each tile of the queries or keys of a head; `rows` and `threads` are those of f32.
+    /// One block per tile of queries or keys of a head; `rows` and `threads` are the f32 values.
     fn grid(&self, count: usize, (rows, threads): (usize, u32)) -> Grid {
         let (rows, threads) = match (self.dtype(), self.sizes.head_dim > 64) {
             (DType::BF16, _) => (64, 128),
@@ -99,7 +99,7 @@ impl Call {
         Grid::line(count.div_ceil(rows) * pairs, threads)
     }
 
-    /// The arguments that all kernels begin with: inputs and bias.
+    /// The leading arguments of every kernel: inputs and bias.
     fn operands(&self) -> Vec<Arg<'_>> {
         let mut args = Vec::new();
         for (tensor, start, row) in self.inputs.places(self.dim()) {
@@ -118,7 +118,7 @@ impl Call {
         args
     }
 
-    /// The arguments that all kernels end with.
+    /// The trailing arguments of every kernel.
     fn numbers(&self) -> [Arg<'static>; 5] {
         let Sizes {
             queries,
@@ -148,13 +148,13 @@ impl Call {
             self.kernel("attention_forward")?,
             self.grid(queries, (64, 256)),
         );
-        // SAFETY: `sizes` was checked against the inputs and the bias; the results have the kernel's shapes.
+        // SAFETY: `sizes` was checked against the inputs and the bias; the outputs have the kernel's shapes.
         unsafe { launch(self.device(), &kernel, grid, &mut args)? };
         let lse = lse.into_tensor();
         Ok(Attended { ys, lse })
     }
 
-    /// The gradients of the inputs from that of the result, all of one type, and that of the bias if it is
+    /// The gradients of the inputs, in the dtype of the output's gradient, and the gradient of the bias if
     /// `wanted`.
     pub(crate) fn backward(
         &self,
@@ -195,7 +195,7 @@ impl Call {
         args.push(Arg::MaybeWrite(scores.as_mut()));
         args.extend(self.numbers());
         let kernel = self.kernel("attention_queries_backward")?;
-        // SAFETY: as in the forward pass; gradients lie as the inputs do, and there is a score for each pair.
+        // SAFETY: as in the forward pass; gradients have the layout of the inputs, and there is one score per pair.
         unsafe {
             launch(
                 self.device(),
@@ -227,7 +227,7 @@ impl Call {
         Ok((gradients, bias))
     }
 
-    /// The result in f32, which holds that of the kernel exactly, and the logarithms.
+    /// The output in f32, which represents the kernel's values exactly, and the log-sum-exp.
     pub(super) fn result(&self) -> Result<(Buffer, Tensor)> {
         let Attended { ys, lse } = self.forward()?;
         let ys = match ys.dtype() {
@@ -237,7 +237,7 @@ impl Call {
         Ok((ys, lse))
     }
 
-    /// The products of results and their gradients, summed over each head.
+    /// The product of output and its gradient, summed over each head.
     fn delta(&self, ys: &Tensor, grad: &Tensor) -> Result<Tensor> {
         let Sizes {
             batch,
@@ -260,12 +260,12 @@ impl Call {
         let name = format!("attention_delta_{}", type_name(self.dtype())?);
         let kernel = Kernel::new("attention_queries_backward", name);
         let grid = Grid::line((rows * heads).div_ceil(4), 128);
-        // SAFETY: results and gradients are `[batch, queries, dim]`.
+        // SAFETY: output and gradient are `[batch, queries, dim]`.
         unsafe { launch(self.device(), &kernel, grid, &mut args)? };
         Ok(delta.into_tensor())
     }
 
-    /// The sum of the gradients of all scores that a value of the bias was added to.
+    /// The gradient of the bias: for each bias value, the sum over all scores it was added to.
     fn bias_gradient(&self, scores: &Tensor, bias: &Tensor) -> Result<Tensor> {
         let (images, heads, queries, keys) = bias.dims4()?;
         let mut sums = Buffer::new(bias.shape(), DType::F32, self.device())?;
@@ -280,7 +280,7 @@ impl Call {
         ];
         let kernel = Kernel::new("attention_queries_backward", "attention_bias_backward");
         let grid = Grid::each(bias.elem_count());
-        // SAFETY: there is a score for each pair, and the bias was checked against the sizes.
+        // SAFETY: there is one score per pair, and the bias was checked against the sizes.
         unsafe { launch(self.device(), &kernel, grid, &mut args)? };
         Ok(sums.into_tensor())
     }

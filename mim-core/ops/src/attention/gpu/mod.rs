@@ -136,7 +136,7 @@ mod tests {
             ];
             check(
                 &inputs,
-                // Of a single key the gradient of the queries is rounding alone: they get another.
+                // With a single key, the gradient of the queries is only rounding error, so they get a random one.
                 |t| Ok((cross_attention(&t[0], &t[1], heads, 0.3)? + &t[0])?),
                 |t| Ok((reference::cross_attention(&t[0], &t[1], heads, 0.3)? + &t[0])?),
             );

@@ -1,4 +1,4 @@
-//! The innermost loop: a tile of the result in registers.
+//! The micro-kernel: a tile of the output in registers.
 
 #![expect(unsafe_code, reason = "register instructions on raw pointers")]
 
@@ -10,44 +10,44 @@ use super::register::{LANES, load, store};
 use crate::matmul::Matrix;
 use crate::matmul::args::Accumulate;
 
-/// Columns of a tile: two registers.
+/// Columns per tile: two registers.
 pub(super) const COLS: usize = 2 * LANES;
-/// Rows of a tile in registers: with two of them each, two of the right and one of the left operand, 31 of 32.
+/// Rows per tile in registers: 14 x 2 sums, two registers of the right operand and one of the left, 31 of 32.
 const ROWS: usize = 14;
 
-/// How operands are packed and tiles computed, compiled for the instructions it takes.
+/// Packing and tile computation, compiled for a set of instructions.
 ///
 /// # Safety
 ///
-/// All functions need these instructions: AVX-512 (F, BW, DQ, VL), and what the kernel says.
+/// All functions need these instructions: AVX-512 (F, BW, DQ, VL), and those that the kernel names.
 pub(super) trait Kernel: Sized {
-    /// Numbers in a packed value.
+    /// Numbers per packed value.
     const GROUP: usize;
-    /// Packed values of a line come in a multiple of it, with zeros at the end.
+    /// The number of packed values per line is padded with zeros to a multiple of this.
     const STEP: usize = 1;
-    /// Rows of a tile: lines of a panel of the left operand.
+    /// Rows per tile: lines in a panel of the left operand.
     const ROWS: usize;
-    /// Panels of rows of a group.
+    /// Row panels per group.
     const ROW_PANELS: usize;
 
-    /// Lets this thread compute tiles, until [`Kernel::end`].
+    /// Prepares this thread for computing tiles, until [`Kernel::end`].
     unsafe fn begin() {}
 
-    /// Ends what [`Kernel::begin`] began.
+    /// Undoes [`Kernel::begin`].
     unsafe fn end() {}
 
-    /// Packs lines of the left operand, from `first` on, into a panel; `to` must have room for it.
+    /// Packs lines of the left operand, starting at `first`, into a panel; `to` must have room for it.
     unsafe fn pack_rows(matrix: Matrix<'_>, first: usize, to: *mut u32);
 
-    /// Packs columns of the right operand, which are lines of `matrix`, likewise.
+    /// As [`Kernel::pack_rows`] for columns of the right operand, which are lines of `matrix`.
     unsafe fn pack_cols(matrix: Matrix<'_>, first: usize, to: *mut u32);
 
-    /// Writes the product of two panels of the same depth, or adds it. The tile must be good for writing, and
-    /// for reading if it is added to.
+    /// Writes the product of two panels of equal depth, or adds it to the tile. The tile must be valid for writes, and
+    /// for reads if it is added to.
     unsafe fn compute(tile: &Tile<'_>, left: &[u32], right: &[u32]);
 }
 
-/// A kernel that adds up in registers.
+/// A kernel that accumulates in registers.
 macro_rules! kernel {
     ($(#[$meta:meta])* $name:ident: $numbers:ty, $features:literal) => {
         $(#[$meta])*
@@ -60,19 +60,19 @@ macro_rules! kernel {
 
             #[target_feature(enable = $features)]
             unsafe fn pack_rows(matrix: Matrix<'_>, first: usize, to: *mut u32) {
-                // SAFETY: as the caller promises.
+                // SAFETY: the caller's contract.
                 unsafe { panel::<$numbers, ROWS>(matrix, first, to) }
             }
 
             #[target_feature(enable = $features)]
             unsafe fn pack_cols(matrix: Matrix<'_>, first: usize, to: *mut u32) {
-                // SAFETY: as the caller promises.
+                // SAFETY: the caller's contract.
                 unsafe { panel::<$numbers, COLS>(matrix, first, to) }
             }
 
             #[target_feature(enable = $features)]
             unsafe fn compute(tile: &Tile<'_>, left: &[u32], right: &[u32]) {
-                // SAFETY: as the caller promises.
+                // SAFETY: the caller's contract.
                 unsafe {
                     match (tile.rows, tile.cols <= LANES) {
                         (..=4, true) => tile.compute::<$numbers, 4, 1>(left, right),
@@ -97,7 +97,7 @@ kernel! {
     Avx512Bf16: Pairs, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
 }
 
-/// A part of the result of at most [`Kernel::ROWS`] x [`COLS`] values.
+/// A part of the output, at most [`Kernel::ROWS`] x [`COLS`] values.
 pub(super) struct Tile<'a> {
     pub(super) start: *mut f32,
     pub(super) row_stride: usize,
@@ -108,24 +108,24 @@ pub(super) struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// [`Kernel::compute`] for panels of [`ROWS`] and [`COLS`] lines, of which the tile has at most `R` rows and `C`
+    /// [`Kernel::compute`] for panels of [`ROWS`] and [`COLS`] lines. The tile has at most `R` rows and `C`
     /// registers of columns.
     ///
     /// # Safety
     ///
-    /// As there.
+    /// As for [`Kernel::compute`].
     #[inline(always)]
     unsafe fn compute<N: Numbers, const R: usize, const C: usize>(
         &self,
         left: &[u32],
         right: &[u32],
     ) {
-        // SAFETY: the caller vouches for the instructions.
+        // SAFETY: the caller guarantees the instructions.
         let mut sums = unsafe { [[_mm512_setzero_ps(); C]; R] };
         let (left, _) = left.as_chunks::<ROWS>();
         let (right, _) = right.as_chunks::<COLS>();
         for (left, right) in left.iter().zip(right) {
-            // SAFETY: a chunk holds two registers; the caller vouches for the instructions.
+            // SAFETY: a chunk holds two registers; the caller guarantees the instructions.
             unsafe {
                 let mut registers = [load(right.as_ptr().cast(), LANES); C];
                 if C > 1 {
@@ -138,11 +138,11 @@ impl Tile<'_> {
                 }
             }
         }
-        // SAFETY: the caller vouches for the tile.
+        // SAFETY: the caller guarantees the tile.
         unsafe { self.store(&sums) };
     }
 
-    /// Writes the sums, scaled, or adds them.
+    /// Writes the scaled sums, or adds them.
     ///
     /// # Safety
     ///
@@ -154,8 +154,8 @@ impl Tile<'_> {
         for half in 0..C {
             let col = half * LANES;
             let lanes = self.cols.saturating_sub(col);
-            // SAFETY: lanes beyond the tile's columns are neither read nor written, nor are rows beyond its
-            // rows; the caller vouches for those inside, and `Accumulate` covers them.
+            // SAFETY: lanes and rows beyond the tile are neither read nor written; the caller guarantees those
+            // inside, and `Accumulate` covers them.
             unsafe {
                 let row = match self.init {
                     Accumulate::Row(row) | Accumulate::Rows { row, .. } => {

@@ -1,16 +1,16 @@
-//! Matrix products in blocks that fit the caches, on AVX-512 (Goto and van de Geijn, "Anatomy of
+//! Blocked matrix products that fit the caches, on AVX-512 (Goto and van de Geijn, "Anatomy of
 //! High-Performance Matrix Multiplication", ACM TOMS 2008).
 //!
-//! Operands are packed into panels that the innermost loop reads front to back: the smaller one whole, the larger
-//! one part by part by the threads that compute a part of the result each, so that it never goes through memory
-//! twice. Every value is one sum over the inner axis in ascending order, cut at fixed places, so that neither
-//! threads nor their number change a bit.
+//! Operands are packed into panels that the micro-kernel reads front to back. The smaller operand is packed whole.
+//! The larger one is split: each thread packs the part for its share of the result, so that this operand goes through
+//! memory only once. Every value is one sum over the inner axis in ascending order, cut at fixed places, so threads
+//! never change a bit.
 //!
-//! Other machines, and small products in f32, are left to the crate `gemm`: the same scheme was tried with AVX2
-//! (tiles of 6 rows of two registers) and, for bfloat16 without instructions for it, with operands rounded as they
-//! are packed, and was not faster than `gemm` on rounded copies.
+//! Other machines and small f32 products use the crate `gemm`. The same scheme was tried with AVX2 (tiles of 6 rows of
+//! two registers) and, for CPUs without bfloat16 instructions, with operands rounded while packing. It was not faster
+//! than `gemm` on rounded copies.
 
-#![expect(unsafe_code, reason = "threads write blocks of one result")]
+#![expect(unsafe_code, reason = "threads write blocks of one output")]
 
 mod amx;
 mod kernel;
@@ -32,24 +32,24 @@ use super::args::{Accumulate, GemmArgs};
 use crate::Precision;
 use crate::simd::{has_avx512, has_avx512_bf16};
 
-/// Packed values of the inner axis that one pass over a part takes: a panel of rows fits the first-level cache,
-/// and a group of panels of either side together the second-level one.
+/// Packed values of the inner axis per pass over a part (KC): a panel of rows fits the L1 cache, and a group of
+/// panels of both sides fits the L2 cache.
 const DEPTH: usize = 512;
-/// Panels of columns of a group.
+/// Column panels per group.
 const COL_PANELS: usize = 4;
-/// Parts that each thread gets of a large product, so that none waits long for the last one.
+/// Parts per thread in a large product, so that no thread waits long for the last one.
 const PARTS: usize = 8;
-/// Products with fewer multiplications run on the calling thread: it costs more to wake the others.
+/// Products with fewer multiplications run on the calling thread: waking the others would cost more.
 const SMALL: usize = 1 << 18;
 
 thread_local! {
-    /// Where a thread packs what it alone reads.
+    /// Packing buffer of each thread.
     static ROOM: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A kernel, and when to take it.
+/// A kernel, its precision, and the CPU check.
 pub(super) struct GemmKernel {
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests name what fails"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests print the name"))]
     pub(super) name: &'static str,
     precision: Precision,
     available: fn() -> bool,
@@ -92,10 +92,11 @@ impl GemmKernel {
 
     /// # Safety
     ///
-    /// This must be one of [`GemmKernel::here`], the inner sizes must agree, no size may be 0, and `to` must be good
-    /// for `lhs.rows` rows of `rhs.cols` values that no one else touches, initialised ones if it adds to them.
+    /// The kernel must come from [`GemmKernel::here`], the inner sizes must match, and no size may be 0. `to` must be
+    /// valid for `lhs.rows` rows of `rhs.cols` values that no one else touches, initialised if the product adds to
+    /// them.
     pub(super) unsafe fn multiply(&self, call: GemmArgs<'_>) {
-        // SAFETY: the caller promises what is asked for.
+        // SAFETY: the caller's contract.
         unsafe { (self.run)(call) }
     }
 }
@@ -104,33 +105,33 @@ impl GemmKernel {
 ///
 /// As [`GemmKernel::multiply`].
 unsafe fn run<K: Kernel>(call: GemmArgs<'_>) {
-    // SAFETY: the caller promises what is asked for.
+    // SAFETY: the caller's contract.
     unsafe { Product::<K>::new(call).run() };
 }
 
-/// A product in parts.
+/// A product split into parts.
 struct Product<'a, K> {
     call: GemmArgs<'a>,
-    /// The operands, so that lines are rows of the result, and columns.
+    /// The operands; their lines are the rows and the columns of the result.
     sides: [Matrix<'a>; 2],
-    /// Panels of both.
+    /// Number of panels of each operand.
     panels: [usize; 2],
-    /// Packed values of a line.
+    /// Packed values per line.
     depth: usize,
-    /// The side of which each part has some panels: the one with more lines.
+    /// The side that is split among the parts: the one with more lines.
     split: usize,
     parallel: bool,
     kernel: PhantomData<fn() -> K>,
 }
 
-/// Packed values from `start` to `start + depth` of the lines that a part needs.
+/// A pass over the packed values from `start` to `start + depth` of a part.
 struct Pass<'a> {
     start: usize,
     depth: usize,
-    /// The panels of the split side, from number `first` on; these packed values of them alone.
+    /// Panels of the split side from number `first` on, with only the packed values of this pass.
     own: &'a [u32],
     first: usize,
-    /// All panels of the other side, whole.
+    /// All panels of the other side, in full depth.
     whole: &'a [u32],
 }
 
@@ -161,7 +162,7 @@ impl<'a, K: Kernel> Product<'a, K> {
         let (split, whole) = (self.split, 1 - self.split);
         let (matrix, lines) = (self.sides[whole], Self::LINES[whole]);
         let (pack, depth) = (Self::PACK[whole], self.depth);
-        // SAFETY: the caller vouches for the instructions.
+        // SAFETY: the caller guarantees the instructions.
         let whole = unsafe { panels(matrix, lines, depth, pack, self.parallel) };
         let least = match self.parallel {
             true => PARTS * rayon::current_num_threads(),
@@ -171,7 +172,7 @@ impl<'a, K: Kernel> Product<'a, K> {
         let size = panels.div_ceil(panels.div_ceil(Self::GROUPS[split]).max(least));
         let part = |index: usize| {
             let own = index * size..((index + 1) * size).min(panels);
-            // SAFETY: parts do not overlap, and the caller vouches for the rest.
+            // SAFETY: parts do not overlap, and the caller guarantees the rest.
             ROOM.with_borrow_mut(|room| unsafe { self.part(own, &whole, room) });
         };
         let parts = panels.div_ceil(size);
@@ -182,7 +183,7 @@ impl<'a, K: Kernel> Product<'a, K> {
         }
     }
 
-    /// Computes all tiles of the panels `own` of the split side; the other side's are `whole`.
+    /// Computes all tiles of the panels `own` of the split side; `whole` holds the panels of the other side.
     ///
     /// # Safety
     ///
@@ -194,7 +195,7 @@ impl<'a, K: Kernel> Product<'a, K> {
         if room.len() < own.len() * step * lines {
             room.resize(own.len() * step * lines, 0);
         }
-        // SAFETY: the caller vouches for the instructions.
+        // SAFETY: the caller guarantees the instructions.
         unsafe { K::begin() };
         for start in (0..self.depth).step_by(step) {
             let depth = step.min(self.depth - start);
@@ -202,7 +203,7 @@ impl<'a, K: Kernel> Product<'a, K> {
             let room = &mut room[..own.len() * depth * lines];
             for (panel, room) in own.clone().zip(room.chunks_exact_mut(depth * lines)) {
                 let to = room.as_mut_ptr();
-                // SAFETY: there is room for a panel; the caller vouches for the instructions.
+                // SAFETY: there is room for a panel; the caller guarantees the instructions.
                 unsafe { one_panel(matrix, panel * lines, [lines, depth], Self::PACK[split], to) };
             }
             let pass = Pass {
@@ -218,7 +219,7 @@ impl<'a, K: Kernel> Product<'a, K> {
             };
             for rows in groups(all(0), Self::GROUPS[0]) {
                 for cols in groups(all(1), Self::GROUPS[1]) {
-                    // SAFETY: the caller vouches for these tiles.
+                    // SAFETY: the caller guarantees these tiles.
                     unsafe { self.tiles(&pass, rows.clone(), cols) };
                 }
             }
@@ -227,7 +228,7 @@ impl<'a, K: Kernel> Product<'a, K> {
         unsafe { K::end() };
     }
 
-    /// The packed values of a pass of one panel.
+    /// The packed values of one panel in a pass.
     fn panel<'b>(&self, pass: &Pass<'b>, side: usize, index: usize) -> &'b [u32] {
         let lines = Self::LINES[side];
         let (packed, start) = match side == self.split {
@@ -237,7 +238,7 @@ impl<'a, K: Kernel> Product<'a, K> {
         &packed[start * lines..][..pass.depth * lines]
     }
 
-    /// Computes the tiles where these panels of rows and columns meet, as far as a pass goes.
+    /// Computes the tiles where these row and column panels meet, for one pass.
     ///
     /// # Safety
     ///
@@ -259,15 +260,15 @@ impl<'a, K: Kernel> Product<'a, K> {
                         init => init.at(place[0], place[1]),
                     },
                 };
-                // SAFETY: the panels are of one depth, the tile lies inside the result, and the caller vouches
-                // for the instructions.
+                // SAFETY: the panels have one depth, the tile lies inside the result, and the caller guarantees
+                // the instructions.
                 unsafe { K::compute(&tile, left, self.panel(pass, 1, col)) };
             }
         }
     }
 }
 
-/// A range in parts of `size`.
+/// Splits a range into groups of `size`.
 fn groups(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
     range

@@ -1,4 +1,4 @@
-//! How numbers are packed and multiplied.
+//! Number formats: packing and multiplication.
 
 #![expect(unsafe_code, reason = "register instructions on raw pointers")]
 
@@ -10,27 +10,27 @@ use std::arch::x86_64::{
 
 use super::register::{LANES, load};
 
-/// A packed value is 32 bits: a group of [`Numbers::GROUP`] numbers that are neighbours on the inner axis.
+/// A packed value has 32 bits: [`Numbers::GROUP`] numbers that are adjacent on the inner axis.
 ///
 /// # Safety
 ///
-/// All functions need AVX-512 (F, BW, DQ, VL), and what the type asks for beyond it.
+/// All functions need AVX-512 (F, BW, DQ, VL) and the instructions that the type names.
 pub(super) trait Numbers {
-    /// Numbers in a packed value.
+    /// Numbers per packed value.
     const GROUP: usize;
 
-    /// The packed values of one line, from `from` on, where `left` numbers are left; zeros behind them.
+    /// Packs numbers of one line, starting at `from`; `left` numbers remain, and zeros follow.
     unsafe fn along(from: *const f32, left: usize) -> __m512;
 
-    /// One packed value of each of `lines` lines that lie side by side: `from` is their first number, the next
-    /// is `stride` values further if `left` is more than 1. There may be more lines than lanes.
+    /// Packs one value from each of `lines` adjacent lines. `from` points to their first numbers; the next numbers
+    /// are `stride` values further if `left` is more than 1. There may be more lines than lanes.
     unsafe fn across(from: *const f32, stride: usize, left: usize, lines: usize) -> __m512;
 
-    /// `sum + left * right` with the same left value in all lanes.
+    /// `sum + left * right`, with the same left value in all lanes.
     unsafe fn add_product(sum: __m512, left: u32, right: __m512) -> __m512;
 }
 
-/// f32, each a packed value.
+/// f32; each number is a packed value.
 pub(super) struct Single;
 
 impl Numbers for Single {
@@ -38,35 +38,35 @@ impl Numbers for Single {
 
     #[inline(always)]
     unsafe fn along(from: *const f32, left: usize) -> __m512 {
-        // SAFETY: no more than `left` values are read; the caller vouches for the instructions.
+        // SAFETY: at most `left` values are read; the caller guarantees the instructions.
         unsafe { load(from, left) }
     }
 
     #[inline(always)]
     unsafe fn across(from: *const f32, _: usize, _: usize, lines: usize) -> __m512 {
-        // SAFETY: the caller vouches for the lines.
+        // SAFETY: the caller guarantees the lines.
         unsafe { load(from, lines) }
     }
 
     #[inline(always)]
     unsafe fn add_product(sum: __m512, left: u32, right: __m512) -> __m512 {
-        // SAFETY: the caller vouches for the instructions.
+        // SAFETY: the caller guarantees the instructions.
         unsafe { _mm512_fmadd_ps(_mm512_set1_ps(f32::from_bits(left)), right, sum) }
     }
 }
 
-/// Numbers rounded to bfloat16, two to a packed value; needs AVX512-BF16. The instruction adds the two
-/// products without rounding in between and takes subnormal numbers for zero.
+/// Numbers rounded to bfloat16, two per packed value; needs AVX512-BF16. The instruction adds the two
+/// products without intermediate rounding and treats subnormal numbers as zero.
 pub(super) struct Pairs;
 
-/// The 32 numbers of `low` and `high`, rounded.
+/// Rounds the 32 numbers of `low` and `high`.
 ///
 /// # Safety
 ///
 /// Needs AVX512-BF16.
 #[inline(always)]
 unsafe fn round(low: __m512, high: __m512) -> __m512i {
-    // SAFETY: both types are 512 bits of any value; the caller vouches for the instruction.
+    // SAFETY: both types are 512 bits of any value; the caller guarantees the instruction.
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
@@ -75,7 +75,7 @@ impl Numbers for Pairs {
 
     #[inline(always)]
     unsafe fn along(from: *const f32, left: usize) -> __m512 {
-        // SAFETY: no more than `left` values are read; the caller vouches for the instructions.
+        // SAFETY: at most `left` values are read; the caller guarantees the instructions.
         unsafe {
             let low = load(from, left);
             let high = load(from.wrapping_add(LANES), left.saturating_sub(LANES));
@@ -85,7 +85,7 @@ impl Numbers for Pairs {
 
     #[inline(always)]
     unsafe fn across(from: *const f32, stride: usize, left: usize, lines: usize) -> __m512 {
-        /// Takes the lower and the upper half in turns.
+        /// Interleaves the lower and the upper half.
         const TURNS: [u16; 32] = {
             let mut turns = [0; 32];
             let mut lane = 0u16;
@@ -96,7 +96,7 @@ impl Numbers for Pairs {
             }
             turns
         };
-        // SAFETY: the caller vouches for the lines; the second number is only read where there is one.
+        // SAFETY: the caller guarantees the lines; the second number is read only if it exists.
         unsafe {
             let low = load(from, lines);
             let second = if left > 1 { lines } else { 0 };
@@ -108,7 +108,7 @@ impl Numbers for Pairs {
 
     #[inline(always)]
     unsafe fn add_product(sum: __m512, left: u32, right: __m512) -> __m512 {
-        // SAFETY: the types are 512 bits of any value; the caller vouches for the instructions.
+        // SAFETY: the types are 512 bits of any value; the caller guarantees the instructions.
         unsafe {
             let left = _mm512_set1_epi32(left.cast_signed());
             let right = _mm512_castps_si512(right);

@@ -1,4 +1,4 @@
-//! Operands in the order in which the innermost loop reads them.
+//! Packs operands in the order in which the micro-kernel reads them.
 
 #![expect(unsafe_code, reason = "register instructions on raw pointers")]
 
@@ -11,11 +11,11 @@ use super::numbers::Numbers;
 use super::register::{LANES, store, transpose};
 use crate::matmul::Matrix;
 
-/// Packs the lines of a matrix from a certain one on, so many numbers to a value: see
+/// Numbers per packed value, and a function that packs the lines of a matrix from an index on: see
 /// [`Kernel::pack_rows`](super::kernel::Kernel::pack_rows).
 pub(super) type Pack = (usize, unsafe fn(Matrix<'_>, usize, *mut u32));
 
-/// The rows of `matrix` in panels of `lines` lines, each of `depth` packed values, all made by `pack`.
+/// Packs the rows of `matrix` into panels of `lines` lines with `depth` packed values each.
 ///
 /// # Safety
 ///
@@ -32,7 +32,7 @@ pub(super) unsafe fn panels(
     let room = &mut packed.spare_capacity_mut()[..len];
     let pack = |(index, room): (usize, &mut [MaybeUninit<u32>])| {
         let to = room.as_mut_ptr().cast();
-        // SAFETY: there is room for a panel, and the caller vouches for the rest.
+        // SAFETY: there is room for a panel, and the caller guarantees the rest.
         unsafe { one_panel(matrix, index * lines, [lines, depth], pack, to) };
     };
     if parallel {
@@ -48,12 +48,12 @@ pub(super) unsafe fn panels(
     packed
 }
 
-/// Packs the lines from `first` on into a panel of `lines` lines of `depth` packed values; zeros follow where the
-/// matrix has fewer.
+/// Packs the lines from `first` on into a panel of `lines` lines of `depth` packed values; lines beyond the
+/// matrix are zero.
 ///
 /// # Safety
 ///
-/// `pack` must be of a kernel that this machine can run, with that many lines, and `to` must have room for the
+/// `pack` must belong to a kernel that this CPU supports, for panels of that many lines. `to` must have room for the
 /// panel.
 pub(super) unsafe fn one_panel(
     matrix: Matrix<'_>,
@@ -63,7 +63,7 @@ pub(super) unsafe fn one_panel(
     to: *mut u32,
 ) {
     let filled = matrix.cols.div_ceil(group);
-    // SAFETY: the caller vouches for the room and for the kernel, which fills the beginning.
+    // SAFETY: the caller guarantees the room and the kernel; the kernel fills the beginning.
     unsafe {
         to.add(filled * lines)
             .write_bytes(0, (depth - filled) * lines);
@@ -71,11 +71,11 @@ pub(super) unsafe fn one_panel(
     }
 }
 
-/// Packs the lines from `first` on: packed value `g` of line `l` goes to `g * W + l`. Missing lines are zero.
+/// Packs the lines from `first` on: packed value `g` of line `l` goes to `g * W + l`. Lines beyond the matrix are zero.
 ///
 /// # Safety
 ///
-/// Needs what `N` asks for; `to` must have room for a panel. `W` must be a multiple of [`LANES`], or less.
+/// Needs the instructions of `N`; `to` must have room for a panel. `W` must be a multiple of [`LANES`], or smaller.
 #[inline(always)]
 pub(super) unsafe fn panel<N: Numbers, const W: usize>(
     matrix: Matrix<'_>,
@@ -85,14 +85,14 @@ pub(super) unsafe fn panel<N: Numbers, const W: usize>(
     let groups = matrix.cols.div_ceil(N::GROUP);
     for block in (0..W).step_by(LANES) {
         let lines = (matrix.rows - first).saturating_sub(block).min(LANES);
-        // All lanes, where the next group is written over those that are too many.
+        // Store all lanes if the next group overwrites the surplus ones.
         let room = |group: usize| if group + 1 < groups { LANES } else { W - block };
         let start = matrix
             .values
             .as_ptr()
             .wrapping_add((first + block) * matrix.row_stride);
         let to = to.wrapping_add(block).cast::<f32>();
-        // SAFETY: only numbers of existing lines and columns are read, and only the block's lines written.
+        // SAFETY: only numbers of existing lines and columns are read, and only lines of the block are written.
         unsafe {
             if matrix.col_stride == 1 {
                 for group in (0..groups).step_by(LANES) {
@@ -127,12 +127,12 @@ mod tests {
     use crate::bfloat::round_one;
     use crate::simd::{has_avx512, has_avx512_bf16};
 
-    /// Both sides' panels: packed value `g` of line `l` of panel `p` is at `(p * depth + g) * lines + l`,
-    /// whichever way the matrix lies.
+    /// Checks the panels of both sides: packed value `g` of line `l` of panel `p` is at `(p * depth + g) * lines + l`,
+    /// for either memory order of the matrix.
     ///
     /// # Safety
     ///
-    /// The machine must have the instructions of the kernel.
+    /// The CPU must support the instructions of the kernel.
     unsafe fn check<K: Kernel>(value: fn(&[f32]) -> u32) {
         for [rows, cols] in [[1, 1], [6, 8], [14, 16], [15, 33], [33, 5], [70, 40]] {
             let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32).sqrt()).collect();
@@ -156,7 +156,7 @@ mod tests {
                     }
                 }
                 for (matrix, parallel) in [(straight, false), (turned, true)] {
-                    // SAFETY: the caller vouches for the instructions.
+                    // SAFETY: the caller guarantees the instructions.
                     let got = unsafe { panels(matrix, lines, depth, pack, parallel) };
                     assert_eq!(got, wanted, "{rows} x {cols} in panels of {lines} lines");
                 }
@@ -171,7 +171,7 @@ mod tests {
             let halves = numbers.iter().map(|x| u32::from(round_one(*x)));
             halves.rev().fold(0, |high, low| high << 16 | low)
         };
-        // SAFETY: each time, the line above asks for the instructions.
+        // SAFETY: the line above each call checks for the instructions.
         unsafe {
             if has_avx512() {
                 check::<Avx512>(whole);
@@ -183,10 +183,10 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_filled_with_zeros() {
+    fn depth_is_padded_with_zeros() {
         unsafe fn ones(matrix: Matrix<'_>, first: usize, to: *mut u32) {
             for i in 0..2 * matrix.cols {
-                // SAFETY: two lines of a panel are at least that long.
+                // SAFETY: two lines of a panel are at least this long.
                 unsafe { to.add(i).write(1 + u32::try_from(first).unwrap()) };
             }
         }

@@ -1,4 +1,4 @@
-//! Registers of AVX-512, whose lanes hold f32 values, or any 32 bits that are only moved.
+//! AVX-512 registers; their lanes hold f32 values, or any 32 bits that are only moved.
 
 #![expect(unsafe_code, reason = "register instructions on raw pointers")]
 
@@ -9,34 +9,34 @@ use std::arch::x86_64::{
     _mm512_unpacklo_ps,
 };
 
-/// f32 values of a register.
+/// f32 values per register.
 pub(super) const LANES: usize = 16;
 
-/// The first `count` lanes.
+/// A mask of the first `count` lanes.
 #[inline(always)]
 fn mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
-/// The first `count` values, or a register full if that is less; zeros in the other lanes.
+/// Loads the first `count` values, at most one register; the other lanes are zero.
 ///
 /// # Safety
 ///
-/// Needs AVX-512 (F); these values must be good for reading, others need not.
+/// Needs AVX-512 (F). The loaded values must be valid for reads; the other lanes are not read.
 #[inline(always)]
 pub(super) unsafe fn load(from: *const f32, count: usize) -> __m512 {
     // SAFETY: no other lanes are read.
     unsafe { _mm512_maskz_loadu_ps(mask(count), from) }
 }
 
-/// Writes the first `count` lanes, or all if that is less.
+/// Writes the first `count` lanes, at most one register.
 ///
 /// # Safety
 ///
-/// Needs AVX-512 (F); there must be room for these lanes.
+/// Needs AVX-512 (F). The written lanes must be valid for writes.
 #[inline(always)]
 pub(super) unsafe fn store(to: *mut f32, count: usize, values: __m512) {
-    // SAFETY: no other lanes are written. A store of all of them is faster without a mask.
+    // SAFETY: no other lanes are written. A full store is faster without a mask.
     unsafe {
         if count >= LANES {
             _mm512_storeu_ps(to, values);
@@ -46,7 +46,7 @@ pub(super) unsafe fn store(to: *mut f32, count: usize, values: __m512) {
     }
 }
 
-/// Swaps rows and columns: by pairs of 1, 2, 4 and 8 lanes.
+/// Transposes a square of registers, in steps of 1, 2, 4 and 8 lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn transpose(rows: &mut [__m512; LANES]) {
@@ -55,7 +55,7 @@ pub(super) fn transpose(rows: &mut [__m512; LANES]) {
         pairs[i] = _mm512_castps_pd(_mm512_unpacklo_ps(rows[i], rows[i + 1]));
         pairs[i + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(rows[i], rows[i + 1]));
     }
-    // Register 4 q + c now gets column c of the four rows from 4 q on, once in each quarter of 4 columns.
+    // Register 4 q + c receives column c of the four rows from 4 q on, once per quarter of 4 columns.
     let mut quads = [_mm512_setzero_ps(); LANES];
     for i in (0..LANES).step_by(4) {
         quads[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs[i], pairs[i + 2]));

@@ -1,10 +1,10 @@
-//! A pickle's operations, one after the other, and those that make simple values.
+//! The pickle machine: runs the operations in order, and creates simple values.
 
 use std::collections::HashMap;
 
 use super::{Id, Node};
 
-/// More values than any checkpoint has: each operation of one byte can make one.
+/// Limit on values, above any checkpoint: each one-byte operation can create one.
 pub(super) const MOST: usize = 4_000_000;
 pub(super) type Outcome<T> = Result<T, String>;
 
@@ -18,11 +18,11 @@ pub(super) struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// The values of the first pickle in `bytes`, and the place of the one that it stands for.
+    /// The values of the first pickle in `bytes`, and the index of its result.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, and at which byte.
+    /// Describes the problem and its byte offset.
     pub(super) fn run(bytes: &[u8]) -> Outcome<(Vec<Node>, Id)> {
         let mut machine = Machine {
             bytes,
@@ -55,7 +55,7 @@ impl Machine<'_> {
                 || self.memo(code)?
                 || self.object(code)?;
             if !known {
-                return Err(format!("there is no operation {code:#04x}"));
+                return Err(format!("unknown operation {code:#04x}"));
             }
         }
     }
@@ -75,10 +75,10 @@ impl Machine<'_> {
     }
 
     pub(super) fn length(&mut self, bytes: usize) -> Outcome<usize> {
-        usize::try_from(self.number(bytes)?).map_err(|_| "a length does not fit".to_owned())
+        usize::try_from(self.number(bytes)?).map_err(|_| "a length is too large".to_owned())
     }
 
-    /// The text up to the end of the line.
+    /// Reads text up to the end of the line.
     pub(super) fn line(&mut self) -> Outcome<String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let end = rest.iter().position(|byte| *byte == b'\n');
@@ -183,6 +183,6 @@ impl Machine<'_> {
 }
 
 fn whole(text: &str) -> Node {
-    // In protocol 0 the truth values are `01` and `00`.
+    // In protocol 0, booleans are `01` and `00`.
     text.trim().parse().map_or(Node::Other, Node::Int)
 }

@@ -1,9 +1,9 @@
-//! A reader of pickles that builds a tree and runs nothing.
+//! A pickle reader that builds a tree and runs no code.
 //!
-//! All opcodes of protocols 0 to 5 that make data are understood. Calls are kept as they are
-//! written ([`Node::Made`]): the caller knows the few that stand for tensors. Nodes live in one list and name
-//! each other by place, so that neither depth nor cycles can exhaust the stack. Their number is bounded, so that
-//! neither can a small file exhaust memory.
+//! It supports all opcodes of protocols 0 to 5 that create data. Calls are only recorded
+//! ([`Node::Made`]); the caller interprets the few that create tensors. Nodes are in one list and refer to
+//! each other by index, so neither depth nor cycles can exhaust the stack. Their number is limited, so a
+//! small file cannot exhaust memory.
 
 mod machine;
 mod operations;
@@ -12,13 +12,13 @@ use std::collections::HashMap;
 
 use machine::Machine;
 
-/// The place of a node in its [`Tree`].
+/// Index of a node in its [`Tree`].
 pub(super) type Id = usize;
 
 /// A value of a pickle.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Node {
-    /// A whole number that fits.
+    /// An integer that fits.
     Int(i64),
     /// Text.
     Text(String),
@@ -28,19 +28,19 @@ pub(super) enum Node {
     Dict(Vec<(Id, Id)>),
     /// A class or function, as `module.name`.
     Global(String),
-    /// An object: what makes it, with which arguments.
+    /// An object: its constructor and the arguments.
     Made { by: Id, with: Id },
-    /// What the file around the pickle holds (a storage).
+    /// A reference to data outside the pickle (a storage).
     Persistent(Id),
-    /// None, true and false, fractions, bytes, huge numbers, sets: of no use here.
+    /// None, booleans, floats, bytes, huge integers, sets: not needed.
     Other,
 }
 
-/// A pickle's values.
+/// The values of a pickle.
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: Vec<Node>,
-    /// The value of the whole pickle.
+    /// The result of the pickle.
     pub(super) root: Id,
 }
 
@@ -49,7 +49,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, and at which byte.
+    /// Describes the problem and its byte offset.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         let (nodes, root) = Machine::run(bytes)?;
         Ok(Self { nodes, root })
@@ -92,7 +92,7 @@ impl Tree {
         }
     }
 
-    /// The entries of the dict at `id` whose keys are text; of a key that occurs twice, the last one.
+    /// The entries of the dict at `id` with text keys; for a repeated key, the last one.
     pub(super) fn entries(&self, id: Id) -> Option<Vec<(&str, Id)>> {
         let Node::Dict(pairs) = self.get(id) else {
             return None;
@@ -119,7 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn dicts_numbers_and_text_of_all_protocols() {
+    fn reads_dicts_numbers_and_text_of_all_protocols() {
         // {'a': -2, 'b': (1, 'x')} in protocols 0, 2 and 4.
         let cases: [&[u8]; 3] = [
             b"(dp0\nVa\np1\nI-2\nsVb\np2\n(I1\nVx\np3\ntp4\ns.",
@@ -143,8 +143,8 @@ mod tests {
     }
 
     #[test]
-    fn huge_numbers_and_deep_nests_are_no_problem() {
-        // 2**70, and 300000 tuples in each other.
+    fn reads_huge_numbers_and_deep_nesting() {
+        // 2**70, and 300000 nested tuples.
         let tree = Tree::read(b"\x80\x02\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00\x40.").unwrap();
         assert_eq!(tree.get(tree.root), &Node::Other);
         let tree = Tree::read(b"\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x80.").unwrap();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_named_with_its_place() {
+    fn damage_is_reported_with_its_offset() {
         for (bytes, part) in [
             (&b""[..], "cut short"),
             (b"\x80\x02", "cut short"),
@@ -166,7 +166,7 @@ mod tests {
             (b"t.", "a mark is missing"),
             (b"}(K\x01u.", "no value"),
             (b"h\x07.", "not there"),
-            (b"\xff.", "no operation 0xff"),
+            (b"\xff.", "unknown operation 0xff"),
         ] {
             let error = Tree::read(bytes).unwrap_err();
             assert!(error.contains(part) && error.contains("at byte"), "{error}");
@@ -174,8 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn small_pickles_cannot_fill_memory() {
-        // Empty tuples without end; a class whose name of 64 kB is made again and again.
+    fn small_pickles_cannot_exhaust_memory() {
+        // Endless empty tuples; a class with a name of 64 kB, created again and again.
         let error = Tree::read(&vec![b')'; machine::MOST + 2]).unwrap_err();
         assert!(error.contains("values"), "{error}");
         let mut names = b"X\x00\x00\x01\x00".to_vec();
@@ -192,7 +192,7 @@ mod tests {
             let _ = Tree::read(&bytes);
         }
 
-        /// Bytes that are mostly operations get further than any bytes.
+        /// Bytes that are mostly operations get further than random bytes.
         #[test]
         fn any_operations_end_without_panic(
             codes in proptest::collection::vec(

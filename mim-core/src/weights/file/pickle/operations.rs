@@ -1,13 +1,13 @@
-//! Operations that put values together.
+//! Operations that build containers and objects.
 
 use super::machine::{Machine, Outcome};
 use super::{Id, Node};
 
-/// Longer names than any class has: an operation of one byte can copy one.
+/// Limit on the length of a name, above any class: a one-byte operation can copy it.
 const LONGEST: usize = 256;
 
 impl Machine<'_> {
-    /// Operations that make tuples, lists and dicts, and move values on the stack.
+    /// Operations that build tuples, lists and dicts, and move values on the stack.
     pub(super) fn container(&mut self, code: u8) -> Outcome<bool> {
         match code {
             b'(' => self.marks.push(self.stack.len()),
@@ -66,7 +66,7 @@ impl Machine<'_> {
         Ok(true)
     }
 
-    /// Appends to the list on top; other collections are of no use here.
+    /// Appends to the list on top; other collections are not needed.
     fn extend(&mut self, items: Vec<Id>) -> Outcome<()> {
         let top = self.top()?;
         if let Node::Sequence(list) = &mut self.nodes[top] {
@@ -75,7 +75,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Sets entries of the dict on top; an object with entries (a counter) keeps none.
+    /// Sets entries of the dict on top; entries of other objects (a counter) are dropped.
     fn set(&mut self, items: &[Id]) -> Outcome<()> {
         let (top, more) = (self.top()?, pairs(items)?);
         if let Node::Dict(entries) = &mut self.nodes[top] {
@@ -84,7 +84,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Operations that keep a value under a number, or bring it back.
+    /// Operations that store a value in the memo, or fetch it.
     pub(super) fn memo(&mut self, code: u8) -> Outcome<bool> {
         match code {
             b'p' | b'q' | b'r' | 0x94 => {
@@ -104,15 +104,14 @@ impl Machine<'_> {
                     _ => self.length(4)?,
                 };
                 let kept = self.memo.get(&place).copied();
-                self.stack
-                    .push(kept.ok_or("it names a value that is not there")?);
+                self.stack.push(kept.ok_or("it names a missing value")?);
             }
             _ => return Ok(false),
         }
         Ok(true)
     }
 
-    /// Operations that name and call classes and functions: nothing is called.
+    /// Operations that name and call classes and functions; nothing is called.
     pub(super) fn object(&mut self, code: u8) -> Outcome<bool> {
         match code {
             0x80 => {
@@ -175,7 +174,7 @@ impl Machine<'_> {
         let line = self.line()?;
         line.trim()
             .parse()
-            .map_err(|_| format!("`{line}` is no number"))
+            .map_err(|_| format!("`{line}` is not a number"))
     }
 
     fn make(&mut self, by: Id, with: Id) {

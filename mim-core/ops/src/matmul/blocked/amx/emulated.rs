@@ -1,4 +1,4 @@
-//! The unit in plain Rust, for machines that have none: with it, all that surrounds the instructions is tested.
+//! The tile unit in plain Rust, for machines without one: it tests everything but the instructions.
 
 use std::cell::Cell;
 
@@ -53,7 +53,7 @@ fn load(from: &[u32], stride: usize) -> [[u32; 16]; 16] {
     std::array::from_fn(|row| std::array::from_fn(|col| from[row * stride + col]))
 }
 
-/// Subnormal numbers are zero.
+/// Flushes subnormal numbers to zero.
 fn flushed(x: f32) -> f32 {
     if x.is_subnormal() {
         0f32.copysign(x)
@@ -62,7 +62,7 @@ fn flushed(x: f32) -> f32 {
     }
 }
 
-/// `tdpbf16ps`: the first and the second numbers of the pairs are summed apart, by fused multiply-add.
+/// `tdpbf16ps`: the first and the second numbers of the pairs are summed separately, by fused multiply-add.
 fn add_products(sums: &mut [[f32; 16]; 16], left: &[[u32; 16]; 16], right: &[[u32; 16]; 16]) {
     let parts = |pair: u32| [pair << 16, pair & 0xffff_0000].map(|x| flushed(f32::from_bits(x)));
     for (sums, left) in sums.iter_mut().zip(left) {
@@ -113,7 +113,7 @@ fn both_orientations_give_the_same_rows() {
         let depth = cols.div_ceil(2).next_multiple_of(16);
         for matrix in [straight, turned] {
             let mut panel = vec![u32::MAX; depth * ROWS];
-            // SAFETY: the machine has the instructions, the panel has the size it must have.
+            // SAFETY: the machine has the instructions, and the panel has the required size.
             unsafe { Amx::<Emulated>::pack_rows(matrix, 0, panel.as_mut_ptr()) };
             for (at, pair) in panel.iter().enumerate() {
                 let (square, row, group) = (at / 512, at % 512 / 16, at % 16);
@@ -133,7 +133,7 @@ fn both_orientations_give_the_same_rows() {
 }
 
 #[test]
-fn small_product_is_the_same() {
+fn small_product_matches_avx512_bf16() {
     if !has_avx512_bf16() {
         return eprintln!("skipped: this machine has no AVX512-BF16");
     }

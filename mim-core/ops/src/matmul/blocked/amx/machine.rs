@@ -1,9 +1,9 @@
-//! Whether there is a unit for tiles.
+//! Detection of the tile unit.
 //!
-//! Before its first product, a small one is compared with that of AVX512-BF16: a machine that gives other numbers
-//! goes without.
+//! Before its first use, a small product is compared with that of AVX512-BF16. If they differ, AMX is
+//! disabled.
 
-#![expect(unsafe_code, reason = "instructions that ask the machine")]
+#![expect(unsafe_code, reason = "instructions that query the CPU")]
 
 #[cfg(target_os = "linux")]
 use std::arch::asm;
@@ -17,39 +17,39 @@ use crate::matmul::Matrix;
 use crate::matmul::args::{Accumulate, Destination};
 use crate::simd::{Instructions, has_avx512_bf16};
 
-/// Whether the processor has the unit, the system lets this process use it, and it computes what is expected.
+/// Whether the CPU has the unit, the system lets this process use it, and it computes correct results.
 pub(in crate::matmul::blocked) fn available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     let found = || present() && permitted() && agrees();
     Instructions::Amx.allowed() && has_avx512_bf16() && *FOUND.get_or_init(found)
 }
 
-/// Whether the processor has tiles of bfloat16 and the system keeps them when it switches threads.
+/// Whether the CPU has bfloat16 tiles and the system saves them on context switches.
 fn present() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
-    /// The setting and the values of tiles.
+    /// State components: tile configuration and tile data.
     const STATE: u64 = 1 << 17 | 1 << 18;
     #[target_feature(enable = "xsave")]
     fn kept() -> u64 {
-        // SAFETY: the caller has found the instruction.
+        // SAFETY: the caller has detected the instruction.
         unsafe { _xgetbv(0) }
     }
     let wanted = AMX_BF16 | AMX_TILE;
     std::arch::is_x86_feature_detected!("xsave")
         && __cpuid_count(7, 0).edx & wanted == wanted
-        // SAFETY: the line above the last found the feature.
+        // SAFETY: the lines above detected the feature.
         && unsafe { kept() } & STATE == STATE
 }
 
-/// Asks the system for the memory that values of tiles take in every thread.
+/// Asks the system for permission to use tile data, which it allocates per thread.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_PRCTL: i64 = 158;
     const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
     const TILE_DATA: u64 = 18;
     let mut result = ARCH_PRCTL;
-    // SAFETY: the call changes nothing but what this process may do; Linux overwrites rcx and r11.
+    // SAFETY: the call only changes this process's permissions; Linux overwrites rcx and r11.
     unsafe {
         asm!(
             "syscall",
@@ -64,18 +64,18 @@ fn permitted() -> bool {
     result == 0
 }
 
-/// Other systems are not known to have been tried.
+/// Not tried on other systems.
 #[cfg(not(target_os = "linux"))]
 fn permitted() -> bool {
     false
 }
 
-/// Whether a product of more than one tile each way, in small whole numbers, is that of [`Avx512Bf16`].
+/// Whether a product larger than one tile each way, in small whole numbers, equals that of [`Avx512Bf16`].
 fn agrees() -> bool {
-    // SAFETY: the callers found both kinds of instructions.
+    // SAFETY: the callers detected both sets of instructions.
     let agree = unsafe { small::<Amx<Hardware>>() == small::<Avx512Bf16>() };
     if !agree {
-        tracing::warn!("AMX is not used: it computes other numbers than AVX512-BF16");
+        tracing::warn!("AMX is disabled: its results differ from those of AVX512-BF16");
     }
     agree
 }
@@ -84,7 +84,7 @@ fn agrees() -> bool {
 ///
 /// # Safety
 ///
-/// The machine must have the instructions of the kernel.
+/// The CPU must support the instructions of the kernel.
 pub(super) unsafe fn small<K: Kernel>() -> Vec<f32> {
     const SIZES: [usize; 3] = [40, 70, 50];
     let [rows, inner, cols] = SIZES;
@@ -110,7 +110,7 @@ pub(super) unsafe fn small<K: Kernel>() -> Vec<f32> {
         init: Accumulate::Zero,
     };
     let (lhs, rhs) = (matrix(&a[..], rows, inner), matrix(&b[..], inner, cols));
-    // SAFETY: `product` has the size of the product; the caller vouches for the instructions.
+    // SAFETY: `product` has the size of the product; the caller guarantees the instructions.
     unsafe {
         run::<K>(GemmArgs {
             to,

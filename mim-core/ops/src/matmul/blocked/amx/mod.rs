@@ -1,6 +1,6 @@
-//! Tiles of bfloat16 on processors with a unit for them (AMX).
+//! bfloat16 tiles on CPUs with a tile unit (AMX).
 //!
-//! Instructions are written out, since Rust has no stable functions for them.
+//! The instructions are inline assembly, since stable Rust has no intrinsics for them.
 
 #![expect(unsafe_code, reason = "instructions on raw pointers")]
 
@@ -21,31 +21,31 @@ use super::pack::panel;
 use super::register::{LANES, store, transpose};
 use crate::matmul::Matrix;
 
-/// Rows of a product: two tiles.
+/// Rows of the output per panel pair: two tiles.
 const ROWS: usize = 2 * LANES;
 
-/// The sums of a product of two panels.
+/// Sums of the product of two panels.
 type Sums = [[__m512; 2]; ROWS];
 
-/// What multiplies tiles of 16 rows of 64 bytes.
+/// A unit that multiplies tiles of 16 rows of 64 bytes.
 ///
 /// # Safety
 ///
-/// All functions need the unit; the thread that multiplies must have called `begin`, and not `end`.
+/// All functions need the unit. The thread must be between `begin` and `end` when it calls `multiply`.
 pub(super) trait Unit {
     unsafe fn begin();
 
     unsafe fn end();
 
-    /// `left` holds, for each 16 packed values of the inner axis, 32 lines of them; `right` holds, for each packed
-    /// value of the inner axis, those of 32 lines. Both have a multiple of 16.
+    /// `left` holds 32 lines of 16 packed values for each 16 packed values of the inner axis. `right` holds 32 lines
+    /// for each packed value of the inner axis. Both have a multiple of 16.
     unsafe fn multiply(left: &[u32], right: &[u32], sums: &mut Sums);
 }
 
-/// The unit of the processor.
+/// The CPU's unit.
 pub(super) struct Hardware;
 
-/// Memory that `ldtilecfg` reads: all eight tiles are as large as they can be.
+/// Operand of `ldtilecfg`: all eight tiles have the maximum size.
 #[repr(C, align(64))]
 struct Setting {
     palette: u8,
@@ -65,7 +65,7 @@ static SETTING: Setting = Setting {
 
 impl Unit for Hardware {
     unsafe fn begin() {
-        // SAFETY: the caller vouches for the unit. Compiled code does not use tiles.
+        // SAFETY: the caller guarantees the unit. Compiled code does not use tiles.
         unsafe {
             asm!(
                 "ldtilecfg [{}]", in(reg) &raw const SETTING,
@@ -93,7 +93,7 @@ impl Unit for Hardware {
         if steps == 0 {
             return;
         }
-        // SAFETY: the caller vouches for the unit. Each step reads 2 KiB of either side, and the sums are 32 rows
+        // SAFETY: the caller guarantees the unit. Each step reads 2 KiB of either side, and the sums are 32 rows
         // of 128 bytes; tiles begin at their rows 0 and 16 and at their bytes 0 and 64.
         unsafe {
             asm!(
@@ -132,7 +132,7 @@ impl Unit for Hardware {
     }
 }
 
-/// Operands rounded to bfloat16, 32 x 32 sums at a time; needs AVX512-BF16 too.
+/// Operands rounded to bfloat16, 32 x 32 sums at a time; also needs AVX512-BF16.
 pub(super) struct Amx<U>(PhantomData<U>);
 
 impl<U: Unit> Kernel for Amx<U> {
@@ -142,16 +142,16 @@ impl<U: Unit> Kernel for Amx<U> {
     const ROW_PANELS: usize = 4;
 
     unsafe fn begin() {
-        // SAFETY: the caller vouches for the unit.
+        // SAFETY: the caller guarantees the unit.
         unsafe { U::begin() }
     }
 
     unsafe fn end() {
-        // SAFETY: the caller vouches for the unit.
+        // SAFETY: the caller guarantees the unit.
         unsafe { U::end() }
     }
 
-    /// Squares of 16 lines with 16 packed values each: those of a line are neighbours.
+    /// Blocks of 16 lines by 16 packed values; the values of a line are adjacent.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn pack_rows(matrix: Matrix<'_>, first: usize, to: *mut u32) {
         let groups = matrix.cols.div_ceil(Pairs::GROUP);
@@ -165,7 +165,7 @@ impl<U: Unit> Kernel for Amx<U> {
             let place = line * matrix.row_stride + col * matrix.col_stride;
             let start = matrix.values.as_ptr().wrapping_add(place);
             let mut square = [_mm512_setzero_ps(); LANES];
-            // SAFETY: only numbers of existing lines and columns are read; the caller vouches for the room.
+            // SAFETY: only existing lines and columns are read; the caller guarantees the room.
             unsafe {
                 if matrix.col_stride == 1 {
                     for (i, row) in square.iter_mut().enumerate().take(lines) {
@@ -189,14 +189,14 @@ impl<U: Unit> Kernel for Amx<U> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn pack_cols(matrix: Matrix<'_>, first: usize, to: *mut u32) {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller's contract.
         unsafe { panel::<Pairs, COLS>(matrix, first, to) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn compute(tile: &Tile<'_>, left: &[u32], right: &[u32]) {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller's contract.
         unsafe {
             U::multiply(left, right, &mut sums);
             tile.store(&sums);
