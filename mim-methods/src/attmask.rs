@@ -4,11 +4,11 @@
 use mim_masking::{AttentionDraws, AttentionMaskerConfig};
 
 use crate::ibot::golden;
-use crate::parity::golden::{Golden, Masks, Plain, Setting};
+use crate::parity::golden::{Golden, Masks, Setting};
 use crate::parity::{self, Case};
 use crate::registry::Entry;
 use crate::{DistillationConfig, MethodConfig};
-use Setting::{Choice, Informs, Same, Set};
+use Setting::{Informs, Same, Word};
 
 /// Settings of AttMask.
 pub type AttMaskConfig = DistillationConfig<AttentionMaskerConfig>;
@@ -17,14 +17,7 @@ pub type AttMaskConfig = DistillationConfig<AttentionMaskerConfig>;
 const GUIDED: Golden<AttMaskConfig> = Golden {
     settings: &[
         golden::SETTINGS,
-        Choice(
-            "pred_shape",
-            &[
-                ("attmask_hint", &[Set("masker.mode", Plain::Text("hint"))]),
-                ("attmask_high", &[Set("masker.mode", Plain::Text("high"))]),
-                ("attmask_low", &[Set("masker.mode", Plain::Text("low"))]),
-            ],
-        ),
+        Word("pred_shape", "masker.mode", &[("attmask_hint", "hint"), ("attmask_high", "high"), ("attmask_low", "low")]),
         Same("", "masker", &["masking_prob", "show_max"]),
     ],
     build: |case, config, device| {

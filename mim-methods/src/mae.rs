@@ -122,16 +122,10 @@ const GOLDEN: Golden<MaeConfig> = Golden {
         ("pred", Output::Trace("pred.pixel")),
         ("target", Output::Trace("target.pixels")),
     ],
-    course: Some(Course {
-        also: |_, _| Ok(()),
-        curves: |_| vec![],
-        features: |config, device| {
+    course: Some(Course::new(|config, device| {
             let features = Features::new(config.encoder.clone(), "student", device)?;
             Ok(vec![("features", features)])
-        },
-        renamed: &[],
-        absent: &[],
-    }),
+    })),
     ..Golden::new("mae", |config| config.encoder.grid())
 };
 

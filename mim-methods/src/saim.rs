@@ -5,7 +5,7 @@
 //! itself and to the patches before it. A second stream, which starts from positions alone, attends only to earlier
 //! patches; it predicts the smoothed, normalised pixels of all patches in one pass. Reference: qiy20/SAIM @ 08d36c3.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use mim_core::augment::ViewPlan;
 use mim_core::decoders::{QueryStream, QueryStreamConfig};
 use mim_core::encoders::{Vit, VitConfig};
@@ -18,7 +18,7 @@ use mim_masking::PermutationMasker;
 use mim_targets::{Blur, PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::parity::golden::{Golden, Made, Masks, Output, Plain, Setting, VIT};
+use crate::parity::golden::{Golden, Made, Masks, Output, Plain, Setting, VIT, same};
 use crate::parity;
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
@@ -136,40 +136,22 @@ const GOLDEN: Golden<SaimConfig> = Golden {
         Setting::Set("blur.kernel_size", Plain::Int(1)),
         Setting::Renamed("gaussian_kernel_size", "blur.kernel_size"),
         Setting::Renamed("gaussian_sigma", "blur.sigma"),
-        Setting::Choice(
-            "loss_type",
-            &[
-                ("L2", &[Setting::Set("loss.type", Plain::Text("mse"))]),
-                ("L1", &[Setting::Set("loss.type", Plain::Text("l1"))]),
-            ],
-        ),
+        Setting::Word("loss_type", "loss.type", &[("L2", "mse"), ("L1", "l1")]),
         Setting::Renamed("query_depth", "query.depth"),
         Setting::Renamed("share_weight", "query.share_weights"),
-        Setting::Choice(
-            "prediction_head",
-            &[
-                ("MLP", &[Setting::Set("query.head", Plain::Text("mlp"))]),
-                ("LINEAR", &[Setting::Set("query.head", Plain::Text("linear"))]),
-            ],
-        ),
+        Setting::Word("prediction_head", "query.head", &[("MLP", "mlp"), ("LINEAR", "linear")]),
     ],
     masks: Masks::Noise(|_, grid, noise| PermutationMasker.from_noise(grid, noise)),
     check: same_order,
     outputs: &[
         ("content_first", Output::Trace("block0")),
-        (
-            "content_last",
-            Output::By(|made, recorded| {
-                recorded.get(&format!("block{}", made.config.encoder.depth - 1))
-            }),
-        ),
+        ("content_last", Output::TraceOf(|config| format!("block{}", config.encoder.depth - 1))),
         ("query_first", Output::Trace("pixel.query0")),
         (
             "query_last",
-            Output::By(|made, recorded| {
-                let depth = made.config.query.depth;
-                let depth = depth.unwrap_or(made.config.encoder.depth);
-                recorded.get(&format!("pixel.query{}", depth - 1))
+            Output::TraceOf(|config| {
+                let depth = config.query.depth.unwrap_or(config.encoder.depth);
+                format!("pixel.query{}", depth - 1)
             }),
         ),
         ("pred", Output::Trace("pixel.pred")),
@@ -182,21 +164,12 @@ const GOLDEN: Golden<SaimConfig> = Golden {
 /// Checks the recorded order, and what it lets each token see.
 fn same_order(made: &Made<SaimConfig>) -> parity::Result<()> {
     let (case, mask, device) = (&made.case, made.mask()?, &Device::Cpu);
-    let order: Vec<u32> = mask.ids_order(device)?.flatten_all()?.to_vec1()?;
-    if case.flat::<u32>("input.permutation")? != order {
-        return Err(case.other_mask("input.permutation"));
-    }
-    for (name, itself) in [
-        ("input.content_visible", true),
-        ("input.query_visible", false),
-    ] {
-        let seen = causal_bias(mask, 1, itself, device)?.exp()?;
-        let seen: Vec<u8> = seen.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
-        if case.flat::<u8>(name)? != seen {
-            return Err(case.other_mask(name));
-        }
-    }
-    Ok(())
+    let seen = |itself| -> parity::Result<Tensor> {
+        Ok(causal_bias(mask, 1, itself, device)?.exp()?)
+    };
+    same(case, "input.permutation", &mask.ids_order(device)?)?;
+    same(case, "input.content_visible", &seen(true)?)?;
+    same(case, "input.query_visible", &seen(false)?)
 }
 
 /// The smoothed images.

@@ -9,11 +9,11 @@ use mim_targets::dvae::{DvaeConfig, DvaeEncoder};
 use super::BeitConfig;
 use crate::MethodConfig;
 use crate::parity::golden::{
-    BEIT_VIT, Golden, Known, Made, Output, Pixels, Plain, Setting, Views, patches, positions, read,
-    several,
+    BEIT_VIT, Golden, Known, Made, Output, Pixels, Plain, Setting, Views, patches, positions, read, several,
 };
 use crate::parity::{Case, Recorded, Result};
 use crate::tokens::TokenView;
+use Output::{By, Hidden, Trace, TraceOf};
 use Setting::{Converted, Fixed, Informs, Renamed, Same};
 
 pub(super) const GOLDEN: Golden<BeitConfig> = Golden {
@@ -30,25 +30,19 @@ pub(super) const GOLDEN: Golden<BeitConfig> = Golden {
     also: |case, config| positions(case, &mut config.encoder),
     build: |case, config, device| {
         let (grid, side) = (config.encoder.grid()?, DvaeConfig::STRIDE);
-        let view = TokenView {
-            index: 1,
-            size: (grid.rows * side, grid.cols * side),
-        };
+        let view = TokenView { index: 1, size: (grid.rows * side, grid.cols * side) };
         let (store, tokens) = (config.store(device, 0), tokenizer(case, device)?);
         Ok(Box::new(config.compose("beit", &store, tokens, view)?))
     },
-    views: Views::Several(&[
-        Pixels::Normalized("image"),
-        Pixels::Unit("tokenizer_image01"),
-    ]),
+    views: Views::Several(&[Pixels::Normalized("image"), Pixels::Unit("tokenizer_image01")]),
     outputs: &[
-        ("tokens", Output::Trace("target.tokens")),
-        ("labels", Output::Hidden("target.tokens")),
-        ("patch_embed", Output::Trace("patch_embed")),
-        ("block0", Output::Trace("block0")),
-        ("latent", Output::Trace("latent")),
-        ("logits_masked", Output::Hidden("pred.token")),
-        ("mlm_acc", Output::By(accuracy)),
+        ("tokens", Trace("target.tokens")),
+        ("labels", Hidden("target.tokens")),
+        ("patch_embed", Trace("patch_embed")),
+        ("block0", Trace("block0")),
+        ("latent", Trace("latent")),
+        ("logits_masked", Hidden("pred.token")),
+        ("mlm_acc", By(accuracy)),
     ],
     ..Golden::new("beit", |config| config.encoder.grid())
 };
@@ -66,24 +60,15 @@ pub(crate) const TRANSFORMERS: Golden<BeitConfig> = Golden {
         let mask = Mask::from_bits(grid, &case.bits("input.mask", grid)?)?;
         let tokens = Known(tokens(case, &mask, device)?);
         let vocab_size = case.setting_or("vocab_size", 8192)?;
-        let view = TokenView {
-            index: 0,
-            size: config.encoder.image_size.into(),
-        };
+        let view = TokenView { index: 0, size: config.encoder.image_size.into() };
         let store = config.store(device, 0);
         let method = config.compose("beit", &store, (tokens, vocab_size), view)?;
         Ok(Box::new(method))
     },
     views: Views::By(images),
     outputs: &[
-        ("logits", Output::Trace("pred.token")),
-        (
-            "hidden_last",
-            Output::By(|made, recorded| {
-                let last = made.config.encoder.depth.saturating_sub(1);
-                recorded.get(&format!("block{last}"))
-            }),
-        ),
+        ("logits", Trace("pred.token")),
+        ("hidden_last", TraceOf(|config| format!("block{}", config.encoder.depth.saturating_sub(1)))),
     ],
     ..Golden::new("hf_beit", |config| config.encoder.grid())
 };

@@ -10,11 +10,10 @@ use mim_targets::vqkd::{VqKdTokenizer, VqKdTokenizerConfig};
 
 use super::BeitV2Config;
 use crate::MethodConfig;
-use crate::parity::golden::{
-    BEIT_VIT, Golden, Output, Pixels, Setting, Views, positions, read,
-};
+use crate::parity::golden::{BEIT_VIT, Golden, Output, Pixels, Setting, Views, positions, read};
 use crate::parity::{Case, Result};
 use crate::tokens::TokenView;
+use Output::{Hidden, Trace};
 use Setting::{Informs, Renamed, Same};
 
 pub(super) const GOLDEN: Golden<BeitV2Config> = Golden {
@@ -36,23 +35,17 @@ pub(super) const GOLDEN: Golden<BeitV2Config> = Golden {
         let target = TokenTarget::new(tokenizer(case, &config.encoder, device)?, 1);
         let vocab_size = target.vocab_size();
         case.fixed("vocab_size", vocab_size)?;
-        let view = TokenView {
-            index: 1,
-            size: config.encoder.image_size.into(),
-        };
+        let view = TokenView { index: 1, size: config.encoder.image_size.into() };
         let store = config.store(device, 0);
         Ok(Box::new(config.compose(&store, (target, vocab_size), view)?))
     },
-    views: Views::Several(&[
-        Pixels::Normalized("image"),
-        Pixels::Unit("tokenizer_image01"),
-    ]),
+    views: Views::Several(&[Pixels::Normalized("image"), Pixels::Unit("tokenizer_image01")]),
     outputs: &[
-        ("tokens", Output::Trace("target.tokens")),
-        ("logits", Output::Hidden("pred.token")),
-        ("logits_cls_pt", Output::Hidden("pred.aggregation")),
-        ("loss_mim", Output::Trace("loss.token")),
-        ("loss_cls_pt", Output::Trace("loss.aggregation")),
+        ("tokens", Trace("target.tokens")),
+        ("logits", Hidden("pred.token")),
+        ("logits_cls_pt", Hidden("pred.aggregation")),
+        ("loss_mim", Trace("loss.token")),
+        ("loss_cls_pt", Trace("loss.aggregation")),
     ],
     ..Golden::new("beit", |config| config.encoder.grid())
 };

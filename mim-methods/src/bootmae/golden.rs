@@ -6,10 +6,11 @@ use mim_core::schedule::{Per, Point, Schedule};
 use mim_core::{Mask, PatchGrid, StepContext};
 
 use super::BootMaeConfig;
-use crate::parity::golden::{Course, Golden, Made, Masks, Output, Plain, Setting, VIT, patches};
+use crate::parity::golden::{Course, Golden, Made, Masks, Output, Plain, Setting, VIT, patches, same};
 use crate::parity::trajectory::{Curve, Features, Shape, fixed_momentum};
 use crate::parity::{Case, Problem, Recorded, Result};
-use Setting::{Choice, Converted, Informs, Renamed, Same, Set};
+use Output::{By, Image, Part, Trace, Value};
+use Setting::{Choice, Converted, Informs, Renamed, Same, Set, Word};
 
 pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
     settings: &[
@@ -28,13 +29,7 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
                 ("false", &[Set("patch_norm.type", Plain::Text("none"))]),
             ],
         ),
-        Choice(
-            "weight_mask",
-            &[
-                ("true", &[Set("token_weights", Plain::Text("neighbours"))]),
-                ("false", &[Set("token_weights", Plain::Text("uniform"))]),
-            ],
-        ),
+        Word("weight_mask", "token_weights", &[("true", "neighbours"), ("false", "uniform")]),
         Renamed("feature_weight", "feature_weight.value"),
         Same("", "decoder", &["mlp_ratio", "norm_eps"]),
         Same("", "feature_decoder", &["mlp_ratio", "norm_eps"]),
@@ -52,10 +47,8 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
         };
         config.decoder.layer = Some(first);
         config.feature_decoder.layer = Some(last);
-        config.momentum = momentum(
-            case.setting_or("model_ema_decay", 0.999)?,
-            case.setting_or("model_ema_dynamic", true)?,
-        );
+        config.momentum =
+            momentum(case.setting_or("model_ema_decay", 0.999)?, case.setting_or("model_ema_dynamic", true)?);
         Ok(())
     },
     masks: Masks::By(mask),
@@ -67,39 +60,27 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
         })
     },
     outputs: &[
-        ("patch_tokens", Output::Trace("patch_embed")),
-        ("latent", Output::Trace("latent")),
-        ("pix_decoder_in", Output::Trace("pixel.decoder_in")),
-        ("feat_decoder_in", Output::Trace("feature.decoder_in")),
-        (
-            "pix_pred",
-            Output::Image("pred.pixel", |config| config.encoder.patch_size),
-        ),
-        (
-            "pix_target",
-            Output::Image("target.pixels", |config| config.encoder.patch_size),
-        ),
-        ("feat_pred", Output::Trace("pred.feature")),
-        ("feat_target", Output::Trace("target.features")),
+        ("patch_tokens", Trace("patch_embed")),
+        ("latent", Trace("latent")),
+        ("pix_decoder_in", Trace("pixel.decoder_in")),
+        ("feat_decoder_in", Trace("feature.decoder_in")),
+        ("pix_pred", Image("pred.pixel", |config| config.encoder.patch_size)),
+        ("pix_target", Image("target.pixels", |config| config.encoder.patch_size)),
+        ("feat_pred", Trace("pred.feature")),
+        ("feat_target", Trace("target.features")),
         (
             "loss_mask",
-            Output::By(|made, _| {
+            By(|made, _| {
                 let (mask, grid) = (made.mask()?, made.mask()?.grid());
                 Ok(mask.bits(&Device::Cpu)?.reshape(((), grid.rows, grid.cols))?)
             }),
         ),
-        ("perc_mask", Output::By(weights)),
-        ("loss_pixel", Output::Trace("loss.pixel")),
-        ("loss_feature", Output::Trace("loss.feature")),
-        (
-            "feature_weight",
-            Output::Value(|config, step| config.feature_weight.at(step)),
-        ),
-        (
-            "ema_decay",
-            Output::Value(|config, step| config.momentum.at(step)),
-        ),
-        ("fea*", Output::Part(injected)),
+        ("perc_mask", By(weights)),
+        ("loss_pixel", Trace("loss.pixel")),
+        ("loss_feature", Trace("loss.feature")),
+        ("feature_weight", Value(|config, step| config.feature_weight.at(step))),
+        ("ema_decay", Value(|config, step| config.momentum.at(step))),
+        ("fea*", Part(injected)),
     ],
     course: Some(Course {
         also: |case, config| {
@@ -110,31 +91,19 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
             vec![
                 ("loss_pixel", Curve::Term("pixel", 1.)),
                 ("loss_feature", Curve::Term("feature", 1.)),
-                (
-                    "feature_weight",
-                    Curve::Value(config.feature_weight.clone()),
-                ),
+                ("feature_weight", Curve::Value(config.feature_weight.clone())),
                 ("momentum", Curve::Value(config.momentum.clone())),
             ]
         },
-        features: |config, device| {
+        // The release averages the decoders too, though its teacher decodes nothing.
+        absent: &["teacher.decode_", "teacher.down", "teacher.lm_head", "teacher.mask_token"],
+        ..Course::new(|config, device| {
             let features = |store| -> Result<Features> {
                 let features = Features::new(config.encoder.clone(), store, device)?;
                 Ok(features.skip_norm().shape(Shape::Patches))
             };
-            Ok(vec![
-                ("features", features("student")?),
-                ("features_teacher", features("teacher")?),
-            ])
-        },
-        renamed: &[],
-        // The release averages the decoders too, though its teacher decodes nothing.
-        absent: &[
-            "teacher.decode_",
-            "teacher.down",
-            "teacher.lm_head",
-            "teacher.mask_token",
-        ],
+            Ok(vec![("features", features("student")?), ("features_teacher", features("teacher")?)])
+        })
     }),
     ..Golden::new("bootmae", |config| config.encoder.grid())
 };
@@ -148,10 +117,7 @@ fn momentum(start: f64, dynamic: bool) -> Schedule {
     if dynamic {
         points.push(point(400., 0.999_99));
     }
-    Schedule::Piecewise {
-        points,
-        per: Per::Epoch,
-    }
+    Schedule::Piecewise { points, per: Per::Epoch }
 }
 
 /// The mask of the recorded blocks, noise and roll; the recorded order must agree with it.
@@ -164,12 +130,8 @@ fn mask(case: &Case, config: &BootMaeConfig, grid: PatchGrid) -> Result<Mask> {
     let blocks = case.bits("input.block_mask", grid)?;
     let masker = config.masker.build()?;
     let mask = masker.from_draws(grid, &blocks, &noise, roll as usize)?;
-    let order = "input.idx_shuffle";
-    if case.tensor(order).is_some() {
-        let ours = mask.ids_order(&Device::Cpu)?.flatten_all()?;
-        if case.flat::<u32>(order)? != ours.to_vec1::<u32>()? {
-            return Err(case.other_mask(order));
-        }
+    if case.tensor("input.idx_shuffle").is_some() {
+        same(case, "input.idx_shuffle", &mask.ids_order(&Device::Cpu)?)?;
     }
     Ok(mask)
 }
@@ -182,11 +144,8 @@ fn weights(made: &Made<BootMaeConfig>, recorded: &Recorded) -> Result<Tensor> {
     }
     let weights = recorded.get("pixel.weights")?.to_vec1::<f32>()?;
     let tokens = mask.grid().len();
-    let places = (0..mask.rows()).flat_map(|row| {
-        mask.hidden(row)
-            .iter()
-            .map(move |&id| row * tokens + id as usize)
-    });
+    let places =
+        (0..mask.rows()).flat_map(|row| mask.hidden(row).iter().map(move |&id| row * tokens + id as usize));
     let mut all = vec![0f32; mask.rows() * tokens];
     for (place, weight) in places.zip(weights) {
         all[place] = weight;
@@ -201,8 +160,6 @@ fn injected(made: &Made<BootMaeConfig>, recorded: &Recorded, block: &str) -> Res
     match (is(config.decoder.layer), is(config.feature_decoder.layer)) {
         (true, _) => recorded.get("pixel.injected"),
         (_, true) => recorded.get("feature.injected"),
-        _ => Err(Problem::unknown(format!(
-            "BootMAE's block {block}, which is injected nowhere"
-        ))),
+        _ => Err(Problem::unknown(format!("BootMAE's block {block}, which is injected nowhere"))),
     }
 }

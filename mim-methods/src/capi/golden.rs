@@ -1,21 +1,20 @@
 //! The golden cases of CAPI.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use mim_core::{Mask, PatchGrid};
 use mim_masking::InverseBlockMaskerConfig;
 
 use super::CapiConfig;
-use crate::parity::golden::{
-    CONSTANT_MOMENTUM, Golden, Masks, Output, Setting, VIT, agrees,
-};
+use crate::parity::golden::{CONSTANT_MOMENTUM, Golden, Masks, Output, Setting, VIT, agrees, same};
 use crate::parity::{Case, Result};
-use Setting::{Informs, Renamed, Same};
+use Output::Trace;
+use Setting::{Informs, Renamed, Same, Word};
 
 pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
     settings: &[
         VIT,
         Renamed("n_registers", "encoder.num_registers"),
-        Same("", "encoder", &["register_coordinates"]),
+        Word("register_coordinates", "encoder.register_coordinates", &[("edge", "edge"), ("zeros", "zeros")]),
         Renamed("scale_reg_to_visible", "encoder.scale_registers"),
         Same("rope", "encoder", &["max_freq", "min_freq"]),
         Same("", "masker", &["mask_ratio", "min_aspect", "roll"]),
@@ -38,17 +37,17 @@ pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
         made.case.fixed("predicted_tokens", mask.width() - visible)
     },
     outputs: &[
-        ("coords", Output::Trace("coords")),
-        ("student_encoder", Output::Trace("latent")),
-        ("student_decoder", Output::Trace("student_decoder")),
-        ("student_logits", Output::Trace("student_logits")),
-        ("teacher_encoder", Output::Trace("teacher.latent")),
-        ("teacher_logits", Output::Trace("teacher_logits")),
-        ("assignments", Output::Trace("assignments")),
-        ("targets", Output::Trace("targets")),
-        ("target_entropy", Output::Trace("target_entropy")),
-        ("clustering_loss", Output::Trace("loss.clustering")),
-        ("capi_loss", Output::Trace("loss.capi")),
+        ("coords", Trace("coords")),
+        ("student_encoder", Trace("latent")),
+        ("student_decoder", Trace("student_decoder")),
+        ("student_logits", Trace("student_logits")),
+        ("teacher_encoder", Trace("teacher.latent")),
+        ("teacher_logits", Trace("teacher_logits")),
+        ("assignments", Trace("assignments")),
+        ("targets", Trace("targets")),
+        ("target_entropy", Trace("target_entropy")),
+        ("clustering_loss", Trace("loss.clustering")),
+        ("capi_loss", Trace("loss.capi")),
     ],
     ..Golden::new("capi", |config| config.encoder.grid())
 };
@@ -57,14 +56,8 @@ pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
 fn mask(case: &Case, config: &CapiConfig, grid: PatchGrid) -> Result<Mask> {
     let mask = replay(case, &config.masker, (grid, case.needs("batch")?), "")?;
     agrees(case, &mask)?;
-    for (name, hidden) in [
-        ("input.visible_indices", false),
-        ("input.predict_indices", true),
-    ] {
-        if case.flat::<i64>(name)? != ids(&mask, hidden)? {
-            return Err(case.other_mask(name));
-        }
-    }
+    same(case, "input.visible_indices", &ids(&mask, false)?)?;
+    same(case, "input.predict_indices", &ids(&mask, true)?)?;
     Ok(mask)
 }
 
@@ -81,15 +74,14 @@ pub(crate) fn replay(
     let used = if config.roll { 4 } else { 2 };
     let recorded = places.len() / images.max(1);
     let rows = aspects.chunks(3).zip(places.chunks(recorded.max(1)));
-    let draws: Vec<f64> = rows
-        .flat_map(|(aspect, places)| [&aspect[2..], &places[..used.min(recorded)]].concat())
-        .collect();
+    let draws: Vec<f64> =
+        rows.flat_map(|(aspect, places)| [&aspect[2..], &places[..used.min(recorded)]].concat()).collect();
     let noise: Vec<f32> = case.flat(&format!("input.subsample_noise{suffix}"))?;
     Ok(config.build()?.from_draws(grid, images, (&draws, &noise))?)
 }
 
 /// Numbers of the visible or the predicted patches of all images, counted through.
-pub(crate) fn ids(mask: &Mask, hidden: bool) -> Result<Vec<i64>> {
+pub(crate) fn ids(mask: &Mask, hidden: bool) -> Result<Tensor> {
     let ids = mask.flat(hidden, mask.rows(), &Device::Cpu)?;
-    Ok(ids.to_dtype(DType::I64)?.to_vec1()?)
+    Ok(ids.to_dtype(DType::I64)?)
 }

@@ -5,11 +5,10 @@ use mim_core::encoders::VitConfig;
 use mim_core::{Mask, PatchGrid, Per, Schedule, StepContext};
 
 use super::CmaeConfig;
-use crate::parity::golden::{
-    Course, Golden, Masks, Output, Pixels, Plain, Setting, VIT, Views,
-};
+use crate::parity::golden::{Course, Golden, Masks, Output, Pixels, Plain, Setting, VIT, Views};
 use crate::parity::trajectory::{self, Curve, Features};
 use crate::parity::{Case, Result, Rounding};
+use Output::{Bits, Trace, Value, Weighted};
 use Setting::{Fixed, Informs, Renamed, Same};
 
 pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
@@ -38,11 +37,7 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
     ],
     also: |case, config| {
         if let Some(start) = case.setting("momentum.base")? {
-            config.momentum = Schedule::Cosine {
-                start,
-                end: case.needs("momentum.end")?,
-                per: Per::Iter,
-            };
+            config.momentum = Schedule::Cosine { start, end: case.needs("momentum.end")?, per: Per::Iter };
         }
         let encoder = &config.encoder;
         config.mask_patch_size = case.setting_or("mask_unit", 2)? * encoder.patch_size;
@@ -59,29 +54,20 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
         })
     },
     outputs: &[
-        ("latent", Output::Trace("latent")),
-        ("latent_t", Output::Trace("teacher.latent")),
-        ("mask", Output::Bits),
-        (
-            "momentum",
-            Output::Value(|config, step| config.momentum.at(step)),
-        ),
-        ("pred_pixel", Output::Trace("pred.pixel")),
-        ("pred_feature", Output::Trace("feature.tokens")),
-        ("proj_s", Output::Trace("feature.projection")),
-        ("proj_t", Output::Trace("target.features")),
-        ("pred_s", Output::Trace("feature.pred_norm")),
-        ("proj_t_norm", Output::Trace("feature.keys")),
-        ("score", Output::Trace("feature.score")),
-        ("target", Output::Trace("target.pixels")),
-        (
-            "loss_ct",
-            Output::Weighted("loss.feature", |config| config.contrast_weight),
-        ),
-        (
-            "loss_rc",
-            Output::Weighted("loss.pixel", |config| config.pixel_weight),
-        ),
+        ("latent", Trace("latent")),
+        ("latent_t", Trace("teacher.latent")),
+        ("mask", Bits),
+        ("momentum", Value(|config, step| config.momentum.at(step))),
+        ("pred_pixel", Trace("pred.pixel")),
+        ("pred_feature", Trace("feature.tokens")),
+        ("proj_s", Trace("feature.projection")),
+        ("proj_t", Trace("target.features")),
+        ("pred_s", Trace("feature.pred_norm")),
+        ("proj_t_norm", Trace("feature.keys")),
+        ("score", Trace("feature.score")),
+        ("target", Trace("target.pixels")),
+        ("loss_ct", Weighted("loss.feature", |config| config.contrast_weight)),
+        ("loss_rc", Weighted("loss.pixel", |config| config.pixel_weight)),
     ],
     rounding: ROUNDING,
     course: Some(Course {
@@ -98,20 +84,15 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
                 ("momentum", Curve::Value(config.momentum.clone())),
             ]
         },
-        features: |config, device| {
+        ..Course::new(|config, device| {
             let encoder = config.encoder.clone();
-            let target = VitConfig {
-                final_norm: false,
-                class_token: config.target_class_token,
-                ..encoder.clone()
-            };
+            let target =
+                VitConfig { final_norm: false, class_token: config.target_class_token, ..encoder.clone() };
             Ok(vec![
                 ("features", Features::new(encoder, "student", device)?),
                 ("features_target", Features::new(target, "teacher", device)?),
             ])
-        },
-        renamed: &[],
-        absent: &[],
+        })
     }),
     ..Golden::new("cmae", |config| config.encoder.grid())
 };
@@ -127,10 +108,7 @@ const FEW_ROWS: &str = "it has passed a batch norm over three to five nearly equ
                         division by a small deviation magnifies rounding";
 
 const ROUNDING: Rounding = Rounding {
-    zero: &[
-        ("feature_decoder.ln1.bias", TAKEN_AWAY),
-        ("feature_decoder.decoder_pred.bias", TAKEN_AWAY),
-    ],
+    zero: &[("feature_decoder.ln1.bias", TAKEN_AWAY), ("feature_decoder.decoder_pred.bias", TAKEN_AWAY)],
     magnified: &[
         ("backbone.", 1e-4, FEW_ROWS),
         ("feature_decoder.", 1e-4, FEW_ROWS),
@@ -161,9 +139,5 @@ fn ordered(grid: PatchGrid, visible: &[Vec<u32>]) -> Result<Mask> {
         let all = (0u32..).take(grid.len());
         order.extend(all.filter(|id| !row.contains(id)));
     }
-    Ok(Mask::new(
-        grid,
-        order,
-        visible.iter().map(Vec::len).collect(),
-    )?)
+    Ok(Mask::new(grid, order, visible.iter().map(Vec::len).collect())?)
 }

@@ -1,24 +1,19 @@
 //! The golden cases of dBOT.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 use mim_core::{Mask, PatchGrid};
 
 use super::DBotConfig;
-use crate::parity::golden::{
-    Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, random_mask,
-};
+use crate::parity::golden::{Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, random_mask, same};
 use crate::parity::{Case, Recorded, Result};
+use Output::{By, Trace};
 use Setting::{Renamed, Same};
 
 pub(super) const GOLDEN: Golden<DBotConfig> = Golden {
     settings: &[
         VIT,
         MAE_DECODER,
-        Same(
-            "",
-            "",
-            &["mask_ratio", "norm_feature_loss", "target_norm_eps"],
-        ),
+        Same("", "", &["mask_ratio", "norm_feature_loss", "target_norm_eps"]),
         // A step of any stage is one of the first with a teacher of that depth, by default the encoder's.
         Renamed("depth", "first_teacher_depth"),
         Renamed("teacher_depth", "first_teacher_depth"),
@@ -27,11 +22,11 @@ pub(super) const GOLDEN: Golden<DBotConfig> = Golden {
     ],
     masks: Masks::By(mask),
     outputs: &[
-        ("latent", Output::Trace("latent")),
-        ("pred", Output::Trace("pred.feature")),
-        ("teacher_out", Output::Trace("teacher.latent")),
-        ("target", Output::By(|_, recorded| target(recorded))),
-        ("loss_per_token", Output::By(per_token)),
+        ("latent", Trace("latent")),
+        ("pred", Trace("pred.feature")),
+        ("teacher_out", Trace("teacher.latent")),
+        ("target", By(|_, recorded| target(recorded))),
+        ("loss_per_token", By(per_token)),
     ],
     ..Golden::new("dbot", |config| config.encoder.grid())
 };
@@ -46,20 +41,14 @@ fn mask(case: &Case, config: &DBotConfig, grid: PatchGrid) -> Result<Mask> {
     if bits != mask.to_bits() {
         return Err(case.other_mask("input.mask"));
     }
-    let own: Vec<u32> = mask.ids_restore(&candle_core::Device::Cpu)?.flatten_all()?.to_vec1()?;
-    match case.flat::<u32>("input.ids_restore")? == own {
-        true => Ok(mask),
-        false => Err(case.other_mask("input.ids_restore")),
-    }
+    same(case, "input.ids_restore", &mask.ids_restore(&Device::Cpu)?)?;
+    Ok(mask)
 }
 
 /// The target as it enters the loss, class token first.
 fn target(recorded: &Recorded) -> Result<Tensor> {
     let class = recorded.get("teacher.class")?.unsqueeze(1)?;
-    Ok(Tensor::cat(
-        &[&class, &recorded.get("target.features")?],
-        1,
-    )?)
+    Ok(Tensor::cat(&[&class, &recorded.get("target.features")?], 1)?)
 }
 
 /// The smooth distance of each token.

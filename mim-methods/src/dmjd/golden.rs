@@ -5,10 +5,9 @@ use mim_core::{Mask, PatchGrid};
 use mim_targets::{HogNorm, HogTargetConfig};
 
 use super::DmjdConfig;
-use crate::parity::golden::{
-    Golden, HYBRID, Made, Masks, Output, Pixels, Plain, Setting, Views, hybrid,
-};
+use crate::parity::golden::{Golden, HYBRID, Made, Masks, Output, Pixels, Plain, Setting, Views, hybrid};
 use crate::parity::{Case, Result};
+use Output::{Bits, By, ChannelsFirst, IdsKeep, IdsRestore, Tokens, Trace};
 use Setting::{Choice, Informs, Renamed, Same, Set};
 
 pub(super) const GOLDEN: Golden<DmjdConfig> = Golden {
@@ -66,30 +65,27 @@ pub(super) const GOLDEN: Golden<DmjdConfig> = Golden {
     views: Views::Several(&[Pixels::Normalized("image_u8")]),
     masks: Masks::By(mask),
     outputs: &[
-        ("mask", Output::Bits),
-        ("ids_keep", Output::IdsKeep),
-        ("ids_restore", Output::IdsRestore),
-        ("hog", Output::By(|made, _| histograms(made))),
-        ("target", Output::Trace("target.hog")),
-        ("patch_embed1", Output::ChannelsFirst("patch_embed1")),
-        ("stage1", Output::ChannelsFirst("stage1")),
-        ("stage2", Output::ChannelsFirst("stage2")),
-        ("patch_embed4", Output::Tokens("patch_embed4")),
-        ("latent", Output::Trace("latent")),
-        ("pred", Output::Trace("pred.masked")),
-        ("pred_vis", Output::Trace("pred.visible")),
-        ("loss_mim", Output::Trace("loss.masked")),
-        ("loss_vis", Output::Trace("loss.visible")),
+        ("mask", Bits),
+        ("ids_keep", IdsKeep),
+        ("ids_restore", IdsRestore),
+        ("hog", By(|made, _| histograms(made))),
+        ("target", Trace("target.hog")),
+        ("patch_embed1", ChannelsFirst("patch_embed1")),
+        ("stage1", ChannelsFirst("stage1")),
+        ("stage2", ChannelsFirst("stage2")),
+        ("patch_embed4", Tokens("patch_embed4")),
+        ("latent", Trace("latent")),
+        ("pred", Trace("pred.masked")),
+        ("pred_vis", Trace("pred.visible")),
+        ("loss_mim", Trace("loss.masked")),
+        ("loss_vis", Trace("loss.visible")),
     ],
     ..Golden::new("dmjd", |config| config.encoder.grid())
 };
 
 /// The masks of the recorded noise and permutations.
 fn mask(case: &Case, config: &DmjdConfig, grid: PatchGrid) -> Result<Mask> {
-    let draw = (
-        case.flat::<u32>("input.perm_disjoint")?,
-        case.flat::<u32>("input.perm_joint")?,
-    );
+    let draw = (case.flat::<u32>("input.perm_disjoint")?, case.flat::<u32>("input.perm_joint")?);
     let (masker, noise) = (config.masker.build()?, case.flat::<f32>("input.noise")?);
     Ok(masker.from_draws(grid, &noise, &[draw])?)
 }
@@ -97,10 +93,7 @@ fn mask(case: &Case, config: &DmjdConfig, grid: PatchGrid) -> Result<Mask> {
 /// The histograms before they are whitened, `[batch, channels, rows, cols, bins]`, as many rows as
 /// are recorded.
 fn histograms(made: &Made<DmjdConfig>) -> Result<Tensor> {
-    let raw = HogTargetConfig {
-        cell_norm: HogNorm::None,
-        ..made.config.hog()
-    };
+    let raw = HogTargetConfig { cell_norm: HogNorm::None, ..made.config.hog() };
     let images = made.case.on("input.image_u8", &made.device)?;
     let all = raw.build()?.histograms(&images.to_dtype(DType::F32)?)?;
     let all = all.permute((0, 1, 3, 4, 2))?.contiguous()?;

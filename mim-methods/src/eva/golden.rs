@@ -10,10 +10,11 @@ use serde::Deserialize;
 use super::{EvaConfig, EvaStyle};
 use crate::MethodConfig;
 use crate::parity::golden::{
-    BEIT_VIT, CLIP, Golden, Made, Masks, Output, Plain, Setting, VIT, Views, frozen_vit, patches,
-    positions, random_mask, several,
+    BEIT_VIT, CLIP, Golden, Made, Masks, Output, Plain, Setting, VIT, Views, frozen_vit, patches, positions,
+    random_mask, several,
 };
 use crate::parity::{Case, Result};
+use Output::{By, Hidden, Trace};
 use Setting::{Converted, Fixed, Informs, Renamed, Same, Set};
 
 /// In BEiT's style a case has a number of hidden patches.
@@ -54,11 +55,7 @@ const MAE_STYLE: Golden<EvaConfig> = Golden {
         VIT,
         Same("", "style", &["mask_ratio"]),
         Renamed("norm_eps", "style.decoder.norm_eps"),
-        Same(
-            "decoder",
-            "style.decoder",
-            &["embed_dim", "depth", "num_heads", "mlp_ratio"],
-        ),
+        Same("decoder", "style.decoder", &["embed_dim", "depth", "num_heads", "mlp_ratio"]),
     ],
     also: second_view,
     build,
@@ -72,21 +69,18 @@ const MAE_STYLE: Golden<EvaConfig> = Golden {
 };
 
 const OUTPUTS: &[(&str, Output<EvaConfig>)] = &[
-    ("latent", Output::Trace("latent")),
-    ("teacher_features", Output::Trace("target.features")),
+    ("latent", Trace("latent")),
+    ("teacher_features", Trace("target.features")),
     (
         "pred",
-        Output::By(|made, recorded| match made.config.style {
+        By(|made, recorded| match made.config.style {
             EvaStyle::Beit(_) => made.hidden(recorded, "pred.feature"),
             EvaStyle::Mae(_) => recorded.get("pred.feature"),
         }),
     ),
-    ("target", Output::Hidden("target.features")),
-    (
-        "mean_cosine",
-        Output::By(|_, recorded| Ok(recorded.get("loss")?.neg()?)),
-    ),
-    ("lr_schedule", Output::By(|made, _| learning_rates(made))),
+    ("target", Hidden("target.features")),
+    ("mean_cosine", By(|_, recorded| Ok(recorded.get("loss")?.neg()?))),
+    ("lr_schedule", By(|made, _| learning_rates(made))),
 ];
 
 /// The tower of a case may see images of another size.
@@ -146,8 +140,6 @@ fn learning_rates(made: &Made<EvaConfig>) -> Result<Tensor> {
         };
         schedule.at(&place) as f32
     };
-    let rates: Vec<f32> = (0..course.epochs * course.steps_per_epoch)
-        .map(rate)
-        .collect();
+    let rates: Vec<f32> = (0..course.epochs * course.steps_per_epoch).map(rate).collect();
     Ok(Tensor::new(rates, &Device::Cpu)?)
 }

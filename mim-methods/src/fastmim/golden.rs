@@ -5,7 +5,8 @@ use mim_core::encoders::EncoderConfig;
 
 use super::FastMimConfig;
 use crate::parity::golden::{Golden, Masks, Output, Plain, QKV_BIAS, SWIN, Setting, VIT};
-use Setting::{Choice, Fixed, Renamed, Same, Set};
+use Output::{Any, Image, Trace};
+use Setting::{Choice, Fixed, Renamed, Same, Set, Word};
 
 const PVT_V2: &[Setting] = &[
     Set("encoder.type", Plain::Text("pvt_v2")),
@@ -40,19 +41,9 @@ pub(super) const GOLDEN: Golden<FastMimConfig> = Golden {
                 ("pvtv2", PVT_V2),
             ],
         ),
-        Choice(
-            "mim_loss",
-            &[
-                ("HOG", &[Set("target", Plain::Text("hog"))]),
-                ("l2", &[Set("target", Plain::Text("pixel"))]),
-            ],
-        ),
+        Word("mim_loss", "target", &[("HOG", "hog"), ("l2", "pixel")]),
         Same("", "", &["mask_ratio", "block_size", "norm_pix_loss"]),
-        Same(
-            "decoder",
-            "decoder",
-            &["embed_dim", "depth", "num_heads", "norm_eps", "mlp_ratio"],
-        ),
+        Same("decoder", "decoder", &["embed_dim", "depth", "num_heads", "norm_eps", "mlp_ratio"]),
         Fixed("hog.nbins", Plain::Int(9)),
         Fixed("hog.gaussian_window", Plain::Int(0)),
         Renamed("hog.pool", "hog_cell"),
@@ -67,16 +58,11 @@ pub(super) const GOLDEN: Golden<FastMimConfig> = Golden {
     },
     masks: Masks::Noise(|config, grid, noise| config.masker()?.from_noise(grid, noise)),
     outputs: &[
-        ("masked_image", Output::Trace("masked_image")),
-        ("latent", Output::Trace("latent")),
-        ("pred", Output::Any(&["hog.tokens", "pixel.tokens"])),
+        ("masked_image", Trace("masked_image")),
+        ("latent", Trace("latent")),
+        ("pred", Any(&["hog.tokens", "pixel.tokens"])),
         // A map of cells with the bins of all colours as channels.
-        (
-            "hog",
-            Output::Image("target.hog", |config| {
-                config.mask_stride() / config.hog_cell.max(1)
-            }),
-        ),
+        ("hog", Image("target.hog", |config| config.mask_stride() / config.hog_cell.max(1))),
     ],
     ..Golden::new("fastmim", |config| {
         PatchGrid::of_image(config.encoder.image_size().into(), config.mask_stride())

@@ -7,10 +7,9 @@ use mim_core::{Mask, PatchGrid, View};
 
 use super::I2pMaeConfig;
 use crate::MethodConfig;
-use crate::parity::golden::{
-    CLIP, Golden, Made, Masks, Output, Plain, Setting, Views, frozen_vit, several,
-};
+use crate::parity::golden::{CLIP, Golden, Made, Masks, Output, Plain, Setting, Views, frozen_vit, several};
 use crate::parity::{Case, Problem, Recorded, Result, Rounding, Setup};
+use Output::{By, Part, Trace};
 use Setting::{Fixed, Renamed, Same, Set};
 
 /// A case made ready.
@@ -19,19 +18,12 @@ pub(super) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         true => GPU_ROUNDING,
         false => ROUNDING,
     };
-    Ok(Setup {
-        rounding,
-        ..GOLDEN.setup(case, device)?
-    })
+    Ok(Setup { rounding, ..GOLDEN.setup(case, device)? })
 }
 
 const GOLDEN: Golden<I2pMaeConfig> = Golden {
     settings: &[
-        Same(
-            "",
-            "encoder",
-            &["num_points", "num_groups", "group_sizes", "num_heads", "norm_eps"],
-        ),
+        Same("", "encoder", &["num_points", "num_groups", "group_sizes", "num_heads", "norm_eps"]),
         Renamed("encoder_dims", "encoder.embed_dims"),
         Renamed("encoder_depths", "encoder.depths"),
         Renamed("token_embed0_hidden", "encoder.embed_hidden"),
@@ -56,16 +48,11 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
         let levels = config.encoder.embed_dims.iter().rev();
         match levels.take(widths.len()).eq(&widths) {
             true => Ok(()),
-            false => Err(Problem::unknown(
-                "a decoder of other widths than the encoder's levels",
-            )),
+            false => Err(Problem::unknown("a decoder of other widths than the encoder's levels")),
         }
     },
     build: |case, config, device| {
-        let base = VitConfig {
-            image_size: config.maps.image_size.into(),
-            ..VitConfig::clip_base()
-        };
+        let base = VitConfig { image_size: config.maps.image_size.into(), ..VitConfig::clip_base() };
         let tower = frozen_vit(case, ("clip", CLIP), base, "openai_clip", device)?;
         let store = config.store(device, 0);
         Ok(Box::new(config.compose(&store, Some(tower))?))
@@ -76,35 +63,35 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
     }),
     masks: Masks::By(mask),
     outputs: &[
-        ("pixels_view*", Output::Part(pixels)),
-        ("image_sums", Output::By(|_, recorded| sums(recorded))),
-        ("grid_size", Output::Trace("grid_size")),
-        ("offsets", Output::Trace("offsets")),
-        ("clip_features", Output::By(|_, recorded| features(recorded))),
-        ("clip_cls_attention", Output::Trace("teacher.attention")),
-        ("saliency_level3", Output::Trace("saliency")),
-        ("decoder_out", Output::Trace("decoded")),
-        ("pred_*", Output::Trace("pred_*")),
-        ("target_2d", Output::Trace("target_2d")),
-        ("loss_3d", Output::Trace("loss_3d")),
-        ("loss_2d", Output::Trace("loss_2d")),
-        ("centers_*", Output::Trace("centers*")),
+        ("pixels_view*", Part(pixels)),
+        ("image_sums", By(|_, recorded| sums(recorded))),
+        ("grid_size", Trace("grid_size")),
+        ("offsets", Trace("offsets")),
+        ("clip_features", By(|_, recorded| features(recorded))),
+        ("clip_cls_attention", Trace("teacher.attention")),
+        ("saliency_level3", Trace("saliency")),
+        ("decoder_out", Trace("decoded")),
+        ("pred_*", Trace("pred_*")),
+        ("target_2d", Trace("target_2d")),
+        ("loss_3d", Trace("loss_3d")),
+        ("loss_2d", Trace("loss_2d")),
+        ("centers_*", Trace("centers*")),
         (
             "group_index_*",
-            Output::Part(|_, recorded, level| {
+            Part(|_, recorded, level| {
                 let members = recorded.get(&format!("members{level}"))?;
                 Ok(members.to_dtype(DType::I64)?)
             }),
         ),
         (
             "mask_level*",
-            Output::Part(|_, recorded, level| {
+            Part(|_, recorded, level| {
                 let mask = recorded.get(&format!("mask{level}"))?;
                 Ok(mask.to_dtype(DType::U8)?)
             }),
         ),
-        ("encoder_level*", Output::Trace("level*")),
-        ("valid_level*", Output::Trace("valid*")),
+        ("encoder_level*", Trace("level*")),
+        ("valid_level*", Trace("valid*")),
     ],
     ..Golden::new("i2pmae", |config| {
         let groups = config.encoder.num_groups.last().copied().unwrap_or(1);
@@ -115,11 +102,7 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
 /// The recorded mask of the last level's groups, of which a share is hidden.
 fn mask(case: &Case, config: &I2pMaeConfig, grid: PatchGrid) -> Result<Mask> {
     let mask = Mask::from_bits(grid, &case.bits("input.mask_level3", grid)?)?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a count"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
     let wanted = (grid.len() as f64 * config.mask_ratio) as usize;
     if (0..mask.rows()).any(|row| mask.hidden(row).len() != wanted) {
         let what = format!("a mask of other counts than {wanted} hidden groups");

@@ -5,10 +5,9 @@ use mim_core::{Mask, PatchGrid};
 use mim_masking::{BlockSizes, MultiBlockMaskerConfig, MultiBlocks};
 
 use super::IJepaConfig;
-use crate::parity::golden::{
-    CONSTANT_MOMENTUM, Golden, Made, Masks, Output, Plain, Setting, VIT,
-};
+use crate::parity::golden::{CONSTANT_MOMENTUM, Golden, Made, Masks, Output, Plain, Setting, VIT, same};
 use crate::parity::{Case, Result};
+use Output::{By, HiddenOfEach, Trace};
 use Setting::{Fixed, Informs, Renamed, Same};
 
 pub(crate) const GOLDEN: Golden<IJepaConfig> = Golden {
@@ -24,29 +23,25 @@ pub(crate) const GOLDEN: Golden<IJepaConfig> = Golden {
         Renamed("mask.num_enc_masks", "masker.contexts"),
         Same("mask", "masker", &["min_keep", "allow_overlap"]),
         Same("", "predictor", &["mlp_ratio", "norm_eps"]),
-        Same(
-            "decoder",
-            "predictor",
-            &["embed_dim", "depth", "num_heads", "mlp_ratio"],
-        ),
+        Same("decoder", "predictor", &["embed_dim", "depth", "num_heads", "mlp_ratio"]),
         Informs(&["grid"]),
     ],
     masks: Masks::By(mask),
     outputs: &[
-        ("block_sizes", Output::By(|made, _| size_row(drawn(made)?.0))),
-        ("context_len", Output::By(|made, _| lengths(&drawn(made)?.1))),
+        ("block_sizes", By(|made, _| size_row(drawn(made)?.0))),
+        ("context_len", By(|made, _| lengths(&drawn(made)?.1))),
         (
             "context",
             // Equal contexts of an image are encoded once.
-            Output::By(|made, recorded| {
+            By(|made, recorded| {
                 let tokens = recorded.get("latent")?;
                 let times = made.images * made.config.masker.contexts / tokens.dim(0)?;
                 Ok(Tensor::cat(&vec![&tokens; times], 0)?)
             }),
         ),
-        ("target_raw", Output::Trace("teacher.latent")),
-        ("target", Output::HiddenOfEach("target.features")),
-        ("pred", Output::Trace("pred.feature")),
+        ("target_raw", Trace("teacher.latent")),
+        ("target", HiddenOfEach("target.features")),
+        ("pred", Trace("pred.feature")),
     ],
     ..Golden::new("ijepa", |config| config.encoder.grid())
 };
@@ -56,13 +51,9 @@ fn mask(case: &Case, config: &IJepaConfig, grid: PatchGrid) -> Result<Mask> {
     let images = case.needs("batch")?;
     let (_, blocks) = replay(case, &config.masker, (grid, images), "")?;
     let mask = blocks.mask(grid)?;
-    for (name, hidden) in [("input.context_ids", false), ("input.target_ids", true)] {
-        let ours = ids(&mask, (images, config.masker.contexts), hidden)?;
-        let ours: Vec<f64> = ours.flatten_all()?.to_vec1()?;
-        if ours != case.flat::<f64>(name)? {
-            return Err(case.other_mask(name));
-        }
-    }
+    let blocks = (images, config.masker.contexts);
+    same(case, "input.context_ids", &ids(&mask, blocks, false)?)?;
+    same(case, "input.target_ids", &ids(&mask, blocks, true)?)?;
     Ok(mask)
 }
 
@@ -99,19 +90,14 @@ pub(crate) fn size_row(sizes: BlockSizes) -> Result<Tensor> {
 
 /// Patches of each context before they are made equally long, `[images, contexts]`.
 pub(crate) fn lengths(blocks: &MultiBlocks) -> Result<Tensor> {
-    let row = |contexts: &Vec<Vec<u32>>| -> Vec<f64> {
-        contexts.iter().map(|block| block.len() as f64).collect()
-    };
+    let row =
+        |contexts: &Vec<Vec<u32>>| -> Vec<f64> { contexts.iter().map(|block| block.len() as f64).collect() };
     let rows: Vec<Vec<f64>> = blocks.contexts.iter().map(row).collect();
     Ok(Tensor::new(rows, &Device::Cpu)?)
 }
 
 /// The ids of all blocks of a kind, `[images, blocks, patches]`, as the mask has them.
-pub(crate) fn ids(
-    mask: &Mask,
-    (images, contexts): (usize, usize),
-    hidden: bool,
-) -> Result<Tensor> {
+pub(crate) fn ids(mask: &Mask, (images, contexts): (usize, usize), hidden: bool) -> Result<Tensor> {
     let targets = mask.rows() / images / contexts;
     let blocks = if hidden { targets } else { contexts };
     let row = |image: usize, block: usize| match hidden {

@@ -8,10 +8,9 @@ use mim_targets::vqgan::{VqganConfig, VqganEncoder};
 
 use super::McBeitConfig;
 use crate::MethodConfig;
-use crate::parity::golden::{
-    BEIT_VIT, Golden, Output, Pixels, Setting, Views, constant, positions, read,
-};
+use crate::parity::golden::{BEIT_VIT, Golden, Output, Pixels, Setting, Views, constant, positions, read};
 use crate::parity::{Case, Problem, Recorded, Result};
+use Output::{By, ChannelsFirst, Trace};
 use Setting::{Converted, Informs, Same};
 
 pub(super) const GOLDEN: Golden<McBeitConfig> = Golden {
@@ -28,31 +27,28 @@ pub(super) const GOLDEN: Golden<McBeitConfig> = Golden {
         let tokenizer = tokenizer(case, vocab_size, device)?;
         Ok(Box::new(config.compose(&config.store(device, 0), tokenizer)?))
     },
-    views: Views::Several(&[
-        Pixels::Normalized("image"),
-        Pixels::Unit("tokenizer_image01"),
-    ]),
+    views: Views::Several(&[Pixels::Normalized("image"), Pixels::Unit("tokenizer_image01")]),
     outputs: &[
         (
             "tokens",
-            Output::By(|_, recorded| {
+            By(|_, recorded| {
                 let logits = recorded.get("token_logits")?;
                 Ok(logits.argmax(D::Minus1)?.flatten_from(1)?)
             }),
         ),
-        ("token_logits", Output::ChannelsFirst("token_logits")),
-        ("token_probs", Output::Trace("token_probs")),
+        ("token_logits", ChannelsFirst("token_logits")),
+        ("token_probs", Trace("token_probs")),
         (
             "features",
-            Output::By(|made, recorded| {
+            By(|made, recorded| {
                 let (all, patches) = (recorded.get("latent")?, made.mask()?.grid().len());
                 Ok(all.narrow(1, all.dim(1)? - patches, patches)?)
             }),
         ),
-        ("logits", Output::Trace("pred.token")),
-        ("similarity", Output::Trace("similarity")),
-        ("refined_target", Output::Trace("target.tokens")),
-        ("loss_per_token", Output::By(|_, recorded| loss_per_token(recorded))),
+        ("logits", Trace("pred.token")),
+        ("similarity", Trace("similarity")),
+        ("refined_target", Trace("target.tokens")),
+        ("loss_per_token", By(|_, recorded| loss_per_token(recorded))),
     ],
     ..Golden::new("beit", |config| config.encoder.grid())
 };
@@ -66,10 +62,7 @@ fn tokenizer(case: &Case, vocab_size: usize, device: &Device) -> Result<Box<dyn 
     let (tokenizer, source): (Box<dyn Tokenizer>, _) = match kind.as_str() {
         "dall_e_encoder" => {
             own.fixed("logit_laplace_eps", 0.1)?;
-            let base = DvaeConfig {
-                vocab_size,
-                ..DvaeConfig::default()
-            };
+            let base = DvaeConfig { vocab_size, ..DvaeConfig::default() };
             let config = read(&own, &base, &[Same("", "", &["n_hid", "n_blk_per_group"])])?;
             let encoder = DvaeEncoder::new(&root.pp("encoder"), &config)?;
             (Box::new(encoder), "dvae")
@@ -85,22 +78,11 @@ fn tokenizer(case: &Case, vocab_size: usize, device: &Device) -> Result<Box<dyn 
 }
 
 fn vqgan(own: &Case, vocab_size: usize) -> Result<VqganConfig> {
-    let base = VqganConfig {
-        vocab_size,
-        ..VqganConfig::default()
-    };
+    let base = VqganConfig { vocab_size, ..VqganConfig::default() };
     let sizes = Same(
         "ddconfig",
         "",
-        &[
-            "in_channels",
-            "ch",
-            "ch_mult",
-            "num_res_blocks",
-            "attn_resolutions",
-            "resolution",
-            "z_channels",
-        ],
+        &["in_channels", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resolution", "z_channels"],
     );
     let config: VqganConfig = read(own, &base, &[sizes])?;
     own.fixed("ddconfig.double_z", false)?;

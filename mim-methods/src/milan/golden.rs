@@ -11,6 +11,7 @@ use crate::parity::golden::{
     CLIP, Golden, MAE_DECODER, Masks, Output, Plain, Setting, VIT, agrees, frozen_vit, random_mask,
 };
 use crate::parity::{Case, Recorded, Result};
+use Output::{Any, By, Trace};
 use Setting::{Choice, Fixed, Informs, Renamed, Same, Set};
 
 pub(super) const GOLDEN: Golden<MilanConfig> = Golden {
@@ -47,18 +48,18 @@ pub(super) const GOLDEN: Golden<MilanConfig> = Golden {
     },
     masks: Masks::By(mask),
     outputs: &[
-        ("latent", Output::Trace("latent")),
-        ("pred", Output::Any(&["pred.feature", "pred.pixel"])),
-        ("clip_target", Output::Trace("teacher.latent")),
-        ("clip_attention", Output::By(|_, recorded| attention(recorded))),
+        ("latent", Trace("latent")),
+        ("pred", Any(&["pred.feature", "pred.pixel"])),
+        ("clip_target", Trace("teacher.latent")),
+        ("clip_attention", By(|_, recorded| attention(recorded))),
         (
             "importance",
-            Output::By(|_, recorded| {
+            By(|_, recorded| {
                 let row = attention(recorded)?.narrow(1, 0, 1)?.squeeze(1)?;
                 Ok(row.narrow(1, 1, row.dim(1)? - 1)?)
             }),
         ),
-        ("loss_per_token", Output::By(|_, recorded| loss_per_token(recorded))),
+        ("loss_per_token", By(|_, recorded| loss_per_token(recorded))),
     ],
     ..Golden::new("mae", |config| config.encoder.grid())
 };

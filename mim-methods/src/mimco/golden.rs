@@ -6,6 +6,7 @@ use mim_core::nn::PosEmbedKind;
 use super::MimCoConfig;
 use crate::MethodConfig;
 use crate::parity::golden::{Golden, Output, Plain, Setting, VIT, frozen_vit};
+use Output::{By, Trace};
 use Setting::{Fixed, Renamed, Same};
 
 pub(super) const GOLDEN: Golden<MimCoConfig> = Golden {
@@ -17,40 +18,28 @@ pub(super) const GOLDEN: Golden<MimCoConfig> = Golden {
         Same(
             "",
             "",
-            &[
-                "mask_ratio",
-                "patch_temperature",
-                "image_temperature",
-                "patch_weight",
-                "image_weight",
-            ],
+            &["mask_ratio", "patch_temperature", "image_temperature", "patch_weight", "image_weight"],
         ),
     ],
     build: |case, config, device| {
         // Its positions are a table like others.
-        let base = VitConfig {
-            pos_embed: PosEmbedKind::Learned,
-            mask_token: false,
-            ..config.encoder.clone()
-        };
+        let base =
+            VitConfig { pos_embed: PosEmbedKind::Learned, mask_token: false, ..config.encoder.clone() };
         let sizes = &[Same("", "", &["embed_dim", "depth", "num_heads", "norm_eps"])];
         let teacher = frozen_vit(case, ("teacher", sizes), base, "mimco", device)?;
         Ok(Box::new(config.compose(&config.store(device, 0), teacher)?))
     },
     outputs: &[
-        ("teacher_patches", Output::Trace("target.features")),
-        (
-            "teacher_image",
-            Output::By(|_, recorded| Ok(recorded.get("target.features")?.mean(1)?)),
-        ),
-        ("student_latent", Output::Trace("latent")),
-        ("student_patches", Output::Trace("pred.patch")),
-        ("student_image", Output::Trace("pred.image")),
-        ("patch_logits", Output::Trace("patch.score")),
-        ("patch_ce", Output::Trace("patch.per_token")),
-        ("image_logits", Output::Trace("image.score")),
-        ("loss_patch", Output::Trace("loss.patch")),
-        ("loss_image", Output::Trace("loss.image")),
+        ("teacher_patches", Trace("target.features")),
+        ("teacher_image", By(|_, recorded| Ok(recorded.get("target.features")?.mean(1)?))),
+        ("student_latent", Trace("latent")),
+        ("student_patches", Trace("pred.patch")),
+        ("student_image", Trace("pred.image")),
+        ("patch_logits", Trace("patch.score")),
+        ("patch_ce", Trace("patch.per_token")),
+        ("image_logits", Trace("image.score")),
+        ("loss_patch", Trace("loss.patch")),
+        ("loss_image", Trace("loss.image")),
     ],
     ..Golden::new("mimco", |config| config.encoder.grid())
 };

@@ -7,12 +7,11 @@ use mim_core::{Batch, Method, Pooling, View};
 use serde::Deserialize;
 
 use super::{MimRefinerConfig, head_name};
-use crate::MethodConfig;
-use crate::parity::golden::{
-    Golden, Made, Masks, Output, Plain, Setting, VIT, Views, several,
-};
-use crate::parity::{Case, Problem, Recorded, Result};
 use crate::CropsConfig;
+use crate::MethodConfig;
+use crate::parity::golden::{Golden, Made, Masks, Output, Plain, Setting, VIT, Views, several};
+use crate::parity::{Case, Problem, Recorded, Result};
+use Output::{By, Trace};
 use Setting::{Renamed, Same, Set};
 
 pub(super) const GOLDEN: Golden<MimRefinerConfig> = Golden {
@@ -23,11 +22,7 @@ pub(super) const GOLDEN: Golden<MimRefinerConfig> = Golden {
         Renamed("num_local", "crops.local"),
         Same("", "crops", &["local_size"]),
         Renamed("encoder_frozen", "freeze_encoder"),
-        Same(
-            "",
-            "",
-            &["proj_hidden_dim", "pred_hidden_dim", "queue_size", "topk"],
-        ),
+        Same("", "", &["proj_hidden_dim", "pred_hidden_dim", "queue_size", "topk"]),
         Renamed("output_dim", "out_dim"),
         Same("", "objective", &["temperature"]),
     ],
@@ -39,12 +34,12 @@ pub(super) const GOLDEN: Golden<MimRefinerConfig> = Golden {
     views: Views::By(|case, config, device| batch(case, &config.crops, device)),
     masks: Masks::None,
     outputs: &[
-        ("features.*", Output::Trace("features.*")),
-        ("projected.*", Output::Trace("projected.*")),
-        ("neighbours.*", Output::Trace("neighbours.*")),
-        ("predicted.*", Output::Trace("predicted.*")),
-        ("loss.*", Output::Trace("loss.*")),
-        ("loss_all_local_views", Output::By(over_heads)),
+        ("features.*", Trace("features.*")),
+        ("projected.*", Trace("projected.*")),
+        ("neighbours.*", Trace("neighbours.*")),
+        ("predicted.*", Trace("predicted.*")),
+        ("loss.*", Trace("loss.*")),
+        ("loss_all_local_views", By(over_heads)),
     ],
     ..Golden::new("mimrefiner", |config| config.encoder.grid())
 };
@@ -56,9 +51,7 @@ fn build(case: &Case, config: &MimRefinerConfig, device: &Device) -> Result<Box<
         let choice = format!("input.choice.{}", head.name);
         if case.tensor(&choice).is_some() {
             let ranks: Vec<i64> = case.flat(&choice)?;
-            let ranks = ranks
-                .into_iter()
-                .filter_map(|rank| usize::try_from(rank).ok());
+            let ranks = ranks.into_iter().filter_map(|rank| usize::try_from(rank).ok());
             head.ranks = Some(ranks.collect());
         }
     }
@@ -95,10 +88,7 @@ fn heads(case: &Case) -> Result<(Vec<usize>, Pooling)> {
     };
     let unknown = || Problem::unknown("MIM-Refiner with other heads than on class tokens or means");
     let pooling = pooling.ok_or_else(unknown)?;
-    Ok((
-        heads.values().filter_map(|head| head.block).collect(),
-        pooling,
-    ))
+    Ok((heads.values().filter_map(|head| head.block).collect(), pooling))
 }
 
 fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
@@ -109,9 +99,5 @@ fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
     let indices: Vec<u32> = case.flat("input.index")?;
     // Classes are written into the queue and not recorded otherwise: images have those of their order.
     let labels: Vec<u32> = (0u32..).take(indices.len()).collect();
-    Ok(Batch {
-        labels: Some(Tensor::new(labels, device)?),
-        indices,
-        ..several(views)
-    })
+    Ok(Batch { labels: Some(Tensor::new(labels, device)?), indices, ..several(views) })
 }

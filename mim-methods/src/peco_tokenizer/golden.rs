@@ -9,10 +9,9 @@ use serde::Deserialize;
 
 use super::PecoTokenizerConfig;
 use crate::MethodConfig;
-use crate::parity::golden::{
-    Golden, Masks, Output, Pixels, Plain, Setting, Views, read,
-};
+use crate::parity::golden::{Golden, Masks, Output, Pixels, Plain, Setting, Views, read};
 use crate::parity::{Case, Problem, Result};
+use Output::{By, ChannelsFirst, Part, Trace};
 use Setting::{Fixed, Informs, Renamed, Same, Set};
 
 pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
@@ -39,9 +38,7 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
         let own: Option<InputNorm> = case.setting("input_norm")?;
         match own.is_none_or(|own| own.norm() == config.network.norm()) {
             true => Ok(()),
-            false => Err(Problem::unknown(
-                "PeCo's tokenizer on other values than [-1, 1]",
-            )),
+            false => Err(Problem::unknown("PeCo's tokenizer on other values than [-1, 1]")),
         }
     },
     build: |case, config, device| {
@@ -52,26 +49,23 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
     views: Views::Several(&[Pixels::Unit("image01")]),
     masks: Masks::None,
     outputs: &[
-        ("latent", Output::ChannelsFirst("latent")),
-        (
-            "codes",
-            Output::By(|made, recorded| Ok(recorded.get("codes")?.reshape((made.images, ()))?)),
-        ),
+        ("latent", ChannelsFirst("latent")),
+        ("codes", By(|made, recorded| Ok(recorded.get("codes")?.reshape((made.images, ()))?))),
         (
             "quantized",
-            Output::By(|_, recorded| {
+            By(|_, recorded| {
                 let map = recorded.get("latent")?;
                 channels_first(&recorded.get("quantized")?.reshape(map.shape())?)
             }),
         ),
-        ("reconstruction", Output::Trace("reconstruction")),
-        ("pixel_*", Output::Trace("loss.*")),
-        ("commitment", Output::Trace("loss.commitment")),
-        ("perceptual_per_layer", Output::Trace("teacher.perceptual")),
-        ("perceptual", Output::Trace("loss.perceptual")),
+        ("reconstruction", Trace("reconstruction")),
+        ("pixel_*", Trace("loss.*")),
+        ("commitment", Trace("loss.commitment")),
+        ("perceptual_per_layer", Trace("teacher.perceptual")),
+        ("perceptual", Trace("loss.perceptual")),
         (
             "teacher_feature_layer*",
-            Output::Part(|made, recorded, block| {
+            Part(|made, recorded, block| {
                 let number: Option<usize> = block.parse().ok();
                 let index = number.and_then(|number| number.checked_sub(1));
                 let none = || made.case.bad(format!("there is no block `{block}`"));
@@ -80,9 +74,7 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
         ),
     ],
     // Its names are ours, as MAE's are.
-    ..Golden::new("mae", |config| {
-        PatchGrid::of_image(config.image_size.into(), config.network.stride())
-    })
+    ..Golden::new("mae", |config| PatchGrid::of_image(config.image_size.into(), config.network.stride()))
 };
 
 #[derive(Deserialize)]
@@ -93,20 +85,12 @@ struct InputNorm {
 
 impl InputNorm {
     fn norm(self) -> Norm {
-        Norm {
-            mean: self.mean,
-            std: self.std,
-            ..Norm::imagenet()
-        }
+        Norm { mean: self.mean, std: self.std, ..Norm::imagenet() }
     }
 }
 
 /// The recorded frozen network.
-fn teacher(
-    case: &Case,
-    config: &PecoTokenizerConfig,
-    device: &Device,
-) -> Result<Box<dyn Encoder>> {
+fn teacher(case: &Case, config: &PecoTokenizerConfig, device: &Device) -> Result<Box<dyn Encoder>> {
     let norm: InputNorm = case.needs("teacher.input_norm")?;
     let base = VitConfig {
         image_size: config.image_size,
@@ -115,19 +99,12 @@ fn teacher(
         final_norm: false,
         ..VitConfig::default()
     };
-    let sizes = Same(
-        "",
-        "",
-        &["patch_size", "embed_dim", "depth", "num_heads", "norm_eps"],
-    );
+    let sizes = Same("", "", &["patch_size", "embed_dim", "depth", "num_heads", "norm_eps"]);
     let config: VitConfig = read(&case.table("teacher")?, &base, &[sizes])?;
     let store = ParamStore::teacher(device);
     let vit = Vit::new(&store.root(), &config)?;
     let weights = case.group("teacher.");
-    let weights: WeightMap = weights
-        .iter()
-        .map(|(name, tensor)| (renamed(name), tensor.clone()))
-        .collect();
+    let weights: WeightMap = weights.iter().map(|(name, tensor)| (renamed(name), tensor.clone())).collect();
     store.load(&weights)?;
     Ok(Box::new(vit))
 }
@@ -139,16 +116,10 @@ fn renamed(name: &str) -> String {
         "pos" => "pos_embed".to_owned(),
         _ => name.replacen("patch.", "patch_embed.proj.", 1),
     };
-    let inner = [
-        (".qkv.", ".attn.qkv."),
-        (".proj.", ".attn.proj."),
-        (".fc1.", ".mlp.fc1."),
-        (".fc2.", ".mlp.fc2."),
-    ];
+    let inner =
+        [(".qkv.", ".attn.qkv."), (".proj.", ".attn.proj."), (".fc1.", ".mlp.fc1."), (".fc2.", ".mlp.fc2.")];
     match name.starts_with("blocks.") {
-        true => inner
-            .iter()
-            .fold(name, |name, (theirs, ours)| name.replacen(theirs, ours, 1)),
+        true => inner.iter().fold(name, |name, (theirs, ours)| name.replacen(theirs, ours, 1)),
         false => name,
     }
 }

@@ -6,10 +6,9 @@ use mim_core::schedule::{Per, Schedule};
 use serde::Deserialize;
 
 use super::{SdaeConfig, TeacherView};
-use crate::parity::golden::{
-    Golden, MAE_DECODER, Made, Masks, Output, Plain, Setting, VIT, random_mask,
-};
+use crate::parity::golden::{Golden, MAE_DECODER, Made, Masks, Output, Plain, Setting, VIT, random_mask};
 use crate::parity::{Case, Problem, Recorded, Result};
+use Output::{By, Trace};
 use Setting::{Fixed, Same};
 
 pub(super) const GOLDEN: Golden<SdaeConfig> = Golden {
@@ -33,11 +32,11 @@ pub(super) const GOLDEN: Golden<SdaeConfig> = Golden {
     masks: Masks::Noise(|config, grid, noise| random_mask(config.mask_ratio, grid, noise)),
     step: |case, _| Ok(momentum(case)?.1),
     outputs: &[
-        ("latent", Output::Trace("latent")),
-        ("pred", Output::Trace("pred.feature")),
+        ("latent", Trace("latent")),
+        ("pred", Trace("pred.feature")),
         (
             "teacher_out",
-            Output::By(|made, recorded| {
+            By(|made, recorded| {
                 let rows = recorded.get("teacher.patches")?;
                 match folded(made)? {
                     Some(_) => of_teacher(made, rows),
@@ -45,11 +44,11 @@ pub(super) const GOLDEN: Golden<SdaeConfig> = Golden {
                 }
             }),
         ),
-        ("target_used", Output::By(target)),
-        ("pred_used", Output::By(pred)),
+        ("target_used", By(target)),
+        ("pred_used", By(pred)),
         (
             "cos",
-            Output::By(|made, recorded| {
+            By(|made, recorded| {
                 // Axis 1, whatever it is.
                 let axis = match folded(made)? {
                     Some(_) => D::Minus2,
@@ -60,12 +59,12 @@ pub(super) const GOLDEN: Golden<SdaeConfig> = Golden {
         ),
         (
             "loss_cosine_over_features",
-            Output::By(|made, recorded| {
+            By(|made, recorded| {
                 let (a, b) = (target(made, recorded)?, pred(made, recorded)?);
                 Ok((1. - cosine(&a, &b, D::Minus1)?.mean_all()?)?)
             }),
         ),
-        ("momentum_schedule", Output::By(|made, _| momenta(made))),
+        ("momentum_schedule", By(|made, _| momenta(made))),
     ],
     ..Golden::new("mae", |config| config.encoder.grid())
 };
@@ -75,10 +74,7 @@ fn teacher_view(case: &Case) -> Result<TeacherView> {
         (case.setting("shrink_num")?, case.setting("ncrop_loss")?);
     Ok(match (tokens, folds) {
         (None, None) => TeacherView::Whole,
-        (Some(_), folds) => TeacherView::Folds {
-            folds: folds.unwrap_or(1),
-            tokens,
-        },
+        (Some(_), folds) => TeacherView::Folds { folds: folds.unwrap_or(1), tokens },
         (None, Some(folds)) => {
             let what = format!("{folds} folds of whole images");
             return Err(Problem::unknown(what));
@@ -97,19 +93,11 @@ struct MomentumSchedule {
 
 /// The momentum of the run, and the place of the case in it.
 fn momentum(case: &Case) -> Result<(Schedule, StepContext)> {
-    let MomentumSchedule {
-        momentum_start: start,
-        momentum_end: end,
-        epochs,
-        epoch,
-    } = case.needs("ema_schedule")?;
+    let MomentumSchedule { momentum_start: start, momentum_end: end, epochs, epoch } =
+        case.needs("ema_schedule")?;
     let per = Per::Epoch;
     let schedule = Schedule::Cosine { start, end, per };
-    let step = StepContext {
-        epoch,
-        epochs,
-        ..StepContext::new(0)
-    };
+    let step = StepContext { epoch, epochs, ..StepContext::new(0) };
     let momentum: f64 = case.needs("ema.momentum")?;
     if (schedule.at(&step) - momentum).abs() > 1e-9 {
         let what = format!("SdAE's teacher moved with momentum {momentum}");
@@ -120,13 +108,8 @@ fn momentum(case: &Case) -> Result<(Schedule, StepContext)> {
 
 /// The momentum of each epoch.
 fn momenta(made: &Made<SdaeConfig>) -> Result<Tensor> {
-    let epochs = (0..made.step.epochs).map(|epoch| StepContext {
-        epoch,
-        ..made.step.clone()
-    });
-    let values: Vec<f64> = epochs
-        .map(|epoch| made.config.momentum.at(&epoch))
-        .collect();
+    let epochs = (0..made.step.epochs).map(|epoch| StepContext { epoch, ..made.step.clone() });
+    let values: Vec<f64> = epochs.map(|epoch| made.config.momentum.at(&epoch)).collect();
     Ok(Tensor::new(values, &Device::Cpu)?.to_dtype(DType::F32)?)
 }
 

@@ -12,6 +12,7 @@ use crate::parity::golden::{
 };
 use crate::parity::trajectory::{self, Curve, Features};
 use crate::parity::{Case, Problem, Result};
+use Output::{By, Rows, Trace, Value};
 use Setting::{Choice, Converted, Fixed, Informs, Renamed, Same};
 
 pub(super) const GOLDEN: Golden<SimConfig> = Golden {
@@ -26,10 +27,7 @@ pub(super) const GOLDEN: Golden<SimConfig> = Golden {
             "momentum.schedule",
             &[
                 ("cosine", &[Renamed("momentum.base", "momentum.start")]),
-                (
-                    "constant",
-                    &[Converted("momentum.base", "momentum", constant)],
-                ),
+                ("constant", &[Converted("momentum.base", "momentum", constant)]),
             ],
         ),
         Same("", "projector", &["mlp_ratio"]),
@@ -59,23 +57,20 @@ pub(super) const GOLDEN: Golden<SimConfig> = Golden {
     views: Views::By(|case, _, device| batch(case, device)),
     step: |case, _| place(case),
     outputs: &[
-        ("latent", Output::Trace("latent")),
-        ("online_proj", Output::Trace("projected")),
-        ("mm_latent", Output::Trace("teacher.latent")),
-        ("target", Output::Trace("teacher.patches")),
-        ("target_norm", Output::Rows("target.features")),
-        ("rel_*", Output::Trace("dense.rel_*")),
-        ("decoder_in", Output::Trace("dense.decoder_in")),
-        ("pred", Output::Trace("dense.pred")),
-        ("pred_norm", Output::Rows("pred.dense")),
-        ("correlation", Output::Trace("dense.correlation")),
-        ("loss_pos", Output::Trace("dense.loss_pos")),
-        ("loss_neg", Output::Trace("dense.loss_neg")),
-        (
-            "mm",
-            Output::Value(|config, step| config.momentum.at(step)),
-        ),
-        ("lr", Output::By(|made, _| learning_rate(made))),
+        ("latent", Trace("latent")),
+        ("online_proj", Trace("projected")),
+        ("mm_latent", Trace("teacher.latent")),
+        ("target", Trace("teacher.patches")),
+        ("target_norm", Rows("target.features")),
+        ("rel_*", Trace("dense.rel_*")),
+        ("decoder_in", Trace("dense.decoder_in")),
+        ("pred", Trace("dense.pred")),
+        ("pred_norm", Rows("pred.dense")),
+        ("correlation", Trace("dense.correlation")),
+        ("loss_pos", Trace("dense.loss_pos")),
+        ("loss_neg", Trace("dense.loss_neg")),
+        ("mm", Value(|config, step| config.momentum.at(step))),
+        ("lr", By(|made, _| learning_rate(made))),
     ],
     course: Some(Course {
         also: |case, config| {
@@ -90,17 +85,12 @@ pub(super) const GOLDEN: Golden<SimConfig> = Golden {
                 ("momentum", Curve::Value(config.momentum.clone())),
             ]
         },
-        features: |config, device| {
+        ..Course::new(|config, device| {
             let features = |store| -> Result<Features> {
                 Ok(Features::new(config.encoder.clone(), store, device)?.view(1))
             };
-            Ok(vec![
-                ("features", features("student")?),
-                ("features_target", features("teacher")?),
-            ])
-        },
-        renamed: &[],
-        absent: &[],
+            Ok(vec![("features", features("student")?), ("features_target", features("teacher")?)])
+        })
     }),
     ..Golden::new("sim", |config| config.encoder.grid())
 };
@@ -115,21 +105,12 @@ struct LearningRate {
 }
 
 fn learning_rate(made: &Made<SimConfig>) -> Result<Tensor> {
-    let LearningRate {
-        peak_lr: peak,
-        min_lr: min,
-        warmup_epochs,
-        kind,
-    } = made.case.needs("schedule")?;
+    let LearningRate { peak_lr: peak, min_lr: min, warmup_epochs, kind } = made.case.needs("schedule")?;
     if kind != "linear_warmup_half_cosine" {
         let what = format!("the learning rate schedule `{kind}`");
         return Err(Problem::unknown(what));
     }
-    let schedule = Schedule::MaeCosine {
-        peak,
-        min,
-        warmup_epochs,
-    };
+    let schedule = Schedule::MaeCosine { peak, min, warmup_epochs };
     Ok(Tensor::new(schedule.at(&made.step), &made.device)?)
 }
 
@@ -142,15 +123,9 @@ fn crops(case: &Case) -> Result<[Vec<Crop>; 2]> {
             return Err(case.bad("`input.crop_boxes` is empty".to_owned()).into());
         };
         if sides.len() != 10 {
-            return Err(case
-                .bad("`input.crop_boxes` must have 11 columns".to_owned())
-                .into());
+            return Err(case.bad("`input.crop_boxes` must have 11 columns".to_owned()).into());
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "the width of an image"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the width of an image")]
         let width = *width as u32;
         for (view, side) in views.iter_mut().zip(sides.chunks_exact(5)) {
             view.push(Crop {
@@ -184,10 +159,7 @@ fn place(case: &Case) -> Result<StepContext> {
         clippy::cast_sign_loss,
         reason = "an epoch is small and not negative"
     )]
-    let (whole, iter) = (
-        epoch as usize,
-        (epoch.fract() * STEPS as f64).round() as usize,
-    );
+    let (whole, iter) = (epoch as usize, (epoch.fract() * STEPS as f64).round() as usize);
     Ok(StepContext {
         epoch: whole,
         epochs: case.setting_or("epochs", 1)?,

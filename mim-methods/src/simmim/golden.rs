@@ -6,34 +6,23 @@ use mim_core::{Mask, PatchGrid};
 
 use super::SimMimConfig;
 use crate::parity::golden::{
-    Course, Golden, Made, Masks, Output, Plain, SWIN, Setting, VIT, positive, positions,
+    Course, Golden, Made, Masks, Output, Plain, SWIN, Setting, VIT, positions, positive,
 };
 use crate::parity::trajectory::{Features, Shape};
 use crate::parity::{Case, Recorded, Result};
-use Setting::{Choice, Converted, Fixed, Informs, Same, Set};
+use Output::{By, Image};
+use Setting::{Choice, Converted, Fixed, Informs, Same, Set, Word};
 
 const SIMMIM_VIT: &[Setting] = &[
     VIT,
-    Choice(
-        "qkv_bias",
-        &[
-            ("true", &[Set("encoder.qkv_bias", Plain::Text("q_v"))]),
-            ("false", &[Set("encoder.qkv_bias", Plain::Text("none"))]),
-        ],
-    ),
+    Word("qkv_bias", "encoder.qkv_bias", &[("true", "q_v"), ("false", "none")]),
     // Zero means no layer scale at all.
     Converted("init_values", "encoder.layer_scale_init", positive),
 ];
 
 pub(super) const GOLDEN: Golden<SimMimConfig> = Golden {
     settings: &[
-        Choice(
-            "arch",
-            &[
-                ("vit", SIMMIM_VIT),
-                ("swin", &[Set("encoder.type", Plain::Text("swin")), SWIN]),
-            ],
-        ),
+        Choice("arch", &[("vit", SIMMIM_VIT), ("swin", &[Set("encoder.type", Plain::Text("swin")), SWIN])]),
         Same("", "", &["mask_ratio", "mask_patch_size"]),
         Fixed("drop_rate", Plain::Float(0.)),
         // Of classification.
@@ -48,23 +37,11 @@ pub(super) const GOLDEN: Golden<SimMimConfig> = Golden {
         case.fixed("encoder_stride", stride)
     },
     masks: Masks::By(mask),
-    outputs: &[
-        ("latent", Output::By(latent)),
-        (
-            "reconstruction",
-            Output::Image("pred.pixel", SimMimConfig::mask_stride),
-        ),
-    ],
-    course: Some(Course {
-        also: |_, _| Ok(()),
-        curves: |_| vec![],
-        features: |config, device| {
-            let features = Features::new(config.encoder.clone(), "student", device)?;
-            Ok(vec![("features", features.shape(Shape::Map))])
-        },
-        renamed: &[],
-        absent: &[],
-    }),
+    outputs: &[("latent", By(latent)), ("reconstruction", Image("pred.pixel", SimMimConfig::mask_stride))],
+    course: Some(Course::new(|config, device| {
+        let features = Features::new(config.encoder.clone(), "student", device)?;
+        Ok(vec![("features", features.shape(Shape::Map))])
+    })),
     ..Golden::new("simmim", SimMimConfig::mask_grid)
 };
 
@@ -82,15 +59,13 @@ fn mask(case: &Case, config: &SimMimConfig, grid: PatchGrid) -> Result<Mask> {
         None => {
             let scale = grid.scale_to(first)?;
             let corner = |id: usize| (id / grid.cols * first.cols + id % grid.cols) * scale;
-            let corners = recorded
-                .chunks(first.len())
-                .flat_map(|bits| (0..grid.len()).map(move |id| bits[corner(id)]));
+            let corners =
+                recorded.chunks(first.len()).flat_map(|bits| (0..grid.len()).map(move |id| bits[corner(id)]));
             Mask::from_bits(grid, &corners.collect::<Vec<_>>())?
         }
     };
     if mask.upsample(first)?.to_bits() != recorded {
-        let what =
-            "`input.mask` is not whole cells, or not those of the recorded permutation".to_owned();
+        let what = "`input.mask` is not whole cells, or not those of the recorded permutation".to_owned();
         return Err(case.bad(what).into());
     }
     Ok(mask)

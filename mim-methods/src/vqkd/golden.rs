@@ -6,6 +6,7 @@ use mim_targets::vqkd::VqKdTokenizerConfig;
 use super::VqKdConfig;
 use crate::MethodConfig;
 use crate::parity::golden::{Golden, Known, Masks, Output, Pixels, Plain, Setting, VIT, Views};
+use Output::Trace;
 use Setting::{Fixed, Informs, Renamed};
 
 pub(super) const GOLDEN: Golden<VqKdConfig> = Golden {
@@ -36,11 +37,11 @@ pub(super) const GOLDEN: Golden<VqKdConfig> = Golden {
     views: Views::Several(&[Pixels::Unit("tokenizer_image01")]),
     masks: Masks::None,
     outputs: &[
-        ("tokens", Output::Trace("codes")),
-        ("pre_quant", Output::Trace("pre_quant")),
-        ("reconstruction", Output::Trace("reconstruction")),
-        ("quant_loss", Output::Trace("loss.commitment")),
-        ("rec_loss", Output::Trace("loss.reconstruction")),
+        ("tokens", Trace("codes")),
+        ("pre_quant", Trace("pre_quant")),
+        ("reconstruction", Trace("reconstruction")),
+        ("quant_loss", Trace("loss.commitment")),
+        ("rec_loss", Trace("loss.reconstruction")),
     ],
     ..Golden::new("vqkd", |config| config.encoder.grid())
 };

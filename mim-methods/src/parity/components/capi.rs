@@ -49,7 +49,7 @@ pub(super) fn masks(case: &Case, _device: &Device) -> Result<Given> {
         let bits = Tensor::new(unseen(&mask), &Device::Cpu)?.reshape(theirs.dims())?;
         given.expect(&name, bits);
         for (name, hidden) in [("visible_indices", false), ("predict_indices", true)] {
-            let ids = Tensor::new(ids(&mask, hidden)?, &Device::Cpu)?;
+            let ids = ids(&mask, hidden)?;
             let name = format!("{name}{suffix}");
             let theirs = case.required(&format!("expect.{name}"))?;
             given.expect(&name, ids.reshape(theirs.dims())?);

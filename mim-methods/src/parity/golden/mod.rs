@@ -15,7 +15,7 @@ use mim_core::weights::Source;
 use mim_core::{Batch, Mask, Method, PatchGrid, StepContext, View};
 
 pub(crate) use masks::random_mask;
-pub use masks::{Masks, agrees, unseen};
+pub use masks::{Masks, agrees, same, unseen};
 pub use networks::{BEIT_VIT, CLIP, HYBRID, SWIN};
 pub(crate) use networks::{Known, frozen_vit, hybrid, positions};
 pub use outputs::{Made, Output};
@@ -96,6 +96,19 @@ pub struct Golden<C: 'static> {
     pub rounding: Rounding,
     /// What its trajectories need.
     pub course: Option<Course<C>>,
+}
+
+impl<C> Course<C> {
+    /// These features, and no curves but those of every method.
+    pub(crate) const fn new(features: fn(&C, &Device) -> Result<Named<Features>>) -> Self {
+        Self {
+            also: |_, _| Ok(()),
+            curves: |_| Vec::new(),
+            features,
+            renamed: &[],
+            absent: &[],
+        }
+    }
 }
 
 impl<C: MethodConfig> Golden<C> {

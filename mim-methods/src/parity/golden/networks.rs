@@ -13,7 +13,7 @@ use super::super::{Case, Result};
 use super::settings::{self, Plain, Setting, VIT, positive};
 use Setting::{Converted, Fixed, Group, Renamed, Same, Set};
 
-/// BEiT's kind of ViT as `encoder`; [`positions`] says the rest.
+/// BEiT's kind of ViT as `encoder`, but for its positions and their biases.
 pub const BEIT_VIT: Setting = Group(&[
     Fixed("qkv_bias", Plain::Text("q_and_v")),
     Fixed("drop_path", Plain::Float(0.)),

@@ -31,6 +31,8 @@ pub struct Made<C> {
 pub enum Output<C: 'static> {
     /// The trace of this name.
     Trace(&'static str),
+    /// The trace whose name these settings give.
+    TraceOf(fn(&C) -> String),
     /// The first of these traces that there is: settings decide which.
     Any(&'static [&'static str]),
     /// A trace times a weight that theirs includes.
@@ -109,6 +111,7 @@ impl<C> Output<C> {
         let trace = |name: &str| recorded.get(&name.replace('*', part));
         Ok(match self {
             Self::Trace(name) => trace(name)?,
+            Self::TraceOf(name) => recorded.get(&name(&made.config))?,
             Self::Any(names) => {
                 let mut found = names.iter().map(|name| trace(name));
                 let first = found.find(Result::is_ok);

@@ -34,6 +34,12 @@ pub enum Setting {
     Renamed(&'static str, &'static str),
     /// (theirs, ours, how): one setting whose value is another.
     Converted(&'static str, &'static str, Convert),
+    /// (theirs, ours, words): one setting that is a word of ours, for each value of theirs; further values are unknown.
+    Word(
+        &'static str,
+        &'static str,
+        &'static [(&'static str, &'static str)],
+    ),
     /// (theirs, values): what each value means. A case without the key has the first one; further values are unknown.
     Choice(&'static str, &'static [(&'static str, &'static [Setting])]),
     /// (ours, value): ours whatever the case says.
@@ -46,7 +52,7 @@ pub enum Setting {
     Group(&'static [Setting]),
 }
 
-use Setting::{Choice, Converted, Fixed, Group, Informs, Renamed, Same, Set};
+use Setting::{Choice, Converted, Fixed, Group, Informs, Renamed, Same, Set, Word};
 
 /// A plain ViT as `encoder`.
 pub const VIT: Setting = Group(&[
@@ -69,12 +75,10 @@ pub const VIT: Setting = Group(&[
 ]);
 
 /// Biases of queries, keys and values together in `encoder`, or none.
-pub const QKV_BIAS: Setting = Choice(
+pub const QKV_BIAS: Setting = Word(
     "qkv_bias",
-    &[
-        ("true", &[Set("encoder.qkv_bias", Plain::Text("full"))]),
-        ("false", &[Set("encoder.qkv_bias", Plain::Text("none"))]),
-    ],
+    "encoder.qkv_bias",
+    &[("true", "full"), ("false", "none")],
 );
 
 /// MAE's decoder; ratio and epsilon are the encoder's unless it has its own.
@@ -155,8 +159,15 @@ impl Setting {
                     put(ours, key, convert(&value)?);
                 }
             }
+            Word(theirs, key, words) => {
+                if let Some(word) = chosen(case, theirs, words)? {
+                    put(ours, key, Some((*word).into()));
+                }
+            }
             Choice(theirs, values) => {
-                for setting in chosen(case, theirs, values)? {
+                let first = || values.first().map(|(_, settings)| settings);
+                let settings = chosen(case, theirs, values)?.or_else(first);
+                for setting in settings.into_iter().copied().flatten() {
                     setting.apply(case, ours)?;
                 }
             }
@@ -215,19 +226,17 @@ fn remove(ours: &mut Table, path: &str) {
     }
 }
 
-fn chosen(
-    case: &Case,
-    key: &str,
-    values: &'static [(&'static str, &'static [Setting])],
-) -> Result<&'static [Setting]> {
+/// What belongs to the value that a case has.
+fn chosen<'a, T>(case: &Case, key: &str, values: &'a [(&str, T)]) -> Result<Option<&'a T>> {
     let found = match case.setting(key)? {
         Some(Json::String(word)) => word,
         Some(other) => other.to_string(),
-        None => return Ok(values.first().map_or(&[], |(_, settings)| settings)),
+        None => return Ok(None),
     };
     let known = values.iter().find(|(value, _)| *value == found);
     let unknown = || Problem::unknown(format!("{} with {key} = {found}", case.method()));
-    Ok(known.ok_or_else(unknown)?.1)
+    let (_, own) = known.ok_or_else(unknown)?;
+    Ok(Some(own))
 }
 
 pub(super) fn as_toml(value: &Json) -> Result<Value> {
