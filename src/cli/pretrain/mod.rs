@@ -1,6 +1,8 @@
 //! `mim pretrain`.
 
 mod args;
+mod describe;
+mod dry_run;
 mod finish;
 pub(crate) mod picture;
 pub(crate) mod probe;
@@ -92,6 +94,10 @@ fn train(
         .output_dir
         .clone()
         .unwrap_or_else(|| folder::next(&config.method));
+    let run = match args.dry_run {
+        true => dry_run::folder_beside(&run),
+        false => run,
+    };
     let resumed = args.checkpoint(&run)?;
     if let Some(checkpoint) = &resumed
         && args.is_done(config, checkpoint, &run)?
@@ -115,6 +121,14 @@ fn train(
         (device, comm),
         (&run, resumed.as_ref()),
     )?;
+    if args.dry_run {
+        let line = dry_run::step(&mut trainer, leads)?;
+        comm.leave();
+        if leads {
+            eprintln!("{line}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let fresh = leads && resumed.is_none();
     let on = (device, leads);
     let (outcome, mut watch) = watched(&mut trainer, args, (config, &images), on, fresh)?;
@@ -234,6 +248,9 @@ fn ready(
             folder::write(&run.join(INIT), &format!("{started}\n"))?;
         }
         announce(config, &trainer, &images, comm.world());
+        for line in describe::images(&images) {
+            eprintln!("{line}");
+        }
         for note in images.notes() {
             eprintln!("{note}");
         }

@@ -36,7 +36,7 @@ impl Options {
     pub(super) fn contents(&self, run: &Path, resuming: bool) -> Contents {
         // A run that was ended before its first checkpoint may leave settings and a log behind.
         let started = run.join("config.toml").exists() && self.resume.as_deref() == Some("auto");
-        match (resuming, self.overwrite || started) {
+        match (resuming, self.overwrite || self.dry_run || started) {
             (true, _) => Contents::Kept,
             (false, true) => Contents::Removed,
             (false, false) => Contents::Empty,
