@@ -72,6 +72,32 @@ fn reads_every_kind_of_file_as_pillow_does() {
 }
 
 #[test]
+fn reads_every_format_by_its_content() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats");
+    let expected = fs::read_to_string(folder.join("rgb.json")).unwrap();
+    let expected: BTreeMap<String, Vec<u8>> = serde_json::from_str(&expected).unwrap();
+    let mut wrong = vec![];
+    for (name, expected) in &expected {
+        // Decoders of JPEG round in their own ways.
+        let allowed = if name == "trailer.jpg" { 6 } else { 0 };
+        let close = |pixels: &[u8]| {
+            let mut pairs = pixels.iter().zip(expected);
+            pixels.len() == expected.len() && pairs.all(|(a, b)| a.abs_diff(*b) <= allowed)
+        };
+        match decode(&folder.join(name)) {
+            Ok(sample) if close(sample.pixels()) => {}
+            Ok(sample) => wrong.push(format!("{name}: {:?}", &sample.pixels()[..6])),
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    assert!(
+        wrong.is_empty() && expected.len() > 30,
+        "{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
 fn folders_are_labelled_by_their_first_level() {
     let root = tempfile::tempdir().unwrap();
     copy("rgb.png", root.path().join("train/b/deep/1.png"));

@@ -48,6 +48,9 @@ pub(crate) struct Options {
     /// unfinished run below runs), or from this checkpoint, under the settings of that run.
     #[arg(long, value_name = "auto|PATH")]
     pub(crate) resume: Option<String>,
+    /// Do all checks and the first step, say how long it took, and keep nothing.
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) dry_run: bool,
     /// End after training, without probes and pictures.
     #[arg(long)]
     pub(crate) no_eval: bool,

@@ -5,7 +5,7 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits};
 
 use crate::augment::Sample;
 use crate::{Error, Result};
@@ -39,49 +39,110 @@ pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sa
     if is_cut_jpeg(bytes) {
         return Err(broken("the JPEG is cut short".into()));
     }
-    let undecodable = |error| broken(format!("cannot be decoded: {error}"));
-    let mut decoder = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(Error::io("read", path))?
-        .into_decoder()
-        .map_err(undecodable)?;
+    let image = match read(bytes, turned) {
+        // Without its end a PNG may still have all its pixels.
+        Err(_) if lacks_end(bytes) => read(&[bytes, PNG_END].concat(), turned),
+        image => image,
+    };
+    let image = image.map_err(|error| match error {
+        ImageError::Unsupported(error) => Error::format(
+            path,
+            format!("its kind of image cannot be decoded: {error}"),
+            "save it as PNG or JPEG",
+        ),
+        error => broken(format!("cannot be decoded: {error}")),
+    })?;
+    let size = (image.height() as usize, image.width() as usize);
+    let pixels = match image.color() {
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
+            let values = image.into_rgb16().into_raw();
+            let values = values.into_iter();
+            values.map(|value| value.to_be_bytes()[0]).collect()
+        }
+        ColorType::Rgb32F | ColorType::Rgba32F => {
+            return Err(Error::format(
+                path,
+                "holds floating-point values, whose range is not known",
+                "save it with values of 8 or 16 bits",
+            ));
+        }
+        _ => image.into_rgb8().into_raw(),
+    };
+    Sample::new(pixels, size, 3)
+}
+
+/// Decodes an image by its content, turned upright if asked for and noted.
+fn read(bytes: &[u8], turned: bool) -> ImageResult<DynamicImage> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let mut decoder = reader.into_decoder()?;
     let mut limits = Limits::default();
-    limits
-        .reserve(decoder.total_bytes())
-        .and_then(|()| decoder.set_limits(limits))
-        .map_err(undecodable)?;
+    limits.reserve(decoder.total_bytes())?;
+    decoder.set_limits(limits)?;
     // What cannot be read of the notes beside an image says nothing of how to turn it.
     let orientation = match turned {
         true => decoder.orientation().unwrap_or(Orientation::NoTransforms),
         false => Orientation::NoTransforms,
     };
-    let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
-    let size = (image.height() as usize, image.width() as usize);
-    let deep = matches!(
-        image.color(),
-        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16
-    );
-    let pixels = if deep {
-        let values = image.into_rgb16().into_raw();
-        values
-            .into_iter()
-            .map(|value| value.to_be_bytes()[0])
-            .collect()
-    } else {
-        image.into_rgb8().into_raw()
-    };
-    Sample::new(pixels, size, 3)
+    Ok(image)
 }
 
-/// Whether a JPEG's last scan has no end marker: the decoder would fill the rest with grey and say nothing.
+/// The last chunk of a PNG.
+const PNG_END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
+
+/// Whether a PNG does not end with its last chunk.
+fn lacks_end(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x89PNG") && !bytes.ends_with(PNG_END)
+}
+
+/// Whether a JPEG ends before the end marker of its picture: the decoder would fill the rest with grey and say nothing.
+/// What follows that marker, such as the film of a motion photo, is not looked at.
 fn is_cut_jpeg(bytes: &[u8]) -> bool {
-    let last = |marker: u8| {
-        bytes
-            .array_windows()
-            .rposition(|pair| *pair == [0xff, marker])
-    };
-    bytes.starts_with(&[0xff, 0xd8])
-        && !bytes.ends_with(&[0xff, 0xd9])
-        && last(0xd9).is_none_or(|end| last(0xda).is_some_and(|scan| scan > end))
+    const END: u8 = 0xd9;
+    const SCAN: u8 = 0xda;
+    if !bytes.starts_with(&[0xff, 0xd8]) || bytes.ends_with(&[0xff, END]) {
+        return false;
+    }
+    let mut at = 2;
+    loop {
+        // The next marker: what is no marker, restarts within a scan and fill bytes are passed over.
+        let rest = bytes.get(at..).unwrap_or_default();
+        let is_marker =
+            |pair: &[u8; 2]| pair[0] == 0xff && !matches!(pair[1], 0 | 0xd0..=0xd7 | 0xff);
+        let Some(found) = rest.array_windows().position(is_marker) else {
+            return true;
+        };
+        at += found + 2;
+        match bytes[at - 1] {
+            END => return false,
+            0x01 | 0xd8 => {}
+            // A scan's own header has a length too; its data are passed over as no marker.
+            0x02..=0xd7 | SCAN..=0xfe => match bytes.get(at..at + 2) {
+                Some(length) => at += usize::from(u16::from_be_bytes([length[0], length[1]])),
+                None => return true,
+            },
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_jpeg_does_not_count() {
+        let picture =
+            b"\xff\xd8\xff\xe0\0\x06\xff\xd9\xff\xda\xff\xda\0\x04ab\x01\xff\0\xff\xd3\x02"
+                .to_vec();
+        assert!(is_cut_jpeg(&picture));
+        let whole = [&picture[..], b"\xff\xd9"].concat();
+        assert!(!is_cut_jpeg(&whole));
+        assert!(!is_cut_jpeg(&[&whole[..], b"film \xff\xda\0\x0c"].concat()));
+        for end in 3..picture.len() {
+            assert!(is_cut_jpeg(&picture[..end]), "{end}");
+        }
+        assert!(!is_cut_jpeg(b"no JPEG"));
+    }
 }

@@ -51,6 +51,12 @@ impl IndexFile {
         Self(file())
     }
 
+    /// An index in this file.
+    #[cfg(test)]
+    pub(super) fn at(file: PathBuf) -> Self {
+        Self(Some(file))
+    }
+
     /// What was stored, if it is there and whole.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Option<T> {
         let bytes = std::fs::read(self.0.as_ref()?).ok()?;

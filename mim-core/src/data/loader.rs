@@ -1,6 +1,7 @@
 //! Batches from a data set, decoded and augmented by worker threads.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -260,7 +261,7 @@ impl Batches {
     /// The next chunk of a batch of `samples`, its unreadable samples counted.
     fn chunk(&mut self, samples: usize) -> Result<Chunk> {
         let chunk = self.engine.next()?;
-        for error in &chunk.unreadable {
+        for error in chunk.unreadable.iter().filter(|error| is_new(error)) {
             tracing::warn!("{error}; {}", self.instead);
         }
         self.left_out.extend(&chunk.left_out);
@@ -283,6 +284,13 @@ impl Batches {
         }
         Ok(chunk)
     }
+}
+
+/// Whether nobody has been told of this error: epochs, probes and pictures of a run meet the same unreadable file.
+fn is_new(error: &str) -> bool {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    told.insert(error.to_owned())
 }
 
 impl Iterator for Batches {

@@ -7,7 +7,7 @@ use mim_core::comm::{self, Communicator};
 use mim_core::files::{self, FolderLock};
 use mim_core::train::{Checkpoint, Trainer};
 
-use super::{INIT, finish};
+use super::{INIT, describe, finish};
 use crate::RunConfig;
 use crate::cli::folder;
 use crate::cli::options::Options;
@@ -106,7 +106,8 @@ pub(super) fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, p
         .map(|(_, store)| store.trainable_values())
         .sum();
     let (trained, held) = (images.train.len(), images.held_out.as_ref());
-    let notes = images.notes();
+    let described = describe::images(images);
+    let notes: Vec<_> = images.notes().into_iter().map(str::to_owned).collect();
     let images = match held {
         Some((HeldOut::Share(_), held)) => format!(
             "{} images from {}, {} of them held out for probes",
@@ -129,7 +130,7 @@ pub(super) fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, p
         trainer.peak_lr(),
         trainer.run().display(),
     );
-    for note in notes {
-        eprintln!("{note}");
+    for line in described.into_iter().chain(notes) {
+        eprintln!("{line}");
     }
 }

@@ -2,6 +2,8 @@
 
 mod args;
 mod begin;
+mod describe;
+mod dry_run;
 mod end;
 mod finish;
 pub(crate) mod picture;
@@ -95,6 +97,10 @@ fn train(
         .output_dir
         .clone()
         .unwrap_or_else(|| folder::next(&config.method));
+    let run = match args.dry_run {
+        true => dry_run::folder_beside(&run),
+        false => run,
+    };
     let (lock, resumed) = found(args, &run, comm.as_ref())?;
     if let Some(checkpoint) = &resumed
         && args.is_done(config, checkpoint, &run)?
@@ -115,6 +121,14 @@ fn train(
         announce(config, &trainer, &images, comm.world());
         let warnings = run_config::warnings(config, trainer.iters_per_epoch());
         say(config, &run, (started, warnings), resumed.as_ref())?;
+    }
+    if args.dry_run {
+        let line = dry_run::step(&mut trainer, leads)?;
+        comm.leave();
+        if leads {
+            eprintln!("{line}");
+        }
+        return Ok(ExitCode::SUCCESS);
     }
     let fresh = leads && resumed.is_none();
     let on = (device, leads);

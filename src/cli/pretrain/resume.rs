@@ -40,7 +40,7 @@ impl Options {
 
     pub(super) fn contents(&self, resuming: bool) -> Contents {
         // A run that was ended before its first checkpoint may leave settings and a log behind.
-        let anew = self.overwrite || self.resume.as_deref() == Some("auto");
+        let anew = self.overwrite || self.dry_run || self.resume.as_deref() == Some("auto");
         match (resuming, anew) {
             (true, _) => Contents::Kept,
             (false, true) => Contents::Removed,

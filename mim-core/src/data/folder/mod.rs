@@ -1,5 +1,6 @@
 //! Folders of files of images or point clouds.
 
+mod index;
 mod walk;
 
 use std::ffi::OsStr;
@@ -28,9 +29,12 @@ struct Files {
 }
 
 const IMAGES: Files = Files {
-    extensions: &["jpg", "jpeg", "jpe", "jfif", "png", "webp"],
+    extensions: &[
+        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm",
+        "pgm", "pbm", "pnm",
+    ],
     what: "images",
-    fix: "point to a folder of .jpg, .jpeg, .png or .webp files",
+    fix: "point to a folder of JPEG, PNG, WebP, BMP, GIF, TIFF or PNM files",
     read: decode_file,
     recognises: is_image,
 };
@@ -42,8 +46,8 @@ const CLOUDS: Files = Files {
     recognises: |_| false,
 };
 
-/// Images of a folder (`.jpg`, `.jpeg`, `.png`, `.webp` and files without an ending that hold one), always as RGB, or
-/// point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
+/// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), always as RGB,
+/// or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
 ///
 /// The folder may have a folder for each split, by any of its usual names ([`Split::names`]) in any case of letters;
 /// else it is all train split. Inside a split, images in subfolders (at any depth) are labelled by the first; images
@@ -98,6 +102,7 @@ impl FolderDataset {
         let (mut walk, folder) = Walk::new(root)?;
         let mut files = vec![];
         collect(IMAGES, &mut walk, &folder, &mut files)?;
+        walk.end();
         if files.is_empty() {
             return Err(nothing(IMAGES, root, &walk.passed_over));
         }
@@ -158,6 +163,7 @@ impl FolderDataset {
                 empty.push(name);
             }
         }
+        walk.end();
         let labelled = files.len();
         keep(kind, loose, &mut files, &mut walk.passed_over);
         if files.is_empty() {

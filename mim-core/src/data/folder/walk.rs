@@ -6,6 +6,7 @@ use std::fs::FileType;
 use std::path::{Path, PathBuf};
 
 use super::super::passed_over::PassedOver;
+use super::index::Index;
 use crate::{Error, Result};
 
 /// Folders within one another that are walked at most.
@@ -27,6 +28,7 @@ pub(super) struct Folder {
 pub(super) struct Walk {
     root: PathBuf,
     seen: HashSet<PathBuf>,
+    index: Index,
     pub(super) passed_over: PassedOver,
 }
 
@@ -67,6 +69,32 @@ impl Listing {
         Ok(listing)
     }
 
+    /// The listing of these folders, links to folders, files, links that lead nowhere, and what else there is.
+    pub(super) fn of_names([folders, links, files, dangling, special]: [Vec<OsString>; 5]) -> Self {
+        Self {
+            folders,
+            links,
+            files,
+            dangling,
+            special,
+        }
+    }
+
+    /// All names, as [`Self::of_names`] takes them; none if one is no UTF-8.
+    pub(super) fn names(&self) -> Option<[Vec<String>; 5]> {
+        let text = |names: &Vec<OsString>| -> Option<Vec<String>> {
+            let names = names.iter().map(|name| name.to_str().map(str::to_owned));
+            names.collect()
+        };
+        Some([
+            text(&self.folders)?,
+            text(&self.links)?,
+            text(&self.files)?,
+            text(&self.dangling)?,
+            text(&self.special)?,
+        ])
+    }
+
     fn add(&mut self, name: OsString, kind: FileType, path: &Path) {
         if kind.is_dir() {
             self.folders.push(name);
@@ -99,6 +127,7 @@ impl Walk {
         let walk = Self {
             root: real.clone(),
             seen: HashSet::new(),
+            index: Index::of(root),
             passed_over: PassedOver::default(),
         };
         let folder = Folder {
@@ -123,7 +152,7 @@ impl Walk {
             self.passed_over.other(what, &folder.path);
             return Ok((vec![], vec![]));
         }
-        let listing = Listing::of(&folder.path)?;
+        let listing = self.index.list(&folder.path, &folder.real)?;
         if folder.depth > 0 && listing.is_run() {
             self.passed_over
                 .other("folders of runs of mim", &folder.path);
@@ -154,6 +183,11 @@ impl Walk {
         }
         folders.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok((folders, listing.files.iter().map(path).collect()))
+    }
+
+    /// Ends the walk: what was listed is kept for the next time.
+    pub(super) fn end(&mut self) {
+        self.index.keep();
     }
 
     /// Whether a folder is above the root, or within it where the walk comes by.
