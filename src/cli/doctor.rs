@@ -87,12 +87,11 @@ fn features() -> Vec<&'static str> {
     .collect()
 }
 
+/// Threads that compute, which `mim` sets for itself where the user did not.
 fn threads() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    match std::env::var("RAYON_NUM_THREADS") {
-        Ok(threads) => format!("{threads} (RAYON_NUM_THREADS), {cores} cores may be used"),
-        Err(_) => format!("{cores}, as many as cores may be used"),
-    }
+    let threads = std::env::var("RAYON_NUM_THREADS").unwrap_or_else(|_| cores.to_string());
+    format!("{threads}; {cores} cores may be used")
 }
 
 /// Memory of the machine, where Linux tells it.
@@ -165,13 +164,13 @@ fn hub(_ask: bool) -> String {
     "built without the feature hub".to_owned()
 }
 
-/// Variables that change what the program does, apart from those of the Hub.
+/// Variables that change what the program does, apart from those of the Hub. The first three it sets for itself.
 fn variables() -> String {
     const NAMES: [&str; 7] = [
-        "MIM_CPU",
         "RAYON_NUM_THREADS",
         "CANDLE_BARRIER_POOL_SPIN_LIMIT",
         "MIMALLOC_PURGE_DELAY",
+        "MIM_CPU",
         "CUDA_VISIBLE_DEVICES",
         "RUST_LOG",
         "RUST_BACKTRACE",
