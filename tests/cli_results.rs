@@ -170,7 +170,7 @@ fn a_file_of_weights_gives_the_features_of_its_run() {
     ends(&["eval", "knn", "--checkpoint", file, "--k", "5"], dir, 0);
     let bad = ["eval", "knn", "--weights", file, "--set", "train.epochs=1"];
     let (_, err) = ends(&bad, dir, 1);
-    assert!(err.contains("below encoder, norm and eval"), "{err}");
+    assert!(err.contains("under encoder, norm and eval"), "{err}");
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn protocols_name_what_they_refuse() {
         (&["knn", "--set", "kk=3"], "`protocol.kk`"),
         (&["knn", "--k", "1000"], "there are only 48 training images"),
         (&["linear", "--k", "3"], "linear has no neighbours"),
-        (&["linear", "--layers", "7"], "no such block"),
+        (&["linear", "--layers", "7"], "does not have this block"),
         (
             &["linear", "--set", "encoder.depth=3"],
             "leave it out, or give a file by --weights",
@@ -527,7 +527,7 @@ fn segmentation_stands_beside_a_random_encoder_and_names_what_it_refuses() {
         (&["--k", "3"], "segment has no neighbours"),
         (&["--set", "finetune=true"], "`protocol.finetune`"),
         (&["--set", "channels=8"], "use head=upernet"),
-        (&["--set", "classes=1"], "masks hold 2 to 256"),
+        (&["--set", "classes=1"], "masks must have 2 to 256"),
         (&["--split", "test"], "there is no test split"),
     ] {
         let (_, err) = eval(args, 1);

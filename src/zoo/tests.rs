@@ -854,7 +854,7 @@ fn errors_for_weights_without_an_encoder_name_their_use() {
     );
     let points = error("i2pmae");
     assert!(
-        points.contains("points") && points.contains("--init"),
+        points.contains("point clouds") && points.contains("--init"),
         "{points}"
     );
 }
