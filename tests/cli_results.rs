@@ -170,7 +170,7 @@ fn a_file_of_weights_gives_the_features_of_its_run() {
     ends(&["eval", "knn", "--checkpoint", file, "--k", "5"], dir, 0);
     let bad = ["eval", "knn", "--weights", file, "--set", "train.epochs=1"];
     let (_, err) = ends(&bad, dir, 1);
-    assert!(err.contains("below encoder, norm and eval"), "{err}");
+    assert!(err.contains("under encoder, norm and eval"), "{err}");
 }
 
 #[test]
@@ -527,7 +527,7 @@ fn segmentation_stands_beside_a_random_encoder_and_names_what_it_refuses() {
         (&["--k", "3"], "segment has no neighbours"),
         (&["--set", "finetune=true"], "`protocol.finetune`"),
         (&["--set", "channels=8"], "use head=upernet"),
-        (&["--set", "classes=1"], "masks hold 2 to 256"),
+        (&["--set", "classes=1"], "masks must have 2 to 256"),
         (&["--split", "test"], "there is no test split"),
     ] {
         let (_, err) = eval(args, 1);
@@ -535,7 +535,7 @@ fn segmentation_stands_beside_a_random_encoder_and_names_what_it_refuses() {
     }
     fs::remove_file(dir.join("masked/train/masks/3.png")).unwrap();
     let (_, err) = eval(&[], 1);
-    let wanted = "1 without a mask (masks/NAME.png): 3";
+    let wanted = "1 images without a mask (masks/NAME.png): 3";
     assert!(err.contains(wanted), "{err}");
 }
 
