@@ -535,7 +535,7 @@ fn segmentation_stands_beside_a_random_encoder_and_names_what_it_refuses() {
     }
     fs::remove_file(dir.join("masked/train/masks/3.png")).unwrap();
     let (_, err) = eval(&[], 1);
-    let wanted = "1 without a mask (masks/NAME.png): 3";
+    let wanted = "1 images without a mask (masks/NAME.png): 3";
     assert!(err.contains(wanted), "{err}");
 }
 

@@ -172,7 +172,7 @@ fn parts_that_a_run_has_learned_guide_semmae() {
     let method = semmae(dir.path(), "").unwrap();
     let found = parts(method.as_ref()).to_vec2::<u32>().unwrap();
     assert_eq!(found, wanted);
-    assert!(method.notes()[0].contains("has learned"));
+    assert!(method.notes()[0].contains("come from the run"));
     // Of the most attended patches alone.
     let some = semmae(dir.path(), "retain = 5").unwrap();
     for row in parts(some.as_ref()).to_vec2::<u32>().unwrap() {
@@ -192,7 +192,7 @@ fn runs_whose_parts_do_not_fit_are_refused() {
     };
     let other = error(&mae, "");
     assert!(
-        other.contains("mae learns none") && other.contains("semmae_parts"),
+        other.contains("mae does not learn parts") && other.contains("semmae_parts"),
         "{other}"
     );
     let finer =

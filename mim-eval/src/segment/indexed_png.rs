@@ -92,7 +92,7 @@ mod tests {
     fn colours_and_16_bit_values_are_refused() {
         for (color, depth, bytes, what) in [
             (ColorType::Rgb, BitDepth::Eight, 9, "colours (RGB)"),
-            (ColorType::Grayscale, BitDepth::Sixteen, 6, "16 bits"),
+            (ColorType::Grayscale, BitDepth::Sixteen, 6, "16-bit values"),
             (
                 ColorType::GrayscaleAlpha,
                 BitDepth::Eight,

@@ -214,6 +214,6 @@ mod tests {
         (network.codebook.size, network.codebook.dim) = (5, 3);
         let config = tiny(TokenizerConfig::Peco(network));
         let error = config.build(&config.store(&Device::Cpu, 0)).unwrap_err();
-        assert!(error.to_string().contains("gives no logits"), "{error}");
+        assert!(error.to_string().contains("has no logits"), "{error}");
     }
 }

@@ -165,7 +165,7 @@ mod tests {
             (b".", "a value is missing"),
             (b"t.", "a mark is missing"),
             (b"}(K\x01u.", "no value"),
-            (b"h\x07.", "not there"),
+            (b"h\x07.", "a missing value"),
             (b"\xff.", "unknown operation 0xff"),
         ] {
             let error = Tree::read(bytes).unwrap_err();
