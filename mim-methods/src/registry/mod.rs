@@ -94,7 +94,7 @@ pub struct Entry {
     pub resolve: Resolve,
     /// Makes the method.
     pub build: Build,
-    /// Makes a golden case ready.
+    /// Makes a golden case ready: that of a [`parity::golden::Golden`].
     pub parity: Prepare,
 }
 
