@@ -94,7 +94,7 @@ pub struct Entry {
     pub resolve: Resolve,
     /// Builds the method.
     pub build: Build,
-    /// Prepares a golden case.
+    /// Prepares a golden case, usually by [`parity::golden::Golden::setup`].
     pub parity: Prepare,
 }
 

@@ -68,6 +68,22 @@ pub struct Course<C: 'static> {
 }
 
 /// The golden cases of a method.
+///
+/// ```
+/// use mim_methods::MaeConfig;
+/// use mim_methods::parity::golden::{Golden, Output, Setting, VIT};
+/// use mim_methods::registry::Entry;
+///
+/// const GOLDEN: Golden<MaeConfig> = Golden {
+///     settings: &[VIT, Setting::Renamed("ratio", "mask_ratio")],
+///     outputs: &[("features", Output::Trace("latent"))],
+///     ..Golden::new("mae", |config| config.encoder.grid())
+/// };
+/// let entry = Entry {
+///     parity: |case, device| GOLDEN.setup(case, device),
+///     ..Entry::new::<MaeConfig>("mae_again")
+/// };
+/// ```
 #[derive(Debug)]
 pub struct Golden<C: 'static> {
     /// Whose names its weights have, where the case does not say.

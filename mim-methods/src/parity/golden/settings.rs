@@ -142,7 +142,9 @@ pub(crate) fn read<T: Serialize + DeserializeOwned>(
     for setting in settings {
         setting.apply(case, &mut table)?;
     }
-    Ok(settings::read("case", table)?)
+    // A tagged table does not say which of its keys is wrong; the value and the case do.
+    let read = settings::read("settings", table);
+    Ok(read.map_err(|error| case.bad(error.to_string()))?)
 }
 
 impl Setting {
@@ -337,7 +339,8 @@ mod tests {
             assert!(problem.to_string().contains(named), "{problem}");
         }
         let json = serde_json::json!({ "depth": "deep" });
-        let problem = settings(json, KNOWN).unwrap_err();
-        assert!(problem.to_string().contains("encoder.depth"), "{problem}");
+        let problem = settings(json, KNOWN).unwrap_err().to_string();
+        assert!(problem.contains("case.json"), "{problem}");
+        assert!(problem.contains("\"deep\", expected usize"), "{problem}");
     }
 }
