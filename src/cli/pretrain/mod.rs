@@ -60,7 +60,11 @@ pub(crate) fn start(options: &Options, config: &RunConfig, init: Init<'_>) -> Re
     let launch = Launch::from_env()?;
     let device = device::open(&own_device(&options.device, launch.as_ref()))?;
     let comm = comm::join(launch.as_ref(), &device)?;
-    match train((options, init), config, &device, &comm) {
+    let run = match options.dry_run {
+        true => dry_run::run,
+        false => train,
+    };
+    match run((options, init), config, &device, &comm) {
         Err(error) if comm.world() > 1 => {
             // The others wait for this process, and would wait for ever.
             let code = outcome::failed(&format!("rank {}: {error}", comm.rank()));
@@ -94,10 +98,6 @@ fn train(
         .output_dir
         .clone()
         .unwrap_or_else(|| folder::next(&config.method));
-    let run = match args.dry_run {
-        true => dry_run::folder_beside(&run),
-        false => run,
-    };
     let resumed = args.checkpoint(&run)?;
     if let Some(checkpoint) = &resumed
         && args.is_done(config, checkpoint, &run)?
@@ -121,14 +121,6 @@ fn train(
         (device, comm),
         (&run, resumed.as_ref()),
     )?;
-    if args.dry_run {
-        let line = dry_run::step(&mut trainer, leads)?;
-        comm.leave();
-        if leads {
-            eprintln!("{line}");
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
     let fresh = leads && resumed.is_none();
     let on = (device, leads);
     let (outcome, mut watch) = watched(&mut trainer, args, (config, &images), on, fresh)?;

@@ -1,8 +1,10 @@
 //! Rename rules between our names and those of other projects, usable both ways.
 
 mod translate;
+mod wrapper;
 
 pub(super) use translate::{export, import};
+pub(super) use wrapper::wrapper;
 
 /// One rule of a [`super::Source`].
 ///
@@ -148,6 +150,23 @@ impl Rule {
     pub fn ignore(theirs: impl Into<String>) -> Self {
         Self::Ignore {
             theirs: theirs.into(),
+        }
+    }
+}
+
+impl Rule {
+    /// The names of theirs that it is about.
+    pub(super) fn theirs(&self) -> &[String] {
+        match self {
+            Self::Stack { theirs, .. } => theirs,
+            Self::Rename { theirs, .. }
+            | Self::Conv1x1 { theirs, .. }
+            | Self::Pointwise { theirs, .. }
+            | Self::Transpose { theirs, .. }
+            | Self::Unsqueeze { theirs, .. }
+            | Self::Positions { theirs, .. }
+            | Self::Alias { theirs, .. }
+            | Self::Ignore { theirs } => std::slice::from_ref(theirs),
         }
     }
 }
