@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use mim_core::encoders::EncoderConfig;
 use mim_core::params::{Kind, ParamStore};
 use mim_core::train::Checkpoint;
-use mim_core::weights::{Guess, LoadReport, Pattern, Source, WeightFile, WeightMap, fit};
-use mim_core::{Error, Method, Result};
+use mim_core::weights::{Grids, Guess, LoadReport, Pattern, Source, WeightFile, WeightMap, fit};
+use mim_core::{Error, Method, PatchGrid, Result};
 
 use crate::RunConfig;
 
@@ -65,13 +65,28 @@ pub fn read_weights(
     }
     let source = Source::named(source.unwrap_or("mae"))?;
     let file = WeightFile::open(path, key)?;
+    let off = match source.wrapper(&file.weights) {
+        wrapper if wrapper.is_empty() => wrapper,
+        wrapper => format!(", `{wrapper}` taken off"),
+    };
     Ok((
         source.import(&file.weights)?,
-        format!("{file}, names of {}", source.name()),
+        format!("{file}, names of {}{off}", source.name()),
     ))
 }
 
-/// The weights called `store` of a run, and a line that describes them.
+/// The token grid of the encoder that `weights` are of, if they are those of a run.
+fn grid_of_run(path: &Path, weights: &WeightMap) -> Result<Option<PatchGrid>> {
+    if !is_run(path) {
+        return Ok(None);
+    }
+    let config = RunConfig::from_json(&Checkpoint::open(path)?.state().config)?;
+    let shape = |name: &str| weights.get(name).map(|tensor| tensor.dims().to_vec());
+    let encoder = encoder_with(&config, shape);
+    Ok(encoder.and_then(|(encoder, _)| encoder.grid().ok()))
+}
+
+/// The weights called `store` of a run, and a line about where they were.
 fn read_store(run: &Path, store: &str) -> Result<(WeightMap, String)> {
     let checkpoint = Checkpoint::open(run)?;
     let whose = match store {
@@ -110,10 +125,13 @@ impl InitFrom {
         };
         weights.check_finite("starting from these weights")?;
         let encoder = encoder_of(config, student);
-        let grid = encoder
-            .as_ref()
-            .and_then(|(encoder, _)| encoder.grid().ok());
-        let fitted = fit(&weights, student, grid)?;
+        let grids = Grids {
+            from: grid_of_run(&self.path, &weights)?,
+            to: encoder
+                .as_ref()
+                .and_then(|(encoder, _)| encoder.grid().ok()),
+        };
+        let fitted = fit(&weights, student, grids)?;
         let weights = fitted.weights;
         let missing = |name: &str| weights.get(name).is_none();
         let whole = student
@@ -137,7 +155,7 @@ impl InitFrom {
         };
         let report = student
             .load_allowing(&kept, optional)
-            .map_err(|error| self.explain(error))?;
+            .map_err(|error| self.explain(error, &left_out))?;
         for (_, teacher) in &stores[1..] {
             teacher.copy_from(student)?;
         }
@@ -159,10 +177,20 @@ impl InitFrom {
             .any(|pattern| pattern.matches(name))
     }
 
-    /// Adds to an error which naming scheme the file seems to have.
-    fn explain(&self, error: Error) -> Error {
+    /// Adds to an error whose names the file seems to have, and some of those that nothing was found for.
+    fn explain(&self, error: Error, left_out: &[(&str, &Tensor)]) -> Error {
         let Error::Weights(report, fix) = error else {
             return error;
+        };
+        let fix = match left_out {
+            [(first, _), ..] if report.loaded.is_empty() => {
+                let count = left_out.len();
+                format!(
+                    "{count} names of the file are no part of the model, such as {first}; {fix}"
+                )
+                .into()
+            }
+            _ => fix,
         };
         let guess = |file: WeightFile| Guess::best(&file.weights).into_iter().next();
         let guess = WeightFile::open(&self.path, self.key.as_deref())
@@ -243,6 +271,16 @@ pub fn encoder_of(
     config: &RunConfig,
     student: &ParamStore,
 ) -> Option<(EncoderConfig, BTreeSet<String>)> {
+    encoder_with(config, |name| {
+        student.var(name).map(|var| var.dims().to_vec())
+    })
+}
+
+/// The encoder of a run's settings, and the names of its parameters among those that have a `shape`.
+fn encoder_with(
+    config: &RunConfig,
+    shape: impl Fn(&str) -> Option<Vec<usize>>,
+) -> Option<(EncoderConfig, BTreeSet<String>)> {
     let table = config.model.get("encoder")?.as_table()?;
     let kinds = match table.contains_key("type") {
         true => vec![None],
@@ -262,8 +300,7 @@ pub fn encoder_of(
         let encoder: EncoderConfig = table.try_into().ok()?;
         let own = ParamStore::teacher(&Device::Cpu);
         encoder.build(&own.root()).ok()?;
-        let fits =
-            |name: &str, dims: &[usize]| student.var(name).is_some_and(|var| var.dims() == dims);
+        let fits = |name: &str, dims: &[usize]| shape(name).is_some_and(|shape| shape == dims);
         let vars = own.vars();
         // Teachers have no mask token.
         let is_token = |name: &str| name == "mask_token";
@@ -271,12 +308,7 @@ pub fn encoder_of(
             .iter()
             .all(|(name, var)| fits(name, var.dims()) || is_token(name));
         let own = vars.into_iter().map(|(name, _)| name);
-        all.then(|| {
-            (
-                encoder,
-                own.filter(|name| student.var(name).is_some()).collect(),
-            )
-        })
+        all.then(|| (encoder, own.filter(|name| shape(name).is_some()).collect()))
     })
 }
 

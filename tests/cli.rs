@@ -89,6 +89,26 @@ fn content(checkpoint: PathBuf) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
+fn a_dry_run_takes_one_step_and_keeps_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut command = pretrain(&run, &["--dry-run", "--device", "cpu"]);
+    let done = command.output().unwrap();
+    let said = text(&done.stderr);
+    assert!(done.status.success(), "{said}");
+    assert!(
+        said.contains("train: 1000 images, 100 of each of 10 classes"),
+        "{said}"
+    );
+    assert!(said.contains("dry run: the first of "), "{said}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    fails(
+        pretrain(&run, &["--dry-run", "--set", "train.batch_size=2000"]),
+        &["only 1000 images"],
+    );
+}
+
+#[test]
 fn a_run_leaves_everything_it_should_and_probes_its_encoder() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");

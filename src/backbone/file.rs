@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use mim_core::encoders::{EncoderConfig, SwinConfig, VitConfig};
-use mim_core::weights::{Guess, Source, WeightFile, WeightMap, fit};
+use mim_core::weights::{Grids, Guess, Source, WeightFile, WeightMap, fit};
 use mim_core::{Error, Input, Norm, ParamStore, Result, settings};
 use mim_eval::EvalConfig;
 use toml::{Table, Value};
@@ -58,7 +58,11 @@ impl Backbone {
         eval.check()?;
         let store = ParamStore::teacher(device);
         let encoder = config.build(&store.root())?;
-        let fitted = fit(&weights, &store, config.grid().ok())?;
+        let grids = Grids {
+            to: config.grid().ok(),
+            ..Grids::default()
+        };
+        let fitted = fit(&weights, &store, grids)?;
         let report = load_part(&store, &fitted.weights)?;
         let line = format!(
             "{file}, names of {source}: {} of {} tensors set, images of {} pixels; a file says nothing of {}",

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::Device;
 use mim_core::encoders::EncoderConfig;
 use mim_core::params::MaeInit;
-use mim_core::weights::{LoadReport, Source, WeightFile, WeightMap, fit};
+use mim_core::weights::{Grids, LoadReport, Source, WeightFile, WeightMap, fit};
 use mim_core::{Encoder, Error, Input, Method, ParamStore, Result};
 use mim_eval::EvalConfig;
 
@@ -71,7 +71,11 @@ impl Backbone {
         let encoder = config.build(&store.root())?;
         let file = WeightFile::open(path, None)?;
         let weights = Source::named(entry.source)?.import(&file.weights)?;
-        load_part(&store, &fit(&weights, &store, config.grid().ok())?.weights)?;
+        let grids = Grids {
+            to: config.grid().ok(),
+            ..Grids::default()
+        };
+        load_part(&store, &fit(&weights, &store, grids)?.weights)?;
         Ok(Self {
             trunk: Trunk::Encoder(encoder),
             recipe: Recipe::Encoder(Box::new(config)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::WeightMap;
-use super::rules::{Rule, fill, matches};
+use super::rules::{Rule, fill, matches, wrapper};
 use super::sources::{Source, all};
 use crate::Result;
 
@@ -138,6 +138,8 @@ impl Guess {
             ignored: Vec::new(),
             unknown: Vec::new(),
         };
+        let wrapper = wrapper(rules, names.iter().copied()).len();
+        let names: Vec<&str> = names.iter().map(|name| &name[wrapper..]).collect();
         let translated: Vec<_> = names
             .iter()
             .map(|name| rules.iter().find_map(|rule| translate(rule, name)))

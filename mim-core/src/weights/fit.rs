@@ -15,19 +15,29 @@ pub struct Fitted {
     pub changes: Vec<String>,
 }
 
-/// Resizes tensors that belong to a grid, window, patch or number of channels, if (and only if) that of `store`
-/// differs.
+/// The token grids of an encoder before and after; square where nothing is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Grids {
+    /// The grid that the weights were made for.
+    pub from: Option<PatchGrid>,
+    /// The grid of the store's encoder.
+    pub to: Option<PatchGrid>,
+}
+
+/// Resizes what belongs to a grid, window, patch or number of channels, where (and only where) that of `store` differs.
 ///
-/// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones recomputed, relative position
-/// tables resized by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`].
-/// `weights` have our names and belong to square images; `grid` is the token grid of `store`'s encoder, square if
-/// `None`. A relative position table shared by all blocks is copied to each block that has its own in `store`.
-/// Tensors that still do not fit are kept unchanged; loading reports them.
+/// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones computed anew, relative position
+/// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`]. `weights` are
+/// in our names. Positions of other grids are never copied, also where the numbers of their tokens are equal (4x8 and
+/// 8x4). Where nobody says which grid as many tokens were of as the store's, and they are no square, they are taken
+/// as of the store's, and a line says so.
+/// A relative position table that all blocks share is given to each of them, where each has its own in `store`.
+/// What does not fit even so is left as it is, to be reported when loaded.
 ///
 /// # Errors
 ///
 /// Fails only if the device does.
-pub fn fit(weights: &WeightMap, store: &ParamStore, grid: Option<PatchGrid>) -> Result<Fitted> {
+pub fn fit(weights: &WeightMap, store: &ParamStore, grids: Grids) -> Result<Fitted> {
     let mut fitted = Fitted {
         weights: WeightMap::default(),
         changes: Vec::new(),
@@ -36,8 +46,8 @@ pub fn fit(weights: &WeightMap, store: &ParamStore, grid: Option<PatchGrid>) -> 
     let kinds = store.names();
     for (name, tensor) in weights.iter() {
         let wanted = store.var(name).map(|var| var.as_detached_tensor());
-        let other = wanted.filter(|wanted| wanted.dims() != tensor.dims());
-        let changed = match other {
+        let other = |wanted: &Tensor| wanted.dims() != tensor.dims();
+        let changed = match wanted {
             None => None,
             Some(wanted) if name.ends_with("pos_embed") => {
                 let frozen = kinds
@@ -48,15 +58,17 @@ pub fn fit(weights: &WeightMap, store: &ParamStore, grid: Option<PatchGrid>) -> 
                     .and_then(|tokens| tokens.dims().get(1).copied());
                 let target = Positions {
                     classes: tokens.unwrap_or(1),
-                    grid,
+                    grids,
                     fixed: frozen,
                 };
                 positions(tensor, &wanted, &target)?
             }
             Some(wanted) if name.ends_with("relative_position_bias_table") => {
-                relative(tensor, &wanted, grid)?
+                relative(tensor, &wanted, grids)?
             }
-            Some(wanted) if name.ends_with("patch_embed.proj.weight") => patches(tensor, &wanted)?,
+            Some(wanted) if name.ends_with("patch_embed.proj.weight") && other(&wanted) => {
+                patches(tensor, &wanted)?
+            }
             Some(_) => None,
         };
         match changed {
@@ -117,8 +129,7 @@ fn grid_of(tokens: usize, grid: Option<PatchGrid>) -> Option<PatchGrid> {
 struct Positions {
     /// Number of class tokens, which may have rows.
     classes: usize,
-    /// The new grid.
-    grid: Option<PatchGrid>,
+    grids: Grids,
     fixed: bool,
 }
 
@@ -129,25 +140,31 @@ fn positions(table: &Tensor, wanted: &Tensor, known: &Positions) -> Result<Chang
     if dim != to_dim {
         return Ok(None);
     }
-    let grids = [known.classes, 0].into_iter().find_map(|prefix| {
-        let from = square(rows.checked_sub(prefix)?)?;
-        let to = grid_of(to_rows.checked_sub(prefix)?, known.grid)?;
-        Some((prefix, from, to))
+    let from_to = [known.classes, 0].into_iter().find_map(|prefix| {
+        let (tokens, to_tokens) = (rows.checked_sub(prefix)?, to_rows.checked_sub(prefix)?);
+        let to = grid_of(to_tokens, known.grids.to)?;
+        Some((prefix, grid_of(tokens, known.grids.from), tokens, to))
     });
-    let Some((prefix, from, to)) = grids else {
+    let Some((prefix, from, tokens, to)) = from_to else {
         return Ok(None);
     };
-    Ok(Some(match known.fixed {
-        // Copy it, since a parameter cannot be set to itself.
-        true => ("fixed positions recomputed", wanted.copy()?),
-        false => (
+    Ok(match from {
+        Some(from) if from == to => None,
+        // A copy, since a parameter cannot be set to itself.
+        _ if known.fixed => Some(("fixed positions computed anew", wanted.copy()?)),
+        Some(from) => Some((
             "positions resized",
             resize_pos_embed(table, from, to, prefix)?,
-        ),
-    }))
+        )),
+        None if tokens == to.len() => Some((
+            "positions taken as of the model's grid, for nothing says which theirs was",
+            table.clone(),
+        )),
+        None => None,
+    })
 }
 
-fn relative(table: &Tensor, wanted: &Tensor, grid: Option<PatchGrid>) -> Result<Changed> {
+fn relative(table: &Tensor, wanted: &Tensor, grids: Grids) -> Result<Changed> {
     let (&[rows, heads], &[to_rows, to_heads]) = (table.dims(), wanted.dims()) else {
         return Ok(None);
     };
@@ -158,18 +175,22 @@ fn relative(table: &Tensor, wanted: &Tensor, grid: Option<PatchGrid>) -> Result<
         (!sides.is_multiple_of(2)).then(|| (sides.div_ceil(2), extra))
     };
     let distances = |grid: PatchGrid| (2 * grid.rows - 1) * (2 * grid.cols - 1) + 3;
-    let Some((side, extra)) = window(rows) else {
+    // Tables of three more rows are of a whole grid, others of windows.
+    let whole = grids.from.filter(|from| distances(*from) == rows);
+    let known = whole.map(|from| (from, 3));
+    let of_window = || window(rows).map(|(side, extra)| (PatchGrid::new(side, side), extra));
+    let Some((from, extra)) = known.or_else(of_window) else {
         return Ok(None);
     };
-    let to = match (grid, window(to_rows)) {
+    let to = match (grids.to, window(to_rows)) {
         (Some(grid), _) if extra == 3 && distances(grid) == to_rows => grid,
         (_, Some((side, same))) if same == extra => PatchGrid::new(side, side),
         _ => return Ok(None),
     };
-    if heads != to_heads {
+    if heads != to_heads || from == to {
         return Ok(None);
     }
-    let resized = resize_rel_pos_bias(table, PatchGrid::new(side, side), to, extra)?;
+    let resized = resize_rel_pos_bias(table, from, to, extra)?;
     Ok(Some(("relative positions resized", resized)))
 }
 
@@ -192,10 +213,16 @@ mod tests {
     use crate::encoders::{RelPosBiasKind, Swin, SwinConfig, Vit, VitConfig};
     use crate::nn::PosEmbedKind;
 
-    fn vit(image: usize, patch: usize, channels: usize, pos_embed: PosEmbedKind) -> ParamStore {
-        let store = ParamStore::cpu(image as u64);
+    fn vit(
+        image: impl Into<crate::ImageSize>,
+        patch: usize,
+        channels: usize,
+        pos_embed: PosEmbedKind,
+    ) -> ParamStore {
+        let image = image.into();
+        let store = ParamStore::cpu(image.height as u64);
         let config = VitConfig {
-            image_size: image.into(),
+            image_size: image,
             patch_size: patch,
             in_channels: channels,
             embed_dim: 8,
@@ -222,15 +249,24 @@ mod tests {
             vit(32, 8, 1, PosEmbedKind::Learned),
         );
         let weights = of(&from);
-        assert!(fit(&weights, &from, None).unwrap().changes.is_empty());
-        let fitted = fit(&weights, &to, None).unwrap();
-        // The grids are equal; only the patch sizes differ.
+        assert!(
+            fit(&weights, &from, Grids::default())
+                .unwrap()
+                .changes
+                .is_empty()
+        );
+        let fitted = fit(&weights, &to, Grids::default()).unwrap();
+        // The grids are the same: only the patches differ.
         assert_eq!(fitted.changes.len(), 1, "{:?}", fitted.changes);
         assert!(to.load(&weights).is_err());
         assert!(to.load(&fitted.weights).unwrap().is_complete());
 
         let wide = vit(24, 4, 3, PosEmbedKind::Learned);
-        let fitted = fit(&weights, &wide, Some(PatchGrid::new(6, 6))).unwrap();
+        let square_to = Grids {
+            to: Some(PatchGrid::new(6, 6)),
+            ..Grids::default()
+        };
+        let fitted = fit(&weights, &wide, square_to).unwrap();
         assert_eq!(fitted.changes.len(), 2, "{:?}", fitted.changes);
         wide.load(&fitted.weights).unwrap();
     }
@@ -248,7 +284,7 @@ mod tests {
             .unwrap()
             .to_vec1()
             .unwrap();
-        to.load(&fit(&of(&from), &to, None).unwrap().weights)
+        to.load(&fit(&of(&from), &to, Grids::default()).unwrap().weights)
             .unwrap();
         let after: Vec<f32> = to
             .var("pos_embed")
@@ -261,7 +297,48 @@ mod tests {
     }
 
     #[test]
-    fn swin_windows_are_resized_and_other_widths_are_reported() {
+    fn grids_of_as_many_tokens_are_told_apart() {
+        for kind in [PosEmbedKind::Learned, PosEmbedKind::Sincos] {
+            let learned = kind == PosEmbedKind::Learned;
+            let sized = |height, width| crate::ImageSize { height, width };
+            let (from, to) = (vit(sized(8, 16), 4, 3, kind), vit(sized(16, 8), 4, 3, kind));
+            let table = |store: &ParamStore| -> Vec<f32> {
+                let table = store.var("pos_embed").unwrap();
+                table.flatten_all().unwrap().to_vec1().unwrap()
+            };
+            let (theirs, own) = (table(&from), table(&to));
+            let grids = |from: Option<(usize, usize)>| Grids {
+                from: from.map(|(rows, cols)| PatchGrid::new(rows, cols)),
+                to: Some(PatchGrid::new(4, 2)),
+            };
+            let fitted = fit(&of(&from), &to, grids(Some((2, 4)))).unwrap();
+            assert!(
+                fitted.changes[0].starts_with("pos_embed: "),
+                "{:?}",
+                fitted.changes
+            );
+            to.load(&fitted.weights).unwrap();
+            assert_ne!(table(&to), theirs);
+            assert!(learned || table(&to) == own);
+            // Nobody says which grid: fixed ones are computed, learned ones taken, and both are said.
+            let fitted = fit(&of(&from), &to, grids(None)).unwrap();
+            assert!(
+                fitted.changes[0].starts_with("pos_embed: "),
+                "{:?}",
+                fitted.changes
+            );
+            to.load(&fitted.weights).unwrap();
+            assert_eq!(table(&to), if learned { theirs } else { own });
+            let same = Grids {
+                from: grids(None).to,
+                ..grids(None)
+            };
+            assert!(fit(&of(&to), &to, same).unwrap().changes.is_empty());
+        }
+    }
+
+    #[test]
+    fn windows_of_swin_are_resized_and_other_widths_are_left_for_the_report() {
         let swin = |window: usize, dim: usize| {
             let store = ParamStore::cpu(window as u64);
             let config = SwinConfig {
@@ -276,11 +353,11 @@ mod tests {
             store
         };
         let (from, to) = (swin(2, 4), swin(3, 4));
-        let fitted = fit(&of(&from), &to, None).unwrap();
+        let fitted = fit(&of(&from), &to, Grids::default()).unwrap();
         assert_eq!(fitted.changes.len(), 2, "{:?}", fitted.changes);
         to.load(&fitted.weights).unwrap();
         let other = swin(3, 8);
-        let fitted = fit(&of(&from), &other, None).unwrap();
+        let fitted = fit(&of(&from), &other, Grids::default()).unwrap();
         let error = other.load(&fitted.weights).unwrap_err().to_string();
         assert!(error.contains("another shape"), "{error}");
     }

@@ -18,7 +18,7 @@ pub use adapt::resize_pos_embed;
 pub use detect::{Guess, describe, is_encoder, look};
 pub(crate) use file::read_npy;
 pub use file::{TensorHeader, WeightFile, WeightFormat};
-pub use fit::{Fitted, fit};
+pub use fit::{Fitted, Grids, fit};
 pub use locate::locate;
 pub use map::WeightMap;
 pub use patch_embed::{resize_patch_embed, with_channels};

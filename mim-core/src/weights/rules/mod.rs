@@ -1,8 +1,10 @@
 //! Rename rules between our names and those of other projects, usable in both directions.
 
 mod translate;
+mod wrapper;
 
 pub(super) use translate::{export, import};
+pub(super) use wrapper::wrapper;
 
 /// One rule of a [`super::Source`].
 ///
@@ -152,7 +154,24 @@ impl Rule {
     }
 }
 
-/// The values of a pattern's placeholders.
+impl Rule {
+    /// The names of theirs that it is about.
+    pub(super) fn theirs(&self) -> &[String] {
+        match self {
+            Self::Stack { theirs, .. } => theirs,
+            Self::Rename { theirs, .. }
+            | Self::Conv1x1 { theirs, .. }
+            | Self::Pointwise { theirs, .. }
+            | Self::Transpose { theirs, .. }
+            | Self::Unsqueeze { theirs, .. }
+            | Self::Positions { theirs, .. }
+            | Self::Alias { theirs, .. }
+            | Self::Ignore { theirs } => std::slice::from_ref(theirs),
+        }
+    }
+}
+
+/// The values of a pattern's holes.
 pub(super) type Holes<'a> = Vec<(&'a str, &'a str)>;
 
 fn is_hole(segment: &str) -> bool {

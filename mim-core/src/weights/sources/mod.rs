@@ -130,13 +130,22 @@ impl Source {
         &self.rules
     }
 
-    /// Translates weights (or gradients) to our names. Unknown names are kept; loading reports them.
+    /// What wrappers of PyTorch put before all names, which [`Self::import`] takes off: `module.` (DDP), `_orig_mod.`
+    /// (`torch.compile`) and `model.` (Lightning), in any order; empty if there is nothing.
+    pub fn wrapper(&self, theirs: &WeightMap) -> String {
+        rules::wrapper(&self.rules, theirs.names())
+    }
+
+    /// Translates weights (or gradients) to our names; unknown names are kept, to be reported.
     ///
     /// # Errors
     ///
     /// If a part of a stacked tensor is missing or a shape does not match its rule.
     pub fn import(&self, theirs: &WeightMap) -> Result<WeightMap> {
-        rules::import(&self.rules, theirs)
+        match self.wrapper(theirs).as_str() {
+            "" => rules::import(&self.rules, theirs),
+            wrapper => rules::import(&self.rules, &theirs.strip_prefix(wrapper)),
+        }
     }
 
     /// Translates our weights (or gradients) to this source's names.
