@@ -274,10 +274,10 @@ fn some_faults_lose_nothing() {
 #[test]
 #[ignore = "long: scripts/attack/faults.sh"]
 fn no_fault_loses_anything() {
-    for method in 0..METHODS.len() {
+    for (method, (name, _)) in METHODS.iter().enumerate() {
         for keep in [1, 2] {
             let tries = attack(method, keep, usize::MAX);
-            println!("{}, keep {keep}: {tries} faults", METHODS[method].0);
+            println!("{name}, keep {keep}: {tries} faults");
         }
     }
 }
