@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-pub(super) use self::save::{keep, save, write};
+pub(super) use self::save::{keep, prune, save, write};
 pub use self::state::TrainState;
 use self::state::{Checksums, OTHER, STATE, Saved, checksum};
 use super::FailedStep;
