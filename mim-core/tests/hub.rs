@@ -233,6 +233,49 @@ fn redirects_are_followed_and_the_token_stays_with_the_hub() {
 }
 
 #[test]
+fn the_token_goes_to_no_other_port_and_is_not_said_again() {
+    let cache = tempfile::tempdir().unwrap();
+    // It answers like a Hub, and keeps what it is told.
+    let thief = MockHub::of(model());
+    let to = thief.endpoint.clone();
+    let hub = MockHub::start(move |request| {
+        Reply::new(302, "").with("Location", format!("{to}{}", request.path))
+    });
+    let mut settings = settings(&hub.endpoint, &cache);
+    settings.token = Some("hf_secret".to_owned());
+    let found = Hub::new(settings.clone()).unwrap();
+    found.weights(&path("hf:o/n")).unwrap();
+    found.list(&path("hf:o/n")).unwrap();
+    assert!(hub.take().iter().all(|request| request.token.is_some()));
+    let stolen = thief.take();
+    assert!(stolen.len() > 2 && stolen.iter().all(|request| request.token.is_none()));
+    // A server that repeats it, and an address with a password.
+    let echo = MockHub::start(|request| {
+        let said = format!("no {}", request.token.as_deref().unwrap_or_default());
+        Reply::new(403, "").with("X-Error-Message", said)
+    });
+    settings.endpoint = echo.endpoint.replace("//", "//me:pass@");
+    let other = tempfile::tempdir().unwrap();
+    settings.cache = other.path().to_owned();
+    let error = fails(&Hub::new(settings).unwrap(), &other, "hf:o/n");
+    assert!(
+        !error.contains("hf_secret") && !error.contains("pass@"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_cannot_pass_is_not_tried_again() {
+    let cache = tempfile::tempdir().unwrap();
+    for location in ["file:///etc/passwd", "ftp://there/x", "/again", ""] {
+        let hub = MockHub::start(move |_| Reply::new(302, "").with("Location", location));
+        let error = fails(&client(&hub, &cache), &cache, "hf:o/n/model.safetensors");
+        assert!(error.contains("redirect"), "{error}");
+        assert!(hub.requests().len() <= 11, "{location}");
+    }
+}
+
+#[test]
 fn who_may_not_read_is_told_what_to_set() {
     let private = |request: &Request| match request.token.as_deref() {
         Some("good") => model().answer(request),

@@ -3,6 +3,7 @@
 //! Neither ends what the program does. What could not be printed on standard output makes it fail in the end, unless
 //! its reader has gone: `mim info RUN | head -1` is done.
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{Error, ErrorKind, Write, stderr, stdout};
 use std::process::ExitCode;
@@ -33,14 +34,34 @@ static FAILED: Mutex<Option<Error>> = Mutex::new(None);
 pub(super) fn out(text: Arguments<'_>) {
     let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
     if failed.is_none() {
-        *failed = stdout().write_fmt(text).err();
+        *failed = stdout()
+            .write_all(plain(&text.to_string()).as_bytes())
+            .err();
     }
+}
+
+/// A text whose control characters are escaped, but for the ends of lines and tabs: names of tensors, files and classes,
+/// and what servers say, come from outside and could command the terminal.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    let is_bad = |c: char| {
+        c.is_control() && !matches!(c, '\n' | '\t')
+            // These turn the direction of a line.
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| match is_bad(c) {
+        true => c.escape_unicode().to_string(),
+        false => c.to_string(),
+    };
+    Cow::Owned(text.chars().map(escaped).collect())
 }
 
 /// Prints; there is nowhere to say that it failed.
 pub(super) fn err(text: Arguments<'_>) {
     // In one piece, so that lines of several processes do not mix.
-    let _ = stderr().write_all(text.to_string().as_bytes());
+    let _ = stderr().write_all(plain(&text.to_string()).as_bytes());
 }
 
 /// The exit status of a program that would end with `code`.
@@ -52,5 +73,17 @@ pub(super) fn finish(code: ExitCode) -> ExitCode {
             outcome::failed(&format!("cannot write to standard output: {error}"))
         }
         _ => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_from_outside_commands_the_terminal() {
+        assert_eq!(plain("a\tb\n\u{e4}"), "a\tb\n\u{e4}");
+        assert_eq!(plain("a\x1b[31m\r\u{9b}"), "a\\u{1b}[31m\\u{d}\\u{9b}");
+        assert_eq!(plain("a\u{202e}b"), "a\\u{202e}b");
     }
 }

@@ -58,7 +58,11 @@ fn a_damaged_checkpoint_is_named_and_the_older_one_is_used() {
     }
     let verify = mim(&["info", "--verify", run.to_str().unwrap()]).output();
     succeeds(&verify.unwrap());
-    // With none left the run is not started anew in silence.
+    none_is_left(dir.path(), &run);
+}
+
+/// With none left the run is not started anew in silence.
+fn none_is_left(dir: &Path, run: &Path) {
     for step in ["step-4", "step-6"] {
         flip(
             &run.join("checkpoints")
@@ -69,10 +73,10 @@ fn a_damaged_checkpoint_is_named_and_the_older_one_is_used() {
     }
     for command in [&["eval", "knn"][..], &["export", "--output", "none"]] {
         let mut command = mim(command);
-        let output = command.arg("--checkpoint").arg(&run).output().unwrap();
+        let output = command.arg("--checkpoint").arg(run).output().unwrap();
         assert!(errors(&output).contains("none of the checkpoints is whole"));
     }
-    let mut resume = pretrain(dir.path(), "run", &["--epochs", "3", "--resume", "auto"]);
+    let mut resume = pretrain(dir, "run", &["--epochs", "3", "--resume", "auto"]);
     let output = resume.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(

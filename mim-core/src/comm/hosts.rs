@@ -91,6 +91,9 @@ fn patient(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(None)
 }
 
+/// Bytes of a message at most: gradients go through NCCL, so these are few numbers.
+const LONGEST: u64 = 1 << 30;
+
 /// Sends a message: a count, then the numbers.
 fn say(stream: &mut TcpStream, numbers: &[f32]) -> io::Result<()> {
     let mut message = (numbers.len() as u64).to_le_bytes().to_vec();
@@ -104,6 +107,9 @@ fn hear(stream: &mut TcpStream) -> io::Result<Vec<f32>> {
     let mut bytes = Vec::new();
     // The buffer grows with the received bytes, not with the claimed count.
     let claimed = u64::from_le_bytes(count).saturating_mul(4);
+    if claimed > LONGEST {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     stream.take(claimed).read_to_end(&mut bytes)?;
     if bytes.len() as u64 != claimed {
         return Err(io::ErrorKind::UnexpectedEof.into());

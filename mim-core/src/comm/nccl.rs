@@ -1,6 +1,7 @@
 //! Process groups with one GPU each, joined by NCCL.
 
 use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,21 +58,16 @@ impl Nccl {
     pub fn join(launch: &Launch, device: &Device) -> Result<Self> {
         let (rank, world) = (launch.rank, launch.world);
         let cuda = device.as_cuda_device()?;
-        let (host, port) = master()?;
+        let ((host, port), key) = (master()?, rendezvous::Key::from_env());
         let (secret, hosts) = if rank == 0 {
             let id = Id::new().map_err(|error| failed("create a unique id", &error))?;
             let secret = id.internal().map(|byte| byte.to_le_bytes()[0]);
-            let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|error| {
-                Error::group(
-                    format!("rank 0 cannot listen on port {port}: {error}"),
-                    "set MASTER_PORT to a free port",
-                )
-            })?;
-            let others = rendezvous::serve(&listener, world, &secret, PATIENCE)?;
+            let listener = listen(&host, port)?;
+            let others = rendezvous::serve(&listener, world, (&secret, &key), PATIENCE)?;
             (secret, Hosts::first(others))
         } else {
             let first = format!("{host}:{port}");
-            let (secret, stream) = rendezvous::ask(&first, (rank, world), PATIENCE)?;
+            let (secret, stream) = rendezvous::ask(&first, (rank, world), &key, PATIENCE)?;
             (secret, Hosts::other(stream))
         };
         let hosts = hosts.map_err(|error| failed("reach the other hosts", &error))?;
@@ -94,6 +90,26 @@ impl Nccl {
             hosts,
         })
     }
+}
+
+/// Listens where the others ask: on the interface of `MASTER_ADDR`, or on all where this machine does not know it as
+/// its own.
+fn listen(host: &str, port: u16) -> Result<TcpListener> {
+    let found = TcpListener::bind((host, port)).or_else(|error| {
+        if error.kind() == ErrorKind::AddrInUse {
+            return Err(error);
+        }
+        tracing::warn!(
+            "MASTER_ADDR {host} is no address of this machine ({error}): rank 0 listens on all"
+        );
+        TcpListener::bind(("0.0.0.0", port))
+    });
+    found.map_err(|error| {
+        Error::group(
+            format!("rank 0 cannot listen on port {port}: {error}"),
+            "set MASTER_PORT to a free port",
+        )
+    })
 }
 
 fn call(xs: &Tensor, op: &Call) -> Result<Tensor> {

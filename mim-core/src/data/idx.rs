@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::embedded::TWO;
 use super::{MemoryDataset, Split};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Whether the folder holds images of either split.
 pub(super) fn recognises(folder: &Path) -> bool {
@@ -79,7 +79,7 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(Error::io("read", path))
+    files::read(path)
 }
 
 /// Images of an IDX file's bytes; `path` names them in errors.
@@ -132,7 +132,10 @@ fn inflated<'a>(path: &Path, raw: &'a [u8]) -> Result<Cow<'a, [u8]>> {
         return Ok(Cow::Borrowed(raw));
     }
     let mut bytes = vec![];
+    // Images hardly shrink tenfold; a small file of zeros would fill any memory.
+    let most = (64 << 20) + 100 * raw.len() as u64;
     flate2::read::GzDecoder::new(raw)
+        .take(most + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| {
             Error::format(
@@ -141,6 +144,17 @@ fn inflated<'a>(path: &Path, raw: &'a [u8]) -> Result<Cow<'a, [u8]>> {
                 "download the file again",
             )
         })?;
+    if bytes.len() as u64 > most {
+        let what = format!(
+            "the gzip file of {} bytes unpacks to more than {most}",
+            raw.len()
+        );
+        return Err(Error::format(
+            path,
+            what,
+            "unpack the file, if you trust it",
+        ));
+    }
     Ok(Cow::Owned(bytes))
 }
 

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits};
 
 use crate::augment::Sample;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Reads an image file of any colour type as RGB: alpha is dropped, of 16-bit values the high byte is kept,
 /// and orientation tags are ignored, as by Pillow's `convert("RGB")`.
@@ -38,6 +39,9 @@ pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sa
     let broken = |what: String| Error::format(path, what, "remove the file or save it again");
     if is_cut_jpeg(bytes) {
         return Err(broken("the JPEG is cut short".into()));
+    }
+    if let Some(size) = dimensions(bytes) {
+        check_size(size, path)?;
     }
     let image = match read(bytes, turned) {
         // Without its end a PNG may still have all its pixels.
@@ -69,6 +73,35 @@ pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sa
         _ => image.into_rgb8().into_raw(),
     };
     Sample::new(pixels, size, 3)
+}
+
+/// The longest side of an image in pixels.
+const LONGEST_SIDE: u32 = 65_535;
+
+/// The most pixels of an image: 100 million, or what `MIM_MAX_PIXELS` says.
+fn most_pixels() -> u64 {
+    static MOST: OnceLock<u64> = OnceLock::new();
+    let said = || std::env::var("MIM_MAX_PIXELS").ok()?.parse().ok();
+    *MOST.get_or_init(|| said().unwrap_or(100_000_000))
+}
+
+/// Refuses an image before it is unpacked: a small file can hold more pixels than any memory.
+fn check_size((width, height): (u32, u32), path: &Path) -> Result<()> {
+    let (pixels, most) = (u64::from(width) * u64::from(height), most_pixels());
+    if pixels <= most && width.max(height) <= LONGEST_SIDE {
+        return Ok(());
+    }
+    let what = format!(
+        "the image has {width}x{height} pixels; at most {most}, and {LONGEST_SIDE} a side, are read"
+    );
+    let fix = "save it smaller, or set MIM_MAX_PIXELS to a larger number";
+    Err(Error::format(path, what, fix))
+}
+
+/// Width and height of an image, if its header can be read.
+fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    reader.ok()?.into_dimensions().ok()
 }
 
 /// Decodes an image by its content, turned upright if asked for and noted.

@@ -8,7 +8,7 @@ mod lock;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -185,6 +185,34 @@ pub fn settled_name(name: &str) -> &str {
     settled.unwrap_or(name)
 }
 
+/// Opens a file to read. A pipe, a device or a socket is refused before it is opened: it may have no end, or let its
+/// reader wait for ever.
+///
+/// # Errors
+///
+/// [`Error::Io`] if it cannot be opened, [`Error::Format`] if it is no regular file.
+pub fn open(path: &Path) -> Result<File> {
+    let kind = fs::metadata(path).map_err(Error::io("open", path))?;
+    if !kind.is_file() && !kind.is_dir() {
+        let what = "this is no regular file, but a pipe, a device or a socket";
+        return Err(Error::format(path, what, "save its content in a file"));
+    }
+    File::open(path).map_err(Error::io("open", path))
+}
+
+/// Reads a regular file.
+///
+/// # Errors
+///
+/// As [`open`], or [`Error::Io`] if it cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    Ok(bytes)
+}
+
 /// What lies in a folder, in the order of names; nothing if it is not there.
 ///
 /// # Errors
@@ -273,7 +301,7 @@ fn sync(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn read(path: &Path) -> String {
+    fn text(path: &Path) -> String {
         fs::read_to_string(path).unwrap()
     }
 
@@ -287,9 +315,9 @@ mod tests {
             Err(Error::io("write", new)(ErrorKind::StorageFull.into()))
         });
         assert!(failed.is_err());
-        assert_eq!(read(&path), "old");
+        assert_eq!(text(&path), "old");
         write(&path, "new").unwrap();
-        assert_eq!(read(&path), "new");
+        assert_eq!(text(&path), "new");
         assert_eq!(entries(dir.path()).unwrap(), [path]);
     }
 
@@ -308,9 +336,9 @@ mod tests {
         };
         replace_folder(&path, fill("1")).unwrap();
         assert!(replace_folder(&path, fill("bad")).is_err());
-        assert_eq!(read(&path.join("a")), "1");
+        assert_eq!(text(&path.join("a")), "1");
         replace_folder(&path, fill("2")).unwrap();
-        assert_eq!(read(&path.join("a")), "2");
+        assert_eq!(text(&path.join("a")), "2");
         assert_eq!(entries(dir.path()).unwrap(), [path]);
     }
 
@@ -327,9 +355,19 @@ mod tests {
         assert!(fill_folder(&path, fails).is_err());
         assert_eq!(entries(&path).unwrap(), [path.join("README")]);
         fill_folder(&path, |new| write_new(&new.join("a"), "1")).unwrap();
-        assert_eq!(read(&path.join("a")), "1");
-        assert_eq!(read(&path.join("README")), "mine");
+        assert_eq!(text(&path.join("a")), "1");
+        assert_eq!(text(&path.join("README")), "mine");
         assert_eq!(entries(dir.path()).unwrap(), [path]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("endless.png");
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        let error = super::read(&link).unwrap_err().to_string();
+        assert!(error.contains("no regular file"), "{error}");
     }
 
     #[test]
@@ -355,7 +393,7 @@ mod tests {
             match left {
                 Some(name) => {
                     assert_eq!(all, std::slice::from_ref(&path));
-                    assert_eq!(read(&path.join("is")), name);
+                    assert_eq!(text(&path.join("is")), name);
                     remove(&path).unwrap();
                 }
                 None => assert!(all.is_empty()),

@@ -45,9 +45,32 @@ fn escaped(text: &str, keep: &str) -> String {
     out
 }
 
+/// An address without the name and password that it may hold.
+pub(super) fn public(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?', '#', '\\']);
+    let end = end.map_or(url.len(), |at| start + at);
+    match url[start..end].rfind('@') {
+        Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
+        None => url.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_and_passwords_are_not_shown() {
+        for (url, shown) in [
+            ("http://me:secret@host:1/a@b", "http://host:1/a@b"),
+            ("http://host/a", "http://host/a"),
+            ("https://a@b@host", "https://host"),
+            ("host", "host"),
+        ] {
+            assert_eq!(public(url), shown);
+        }
+    }
 
     #[test]
     fn addresses_are_those_of_the_hub() {

@@ -24,7 +24,7 @@ pub(super) fn download(path: &Path, name: &str, metadata: &Metadata) -> Result<(
     // Of files that git itself keeps the Hub gives git's hash, of large ones that of their bytes.
     if metadata.etag.len() == 64 {
         let found = sha256(path)?;
-        if found != metadata.etag {
+        if !found.eq_ignore_ascii_case(&metadata.etag) {
             return Err(format!(
                 "the download's SHA-256 is {found}, the Hub promised {}",
                 metadata.etag

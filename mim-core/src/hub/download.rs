@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::check;
 use super::failure::Failure;
@@ -16,6 +17,9 @@ pub(super) const ATTEMPTS: u32 = 5;
 /// Bytes that count as progress.
 const PROGRESS: u64 = 1 << 20;
 
+/// Longest time in which they may come.
+const SLOWEST: Duration = Duration::from_secs(300);
+
 /// A download to be made.
 pub(super) struct Download<'a> {
     pub(super) http: &'a Http,
@@ -24,6 +28,26 @@ pub(super) struct Download<'a> {
     pub(super) path: &'a HubPath,
     pub(super) url: String,
     pub(super) metadata: &'a Metadata,
+}
+
+/// When progress was made last, and how far it came.
+struct Pace(Instant, u64);
+
+impl Pace {
+    /// Gives up a connection that brings next to nothing.
+    fn check(&mut self, have: u64) -> Result<(), Failure> {
+        if have >= self.1 + PROGRESS {
+            *self = Self(Instant::now(), have);
+        }
+        match self.0.elapsed() > SLOWEST {
+            true => {
+                let seconds = SLOWEST.as_secs();
+                let what = format!("less than {PROGRESS} bytes came in {seconds} s");
+                Err(Failure::Broken(what))
+            }
+            false => Ok(()),
+        }
+    }
 }
 
 /// Why a piece was the last one.
@@ -104,6 +128,7 @@ impl Download<'_> {
             }
         }
         let mut piece = vec![0; 1 << 18];
+        let mut pace = Pace(Instant::now(), have);
         loop {
             let bytes = stream
                 .bytes
@@ -114,6 +139,7 @@ impl Download<'_> {
             }
             file.write_all(&piece[..bytes]).map_err(failed("write"))?;
             have += bytes as u64;
+            pace.check(have)?;
             if have > size {
                 let what = format!("the download has more than the {size} bytes promised");
                 return Err(Stop::Error(self.bad(part, &what)));

@@ -9,6 +9,8 @@ pub(super) enum Failure {
     Refused(Refused),
     /// No answer came, or it ended early.
     Broken(String),
+    /// What cannot be otherwise the next time: an address or an answer that makes no sense.
+    Final(String),
 }
 
 /// An answer that is no success.
@@ -28,6 +30,7 @@ impl Failure {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Broken(_) => true,
+            Self::Final(_) => false,
             Self::Refused(refused) => {
                 matches!(refused.status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
             }

@@ -3,12 +3,13 @@
 use std::io::Read;
 use std::time::Duration;
 
-use ureq::http::{HeaderMap, Response, StatusCode, header};
+use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::WithoutBody;
 use ureq::{Agent, Body, RequestBuilder};
 
 use super::HubSettings;
+use super::address::public;
 use super::failure::{Failure, Refused};
 use super::path::is_commit;
 use crate::{Error, Result};
@@ -17,6 +18,8 @@ const AGENT: &str = concat!("mim/", env!("CARGO_PKG_VERSION"));
 const REDIRECTS: usize = 10;
 /// A connection that is silent for longer is dead; a download goes on with another.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+/// Longest time that all of a short answer may take.
+const LONGEST_ANSWER: Duration = Duration::from_secs(120);
 /// Longest text that is taken as an answer.
 const TEXT: u64 = 64 << 20;
 
@@ -45,8 +48,10 @@ pub(super) struct Stream {
 pub(super) struct Http {
     agent: Agent,
     /// Who is sent the token: scheme, host and port of the Hub.
-    origin: String,
+    origin: Option<(String, String, u16)>,
     token: Option<String>,
+    /// Name and password in the address of the Hub.
+    userinfo: Option<String>,
 }
 
 impl Http {
@@ -79,23 +84,31 @@ impl Http {
         let mut config = Agent::config_builder()
             .user_agent(AGENT)
             .http_status_as_error(false)
-            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
+            // They are followed here: only the Hub itself gets the token.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
             .timeout_resolve(Some(Duration::from_secs(10)))
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_per_read(Some(LONGEST_SILENCE))
             .tls_config(TlsConfig::builder().root_certs(roots).build());
         // Proxies know nothing of this machine's own servers.
-        let origin = origin(&settings.endpoint).to_owned();
-        if ["//localhost", "//127.", "//[::1]"]
-            .iter()
-            .any(|host| origin.contains(host))
-        {
+        let origin = origin(&settings.endpoint);
+        let host = origin.as_ref().map_or("", |(_, host, _)| host.as_str());
+        if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
             config = config.proxy(None);
         }
+        let shown = public(&settings.endpoint).len();
+        let hidden = settings.endpoint.len() - shown;
+        let start = settings.endpoint.find("://").map_or(0, |at| at + 3);
+        let userinfo = settings
+            .endpoint
+            .get(start..(start + hidden).saturating_sub(1));
         Ok(Self {
             agent: config.build().into(),
             origin,
             token: settings.token.clone(),
+            userinfo: userinfo.filter(|text| !text.is_empty()).map(str::to_owned),
         })
     }
 
@@ -108,48 +121,44 @@ impl Http {
 
     /// What is behind `url`.
     pub(super) fn metadata(&self, url: &str) -> Result<Metadata, Failure> {
-        let mut url = url.to_owned();
         let mut found = Found::default();
-        for _ in 0..=REDIRECTS {
-            let request = self.agent.head(&url);
-            let request = request
-                .config()
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .build();
-            let response = self.send(request, &url)?;
+        let deadline = Some(LONGEST_ANSWER);
+        self.follow(url, |url| {
+            let response = self.send(self.agent.head(url), url, deadline)?;
             found.add(response.headers());
+            let next = next(url, &response)?;
             let status = response.status();
-            if status.is_redirection() {
-                let target = target(&url, response.headers())?;
-                // The storage behind the Hub knows nothing more about the file.
-                if origin(&target) != origin(&url) && found.is_complete() {
-                    break;
-                }
-                url = target;
-            } else if status.is_success() {
+            if status.is_success() {
                 found.add_own(response.headers());
-                break;
-            } else {
-                return Err(refused(response));
+            } else if next.is_none() {
+                return Err(self.refused(response));
             }
-        }
-        found.metadata().map_err(Failure::Broken)
+            // The storage behind the Hub knows nothing more about the file.
+            Ok(match next {
+                Some(next) if found.is_complete() && origin(&next) != origin(url) => Hop::Here(()),
+                Some(next) => Hop::Next(next),
+                None => Hop::Here(()),
+            })
+        })?;
+        found.metadata().map_err(Failure::Final)
     }
 
     /// The bytes behind `url` from byte `start` on, or all of them where the server does not do parts.
     pub(super) fn get(&self, url: &str, start: u64) -> Result<Stream, Failure> {
-        let mut request = self.agent.get(url);
-        if start > 0 {
-            request = request.header(header::RANGE, format!("bytes={start}-"));
-        }
-        let response = self.send(request, url)?;
+        let response = self.follow(url, |url| {
+            let mut request = self.agent.get(url);
+            if start > 0 {
+                request = request.header(header::RANGE, format!("bytes={start}-"));
+            }
+            let response = self.send(request, url, None)?;
+            Ok(next(url, &response)?.map_or(Hop::Here(response), Hop::Next))
+        })?;
         let status = response.status();
         let (start, size) = match status {
             StatusCode::OK => (0, length(response.headers())),
             StatusCode::PARTIAL_CONTENT => part(response.headers())
                 .ok_or_else(|| Failure::Broken("an answer without Content-Range".to_owned()))?,
-            _ => return Err(refused(response)),
+            _ => return Err(self.refused(response)),
         };
         Ok(Stream {
             bytes: Box::new(response.into_body().into_reader()),
@@ -160,46 +169,134 @@ impl Http {
 
     /// The text behind `url`.
     pub(super) fn text(&self, url: &str) -> Result<String, Failure> {
-        let mut response = self.send(self.agent.get(url), url)?;
+        let mut response = self.follow(url, |url| {
+            let response = self.send(self.agent.get(url), url, Some(LONGEST_ANSWER))?;
+            Ok(next(url, &response)?.map_or(Hop::Here(response), Hop::Next))
+        })?;
         if response.status() != StatusCode::OK {
-            return Err(refused(response));
+            return Err(self.refused(response));
         }
         let text = response.body_mut().with_config().limit(TEXT);
         text.read_to_string()
             .map_err(|error| Failure::Broken(error.to_string()))
     }
 
+    /// Lets `ask` ask at `url`, and where that points to.
+    fn follow<T>(
+        &self,
+        url: &str,
+        mut ask: impl FnMut(&str) -> Result<Hop<T>, Failure>,
+    ) -> Result<T, Failure> {
+        let mut url = url.to_owned();
+        for _ in 0..=REDIRECTS {
+            match ask(&url)? {
+                Hop::Here(answer) => return Ok(answer),
+                Hop::Next(next) => url = next,
+            }
+        }
+        let what = format!("it redirects more than {REDIRECTS} times");
+        Err(Failure::Final(what))
+    }
+
+    /// One request, without redirects; only the Hub itself gets the token.
     fn send(
         &self,
         request: RequestBuilder<WithoutBody>,
         url: &str,
+        deadline: Option<Duration>,
     ) -> Result<Response<Body>, Failure> {
         // Lengths and hashes are those of the file as it is.
         let mut request = request.header(header::ACCEPT_ENCODING, "identity");
-        if let (Some(token), true) = (&self.token, origin(url) == self.origin) {
+        let own = origin(url);
+        if let (Some(token), true) = (&self.token, own.is_some() && own == self.origin) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        request
-            .call()
-            .map_err(|error| Failure::Broken(error.to_string()))
+        let request = request.config().timeout_global(deadline).build();
+        request.call().map_err(|error| {
+            let what = self.without_secrets(&error.to_string());
+            match error {
+                ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
+                    Failure::Final(what)
+                }
+                _ => Failure::Broken(what),
+            }
+        })
+    }
+
+    /// A text from outside without what only the Hub may know, should it say it again.
+    fn without_secrets(&self, text: &str) -> String {
+        let secrets = [self.token.as_deref(), self.userinfo.as_deref()];
+        let secrets = secrets.into_iter().flatten();
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+    }
+
+    fn refused(&self, mut response: Response<Body>) -> Failure {
+        let headers = response.headers();
+        let say = |name| text(headers, name).unwrap_or_default().to_owned();
+        let (code, mut message) = (say("x-error-code"), say("x-error-message"));
+        let wait = text(headers, "retry-after").and_then(|seconds| seconds.trim().parse().ok());
+        if message.is_empty() {
+            let body = response.body_mut().with_config().limit(1 << 16);
+            let body = body.read_to_string().unwrap_or_default();
+            let json: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+            message = json["error"].as_str().unwrap_or_default().to_owned();
+        }
+        Failure::Refused(Refused {
+            status: response.status().as_u16(),
+            code,
+            message: self.without_secrets(&message),
+            wait: wait.map(Duration::from_secs),
+        })
     }
 }
 
-/// Scheme, host and port of an address.
-fn origin(url: &str) -> &str {
-    let host = url.find("://").map_or(0, |at| at + 3);
-    let end = url[host..]
-        .find(['/', '?'])
-        .map_or(url.len(), |at| host + at);
-    &url[..end]
+/// An answer, or where it is.
+enum Hop<T> {
+    Here(T),
+    Next(String),
 }
 
-/// Where an answer from `url` points to.
+/// Scheme, host and port of an address; none if it is no address of a server.
+fn origin(url: &str) -> Option<(String, String, u16)> {
+    let uri: Uri = url.parse().ok()?;
+    let scheme = uri.scheme_str()?.to_ascii_lowercase();
+    let usual = match scheme.as_str() {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let host = uri.host()?.to_ascii_lowercase();
+    Some((scheme, host, uri.port_u16().unwrap_or(usual)))
+}
+
+/// Where an answer from `url` points to, if it does.
+fn next(url: &str, response: &Response<Body>) -> Result<Option<String>, Failure> {
+    match response.status().is_redirection() {
+        true => target(url, response.headers()).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Where a redirect from `url` points to: a server of http or https, and of https alone if the first is one.
 fn target(url: &str, headers: &HeaderMap) -> Result<String, Failure> {
-    match text(headers, "location") {
-        Some(location) if location.contains("://") => Ok(location.to_owned()),
-        Some(location) if location.starts_with('/') => Ok(format!("{}{location}", origin(url))),
-        other => Err(Failure::Broken(format!("a redirect to {other:?}"))),
+    let from = origin(url).map(|(scheme, ..)| scheme).unwrap_or_default();
+    let target = match text(headers, "location") {
+        Some(location) if location.contains("://") => location.to_owned(),
+        Some(location) if location.starts_with("//") => format!("{from}:{location}"),
+        Some(location) if location.starts_with('/') => {
+            let start = url.find("://").map_or(0, |at| at + 3);
+            let end = url[start..].find(['/', '?', '#']);
+            let end = end.map_or(url.len(), |at| start + at);
+            format!("{}{location}", &url[..end])
+        }
+        other => return Err(Failure::Final(format!("a redirect to {other:?}"))),
+    };
+    match origin(&target) {
+        Some((to, ..)) if to == "https" || from == "http" => Ok(target),
+        _ => {
+            let target = public(&target);
+            Err(Failure::Final(format!("a redirect to {target:?}")))
+        }
     }
 }
 
@@ -217,25 +314,6 @@ fn part(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let (bytes, size) = range.split_once('/')?;
     let (start, _) = bytes.split_once('-')?;
     Some((start.parse().ok()?, size.parse().ok()))
-}
-
-fn refused(mut response: Response<Body>) -> Failure {
-    let headers = response.headers();
-    let say = |name| text(headers, name).unwrap_or_default().to_owned();
-    let (code, mut message) = (say("x-error-code"), say("x-error-message"));
-    let wait = text(headers, "retry-after").and_then(|seconds| seconds.trim().parse().ok());
-    if message.is_empty() {
-        let body = response.body_mut().with_config().limit(1 << 16);
-        let body = body.read_to_string().unwrap_or_default();
-        let json: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-        message = json["error"].as_str().unwrap_or_default().to_owned();
-    }
-    Failure::Refused(Refused {
-        status: response.status().as_u16(),
-        code,
-        message,
-        wait: wait.map(Duration::from_secs),
-    })
 }
 
 /// Metadata as it comes in over redirects.
@@ -292,13 +370,29 @@ mod tests {
 
     #[test]
     fn addresses_are_taken_apart() {
-        assert_eq!(origin("https://h:1/a/b"), "https://h:1");
-        assert_eq!(origin("http://h"), "http://h");
+        let origin_of =
+            |url| origin(url).map(|(scheme, host, port)| format!("{scheme} {host} {port}"));
+        for (url, origin) in [
+            ("https://h:1/a/b", Some("https h 1")),
+            ("http://me:secret@H?x", Some("http h 80")),
+            ("https://h:443", Some("https h 443")),
+            ("http://h:1@evil/", Some("http evil 80")),
+            ("ftp://h/a", None),
+            ("h/a", None),
+        ] {
+            assert_eq!(origin_of(url).as_deref(), origin, "{url}");
+        }
         let mut headers = HeaderMap::new();
         headers.insert("location", "/x?y".parse().unwrap());
         assert_eq!(target("http://h:1/a", &headers).unwrap(), "http://h:1/x?y");
         headers.insert("location", "https://cdn/z".parse().unwrap());
         assert_eq!(target("http://h:1/a", &headers).unwrap(), "https://cdn/z");
+        headers.insert("location", "//cdn/z".parse().unwrap());
+        assert_eq!(target("https://h:1/a", &headers).unwrap(), "https://cdn/z");
+        for bad in ["http://h:1/z", "file:///etc/passwd", "ftp://h/z", "z"] {
+            headers.insert("location", bad.parse().unwrap());
+            assert!(target("https://h:1/a", &headers).is_err(), "{bad}");
+        }
         headers.insert("content-range", "bytes 5-9/10".parse().unwrap());
         assert_eq!(part(&headers), Some((5, Some(10))));
     }

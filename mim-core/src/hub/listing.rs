@@ -93,7 +93,7 @@ impl Hub {
         let listing = match self.siblings(path) {
             Ok(listing) => listing,
             Err(failure @ Failure::Refused(_)) => return explain(path, &failure, &self.settings),
-            Err(Failure::Broken(_)) => {
+            Err(Failure::Broken(_) | Failure::Final(_)) => {
                 return Error::hub(
                     path,
                     what,
@@ -111,6 +111,9 @@ impl Hub {
             more => format!(" and {more} more"),
         };
         files.truncate(shown);
+        if files.is_empty() {
+            return Error::hub(path, what, "it has no files: name another repository");
+        }
         Error::hub(
             path,
             what,

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::address::public;
 use super::failure::{Failure, Refused};
 use super::{HubPath, HubSettings, RepoKind};
 use crate::{Error, Text};
 
-/// Longest wait that a busy Hub may ask for before it becomes an error.
+/// Longest wait for a busy Hub, and between attempts, before it becomes an error.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Attempts and the waits between them.
@@ -16,6 +17,7 @@ pub(super) struct Patience {
     left: u32,
     first_wait: Duration,
     wait: Duration,
+    waited: Duration,
 }
 
 impl Patience {
@@ -25,6 +27,7 @@ impl Patience {
             left: attempts,
             first_wait,
             wait: first_wait,
+            waited: Duration::ZERO,
         }
     }
 
@@ -33,10 +36,12 @@ impl Patience {
         self.left = self.left.saturating_sub(1);
         let asked = match failure {
             Failure::Refused(refused) => refused.wait,
-            Failure::Broken(_) => None,
+            Failure::Broken(_) | Failure::Final(_) => None,
         };
         let wait = asked.unwrap_or(self.wait);
-        if self.left == 0 || !failure.may_pass() || wait > LONGEST_WAIT {
+        // Of all attempts together.
+        self.waited += wait;
+        if self.left == 0 || !failure.may_pass() || self.waited > LONGEST_WAIT {
             return false;
         }
         let seconds = wait.as_secs_f64();
@@ -55,7 +60,7 @@ impl Patience {
 /// A failure in a few words.
 pub(super) fn brief(failure: &Failure) -> String {
     match failure {
-        Failure::Broken(what) => what.clone(),
+        Failure::Broken(what) | Failure::Final(what) => what.clone(),
         Failure::Refused(Refused {
             status, message, ..
         }) if message.is_empty() => {
@@ -69,7 +74,7 @@ pub(super) fn brief(failure: &Failure) -> String {
 
 /// The error that a failure becomes.
 pub(super) fn explain(path: &HubPath, failure: &Failure, settings: &HubSettings) -> Error {
-    let (HubSettings { endpoint, .. }, repository) = (settings, path.repository());
+    let (endpoint, repository) = (&public(&settings.endpoint), path.repository());
     let revision = path.revision();
     let (what, fix): (String, Text) = match failure {
         Failure::Broken(what) => (
@@ -77,6 +82,10 @@ pub(super) fn explain(path: &HubPath, failure: &Failure, settings: &HubSettings)
             "check the network, HF_ENDPOINT and HTTPS_PROXY; without network copy the cache of another machine \
              and set HF_HUB_CACHE"
                 .into(),
+        ),
+        Failure::Final(what) => (
+            format!("{endpoint} gives no answer that a Hub would give: {what}"),
+            "check HF_ENDPOINT".into(),
         ),
         Failure::Refused(refused) => {
             let (code, said) = (refused.code.as_str(), brief(failure));

@@ -99,10 +99,10 @@ fn at_home(path: &str, home: &Path) -> PathBuf {
 }
 
 impl std::fmt::Debug for HubSettings {
-    /// Everything but the token itself.
+    /// Everything but the token itself, and a password in the address.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HubSettings")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &super::address::public(&self.endpoint))
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "***"))
             .field("offline", &self.offline)

@@ -146,6 +146,11 @@ impl Trainer {
         self.change_world();
         if self.writes() {
             EpochLog::new(&self.run).rewind(self.state.epoch)?;
+            // The end of the run that wrote it may have come before it removed older ones.
+            if checkpoint.path().starts_with(&self.run) {
+                let keep = self.config.keep_checkpoints;
+                checkpoint::prune(&self.run, self.state.step, keep)?;
+            }
         }
         Ok(())
     }

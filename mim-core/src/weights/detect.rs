@@ -1,6 +1,7 @@
 //! Guesses the source of a file from its names, and describes the network.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use super::WeightMap;
 use super::rules::{Rule, fill, matches, wrapper};
@@ -94,6 +95,18 @@ const IN_BLOCK: &[&str] = &[
     "cross_attn.{m}.{p}",
 ];
 
+/// Names that tell a source; of a file with more, some spread over all.
+const MOST_NAMES: usize = 2000;
+
+/// Patterns of all our names.
+static PATTERNS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let in_blocks = BLOCKS
+        .iter()
+        .flat_map(|blocks| IN_BLOCK.iter().map(move |rest| format!("{blocks}{rest}")));
+    let others = OURS.iter().map(|pattern| (*pattern).to_owned());
+    others.chain(in_blocks).collect()
+});
+
 /// How well a source explains the names in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guess {
@@ -111,12 +124,17 @@ impl Guess {
     /// All sources that explain as many names of `weights` as the best one; empty if nothing is explained.
     pub fn best(weights: &WeightMap) -> Vec<Self> {
         let names: Vec<&str> = weights.names().collect();
-        let guesses = all().map(|(source, rules)| Self::of(source, &rules(), &names));
-        let guesses: Vec<_> = guesses.filter(|guess| guess.known > 0).collect();
+        let step = names.len().div_ceil(MOST_NAMES).max(1);
+        let some: Vec<&str> = names.iter().copied().step_by(step).collect();
+        let guesses = all().map(|(source, rules)| Self::of(source, &rules(), &some));
+        let mut guesses: Vec<_> = guesses.filter(|guess| guess.known > 0).collect();
         let least = guesses.iter().map(|guess| guess.unknown.len()).min();
-        guesses
-            .into_iter()
-            .filter(|guess| Some(guess.unknown.len()) == least)
+        guesses.retain(|guess| Some(guess.unknown.len()) == least);
+        if step == 1 {
+            return guesses;
+        }
+        let best = all().filter(|(source, _)| guesses.iter().any(|guess| guess.source == *source));
+        best.map(|(source, rules)| Self::of(source, &rules(), &names))
             .collect()
     }
 
@@ -220,13 +238,9 @@ fn is_ours(name: &str, last: Option<usize>) -> bool {
         "",
         usize::from(numbered(name)),
     );
-    OURS.iter()
+    PATTERNS
+        .iter()
         .any(|pattern| matches(pattern, &plain).is_some())
-        || BLOCKS.iter().any(|blocks| {
-            IN_BLOCK
-                .iter()
-                .any(|rest| matches(&format!("{blocks}{rest}"), &plain).is_some())
-        })
 }
 
 fn numbered(name: &str) -> bool {

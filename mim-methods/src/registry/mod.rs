@@ -355,15 +355,12 @@ mod tests {
     #[test]
     fn a_network_that_fits_no_memory_is_refused_with_its_largest_settings() {
         let mae = method("mae").unwrap();
-        let settings = mae.resolve(
-            "[encoder]\nembed_dim = 4000000\nnum_heads = 4"
-                .parse()
-                .unwrap(),
-        );
-        let built = mae.build(settings.unwrap(), &Device::Cpu, 0);
+        let text = "[encoder]\nimage_size = 16\npatch_size = 4\nembed_dim = 65536\nnum_heads = 4";
+        let settings = mae.resolve(text.parse().unwrap()).unwrap();
+        let built = mae.build(settings, &Device::Cpu, 0);
         let error = built.err().unwrap().to_string();
         assert!(error.contains("GB"), "{error}");
-        assert!(error.contains("encoder.embed_dim = 4000000"), "{error}");
+        assert!(error.contains("encoder.embed_dim = 65536"), "{error}");
     }
 
     #[test]

@@ -261,11 +261,14 @@ mod tests {
 
     #[test]
     fn invalid_settings_are_named() {
-        for (more, part) in [
-            ("commitment_weight = -1.0", "`commitment_weight` is -1"),
-            ("commitment_weight = nan", "`commitment_weight` is NaN"),
+        for (commitment_weight, part) in [
+            (-1., "`commitment_weight` is -1"),
+            (f64::NAN, "`commitment_weight` is NaN"),
         ] {
-            let config = tiny(more);
+            let config = VqKdConfig {
+                commitment_weight,
+                ..tiny("")
+            };
             let error = config.build(&config.store(&Device::Cpu, 0)).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
         }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-pub(super) use self::save::{keep, save, write};
+pub(super) use self::save::{keep, prune, save, write};
 pub use self::state::TrainState;
 use self::state::{Checksums, OTHER, STATE, Saved, checksum};
 use super::FailedStep;
@@ -126,9 +126,27 @@ impl Checkpoint {
     /// The newest checkpoint of a run whose needed files are whole.
     fn newest(run: &Path, needed: impl Fn(&str) -> bool) -> Result<Option<Self>> {
         let folder = run.join(FOLDER);
+        let mut all = steps(&folder)?;
+        loop {
+            let found = Self::newest_of(&folder, &all, &needed);
+            let now = steps(&folder)?;
+            match found {
+                // A run that goes on has replaced what was looked at.
+                Err(error) if is_damage(&error) && now != all => all = now,
+                found => return found,
+            }
+        }
+    }
+
+    /// The newest of these checkpoints, oldest first, whose needed files are whole.
+    fn newest_of(
+        folder: &Path,
+        all: &[(usize, PathBuf)],
+        needed: impl Fn(&str) -> bool,
+    ) -> Result<Option<Self>> {
         let mut damaged = Vec::new();
-        for (_, path) in steps(&folder)?.into_iter().rev() {
-            let whole = Self::read(&path).and_then(|found| {
+        for (_, path) in all.iter().rev() {
+            let whole = Self::read(path).and_then(|found| {
                 found.check(&needed)?;
                 Ok(found)
             });

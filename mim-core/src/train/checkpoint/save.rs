@@ -25,15 +25,27 @@ pub(in crate::train) fn save(
     let folder = run.join(FOLDER);
     let path = folder.join(format!("step-{}", state.step));
     write(&path, state, method, optimizer)?;
-    let others = steps(&folder)?
-        .into_iter()
-        .filter(|(step, _)| *step != state.step);
-    let (later, earlier): (Vec<_>, Vec<_>) = others.partition(|(step, _)| *step > state.step);
-    let surplus = (earlier.len() + 1).saturating_sub(keep);
-    for (_, other) in later.iter().chain(earlier.iter().take(surplus)) {
-        files::remove(other)?;
+    let all = steps(&folder)?.into_iter();
+    for (_, later) in all.filter(|(step, _)| *step > state.step) {
+        files::remove(&later)?;
     }
+    prune(run, state.step, keep)?;
     Ok(path)
+}
+
+/// Removes the oldest checkpoints before the one of `step`, so that with it `keep` stay.
+///
+/// # Errors
+///
+/// [`Error::Io`] if one cannot be removed.
+pub(in crate::train) fn prune(run: &Path, step: usize, keep: usize) -> Result<()> {
+    let mut earlier = steps(&run.join(FOLDER))?;
+    earlier.retain(|(other, _)| *other < step);
+    let surplus = (earlier.len() + 1).saturating_sub(keep);
+    let oldest = earlier.iter().take(surplus);
+    oldest
+        .map(|(_, path)| path)
+        .try_for_each(|path| files::remove(path))
 }
 
 /// Writes `best` under `run`, in place of the one that is there.

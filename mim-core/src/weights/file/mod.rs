@@ -11,7 +11,6 @@ mod tests;
 mod torch;
 
 use std::fmt::{Display, Formatter};
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +21,7 @@ pub(crate) use numpy::read_npy;
 pub(in crate::weights) use safetensors::parse as parse_safetensors;
 
 use super::WeightMap;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Format of a weight file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +169,7 @@ impl WeightFile {
     }
 
     fn open_zip(path: &Path, key: Option<&str>) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = files::open(path)?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
             torch::damaged(path, format!("the zip archive cannot be read ({error})"))
         })?;
@@ -259,7 +258,7 @@ fn no_weights(path: &Path, start: &[u8]) -> Result<()> {
 
 /// The first bytes of a file.
 fn start(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = files::open(path)?;
     let mut start = Vec::new();
     file.take(32)
         .read_to_end(&mut start)

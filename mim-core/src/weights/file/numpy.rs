@@ -12,7 +12,7 @@ use super::budget::Budget;
 use super::elements::Elements;
 use super::torch::{Archive, damaged};
 use crate::weights::WeightMap;
-use crate::{Error, Result};
+use crate::{Result, files};
 
 /// Limit on the length of a header, above any array.
 const LONGEST_HEADER: u64 = 1 << 16;
@@ -73,7 +73,7 @@ pub(super) fn read(
 /// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Format`] if it is damaged or its values are not plain
 /// numbers.
 pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
-    let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let mut file = files::open(path)?;
     let mut budget = Budget::of(path)?;
     let array = values(&mut file, &mut budget).map_err(|what| damaged(path, what))?;
     array.map_err(|why| damaged(path, why))

@@ -1,7 +1,6 @@
 //! `.safetensors` files, single or sharded with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -13,7 +12,7 @@ use serde::Deserialize;
 use super::TensorHeader;
 use super::elements::Elements;
 use crate::weights::WeightMap;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Reads one file.
 ///
@@ -21,7 +20,7 @@ use crate::{Error, Result};
 ///
 /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is cut short or damaged.
 pub(super) fn read(path: &Path) -> Result<WeightMap> {
-    parse(path, &std::fs::read(path).map_err(Error::io("read", path))?)
+    parse(path, &files::read(path)?)
 }
 
 /// Reads the content of the file at `path`.
@@ -60,7 +59,7 @@ pub(in crate::weights) fn parse(path: &Path, bytes: &[u8]) -> Result<WeightMap> 
 /// As [`read`].
 pub(super) fn header(path: &Path) -> Result<Vec<TensorHeader>> {
     let damaged = |what: String| super::torch::damaged(path, what);
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut file = files::open(path)?;
     let there = file.metadata().map_err(Error::io("read", path))?.len();
     let mut bytes = vec![0; 8];
     file.read_exact(&mut bytes)
