@@ -106,6 +106,83 @@ fn a_dry_run_takes_one_step_and_keeps_nothing() {
     );
 }
 
+/// A `.npy` file of f32 `[12, 16, 16]`: a ramp of each channel, or its opposite.
+fn bands(inverted: bool, seed: u8) -> Vec<u8> {
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (12, 16, 16), }";
+    let header = format!("{header:117}\n");
+    let mut bytes = [b"\x93NUMPY\x01\0\x76\0", header.as_bytes()].concat();
+    for at in 0..12 * 256usize {
+        let (channel, row, col) = (at / 256, at / 16 % 16, at % 16);
+        let noise = (at * 31 + usize::from(seed) * 17) % 97;
+        let value = (row * channel + col * (12 - channel)) as f32 / 180. + noise as f32 / 970.;
+        let value = if inverted { 1. - value } else { value };
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn images_of_twelve_channels_train_and_are_probed_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    for (split, count) in [("train", 12), ("val", 4)] {
+        for index in 0..count {
+            for (class, inverted) in [("a", false), ("b", true)] {
+                let folder = dir.path().join(split).join(class);
+                fs::create_dir_all(&folder).unwrap();
+                let file = folder.join(format!("{index}.npy"));
+                fs::write(file, bands(inverted, index)).unwrap();
+            }
+        }
+    }
+    let data = format!("folder:{}", dir.path().display());
+    let with = |name: &str, more: &[&str]| {
+        let mut command = pretrain(&dir.path().join(name), &["--data", &data, "--epochs", "1"]);
+        command.args(["--set", "train.batch_size=8", "--set", "eval.knn.k=3"]);
+        command.args(more);
+        command
+    };
+    let range = [
+        "--set",
+        "data.range=dtype",
+        "--set",
+        "data.array_layout=chw",
+    ];
+    let more = [&range[..], &["--set", "encoder.in_channels=12"]].concat();
+    let output = with("run", &more).output().unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output;
+    let (rows, said) = (text(&stdout), text(&stderr));
+    assert!(status.success(), "{said}");
+    assert!(
+        said.contains("16x16 pixels (height x width), 12 channels"),
+        "{said}"
+    );
+    assert!(
+        rows.contains("raw pixels") && rows.contains("pretrained encoder"),
+        "{rows}{said}"
+    );
+    assert!(dir.path().join("run/reconstruction.png").exists(), "{said}");
+    let config = fs::read_to_string(dir.path().join("run/config.toml")).unwrap();
+    assert!(
+        config.contains("range = \"dtype\"") && config.contains("in_channels = 12"),
+        "{config}"
+    );
+
+    fails(with("none", &[]), &["only 24 files of other kinds", ".npy"]);
+    fails(
+        with("three", &range),
+        &["the images have 12", "encoder.in_channels = 12"],
+    );
+    fails(with("axes", &range[2..]), &["array_layout", "data.range"]);
+    fails(
+        with("low", &["--set", "data.range=[3, 1]"]),
+        &["`range` is [3, 1]"],
+    );
+}
+
 #[test]
 fn a_run_leaves_everything_it_should_and_probes_its_encoder() {
     let dir = tempfile::tempdir().unwrap();

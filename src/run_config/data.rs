@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use mim_core::data::{DataSource, Dataset, LoaderConfig, Orientation, Reading, Split, hold_out};
+use mim_core::data::{
+    ArrayLayout, DataSource, Dataset, LoaderConfig, Orientation, Reading, Split, ValueRange,
+    hold_out,
+};
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -26,6 +29,14 @@ pub struct DataConfig {
     /// source's own tools do: images of parquet files and of the Hub are turned, others are not.
     #[serde(skip_serializing_if = "is_auto")]
     pub orientation: Orientation,
+    /// The values that become 0 and 1: `"dtype"` (0 and the largest of the file's type; floats stay as they are) or
+    /// `[low, high]`. With it images of any depth and number of channels are read, such as TIFF of 12 bands of f32; without
+    /// it all are read as RGB of 8 bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<ValueRange>,
+    /// The order of the axes of `.npy` files in folders, `hwc` or `chw`; needs `range`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub array_layout: Option<ArrayLayout>,
     /// Share of each class of the training images that is used, the same images whatever the seed. Default 1.
     #[serde(skip_serializing_if = "is_all")]
     pub train_share: f64,
@@ -61,6 +72,8 @@ impl Default for DataConfig {
             image_column: None,
             label_column: None,
             orientation: Orientation::Auto,
+            range: None,
+            array_layout: None,
             train_share: 1.,
             val_share: 0.1,
             workers: 1,
@@ -146,6 +159,8 @@ impl DataConfig {
             image_column: self.image_column.clone(),
             label_column: self.label_column.clone(),
             orientation: self.orientation,
+            range: self.range,
+            array_layout: self.array_layout,
         }
     }
 
@@ -162,6 +177,7 @@ impl DataConfig {
         }
         if !other.source.has_image_files() {
             other.orientation = Orientation::Auto;
+            (other.range, other.array_layout) = (None, None);
         }
         other
     }

@@ -94,14 +94,16 @@ fn of_images(images: &dyn Dataset, channels: usize) -> Result<(Norm, usize)> {
             }
         };
         let sample = Augment::ToChannels(ToChannels { channels }).apply(sample, &mut rng)?;
-        for pixel in sample.pixels().chunks_exact(channels) {
-            for ((sum, square), byte) in sums.iter_mut().zip(&mut squares).zip(pixel) {
-                let value = f64::from(*byte) / 255.;
-                *sum += value;
-                *square += value * value;
-            }
-        }
-        pixels += (sample.pixels().len() / channels) as f64;
+        let mut add = |at: usize, value: f64| {
+            sums[at % channels] += value;
+            squares[at % channels] += value * value;
+        };
+        let bytes = sample.pixels().iter().map(|byte| f64::from(*byte) / 255.);
+        bytes.enumerate().for_each(|(at, value)| add(at, value));
+        let values = sample.values().iter().map(|value| f64::from(*value));
+        values.enumerate().for_each(|(at, value)| add(at, value));
+        let (height, width) = sample.size();
+        pixels += (height * width) as f64;
         count += 1;
     }
     if let (0, Some(error)) = (count, last) {

@@ -73,17 +73,29 @@ impl CropBox {
     /// [`Error::Shape`] if the box does not lie inside the image.
     pub fn cut(&self, mut sample: Sample) -> Result<Sample> {
         self.check(sample.size())?;
-        let channels = sample.channels;
-        let rows = sample.pixels.chunks_exact(sample.width * channels);
-        let columns = self.left * channels..(self.left + self.width) * channels;
-        let pixels = rows
-            .skip(self.top)
-            .take(self.height)
-            .flat_map(|row| &row[columns.clone()])
-            .copied()
-            .collect();
-        sample.replace(pixels, (self.height, self.width), self.corners());
+        let (size, corners) = ((self.height, self.width), self.corners());
+        let (stride, channels) = (sample.width * sample.channels, sample.channels);
+        match sample.is_deep() {
+            true => {
+                let values = self.inside(&sample.values, stride, channels);
+                sample.replace_values(values, size, corners);
+            }
+            false => {
+                let pixels = self.inside(&sample.pixels, stride, channels);
+                sample.replace(pixels, size, corners);
+            }
+        }
         Ok(sample)
+    }
+
+    /// The part of the rows of an image that is inside the box.
+    fn inside<T: Copy>(&self, rows: &[T], stride: usize, channels: usize) -> Vec<T> {
+        let columns = self.left * channels..(self.left + self.width) * channels;
+        let rows = rows.chunks_exact(stride).skip(self.top);
+        let rows = rows.take(self.height);
+        rows.flat_map(|row| &row[columns.clone()])
+            .copied()
+            .collect()
     }
 }
 

@@ -33,6 +33,8 @@ mod resize;
 mod sample;
 mod size;
 
+use std::sync::Once;
+
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
@@ -163,7 +165,42 @@ impl ImageOp for Augment {
                 "use operations on points, such as { type = \"sample_points\", count = 1024 }, or data of images",
             ));
         }
+        if sample.is_deep() && !self.takes_values(&sample)? {
+            return Ok(sample);
+        }
         self.op().apply(sample, rng)
+    }
+}
+
+impl Augment {
+    /// Whether it works on a deep image; those for colours are left out, which is said once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if a view without it would be another one.
+    fn takes_values(&self, sample: &Sample) -> Result<bool> {
+        static SAID: Once = Once::new();
+        match self {
+            Self::ColorJitter(_)
+            | Self::Grayscale(_)
+            | Self::GaussianBlur(_)
+            | Self::Solarize(_)
+            | Self::RandAugment(_) => {
+                SAID.call_once(|| {
+                    let channels = sample.channels();
+                    tracing::warn!(
+                        "colour operations of views are left out: the images have {channels} channels of values, not bytes"
+                    );
+                });
+                Ok(false)
+            }
+            Self::Pad(_) => Err(Error::unsupported(
+                "a border around images of values (data.range)",
+                "its colour is a byte",
+                "leave pad out of the views",
+            )),
+            _ => Ok(true),
+        }
     }
 }
 

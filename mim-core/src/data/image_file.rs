@@ -7,6 +7,8 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits};
 
+use super::deep_file;
+use super::reading::ReadImage;
 use crate::augment::Sample;
 use crate::{Error, Result};
 
@@ -17,13 +19,13 @@ use crate::{Error, Result};
 ///
 /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it cannot be decoded or a JPEG is cut short.
 pub fn decode(path: &Path) -> Result<Sample> {
-    decode_file(path, false)
+    decode_file(path, ReadImage::default())
 }
 
-/// Reads an image file, see [`decode`]; `turned` upright if its file says how.
-pub(super) fn decode_file(path: &Path, turned: bool) -> Result<Sample> {
+/// Reads an image file, see [`decode`], as `how` says.
+pub(super) fn decode_file(path: &Path, how: ReadImage) -> Result<Sample> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    decode_bytes(&bytes, path, turned)
+    decode_bytes(&bytes, path, how)
 }
 
 /// Whether the first bytes of a file are those of an image that can be read.
@@ -34,24 +36,11 @@ pub(super) fn is_image(path: &Path) -> bool {
 }
 
 /// Reads the bytes of an image file, see [`decode_file`]; `path` names them in errors.
-pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sample> {
-    let broken = |what: String| Error::format(path, what, "remove the file or save it again");
-    if is_cut_jpeg(bytes) {
-        return Err(broken("the JPEG is cut short".into()));
+pub(super) fn decode_bytes(bytes: &[u8], path: &Path, how: ReadImage) -> Result<Sample> {
+    if let Some(range) = how.range {
+        return deep_file::decode(bytes, path, how, range);
     }
-    let image = match read(bytes, turned) {
-        // Without its end a PNG may still have all its pixels.
-        Err(_) if lacks_end(bytes) => read(&[bytes, PNG_END].concat(), turned),
-        image => image,
-    };
-    let image = image.map_err(|error| match error {
-        ImageError::Unsupported(error) => Error::format(
-            path,
-            format!("its kind of image cannot be decoded: {error}"),
-            "save it as PNG or JPEG",
-        ),
-        error => broken(format!("cannot be decoded: {error}")),
-    })?;
+    let image = read(bytes, path, how.turned)?;
     let size = (image.height() as usize, image.width() as usize);
     let pixels = match image.color() {
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
@@ -63,7 +52,7 @@ pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sa
             return Err(Error::format(
                 path,
                 "holds floating-point values, whose range is not known",
-                "save it with values of 8 or 16 bits",
+                "say it: data.range = \"dtype\" where they are from 0 to 1, else [low, high]",
             ));
         }
         _ => image.into_rgb8().into_raw(),
@@ -72,7 +61,31 @@ pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sa
 }
 
 /// Decodes an image by its content, turned upright if asked for and noted.
-fn read(bytes: &[u8], turned: bool) -> ImageResult<DynamicImage> {
+///
+/// # Errors
+///
+/// [`Error::Format`] if it cannot be decoded or is a JPEG that is cut short.
+pub(super) fn read(bytes: &[u8], path: &Path, turned: bool) -> Result<DynamicImage> {
+    let broken = |what: String| Error::format(path, what, "remove the file or save it again");
+    if is_cut_jpeg(bytes) {
+        return Err(broken("the JPEG is cut short".into()));
+    }
+    let image = match read_whole(bytes, turned) {
+        // Without its end a PNG may still have all its pixels.
+        Err(_) if lacks_end(bytes) => read_whole(&[bytes, PNG_END].concat(), turned),
+        image => image,
+    };
+    image.map_err(|error| match error {
+        ImageError::Unsupported(error) => Error::format(
+            path,
+            format!("its kind of image cannot be decoded as RGB: {error}"),
+            "save it as PNG or JPEG; of a TIFF of other channels, data.range takes all of them",
+        ),
+        error => broken(format!("cannot be decoded: {error}")),
+    })
+}
+
+fn read_whole(bytes: &[u8], turned: bool) -> ImageResult<DynamicImage> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let mut decoder = reader.into_decoder()?;
     let mut limits = Limits::default();

@@ -17,6 +17,7 @@
 
 mod cifar;
 mod clouds;
+mod deep_file;
 mod embedded;
 mod folder;
 mod idx;
@@ -52,7 +53,7 @@ pub use loader::{Batches, Loader, LoaderConfig};
 pub use memory::MemoryDataset;
 #[cfg(feature = "parquet")]
 pub use parquet::ParquetDataset;
-pub use reading::{Orientation, Reading};
+pub use reading::{ArrayLayout, Orientation, Reading, ValueRange};
 pub use sampler::{EpochSampler, Order};
 pub use shapes::ShapesDataset;
 pub use shards::Shards;

@@ -6,7 +6,7 @@ use super::DataSource;
 use crate::{Error, Result};
 
 /// Choices of how a [`DataSource`] is read, beyond where it is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Reading {
     /// The column of images, of files with columns; by default the usual names are looked for.
     pub image_column: Option<String>,
@@ -14,6 +14,59 @@ pub struct Reading {
     pub label_column: Option<String>,
     /// Whether images are turned as their files say.
     pub orientation: Orientation,
+    /// The values that become 0 and 1, which makes images deep: of any depth and number of channels. Without it they
+    /// are read as RGB of bytes.
+    pub range: Option<ValueRange>,
+    /// The order of axes of `.npy` files, which are images if it is said.
+    pub array_layout: Option<ArrayLayout>,
+}
+
+/// Which values of a file become 0 and 1 of a deep image; others lie outside, none is clipped.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ValueRange {
+    /// 0 and the largest value of the file's type; values of floats stay as they are. Written `"dtype"`.
+    #[serde(with = "dtype")]
+    Dtype,
+    /// These values.
+    Bounds([f32; 2]),
+}
+
+/// The text that stands for [`ValueRange::Dtype`].
+mod dtype {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    const TEXT: &str = "dtype";
+
+    pub(super) fn serialize<S: Serializer>(to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(TEXT)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
+        match String::deserialize(from)?.as_str() {
+            TEXT => Ok(()),
+            other => Err(D::Error::custom(format!("{other:?} is not \"dtype\""))),
+        }
+    }
+}
+
+/// The order of the axes of an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArrayLayout {
+    /// `[height, width, channels]`.
+    Hwc,
+    /// `[channels, height, width]`.
+    Chw,
+}
+
+/// How one image file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct ReadImage {
+    pub(super) turned: bool,
+    pub(super) range: Option<ValueRange>,
+    pub(super) layout: Option<ArrayLayout>,
 }
 
 /// What is done about the orientation that an image file notes (EXIF, as phones and cameras write it).
@@ -30,18 +83,20 @@ pub enum Orientation {
     Stored,
 }
 
-impl Orientation {
-    /// Whether images are turned, in a source whose own tools turn them or not.
-    pub(super) fn turns(self, by_default: bool) -> bool {
-        match self {
-            Self::Auto => by_default,
-            Self::Turned => true,
-            Self::Stored => false,
+impl Reading {
+    /// How image files are read, in a source whose own tools turn them or not.
+    pub(super) fn images(&self, turned_by_default: bool) -> ReadImage {
+        ReadImage {
+            turned: match self.orientation {
+                Orientation::Auto => turned_by_default,
+                Orientation::Turned => true,
+                Orientation::Stored => false,
+            },
+            range: self.range,
+            layout: self.array_layout,
         }
     }
-}
 
-impl Reading {
     /// Refuses choices that `source` has no use for.
     ///
     /// # Errors
@@ -58,6 +113,22 @@ impl Reading {
                 let fix = "leave it out; it is for list:, tar:, parquet: and hf:";
                 return Err(Error::config("data", field, column, why, fix));
             }
+        }
+        if let Some(ValueRange::Bounds([low, high])) = self.range
+            && !(low < high && (high - low).is_finite())
+        {
+            let (value, why) = (format!("[{low}, {high}]"), "it is a range [low, high]");
+            let fix = "write the lower of two different numbers first";
+            return Err(Error::config("data", "range", value, why, fix));
+        }
+        if self.array_layout.is_some() && self.range.is_none() {
+            let why = "arrays are read as values, whose range is not said";
+            let fix = "add data.range = \"dtype\" or [low, high]";
+            return Err(Error::config("data", "array_layout", "given", why, fix));
+        }
+        if self.range.is_some() && !source.has_image_files() {
+            let why = format!("{source} has no image files");
+            return Err(Error::config("data", "range", "given", why, "leave it out"));
         }
         if self.orientation != Orientation::Auto && !source.has_image_files() {
             let why = format!("{source} has no image files");

@@ -1,53 +1,23 @@
 //! Folders of files of images or point clouds.
 
+mod files;
 mod index;
 mod walk;
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use self::files::{CLOUDS, Files, IMAGES, IMAGES_AND_ARRAYS, keep};
+pub(super) use self::files::{holds_clouds, is_image_ending};
 use self::walk::{Folder, Listing, Walk};
-use super::image_file::{decode_file, is_image};
 use super::passed_over::PassedOver;
-use super::{Dataset, Reading, Split, clouds, out_of_range};
+use super::reading::ReadImage;
+use super::{Dataset, Reading, Split, out_of_range};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// What files of one kind are and how they are read.
-#[derive(Debug, Clone, Copy)]
-struct Files {
-    /// Ends of their names.
-    extensions: &'static [&'static str],
-    /// What they hold, in the plural.
-    what: &'static str,
-    /// What to point to.
-    fix: &'static str,
-    /// Reads a file, turned upright if asked for.
-    read: fn(&Path, bool) -> Result<Sample>,
-    /// Whether a file without an ending is of this kind by its content.
-    recognises: fn(&Path) -> bool,
-}
-
-const IMAGES: Files = Files {
-    extensions: &[
-        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm",
-        "pgm", "pbm", "pnm",
-    ],
-    what: "images",
-    fix: "point to a folder of JPEG, PNG, WebP, BMP, GIF, TIFF or PNM files",
-    read: decode_file,
-    recognises: is_image,
-};
-const CLOUDS: Files = Files {
-    extensions: &["npy", "npz", "ply", "off", "xyz"],
-    what: "point clouds",
-    fix: "point to a folder of .npy, .npz, .ply, .off or .xyz files",
-    read: |path, _| clouds::read(path),
-    recognises: |_| false,
-};
-
-/// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), always as RGB,
-/// or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
+/// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), as RGB
+/// unless [`Reading::range`] says otherwise, or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
 ///
 /// The folder may have a folder for each split, by any of its usual names ([`Split::names`]) in any case of letters;
 /// else it is all train split. Inside a split, images in subfolders (at any depth) are labelled by the first; images
@@ -61,7 +31,7 @@ pub struct FolderDataset {
     labels: Vec<u32>,
     classes: Vec<String>,
     notes: Vec<String>,
-    turned: bool,
+    how: ReadImage,
 }
 
 impl FolderDataset {
@@ -82,9 +52,13 @@ impl FolderDataset {
     ///
     /// As [`FolderDataset::open`].
     pub fn open_with(root: &Path, split: Split, reading: &Reading) -> Result<Self> {
+        let kind = match reading.array_layout {
+            Some(_) => IMAGES_AND_ARRAYS,
+            None => IMAGES,
+        };
         Ok(Self {
-            turned: reading.orientation.turns(false),
-            ..Self::open_files(IMAGES, root, split)?
+            how: reading.images(false),
+            ..Self::open_files(kind, root, split)?
         })
     }
 
@@ -190,7 +164,7 @@ impl FolderDataset {
             files,
             labels,
             classes,
-            turned: false,
+            how: ReadImage::default(),
             notes: notes
                 .map(|note| format!("{}: {note}", root.display()))
                 .collect(),
@@ -260,7 +234,7 @@ impl Dataset for FolderDataset {
             .files
             .get(index)
             .ok_or_else(|| out_of_range(index, self.len()))?;
-        (self.kind.read)(path, self.turned)
+        (self.kind.read)(path, self.how)
     }
 
     fn label(&self, index: usize) -> Option<u32> {
@@ -290,7 +264,7 @@ impl Dataset for FolderDataset {
 fn find(root: &Path, split: Split) -> Result<Option<PathBuf>> {
     let listing = Listing::of(root)?;
     let names = listing.folders.iter().chain(&listing.links);
-    let of_split = |name: &&std::ffi::OsString| {
+    let of_split = |name: &&OsString| {
         let name = name.to_str();
         name.is_some_and(|name| Split::of_name(name) == Some(split))
     };
@@ -317,46 +291,4 @@ fn collect(kind: Files, walk: &mut Walk, folder: &Folder, images: &mut Vec<PathB
     folders
         .iter()
         .try_for_each(|folder| collect(kind, walk, folder, images))
-}
-
-/// Whether files of this ending, in lower case, are images.
-pub(super) fn is_image_ending(ending: &str) -> bool {
-    IMAGES.extensions.contains(&ending)
-}
-
-/// Whether a folder, or one up to three below it, holds a file that is a point cloud by name before any image.
-pub(super) fn holds_clouds(folder: &Path, depth: usize) -> bool {
-    let Ok(listing) = Listing::of(folder) else {
-        return false;
-    };
-    let of = |kind: Files| {
-        let mut files = listing.files.iter();
-        files.any(|name| kind.names(Path::new(name)))
-    };
-    if of(CLOUDS) || of(IMAGES) {
-        return !of(IMAGES);
-    }
-    let mut folders = listing.folders.iter().chain(&listing.links);
-    depth < 3 && folders.any(|name| holds_clouds(&folder.join(name), depth + 1))
-}
-
-impl Files {
-    /// Whether a file is of this kind by its name.
-    fn names(self, path: &Path) -> bool {
-        let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-        let mut known = self.extensions.iter();
-        known.any(|name| extension.eq_ignore_ascii_case(name))
-    }
-}
-
-/// Adds the files that are of a kind by name, or without an ending by content, and counts the others.
-fn keep(kind: Files, files: Vec<PathBuf>, images: &mut Vec<PathBuf>, others: &mut PassedOver) {
-    for path in files {
-        let nameless = || path.extension().is_none() && (kind.recognises)(&path);
-        if kind.names(&path) || nameless() {
-            images.push(path);
-        } else {
-            others.file(&path);
-        }
-    }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 
 use budget::Budget;
-pub(crate) use numpy::read_npy;
+pub(crate) use numpy::{read_npy, read_npy_bytes};
 
 use super::WeightMap;
 use crate::{Error, Result};

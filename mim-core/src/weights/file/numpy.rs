@@ -78,6 +78,17 @@ pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
     array.map_err(|why| damaged(path, why))
 }
 
+/// The array in the bytes of an `.npy` file; `path` names it.
+///
+/// # Errors
+///
+/// [`crate::Error::Format`] if it is damaged or holds no plain numbers.
+pub(crate) fn read_npy_bytes(mut bytes: &[u8], path: &Path) -> Result<Tensor> {
+    let mut budget = Budget::of_length(bytes.len() as u64);
+    let array = values(&mut bytes, &mut budget).map_err(|what| damaged(path, what))?;
+    array.map_err(|why| damaged(path, why))
+}
+
 /// One array and the check of its sum; the inner error names a type that is no plain number.
 fn array(
     reader: &mut dyn Read,
