@@ -23,7 +23,7 @@ pub fn decode(path: &Path) -> Result<Sample> {
 
 /// Reads an image file, see [`decode`]; `turned` upright if its file says how.
 pub(super) fn decode_file(path: &Path, turned: bool) -> Result<Sample> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path)?;
     decode_bytes(&bytes, path, turned)
 }
 
