@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(told(&[0.5, 3.]), ((0.5, 3), Ok(())));
         for (draws, what) in [
             (&[0.5][..], "fewer"),
-            (&[0.5, 3., 1.], "1 more"),
+            (&[0.5, 3., 1.], "1 unused"),
             (&[0.5, 5.], "5 where a draw from 2 to 4"),
         ] {
             let error = told(draws).1.unwrap_err();

@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn missing_paths_and_files_are_named() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("a.txt");
+        let file = folder.path().join("a.bin");
         std::fs::write(&file, "").unwrap();
         for (path, what) in [
             (file, "is not a folder"),
