@@ -306,27 +306,21 @@ mod tests {
                 let table = store.var("pos_embed").unwrap();
                 table.flatten_all().unwrap().to_vec1().unwrap()
             };
+            let names_positions =
+                |changes: &[String]| changes.iter().any(|line| line.starts_with("pos_embed: "));
             let (theirs, own) = (table(&from), table(&to));
             let grids = |from: Option<(usize, usize)>| Grids {
                 from: from.map(|(rows, cols)| PatchGrid::new(rows, cols)),
                 to: Some(PatchGrid::new(4, 2)),
             };
             let fitted = fit(&of(&from), &to, grids(Some((2, 4)))).unwrap();
-            assert!(
-                fitted.changes[0].starts_with("pos_embed: "),
-                "{:?}",
-                fitted.changes
-            );
+            assert!(names_positions(&fitted.changes), "{:?}", fitted.changes);
             to.load(&fitted.weights).unwrap();
             assert_ne!(table(&to), theirs);
             assert!(learned || table(&to) == own);
             // Nobody says which grid: fixed ones are computed, learned ones taken, and both are said.
             let fitted = fit(&of(&from), &to, grids(None)).unwrap();
-            assert!(
-                fitted.changes[0].starts_with("pos_embed: "),
-                "{:?}",
-                fitted.changes
-            );
+            assert!(names_positions(&fitted.changes), "{:?}", fitted.changes);
             to.load(&fitted.weights).unwrap();
             assert_eq!(table(&to), if learned { theirs } else { own });
             let same = Grids {
