@@ -169,6 +169,7 @@ fn a_resumed_run_of_two_processes_equals_an_uninterrupted_one() {
             let mut command = Command::new(env!("CARGO_BIN_EXE_mim"));
             command.args(["pretrain", "--device", "cuda", "--threads", "1"]);
             command.args(["--batch-size", "250", "--set", "train.keep_checkpoints=9"]);
+            command.args(["--set", "eval.finetune_epochs=0"]);
             let encoder =
                 "image_size = 32, patch_size = 8, embed_dim = 16, depth = 1, num_heads = 2";
             let decoder = "embed_dim = 8, depth = 1, num_heads = 2";

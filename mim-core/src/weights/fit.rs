@@ -26,7 +26,7 @@ pub struct Grids {
 
 /// Resizes what belongs to a grid, window, patch or number of channels, where (and only where) that of `store` differs.
 ///
-/// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones computed anew, relative position
+/// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones recomputed, relative position
 /// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`]. `weights` are
 /// in our names. Positions of other grids are never copied, also where the numbers of their tokens are equal (4x8 and
 /// 8x4). Where nobody says which grid as many tokens were of as the store's, and they are no square, they are taken
@@ -151,7 +151,7 @@ fn positions(table: &Tensor, wanted: &Tensor, known: &Positions) -> Result<Chang
     Ok(match from {
         Some(from) if from == to => None,
         // A copy, since a parameter cannot be set to itself.
-        _ if known.fixed => Some(("fixed positions computed anew", wanted.copy()?)),
+        _ if known.fixed => Some(("fixed positions recomputed", wanted.copy()?)),
         Some(from) => Some((
             "positions resized",
             resize_pos_embed(table, from, to, prefix)?,
