@@ -83,7 +83,7 @@ fn the_corpus_is_refused_for_what_is_wrong_with_it() {
         ("overlapping.pth", "overlap"),
         ("zeros.npz", "times the size of the file"),
         ("huge.npz", "too large"),
-        ("short.npz", "asks for 16 bytes"),
+        ("short.npz", "needs 16 bytes"),
         ("longer.npz", "and more"),
         ("long_header.npz", "header"),
         ("deep.pth", "cut short"),
