@@ -202,6 +202,11 @@ fn what_is_wrong_with_a_list_is_named() {
 
 /// A tar file of (name, bytes).
 fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    builder(files).into_inner().unwrap()
+}
+
+/// The same, to be continued.
+fn builder(files: &[(String, Vec<u8>)]) -> tar::Builder<Vec<u8>> {
     let mut builder = tar::Builder::new(vec![]);
     for (name, bytes) in files {
         let mut header = tar::Header::new_gnu();
@@ -209,7 +214,7 @@ fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
         header.set_mode(0o644);
         builder.append_data(&mut header, name, &bytes[..]).unwrap();
     }
-    builder.into_inner().unwrap()
+    builder
 }
 
 /// Shards of ten images each, `train-00.tar` and on, with labels by turns.
@@ -295,6 +300,27 @@ fn labels_of_tar_files_are_chosen_by_name() {
         ..Reading::default()
     });
     assert_eq!(seen(&other), [of(3, "true")]);
+}
+
+#[test]
+fn a_missing_label_and_links_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
+    let files = [
+        file("a.png", &png(1)),
+        file("a.cls", b"7"),
+        file("b.png", &png(2)),
+    ];
+    let mut builder = builder(&files);
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    builder.append_link(&mut header, "c.png", "a.png").unwrap();
+    put(root.path().join("x.tar"), &builder.into_inner().unwrap());
+    let found = TarDataset::open(root.path(), Split::Train, &Reading::default()).unwrap();
+    assert_eq!((found.len(), found.classes()), (2, 0));
+    assert!(has_note(&found, "1 images have no label"), "{found:?}");
+    assert!(has_note(&found, "1 links and other entries"), "{found:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 
 use crate::augment::Sample;
 use crate::{Error, Result, files};
@@ -36,26 +36,14 @@ pub(super) fn is_image(path: &Path) -> bool {
 
 /// Reads the bytes of an image file, see [`decode_file`]; `path` names them in errors.
 pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sample> {
-    let broken = |what: String| Error::format(path, what, "remove the file or save it again");
     if is_cut_jpeg(bytes) {
-        return Err(broken("the JPEG is cut short".into()));
+        return Err(broken(path, "the JPEG is cut short".into()));
     }
-    if let Some(size) = dimensions(bytes) {
-        check_size(size, path)?;
-    }
-    let image = match read(bytes, turned) {
+    let image = match read(bytes, path, turned) {
         // Without its end a PNG may still have all its pixels.
-        Err(_) if lacks_end(bytes) => read(&[bytes, PNG_END].concat(), turned),
-        image => image,
+        Err(_) if lacks_end(bytes) => read(&[bytes, PNG_END].concat(), path, turned)?,
+        image => image?,
     };
-    let image = image.map_err(|error| match error {
-        ImageError::Unsupported(error) => Error::format(
-            path,
-            format!("its kind of image cannot be decoded: {error}"),
-            "save it as PNG or JPEG",
-        ),
-        error => broken(format!("cannot be decoded: {error}")),
-    })?;
     let size = (image.height() as usize, image.width() as usize);
     let pixels = match image.color() {
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
@@ -75,19 +63,30 @@ pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sa
     Sample::new(pixels, size, 3)
 }
 
+fn broken(path: &Path, what: String) -> Error {
+    Error::format(path, what, "remove the file or save it again")
+}
+
 /// The longest side of an image in pixels.
 const LONGEST_SIDE: u32 = 65_535;
+/// The most pixels of an image, unless `MIM_MAX_PIXELS` sets another number.
+const MOST_PIXELS: u64 = 500_000_000;
 
-/// The most pixels of an image: 100 million, or what `MIM_MAX_PIXELS` says.
-fn most_pixels() -> u64 {
-    static MOST: OnceLock<u64> = OnceLock::new();
-    let said = || std::env::var("MIM_MAX_PIXELS").ok()?.parse().ok();
-    *MOST.get_or_init(|| said().unwrap_or(100_000_000))
+fn most_pixels() -> Result<u64> {
+    static MOST: OnceLock<Result<u64, String>> = OnceLock::new();
+    let set = || match std::env::var("MIM_MAX_PIXELS") {
+        Ok(text) => text.parse().map_err(|_| text),
+        Err(_) => Ok(MOST_PIXELS),
+    };
+    MOST.get_or_init(set).clone().map_err(|text| {
+        let (why, fix) = ("it is no whole number", "write 1000000000, for example");
+        Error::config("environment", "MIM_MAX_PIXELS", text, why, fix)
+    })
 }
 
 /// Refuses an image before it is unpacked: a small file can hold more pixels than any memory.
 fn check_size((width, height): (u32, u32), path: &Path) -> Result<()> {
-    let (pixels, most) = (u64::from(width) * u64::from(height), most_pixels());
+    let (pixels, most) = (u64::from(width) * u64::from(height), most_pixels()?);
     if pixels <= most && width.max(height) <= LONGEST_SIDE {
         return Ok(());
     }
@@ -98,25 +97,31 @@ fn check_size((width, height): (u32, u32), path: &Path) -> Result<()> {
     Err(Error::format(path, what, fix))
 }
 
-/// Width and height of an image, if its header can be read.
-fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    reader.ok()?.into_dimensions().ok()
-}
-
 /// Decodes an image by its content, turned upright if asked for and noted.
-fn read(bytes: &[u8], turned: bool) -> ImageResult<DynamicImage> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let mut decoder = reader.into_decoder()?;
+fn read(bytes: &[u8], path: &Path, turned: bool) -> Result<DynamicImage> {
+    let undecoded = |error| match error {
+        ImageError::Unsupported(error) => Error::format(
+            path,
+            format!("its kind of image cannot be decoded: {error}"),
+            "save it as PNG or JPEG",
+        ),
+        error => broken(path, format!("cannot be decoded: {error}")),
+    };
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    let reader = reader.map_err(Error::io("read", path))?;
+    let mut decoder = reader.into_decoder().map_err(undecoded)?;
+    check_size(decoder.dimensions(), path)?;
     let mut limits = Limits::default();
-    limits.reserve(decoder.total_bytes())?;
-    decoder.set_limits(limits)?;
-    // What cannot be read of the notes beside an image says nothing of how to turn it.
+    let limited = limits.reserve(decoder.total_bytes());
+    limited
+        .and_then(|()| decoder.set_limits(limits))
+        .map_err(undecoded)?;
+    // Damaged EXIF data say nothing about how to turn the image.
     let orientation = match turned {
         true => decoder.orientation().unwrap_or(Orientation::NoTransforms),
         false => Orientation::NoTransforms,
     };
-    let mut image = DynamicImage::from_decoder(decoder)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(undecoded)?;
     image.apply_orientation(orientation);
     Ok(image)
 }
@@ -134,7 +139,7 @@ fn lacks_end(bytes: &[u8]) -> bool {
 fn is_cut_jpeg(bytes: &[u8]) -> bool {
     const END: u8 = 0xd9;
     const SCAN: u8 = 0xda;
-    if !bytes.starts_with(&[0xff, 0xd8]) || bytes.ends_with(&[0xff, END]) {
+    if !bytes.starts_with(&[0xff, 0xd8]) {
         return false;
     }
     let mut at = 2;
@@ -149,6 +154,8 @@ fn is_cut_jpeg(bytes: &[u8]) -> bool {
         at += found + 2;
         match bytes[at - 1] {
             END => return false,
+            // The last bytes tell, so the scans of a whole picture need not be searched.
+            SCAN if bytes.ends_with(&[0xff, END]) => return false,
             0x01 | 0xd8 => {}
             // A scan's own header has a length too; its data are passed over as no marker.
             0x02..=0xd7 | SCAN..=0xfe => match bytes.get(at..at + 2) {
@@ -173,9 +180,7 @@ mod tests {
         let whole = [&picture[..], b"\xff\xd9"].concat();
         assert!(!is_cut_jpeg(&whole));
         assert!(!is_cut_jpeg(&[&whole[..], b"film \xff\xda\0\x0c"].concat()));
-        // A cut right behind an end marker inside a segment is not noticed.
-        let noticed = |end: &usize| !picture[..*end].ends_with(b"\xff\xd9");
-        for end in (3..picture.len()).filter(noticed) {
+        for end in 3..picture.len() {
             assert!(is_cut_jpeg(&picture[..end]), "{end}");
         }
         assert!(!is_cut_jpeg(b"no JPEG"));

@@ -1,50 +1,18 @@
 //! Folders of files of images or point clouds.
 
 mod index;
+mod kind;
 mod walk;
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+pub(super) use self::kind::is_image_ending;
+use self::kind::{CLOUDS, Files, IMAGES, keep};
 use self::walk::{Folder, Listing, Walk};
-use super::image_file::{decode_file, is_image};
 use super::passed_over::PassedOver;
-use super::{Dataset, Reading, Split, clouds, out_of_range};
+use super::{Dataset, Reading, Split, out_of_range};
 use crate::augment::Sample;
 use crate::{Error, Result};
-
-/// What files of one kind are and how they are read.
-#[derive(Debug, Clone, Copy)]
-struct Files {
-    /// Ends of their names.
-    extensions: &'static [&'static str],
-    /// What they hold, in the plural.
-    what: &'static str,
-    /// What to point to.
-    fix: &'static str,
-    /// Reads a file, turned upright if asked for.
-    read: fn(&Path, bool) -> Result<Sample>,
-    /// Whether a file without an ending is of this kind by its content.
-    recognises: fn(&Path) -> bool,
-}
-
-const IMAGES: Files = Files {
-    extensions: &[
-        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm",
-        "pgm", "pbm", "pnm",
-    ],
-    what: "images",
-    fix: "point to a folder of JPEG, PNG, WebP, BMP, GIF, TIFF or PNM files",
-    read: decode_file,
-    recognises: is_image,
-};
-const CLOUDS: Files = Files {
-    extensions: &["npy", "npz", "ply", "off", "xyz"],
-    what: "point clouds",
-    fix: "point to a folder of .npy, .npz, .ply, .off or .xyz files",
-    read: |path, _| clouds::read(path),
-    recognises: |_| false,
-};
 
 /// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), always as RGB,
 /// or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
@@ -319,11 +287,6 @@ fn collect(kind: Files, walk: &mut Walk, folder: &Folder, images: &mut Vec<PathB
         .try_for_each(|folder| collect(kind, walk, folder, images))
 }
 
-/// Whether files of this ending, in lower case, are images.
-pub(super) fn is_image_ending(ending: &str) -> bool {
-    IMAGES.extensions.contains(&ending)
-}
-
 /// Whether a folder, or one up to three below it, holds a file that is a point cloud by name before any image.
 pub(super) fn holds_clouds(folder: &Path, depth: usize) -> bool {
     let Ok(listing) = Listing::of(folder) else {
@@ -338,25 +301,4 @@ pub(super) fn holds_clouds(folder: &Path, depth: usize) -> bool {
     }
     let mut folders = listing.folders.iter().chain(&listing.links);
     depth < 3 && folders.any(|name| holds_clouds(&folder.join(name), depth + 1))
-}
-
-impl Files {
-    /// Whether a file is of this kind by its name.
-    fn names(self, path: &Path) -> bool {
-        let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-        let mut known = self.extensions.iter();
-        known.any(|name| extension.eq_ignore_ascii_case(name))
-    }
-}
-
-/// Adds the files that are of a kind by name, or without an ending by content, and counts the others.
-fn keep(kind: Files, files: Vec<PathBuf>, images: &mut Vec<PathBuf>, others: &mut PassedOver) {
-    for path in files {
-        let nameless = || path.extension().is_none() && (kind.recognises)(&path);
-        if kind.names(&path) || nameless() {
-            images.push(path);
-        } else {
-            others.file(&path);
-        }
-    }
 }

@@ -162,7 +162,7 @@ impl Schema<'_> {
         });
         if let (None, Some(name)) = (&found, unusable) {
             notes.push(format!(
-                "the column `{name}` holds no number, text or boolean a row, so images are taken without labels;                  data.label_column chooses another"
+                "the column `{name}` holds no number, text or boolean a row, so images are taken without labels; data.label_column chooses another"
             ));
         }
         Ok(found)

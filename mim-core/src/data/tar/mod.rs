@@ -91,26 +91,13 @@ impl TarDataset {
         trained: Option<Vec<Contents>>,
         reading: &Reading,
     ) -> Result<Self> {
-        let known = class_names(trained.as_ref().unwrap_or(&found));
-        let (mut starts, mut entries, mut labels) = (vec![], vec![], vec![]);
-        let (mut unknown, mut unlabelled) = (vec![], 0);
+        let (mut starts, mut entries, mut texts) = (vec![], vec![], vec![]);
         let mut passed_over = PassedOver::default();
         for contents in found {
             starts.push(entries.len());
             passed_over.extend(contents.passed_over);
             for mut entry in contents.entries {
-                let text = entry.label.take();
-                let known = known.as_ref().filter(|_| text.is_some());
-                match (known, text) {
-                    (Some(known), Some(text)) => match among(known, [&*text]).as_slice() {
-                        [Some(label)] => labels.push(*label),
-                        _ => {
-                            unknown.push(text.into_string());
-                            continue;
-                        }
-                    },
-                    _ => unlabelled += 1,
-                }
+                texts.push(entry.label.take());
                 entries.push(entry);
             }
         }
@@ -121,21 +108,27 @@ impl TarDataset {
             return Err(Error::format(path, what, fix));
         }
         let mut notes = passed_over.lines();
-        if !unknown.is_empty() {
-            let count = unknown.len();
-            let names = some_of(&classes(unknown.iter().map(String::as_str)), 5);
-            notes.push(format!(
-                "left out {count} images of classes that the train split does not have: {names}"
-            ));
+        let known = known_classes(&texts, trained, &mut notes);
+        let (mut labels, mut classes) = (vec![], vec![]);
+        if let Some(known) = known {
+            let found = among(&known, texts.iter().flatten().map(|text| &**text));
+            notes.extend(left_out(&texts, &found));
+            // A shard starts behind the images that are kept of those before it.
+            for start in &mut starts {
+                *start = found[..*start].iter().flatten().count();
+            }
+            let mut kept = found.iter().map(Option::is_some);
+            entries.retain(|_| kept.next().unwrap_or(false));
+            labels = found.into_iter().flatten().collect();
+            classes = known;
         }
-        let mut classes = known.unwrap_or_default();
-        if unlabelled > 0 && !labels.is_empty() {
-            notes.push(format!(
-                "{unlabelled} images have no label, so images are taken without labels"
+        if entries.is_empty() {
+            let what = "the train split has no class of its labels";
+            return Err(Error::format(
+                path,
+                what,
+                "use the same names in all splits",
             ));
-        }
-        if unlabelled > 0 {
-            (labels, classes) = (vec![], vec![]);
         }
         let notes = notes.into_iter();
         Ok(Self {
@@ -157,11 +150,50 @@ impl TarDataset {
     }
 }
 
+/// The classes that images have; none, which is noted, if some image has no label.
+fn known_classes(
+    texts: &[Option<Box<str>>],
+    trained: Option<Vec<Contents>>,
+    notes: &mut Vec<String>,
+) -> Option<Vec<String>> {
+    let known = match trained {
+        Some(trained) => class_names(trained.iter().flat_map(texts_of)),
+        None => class_names(texts.iter().map(Option::as_deref)),
+    };
+    let without = texts.iter().filter(|text| text.is_none()).count();
+    let known = known.filter(|_| without == 0);
+    if known.is_none() && without < texts.len() {
+        let whose = match without {
+            0 => "some images of the train split".to_owned(),
+            count => format!("{count} images"),
+        };
+        let note = format!("{whose} have no label, so images are taken without labels");
+        notes.push(note);
+    }
+    known
+}
+
+/// The labels in a shard.
+fn texts_of(contents: &Contents) -> impl Iterator<Item = Option<&str>> {
+    let entries = contents.entries.iter();
+    entries.map(|entry| entry.label.as_deref())
+}
+
 /// The classes of all labels; none if some image has none.
-fn class_names(contents: &[Contents]) -> Option<Vec<String>> {
-    let entries = contents.iter().flat_map(|contents| &contents.entries);
-    let texts: Option<Vec<&str>> = entries.map(|entry| entry.label.as_deref()).collect();
+fn class_names<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Option<Vec<String>> {
+    let texts: Option<Vec<&str>> = texts.collect();
     texts.filter(|texts| !texts.is_empty()).map(classes)
+}
+
+/// Says how many images have a class that the train split does not have.
+fn left_out(texts: &[Option<Box<str>>], found: &[Option<u32>]) -> Option<String> {
+    let unknown = texts.iter().zip(found).filter(|(_, class)| class.is_none());
+    let unknown: Vec<&str> = unknown.filter_map(|(text, _)| text.as_deref()).collect();
+    let names = some_of(&classes(unknown.iter().copied()), 5);
+    let count = unknown.len();
+    (count > 0).then(|| {
+        format!("left out {count} images of classes that the train split does not have: {names}")
+    })
 }
 
 /// The folder that names are in, and the names of tar files of a path or pattern.

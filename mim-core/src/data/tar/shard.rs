@@ -58,7 +58,13 @@ pub(super) fn list(path: &Path, reading: &Reading) -> Result<Contents> {
     let (mut contents, mut sample) = (Contents::default(), Sample::default());
     for entry in archive.entries_with_seek().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
-        if !entry.header().entry_type().is_file() {
+        let kind = entry.header().entry_type();
+        if !kind.is_file() {
+            if !kind.is_dir() {
+                let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+                let what = "links and other entries that are no files";
+                contents.passed_over.other(what, &path.join(name));
+            }
             continue;
         }
         let (offset, len) = (entry.raw_file_position(), entry.size());
