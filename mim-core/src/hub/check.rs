@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::tensor::Metadata as Header;
 use sha2::{Digest, Sha256};
 
-use super::http::Metadata;
+use super::headers::Metadata;
 
 /// The format's own limit.
 const LONGEST_HEADER: u64 = 100_000_000;

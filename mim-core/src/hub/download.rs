@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::check;
 use super::failure::Failure;
-use super::http::{Http, Metadata};
+use super::headers::Metadata;
+use super::http::Http;
 use super::refusal::{Patience, explain};
 use super::{HubPath, HubSettings, Observer, Transfer};
 use crate::{Error, Result};

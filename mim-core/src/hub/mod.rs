@@ -36,6 +36,8 @@ mod download;
 #[cfg(feature = "hub")]
 mod failure;
 #[cfg(feature = "hub")]
+mod headers;
+#[cfg(feature = "hub")]
 mod http;
 #[cfg(feature = "hub")]
 mod listing;

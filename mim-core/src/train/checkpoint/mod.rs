@@ -1,16 +1,17 @@
 //! Checkpoints: folders named by step whose content depends on config and step alone.
 
+mod find;
 mod save;
 mod state;
 
 use std::fs;
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use self::find::steps;
 pub(super) use self::save::{keep, prune, save, write};
 pub use self::state::TrainState;
 use self::state::{Checksums, OTHER, STATE, Saved, checksum};
-use super::FailedStep;
 use crate::optim::Optimizer;
 use crate::weights::{WeightFile, WeightMap};
 use crate::{Error, Method, Result, files};
@@ -54,65 +55,6 @@ impl Checkpoint {
         })
     }
 
-    /// The newest checkpoint of a run folder that is whole. A warning names those that are passed over.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Format`] if there are checkpoints, but none is whole; other errors if one cannot be read.
-    pub fn latest(run: &Path) -> Result<Option<Self>> {
-        Self::newest(run, |_| true)
-    }
-
-    /// Epochs that the newest readable checkpoint of a run has done, without a look at its weights; 0 without one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] if the folder cannot be read.
-    pub fn epochs_done(run: &Path) -> Result<usize> {
-        let newest_first = steps(&run.join(FOLDER))?.into_iter().rev();
-        let mut readable = newest_first.filter_map(|(_, path)| Self::read(&path).ok());
-        Ok(readable.next().map_or(0, |found| found.state.epoch))
-    }
-
-    /// The checkpoint folders of a run with their steps, oldest first, whole or not.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] if the folder cannot be read.
-    pub fn folders(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
-        steps(&run.join(FOLDER))
-    }
-
-    /// Settles what a crash left in a run folder that nobody trains into: a whole checkpoint under a temporary name is
-    /// taken up, the rest of such names is removed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] if something cannot be renamed or removed.
-    pub fn tidy(run: &Path) -> Result<()> {
-        let settled = |path: PathBuf| {
-            let name = path.file_name()?.to_str()?;
-            Some(path.with_file_name(files::settled_name(name)))
-        };
-        let all = files::entries(&run.join(FOLDER))?;
-        let steps = all.into_iter().filter_map(settled);
-        let mut paths: Vec<_> = steps.filter(|path| step_of(path).is_some()).collect();
-        paths.dedup();
-        for path in paths
-            .into_iter()
-            .chain([run.join(BEST), FailedStep::folder(run)])
-        {
-            let is_whole = |path: &Path| Self::read(path).is_ok_and(|found| found.verify().is_ok());
-            if let Some(from) = files::recover(&path, is_whole)? {
-                let (from, path) = (from.display(), path.display());
-                tracing::warn!(
-                    "{from} was left by a run that was cut off, and is taken up as {path}"
-                );
-            }
-        }
-        Ok(())
-    }
-
     /// Reads `state.json` of a checkpoint folder.
     fn read(path: &Path) -> Result<Self> {
         let Saved { state, files } = Saved::read(path)?;
@@ -121,57 +63,6 @@ impl Checkpoint {
             state,
             files,
         })
-    }
-
-    /// The newest checkpoint of a run whose needed files are whole.
-    fn newest(run: &Path, needed: impl Fn(&str) -> bool) -> Result<Option<Self>> {
-        let folder = run.join(FOLDER);
-        let mut all = steps(&folder)?;
-        loop {
-            let found = Self::newest_of(&folder, &all, &needed);
-            let now = steps(&folder)?;
-            match found {
-                // A run that goes on has replaced what was looked at.
-                Err(error) if is_damage(&error) && now != all => all = now,
-                found => return found,
-            }
-        }
-    }
-
-    /// The newest of these checkpoints, oldest first, whose needed files are whole.
-    fn newest_of(
-        folder: &Path,
-        all: &[(usize, PathBuf)],
-        needed: impl Fn(&str) -> bool,
-    ) -> Result<Option<Self>> {
-        let mut damaged = Vec::new();
-        for (_, path) in all.iter().rev() {
-            let whole = Self::read(path).and_then(|found| {
-                found.check(&needed)?;
-                Ok(found)
-            });
-            match whole {
-                Ok(found) => {
-                    for error in &damaged {
-                        tracing::warn!(
-                            "a damaged checkpoint is passed over, and {} is used in its place: {error}",
-                            found.path.display()
-                        );
-                    }
-                    return Ok(Some(found.warned()));
-                }
-                Err(error) if is_damage(&error) => damaged.push(error),
-                Err(error) => return Err(error),
-            }
-        }
-        match damaged.into_iter().next() {
-            None => Ok(None),
-            Some(newest) => Err(Error::format(
-                folder,
-                format!("none of the checkpoints is whole; of the newest: {newest}"),
-                "copy the run again, or start it anew with --overwrite",
-            )),
-        }
     }
 
     /// Says that damage would not be noticed, of a checkpoint of an older version.
@@ -312,37 +203,4 @@ fn same(path: &Path, found: &str, expected: &str) -> Result<()> {
     let what =
         format!("the file is damaged: its CRC-32 is {found}, it was written with {expected}");
     Err(Error::format(path, what, OTHER))
-}
-
-/// Whether an error says that a checkpoint is not whole, and not that it cannot be read here and now.
-fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Format { .. } => true,
-        Error::Io { source, .. } => {
-            matches!(
-                source.kind(),
-                ErrorKind::NotFound | ErrorKind::UnexpectedEof
-            )
-        }
-        _ => false,
-    }
-}
-
-/// The step in the name of a checkpoint folder.
-fn step_of(path: &Path) -> Option<usize> {
-    path.file_name()?
-        .to_str()?
-        .strip_prefix("step-")?
-        .parse()
-        .ok()
-}
-
-/// The checkpoints of a folder, oldest first, whole or not.
-fn steps(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
-    let all = files::entries(folder)?.into_iter();
-    let mut found: Vec<_> = all
-        .filter_map(|path| Some((step_of(&path)?, path)))
-        .collect();
-    found.sort_unstable();
-    Ok(found)
 }

@@ -1,0 +1,107 @@
+//! What the headers of an answer say.
+
+use ureq::http::HeaderMap;
+
+use super::path::is_commit;
+
+/// What the Hub says of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Metadata {
+    /// The commit that the revision stands for.
+    pub(super) commit: String,
+    /// The name of its content: the SHA-256 of large files, the git hash of others.
+    pub(super) etag: String,
+    /// Bytes.
+    pub(super) size: u64,
+}
+
+/// The value of a header, if it is text.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The length of the body.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    text(headers, "content-length")?.parse().ok()
+}
+
+/// Start and whole size from a `Content-Range`.
+pub(super) fn part(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+    let range = text(headers, "content-range")?.strip_prefix("bytes ")?;
+    let (bytes, size) = range.split_once('/')?;
+    let (start, _) = bytes.split_once('-')?;
+    Some((start.parse().ok()?, size.parse().ok()))
+}
+
+/// Metadata as it comes in over redirects.
+#[derive(Default)]
+pub(super) struct Found {
+    commit: Option<String>,
+    etag: Option<String>,
+    size: Option<u64>,
+}
+
+impl Found {
+    pub(super) fn is_complete(&self) -> bool {
+        self.commit.is_some() && self.etag.is_some() && self.size.is_some()
+    }
+
+    /// Takes what an answer says of the file that the Hub keeps, unless an earlier one said it.
+    pub(super) fn add(&mut self, headers: &HeaderMap) {
+        let take = |name| text(headers, name).map(str::to_owned);
+        self.commit = self.commit.take().or_else(|| take("x-repo-commit"));
+        self.etag = self.etag.take().or_else(|| take("x-linked-etag"));
+        let size = || text(headers, "x-linked-size")?.parse().ok();
+        self.size = self.size.or_else(size);
+    }
+
+    /// Takes what is left from the headers of the file itself.
+    pub(super) fn add_own(&mut self, headers: &HeaderMap) {
+        let etag = || text(headers, "etag").map(str::to_owned);
+        self.etag = self.etag.take().or_else(etag);
+        self.size = self.size.or_else(|| length(headers));
+    }
+
+    pub(super) fn metadata(self) -> Result<Metadata, String> {
+        let etag = self.etag.unwrap_or_default();
+        let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
+        // They become names of files.
+        let is_name = (1..=128).contains(&etag.len())
+            && etag
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        match (self.commit.filter(|commit| is_commit(commit)), self.size) {
+            (Some(commit), Some(size)) if is_name => Ok(Metadata { commit, etag, size }),
+            _ => Err(
+                "its answer lacks the commit, hash or length of the file, as if from another kind \
+                 of server"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_taken_apart() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-range", "bytes 5-9/10".parse().unwrap());
+        assert_eq!(part(&headers), Some((5, Some(10))));
+    }
+
+    #[test]
+    fn hashes_that_are_no_file_names_are_refused() {
+        let found = |etag: &str| Found {
+            commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
+            etag: Some(etag.to_owned()),
+            size: Some(1),
+        };
+        assert_eq!(found("W/\"ab-1\"").metadata().unwrap().etag, "ab-1");
+        for etag in ["\"../x\"", "\"\"", "a/b"] {
+            assert!(found(etag).metadata().is_err(), "{etag}");
+        }
+    }
+}
