@@ -91,7 +91,7 @@ fn patient(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(None)
 }
 
-/// Bytes of a message at most: gradients go through NCCL, so these are few numbers.
+/// Bytes of a message at most. Gradients go through NCCL, so messages are short.
 const LONGEST: u64 = 1 << 30;
 
 /// Sends a message: a count, then the numbers.
@@ -105,11 +105,11 @@ fn hear(stream: &mut TcpStream) -> io::Result<Vec<f32>> {
     let mut count = [0; 8];
     stream.read_exact(&mut count)?;
     let mut bytes = Vec::new();
-    // The buffer grows with the received bytes, not with the claimed count.
     let claimed = u64::from_le_bytes(count).saturating_mul(4);
     if claimed > LONGEST {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    // The buffer grows with the received bytes, not with the claimed count.
     stream.take(claimed).read_to_end(&mut bytes)?;
     if bytes.len() as u64 != claimed {
         return Err(io::ErrorKind::UnexpectedEof.into());

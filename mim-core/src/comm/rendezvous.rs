@@ -1,9 +1,9 @@
 //! How processes find each other: over TCP.
 //!
-//! Each process connects to rank 0, says who it is, and gets NCCL's unique id. The connections stay (`hosts`).
+//! Each process connects to rank 0, sends its rank, and receives NCCL's unique id. The connections stay open (`hosts`).
 //!
-//! Both sides prove that they know the same `MIM_GROUP_SECRET` (none is the empty one), each by a hash of it and of a
-//! number that the other has just drawn. What follows is not encrypted.
+//! Both sides prove that they know the same `MIM_GROUP_SECRET` (empty if unset): each hashes it with a nonce of the
+//! other side. Later messages are not encrypted.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -16,24 +16,24 @@ use crate::{Error, Result};
 
 /// Length of NCCL's id in bytes.
 pub(super) const LENGTH: usize = 128;
-/// What a process says first, so that strangers are told apart.
+/// First bytes from a process, to tell strangers apart.
 const GREETING: [u8; 8] = *b"mim-joi2";
 /// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long all that a process says of itself may take.
+/// Time limit for the whole greeting of a process.
 const MESSAGE: Duration = Duration::from_secs(10);
-/// Connections that are heard at a time, beside those of the processes.
+/// Open connections that are accepted at a time, besides those of the processes.
 const STRANGERS: usize = 64;
-/// Claims that do not fit and are named.
+/// Rejected claims that an error names.
 const NAMED: usize = 5;
 
-/// A drawn number or a hash.
+/// A nonce or a hash.
 type Word = [u8; 32];
 
-/// Who a process says it is: its rank, and the number of processes it knows of.
+/// The rank that a process claims, and its number of processes.
 type Claim = (usize, usize);
 
-/// What the members of a group know and others do not.
+/// The shared secret of a group.
 #[derive(Clone)]
 pub(super) struct Key(Vec<u8>);
 
@@ -44,7 +44,7 @@ impl Key {
         Self(secret.into_encoded_bytes())
     }
 
-    /// That who sends it knows the key: `role` says which side it is, `drawn` is the number of the other side.
+    /// Proves knowledge of the key: `role` is the side that sends the proof, `drawn` the nonce of the other side.
     fn proof(&self, role: u8, drawn: &Word, (rank, world): Claim) -> Word {
         let key = Sha256::digest(&self.0);
         let hash = Sha256::new().chain_update(key).chain_update([role]);
@@ -53,11 +53,11 @@ impl Key {
     }
 }
 
-/// Rank 0's part: hands `secret` to the `world - 1` others, and gives the connections to them, from rank 1 on.
+/// Rank 0: sends `secret` to the `world - 1` others and returns the connections to them, from rank 1 on.
 ///
 /// # Errors
 ///
-/// [`Error::Group`] if they have not all come in time; claims that did not fit are named.
+/// [`Error::Group`] if not all join in time; it names rejected claims.
 pub(super) fn serve(
     listener: &TcpListener,
     world: usize,
@@ -92,14 +92,14 @@ pub(super) fn serve(
                 heard += 1;
                 let (sender, key) = (sender.clone(), key.clone());
                 let end = end.min(Instant::now() + MESSAGE);
-                // A stranger that says nothing keeps nobody waiting but the thread that listens to it.
+                // A silent stranger blocks only this thread.
                 std::thread::spawn(move || {
                     let said = hear(&mut stream, &key, end);
-                    // Nobody listens any more if all have come.
+                    // The receiver is gone if all have joined.
                     let _ = sender.send(said.ok().map(|claim| (claim, stream)));
                 });
             }
-            // Too many, or one that is gone again.
+            // Too many connections.
             Ok(_) => {}
             Err(error) if passes(error.kind()) => std::thread::sleep(PAUSE),
             Err(error) => return Err(failed(&error)),
@@ -123,7 +123,7 @@ fn passes(kind: ErrorKind) -> bool {
     )
 }
 
-/// Gives a process its place, or says why it has none.
+/// Gives a process its place, or returns the reason why not.
 fn seat(
     found: &mut [Option<TcpStream>],
     world: usize,
@@ -133,10 +133,10 @@ fn seat(
     let place = rank.checked_sub(1).and_then(|place| found.get_mut(place));
     let (true, Some(place @ None)) = (its_world == world, place) else {
         return Err(format!(
-            "a process says it is rank {rank} of {its_world}, which is not one of those still missing of {world}"
+            "a process reports rank {rank} of {its_world}, which is not a missing rank of {world}"
         ));
     };
-    // One that is gone again is waited for.
+    // If it has disconnected, it can join again.
     if stream.write_all(secret).is_ok() {
         *place = Some(stream);
     }
@@ -156,7 +156,7 @@ fn missing(found: &[Option<TcpStream>], odd: &[String], patience: Duration) -> E
         .collect();
     Error::group(
         format!(
-            "rank {} did not come within {} s{odd}",
+            "rank {} did not join within {} s{odd}",
             missing.join(", "),
             patience.as_secs()
         ),
@@ -165,7 +165,7 @@ fn missing(found: &[Option<TcpStream>], odd: &[String], patience: Duration) -> E
     )
 }
 
-/// What a process that has connected says of itself, if it knows the key.
+/// Reads the claim of a connected process, if it knows the key.
 fn hear(stream: &mut TcpStream, key: &Key, end: Instant) -> std::io::Result<Claim> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(MESSAGE))?;
@@ -186,7 +186,7 @@ fn hear(stream: &mut TcpStream, key: &Key, end: Instant) -> std::io::Result<Clai
     }
 }
 
-/// Reads so many bytes until `end`, however they come.
+/// Reads `N` bytes until `end`, in as many pieces as they arrive.
 fn read<const N: usize>(stream: &mut TcpStream, end: Instant) -> std::io::Result<[u8; N]> {
     let (mut bytes, mut have) = ([0; N], 0);
     while have < N {
@@ -312,14 +312,14 @@ mod tests {
             stranger
                 .write_all(b"GET / HTTP/1.1\r\nHost: here\r\n")
                 .unwrap();
-            // It says nothing, and delays nobody.
-            let _silent = TcpStream::connect(&address).unwrap();
+            // It sends nothing, and delays nobody.
+            let silent = TcpStream::connect(&address).unwrap();
             let start = Instant::now();
             serve(&listener, 4, (&SECRET, &KEY), LONG).unwrap();
             for asking in asking {
                 assert_eq!(asking.join().unwrap().unwrap().0, SECRET);
             }
-            drop((stranger, _silent));
+            drop((stranger, silent));
             assert!(start.elapsed() < MESSAGE);
         });
     }
@@ -332,7 +332,7 @@ mod tests {
             let error = serve(&listener, 3, (&SECRET, &KEY), SHORT)
                 .unwrap_err()
                 .to_string();
-            assert!(error.contains("rank 2 did not come"), "{error}");
+            assert!(error.contains("rank 2 did not join"), "{error}");
         });
         drop(listener);
         let error = ask(&address, (2, 3), &KEY, SHORT).unwrap_err().to_string();
@@ -354,9 +354,9 @@ mod tests {
             let rightful = scope.spawn(|| ask(&address, (1, 3), &KEY, LONG));
             let error = serve(&listener, 3, (&SECRET, &KEY), 2 * SHORT);
             let error = error.unwrap_err().to_string();
-            assert!(error.contains("rank 2 did not come"), "{error}");
+            assert!(error.contains("rank 2 did not join"), "{error}");
             for (rank, world) in claims {
-                let claim = format!("says it is rank {rank} of {world},");
+                let claim = format!("reports rank {rank} of {world},");
                 assert!(error.contains(&claim), "{error}");
             }
             assert!(rightful.join().unwrap().is_ok());
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_know_the_secret_stays_outside() {
+    fn processes_without_the_secret_cannot_join() {
         let (listener, address) = listener();
         let key = |text: &str| Key(text.as_bytes().to_vec());
         std::thread::scope(|scope| {
