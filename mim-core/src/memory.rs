@@ -48,14 +48,21 @@ pub fn check(
     }
 }
 
+/// Bytes of memory of the machine that are not in use. None where the system does not say.
+pub fn available() -> Option<u64> {
+    meminfo("MemAvailable:")
+}
+
 fn machine() -> Option<u64> {
+    meminfo("MemTotal:")?.checked_add(meminfo("SwapTotal:").unwrap_or(0))
+}
+
+/// The bytes that `/proc/meminfo` gives under a name.
+fn meminfo(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let of = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        kib.checked_mul(1024)
-    };
-    of("MemTotal:")?.checked_add(of("SwapTotal:").unwrap_or(0))
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Of a cgroup of version 2.

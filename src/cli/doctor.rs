@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use candle_core::Device;
-use mim_core::{Result, ops};
+use mim_core::{Result, memory, ops};
 use serde_json::{Map, Value};
 
 use super::machine;
@@ -94,16 +94,14 @@ fn threads() -> String {
     format!("{threads}; {cores} cores may be used")
 }
 
-/// Memory of the machine, where Linux tells it.
+/// Memory that this process may have, and what the machine has left of its own.
 fn memory() -> String {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let gib = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(kib / f64::from(1 << 20))
-    };
-    match (gib("MemTotal:"), gib("MemAvailable:")) {
-        (Some(all), Some(free)) => format!("{all:.1} GiB, {free:.1} GiB available"),
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    match (memory::total(), memory::available()) {
+        (Some(all), Some(free)) => {
+            let (all, free) = (gib(all), gib(free));
+            format!("{all:.1} GiB, {free:.1} GiB available")
+        }
         _ => "unknown".to_owned(),
     }
 }
@@ -166,11 +164,13 @@ fn hub(_ask: bool) -> String {
 
 /// Variables that change what the program does, apart from those of the Hub. The first three it sets for itself.
 fn variables() -> String {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 9] = [
         "RAYON_NUM_THREADS",
         "CANDLE_BARRIER_POOL_SPIN_LIMIT",
         "MIMALLOC_PURGE_DELAY",
         "MIM_CPU",
+        "MIM_CACHE",
+        "MIM_MAX_PIXELS",
         "CUDA_VISIBLE_DEVICES",
         "RUST_LOG",
         "RUST_BACKTRACE",

@@ -98,12 +98,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Writes the features, and labels where the format has a place for them.
 fn write(output: &Path, data: &dyn Dataset, rows: &FeatureRows) -> Result<()> {
-    let mut out = WeightMap::default();
-    out.insert("features", rows.values.clone());
-    out.check_finite("writing the features of these weights")?;
     match output.extension() {
         Some(kind) if kind == "npy" => files::write(output, npy(&rows.values)?)?,
         _ => {
+            let mut out = WeightMap::default();
+            out.insert("features", rows.values.clone());
             let labels = rows
                 .images
                 .iter()
