@@ -82,6 +82,10 @@ def race(args, method, arch, batch, settings, precision):
 
 def main():
     args = arguments()
+    known = {row[0] for row in RACES}
+    unknown = set(args.only or []) - known
+    if unknown:
+        sys.exit(f"no race of {sorted(unknown)}; there are {sorted(known)}")
     print("| step | mim, s | PyTorch, s | ratio | mim, MiB | PyTorch, MiB |\n|---|---|---|---|---|---|", flush=True)
     framework = None
     for method, arch, batch, settings in RACES:
@@ -89,8 +93,6 @@ def main():
             continue
         for precision in args.precision:
             framework = race(args, method, arch, batch, settings, precision)
-    if framework is None:
-        sys.exit(f"no race of {args.only}; there are {sorted({row[0] for row in RACES})}")
     print(f"\n{args.pairs} pairs, {args.threads} threads, {args.device}, {framework}{', compiled' * args.compile}")
 
 
