@@ -2,12 +2,14 @@
 
 #![expect(unsafe_code, reason = "register instructions on raw pointers")]
 
-use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps};
+use std::arch::x86_64::{
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_mul_ps, _mm512_set1_ps,
+    _mm512_setzero_ps,
+};
 
 use super::numbers::{Numbers, Pairs, Single};
-use super::pack::panel;
+use super::pack::{Source, fill};
 use super::register::{LANES, load, store};
-use crate::matmul::Matrix;
 use crate::matmul::args::Accumulate;
 
 /// Columns per tile: two registers.
@@ -27,8 +29,8 @@ pub(super) trait Kernel: Sized {
     const STEP: usize = 1;
     /// Rows per tile: lines in a panel of the left operand.
     const ROWS: usize;
-    /// Row panels per group.
-    const ROW_PANELS: usize;
+    /// Most packed values per line in one pass (KC): the result is read and written again for each pass.
+    const DEPTH: usize;
 
     /// Prepares this thread for computing tiles, until [`Kernel::end`].
     unsafe fn begin() {}
@@ -36,11 +38,11 @@ pub(super) trait Kernel: Sized {
     /// Undoes [`Kernel::begin`].
     unsafe fn end() {}
 
-    /// Packs lines of the left operand, starting at `first`, into a panel; `to` must have room for it.
-    unsafe fn pack_rows(matrix: Matrix<'_>, first: usize, to: *mut u32);
+    /// Packs panels of the left operand; `to` must have room for them.
+    unsafe fn pack_rows(source: Source<'_>, to: *mut u32);
 
-    /// As [`Kernel::pack_rows`] for columns of the right operand, which are lines of `matrix`.
-    unsafe fn pack_cols(matrix: Matrix<'_>, first: usize, to: *mut u32);
+    /// As [`Kernel::pack_rows`] for columns of the right operand, which are the lines of the source.
+    unsafe fn pack_cols(source: Source<'_>, to: *mut u32);
 
     /// Writes the product of two panels of equal depth, or adds it to the tile. The tile must be valid for writes, and
     /// for reads if it is added to.
@@ -56,18 +58,18 @@ macro_rules! kernel {
         impl Kernel for $name {
             const GROUP: usize = <$numbers>::GROUP;
             const ROWS: usize = ROWS;
-            const ROW_PANELS: usize = 8;
+            const DEPTH: usize = 512;
 
             #[target_feature(enable = $features)]
-            unsafe fn pack_rows(matrix: Matrix<'_>, first: usize, to: *mut u32) {
+            unsafe fn pack_rows(source: Source<'_>, to: *mut u32) {
                 // SAFETY: the caller's contract.
-                unsafe { panel::<$numbers, ROWS>(matrix, first, to) }
+                unsafe { fill::<$numbers, ROWS>(source, to) }
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn pack_cols(matrix: Matrix<'_>, first: usize, to: *mut u32) {
+            unsafe fn pack_cols(source: Source<'_>, to: *mut u32) {
                 // SAFETY: the caller's contract.
-                unsafe { panel::<$numbers, COLS>(matrix, first, to) }
+                unsafe { fill::<$numbers, COLS>(source, to) }
             }
 
             #[target_feature(enable = $features)]
@@ -120,6 +122,7 @@ impl Tile<'_> {
         left: &[u32],
         right: &[u32],
     ) {
+        self.prefetch::<R>();
         // SAFETY: the caller guarantees the instructions.
         let mut sums = unsafe { [[_mm512_setzero_ps(); C]; R] };
         let (left, _) = left.as_chunks::<ROWS>();
@@ -142,40 +145,76 @@ impl Tile<'_> {
         unsafe { self.store(&sums) };
     }
 
+    /// Asks for the tile's memory, which is needed when the sums are ready.
+    #[inline(always)]
+    fn prefetch<const R: usize>(&self) {
+        for row in 0..R.min(self.rows) {
+            let start = self.start.wrapping_add(row * self.row_stride).cast::<i8>();
+            for line in [0, 64] {
+                // SAFETY: a prefetch has no effect but on caches, for any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line)) };
+            }
+        }
+    }
+
     /// Writes the scaled sums, or adds them.
     ///
     /// # Safety
     ///
     /// As [`Kernel::compute`].
-    #[inline]
+    #[inline(never)]
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn store<const C: usize>(&self, sums: &[[__m512; C]]) {
-        let scale = _mm512_set1_ps(self.scale);
-        for half in 0..C {
-            let col = half * LANES;
-            let lanes = self.cols.saturating_sub(col);
-            // SAFETY: lanes and rows beyond the tile are neither read nor written; the caller guarantees those
-            // inside, and `Accumulate` covers them.
-            unsafe {
-                let row = match self.init {
-                    Accumulate::Row(row) | Accumulate::Rows { row, .. } => {
-                        load(row.as_ptr().wrapping_add(col), lanes)
+        // SAFETY: the caller's contract.
+        unsafe {
+            if self.cols == C * LANES {
+                self.write(sums, [LANES; C]);
+            } else {
+                self.write(
+                    sums,
+                    std::array::from_fn(|half| self.cols.saturating_sub(half * LANES)),
+                );
+            }
+        }
+    }
+
+    /// [`Tile::store`] of this many lanes of each register.
+    ///
+    /// # Safety
+    ///
+    /// As [`Kernel::compute`].
+    #[inline(always)]
+    unsafe fn write<const C: usize>(&self, sums: &[[__m512; C]], lanes: [usize; C]) {
+        // SAFETY: lanes and rows beyond the tile are neither read nor written; the caller guarantees those
+        // inside, and `Accumulate` covers them.
+        unsafe {
+            let scale = _mm512_set1_ps(self.scale);
+            let read = |from: *const f32| -> [__m512; C] {
+                std::array::from_fn(|half| load(from.wrapping_add(half * LANES), lanes[half]))
+            };
+            let first = match self.init {
+                Accumulate::Row(row) | Accumulate::Rows { row, .. } => read(row.as_ptr()),
+                Accumulate::Zero | Accumulate::Sum => [_mm512_setzero_ps(); C],
+            };
+            let mut to = self.start;
+            let mut more = match self.init {
+                Accumulate::Sum => Some(to.cast_const()),
+                Accumulate::Rows { more, .. } => Some(more.as_ptr()),
+                Accumulate::Zero | Accumulate::Row(_) => None,
+            };
+            for sums in sums.iter().take(self.rows) {
+                let mut from = first;
+                if let Some(more) = &mut more {
+                    for (from, more) in from.iter_mut().zip(read(*more)) {
+                        *from = _mm512_add_ps(*from, more);
                     }
-                    Accumulate::Zero | Accumulate::Sum => _mm512_setzero_ps(),
-                };
-                for (i, sums) in sums.iter().enumerate().take(self.rows) {
-                    let place = i * self.row_stride + col;
-                    let to = self.start.wrapping_add(place);
-                    let from = match self.init {
-                        Accumulate::Sum => load(to, lanes),
-                        Accumulate::Rows { more, .. } => {
-                            _mm512_add_ps(row, load(more.as_ptr().wrapping_add(place), lanes))
-                        }
-                        Accumulate::Zero | Accumulate::Row(_) => row,
-                    };
-                    let values = _mm512_add_ps(_mm512_mul_ps(sums[half], scale), from);
-                    store(to, lanes, values);
+                    *more = more.wrapping_add(self.row_stride);
                 }
+                for half in 0..C {
+                    let values = _mm512_add_ps(_mm512_mul_ps(sums[half], scale), from[half]);
+                    store(to.wrapping_add(half * LANES), lanes[half], values);
+                }
+                to = to.wrapping_add(self.row_stride);
             }
         }
     }

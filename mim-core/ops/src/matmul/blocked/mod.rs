@@ -13,6 +13,7 @@
 #![expect(unsafe_code, reason = "threads write blocks of one output")]
 
 mod amx;
+mod cache;
 mod kernel;
 mod numbers;
 mod pack;
@@ -26,19 +27,14 @@ use rayon::prelude::*;
 
 use self::amx::{Amx, Hardware};
 use self::kernel::{Avx512, Avx512Bf16, COLS, Kernel, Tile};
-use self::pack::{Pack, one_panel, panels};
+use self::pack::{Pack, Source, panels};
 use super::Matrix;
 use super::args::{Accumulate, GemmArgs};
 use crate::Precision;
 use crate::simd::{has_avx512, has_avx512_bf16};
 
-/// Packed values of the inner axis per pass over a part (KC): a panel of rows fits the L1 cache, and a group of
-/// panels of both sides fits the L2 cache.
-const DEPTH: usize = 512;
-/// Column panels per group.
-const COL_PANELS: usize = 4;
 /// Parts per thread in a large product, so that no thread waits long for the last one.
-const PARTS: usize = 8;
+const PARTS: usize = 4;
 /// Products with fewer multiplications run on the calling thread: waking the others would cost more.
 const SMALL: usize = 1 << 18;
 
@@ -118,6 +114,10 @@ struct Product<'a, K> {
     panels: [usize; 2],
     /// Packed values per line.
     depth: usize,
+    /// Packed values per line in one pass over a part.
+    step: usize,
+    /// Panels of each operand that are in use at a time.
+    groups: [usize; 2],
     /// The side that is split among the parts: the one with more lines.
     split: usize,
     parallel: bool,
@@ -137,18 +137,23 @@ struct Pass<'a> {
 
 impl<'a, K: Kernel> Product<'a, K> {
     const LINES: [usize; 2] = [K::ROWS, COLS];
-    const GROUPS: [usize; 2] = [K::ROW_PANELS, COL_PANELS];
-    const PACK: [Pack; 2] = [(K::GROUP, K::pack_rows), (K::GROUP, K::pack_cols)];
+    const PACK: [Pack; 2] = [K::pack_rows, K::pack_cols];
 
     fn new(call: GemmArgs<'a>) -> Self {
         let GemmArgs { lhs, rhs, .. } = call;
         let sides = [lhs, rhs.transposed()];
         let large = lhs.rows * lhs.cols * rhs.cols > SMALL;
+        let depth = lhs.cols.div_ceil(K::GROUP).next_multiple_of(K::STEP);
+        let step = depth
+            .div_ceil(depth.div_ceil(K::DEPTH))
+            .next_multiple_of(K::STEP);
         Self {
             call,
             sides,
             panels: [0, 1].map(|side| sides[side].rows.div_ceil(Self::LINES[side])),
-            depth: lhs.cols.div_ceil(K::GROUP).next_multiple_of(K::STEP),
+            depth,
+            step,
+            groups: [0, 1].map(|side| cache::panels(side, Self::LINES[side] * step)),
             split: usize::from(sides[1].rows > sides[0].rows),
             parallel: call.parallel && rayon::current_num_threads() > 1 && large,
             kernel: PhantomData,
@@ -169,7 +174,7 @@ impl<'a, K: Kernel> Product<'a, K> {
             false => 1,
         };
         let panels = self.panels[split];
-        let size = panels.div_ceil(panels.div_ceil(Self::GROUPS[split]).max(least));
+        let size = panels.div_ceil(panels.div_ceil(self.groups[split]).max(least));
         let part = |index: usize| {
             let own = index * size..((index + 1) * size).min(panels);
             // SAFETY: parts do not overlap, and the caller guarantees the rest.
@@ -190,22 +195,23 @@ impl<'a, K: Kernel> Product<'a, K> {
     /// As [`GemmKernel::multiply`], for the values of these tiles.
     unsafe fn part(&self, own: Range<usize>, whole: &[u32], room: &mut Vec<u32>) {
         let (split, lines) = (self.split, Self::LINES[self.split]);
-        let passes = self.depth.div_ceil(DEPTH);
-        let step = self.depth.div_ceil(passes).next_multiple_of(K::STEP);
-        if room.len() < own.len() * step * lines {
-            room.resize(own.len() * step * lines, 0);
+        if room.len() < own.len() * self.step * lines {
+            room.resize(own.len() * self.step * lines, 0);
         }
         // SAFETY: the caller guarantees the instructions.
         unsafe { K::begin() };
-        for start in (0..self.depth).step_by(step) {
-            let depth = step.min(self.depth - start);
+        for start in (0..self.depth).step_by(self.step) {
+            let depth = self.step.min(self.depth - start);
             let matrix = self.sides[split].cols_from(start * K::GROUP, depth * K::GROUP);
             let room = &mut room[..own.len() * depth * lines];
-            for (panel, room) in own.clone().zip(room.chunks_exact_mut(depth * lines)) {
-                let to = room.as_mut_ptr();
-                // SAFETY: there is room for a panel; the caller guarantees the instructions.
-                unsafe { one_panel(matrix, panel * lines, [lines, depth], Self::PACK[split], to) };
-            }
+            let source = Source {
+                matrix,
+                first: own.start,
+                count: own.len(),
+                depth,
+            };
+            // SAFETY: there is room for these panels; the caller guarantees the instructions.
+            unsafe { Self::PACK[split](source, room.as_mut_ptr()) };
             let pass = Pass {
                 start,
                 depth,
@@ -217,8 +223,8 @@ impl<'a, K: Kernel> Product<'a, K> {
                 true => own.clone(),
                 false => 0..self.panels[side],
             };
-            for rows in groups(all(0), Self::GROUPS[0]) {
-                for cols in groups(all(1), Self::GROUPS[1]) {
+            for rows in groups(all(0), self.groups[0]) {
+                for cols in groups(all(1), self.groups[1]) {
                     // SAFETY: the caller guarantees these tiles.
                     unsafe { self.tiles(&pass, rows.clone(), cols) };
                 }

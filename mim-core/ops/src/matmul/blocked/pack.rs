@@ -11,15 +11,29 @@ use super::numbers::Numbers;
 use super::register::{LANES, store, transpose};
 use crate::matmul::Matrix;
 
-/// Numbers per packed value, and a function that packs the lines of a matrix from an index on: see
-/// [`Kernel::pack_rows`](super::kernel::Kernel::pack_rows).
-pub(super) type Pack = (usize, unsafe fn(Matrix<'_>, usize, *mut u32));
+/// Panels that are packed together: neighbours share the cache lines of a matrix whose lines are adjacent in memory.
+const TOGETHER: usize = 8;
 
-/// Packs the rows of `matrix` into panels of `lines` lines with `depth` packed values each.
+/// Panels of an operand that are next to each other.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    /// Its rows are the lines of the operand.
+    pub(super) matrix: Matrix<'a>,
+    /// Number of the first panel, and how many follow with it.
+    pub(super) first: usize,
+    pub(super) count: usize,
+    /// Packed values per line, zeros at the end included.
+    pub(super) depth: usize,
+}
+
+/// A function that packs panels: see [`Kernel::pack_rows`](super::kernel::Kernel::pack_rows).
+pub(super) type Pack = unsafe fn(Source<'_>, *mut u32);
+
+/// Packs all lines of `matrix` into panels of `lines` lines with `depth` packed values each.
 ///
 /// # Safety
 ///
-/// As [`one_panel`].
+/// `pack` must belong to a kernel that this CPU supports, for panels of that many lines.
 pub(super) unsafe fn panels(
     matrix: Matrix<'_>,
     lines: usize,
@@ -30,92 +44,131 @@ pub(super) unsafe fn panels(
     let len = matrix.rows.div_ceil(lines) * depth * lines;
     let mut packed = Vec::<u32>::with_capacity(len);
     let room = &mut packed.spare_capacity_mut()[..len];
-    let pack = |(index, room): (usize, &mut [MaybeUninit<u32>])| {
-        let to = room.as_mut_ptr().cast();
-        // SAFETY: there is room for a panel, and the caller guarantees the rest.
-        unsafe { one_panel(matrix, index * lines, [lines, depth], pack, to) };
+    let together = |(index, room): (usize, &mut [MaybeUninit<u32>])| {
+        let source = Source {
+            matrix,
+            first: index * TOGETHER,
+            count: room.len() / (depth * lines),
+            depth,
+        };
+        // SAFETY: there is room for these panels, and the caller guarantees the rest.
+        unsafe { pack(source, room.as_mut_ptr().cast()) };
     };
+    let size = TOGETHER * depth * lines;
     if parallel {
-        room.par_chunks_mut(depth * lines)
+        room.par_chunks_mut(size)
             .enumerate()
             .with_max_len(1)
-            .for_each(pack);
+            .for_each(together);
     } else {
-        room.chunks_mut(depth * lines).enumerate().for_each(pack);
+        room.chunks_mut(size).enumerate().for_each(together);
     }
     // SAFETY: the panels cover the whole length.
     unsafe { packed.set_len(len) };
     packed
 }
 
-/// Packs the lines from `first` on into a panel of `lines` lines of `depth` packed values; lines beyond the
-/// matrix are zero.
+/// Packs panels of `W` lines: packed value `g` of line `l` of a panel goes to `g * W + l` of its room. Lines and values
+/// beyond the matrix are zero.
 ///
 /// # Safety
 ///
-/// `pack` must belong to a kernel that this CPU supports, for panels of that many lines. `to` must have room for the
-/// panel.
-pub(super) unsafe fn one_panel(
-    matrix: Matrix<'_>,
-    first: usize,
-    [lines, depth]: [usize; 2],
-    (group, pack): Pack,
-    to: *mut u32,
-) {
-    let filled = matrix.cols.div_ceil(group);
-    // SAFETY: the caller guarantees the room and the kernel; the kernel fills the beginning.
+/// Needs the instructions of `N`; `to` must have room for the panels. `W` must be a multiple of [`LANES`], or smaller.
+#[inline(always)]
+pub(super) unsafe fn fill<N: Numbers, const W: usize>(source: Source<'_>, to: *mut u32) {
+    let Source {
+        matrix,
+        first,
+        count,
+        depth,
+    } = source;
+    let groups = matrix.cols.div_ceil(N::GROUP);
+    let rooms = (0..count).map(|panel| to.wrapping_add(panel * depth * W).cast::<f32>());
+    for room in rooms.clone() {
+        // SAFETY: there is room for `depth` values of each line.
+        unsafe { room.add(groups * W).write_bytes(0, (depth - groups) * W) };
+    }
+    // SAFETY: the caller's contract.
     unsafe {
-        to.add(filled * lines)
-            .write_bytes(0, (depth - filled) * lines);
-        pack(matrix, first, to);
+        if matrix.col_stride == 1 {
+            for (panel, room) in rooms.enumerate() {
+                along::<N, W>(matrix, (first + panel) * W, room);
+            }
+        } else {
+            // Goes through memory in its own order: all lines of a group, then the next group.
+            for group in 0..groups {
+                for (panel, room) in rooms.clone().enumerate() {
+                    across::<N, W>(matrix, (first + panel) * W, group, room);
+                }
+            }
+        }
     }
 }
 
-/// Packs the lines from `first` on: packed value `g` of line `l` goes to `g * W + l`. Lines beyond the matrix are zero.
+/// Lanes of a store for lines from `block` on: all, if the next group overwrites the surplus ones.
+#[inline(always)]
+fn lanes(is_last: bool, width: usize, block: usize) -> usize {
+    if is_last { width - block } else { LANES }
+}
+
+/// Packs a panel whose lines lie along memory.
 ///
 /// # Safety
 ///
-/// Needs the instructions of `N`; `to` must have room for a panel. `W` must be a multiple of [`LANES`], or smaller.
+/// As [`fill`].
 #[inline(always)]
-pub(super) unsafe fn panel<N: Numbers, const W: usize>(
-    matrix: Matrix<'_>,
-    first: usize,
-    to: *mut u32,
-) {
+unsafe fn along<N: Numbers, const W: usize>(matrix: Matrix<'_>, first: usize, to: *mut f32) {
     let groups = matrix.cols.div_ceil(N::GROUP);
     for block in (0..W).step_by(LANES) {
-        let lines = (matrix.rows - first).saturating_sub(block).min(LANES);
-        // Store all lanes if the next group overwrites the surplus ones.
-        let room = |group: usize| if group + 1 < groups { LANES } else { W - block };
+        let line = first + block;
+        let lines = matrix.rows.saturating_sub(line).min(LANES);
         let start = matrix
             .values
             .as_ptr()
-            .wrapping_add((first + block) * matrix.row_stride);
-        let to = to.wrapping_add(block).cast::<f32>();
-        // SAFETY: only numbers of existing lines and columns are read, and only lines of the block are written.
-        unsafe {
-            if matrix.col_stride == 1 {
-                for group in (0..groups).step_by(LANES) {
-                    let mut tile = [_mm512_setzero_ps(); LANES];
-                    for (line, row) in tile.iter_mut().enumerate().take(lines) {
-                        let at = group * N::GROUP;
-                        let from = start.wrapping_add(line * matrix.row_stride + at);
-                        *row = N::along(from, matrix.cols - at);
-                    }
-                    transpose(&mut tile);
-                    let count = LANES.min(groups - group);
-                    for (i, values) in tile.iter().enumerate().take(count) {
-                        store(to.wrapping_add((group + i) * W), room(group + i), *values);
-                    }
-                }
-            } else {
-                for group in 0..groups {
+            .wrapping_add(line * matrix.row_stride);
+        for group in (0..groups).step_by(LANES) {
+            // SAFETY: only numbers of existing lines and columns are read, and only lines of the block are written.
+            unsafe {
+                let mut tile = [_mm512_setzero_ps(); LANES];
+                for (line, row) in tile.iter_mut().enumerate().take(lines) {
                     let at = group * N::GROUP;
-                    let from = start.wrapping_add(at * matrix.col_stride);
-                    let values = N::across(from, matrix.col_stride, matrix.cols - at, lines);
-                    store(to.wrapping_add(group * W), room(group), values);
+                    let from = start.wrapping_add(line * matrix.row_stride + at);
+                    *row = N::along(from, matrix.cols - at);
+                }
+                transpose(&mut tile);
+                let count = LANES.min(groups - group);
+                for (i, values) in tile.iter().enumerate().take(count) {
+                    let to = to.wrapping_add((group + i) * W + block);
+                    store(to, lanes(group + i + 1 == groups, W, block), *values);
                 }
             }
+        }
+    }
+}
+
+/// Packs one value of each line of a panel, for lines that are adjacent in memory.
+///
+/// # Safety
+///
+/// As [`fill`].
+#[inline(always)]
+unsafe fn across<N: Numbers, const W: usize>(
+    matrix: Matrix<'_>,
+    first: usize,
+    group: usize,
+    to: *mut f32,
+) {
+    let (at, stride) = (group * N::GROUP, matrix.col_stride);
+    let last = at + N::GROUP >= matrix.cols;
+    for block in (0..W).step_by(LANES) {
+        let line = first + block;
+        let lines = matrix.rows.saturating_sub(line).min(LANES);
+        let from = matrix.values.as_ptr().wrapping_add(line + at * stride);
+        // SAFETY: only numbers of existing lines and columns are read, and only lines of the block are written.
+        unsafe {
+            let values = N::across(from, stride, matrix.cols - at, lines);
+            let to = to.wrapping_add(group * W + block);
+            store(to, lanes(last, W, block), values);
         }
     }
 }
@@ -134,7 +187,7 @@ mod tests {
     ///
     /// The CPU must support the instructions of the kernel.
     unsafe fn check<K: Kernel>(value: fn(&[f32]) -> u32) {
-        for [rows, cols] in [[1, 1], [6, 8], [14, 16], [15, 33], [33, 5], [70, 40]] {
+        for [rows, cols] in [[1, 1], [6, 8], [14, 16], [15, 33], [33, 5], [300, 40]] {
             let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32).sqrt()).collect();
             let straight = Matrix::dense(&values, rows, cols).unwrap();
             let mut turned = vec![0.; rows * cols];
@@ -143,10 +196,7 @@ mod tests {
             }
             let turned = Matrix::dense(&turned, cols, rows).unwrap().transposed();
             let depth = cols.div_ceil(K::GROUP);
-            let sides: [(usize, Pack); 2] = [
-                (K::ROWS, (K::GROUP, K::pack_rows)),
-                (COLS, (K::GROUP, K::pack_cols)),
-            ];
+            let sides: [(usize, Pack); 2] = [(K::ROWS, K::pack_rows), (COLS, K::pack_cols)];
             for (lines, pack) in sides {
                 let mut wanted = vec![0; rows.div_ceil(lines) * depth * lines];
                 for (row, values) in values.chunks(cols).enumerate() {
@@ -184,15 +234,16 @@ mod tests {
 
     #[test]
     fn depth_is_padded_with_zeros() {
-        unsafe fn ones(matrix: Matrix<'_>, first: usize, to: *mut u32) {
-            for i in 0..2 * matrix.cols {
-                // SAFETY: two lines of a panel are at least this long.
-                unsafe { to.add(i).write(1 + u32::try_from(first).unwrap()) };
-            }
+        if !has_avx512() {
+            return;
         }
-        let matrix = Matrix::dense(&[0.; 9], 3, 3).unwrap();
-        // SAFETY: `ones` needs no special instructions and fills 3 values of 2 lines.
-        let packed = unsafe { panels(matrix, 2, 4, (1, ones), false) };
-        assert_eq!(packed, [1, 1, 1, 1, 1, 1, 0, 0, 3, 3, 3, 3, 3, 3, 0, 0]);
+        let matrix = Matrix::dense(&[1.; 9], 3, 3).unwrap();
+        for matrix in [matrix, matrix.transposed()] {
+            // SAFETY: the line above checks for the instructions.
+            let packed = unsafe { panels(matrix, COLS, 4, Avx512::pack_cols, false) };
+            let line = |count: usize| (0..COLS).map(move |line| f32::from(line < count).to_bits());
+            let wanted: Vec<u32> = [3, 3, 3, 0].into_iter().flat_map(line).collect();
+            assert_eq!(packed, wanted);
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 
 use super::super::kernel::Avx512Bf16;
-use super::super::register;
 use super::machine::small;
 use super::*;
 use crate::simd::has_avx512_bf16;
@@ -24,7 +23,7 @@ impl Unit for Emulated {
         assert!(BEGUN.replace(false), "ended before it began");
     }
 
-    unsafe fn multiply(left: &[u32], right: &[u32], sums: &mut Sums) {
+    unsafe fn multiply(left: &[u32], right: &[u32], to: *mut f32, stride: usize, add: bool) {
         assert!(BEGUN.get(), "not begun on this thread");
         assert_eq!(left.len(), right.len());
         assert_eq!(left.len() % (ROWS * LANES), 0, "not whole tiles");
@@ -38,11 +37,14 @@ impl Unit for Emulated {
                 }
             }
         }
-        for (row, sums) in sums.iter_mut().enumerate() {
-            for (half, sums) in sums.iter_mut().enumerate() {
-                let values = tiles[row / 16][half][row % 16];
-                // SAFETY: the tests run where there is AVX-512, and 16 values are there.
-                *sums = unsafe { register::load(values.as_ptr(), LANES) };
+        for row in 0..ROWS {
+            for col in 0..COLS {
+                let sum = tiles[row / 16][col / 16][row % 16][col % 16];
+                // SAFETY: the caller guarantees these values.
+                unsafe {
+                    let to = to.add(row * stride + col);
+                    to.write(if add { *to + sum } else { sum });
+                }
             }
         }
     }
@@ -113,8 +115,14 @@ fn both_orientations_give_the_same_rows() {
         let depth = cols.div_ceil(2).next_multiple_of(16);
         for matrix in [straight, turned] {
             let mut panel = vec![u32::MAX; depth * ROWS];
+            let source = Source {
+                matrix,
+                first: 0,
+                count: 1,
+                depth,
+            };
             // SAFETY: the machine has the instructions, and the panel has the required size.
-            unsafe { Amx::<Emulated>::pack_rows(matrix, 0, panel.as_mut_ptr()) };
+            unsafe { Amx::<Emulated>::pack_rows(source, panel.as_mut_ptr()) };
             for (at, pair) in panel.iter().enumerate() {
                 let (square, row, group) = (at / 512, at % 512 / 16, at % 16);
                 let number = |col: usize| match row < rows && col < cols {

@@ -11,15 +11,18 @@ mod machine;
 use std::arch::asm;
 use std::arch::x86_64::{__m512, _mm512_setzero_ps};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 #[cfg(test)]
 pub(super) use self::emulated::Emulated;
 pub(super) use self::machine::available;
 use super::kernel::{COLS, Kernel, Tile};
 use super::numbers::{Numbers, Pairs};
-use super::pack::panel;
+use super::pack::{Source, fill};
 use super::register::{LANES, store, transpose};
 use crate::matmul::Matrix;
+use crate::matmul::args::Accumulate;
 
 /// Rows of the output per panel pair: two tiles.
 const ROWS: usize = 2 * LANES;
@@ -37,9 +40,11 @@ pub(super) trait Unit {
 
     unsafe fn end();
 
+    /// Writes 32 x 32 sums to rows that are `stride` values apart; `add` adds them to what is there.
+    ///
     /// `left` holds 32 lines of 16 packed values for each 16 packed values of the inner axis. `right` holds 32 lines
     /// for each packed value of the inner axis. Both have a multiple of 16.
-    unsafe fn multiply(left: &[u32], right: &[u32], sums: &mut Sums);
+    unsafe fn multiply(left: &[u32], right: &[u32], to: *mut f32, stride: usize, add: bool);
 }
 
 /// The CPU's unit.
@@ -88,40 +93,53 @@ impl Unit for Hardware {
         }
     }
 
-    unsafe fn multiply(left: &[u32], right: &[u32], sums: &mut Sums) {
+    unsafe fn multiply(left: &[u32], right: &[u32], to: *mut f32, stride: usize, add: bool) {
         let steps = left.len().min(right.len()) / (ROWS * LANES);
-        if steps == 0 {
-            return;
-        }
-        // SAFETY: the caller guarantees the unit. Each step reads 2 KiB of either side, and the sums are 32 rows
-        // of 128 bytes; tiles begin at their rows 0 and 16 and at their bytes 0 and 64.
+        let stride = stride * size_of::<f32>();
+        // SAFETY: the caller guarantees the unit and the sums. Each step reads 2 KiB of either side. The tiles of the
+        // sums begin at their rows 0 and 16 and at their bytes 0 and 64.
         unsafe {
             asm!(
+                "test {add}, {add}",
+                "jz 3f",
+                "tileloadd tmm0, [{to} + {stride}]",
+                "tileloadd tmm1, [{to} + {stride} + 64]",
+                "tileloadd tmm2, [{low} + {stride}]",
+                "tileloadd tmm3, [{low} + {stride} + 64]",
+                "jmp 4f",
+                "3:",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
+                "4:",
+                "test {steps}, {steps}",
+                "jz 5f",
                 "2:",
                 "tileloadd tmm4, [{left} + {line}]",
-                "tileloadd tmm5, [{left} + {line} + 1024]",
                 "tileloadd tmm6, [{right} + {wide}]",
-                "tileloadd tmm7, [{right} + {wide} + 64]",
+                "tileloadd tmm5, [{left} + {line} + 1024]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm7, [{right} + {wide} + 64]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 "add {left}, 2048",
                 "add {right}, 2048",
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{sums} + {wide}], tmm0",
-                "tilestored [{sums} + {wide} + 64], tmm1",
-                "tilestored [{sums} + {wide} + 2048], tmm2",
-                "tilestored [{sums} + {wide} + 2112], tmm3",
+                "5:",
+                "tilestored [{to} + {stride}], tmm0",
+                "tilestored [{to} + {stride} + 64], tmm1",
+                "tilestored [{low} + {stride}], tmm2",
+                "tilestored [{low} + {stride} + 64], tmm3",
                 left = inout(reg) left.as_ptr() => _,
                 right = inout(reg) right.as_ptr() => _,
                 steps = inout(reg) steps => _,
-                sums = in(reg) sums.as_mut_ptr(),
+                add = in(reg) usize::from(add),
+                to = in(reg) to,
+                low = in(reg) to.cast::<u8>().wrapping_add(LANES * stride),
+                stride = in(reg) stride,
                 line = in(reg) 64usize,
                 wide = in(reg) 128usize,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -139,7 +157,7 @@ impl<U: Unit> Kernel for Amx<U> {
     const GROUP: usize = Pairs::GROUP;
     const STEP: usize = LANES;
     const ROWS: usize = ROWS;
-    const ROW_PANELS: usize = 4;
+    const DEPTH: usize = 1024;
 
     unsafe fn begin() {
         // SAFETY: the caller guarantees the unit.
@@ -153,53 +171,82 @@ impl<U: Unit> Kernel for Amx<U> {
 
     /// Blocks of 16 lines by 16 packed values; the values of a line are adjacent.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn pack_rows(matrix: Matrix<'_>, first: usize, to: *mut u32) {
+    unsafe fn pack_rows(source: Source<'_>, to: *mut u32) {
+        let Source {
+            matrix,
+            first,
+            count,
+            depth,
+        } = source;
         let groups = matrix.cols.div_ceil(Pairs::GROUP);
-        let squares = (0..groups)
-            .step_by(LANES)
-            .flat_map(|group| [(group, 0), (group, LANES)]);
-        for (index, (group, line)) in squares.enumerate() {
-            let (line, col) = (first + line, group * Pairs::GROUP);
-            let lines = matrix.rows.saturating_sub(line).min(LANES);
-            let left = matrix.cols - col;
-            let place = line * matrix.row_stride + col * matrix.col_stride;
-            let start = matrix.values.as_ptr().wrapping_add(place);
-            let mut square = [_mm512_setzero_ps(); LANES];
-            // SAFETY: only existing lines and columns are read; the caller guarantees the room.
-            unsafe {
-                if matrix.col_stride == 1 {
-                    for (i, row) in square.iter_mut().enumerate().take(lines) {
-                        *row = Pairs::along(start.wrapping_add(i * matrix.row_stride), left);
-                    }
-                } else {
-                    for (i, row) in square.iter_mut().enumerate().take(groups - group) {
-                        let at = i * Pairs::GROUP;
-                        let from = start.wrapping_add(at * matrix.col_stride);
-                        *row = Pairs::across(from, matrix.col_stride, left - at, lines);
-                    }
-                    transpose(&mut square);
-                }
-                let to = to.wrapping_add(index * LANES * LANES).cast::<f32>();
-                for (i, row) in square.iter().enumerate() {
-                    store(to.wrapping_add(i * LANES), LANES, *row);
+        for group in (0..depth).step_by(LANES) {
+            for panel in 0..count {
+                for line in [0, LANES] {
+                    let place = panel * depth * ROWS + group * ROWS + line * LANES;
+                    let line = (first + panel) * ROWS + line;
+                    // SAFETY: only existing lines and columns are read; the caller guarantees the room.
+                    unsafe { square(matrix, line, group..groups, to.wrapping_add(place)) };
                 }
             }
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn pack_cols(matrix: Matrix<'_>, first: usize, to: *mut u32) {
+    unsafe fn pack_cols(source: Source<'_>, to: *mut u32) {
         // SAFETY: the caller's contract.
-        unsafe { panel::<Pairs, COLS>(matrix, first, to) }
+        unsafe { fill::<Pairs, COLS>(source, to) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn compute(tile: &Tile<'_>, left: &[u32], right: &[u32]) {
-        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        // SAFETY: the caller's contract.
+        let whole = tile.rows == ROWS && tile.cols == COLS && tile.scale == 1.0;
+        let add = match tile.init {
+            Accumulate::Zero => Some(false),
+            Accumulate::Sum => Some(true),
+            Accumulate::Row(_) | Accumulate::Rows { .. } => None,
+        };
+        // SAFETY: the caller's contract. The unit writes all sums.
         unsafe {
-            U::multiply(left, right, &mut sums);
-            tile.store(&sums);
+            if let (true, Some(add)) = (whole, add) {
+                return U::multiply(left, right, tile.start, tile.row_stride, add);
+            }
+            let mut sums = MaybeUninit::<Sums>::uninit();
+            U::multiply(left, right, sums.as_mut_ptr().cast(), COLS, false);
+            tile.store(sums.assume_init_ref());
+        }
+    }
+}
+
+/// Packs 16 lines from `line` on, 16 packed values each from `groups.start` on, of which those before `groups.end` exist.
+///
+/// # Safety
+///
+/// Needs the instructions of [`Pairs`]; `to` must have room for 256 values.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn square(matrix: Matrix<'_>, line: usize, groups: Range<usize>, to: *mut u32) {
+    let lines = matrix.rows.saturating_sub(line).min(LANES);
+    let col = groups.start * Pairs::GROUP;
+    let left = matrix.cols.saturating_sub(col);
+    let place = line * matrix.row_stride + col * matrix.col_stride;
+    let start = matrix.values.as_ptr().wrapping_add(place);
+    let mut square = [_mm512_setzero_ps(); LANES];
+    // SAFETY: only existing lines and columns are read; the caller guarantees the room.
+    unsafe {
+        if matrix.col_stride == 1 {
+            for (i, row) in square.iter_mut().enumerate().take(lines) {
+                *row = Pairs::along(start.wrapping_add(i * matrix.row_stride), left);
+            }
+        } else {
+            for (i, row) in square.iter_mut().enumerate().take(groups.len()) {
+                let at = i * Pairs::GROUP;
+                let from = start.wrapping_add(at * matrix.col_stride);
+                *row = Pairs::across(from, matrix.col_stride, left - at, lines);
+            }
+            transpose(&mut square);
+        }
+        for (i, row) in square.iter().enumerate() {
+            store(to.cast::<f32>().wrapping_add(i * LANES), LANES, *row);
         }
     }
 }
