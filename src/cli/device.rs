@@ -119,3 +119,17 @@ fn restart(mut again: Command) {
         Err(error) => tracing::warn!("cannot set the number of threads: {error}"),
     }
 }
+
+/// Makes the calling thread one of the threads that compute.
+///
+/// Otherwise each operation is handed to another thread, and the caller sleeps until it is done. Small models have
+/// thousands of operations a second. One thread alone stays out: it could wait for a loader that waits for it.
+pub(super) fn join_pool() {
+    let threads = std::env::var(THREADS).ok().and_then(|number| number.parse().ok());
+    if let Some(threads @ 2..) = threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
+        if let Err(error) = pool.build_global() {
+            tracing::debug!("another thread computes for this one: {error}");
+        }
+    }
+}

@@ -172,6 +172,7 @@ pub fn main(registry: Registry) -> ExitCode {
 }
 
 fn run(cli: Cli) -> ExitCode {
+    device::join_pool();
     let done = match cli.command {
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Browse(args) => browse::run(&args),
