@@ -128,7 +128,7 @@ impl Options {
     }
 
     /// All settings: the options laid over `table`, which has the sizes of `arch` if one is given. Images are measured
-    /// where `norm = "auto"` asks for it, unless the settings are only printed.
+    /// where settings ask for it (`norm = "auto"`), unless the settings are only printed.
     pub(crate) fn complete(&self, mut table: Table, arch: Option<&str>) -> Result<RunConfig> {
         self.put_options(&mut table);
         // A size comes before the keys that refine it, and a type before the keys of its table.
@@ -157,10 +157,10 @@ impl Options {
         if let Ok(before) = before {
             settings::fill_types(&mut table, &before.to_table()?);
         }
-        if !self.print_config
-            && let Some(line) = run_config::measure_norm(&mut table)?
-        {
-            eprintln!("{line}");
+        if !self.print_config {
+            for line in run_config::measure(&mut table)? {
+                eprintln!("{line}");
+            }
         }
         RunConfig::from_table(table)
     }

@@ -16,8 +16,8 @@ mod sources;
 
 pub use adapt::resize_pos_embed;
 pub use detect::{Guess, describe, is_encoder, look};
-pub(crate) use file::read_npy;
 pub use file::{TensorHeader, WeightFile, WeightFormat};
+pub(crate) use file::{read_npy, read_npy_bytes, read_npz_entry};
 pub use fit::{Fitted, Grids, fit};
 pub use locate::locate;
 pub use map::WeightMap;

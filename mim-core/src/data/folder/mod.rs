@@ -7,15 +7,16 @@ mod walk;
 use std::path::{Path, PathBuf};
 
 pub(super) use self::kind::is_image_ending;
-use self::kind::{CLOUDS, Files, IMAGES, keep};
+use self::kind::{CLOUDS, Files, IMAGES, IMAGES_AND_ARRAYS, keep};
 use self::walk::{Folder, Listing, Walk};
 use super::passed_over::PassedOver;
+use super::reading::ReadImage;
 use super::{Dataset, Reading, Split, out_of_range};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), always as RGB,
-/// or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
+/// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), as RGB unless
+/// [`Reading::range`] is set, or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
 ///
 /// The folder may have a folder for each split, by any of its usual names ([`Split::names`]) in any case of letters;
 /// else it is all train split. Inside a split, images in subfolders (at any depth) are labelled by the first; images
@@ -29,7 +30,7 @@ pub struct FolderDataset {
     labels: Vec<u32>,
     classes: Vec<String>,
     notes: Vec<String>,
-    turned: bool,
+    how: ReadImage,
 }
 
 impl FolderDataset {
@@ -50,9 +51,13 @@ impl FolderDataset {
     ///
     /// As [`FolderDataset::open`].
     pub fn open_with(root: &Path, split: Split, reading: &Reading) -> Result<Self> {
+        let kind = match reading.array_layout {
+            Some(_) => IMAGES_AND_ARRAYS,
+            None => IMAGES,
+        };
         Ok(Self {
-            turned: reading.orientation.turns(false),
-            ..Self::open_files(IMAGES, root, split)?
+            how: reading.images(false),
+            ..Self::open_files(kind, root, split)?
         })
     }
 
@@ -158,7 +163,7 @@ impl FolderDataset {
             files,
             labels,
             classes,
-            turned: false,
+            how: ReadImage::default(),
             notes: notes
                 .map(|note| format!("{}: {note}", root.display()))
                 .collect(),
@@ -228,7 +233,7 @@ impl Dataset for FolderDataset {
             .files
             .get(index)
             .ok_or_else(|| out_of_range(index, self.len()))?;
-        (self.kind.read)(path, self.turned)
+        (self.kind.read)(path, &self.how)
     }
 
     fn label(&self, index: usize) -> Option<u32> {
