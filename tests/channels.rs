@@ -334,3 +334,48 @@ fn one_channel_of_sixteen_bits_is_read_whole() {
         "{said}"
     );
 }
+
+#[test]
+fn statistics_are_those_of_all_images() {
+    let images = Images::new("tif", tile);
+    let data = format!("folder:{}", images.path("data").display());
+    let file = images.path("norm.toml");
+    let stats = |more: &[&str]| {
+        let mut command = mim(&["data", "stats", &data]);
+        command.args(more);
+        command
+    };
+    let write = ["--set", RANGE, "--write", file.to_str().unwrap()];
+    let (table, said) = succeeds(stats(&write));
+    assert!(said.contains("12 images of 12 channels"), "{said}");
+    assert_eq!(read(&file), table);
+    let table: toml::Table = table.parse().unwrap();
+    let of = |key: &str, channel: usize| table["norm"][key][channel].as_float().unwrap();
+    // Over two classes of six images: band 0 is 0 or 0.9, and noise.
+    let noise: Vec<f64> = (0..6)
+        .flat_map(|seed| (0..64 * 64).map(move |pixel| f64::from(noise(pixel, seed))))
+        .collect();
+    let mean = noise.iter().sum::<f64>() / noise.len() as f64;
+    let square = noise
+        .iter()
+        .map(|value| (value - mean).powi(2))
+        .sum::<f64>();
+    let variance = square / noise.len() as f64;
+    for (found, wanted) in [
+        (of("mean", 0), 0.45 + mean),
+        (of("std", 0), (0.45f64.powi(2) + variance).sqrt()),
+        (of("mean", 10), 0.5 + mean),
+        (of("std", 10), variance.sqrt()),
+    ] {
+        assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
+    }
+    // A norm is not written twice, and a recipe keeps what it has.
+    fails(stats(&write), &["norm.toml", "has a `norm` already"]);
+    fs::write(&file, "# mine\nmask_ratio = 0.5").unwrap();
+    succeeds(stats(&write));
+    assert!(read(&file).starts_with("# mine\nmask_ratio = 0.5\n\n[norm]\n"));
+    fails(
+        stats(&["--set", "train.epochs=3"]),
+        &["no setting of the data"],
+    );
+}
