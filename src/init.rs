@@ -8,7 +8,9 @@ use candle_core::{Device, Tensor};
 use mim_core::encoders::EncoderConfig;
 use mim_core::params::{Kind, ParamStore};
 use mim_core::train::Checkpoint;
-use mim_core::weights::{Grids, Guess, LoadReport, Pattern, Source, WeightFile, WeightMap, fit};
+use mim_core::weights::{
+    ChannelFit, Grids, Guess, LoadReport, Pattern, Source, WeightFile, WeightMap, fit_with,
+};
 use mim_core::{Error, Method, PatchGrid, Result};
 
 use crate::RunConfig;
@@ -28,6 +30,8 @@ pub struct InitFrom {
     pub allow_missing: Vec<Pattern>,
     /// Whether only the encoder is loaded, even if the weights contain more of the method.
     pub encoder_alone: bool,
+    /// How the patch embedding is fitted to another number of channels.
+    pub channels: ChannelFit,
 }
 
 /// What a run started from.
@@ -105,7 +109,7 @@ impl InitFrom {
     /// Loads the weights of `method`, built from `config`, before training: the whole student if the file contains it,
     /// otherwise only its encoder. Momentum teachers start as copies, as always.
     ///
-    /// Tensors that differ in image size, window, patch size or channels are resized ([`fit`]).
+    /// Tensors that differ in image size, window, patch size or channels are resized ([`fit_with`]).
     ///
     /// # Errors
     ///
@@ -131,7 +135,7 @@ impl InitFrom {
                 .as_ref()
                 .and_then(|(encoder, _)| encoder.grid().ok()),
         };
-        let fitted = fit(&weights, student, grids)?;
+        let fitted = fit_with(&weights, student, grids, self.channels)?;
         let weights = fitted.weights;
         let missing = |name: &str| weights.get(name).is_none();
         let whole = student

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::{RunConfig, run_config};
 use mim_core::data::DataSource;
 use mim_core::train::Checkpoint;
+use mim_core::weights::ChannelFit;
 use mim_core::{Error, Result, settings};
 use toml::{Table, Value};
 
@@ -83,6 +84,14 @@ pub(crate) struct Options {
     pub(crate) watch: WatchArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// Reads `--init-channels`.
+pub(crate) fn channel_fit(text: &str) -> std::result::Result<ChannelFit, String> {
+    let mut names = ChannelFit::NAMES.iter();
+    let found = names.find(|(name, _)| *name == text);
+    let found = found.map(|(_, fit)| *fit);
+    found.ok_or_else(|| "write repeat, mean or zero".to_owned())
 }
 
 impl Options {
