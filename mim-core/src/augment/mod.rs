@@ -19,6 +19,7 @@
 
 mod affine;
 mod blur;
+mod channel_dropout;
 mod color;
 mod convolve;
 mod crop;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use affine::{Affine, transform};
 pub use blur::{GaussianBlur, gaussian_blur};
+pub use channel_dropout::ChannelDropout;
 pub use color::{Grayscale, Solarize, ToChannels, grayscale, solarize, weighted_grayscale};
 pub use crop::{CenterCrop, ClampedCrop, CropBox, Pad, PixelShift, RandomResizedCrop};
 pub use depth::Depth;
@@ -107,6 +109,8 @@ pub enum Augment {
     Solarize(Solarize),
     /// Random operations of a random strength.
     RandAugment(RandAugment),
+    /// Drops random channels.
+    ChannelDropout(ChannelDropout),
     /// Draws points of a cloud.
     SamplePoints(SamplePoints),
     /// Moves a cloud into the unit sphere.
@@ -134,6 +138,7 @@ impl Augment {
             Self::GaussianBlur(op) => op,
             Self::Solarize(op) => op,
             Self::RandAugment(op) => op,
+            Self::ChannelDropout(op) => op,
             Self::SamplePoints(op) => op,
             Self::UnitSphere(op) => op,
             Self::ScaleAndShift(op) => op,
