@@ -26,7 +26,7 @@ pub struct InitFrom {
     pub source: Option<String>,
     /// The key of the weights in a PyTorch checkpoint. If not set: found automatically.
     pub key: Option<String>,
-    /// Parameters that may be missing: they keep their initial values.
+    /// Parameters that may be missing or have another shape: they keep their initial values.
     pub allow_missing: Vec<Pattern>,
     /// Whether only the encoder is loaded, even if the weights contain more of the method.
     pub encoder_alone: bool,
@@ -147,10 +147,12 @@ impl InitFrom {
             _ => None,
         };
         let wanted = |name: &str| part.as_ref().is_none_or(|part| part.contains(name));
-        let (kept, left_out): (Vec<_>, Vec<_>) = weights.iter().partition(|(name, _)| wanted(name));
+        let (kept, left_out): (Vec<_>, Vec<_>) = weights
+            .iter()
+            .partition(|&(name, xs)| wanted(name) && !self.skips(student, name, xs));
+        let kept = kept.into_iter();
         let kept: WeightMap = kept
-            .into_iter()
-            .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+            .map(|(name, xs)| (name.to_owned(), xs.clone()))
             .collect();
         // Only parameters may be missing; no tensor of the file may be unused.
         let optional = |name: &str| {
@@ -179,6 +181,12 @@ impl InitFrom {
         self.allow_missing
             .iter()
             .any(|pattern| pattern.matches(name))
+    }
+
+    /// Whether a parameter keeps its initial value because the file's has another shape, and it may be missing.
+    fn skips(&self, student: &ParamStore, name: &str, tensor: &Tensor) -> bool {
+        let var = student.var(name);
+        self.allows(name) && var.is_some_and(|var| var.dims() != tensor.dims())
     }
 
     /// Adds to an error whose names the file seems to have, and some of those that nothing was found for.

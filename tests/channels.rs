@@ -379,3 +379,49 @@ fn statistics_are_those_of_all_images() {
         &["no setting of the data"],
     );
 }
+
+#[test]
+fn weights_of_three_channels_start_a_run_of_twelve() {
+    let (photos, tiles) = (Images::new("png", x_ray), Images::new("tif", tile));
+    let rgb = VIT.replace("in_channels = 12", "in_channels = 3");
+    succeeds(photos.pretrain("rgb", &[&rgb, DECODER]));
+    let from = photos.path("rgb");
+    let start = |run: &str, more: &[&str]| {
+        let mut command = tiles.pretrain(run, &[RANGE, VIT, DECODER]);
+        command.args([
+            "--init",
+            from.to_str().unwrap(),
+            "--lr",
+            "1e-9",
+            "--no-eval",
+        ]);
+        command.args(more);
+        command
+    };
+    let zero = ["--init-channels", "zero"];
+    fails(
+        start("whole", &zero),
+        &["decoder_pred.weight", "--allow-missing"],
+    );
+    let (_, said) = succeeds(start(
+        "zero",
+        &[&zero[..], &["--allow-missing", "decoder_pred*"]].concat(),
+    ));
+    assert!(
+        said.contains("kernels fitted, [16, 3, 8, 8] to [16, 12, 8, 8]"),
+        "{said}"
+    );
+    let kernels = |run: &Path| -> Vec<f32> {
+        let file = run.join("checkpoints/step-3/student.safetensors");
+        let weights = mim::prelude::WeightMap::read(file).unwrap();
+        let kernels = weights.get("patch_embed.proj.weight").unwrap();
+        kernels.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let (before, after) = (kernels(&from), kernels(&tiles.path("zero")));
+    for (old, new) in before.chunks(3 * 64).zip(after.chunks(12 * 64)) {
+        let wanted = old.iter().chain(&[0.; 9 * 64]);
+        assert!(new.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+    let output = start("none", &["--init-channels", "red"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}

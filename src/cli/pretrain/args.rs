@@ -30,7 +30,8 @@ pub(crate) struct Args {
     /// The key of the weights in a checkpoint of PyTorch; found if not given.
     #[arg(long, value_name = "KEY", requires = "init")]
     init_key: Option<String>,
-    /// Parameters that --init may leave at their initial values, `*` for any characters; repeatable.
+    /// Parameters that --init may leave at their initial values if they are missing or have another shape, `*` for any
+    /// characters; repeatable.
     #[arg(long, value_name = "PATTERN", requires = "init")]
     allow_missing: Vec<Pattern>,
     /// What the patch embedding of --init becomes for another number of channels: its kernels in turn, as in timm
