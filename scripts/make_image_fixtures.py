@@ -78,5 +78,7 @@ deep("bands_u8.tif", tiff((words >> 8).astype(np.uint8), photometric="minisblack
 deep("grey16.png", pillow(Image.fromarray(words[:, :, 0]), "PNG"), words[:, :, :1] / 65535)
 deep("hwc_f32.npy", npy(bands), bands)
 deep("grey_f64.npy", npy(bands[:, :, 0].astype(np.float64)), bands[:, :, :1])
+# An archive of two arrays, compressed; tests/deep_images.rs takes `bands`, which are [channels, height, width].
+np.savez_compressed(OUT / "arrays.npz", bands=np.arange(24, dtype=np.uint16).reshape(3, 2, 4), mask=np.zeros((2, 4), np.uint8))
 (OUT / "values.json").write_text(json.dumps(values, separators=(",", ":")) + "\n")
 (OUT / "rgb.json").write_text(json.dumps(expected, separators=(",", ":")) + "\n")

@@ -10,7 +10,7 @@ pub(super) use self::kind::is_image_ending;
 use self::kind::{CLOUDS, Files, IMAGES, IMAGES_AND_ARRAYS, keep};
 use self::walk::{Folder, Listing, Walk};
 use super::passed_over::PassedOver;
-use super::reading::ReadImage;
+use super::reading::{ArrayLayout, ReadImage};
 use super::{Dataset, Reading, Split, out_of_range};
 use crate::augment::Sample;
 use crate::{Error, Result};
@@ -51,13 +51,9 @@ impl FolderDataset {
     ///
     /// As [`FolderDataset::open`].
     pub fn open_with(root: &Path, split: Split, reading: &Reading) -> Result<Self> {
-        let kind = match reading.array_layout {
-            Some(_) => IMAGES_AND_ARRAYS,
-            None => IMAGES,
-        };
         Ok(Self {
             how: reading.images(false),
-            ..Self::open_files(kind, root, split)?
+            ..Self::open_files(images(reading.array_layout), root, split)?
         })
     }
 
@@ -71,13 +67,17 @@ impl FolderDataset {
     }
 
     /// The images below a folder, whatever the folders' names; what is passed over is added to `notes`.
-    pub(super) fn below(root: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+    pub(super) fn below(
+        root: &Path,
+        layout: Option<ArrayLayout>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<PathBuf>> {
         let (mut walk, folder) = Walk::new(root)?;
-        let mut files = vec![];
-        collect(IMAGES, &mut walk, &folder, &mut files)?;
+        let (kind, mut files) = (images(layout), vec![]);
+        collect(kind, &mut walk, &folder, &mut files)?;
         walk.end();
         if files.is_empty() {
-            return Err(nothing(IMAGES, root, &walk.passed_over));
+            return Err(nothing(kind, root, &walk.passed_over));
         }
         notes.extend(walk.passed_over.lines());
         Ok(files)
@@ -208,6 +208,14 @@ impl FolderDataset {
         }
         (self.files, self.labels, self.classes) = (files, labels, known);
         Ok(self)
+    }
+}
+
+/// What files of images are: arrays, too, if the order of their axes is known.
+fn images(layout: Option<ArrayLayout>) -> Files {
+    match layout {
+        Some(_) => IMAGES_AND_ARRAYS,
+        None => IMAGES,
     }
 }
 

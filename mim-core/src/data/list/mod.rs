@@ -91,8 +91,9 @@ impl ListDataset {
                 (None, _) => missing.push(row.path.as_str()),
                 (_, Some(None)) => unknown.push(row.label.as_deref().unwrap_or("(none)")),
                 (Some(path), None) if path.is_dir() => {
+                    let layout = self.how.layout;
                     self.files
-                        .extend(FolderDataset::below(&path, &mut self.notes)?);
+                        .extend(FolderDataset::below(&path, layout, &mut self.notes)?);
                 }
                 (Some(path), label) => {
                     self.files.push(path);
