@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use mim_core::augment::{Depth, Sample};
-use mim_core::data::{ArrayLayout, Dataset, FolderDataset, Reading, Split, TiffPages, ValueRange};
+use mim_core::data::{ArrayLayout, DataSource, Reading, Split, TiffPages, ValueRange};
 use tiff::encoder::{TiffEncoder, colortype};
 
 /// A TIFF of grey pages of u16.
@@ -20,7 +20,8 @@ fn write_pages(path: &Path, pages: &[(u32, u32, &[u16])]) {
 
 /// The only image of a folder.
 fn read(folder: &Path, reading: &Reading) -> Result<Sample, String> {
-    let images = FolderDataset::open_with(folder, Split::Train, reading);
+    let source = DataSource::Folder(folder.to_owned());
+    let images = source.open_with(Split::Train, reading);
     let images = images.map_err(|error| error.to_string())?;
     images.read(0).map_err(|error| error.to_string())
 }

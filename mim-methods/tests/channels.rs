@@ -102,5 +102,6 @@ fn methods_take_other_channels_or_name_what_needs_three() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(trained > 60 && refused > 6, "{trained} {refused}");
+    // Most train; those with a teacher or tokenizer of RGB images refuse.
+    assert!(trained > 50 && refused > 6, "{trained} {refused}");
 }
