@@ -58,4 +58,27 @@ keep("no_end.png", png[:-12])
 keep("bmp_inside.jpg", pillow(Image.fromarray(rgb), "BMP"))
 jpeg = pillow(Image.fromarray(np.kron(rgb[:2, :2], np.ones((8, 8, 1), np.uint8))), "JPEG", quality=95)
 keep("trailer.jpg", jpeg + b"MotionPhoto_Data" + bytes(400) + b"\xff\xda\x00\x0c moov")
+# Images of values: files, and what they hold as [height, width, channels].
+values = {}
+def deep(name, data, array):
+    (OUT / name).write_bytes(data)
+    values[name] = [list(array.shape), np.asarray(array, np.float64).flatten().tolist()]
+
+def npy(array):
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+bands = rng.normal(0, 100, (4, 5, 12)).astype(np.float32)
+words = rng.integers(0, 65536, (4, 5, 5), np.uint16)
+deep("bands_f32.tif", tiff(bands, photometric="minisblack", planarconfig="contig", compression="zlib"), bands)
+deep("bands_f32_planes.tif", tiff(bands.transpose(2, 0, 1).copy(), photometric="minisblack", planarconfig="separate"), bands)
+deep("bands_u16.tif", tiff(words, photometric="minisblack", planarconfig="contig", compression="zlib", predictor=True), words / 65535)
+deep("bands_u8.tif", tiff((words >> 8).astype(np.uint8), photometric="minisblack", planarconfig="contig", tile=(16, 16)), (words >> 8) / 255)
+deep("grey16.png", pillow(Image.fromarray(words[:, :, 0]), "PNG"), words[:, :, :1] / 65535)
+deep("hwc_f32.npy", npy(bands), bands)
+deep("grey_f64.npy", npy(bands[:, :, 0].astype(np.float64)), bands[:, :, :1])
+# An archive of two arrays, compressed; tests/deep_images.rs takes `bands`, which are [channels, height, width].
+np.savez_compressed(OUT / "arrays.npz", bands=np.arange(24, dtype=np.uint16).reshape(3, 2, 4), mask=np.zeros((2, 4), np.uint8))
+(OUT / "values.json").write_text(json.dumps(values, separators=(",", ":")) + "\n")
 (OUT / "rgb.json").write_text(json.dumps(expected, separators=(",", ":")) + "\n")

@@ -8,7 +8,9 @@ use candle_core::{Device, Tensor};
 use mim_core::encoders::EncoderConfig;
 use mim_core::params::{Kind, ParamStore};
 use mim_core::train::Checkpoint;
-use mim_core::weights::{Grids, Guess, LoadReport, Pattern, Source, WeightFile, WeightMap, fit};
+use mim_core::weights::{
+    ChannelFit, Grids, Guess, LoadReport, Pattern, Source, WeightFile, WeightMap, fit_with,
+};
 use mim_core::{Error, Method, PatchGrid, Result};
 
 use crate::RunConfig;
@@ -24,10 +26,12 @@ pub struct InitFrom {
     pub source: Option<String>,
     /// The key of the weights in a PyTorch checkpoint. If not set: found automatically.
     pub key: Option<String>,
-    /// Parameters that may be missing: they keep their initial values.
+    /// Parameters that may be missing or have another shape: they keep their initial values.
     pub allow_missing: Vec<Pattern>,
     /// Whether only the encoder is loaded, even if the weights contain more of the method.
     pub encoder_alone: bool,
+    /// How the patch embedding is fitted to another number of channels.
+    pub channels: ChannelFit,
 }
 
 /// What a run started from.
@@ -105,7 +109,7 @@ impl InitFrom {
     /// Loads the weights of `method`, built from `config`, before training: the whole student if the file contains it,
     /// otherwise only its encoder. Momentum teachers start as copies, as always.
     ///
-    /// Tensors that differ in image size, window, patch size or channels are resized ([`fit`]).
+    /// Tensors that differ in image size, window, patch size or channels are resized ([`fit_with`]).
     ///
     /// # Errors
     ///
@@ -131,7 +135,7 @@ impl InitFrom {
                 .as_ref()
                 .and_then(|(encoder, _)| encoder.grid().ok()),
         };
-        let fitted = fit(&weights, student, grids)?;
+        let fitted = fit_with(&weights, student, grids, self.channels)?;
         let weights = fitted.weights;
         let missing = |name: &str| weights.get(name).is_none();
         let whole = student
@@ -143,10 +147,12 @@ impl InitFrom {
             _ => None,
         };
         let wanted = |name: &str| part.as_ref().is_none_or(|part| part.contains(name));
-        let (kept, left_out): (Vec<_>, Vec<_>) = weights.iter().partition(|(name, _)| wanted(name));
+        let (kept, left_out): (Vec<_>, Vec<_>) = weights
+            .iter()
+            .partition(|&(name, xs)| wanted(name) && !self.skips(student, name, xs));
+        let kept = kept.into_iter();
         let kept: WeightMap = kept
-            .into_iter()
-            .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+            .map(|(name, xs)| (name.to_owned(), xs.clone()))
             .collect();
         // Only parameters may be missing; no tensor of the file may be unused.
         let optional = |name: &str| {
@@ -175,6 +181,12 @@ impl InitFrom {
         self.allow_missing
             .iter()
             .any(|pattern| pattern.matches(name))
+    }
+
+    /// Whether a parameter keeps its initial value because the file's has another shape, and it may be missing.
+    fn skips(&self, student: &ParamStore, name: &str, tensor: &Tensor) -> bool {
+        let var = student.var(name);
+        self.allows(name) && var.is_some_and(|var| var.dims() != tensor.dims())
     }
 
     /// Adds to an error whose names the file seems to have, and some of those that nothing was found for.

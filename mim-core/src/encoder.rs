@@ -187,6 +187,11 @@ pub trait Encoder: Send + Sync {
     /// If the encoder does not support this size.
     fn grid(&self, image: (usize, usize)) -> Result<PatchGrid>;
 
+    /// Number of channels of its images; `None` if it does not say.
+    fn in_channels(&self) -> Option<usize> {
+        None
+    }
+
     /// Encodes `image` `[batch, channels, height, width]` (normalised) to tokens; encoders of point clouds take
     /// `[batch, points, 3]`.
     ///
@@ -216,6 +221,10 @@ impl<T: Encoder + ?Sized> Encoder for Box<T> {
 
     fn grid(&self, image: (usize, usize)) -> Result<PatchGrid> {
         (**self).grid(image)
+    }
+
+    fn in_channels(&self) -> Option<usize> {
+        (**self).in_channels()
     }
 
     fn encode(

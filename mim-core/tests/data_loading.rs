@@ -10,9 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mim_core::augment::{Augment, Sample, ToChannels, ViewPlan};
+use mim_core::augment::{Augment, Pad, Sample, Solarize, ToChannels, ViewPlan};
 use mim_core::data::{
-    DataSource, Dataset, FolderDataset, Loader, LoaderConfig, MemoryDataset, Split, decode,
+    ArrayLayout, DataSource, Dataset, FolderDataset, Loader, LoaderConfig, MemoryDataset, Reading,
+    Split, ValueRange, decode,
 };
 use mim_core::{Batch, Result};
 
@@ -95,6 +96,107 @@ fn reads_every_format_by_its_content() {
         "{}",
         wrong.join("\n")
     );
+}
+
+#[test]
+fn images_of_values_have_all_channels() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats");
+    let expected = fs::read_to_string(folder.join("values.json")).unwrap();
+    let expected: BTreeMap<String, ([usize; 3], Vec<f64>)> =
+        serde_json::from_str(&expected).unwrap();
+    assert_eq!(expected.len(), 7);
+    let root = tempfile::tempdir().unwrap();
+    for name in expected.keys() {
+        fs::copy(folder.join(name), root.path().join(name)).unwrap();
+    }
+    let open = |range, array_layout| {
+        let reading = Reading {
+            range: Some(range),
+            array_layout,
+            ..Reading::default()
+        };
+        FolderDataset::open_with(root.path(), Split::Train, &reading).unwrap()
+    };
+    let all = open(ValueRange::Dtype, Some(ArrayLayout::Hwc));
+    assert_eq!(all.len(), 7);
+    for (index, (name, ([height, width, channels], values))) in expected.iter().enumerate() {
+        let sample = all.read(index).unwrap();
+        assert!(all.name_of(index).ends_with(name) && sample.is_deep());
+        let shape = (sample.size(), sample.channels());
+        assert_eq!(shape, ((*height, *width), *channels), "{name}");
+        for (value, expected) in sample.values().iter().zip(values) {
+            let difference = (f64::from(*value) - expected).abs();
+            assert!(
+                difference <= 1e-6 * expected.abs().max(1.),
+                "{name}: {value} {expected}"
+            );
+        }
+    }
+    // Without the order of axes arrays are other files; a range of its own scales.
+    let scaled = open(ValueRange::Bounds([-100., 300.]), None);
+    assert_eq!(scaled.len(), 5);
+    assert!(scaled.notes()[0].contains("2 .npy"), "{scaled:?}");
+    let (own, wide) = (all.read(0).unwrap(), scaled.read(0).unwrap());
+    let want = (own.values()[0] + 100.) / 400.;
+    assert!((wide.values()[0] - want).abs() < 1e-6);
+    let error = decode(&folder.join("bands_f32.tif"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("data.range"), "{error}");
+}
+
+#[test]
+fn images_of_values_go_through_views() {
+    let deep = |index: usize| {
+        let values = (0..12 * 10 * 12).map(|at| (at + index) as f32 / 2000.);
+        Sample::of_values(values.collect(), (12, 10), 12)
+    };
+    let mut plan = ViewPlan::mae(8);
+    plan.shared
+        .push(Augment::ToChannels(ToChannels { channels: 12 }));
+    plan.shared.push(Augment::Solarize(Solarize {
+        p: 1.,
+        ..Solarize::default()
+    }));
+    let batch = |plan| {
+        let loader = Loader::new(Arc::new(Odd(deep)), plan, config(4, 1), 0).unwrap();
+        loader.sequential().unwrap().next().unwrap()
+    };
+    let view = batch(plan.clone()).unwrap().views.remove(0);
+    assert_eq!(view.pixels().dims(), [4, 12, 8, 8]);
+    let unit = view.unit().unwrap().flatten_all().unwrap();
+    let values: Vec<f32> = unit.to_vec1().unwrap();
+    assert!(values.iter().all(|value| (-0.2..1.).contains(value)));
+    // Channel c of every pixel is c / 2000 more than channel 0.
+    for place in 0..64 {
+        assert!((values[11 * 64 + place] - values[place] - 11. / 2000.).abs() < 1e-5);
+    }
+    // A border of white, and the middle of an image that is smaller than the crop.
+    let border = Augment::Pad(Pad {
+        pixels: 1,
+        fill: 255,
+    });
+    let middle = ViewPlan::evaluation(12, 16).shared.remove(1);
+    let channels = plan.shared[2].clone();
+    let view = batch(ViewPlan::single(vec![border, middle, channels]))
+        .unwrap()
+        .views
+        .remove(0);
+    let unit: Vec<f32> = view
+        .unit()
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap();
+    // 12x10 pixels, a border of 1, and black around 14x12.
+    assert_eq!(unit[..16], [0.; 16]);
+    assert_eq!(
+        unit[16..][..16],
+        [&[0.; 2][..], &[1.; 12], &[0.; 2]].concat()
+    );
+    assert_eq!(unit[2 * 16 + 3], 0.);
+    assert_eq!(unit[256 + 2 * 16 + 3], 1. / 2000.);
 }
 
 #[test]

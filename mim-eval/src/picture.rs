@@ -32,7 +32,7 @@ const HEADINGS: [&str; 3] = ["original", "masked", "reconstruction"];
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the three differ in shape, hold no image or do not have 1 or 3 channels;
+/// [`Error::Shape`] if the three differ in shape, or hold no image;
 /// [`Error::InvalidConfig`] if `rows` or `columns` is 0.
 pub fn reconstruction_grid(
     reconstruction: &Reconstruction,
@@ -126,11 +126,11 @@ fn check(reconstruction: &Reconstruction) -> Result<[usize; 3]> {
         &reconstruction.masked,
         &reconstruction.reconstruction,
     ] {
-        let images = matches!(*part.dims(), [_, 1 | 3, _, _]) && part.elem_count() > 0;
+        let images = matches!(*part.dims(), [_, _, _, _]) && part.elem_count() > 0;
         if !images || part.dims() != dims {
             return Err(Error::shape(
                 "images of a reconstruction",
-                "three tensors of the same shape [batch, 1 or 3, height, width], none of them 0",
+                "three tensors of the same shape [batch, channels, height, width], none of them 0",
                 (dims, part.dims()),
                 "pass the result of Method::reconstruct",
             ));
@@ -139,9 +139,11 @@ fn check(reconstruction: &Reconstruction) -> Result<[usize; 3]> {
     Ok([dims[0], dims[2], dims[3]])
 }
 
-/// The picture of `[channels, height, width]` values in `[0, 1]`.
+/// The picture of `[channels, height, width]` values in `[0, 1]`: of more than three channels the first three, of two the
+/// first.
 pub(crate) fn image(values: &Tensor) -> Result<RgbImage> {
-    let (_, height, width) = values.dims3()?;
+    let (channels, height, width) = values.dims3()?;
+    let values = &values.narrow(0, 0, if channels < 3 { 1 } else { 3 })?;
     let values = values.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let bytes = (values.clamp(0f32, 1f32)? * 255.)?
         .round()?
@@ -265,9 +267,11 @@ mod tests {
     fn refuses_mismatched_images_and_empty_grids() {
         let mut odd = triples(2, 1);
         odd.masked = plain(2, 3, 0.);
-        for bad in [odd, triples(1, 2)] {
-            let error = reconstruction_grid(&bad, 1, 1).unwrap_err();
-            assert!(matches!(error, Error::Shape { .. }), "{error}");
+        let error = reconstruction_grid(&odd, 1, 1).unwrap_err();
+        assert!(matches!(error, Error::Shape { .. }), "{error}");
+        // Of other channels some are drawn.
+        for channels in [2, 12] {
+            assert!(reconstruction_grid(&triples(1, channels), 1, 1).is_ok());
         }
         assert!(reconstruction_grid(&triples(1, 1), 0, 1).is_err());
     }

@@ -13,19 +13,19 @@ const LEAST_SIDE: usize = 96;
 const SPACE: usize = 4;
 const WHITE: Rgb<u8> = Rgb([255; 3]);
 
-/// Draws columns of images `[count, 1 or 3, height, width]` in `[0, 1]` under their headings; sizes may differ between
+/// Draws columns of images `[count, channels, height, width]` in `[0, 1]` under their headings; sizes may differ between
 /// columns. Small images are enlarged by a whole factor without smoothing.
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if there are no columns, if a column does not have 1 or 3 channels, or if counts differ.
+/// [`Error::Shape`] if there are no columns, or if counts differ.
 pub fn sheet(columns: &[(String, Tensor)]) -> Result<RgbImage> {
     let count = columns
         .first()
         .map_or(0, |(_, images)| images.dims().first().copied().unwrap_or(0));
     let mut sizes = Vec::new();
     for (name, images) in columns {
-        let &[found, 1 | 3, height, width] = images.dims() else {
+        let &[found, _, height, width] = images.dims() else {
             return Err(wrong(name, images));
         };
         if found != count || images.elem_count() == 0 {
@@ -70,7 +70,7 @@ pub fn sheet(columns: &[(String, Tensor)]) -> Result<RgbImage> {
 fn wrong(name: &str, images: &Tensor) -> Error {
     Error::shape(
         format!("column `{name}` of a sheet"),
-        "[count, 1 or 3, height, width] with the number of images of the first column",
+        "[count, channels, height, width] with the number of images of the first column",
         images.dims(),
         "use the same images in each column",
     )

@@ -92,6 +92,24 @@ impl FrozenConfig {
         }
     }
 
+    /// The network for a student whose images have `channels` channels.
+    ///
+    /// # Errors
+    ///
+    /// As [`FrozenConfig::open`]; [`Error::InvalidConfig`] if it takes images of other channels.
+    pub fn open_for(&self, device: &Device, channels: usize) -> Result<Box<dyn Encoder>> {
+        let network = self.open(device)?;
+        match network.in_channels() {
+            Some(own) if own != channels => {
+                let value = format!("a network of {own} channels");
+                let why = format!("the encoder's images have {channels} channels");
+                let fix = format!("set encoder.in_channels to {own}, or take another network");
+                Err(Error::config(NAME, "checkpoint", value, why, fix))
+            }
+            _ => Ok(network),
+        }
+    }
+
     /// Names the teacher in the reports of a run.
     pub(crate) fn note(&self) -> String {
         match self.checkpoint.as_str() {
@@ -129,7 +147,8 @@ encoder = { type = "vit", image_size = 32, patch_size = 4, embed_dim = 128, dept
 
 impl TargetSettings for FrozenConfig {
     fn build(&self, cx: &TargetContext<'_>) -> Result<BuiltTarget> {
-        let teacher = self.open(cx.student.device())?;
+        let channels = cx.encoder.in_channels();
+        let teacher = self.open_for(cx.student.device(), channels)?;
         let values = teacher.dim();
         let config = FeatureTargetConfig {
             attention: cx.attention,
@@ -243,6 +262,10 @@ impl RunEncoder {
 }
 
 impl Encoder for RunEncoder {
+    fn in_channels(&self) -> Option<usize> {
+        Some(self.0.input().channels())
+    }
+
     fn dim(&self) -> usize {
         self.inner().map_or(0, |encoder| encoder.dim())
     }

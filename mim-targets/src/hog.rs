@@ -55,7 +55,7 @@ pub struct HogTargetConfig {
     pub view: usize,
     /// Normalisation of the image before the gradient. Default ImageNet's; not used with `bytes`.
     pub norm: Norm,
-    /// Whether to use the gradient of the bytes 0 to 255 (DMJD). Default false.
+    /// Whether to use the gradient of the bytes 0 to 255, or of deep images times 255 (DMJD). Default false.
     pub bytes: bool,
     /// How the gradient is computed. Default `sobel`.
     pub gradient: HogGradient,
@@ -257,12 +257,14 @@ impl HogTarget {
         if !self.config.bytes {
             return view.normalized(&self.config.norm);
         }
-        match view.pixels().dtype() {
-            DType::U8 => Ok(view.pixels().to_dtype(DType::F32)?),
+        match (view.pixels().dtype(), view.unit()) {
+            (DType::U8, _) => Ok(view.pixels().to_dtype(DType::F32)?),
+            // Deep images have no bytes; their range stands for that of bytes.
+            (_, Ok(unit)) => Ok((unit * 255.)?),
             _ => Err(Error::unsupported(
                 "a hog target from bytes",
                 "this view holds normalised values",
-                "use a view of u8 pixels",
+                "use a view of u8 pixels, or of f32 in [0, 1]",
             )),
         }
     }

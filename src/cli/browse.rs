@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use mim_core::data::{Loader, LoaderConfig};
 use mim_core::{Error, Result, View};
 use mim_eval::{save_png, sheet};
@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Ok(masked) = drawing::masked(method.as_ref(), &batch, config.train.seed) {
         columns.push(masked);
     }
+    let columns = drawing::shown(columns, &config.data)?;
     save_png(&sheet(&columns)?, &args.output)?;
     println!("{}", args.output.display());
     Ok(ExitCode::SUCCESS)
@@ -68,6 +69,5 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// A view with its heading.
 fn column(view: &View, number: usize) -> Result<(String, Tensor)> {
     let (height, width) = view.size();
-    let pixels = (view.pixels().to_dtype(DType::F32)? / 255.)?;
-    Ok((format!("view {number}: {height}x{width}"), pixels))
+    Ok((format!("view {number}: {height}x{width}"), view.unit()?))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::DataConfig;
 use candle_core::{DType, Device, Tensor};
 use mim_core::data::{Dataset, Loader, LoaderConfig, Subset};
 use mim_core::ops::HogGradient;
@@ -49,6 +50,14 @@ fn traced(
     method.forward(batch, &step)?;
     let mut kept = sink.kept.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(kept.take())
+}
+
+/// Columns with three channels at most: of images of more those that `data` says.
+pub(crate) fn shown(columns: Vec<Column>, data: &DataConfig) -> Result<Vec<Column>> {
+    let columns = columns.into_iter();
+    columns
+        .map(|(name, images)| Ok((name, data.shown(&images)?)))
+        .collect()
 }
 
 /// The images of the first view in `[0, 1]`, on the CPU.

@@ -67,6 +67,10 @@ pub(crate) const EXPORT: &str = "Examples:
   mim export --checkpoint runs/mae-1 --format hf --output mae-mine
   mim export --checkpoint runs/mae-1 --format timm --output vit-mine";
 
+pub(crate) const DATA: &str = "Examples:
+  mim data stats folder:photos
+  mim data stats folder:tiles --set data.range=dtype --write tiles.toml";
+
 pub(crate) const ZOO: &str = "Example:
   mim zoo mae_base";
 

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use candle_core::Device;
 use mim_core::data::{DataSource, Split};
 use mim_core::encoders::EncoderConfig;
+use mim_core::weights::ChannelFit;
 use mim_core::{Error, Norm, Pooling, Result, settings};
 use mim_methods::FinetuneConfig;
 use toml::{Table, Value};
 
 use crate::backbone::{WeightsOf, choose, encoder_of_file};
-use crate::cli::options::Options;
+use crate::cli::options::{Options, channel_fit};
 use crate::cli::pretrain;
 use crate::init::{InitFrom, encoder_of, is_run};
 use crate::{DataConfig, Pretrained, RunConfig, run_config, zoo};
@@ -36,6 +37,10 @@ pub(crate) struct Args {
     /// Train the same network from random weights instead.
     #[arg(long)]
     scratch: bool,
+    /// What the patch embedding becomes for another number of channels (encoder.in_channels): its kernels in turn, as
+    /// in timm (repeat), their mean for every channel, or zero for further channels.
+    #[arg(long, value_name = "repeat|mean|zero", requires = "checkpoint", value_parser = channel_fit)]
+    init_channels: Option<ChannelFit>,
     #[command(flatten)]
     pub(crate) options: Options,
 }
@@ -62,6 +67,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 impl Args {
     fn encoder(&self) -> Result<Trained> {
+        let mut encoder = self.found()?;
+        encoder.from.channels = self.init_channels.unwrap_or_default();
+        Ok(encoder)
+    }
+
+    fn found(&self) -> Result<Trained> {
         let Some(path) = &self.checkpoint else {
             let why = "the run has no checkpoint to resume from";
             let fix = "name the encoder it starts from";

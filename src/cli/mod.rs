@@ -17,6 +17,7 @@ mod bench;
 mod browse;
 mod compare;
 mod convert;
+mod data;
 mod device;
 mod doctor;
 #[cfg(feature = "hub")]
@@ -111,6 +112,9 @@ enum Command {
     /// List published weights that fit, where they live and under which licence.
     #[command(after_help = examples::ZOO)]
     Zoo(zoo::Args),
+    /// Measure data sets.
+    #[command(after_help = examples::DATA)]
+    Data(data::Args),
     /// Give weights the names of another project.
     #[command(after_help = examples::CONVERT)]
     Convert(convert::Args),
@@ -189,6 +193,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Features(args) => features::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Zoo(args) => zoo::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -209,6 +214,7 @@ impl Cli {
             Command::Replay(args) => args.threads,
             Command::Eval(args) => args.threads,
             Command::Features(args) => args.threads,
+            Command::Data(args) => args.threads(),
             Command::Bench(args) => args.threads(),
             _ => None,
         }

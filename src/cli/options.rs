@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::{RunConfig, run_config};
 use mim_core::data::DataSource;
 use mim_core::train::Checkpoint;
+use mim_core::weights::ChannelFit;
 use mim_core::{Error, Result, settings};
 use toml::{Table, Value};
 
@@ -85,6 +86,14 @@ pub(crate) struct Options {
     pub(crate) log: LogArgs,
 }
 
+/// Reads `--init-channels`.
+pub(crate) fn channel_fit(text: &str) -> std::result::Result<ChannelFit, String> {
+    let mut names = ChannelFit::NAMES.iter();
+    let found = names.find(|(name, _)| *name == text);
+    let found = found.map(|(_, fit)| *fit);
+    found.ok_or_else(|| "write repeat, mean or zero".to_owned())
+}
+
 impl Options {
     /// The settings of the run that is resumed, and where they are.
     pub(crate) fn resumed(&self) -> Result<Option<(Table, String)>> {
@@ -128,7 +137,7 @@ impl Options {
     }
 
     /// All settings: the options laid over `table`, which has the sizes of `arch` if one is given. Images are measured
-    /// where `norm = "auto"` asks for it, unless the settings are only printed.
+    /// where settings ask for it (`norm = "auto"`), unless the settings are only printed.
     pub(crate) fn complete(&self, mut table: Table, arch: Option<&str>) -> Result<RunConfig> {
         self.put_options(&mut table);
         // A size comes before the keys that refine it, and a type before the keys of its table.
@@ -157,10 +166,10 @@ impl Options {
         if let Ok(before) = before {
             settings::fill_types(&mut table, &before.to_table()?);
         }
-        if !self.print_config
-            && let Some(line) = run_config::measure_norm(&mut table)?
-        {
-            eprintln!("{line}");
+        if !self.print_config {
+            for line in run_config::measure(&mut table)? {
+                eprintln!("{line}");
+            }
         }
         RunConfig::from_table(table)
     }

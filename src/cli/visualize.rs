@@ -119,7 +119,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 &path,
             )?;
         }
-        _ => save_png(&sheet(&args.columns(&model, data, &device)?)?, &path)?,
+        _ => {
+            let columns = args.columns(&model, data, &device)?;
+            save_png(&sheet(&drawing::shown(columns, data)?)?, &path)?;
+        }
     }
     println!("{}", path.display());
     Ok(ExitCode::SUCCESS)
@@ -194,7 +197,7 @@ impl Args {
         for setting in &self.set {
             settings::set(&mut table, setting)?;
         }
-        run_config::measure_norm(&mut table)?;
+        run_config::measure(&mut table)?;
         let (model, line) = Pretrained::of_file(RunConfig::from_table(table)?, &file, device)?;
         eprintln!("{line}");
         Ok(model)

@@ -92,14 +92,19 @@ pub(super) fn preprocessor(model: &Pretrained) -> Result<Value> {
         Interpolation::Bicubic => 3,
     };
     let whole = json!({ "height": size.height, "width": size.width });
+    // Deep images are given from 0 to 1, as data.range has them.
+    let (rescales, factor) = match model.config.data.range {
+        None => (true, 1. / 255.),
+        Some(_) => (false, 1.),
+    };
     let mut config = json!({
         "do_normalize": true,
-        "do_rescale": true,
+        "do_rescale": rescales,
         "do_resize": true,
         "image_mean": mean,
         "image_std": std,
         "resample": resample,
-        "rescale_factor": 1. / 255.,
+        "rescale_factor": factor,
     });
     match views {
         Views::Squash => {

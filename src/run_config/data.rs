@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use mim_core::data::{DataSource, Dataset, LoaderConfig, Orientation, Reading, Split, hold_out};
+use mim_core::data::{
+    ArrayLayout, DataSource, Dataset, LoaderConfig, Orientation, Reading, Split, TiffPages,
+    ValueRange, hold_out,
+};
 use mim_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -26,6 +29,24 @@ pub struct DataConfig {
     /// source's own tools do: images of parquet files and of the Hub are turned, others are not.
     #[serde(skip_serializing_if = "is_auto")]
     pub orientation: Orientation,
+    /// The values that become 0 and 1: `"dtype"` (0 and the largest of the file's type; floats stay as they are),
+    /// `"percentile"` (the 1st and 99th of training images, measured before training) or `[low, high]`. With it images of any depth and number of channels are read, such as TIFF of 12 bands of f32; without
+    /// it all are read as RGB of 8 bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<ValueRange>,
+    /// The order of the axes of `.npy` and `.npz` files in folders, `hwc` or `chw`; needs `range`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub array_layout: Option<ArrayLayout>,
+    /// The name of the array that is the image, in `.npz` files of several arrays; needs `range`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub array_key: Option<String>,
+    /// Pages of TIFF files: `first` (default), or `channels`, which takes all and joins their channels; needs `range`.
+    #[serde(skip_serializing_if = "is_first")]
+    pub tiff_pages: TiffPages,
+    /// Channels that pictures show as red, green and blue, counted from 0, of images of more than three; default the
+    /// first three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shown_channels: Option<[usize; 3]>,
     /// Share of each class of the training images that is used; the selection does not depend on the seed. Default 1.
     #[serde(skip_serializing_if = "is_all")]
     pub train_share: f64,
@@ -54,6 +75,11 @@ fn is_auto(orientation: &Orientation) -> bool {
     *orientation == Orientation::Auto
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_first(pages: &TiffPages) -> bool {
+    *pages == TiffPages::First
+}
+
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
@@ -61,6 +87,11 @@ impl Default for DataConfig {
             image_column: None,
             label_column: None,
             orientation: Orientation::Auto,
+            range: None,
+            array_layout: None,
+            array_key: None,
+            tiff_pages: TiffPages::First,
+            shown_channels: None,
             train_share: 1.,
             val_share: 0.1,
             workers: 1,
@@ -146,6 +177,10 @@ impl DataConfig {
             image_column: self.image_column.clone(),
             label_column: self.label_column.clone(),
             orientation: self.orientation,
+            range: self.range,
+            array_layout: self.array_layout,
+            array_key: self.array_key.clone(),
+            tiff_pages: self.tiff_pages,
         }
     }
 
@@ -162,6 +197,8 @@ impl DataConfig {
         }
         if !other.source.has_image_files() {
             other.orientation = Orientation::Auto;
+            (other.range, other.array_layout, other.array_key) = (None, None, None);
+            other.tiff_pages = TiffPages::First;
         }
         other
     }

@@ -5,6 +5,8 @@ mod clouds;
 mod data;
 mod layers;
 mod norm;
+mod range;
+mod shown;
 
 use std::path::Path;
 
@@ -66,6 +68,7 @@ impl RunConfig {
         train.validate()?;
         let data: DataConfig = settings::read("data", data)?;
         data.check()?;
+        data.check_shown(norm::channels_of(&model))?;
         let eval: EvalConfig = settings::read("eval", eval)?;
         eval.check()?;
         Ok(Self {
@@ -149,7 +152,20 @@ impl RunConfig {
 pub use before::warnings;
 pub use data::{DataConfig, HeldOut, Images};
 pub use layers::{method, replace_sizes};
-pub use norm::measure as measure_norm;
+pub use norm::of_images as norm_of;
+pub use range::percentiles;
+
+/// Replaces what the settings leave to be measured on training images, `data.range = "percentile"` and
+/// `norm = "auto"`, by numbers, and returns lines that report them.
+///
+/// # Errors
+///
+/// If the images cannot be read, or have one and the same value everywhere.
+pub fn measure(table: &mut Table) -> Result<Vec<String>> {
+    let range = range::measure(table)?;
+    let norm = norm::measure(table)?;
+    Ok(range.into_iter().chain(norm).collect())
+}
 
 /// The settings in `config.toml` of a run folder.
 ///

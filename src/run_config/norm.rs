@@ -1,8 +1,6 @@
 //! `norm = "auto"`: mean and deviation of the training images.
 
-use mim_core::augment::{Augment, ImageOp, ToChannels};
-use mim_core::data::{DataSource, Dataset, Split};
-use mim_core::rng::{Purpose, stream};
+use mim_core::data::{ChannelMoments, DataSource, Dataset, Split};
 use mim_core::{Error, Norm, Result, settings};
 use mim_methods::registry::{self, Entry};
 use toml::{Table, Value};
@@ -34,7 +32,7 @@ pub(super) fn without_data(table: &mut Table, entry: &Entry) -> Result<()> {
 /// # Errors
 ///
 /// If the images cannot be read, or all have one and the same colour.
-pub fn measure(table: &mut Table) -> Result<Option<String>> {
+pub(super) fn measure(table: &mut Table) -> Result<Option<String>> {
     if !asks(table) {
         return Ok(None);
     }
@@ -45,7 +43,7 @@ pub fn measure(table: &mut Table) -> Result<Option<String>> {
         return Ok(None);
     }
     let images = data.open_source(Split::Train)?;
-    let (norm, count) = of_images(images.as_ref(), channels(table, entry)?)?;
+    let (norm, count) = of_some(images.as_ref(), channels(table, entry)?)?;
     let line = format!(
         "norm = \"auto\": mean {:?}, std {:?}, measured on {count} of {} images",
         norm.mean,
@@ -70,67 +68,61 @@ fn channels(table: &Table, entry: &Entry) -> Result<usize> {
             model.insert(key.to_owned(), value.clone());
         }
     }
-    let model = entry.resolve(model)?;
-    let channels = model
-        .get("encoder")
-        .and_then(|encoder| encoder.get("in_channels"));
-    let channels = channels.and_then(Value::as_integer).unwrap_or(3);
-    Ok(usize::try_from(channels).unwrap_or(3))
+    Ok(channels_of(&entry.resolve(model)?))
+}
+
+/// Number of channels in complete settings of a method: that of its encoder, or of its network.
+pub(super) fn channels_of(model: &Table) -> usize {
+    let channels = ["encoder", "network"].into_iter().find_map(|part| {
+        let channels = model.get(part)?.get("in_channels")?.as_integer()?;
+        usize::try_from(channels).ok()
+    });
+    channels.unwrap_or(3)
 }
 
 /// The norm of images with `channels` channels, and how many were measured.
-fn of_images(images: &dyn Dataset, channels: usize) -> Result<(Norm, usize)> {
-    let (mut sums, mut squares) = (vec![0f64; channels], vec![0f64; channels]);
-    let (mut count, mut pixels, mut last) = (0, 0f64, None);
-    let mut rng = stream(0, Purpose::Augment, [0, 0]);
+fn of_some(images: &dyn Dataset, channels: usize) -> Result<(Norm, usize)> {
     let step = images.len().div_ceil(IMAGES).max(1);
-    for index in (0..images.len()).step_by(step) {
-        // Training counts and reports unreadable images.
-        let sample = match images.read(index) {
-            Ok(sample) => sample,
-            Err(error) => {
-                last = Some(error);
-                continue;
-            }
-        };
-        let sample = Augment::ToChannels(ToChannels { channels }).apply(sample, &mut rng)?;
-        for pixel in sample.pixels().chunks_exact(channels) {
-            for ((sum, square), byte) in sums.iter_mut().zip(&mut squares).zip(pixel) {
-                let value = f64::from(*byte) / 255.;
-                *sum += value;
-                *square += value * value;
-            }
-        }
-        pixels += (sample.pixels().len() / channels) as f64;
-        count += 1;
+    let some: Vec<usize> = (0..images.len()).step_by(step).collect();
+    // Training counts and reports unreadable images.
+    let (moments, _) = ChannelMoments::of(images, &some, channels)?;
+    Ok((rounded(&of_images(&moments)?), moments.images()))
+}
+
+/// Four digits after the point, as in papers; of numbers below 0.01 four digits in all.
+fn rounded(norm: &Norm) -> Norm {
+    let digits = |value: &f64| match value.abs() {
+        0.01.. => (value * 1e4).round() / 1e4,
+        _ => format!("{value:.3e}").parse().unwrap_or(*value),
+    };
+    Norm {
+        mean: norm.mean.iter().map(digits).collect(),
+        std: norm.std.iter().map(digits).collect(),
+        ..norm.clone()
     }
-    if let (0, Some(error)) = (count, last) {
-        return Err(error);
-    }
-    let means: Vec<f64> = sums.iter().map(|sum| sum / pixels).collect();
-    let deviation = |(square, mean): (&f64, &f64)| (square / pixels - mean * mean).max(0.).sqrt();
-    let deviations: Vec<f64> = squares.iter().zip(&means).map(deviation).collect();
-    if !deviations.iter().all(|deviation| *deviation > 1e-4) {
+}
+
+/// The norm of measured images.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] if a channel has the same value everywhere.
+pub fn of_images(moments: &ChannelMoments) -> Result<Norm> {
+    let std = moments.std();
+    let is_flat = |(mean, deviation): (&f64, &f64)| *deviation <= 1e-7 * mean.abs();
+    if let Some(flat) = moments.mean().iter().zip(&std).position(is_flat) {
         let (value, why) = (
-            format!("{deviations:?}"),
-            "the images are all of one colour",
+            format!("{std:?}"),
+            format!("channel {flat} has the same value in all images"),
         );
         let fix = "write norm = { mean = [..], std = [..] }";
         return Err(Error::config("settings", "norm", value, why, fix));
     }
-    // Four digits, as in papers.
-    let rounded = |values: Vec<f64>| {
-        values
-            .iter()
-            .map(|value| (value * 1e4).round() / 1e4)
-            .collect()
-    };
-    let norm = Norm {
-        mean: rounded(means),
-        std: rounded(deviations),
-        ..Norm::uniform(0., 1., channels)
-    };
-    Ok((norm, count))
+    Ok(Norm {
+        mean: moments.mean().to_vec(),
+        std,
+        ..Norm::uniform(0., 1., moments.mean().len())
+    })
 }
 
 #[cfg(test)]
@@ -142,11 +134,13 @@ mod tests {
     fn channels_are_measured_separately() {
         // Two images of one pixel.
         let images = MemoryDataset::new(vec![0, 51, 255, 255, 102, 0], (1, 1), 3).unwrap();
-        let (norm, count) = of_images(&images, 3).unwrap();
+        let (norm, count) = of_some(&images, 3).unwrap();
         assert_eq!((norm.mean, count), (vec![0.5, 0.3, 0.5], 2));
         assert_eq!(norm.std, [0.5, 0.1, 0.5]);
         let black = MemoryDataset::new(vec![0; 6], (1, 1), 3).unwrap();
-        let error = of_images(&black, 3).unwrap_err().to_string();
-        assert!(error.contains("all of one colour"), "{error}");
+        let error = of_some(&black, 3).unwrap_err().to_string();
+        assert!(error.contains("channel 0 has the same value"), "{error}");
+        let small = rounded(&Norm::uniform(0.012_345_6, 0.000_123_456, 1));
+        assert_eq!((small.mean, small.std), (vec![0.0123], vec![0.000_123_5]));
     }
 }

@@ -54,6 +54,13 @@ pub fn gaussian_blur(mut sample: Sample, radius: f64) -> Sample {
     }
     let window = Window::new(radius);
     let (height, width, channels) = (sample.height, sample.width, sample.channels);
+    if sample.is_deep() {
+        for row in sample.values.chunks_exact_mut(width * channels) {
+            blur_values(row, channels, &window);
+        }
+        blur_values(&mut sample.values, width * channels, &window);
+        return sample;
+    }
     let mut pixels = transposed(&sample.pixels, (height, width), channels);
     blur_lines(&mut pixels, height * channels, &window);
     let mut pixels = transposed(&pixels, (width, height), channels);
@@ -124,6 +131,30 @@ simd_dispatch! {
     }
 }
 
+/// Blurs f32 values `[lines, line]` in the same way, with sums in f64.
+#[expect(clippy::cast_possible_truncation, reason = "values of an image as f32")]
+fn blur_values(values: &mut [f32], line: usize, window: &Window) {
+    let lines = values.len() / line;
+    let [full, end] = [window.full, window.end].map(|weight| f64::from(weight) / (1 << 24) as f64);
+    let mut blurred = vec![0f32; values.len()];
+    for _ in 0..PASSES {
+        for place in 0..line {
+            // Position i is line i - reach - 1, and edges are repeated.
+            let at = |index: usize| {
+                let index = index.saturating_sub(window.reach + 1).min(lines - 1);
+                f64::from(values[index * line + place])
+            };
+            let mut sum: f64 = (1..=2 * window.reach + 1).map(at).sum();
+            for index in 0..lines {
+                let (before, after) = (at(index), at(index + 2 * window.reach + 2));
+                blurred[index * line + place] = (sum * full + (before + after) * end) as f32;
+                sum += after - at(index + 1);
+            }
+        }
+        values.copy_from_slice(&blurred);
+    }
+}
+
 /// `[height, width, channels]` as `[width, height, channels]`.
 fn transposed(pixels: &[u8], size: (usize, usize), channels: usize) -> Vec<u8> {
     match channels {
@@ -185,5 +216,32 @@ mod tests {
             spread += f64::from(*value) * (at as f64 - 20.).powi(2);
         }
         assert!((spread / mass - 4.).abs() < 0.3, "{}", spread / mass);
+    }
+
+    #[test]
+    fn values_are_blurred_as_bytes_are() {
+        for channels in [1, 3] {
+            let bytes: Vec<u8> = (0..13 * 9 * channels)
+                .map(|at| u8::try_from(at * 37 % 251).unwrap())
+                .collect();
+            let values = bytes.iter().map(|byte| f32::from(*byte) / 255.).collect();
+            let small = Sample::new(bytes, (13, 9), channels).unwrap();
+            let deep = Sample::of_values(values, (13, 9), channels).unwrap();
+            for radius in [0.1, 0.7, 2., 6.] {
+                let wanted = gaussian_blur(small.clone(), radius);
+                let blurred = gaussian_blur(deep.clone(), radius);
+                for (value, byte) in blurred.values().iter().zip(wanted.pixels()) {
+                    // Bytes are rounded six times.
+                    let difference = value * 255. - f32::from(*byte);
+                    assert!(difference.abs() < 2.5, "{radius}: {difference}");
+                }
+            }
+        }
+        // Of 12 channels each is blurred alone.
+        let twelve = (0..5 * 4 * 12).map(|at| (at % 12) as f32).collect();
+        let twelve = gaussian_blur(Sample::of_values(twelve, (5, 4), 12).unwrap(), 1.5);
+        for (at, value) in twelve.values().iter().enumerate() {
+            assert!((value - (at % 12) as f32).abs() < 1e-4);
+        }
     }
 }

@@ -131,11 +131,12 @@ pub(super) fn luma([red, green, blue]: [u8; 3]) -> u8 {
     ((sum + 0x8000) >> 16) as u8
 }
 
-/// Changes the number of channels: RGB becomes its luma, grey is repeated.
+/// Changes the number of channels: RGB becomes its luma, grey is repeated. Images of other channels must have that
+/// number already.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ToChannels {
-    /// 1 or 3 (default).
+    /// 3 by default.
     pub channels: usize,
 }
 
@@ -147,21 +148,26 @@ impl Default for ToChannels {
 
 impl ImageOp for ToChannels {
     fn check(&self) -> Result<()> {
-        if matches!(self.channels, 1 | 3) {
+        if self.channels > 0 {
             return Ok(());
         }
-        Err(Error::config(
-            "to_channels",
-            "channels",
-            self.channels,
-            "images have 1 (grey) or 3 (RGB) channels",
-            "choose 1 or 3",
-        ))
+        let why = "images have at least one channel";
+        let fix = "choose the number of the encoder's channels";
+        Err(Error::config("to_channels", "channels", 0, why, fix))
     }
 
     fn apply(&self, mut sample: Sample, _rng: &mut dyn Rng) -> Result<Sample> {
         if sample.channels == self.channels {
             return Ok(sample);
+        }
+        if sample.is_deep() || !matches!(self.channels, 1 | 3) {
+            let (channels, value) = (sample.channels, self.channels);
+            let why = format!(
+                "the images have {channels}, and only grey and RGB images of bytes can be changed"
+            );
+            let fix =
+                format!("let the encoder take what there is: encoder.in_channels = {channels}");
+            return Err(Error::config("to_channels", "channels", value, why, fix));
         }
         sample.pixels = if self.channels == 1 {
             let pixels = sample.pixels.as_chunks::<3>().0;

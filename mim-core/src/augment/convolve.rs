@@ -21,23 +21,14 @@ struct Weights {
 impl Weights {
     /// From `input` to `output` positions; the filter is widened when shrinking.
     fn new(input: usize, output: usize, filter: Interpolation) -> Self {
-        let scale = input as f64 / output as f64;
-        let wide = scale.max(1.);
-        let (support, narrow) = (filter.support() * wide, 1. / wide);
         let mut all = Self {
             starts: Vec::with_capacity(output),
             ends: Vec::with_capacity(output),
             values: Vec::new(),
         };
-        for position in 0..output {
-            let center = (position as f64 + 0.5) * scale;
-            let first = whole(center - support + 0.5);
-            let end = whole(center + support + 0.5).min(input);
-            let weight = |at: usize| filter.weight((at as f64 - center + 0.5) * narrow);
-            let weights: Vec<f64> = (first..end).map(weight).collect();
-            let sum: f64 = weights.iter().sum();
+        for (first, weights) in exact(input, output, filter) {
             all.starts.push(first);
-            all.values.extend(weights.iter().map(|w| fixed(w / sum)));
+            all.values.extend(weights.into_iter().map(fixed));
             all.ends.push(all.values.len());
         }
         all
@@ -50,6 +41,27 @@ impl Weights {
         let values = ranges.map(|(begin, end)| &self.values[begin..end]);
         self.starts.iter().copied().zip(values)
     }
+}
+
+/// First input position and weights, whose sum is 1, of each output position.
+fn exact(
+    input: usize,
+    output: usize,
+    filter: Interpolation,
+) -> impl Iterator<Item = (usize, Vec<f64>)> {
+    let scale = input as f64 / output as f64;
+    let wide = scale.max(1.);
+    let (support, narrow) = (filter.support() * wide, 1. / wide);
+    (0..output).map(move |position| {
+        let center = (position as f64 + 0.5) * scale;
+        let first = whole(center - support + 0.5);
+        let end = whole(center + support + 0.5).min(input);
+        let weight = |at: usize| filter.weight((at as f64 - center + 0.5) * narrow);
+        let mut weights: Vec<f64> = (first..end).map(weight).collect();
+        let sum: f64 = weights.iter().sum();
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+        (first, weights)
+    })
 }
 
 /// The whole part of a number, or 0 below zero.
@@ -171,4 +183,46 @@ pub(super) fn convolve<const C: usize>(
         true => narrowed,
         false => shorten(&narrowed, cols * C, &Weights::new(height, rows, filter)),
     }
+}
+
+/// The box `[top, left, height, width]` of an image of `channels` values a pixel and `stride` values a row, resized to
+/// `[rows, cols]`: as Pillow does with images of mode F, sums in f64.
+pub(super) fn convolve_values(
+    (values, stride, channels): (&[f32], usize, usize),
+    [top, left, height, width]: [usize; 4],
+    [rows, cols]: [usize; 2],
+    filter: Interpolation,
+) -> Vec<f32> {
+    let across: Vec<_> = exact(width, cols, filter).collect();
+    let mut narrowed = Vec::with_capacity(height * cols * channels);
+    for line in values.chunks_exact(stride).skip(top).take(height) {
+        let line = &line[left * channels..(left + width) * channels];
+        for (first, weights) in &across {
+            for channel in 0..channels {
+                let at = |step: usize| f64::from(line[(first + step) * channels + channel]);
+                let terms = weights.iter().enumerate();
+                let sum: f64 = terms.map(|(step, weight)| weight * at(step)).sum();
+                narrowed.push(rounded(sum));
+            }
+        }
+    }
+    let stride = cols * channels;
+    let mut resized = Vec::with_capacity(rows * stride);
+    for (first, weights) in exact(height, rows, filter) {
+        for place in 0..stride {
+            let at = |step: usize| f64::from(narrowed[(first + step) * stride + place]);
+            let terms = weights.iter().enumerate();
+            let sum: f64 = terms.map(|(step, weight)| weight * at(step)).sum();
+            resized.push(rounded(sum));
+        }
+    }
+    resized
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounds to the type of the image"
+)]
+fn rounded(sum: f64) -> f32 {
+    sum as f32
 }

@@ -73,17 +73,29 @@ impl CropBox {
     /// [`Error::Shape`] if the box does not lie inside the image.
     pub fn cut(&self, mut sample: Sample) -> Result<Sample> {
         self.check(sample.size())?;
-        let channels = sample.channels;
-        let rows = sample.pixels.chunks_exact(sample.width * channels);
-        let columns = self.left * channels..(self.left + self.width) * channels;
-        let pixels = rows
-            .skip(self.top)
-            .take(self.height)
-            .flat_map(|row| &row[columns.clone()])
-            .copied()
-            .collect();
-        sample.replace(pixels, (self.height, self.width), self.corners());
+        let (size, corners) = ((self.height, self.width), self.corners());
+        let (stride, channels) = (sample.width * sample.channels, sample.channels);
+        match sample.is_deep() {
+            true => {
+                let values = self.inside(&sample.values, stride, channels);
+                sample.replace_values(values, size, corners);
+            }
+            false => {
+                let pixels = self.inside(&sample.pixels, stride, channels);
+                sample.replace(pixels, size, corners);
+            }
+        }
         Ok(sample)
+    }
+
+    /// The part of the rows of an image that is inside the box.
+    fn inside<T: Copy>(&self, rows: &[T], stride: usize, channels: usize) -> Vec<T> {
+        let columns = self.left * channels..(self.left + self.width) * channels;
+        let rows = rows.chunks_exact(stride).skip(self.top);
+        let rows = rows.take(self.height);
+        rows.flat_map(|row| &row[columns.clone()])
+            .copied()
+            .collect()
     }
 }
 
@@ -314,7 +326,7 @@ impl ImageOp for PixelShift {
 pub struct Pad {
     /// Width of the border in pixels.
     pub pixels: usize,
-    /// Value of every channel, black by default.
+    /// Value of every channel as a byte, black by default; 255 is 1 in deep images.
     pub fill: u8,
 }
 
@@ -345,19 +357,29 @@ fn padded(mut sample: Sample, before: [usize; 2], after: [usize; 2], fill: u8) -
     }
     let height = before[0] + sample.height + after[0];
     let width = before[1] + sample.width + after[1];
-    let channels = sample.channels;
-    let mut pixels = vec![fill; height * width * channels];
-    let rows = pixels.chunks_exact_mut(width * channels).skip(before[0]);
-    for (row, source) in rows.zip(sample.pixels.chunks_exact(sample.width * channels)) {
-        row[before[1] * channels..][..source.len()].copy_from_slice(source);
-    }
     let [top, left] = before.map(|side| -(side as f32));
-    sample.replace(
-        pixels,
-        (height, width),
-        [top, left, height as f32, width as f32],
-    );
+    let (size, corners) = ((height, width), [top, left, height as f32, width as f32]);
+    let channels = sample.channels;
+    let strides = (sample.width * channels, width * channels);
+    let place = before[0] * strides.1 + before[1] * channels;
+    if sample.is_deep() {
+        let mut values = vec![f32::from(fill) / 255.; height * strides.1];
+        lay(&sample.values, &mut values[place..], strides);
+        sample.replace_values(values, size, corners);
+    } else {
+        let mut pixels = vec![fill; height * strides.1];
+        lay(&sample.pixels, &mut pixels[place..], strides);
+        sample.replace(pixels, size, corners);
+    }
     sample
+}
+
+/// Copies the rows of a smaller image into a larger one, whose rows start at `target`.
+fn lay<T: Copy>(source: &[T], target: &mut [T], (stride, wider): (usize, usize)) {
+    let rows = target.chunks_mut(wider);
+    for (row, source) in rows.zip(source.chunks_exact(stride)) {
+        row[..stride].copy_from_slice(source);
+    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,13 @@ fn flipped(mut sample: Sample) -> Sample {
             _ => row.reverse(),
         }
     }
+    if sample.is_deep() {
+        for row in sample.values.chunks_exact_mut(width * channels) {
+            // Reversed whole, the channels of each pixel stand in the wrong order.
+            row.reverse();
+            row.chunks_exact_mut(channels).for_each(<[f32]>::reverse);
+        }
+    }
     let crop = &mut sample.crop;
     crop.left = crop.source_width as f32 - crop.left - crop.width;
     crop.flipped = !crop.flipped;

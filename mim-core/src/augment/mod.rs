@@ -19,9 +19,11 @@
 
 mod affine;
 mod blur;
+mod channel_dropout;
 mod color;
 mod convolve;
 mod crop;
+mod depth;
 mod flip;
 mod jitter;
 mod levels;
@@ -33,13 +35,17 @@ mod resize;
 mod sample;
 mod size;
 
+use std::sync::Once;
+
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 pub use affine::{Affine, transform};
 pub use blur::{GaussianBlur, gaussian_blur};
+pub use channel_dropout::ChannelDropout;
 pub use color::{Grayscale, Solarize, ToChannels, grayscale, solarize, weighted_grayscale};
 pub use crop::{CenterCrop, ClampedCrop, CropBox, Pad, PixelShift, RandomResizedCrop};
+pub use depth::Depth;
 pub use flip::HorizontalFlip;
 pub use jitter::{ColorJitter, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation};
 pub use levels::{adjust_sharpness, autocontrast, equalize, invert, posterize, solarize_add};
@@ -103,6 +109,8 @@ pub enum Augment {
     Solarize(Solarize),
     /// Random operations of a random strength.
     RandAugment(RandAugment),
+    /// Drops random channels.
+    ChannelDropout(ChannelDropout),
     /// Draws points of a cloud.
     SamplePoints(SamplePoints),
     /// Moves a cloud into the unit sphere.
@@ -130,6 +138,7 @@ impl Augment {
             Self::GaussianBlur(op) => op,
             Self::Solarize(op) => op,
             Self::RandAugment(op) => op,
+            Self::ChannelDropout(op) => op,
             Self::SamplePoints(op) => op,
             Self::UnitSphere(op) => op,
             Self::ScaleAndShift(op) => op,
@@ -163,7 +172,32 @@ impl ImageOp for Augment {
                 "use operations on points, such as { type = \"sample_points\", count = 1024 }, or data of images",
             ));
         }
+        if sample.is_deep() && !self.takes_values(&sample) {
+            return Ok(sample);
+        }
         self.op().apply(sample, rng)
+    }
+}
+
+impl Augment {
+    /// Whether it works on a deep image; those for colours are left out, with one warning a run.
+    fn takes_values(&self, sample: &Sample) -> bool {
+        static SAID: Once = Once::new();
+        match self {
+            Self::ColorJitter(_)
+            | Self::Grayscale(_)
+            | Self::Solarize(_)
+            | Self::RandAugment(_) => {
+                SAID.call_once(|| {
+                    let channels = sample.channels();
+                    tracing::warn!(
+                        "colour operations of views are left out: the images have {channels} channels of values, not bytes"
+                    );
+                });
+                false
+            }
+            _ => true,
+        }
     }
 }
 
@@ -276,7 +310,7 @@ mod tests {
                 hue: 0.7,
                 ..ColorJitter::default()
             }),
-            Augment::ToChannels(ToChannels { channels: 2 }),
+            Augment::ToChannels(ToChannels { channels: 0 }),
             Augment::Grayscale(Grayscale {
                 weights: Some([0.; 3]),
                 ..Grayscale::default()
@@ -289,5 +323,76 @@ mod tests {
                 "{op:?}"
             );
         }
+    }
+
+    /// Operations that work on each channel alone, as a recipe has them.
+    fn of_each_channel() -> Vec<Augment> {
+        #[derive(Deserialize)]
+        struct Ops {
+            ops: Vec<Augment>,
+        }
+        let text = "ops = [
+            { type = 'random_resized_crop', size = 9 },
+            { type = 'random_resized_crop', size = 24, interpolation = 'bilinear' },
+            { type = 'random_box' },
+            { type = 'clamped_crop', size = [7, 11] },
+            { type = 'resize', size = 10, interpolation = 'lanczos' },
+            { type = 'resize', size = [31, 8] },
+            { type = 'center_crop', size = 10 },
+            { type = 'center_crop', size = 20 },
+            { type = 'pixel_shift', size = 8, max_shift = 4 },
+            { type = 'pad', pixels = 3, fill = 100 },
+            { type = 'horizontal_flip', p = 1.0 },
+            { type = 'gaussian_blur', p = 1.0 },
+        ]";
+        toml::from_str::<Ops>(text).unwrap().ops
+    }
+
+    #[test]
+    fn deep_images_go_through_operations_as_each_channel_does_in_bytes() {
+        let size = (13, 17);
+        for channels in [1, 3, 12] {
+            let bytes: Vec<u8> = (0..size.0 * size.1 * channels)
+                .map(|at| u8::try_from(80 + at * at * 7 % 100).unwrap())
+                .collect();
+            let values = bytes.iter().map(|byte| f32::from(*byte) / 255.).collect();
+            let deep = Sample::of_values(values, size, channels).unwrap();
+            for (seed, op) in of_each_channel().into_iter().enumerate() {
+                let rng = || crate::rng::stream(seed as u64, crate::Purpose::Augment, [0, 0]);
+                let done = op.apply(deep.clone(), &mut rng()).unwrap();
+                assert_eq!(done.channels(), channels);
+                for channel in 0..channels {
+                    let plane = bytes.iter().skip(channel).step_by(channels).copied();
+                    let plane = Sample::new(plane.collect(), size, 1).unwrap();
+                    let plane = op.apply(plane, &mut rng()).unwrap();
+                    assert_eq!((done.size(), done.crop()), (plane.size(), plane.crop()));
+                    let values = done.values().iter().skip(channel).step_by(channels);
+                    for (value, byte) in values.zip(plane.pixels()) {
+                        // Bytes are rounded after each pass; none is near an end of its range.
+                        let far = value * 255. - f32::from(*byte);
+                        assert!(far.abs() < 2.5, "{op:?}, channel {channel}: {far}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn operations_on_colours_leave_deep_images_alone() {
+        let deep = Sample::of_values(vec![0.2; 4 * 4 * 12], (4, 4), 12).unwrap();
+        let mut rng = crate::rng::stream(0, crate::Purpose::Augment, [0, 0]);
+        for op in [
+            Augment::ColorJitter(ColorJitter::default()),
+            Augment::Grayscale(Grayscale::default()),
+            Augment::Solarize(Solarize::default()),
+            Augment::RandAugment(RandAugment::default()),
+        ] {
+            assert_eq!(op.apply(deep.clone(), &mut rng).unwrap(), deep, "{op:?}");
+        }
+        assert!(
+            Augment::ToChannels(ToChannels { channels: 3 })
+                .apply(deep, &mut rng)
+                .is_err()
+        );
     }
 }

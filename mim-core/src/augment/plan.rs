@@ -108,17 +108,25 @@ impl ViewPlan {
         plan
     }
 
-    /// A sample that it can take: black pixels of `size` = (height, width), or for clouds (points, 1) zeros, as many as
-    /// it draws where these are more.
+    /// A sample that it can take: black pixels of `size` = (height, width), deep ones where it asks for other channels than
+    /// grey or RGB, or for clouds (points, 1) zeros, as many as it draws where these are more.
     ///
     /// # Errors
     ///
     /// [`Error::Shape`] if the size is empty.
     pub fn blank(&self, (height, width): (usize, usize)) -> Result<Sample> {
+        let mut ops = self.shared.iter().chain(self.views.iter().flatten());
         if !self.is_of_points() {
-            return Sample::new(vec![0; height * width * 3], (height, width), 3);
+            let channels = ops.find_map(|op| match op {
+                Augment::ToChannels(to) => Some(to.channels),
+                _ => None,
+            });
+            let (channels, pixels) = (channels.unwrap_or(3), height * width);
+            return match channels {
+                1 | 3 => Sample::new(vec![0; pixels * 3], (height, width), 3),
+                _ => Sample::of_values(vec![0.; pixels * channels], (height, width), channels),
+            };
         }
-        let ops = self.shared.iter().chain(self.views.iter().flatten());
         let drawn = ops.map(|op| match op {
             Augment::SamplePoints(SamplePoints { count }) => *count,
             _ => 0,

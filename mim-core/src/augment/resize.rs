@@ -3,7 +3,7 @@
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::convolve::convolve;
+use super::convolve::{convolve, convolve_values};
 use super::{CropBox, ImageOp, Sample, Size};
 use crate::{Error, Result};
 
@@ -77,6 +77,13 @@ pub fn resize(
         ));
     }
     let from = [crop.top, crop.left, crop.height, crop.width];
+    if sample.is_deep() {
+        let (stride, channels) = (sample.width * sample.channels, sample.channels);
+        let values = (&sample.values[..], stride, channels);
+        let values = convolve_values(values, from, [height, width], interpolation);
+        sample.replace_values(values, (height, width), crop.corners());
+        return Ok(sample);
+    }
     let (pixels, stride) = (&sample.pixels, sample.width * sample.channels);
     let pixels = match sample.channels {
         1 => convolve::<1>(pixels, stride, from, [height, width], interpolation),
@@ -84,4 +91,37 @@ pub fn resize(
     };
     sample.replace(pixels, (height, width), crop.corners());
     Ok(sample)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_resized_as_bytes_are() {
+        let bytes: Vec<u8> = (0..9 * 14 * 3).map(|at| (at * 37 % 251) as u8).collect();
+        let values = bytes.iter().map(|byte| f32::from(*byte) / 255.).collect();
+        let small = Sample::new(bytes, (9, 14), 3).unwrap();
+        let deep = Sample::of_values(values, (9, 14), 3).unwrap();
+        let crop = CropBox {
+            top: 1,
+            left: 2,
+            height: 7,
+            width: 11,
+        };
+        for (size, filter) in [
+            ((4, 5), Interpolation::Bicubic),
+            ((20, 11), Interpolation::Bilinear),
+            ((7, 30), Interpolation::Lanczos),
+        ] {
+            let small = resize(small.clone(), crop, size, filter).unwrap();
+            let deep = resize(deep.clone(), crop, size, filter).unwrap();
+            assert_eq!((small.size(), small.crop()), (deep.size(), deep.crop()));
+            for (byte, value) in small.pixels().iter().zip(deep.values()) {
+                let difference = (f32::from(*byte) - value.clamp(0., 1.) * 255.).abs();
+                // Bytes are rounded after each direction.
+                assert!(difference < 1.5, "{size:?}: {byte} {value}");
+            }
+        }
+    }
 }

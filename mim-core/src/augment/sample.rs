@@ -1,19 +1,23 @@
 //! One decoded image or point cloud on its way through the augmentations.
 
+use super::Depth;
 use crate::simd::{LANES, channels, simd_dispatch};
 use crate::{Crop, Error, Result};
 
-/// Bytes of one image, interleaved `[height, width, channels]`, and where they lie in the source image; or the points
-/// of one cloud.
+/// Bytes of one image, interleaved `[height, width, channels]`, and where they lie in the source image; or values of
+/// another depth or number of channels; or the points of one cloud.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub(super) pixels: Vec<u8>,
+    /// Values of a deep image, which has no bytes; empty for others.
+    pub(super) values: Vec<f32>,
     pub(super) height: usize,
     pub(super) width: usize,
     pub(super) channels: usize,
     pub(super) crop: Crop,
     /// Points of a cloud, which has no pixels; empty for images.
     points: Vec<[f32; 3]>,
+    depth: Depth,
 }
 
 impl Sample {
@@ -33,23 +37,90 @@ impl Sample {
         {
             return Err(Self::misfit(&pixels, (height, width), channels));
         }
-        let crop = Crop {
-            top: 0.,
-            left: 0.,
-            height: source_height as f32,
-            width: source_width as f32,
-            source_height,
-            source_width,
-            flipped: false,
-        };
         Ok(Self {
             pixels,
+            values: Vec::new(),
             height,
             width,
             channels,
-            crop,
+            crop: Crop::whole((source_height, source_width)),
             points: Vec::new(),
+            depth: Depth::U8,
         })
+    }
+
+    /// A whole image of `size` = (height, width) pixels with any number of interleaved channels, of values whose usual
+    /// range is `[0, 1]`: a deep image. Operations on colours do not work on it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the image is empty or does not match its values, [`Error::Unsupported`] if one is infinite or
+    /// not a number.
+    pub fn of_values(
+        values: Vec<f32>,
+        (height, width): (usize, usize),
+        channels: usize,
+    ) -> Result<Self> {
+        let sides = (u32::try_from(height), u32::try_from(width));
+        let count = height
+            .checked_mul(width)
+            .and_then(|count| count.checked_mul(channels));
+        let (Ok(source_height), Ok(source_width), Some(1..), true) =
+            (sides.0, sides.1, count, count == Some(values.len()))
+        else {
+            return Err(Error::shape(
+                "image",
+                "height * width * channels values",
+                format!("{} values for {height}x{width}x{channels}", values.len()),
+                "pass interleaved values",
+            ));
+        };
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let pixel = at / channels;
+            let (row, col, band) = (pixel / width, pixel % width, at % channels);
+            return Err(Error::unsupported(
+                format!("the value {} in an image", values[at]),
+                format!("it is no number (row {row}, column {col}, channel {band})"),
+                "replace missing values, by 0 for instance",
+            ));
+        }
+        Ok(Self {
+            pixels: Vec::new(),
+            values,
+            height,
+            width,
+            channels,
+            crop: Crop::whole((source_height, source_width)),
+            points: Vec::new(),
+            depth: Depth::F32,
+        })
+    }
+
+    /// The type that the values had in their file.
+    pub fn depth(&self) -> Depth {
+        self.depth
+    }
+
+    /// The same sample, of a file of another type.
+    pub(crate) fn stored_as(self, depth: Depth) -> Self {
+        Self { depth, ..self }
+    }
+
+    /// Whether it is an image of values ([`Self::of_values`]), not of bytes.
+    pub fn is_deep(&self) -> bool {
+        !self.values.is_empty()
+    }
+
+    /// The values of a deep image, `[height, width, channels]`; empty for others.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Appends the values of a deep image to `planes` channel by channel, `[channels, height, width]`.
+    pub fn append_values(&self, planes: &mut Vec<f32>) {
+        for channel in 0..self.channels {
+            planes.extend(self.values.iter().skip(channel).step_by(self.channels));
+        }
     }
 
     /// A cloud of points `[x, y, z]`.
@@ -76,11 +147,13 @@ impl Sample {
         }
         Ok(Self {
             pixels: Vec::new(),
+            values: Vec::new(),
             height: 0,
             width: 0,
             channels: 3,
             crop: Crop::whole((0, 0)),
             points,
+            depth: Depth::F32,
         })
     }
 
@@ -118,7 +191,7 @@ impl Sample {
         )
     }
 
-    /// The bytes, `[height, width, channels]`.
+    /// The bytes, `[height, width, channels]`; none of deep images.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
@@ -131,7 +204,7 @@ impl Sample {
         }
     }
 
-    /// 1 (grey) or 3 (RGB; the coordinates of a cloud).
+    /// 1 (grey) or 3 (RGB; the coordinates of a cloud); of deep images any number.
     pub fn channels(&self) -> usize {
         self.channels
     }
@@ -153,9 +226,24 @@ impl Sample {
     }
 
     /// Replaces the bytes by those of the box `(top, left, height, width)` in pixels of this image, of a new size.
-    pub(super) fn replace(
+    pub(super) fn replace(&mut self, pixels: Vec<u8>, size: (usize, usize), from: [f32; 4]) {
+        self.pixels = pixels;
+        self.moved(size, from);
+    }
+
+    /// Replaces the values of a deep image likewise.
+    pub(super) fn replace_values(
         &mut self,
-        pixels: Vec<u8>,
+        values: Vec<f32>,
+        size: (usize, usize),
+        from: [f32; 4],
+    ) {
+        self.values = values;
+        self.moved(size, from);
+    }
+
+    fn moved(
+        &mut self,
         (height, width): (usize, usize),
         [top, left, box_height, box_width]: [f32; 4],
     ) {
@@ -165,7 +253,7 @@ impl Sample {
         self.crop.left += left * horizontal;
         self.crop.height = box_height * vertical;
         self.crop.width = box_width * horizontal;
-        (self.pixels, self.height, self.width) = (pixels, height, width);
+        (self.height, self.width) = (height, width);
     }
 }
 
@@ -224,6 +312,21 @@ mod tests {
         sample.append_planes(&mut planes);
         for (at, value) in planes[6..].iter().enumerate() {
             assert_eq!(*value, bytes[at % 130 * 3 + at / 130], "{at}");
+        }
+    }
+
+    #[test]
+    fn values_of_any_number_of_channels_are_finite() {
+        let image = Sample::of_values(vec![0., 1., 2., 3., 4., 5., 6., 7.], (1, 2), 4).unwrap();
+        let mut planes = vec![];
+        image.append_values(&mut planes);
+        assert_eq!(planes, [0., 4., 1., 5., 2., 6., 3., 7.]);
+        assert!(image.is_deep() && image.pixels().is_empty());
+        let error = Sample::of_values(vec![0., 0., 0., f32::NAN], (1, 2), 2).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("row 0, column 1, channel 1"), "{error}");
+        for (count, size, channels) in [(3, (1, 2), 2), (0, (0, 2), 2), (0, (1, 2), 0)] {
+            assert!(Sample::of_values(vec![0.; count], size, channels).is_err());
         }
     }
 

@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 
+use super::deep_file;
+use super::reading::ReadImage;
 use crate::augment::Sample;
 use crate::{Error, Result, files};
 
@@ -18,13 +20,13 @@ use crate::{Error, Result, files};
 ///
 /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it cannot be decoded or a JPEG is cut short.
 pub fn decode(path: &Path) -> Result<Sample> {
-    decode_file(path, false)
+    decode_file(path, &ReadImage::default())
 }
 
-/// Reads an image file, see [`decode`]; `turned` upright if its file says how.
-pub(super) fn decode_file(path: &Path, turned: bool) -> Result<Sample> {
+/// Reads an image file, see [`decode`], as `how` says.
+pub(super) fn decode_file(path: &Path, how: &ReadImage) -> Result<Sample> {
     let bytes = files::read(path)?;
-    decode_bytes(&bytes, path, turned)
+    decode_bytes(&bytes, path, how)
 }
 
 /// Whether the first bytes of a file are those of an image that can be read.
@@ -35,16 +37,15 @@ pub(super) fn is_image(path: &Path) -> bool {
 }
 
 /// Reads the bytes of an image file, see [`decode_file`]; `path` names them in errors.
-pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sample> {
-    if is_cut_jpeg(bytes) {
-        return Err(broken(path, "the JPEG is cut short".into()));
+pub(super) fn decode_bytes(bytes: &[u8], path: &Path, how: &ReadImage) -> Result<Sample> {
+    if let Some(range) = how.range {
+        return deep_file::decode(bytes, path, how, range);
     }
-    let image = match read(bytes, path, turned) {
-        // Without its end a PNG may still have all its pixels.
-        Err(_) if lacks_end(bytes) => read(&[bytes, PNG_END].concat(), path, turned)?,
-        image => image?,
-    };
-    let size = (image.height() as usize, image.width() as usize);
+    let image = read(bytes, path, how.turned)?;
+    let (size, depth) = (
+        (image.height() as usize, image.width() as usize),
+        deep_file::depth_of(&image),
+    );
     let pixels = match image.color() {
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
             let values = image.into_rgb16().into_raw();
@@ -55,12 +56,12 @@ pub(super) fn decode_bytes(bytes: &[u8], path: &Path, turned: bool) -> Result<Sa
             return Err(Error::format(
                 path,
                 "holds floating-point values, whose range is not known",
-                "save it with values of 8 or 16 bits",
+                "say it: data.range = \"dtype\" where they are from 0 to 1, else [low, high]",
             ));
         }
         _ => image.into_rgb8().into_raw(),
     };
-    Sample::new(pixels, size, 3)
+    Ok(Sample::new(pixels, size, 3)?.stored_as(depth))
 }
 
 fn broken(path: &Path, what: String) -> Error {
@@ -85,7 +86,7 @@ fn most_pixels() -> Result<u64> {
 }
 
 /// Refuses an image before it is unpacked: a small file can hold more pixels than any memory.
-fn check_size((width, height): (u32, u32), path: &Path) -> Result<()> {
+pub(super) fn check_size((width, height): (u32, u32), path: &Path) -> Result<()> {
     let (pixels, most) = (u64::from(width) * u64::from(height), most_pixels()?);
     if pixels <= most && width.max(height) <= LONGEST_SIDE {
         return Ok(());
@@ -98,12 +99,27 @@ fn check_size((width, height): (u32, u32), path: &Path) -> Result<()> {
 }
 
 /// Decodes an image by its content, turned upright if asked for and noted.
-fn read(bytes: &[u8], path: &Path, turned: bool) -> Result<DynamicImage> {
+///
+/// # Errors
+///
+/// [`Error::Format`] if it cannot be decoded, is too large, or is a JPEG that is cut short.
+pub(super) fn read(bytes: &[u8], path: &Path, turned: bool) -> Result<DynamicImage> {
+    if is_cut_jpeg(bytes) {
+        return Err(broken(path, "the JPEG is cut short".into()));
+    }
+    match read_whole(bytes, path, turned) {
+        // Without its end a PNG may still have all its pixels.
+        Err(_) if lacks_end(bytes) => read_whole(&[bytes, PNG_END].concat(), path, turned),
+        image => image,
+    }
+}
+
+fn read_whole(bytes: &[u8], path: &Path, turned: bool) -> Result<DynamicImage> {
     let undecoded = |error| match error {
         ImageError::Unsupported(error) => Error::format(
             path,
-            format!("its kind of image cannot be decoded: {error}"),
-            "save it as PNG or JPEG",
+            format!("its kind of image cannot be decoded as RGB: {error}"),
+            "save it as PNG or JPEG; data.range reads a TIFF of any channels",
         ),
         error => broken(path, format!("cannot be decoded: {error}")),
     };

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Dataset;
-use crate::augment::Sample;
+use crate::augment::{Depth, Sample};
 use crate::{Error, Result};
 
 /// Images of one size, interleaved one after the other.
@@ -17,21 +17,18 @@ pub struct MemoryDataset {
 }
 
 impl MemoryDataset {
-    /// Images `[len, height, width, channels]` with `size` = (height, width) and 1 or 3 channels.
+    /// Images `[len, height, width, channels]` with `size` = (height, width). Those of other than 1 or 3 channels are read
+    /// as deep images.
     ///
     /// # Errors
     ///
     /// [`Error::Shape`] if there is no image, or the bytes are not whole images.
     pub fn new(pixels: Vec<u8>, size: (usize, usize), channels: usize) -> Result<Self> {
         let image = size.0 * size.1 * channels;
-        if image == 0
-            || pixels.is_empty()
-            || !pixels.len().is_multiple_of(image)
-            || !matches!(channels, 1 | 3)
-        {
+        if image == 0 || pixels.is_empty() || !pixels.len().is_multiple_of(image) {
             return Err(Error::shape(
                 "images in memory",
-                format!("whole images of {size:?} pixels with 1 or 3 channels"),
+                format!("whole images of {size:?} pixels"),
                 format!("{} bytes for {channels} channels", pixels.len()),
                 "pass [len, height, width, channels] bytes",
             ));
@@ -85,7 +82,11 @@ impl Dataset for MemoryDataset {
                 "take indices from a sampler over this data set",
             )
         })?;
-        Sample::new(bytes.to_vec(), self.size, self.channels)
+        if matches!(self.channels, 1 | 3) {
+            return Sample::new(bytes.to_vec(), self.size, self.channels);
+        }
+        let values = bytes.iter().map(|byte| f32::from(*byte) / 255.).collect();
+        Ok(Sample::of_values(values, self.size, self.channels)?.stored_as(Depth::U8))
     }
 
     fn label(&self, index: usize) -> Option<u32> {
@@ -121,5 +122,13 @@ mod tests {
         let labelled = images.with_labels(vec![0, 1], 2, path).unwrap();
         assert_eq!((labelled.len(), labelled.label(1)), (2, Some(1)));
         assert!(labelled.read(2).is_err());
+    }
+
+    #[test]
+    fn two_channels_are_read_as_values() {
+        let images = MemoryDataset::new(vec![0, 51, 255, 0], (1, 1), 2).unwrap();
+        let second = images.read(1).unwrap();
+        assert_eq!((images.len(), second.values()), (2, &[1., 0.][..]));
+        assert!(MemoryDataset::new(vec![0; 3], (1, 1), 2).is_err());
     }
 }

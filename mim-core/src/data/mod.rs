@@ -17,6 +17,7 @@
 
 mod cifar;
 mod clouds;
+mod deep_file;
 mod embedded;
 mod folder;
 mod idx;
@@ -27,6 +28,7 @@ mod labels;
 mod list;
 mod loader;
 mod memory;
+mod moments;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod passed_over;
@@ -50,9 +52,10 @@ pub use joined::JoinedDataset;
 pub use list::ListDataset;
 pub use loader::{Batches, Loader, LoaderConfig};
 pub use memory::MemoryDataset;
+pub use moments::ChannelMoments;
 #[cfg(feature = "parquet")]
 pub use parquet::ParquetDataset;
-pub use reading::{Orientation, Reading};
+pub use reading::{ArrayLayout, Orientation, Reading, TiffPages, ValueRange};
 pub use sampler::{EpochSampler, Order};
 pub use shapes::ShapesDataset;
 pub use shards::Shards;

@@ -76,7 +76,12 @@ impl DataSource {
     /// As [`DataSource::open`]; [`Error::InvalidConfig`] if a choice of `reading` has no use for this source.
     pub fn open_with(&self, split: Split, reading: &Reading) -> Result<Arc<dyn Dataset>> {
         if let Self::Detect(path) = self {
-            return Self::detect(path)?.open_with(split, reading);
+            let source = match Self::detect(path)? {
+                // Arrays are point clouds unless the order of their axes is said.
+                Self::Clouds(path) if reading.array_layout.is_some() => Self::Folder(path),
+                source => source,
+            };
+            return source.open_with(split, reading);
         }
         reading.check(self)?;
         Ok(match self {

@@ -37,10 +37,11 @@ pub(super) struct Chunk {
     pub(super) left_out: Vec<usize>,
 }
 
-/// One view of some samples, `[samples, channels, height, width]`, or `[samples, points, 3]` of clouds.
+/// One view of some samples, `[samples, channels, height, width]` of bytes or values, or `[samples, points, 3]` of clouds.
 #[derive(Debug, Default)]
 struct Planes {
     bytes: Vec<u8>,
+    values: Vec<f32>,
     points: Vec<[f32; 3]>,
     shape: [usize; 3],
     crops: Vec<Crop>,
@@ -154,7 +155,16 @@ impl Planes {
         self.fit([sample.channels(), height, width], view)?;
         match sample.is_cloud() {
             true => self.points.extend_from_slice(sample.points()?),
+            false if sample.is_deep() => sample.append_values(&mut self.values),
             false => sample.append_planes(&mut self.bytes),
+        }
+        if !self.bytes.is_empty() && !self.values.is_empty() {
+            return Err(Error::shape(
+                format!("view {view} of a batch"),
+                "images that are all of bytes or all of values",
+                "both",
+                "join sources that are read in one way (data.range)",
+            ));
         }
         self.crops.push(sample.crop());
         Ok(())
@@ -194,6 +204,7 @@ impl Chunk {
         for (view, (planes, more)) in self.views.iter_mut().zip(other.views).enumerate() {
             planes.fit(more.shape, view)?;
             planes.bytes.extend(more.bytes);
+            planes.values.extend(more.values);
             planes.points.extend(more.points);
             planes.crops.extend(more.crops);
         }
@@ -208,7 +219,7 @@ impl Chunk {
         for planes in self
             .views
             .iter_mut()
-            .filter(|planes| planes.points.is_empty())
+            .filter(|planes| !planes.bytes.is_empty())
         {
             let bytes = samples * planes.shape.iter().product::<usize>();
             planes
@@ -227,6 +238,10 @@ impl Chunk {
                 return View::of_points(Tensor::from_vec(points, shape, &Device::Cpu)?);
             }
             let shape = (planes.crops.len(), channels, height, width);
+            if !planes.values.is_empty() {
+                let pixels = Tensor::from_vec(planes.values, shape, &Device::Cpu)?;
+                return View::of_unit(pixels, planes.crops);
+            }
             let pixels = Tensor::from_vec(planes.bytes, shape, &Device::Cpu)?;
             View::new(pixels, planes.crops)
         });

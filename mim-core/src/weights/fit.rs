@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{WeightMap, resize_patch_embed, resize_pos_embed, resize_rel_pos_bias, with_channels};
+use super::{ChannelFit, WeightMap, resize_patch_embed, resize_pos_embed, resize_rel_pos_bias};
 use crate::params::{Kind, ParamStore};
 use crate::{PatchGrid, Result};
 
@@ -27,7 +27,7 @@ pub struct Grids {
 /// Resizes what belongs to a grid, window, patch or number of channels, where (and only where) that of `store` differs.
 ///
 /// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones recomputed, relative position
-/// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`with_channels`]. `weights` are
+/// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`ChannelFit::Repeat`]. `weights` are
 /// in our names. Positions of other grids are never copied, also where the numbers of their tokens are equal (4x8 and
 /// 8x4). Where nobody says which grid as many tokens were of as the store's, and they are no square, they are taken
 /// as of the store's, and a line says so.
@@ -38,6 +38,20 @@ pub struct Grids {
 ///
 /// Fails only if the device does.
 pub fn fit(weights: &WeightMap, store: &ParamStore, grids: Grids) -> Result<Fitted> {
+    fit_with(weights, store, grids, ChannelFit::Repeat)
+}
+
+/// The same, with a choice of what further channels of a patch embedding start from.
+///
+/// # Errors
+///
+/// As [`fit`]; [`crate::Error::Shape`] if the choice is not for so few channels.
+pub fn fit_with(
+    weights: &WeightMap,
+    store: &ParamStore,
+    grids: Grids,
+    channels: ChannelFit,
+) -> Result<Fitted> {
     let mut fitted = Fitted {
         weights: WeightMap::default(),
         changes: Vec::new(),
@@ -67,7 +81,11 @@ pub fn fit(weights: &WeightMap, store: &ParamStore, grids: Grids) -> Result<Fitt
                 relative(tensor, &wanted, grids)?
             }
             Some(wanted) if name.ends_with("patch_embed.proj.weight") && other(&wanted) => {
-                patches(tensor, &wanted)?
+                patches(tensor, &wanted, channels)?
+            }
+            // The first of several stages, as in ConvMAE and PVTv2.
+            Some(wanted) if name.ends_with("patch_embed1.proj.weight") && other(&wanted) => {
+                first_stage(tensor, &wanted, channels)?
             }
             Some(_) => None,
         };
@@ -194,7 +212,7 @@ fn relative(table: &Tensor, wanted: &Tensor, grids: Grids) -> Result<Changed> {
     Ok(Some(("relative positions resized", resized)))
 }
 
-fn patches(weight: &Tensor, wanted: &Tensor) -> Result<Changed> {
+fn patches(weight: &Tensor, wanted: &Tensor, how: ChannelFit) -> Result<Changed> {
     let (&[dim, _, height, width], &[to_dim, channels, to, to_width]) =
         (weight.dims(), wanted.dims())
     else {
@@ -203,7 +221,20 @@ fn patches(weight: &Tensor, wanted: &Tensor) -> Result<Changed> {
     if dim != to_dim || height != width || to != to_width || height == 0 || to == 0 {
         return Ok(None);
     }
-    let changed = resize_patch_embed(&with_channels(weight, channels)?, to)?;
+    let changed = resize_patch_embed(&how.apply(weight, channels)?, to)?;
+    Ok(Some(("kernels fitted", changed)))
+}
+
+fn first_stage(weight: &Tensor, wanted: &Tensor, how: ChannelFit) -> Result<Changed> {
+    let (&[dim, _, height, width], &[to_dim, channels, to_height, to_width]) =
+        (weight.dims(), wanted.dims())
+    else {
+        return Ok(None);
+    };
+    if (dim, height, width) != (to_dim, to_height, to_width) {
+        return Ok(None);
+    }
+    let changed = how.apply(weight, channels)?;
     Ok(Some(("kernels fitted", changed)))
 }
 

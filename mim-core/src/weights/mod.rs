@@ -16,12 +16,12 @@ mod sources;
 
 pub use adapt::resize_pos_embed;
 pub use detect::{Guess, describe, is_encoder, look};
-pub(crate) use file::read_npy;
 pub use file::{TensorHeader, WeightFile, WeightFormat};
-pub use fit::{Fitted, Grids, fit};
+pub(crate) use file::{read_npy, read_npy_bytes, read_npz_entry};
+pub use fit::{Fitted, Grids, fit, fit_with};
 pub use locate::locate;
 pub use map::WeightMap;
-pub use patch_embed::{resize_patch_embed, with_channels};
+pub use patch_embed::{ChannelFit, resize_patch_embed, with_channels};
 pub use pattern::Pattern;
 pub use rel_pos_bias::resize_rel_pos_bias;
 pub use report::LoadReport;

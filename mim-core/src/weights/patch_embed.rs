@@ -95,32 +95,76 @@ fn axis(from: usize, to: usize) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// Converts kernels to `[dim, to, height, width]` for images of `to` channels.
-///
-/// For one channel the kernels are summed, so that a grey image gives the result of its RGB copy. For more channels
-/// they are repeated in turn and scaled by `from / to`. timm's rule for three channels.
+/// How patch embeddings are fitted to another number of channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChannelFit {
+    /// For one channel the kernels are summed, so that a grey image gives the result of its RGB copy. For more channels
+    /// they are repeated in turn and scaled by `from / to`. timm's rule for three channels.
+    #[default]
+    Repeat,
+    /// Every channel has the mean of the kernels, scaled by `from / to`: no channel is taken for red, green or blue.
+    Mean,
+    /// The first channels keep their kernels, and further ones start at zero: such an image gives the result of its first
+    /// channels. Not for fewer channels.
+    Zero,
+}
+
+impl ChannelFit {
+    /// Names on the command line.
+    pub const NAMES: [(&str, Self); 3] = [
+        ("repeat", Self::Repeat),
+        ("mean", Self::Mean),
+        ("zero", Self::Zero),
+    ];
+
+    /// Converts kernels `[dim, from, height, width]` to `[dim, to, height, width]` for images of `to` channels.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if a number of channels is zero, or [`ChannelFit::Zero`] is to give fewer.
+    pub fn apply(self, weight: &Tensor, to: usize) -> Result<Tensor> {
+        let (dim, from, height, width) = weight.dims4()?;
+        let wrong = |expected: &'static str, fix: &'static str| {
+            Err(Error::shape("patch embedding", expected, [from, to], fix))
+        };
+        if from == 0 || to == 0 {
+            let expected = "one channel or more, before and after";
+            return wrong(expected, "use at least one channel");
+        }
+        if from == to {
+            return Ok(weight.clone());
+        }
+        let scale = from as f64 / to as f64;
+        match self {
+            Self::Repeat if to == 1 => Ok(weight.sum_keepdim(1)?),
+            Self::Repeat => {
+                let repeated = Tensor::cat(&vec![weight; to.div_ceil(from)], 1)?;
+                Ok((repeated.narrow(1, 0, to)?.contiguous()? * scale)?)
+            }
+            Self::Mean => {
+                let mean = (weight.mean_keepdim(1)? * scale)?;
+                Ok(mean.broadcast_as((dim, to, height, width))?.contiguous()?)
+            }
+            Self::Zero if to < from => {
+                let expected = "more channels than before, if further ones start at zero";
+                wrong(expected, "choose repeat or mean (--init-channels)")
+            }
+            Self::Zero => {
+                let more = (dim, to - from, height, width);
+                let zeros = Tensor::zeros(more, weight.dtype(), weight.device())?;
+                Ok(Tensor::cat(&[weight, &zeros], 1)?)
+            }
+        }
+    }
+}
+
+/// Converts kernels to `[dim, to, height, width]` for images of `to` channels by [`ChannelFit::Repeat`].
 ///
 /// # Errors
 ///
 /// [`Error::Shape`] if a number of channels is zero.
 pub fn with_channels(weight: &Tensor, to: usize) -> Result<Tensor> {
-    let (_, from, _, _) = weight.dims4()?;
-    if from == 0 || to == 0 {
-        return Err(Error::shape(
-            "patch embedding",
-            "one channel or more, before and after",
-            [from, to],
-            "use at least one channel",
-        ));
-    }
-    if from == to {
-        return Ok(weight.clone());
-    }
-    if to == 1 {
-        return Ok(weight.sum_keepdim(1)?);
-    }
-    let repeated = Tensor::cat(&vec![weight; to.div_ceil(from)], 1)?;
-    Ok((repeated.narrow(1, 0, to)?.contiguous()? * (from as f64 / to as f64))?)
+    ChannelFit::Repeat.apply(weight, to)
 }
 
 #[cfg(test)]
@@ -191,5 +235,22 @@ mod tests {
             assert!((sum(&changed) - sum(&weight)).abs() < 1e-5, "{channels}");
         }
         assert!(with_channels(&weight, 0).is_err());
+    }
+
+    #[test]
+    fn further_channels_are_means_or_zeros() {
+        let weight = Tensor::new(&[[[[1f32]], [[2.]], [[6.]]]], &Device::Cpu).unwrap();
+        let fitted = |how: ChannelFit, to: usize| {
+            let fitted = how.apply(&weight, to)?;
+            assert_eq!(fitted.dims(), [1, to, 1, 1]);
+            Ok::<Vec<f32>, Error>(fitted.flatten_all()?.to_vec1()?)
+        };
+        assert_eq!(fitted(ChannelFit::Mean, 6).unwrap(), [1.5; 6]);
+        assert_eq!(fitted(ChannelFit::Mean, 1).unwrap(), [9.]);
+        assert_eq!(fitted(ChannelFit::Zero, 5).unwrap(), [1., 2., 6., 0., 0.]);
+        let error = fitted(ChannelFit::Zero, 2).unwrap_err().to_string();
+        assert!(error.contains("repeat or mean"), "{error}");
+        let twice = fitted(ChannelFit::Repeat, 6).unwrap();
+        assert_eq!(twice, [0.5, 1., 3., 0.5, 1., 3.]);
     }
 }

@@ -193,9 +193,12 @@ pub(super) fn check_guide(composite: &Composite) -> Result<()> {
 /// be checked here.
 fn check_targets(composite: &Composite) -> Result<()> {
     let size = (composite.input.size.height, composite.input.size.width);
-    let blank = Sample::new(vec![0; 3 * size.0 * size.1], size, 3)?;
+    let plan = composite.views(0);
+    if plan.is_of_points() {
+        return Ok(());
+    }
     let mut rng = stream(0, Purpose::Augment, [0, 0]);
-    let Ok(views) = composite.views(0).apply(blank, &mut rng) else {
+    let Ok(views) = plan.apply(plan.blank(size)?, &mut rng) else {
         return Ok(());
     };
     let sizes: Vec<_> = views.iter().map(Sample::size).collect();

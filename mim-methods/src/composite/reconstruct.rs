@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use mim_core::{
     Batch, Error, Mask, Norm, PatchGrid, Reconstruction, Result, Rows, StepContext, TraceSink, ops,
 };
@@ -67,9 +67,9 @@ fn whole(values: &Tensor, mask: &Mask) -> Result<Tensor> {
 /// Visible pixels from the batch, hidden ones from `predicted` (in `[0, 1]`), and grey for pixels that are neither.
 fn blend(batch: &Batch, norm: &Norm, mask: &Mask, predicted: &Tensor) -> Result<Reconstruction> {
     let view = batch.view(0)?;
-    let original = match view.pixels().dtype() {
-        DType::U8 => view.unit()?,
-        _ => norm.invert(view.pixels())?,
+    let original = match view.unit() {
+        Ok(unit) => unit,
+        Err(_) => norm.invert(view.pixels())?,
     };
     let (height, width) = view.size();
     let pixels = mask.upsample(PatchGrid::new(height, width))?;

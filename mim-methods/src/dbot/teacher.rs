@@ -58,7 +58,10 @@ impl DBotConfig {
 
     /// The trained network, if its sizes match the encoder.
     fn trained(&self, first: &FrozenConfig, student: &ParamStore) -> Result<First> {
-        let (network, encoder) = (first.open(student.device())?, &self.encoder);
+        let (network, encoder) = (
+            first.open_for(student.device(), self.encoder.in_channels)?,
+            &self.encoder,
+        );
         if network.dim() != encoder.output_dim() {
             return Err(Error::config(
                 NAME,

@@ -226,7 +226,11 @@ impl MethodConfig for EvaConfig {
     }
 
     fn build(&self, student: &ParamStore) -> Result<Composite> {
-        self.compose(student, self.target.open(student.device())?)
+        self.compose(
+            student,
+            self.target
+                .open_for(student.device(), self.encoder.in_channels)?,
+        )
     }
 }
 

@@ -16,8 +16,8 @@ use mim_masking::{Masker, RandomMaskerConfig, WeightedMaskerConfig};
 use mim_targets::{FeatureTarget, FeatureTargetConfig, PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, FrozenConfig, MaskMode, MethodConfig};
 
 /// Settings of MILAN; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -183,7 +183,9 @@ impl MethodConfig for MilanConfig {
 
     fn build(&self, student: &ParamStore) -> Result<Composite> {
         let teacher = match &self.target {
-            MilanTarget::Features(frozen) => Some(frozen.open(student.device())?),
+            MilanTarget::Features(frozen) => {
+                Some(frozen.open_for(student.device(), self.encoder.in_channels)?)
+            }
             MilanTarget::Pixels { .. } => None,
         };
         self.compose(student, teacher)

@@ -148,10 +148,7 @@ impl SemMaeConfig {
                     return Err(Error::config("semmae", "parts.path", "not set", why, fix));
                 }
                 let maps = RecordedParts::read(Path::new(path))?;
-                return Ok((
-                    Box::new(maps),
-                    format!("part maps come from {path}"),
-                ));
+                return Ok((Box::new(maps), format!("part maps come from {path}")));
             }
             PartsConfig::Learned { checkpoint, retain } => {
                 let learned = LearnedParts::open(Path::new(checkpoint), student.device())?;
@@ -172,7 +169,7 @@ impl SemMaeConfig {
                 (teacher, rule, retain)
             }
         };
-        let network = teacher.open(student.device())?;
+        let network = teacher.open_for(student.device(), self.encoder.in_channels)?;
         let norm = teacher.norm.clone().unwrap_or_else(|| self.norm.clone());
         let maps = TeacherParts::new(network, (teacher.view, norm), rule, *retain)?;
         let note = format!("part maps come from the network {}", teacher.checkpoint);

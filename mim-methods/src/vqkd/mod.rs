@@ -134,7 +134,10 @@ impl VqKdConfig {
         target: Option<(Box<dyn TargetGenerator>, usize)>,
     ) -> Result<VqKd> {
         if !self.commitment_weight.is_finite() || self.commitment_weight < 0. {
-            let (field, why) = ("commitment_weight", "a weight must be finite and not negative");
+            let (field, why) = (
+                "commitment_weight",
+                "a weight must be finite and not negative",
+            );
             let value = self.commitment_weight;
             return Err(Error::config(NAME, field, value, why, "use 1"));
         }
@@ -188,7 +191,9 @@ impl MethodConfig for VqKdConfig {
         if !student.trains() {
             return self.compose(student, None);
         }
-        let teacher = self.target.open(student.device())?;
+        let teacher = self
+            .target
+            .open_for(student.device(), self.encoder.in_channels)?;
         let values = teacher.dim();
         let features = self.target.features(&self.tokenizer().norm());
         let target = Box::new(FeatureTarget::new(teacher, features)?);

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use crate::init::InitFrom;
 use crate::{RunConfig, run_config, zoo};
-use mim_core::weights::Pattern;
+use mim_core::weights::{ChannelFit, Pattern};
 use mim_core::{Error, Result};
 use mim_methods::registry;
 use toml::Table;
 
-use crate::cli::options::Options;
+use crate::cli::options::{Options, channel_fit};
 
 /// Settings of `mim pretrain`.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,9 +30,14 @@ pub(crate) struct Args {
     /// The key of the weights in a checkpoint of PyTorch; found if not given.
     #[arg(long, value_name = "KEY", requires = "init")]
     init_key: Option<String>,
-    /// Parameters that --init may leave at their initial values, `*` for any characters; repeatable.
+    /// Parameters that --init may leave at their initial values if they are missing or have another shape, `*` for any
+    /// characters; repeatable.
     #[arg(long, value_name = "PATTERN", requires = "init")]
     allow_missing: Vec<Pattern>,
+    /// What the patch embedding of --init becomes for another number of channels: its kernels in turn, as in timm
+    /// (repeat), their mean for every channel, or zero for further channels.
+    #[arg(long, value_name = "repeat|mean|zero", requires = "init", value_parser = channel_fit)]
+    init_channels: Option<ChannelFit>,
     #[command(flatten)]
     pub(crate) options: Options,
 }
@@ -108,6 +113,7 @@ impl Args {
             key: self.init_key.clone(),
             allow_missing: self.allow_missing.clone(),
             encoder_alone: false,
+            channels: self.init_channels.unwrap_or_default(),
         }))
     }
 

@@ -106,7 +106,7 @@ pub(super) fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, p
         .map(|(_, store)| store.trainable_values())
         .sum();
     let (trained, held) = (images.train.len(), images.held_out.as_ref());
-    let described = describe::images(images);
+    let described = describe::images(images, &config.data);
     let notes: Vec<_> = images.notes().into_iter().map(str::to_owned).collect();
     let images = match held {
         Some((HeldOut::Share(_), held)) => format!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::RunConfig;
 use mim_core::data::{Dataset, Loader, LoaderConfig, Subset};
-use mim_core::{Error, Method, Result, StepContext};
+use mim_core::{Error, Method, Reconstruction, Result, StepContext};
 use mim_eval::{reconstruction_grid, save_png};
 
 /// Draws original, masked and reconstruction of `count` images, spread over the data set, into a PNG file.
@@ -39,7 +39,12 @@ pub(crate) fn draw(
         seed,
         ..StepContext::inference()
     };
-    let reconstruction = method.reconstruct(&batch.to_device(&device)?, &step)?;
+    let drawn = method.reconstruct(&batch.to_device(&device)?, &step)?;
+    let reconstruction = Reconstruction {
+        original: config.data.shown(&drawn.original)?,
+        masked: config.data.shown(&drawn.masked)?,
+        reconstruction: config.data.shown(&drawn.reconstruction)?,
+    };
     save_png(
         &reconstruction_grid(&reconstruction, count.div_ceil(2), 2)?,
         path,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::super::clouds;
 use super::super::image_file::{decode_file, is_image};
 use super::super::passed_over::PassedOver;
+use super::super::reading::ReadImage;
 use crate::Result;
 use crate::augment::Sample;
 
@@ -18,8 +19,7 @@ pub(super) struct Files {
     pub(super) what: &'static str,
     /// What to point to.
     pub(super) fix: &'static str,
-    /// Reads a file, turned upright if asked for.
-    pub(super) read: fn(&Path, bool) -> Result<Sample>,
+    pub(super) read: fn(&Path, &ReadImage) -> Result<Sample>,
     /// Whether a file without an ending is of this kind by its content.
     recognises: fn(&Path) -> bool,
 }
@@ -33,6 +33,14 @@ pub(super) const IMAGES: Files = Files {
     fix: "point to a folder of JPEG, PNG, WebP, BMP, GIF, TIFF or PNM files",
     read: decode_file,
     recognises: is_image,
+};
+/// Images and, if the order of their axes is known, arrays.
+pub(super) const IMAGES_AND_ARRAYS: Files = Files {
+    extensions: &[
+        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm",
+        "pgm", "pbm", "pnm", "npy", "npz",
+    ],
+    ..IMAGES
 };
 pub(super) const CLOUDS: Files = Files {
     extensions: &["npy", "npz", "ply", "off", "xyz"],

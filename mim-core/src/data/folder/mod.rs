@@ -7,15 +7,16 @@ mod walk;
 use std::path::{Path, PathBuf};
 
 pub(super) use self::kind::is_image_ending;
-use self::kind::{CLOUDS, Files, IMAGES, keep};
+use self::kind::{CLOUDS, Files, IMAGES, IMAGES_AND_ARRAYS, keep};
 use self::walk::{Folder, Listing, Walk};
 use super::passed_over::PassedOver;
+use super::reading::{ArrayLayout, ReadImage};
 use super::{Dataset, Reading, Split, out_of_range};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), always as RGB,
-/// or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
+/// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), as RGB unless
+/// [`Reading::range`] is set, or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
 ///
 /// The folder may have a folder for each split, by any of its usual names ([`Split::names`]) in any case of letters;
 /// else it is all train split. Inside a split, images in subfolders (at any depth) are labelled by the first; images
@@ -29,7 +30,7 @@ pub struct FolderDataset {
     labels: Vec<u32>,
     classes: Vec<String>,
     notes: Vec<String>,
-    turned: bool,
+    how: ReadImage,
 }
 
 impl FolderDataset {
@@ -51,8 +52,8 @@ impl FolderDataset {
     /// As [`FolderDataset::open`].
     pub fn open_with(root: &Path, split: Split, reading: &Reading) -> Result<Self> {
         Ok(Self {
-            turned: reading.orientation.turns(false),
-            ..Self::open_files(IMAGES, root, split)?
+            how: reading.images(false),
+            ..Self::open_files(images(reading.array_layout), root, split)?
         })
     }
 
@@ -66,13 +67,17 @@ impl FolderDataset {
     }
 
     /// The images below a folder, whatever the folders' names; what is passed over is added to `notes`.
-    pub(super) fn below(root: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+    pub(super) fn below(
+        root: &Path,
+        layout: Option<ArrayLayout>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<PathBuf>> {
         let (mut walk, folder) = Walk::new(root)?;
-        let mut files = vec![];
-        collect(IMAGES, &mut walk, &folder, &mut files)?;
+        let (kind, mut files) = (images(layout), vec![]);
+        collect(kind, &mut walk, &folder, &mut files)?;
         walk.end();
         if files.is_empty() {
-            return Err(nothing(IMAGES, root, &walk.passed_over));
+            return Err(nothing(kind, root, &walk.passed_over));
         }
         notes.extend(walk.passed_over.lines());
         Ok(files)
@@ -158,7 +163,7 @@ impl FolderDataset {
             files,
             labels,
             classes,
-            turned: false,
+            how: ReadImage::default(),
             notes: notes
                 .map(|note| format!("{}: {note}", root.display()))
                 .collect(),
@@ -206,6 +211,14 @@ impl FolderDataset {
     }
 }
 
+/// What files of images are: arrays, too, if the order of their axes is known.
+fn images(layout: Option<ArrayLayout>) -> Files {
+    match layout {
+        Some(_) => IMAGES_AND_ARRAYS,
+        None => IMAGES,
+    }
+}
+
 /// The error of a folder without a file of a kind.
 fn nothing(kind: Files, root: &Path, passed_over: &PassedOver) -> Error {
     let others = match passed_over.kinds() {
@@ -228,7 +241,7 @@ impl Dataset for FolderDataset {
             .files
             .get(index)
             .ok_or_else(|| out_of_range(index, self.len()))?;
-        (self.kind.read)(path, self.turned)
+        (self.kind.read)(path, &self.how)
     }
 
     fn label(&self, index: usize) -> Option<u32> {

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use self::rows::{ENDINGS, Row, Rows, ending};
 use super::image_file::decode_file;
 use super::labels::{among, classes, some_of};
+use super::reading::ReadImage;
 use super::{Dataset, FolderDataset, Reading, Split};
 use crate::augment::Sample;
 use crate::{Error, Result};
@@ -30,7 +31,7 @@ pub struct ListDataset {
     labels: Vec<u32>,
     classes: Vec<String>,
     notes: Vec<String>,
-    turned: bool,
+    how: ReadImage,
 }
 
 impl ListDataset {
@@ -56,7 +57,7 @@ impl ListDataset {
             labels: vec![],
             classes: vec![],
             notes: rows.note.into_iter().collect(),
-            turned: reading.orientation.turns(false),
+            how: reading.images(false),
         };
         dataset.take(&file, rows.rows, known)?;
         let name = file.display();
@@ -90,8 +91,9 @@ impl ListDataset {
                 (None, _) => missing.push(row.path.as_str()),
                 (_, Some(None)) => unknown.push(row.label.as_deref().unwrap_or("(none)")),
                 (Some(path), None) if path.is_dir() => {
+                    let layout = self.how.layout;
                     self.files
-                        .extend(FolderDataset::below(&path, &mut self.notes)?);
+                        .extend(FolderDataset::below(&path, layout, &mut self.notes)?);
                 }
                 (Some(path), label) => {
                     self.files.push(path);
@@ -242,7 +244,7 @@ impl Dataset for ListDataset {
             .files
             .get(index)
             .ok_or_else(|| super::out_of_range(index, self.len()))?;
-        decode_file(path, self.turned)
+        decode_file(path, &self.how)
     }
 
     fn label(&self, index: usize) -> Option<u32> {

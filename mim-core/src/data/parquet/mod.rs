@@ -17,6 +17,7 @@ use self::labels::{Classes, Others};
 use self::memory::GroupMemory;
 use self::shard::Shard;
 use super::image_file::decode_bytes;
+use super::reading::ReadImage;
 use super::{Dataset, Reading, Shards, Split, out_of_range, shard_files};
 use crate::augment::Sample;
 use crate::{Error, Result};
@@ -32,7 +33,7 @@ pub struct ParquetDataset {
     rows: usize,
     classes: Classes,
     notes: Vec<String>,
-    turned: bool,
+    how: ReadImage,
     memory: GroupMemory,
 }
 
@@ -166,7 +167,7 @@ impl ParquetDataset {
                 .into_iter()
                 .map(|note| format!("{name}: {note}"))
                 .collect(),
-            turned: reading.orientation.turns(true),
+            how: reading.images(true),
             memory: GroupMemory::new(MEMORY),
             shards,
             groups,
@@ -230,7 +231,7 @@ impl Dataset for ParquetDataset {
         };
         let name = PathBuf::from(self.name_of(index));
         match image {
-            Some(image) => decode_bytes(image.data(), &name, self.turned),
+            Some(image) => decode_bytes(image.data(), &name, &self.how),
             None => Err(shard.no_image(place, row, &name)),
         }
     }

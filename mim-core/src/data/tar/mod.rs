@@ -15,6 +15,7 @@ use super::image_file::decode_bytes;
 use super::index_cache::{IndexFile, Stamp};
 use super::labels::{among, classes, some_of};
 use super::passed_over::PassedOver;
+use super::reading::ReadImage;
 use super::{Dataset, Reading, Shards, Split, out_of_range, shard_files};
 use crate::augment::Sample;
 use crate::{Error, Result};
@@ -44,7 +45,7 @@ pub struct TarDataset {
     labels: Vec<u32>,
     classes: Vec<String>,
     notes: Vec<String>,
-    turned: bool,
+    how: ReadImage,
 }
 
 /// Shards by name, as kept for the next time.
@@ -135,7 +136,7 @@ impl TarDataset {
             notes: notes
                 .map(|note| format!("{}: {note}", path.display()))
                 .collect(),
-            turned: reading.orientation.turns(false),
+            how: reading.images(false),
             shards,
             starts,
             entries,
@@ -280,7 +281,7 @@ impl Dataset for TarDataset {
             Ok(bytes)
         };
         let bytes = read().map_err(Error::io("read", shard))?;
-        decode_bytes(&bytes, Path::new(&self.name_of(index)), self.turned)
+        decode_bytes(&bytes, Path::new(&self.name_of(index)), &self.how)
     }
 
     fn label(&self, index: usize) -> Option<u32> {

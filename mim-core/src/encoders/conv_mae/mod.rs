@@ -177,6 +177,10 @@ impl Encoder for ConvMae {
         self.config.dim()
     }
 
+    fn in_channels(&self) -> Option<usize> {
+        Some(self.config.in_channels)
+    }
+
     fn trunk(&self) -> &dyn Encoder {
         self
     }

@@ -121,6 +121,10 @@ impl Encoder for PvtV2 {
         self.config.dim()
     }
 
+    fn in_channels(&self) -> Option<usize> {
+        Some(self.config.in_channels)
+    }
+
     fn trunk(&self) -> &dyn Encoder {
         self
     }

@@ -73,6 +73,10 @@ impl Encoder for RopeVit {
         self.config.embed_dim
     }
 
+    fn in_channels(&self) -> Option<usize> {
+        Some(self.config.in_channels)
+    }
+
     fn trunk(&self) -> &dyn Encoder {
         self
     }

@@ -199,6 +199,10 @@ impl Encoder for Swin {
         self.config.dim()
     }
 
+    fn in_channels(&self) -> Option<usize> {
+        Some(self.config.in_channels)
+    }
+
     fn trunk(&self) -> &dyn Encoder {
         self
     }

@@ -247,6 +247,10 @@ impl Encoder for Vit {
         self.config.output_dim()
     }
 
+    fn in_channels(&self) -> Option<usize> {
+        Some(self.config.in_channels)
+    }
+
     fn trunk(&self) -> &dyn Encoder {
         self
     }

@@ -29,10 +29,15 @@ impl Budget {
         let length = std::fs::metadata(path)
             .map_err(Error::io("read", path))?
             .len();
-        Ok(Self {
+        Ok(Self::of_length(length))
+    }
+
+    /// That of `length` bytes.
+    pub(super) fn of_length(length: u64) -> Self {
+        Self {
             values: length.saturating_mul(TIMES).saturating_add(FREE),
             entries: length,
-        })
+        }
     }
 
     /// Reserves the memory of `count` values.

@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::augment::Depth;
+
 /// Dtype of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Elements {
@@ -55,6 +57,23 @@ impl Elements {
             "|b1" => Self::Bool,
             _ => return None,
         })
+    }
+
+    /// The type of an image of such values.
+    pub(super) fn depth(self) -> Depth {
+        match self {
+            Self::F64 => Depth::F64,
+            Self::F32 => Depth::F32,
+            Self::F16 | Self::Bf16 => Depth::F16,
+            Self::I64 => Depth::I64,
+            Self::I32 => Depth::I32,
+            Self::I16 => Depth::I16,
+            Self::I8 => Depth::I8,
+            Self::U8 => Depth::U8,
+            Self::U16 => Depth::U16,
+            Self::U32 => Depth::U32,
+            Self::Bool => Depth::Bool,
+        }
     }
 
     /// Bytes per value.

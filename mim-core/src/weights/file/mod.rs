@@ -3,6 +3,7 @@
 mod budget;
 mod elements;
 mod nested;
+mod npz;
 mod numpy;
 mod pickle;
 mod safetensors;
@@ -17,7 +18,8 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 
 use budget::Budget;
-pub(crate) use numpy::read_npy;
+pub(crate) use npz::read_npz_entry;
+pub(crate) use numpy::{read_npy, read_npy_bytes};
 pub(in crate::weights) use safetensors::parse as parse_safetensors;
 
 use super::WeightMap;

@@ -11,6 +11,7 @@ use zip::CompressionMethod;
 use super::budget::Budget;
 use super::elements::Elements;
 use super::torch::{Archive, damaged};
+use crate::augment::Depth;
 use crate::weights::WeightMap;
 use crate::{Result, files};
 
@@ -77,6 +78,22 @@ pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
     let mut budget = Budget::of(path)?;
     let array = values(&mut file, &mut budget).map_err(|what| damaged(path, what))?;
     array.map_err(|why| damaged(path, why))
+}
+
+/// Reads the array in the bytes of an `.npy` file, and the type of its values; `path` names it in errors.
+///
+/// # Errors
+///
+/// [`crate::Error::Format`] if it is damaged or has an unsupported dtype.
+pub(crate) fn read_npy_bytes(bytes: &[u8], path: &Path) -> Result<(Tensor, Depth)> {
+    let mut budget = Budget::of_length(bytes.len() as u64);
+    let array = values(&mut &*bytes, &mut budget).map_err(|what| damaged(path, what))?;
+    let array = array.map_err(|why| damaged(path, why))?;
+    let text = header_text(&mut &*bytes).map_err(|what| damaged(path, what))?;
+    match header(&text) {
+        Some(Ok(header)) => Ok((array, header.elements.depth())),
+        _ => Err(damaged(path, "its header is damaged")),
+    }
 }
 
 /// Reads one array and checks its checksum; the inner error names an unsupported dtype.

@@ -1,0 +1,133 @@
+//! TIFF files with any channels and pages.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use tiff::ColorType;
+use tiff::decoder::{Decoder, DecodingResult, Limits};
+
+use super::super::image_file::check_size;
+use super::super::reading::TiffPages;
+use super::{Stored, damaged, floats, interleaved};
+use crate::augment::Depth;
+use crate::{Error, Result};
+
+/// The most bytes of values in a page.
+const LARGEST: usize = 2 << 30;
+
+type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
+
+/// Reads the first page with all of its channels, or the channels of all pages one after another.
+///
+/// # Errors
+///
+/// [`Error::Format`] naming the file if it is damaged, too large, or has pages that do not belong together.
+pub(super) fn read(bytes: &[u8], path: &Path, pages: TiffPages) -> Result<Stored> {
+    let broken = |what: String| damaged(path, what);
+    let decoder = Decoder::new(Cursor::new(bytes)).map_err(|error| broken(undecoded(&error)))?;
+    let mut limits = Limits::default();
+    limits.decoding_buffer_size = LARGEST;
+    limits.intermediate_buffer_size = LARGEST;
+    let mut decoder = decoder.with_limits(limits);
+    let mut stored = page(&mut decoder, path)?;
+    if pages == TiffPages::First {
+        return Ok(stored);
+    }
+    let mut all = vec![(stored.values, stored.channels)];
+    while decoder.more_images() {
+        let next = decoder.next_image();
+        next.map_err(|error| broken(undecoded(&error)))?;
+        let next = page(&mut decoder, path)?;
+        if (next.size, next.depth) != (stored.size, stored.depth) {
+            let what = format!(
+                "page {} is {:?} pixels of {}, the first {:?} of {}",
+                all.len() + 1,
+                next.size,
+                next.depth,
+                stored.size,
+                stored.depth
+            );
+            let fix = "save pages of one size and type, or read the first alone: data.tiff_pages = \"first\"";
+            return Err(Error::format(path, what, fix));
+        }
+        all.push((next.values, next.channels));
+    }
+    stored.channels = all.iter().map(|(_, channels)| channels).sum();
+    stored.values = side_by_side(&all, stored.size.0 * stored.size.1);
+    Ok(stored)
+}
+
+fn undecoded(error: &tiff::TiffError) -> String {
+    format!("cannot be decoded: {error}")
+}
+
+/// The channels of all pages in one image.
+fn side_by_side(pages: &[(Vec<f32>, usize)], pixels: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(pages.iter().map(|(values, _)| values.len()).sum());
+    for pixel in 0..pixels {
+        for (page, channels) in pages {
+            values.extend_from_slice(&page[pixel * channels..][..*channels]);
+        }
+    }
+    values
+}
+
+/// The page at which the decoder is.
+fn page(decoder: &mut Reader<'_>, path: &Path) -> Result<Stored> {
+    let broken = |error: tiff::TiffError| damaged(path, undecoded(&error));
+    let (width, height) = decoder.dimensions().map_err(broken)?;
+    check_size((width, height), path)?;
+    let size = (height as usize, width as usize);
+    if let ColorType::Palette(_) = decoder.colortype().map_err(broken)? {
+        let what = "its values are places in a palette of colours";
+        let fix = "save it as RGB, or leave data.range out";
+        return Err(Error::format(path, what, fix));
+    }
+    let mut read = DecodingResult::U8(vec![]);
+    let layout = decoder.read_image_to_buffer(&mut read).map_err(broken)?;
+    if read.as_buffer(0).as_bytes().len() < layout.complete_len {
+        let what = format!("has more than {LARGEST} bytes of values");
+        return Err(damaged(path, what));
+    }
+    let (values, depth) = values(read).map_err(|what| damaged(path, what))?;
+    let pixels = size.0 * size.1;
+    if pixels == 0 || values.is_empty() || !values.len().is_multiple_of(pixels) {
+        let (count, (height, width)) = (values.len(), size);
+        let what = format!("has {count} values for {height}x{width} pixels");
+        return Err(damaged(path, what));
+    }
+    let channels = values.len() / pixels;
+    Ok(Stored {
+        values: match layout.planes > 1 {
+            true => interleaved(&values, channels),
+            false => values,
+        },
+        size,
+        channels,
+        depth,
+    })
+}
+
+/// The values as f32, and what they were.
+#[expect(clippy::cast_possible_truncation, reason = "values of an image as f32")]
+fn values(read: DecodingResult) -> Result<(Vec<f32>, Depth), String> {
+    let narrow = |value: f64| value as f32;
+    Ok(match read {
+        DecodingResult::U8(values) => (floats(values), Depth::U8),
+        DecodingResult::U16(values) => (floats(values), Depth::U16),
+        DecodingResult::I16(values) => (floats(values), Depth::I16),
+        DecodingResult::I8(values) => (floats(values), Depth::I8),
+        DecodingResult::F32(values) => (values, Depth::F32),
+        DecodingResult::F16(values) => (values.into_iter().map(f32::from).collect(), Depth::F16),
+        DecodingResult::F64(values) => (values.into_iter().map(narrow).collect(), Depth::F64),
+        DecodingResult::U32(values) => {
+            let values = values.into_iter().map(|value| narrow(f64::from(value)));
+            (values.collect(), Depth::U32)
+        }
+        DecodingResult::I32(values) => {
+            let values = values.into_iter().map(|value| narrow(f64::from(value)));
+            (values.collect(), Depth::I32)
+        }
+        _ => return Err("has whole numbers of 64 bits".to_owned()),
+    })
+}
