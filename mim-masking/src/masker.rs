@@ -42,8 +42,8 @@ pub struct MaskRequest<'a> {
 /// Draws masks. The rule should also be a pure function of recorded draws, so that it can be tested.
 ///
 /// ```
-/// use mim_core::{Mask, Result};
-/// use mim_masking::{MaskRequest, Masker};
+/// use mim_core::{Mask, PatchGrid, Purpose, Result, StepContext};
+/// use mim_masking::{Guide, MaskRequest, Masker};
 ///
 /// /// Hides the right half of every image.
 /// struct RightHalf;
@@ -54,6 +54,14 @@ pub struct MaskRequest<'a> {
 ///         Mask::from_bits(rq.grid, &row.repeat(rq.images))
 ///     }
 /// }
+///
+/// # fn main() -> Result<()> {
+/// let step = StepContext::new(0);
+/// let request = MaskRequest { images: 1, grid: PatchGrid::new(2, 4), guide: Guide::None, step: &step };
+/// let mask = RightHalf.sample(&request, &mut step.rng(Purpose::Mask, 0))?;
+/// assert_eq!(mask.to_bits(), [0, 0, 1, 1, 0, 0, 1, 1]);
+/// # Ok(())
+/// # }
 /// ```
 pub trait Masker: Send + Sync {
     /// The kind of [`MaskRequest::guide`] that it needs.
