@@ -131,6 +131,7 @@
 //!
 //! A library that only trains needs neither the program nor the Hub: add `default-features = false`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 pub mod backbone;

@@ -129,6 +129,7 @@
 //! mim-core = { path = "../mim/mim-core", features = ["hub", "parquet"] }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 pub mod augment;

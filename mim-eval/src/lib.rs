@@ -104,6 +104,7 @@
 //! mim-eval = { path = "../mim/mim-eval" }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 mod checks;

@@ -87,6 +87,7 @@
 //! mim-masking = { path = "../mim/mim-masking" }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 mod blocks;

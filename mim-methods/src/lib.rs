@@ -111,6 +111,7 @@
 //! mim-methods = { path = "../mim/mim-methods", features = ["candle-transformers"] }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 #[macro_use]

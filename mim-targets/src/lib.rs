@@ -94,6 +94,7 @@
 //! mim-targets = { path = "../mim/mim-targets", features = ["candle-transformers"] }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 mod blur;

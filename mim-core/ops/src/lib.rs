@@ -134,6 +134,8 @@
 //! `gpu.rs` the calls of the CUDA kernels, and `reference.rs` the operation in plain candle operations. The reference is
 //! the oracle of the tests.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod adamw;
 mod alloc_uninit;
 mod attention;
