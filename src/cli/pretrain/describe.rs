@@ -1,10 +1,10 @@
-//! What is said of the images before training.
+//! What is printed about the images before training.
 
 use mim_core::data::Dataset;
 
 use crate::run_config::Images;
 
-/// Images whose sizes are looked at.
+/// Number of images whose sizes are read.
 const LOOKED: usize = 16;
 
 /// The images by split and class, and the sizes of some of them.
@@ -17,7 +17,7 @@ pub(super) fn images(images: &Images) -> Vec<String> {
     std::iter::once(line).chain(sizes(train)).collect()
 }
 
-/// How many images there are, and of each class at least and at most.
+/// The number of images, and of those in the smallest and largest class.
 fn counts(images: &dyn Dataset) -> String {
     let count = images.len();
     if images.classes() == 0 {
@@ -54,7 +54,7 @@ fn counts(images: &dyn Dataset) -> String {
     }
 }
 
-/// Sizes of some images, spread over all; none of point clouds, or if none can be read.
+/// Sizes of some images, spread over the data; `None` for point clouds, or if none can be read.
 fn sizes(images: &dyn Dataset) -> Option<String> {
     let looked = LOOKED.min(images.len());
     let places = (0..looked).map(|place| place * images.len() / looked);
@@ -78,7 +78,7 @@ fn sizes(images: &dyn Dataset) -> Option<String> {
     };
     let count = sizes.len();
     Some(format!(
-        "{count} images looked at: {range} pixels (height x width), {channels}"
+        "sizes of {count} images: {range} pixels (height x width), {channels}"
     ))
 }
 
