@@ -94,7 +94,13 @@ pub trait Decoder: Send + Sync {
         &[]
     }
 
-    /// Predicts.
+    /// Predicts values for some tokens.
+    ///
+    /// # Shapes
+    ///
+    /// - [`Encoded::tokens`] of `cx.encoded`: `[rows, prefix + tokens, dim]`, one row per row of the mask
+    /// - [`Prediction::values`]: `[rows, predicted tokens, C]`; `[images, C]` for [`Rows::Image`](crate::Rows::Image); flat
+    ///   `[total, C]` if the rows predict different numbers of tokens
     ///
     /// # Errors
     ///

@@ -187,11 +187,17 @@ pub trait Encoder: Send + Sync {
     /// If the encoder does not support this size.
     fn grid(&self, image: (usize, usize)) -> Result<PatchGrid>;
 
-    /// Encodes `image` `[batch, channels, height, width]` (normalised) to tokens; encoders of point clouds take
-    /// `[batch, points, 3]`.
+    /// Encodes normalised images to tokens.
     ///
-    /// A mask of `k * batch` rows gives `k * batch` rows, copy-major; each image is embedded once.
-    /// Encoders whose first grid is finer than their output also take masks on the grids in between.
+    /// A mask with several rows per image (`k * batch`, copy-major) gives as many rows of tokens; each image is embedded
+    /// once. Encoders whose first grid is finer than their output also take masks on the grids in between.
+    ///
+    /// # Shapes
+    ///
+    /// - `image`: `[batch, channels, height, width]` f32; for point clouds `[batch, points, 3]`
+    /// - [`Encoded::tokens`]: `[batch, prefix + tokens, dim]` without a mask and with [`Masking::Replace`] or
+    ///   [`Masking::Causal`], where `batch` becomes the rows of the mask; `[mask rows, prefix + visible, dim]` with
+    ///   [`Masking::Drop`]
     ///
     /// # Errors
     ///

@@ -31,7 +31,13 @@ use crate::{LossTerms, Mask, Prediction, Result, StepContext, Target};
 /// # }
 /// ```
 pub trait Objective: Send + Sync {
-    /// The loss, as named f32 scalars; it must pair rows only through [`Target::aligned`].
+    /// The loss, as named scalars; it must pair rows only through [`Target::aligned`].
+    ///
+    /// # Shapes
+    ///
+    /// - `prediction`: `[rows, predicted tokens, C]`, see [`Prediction::values`]
+    /// - `target`: `[batch, tokens, C]` values or `[batch, tokens]` u32 ids, see [`Target::patches`](field@Target::patches)
+    /// - each term: an f32 scalar, already reduced as its paper says
     ///
     /// # Errors
     ///

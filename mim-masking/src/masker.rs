@@ -69,7 +69,13 @@ pub trait Masker: Send + Sync {
         GuideKind::None
     }
 
-    /// Draws a mask for each image (or `k` masks per image, copy-major).
+    /// Draws a mask for each image, or several masks per image.
+    ///
+    /// # Shapes
+    ///
+    /// - [`MaskRequest::guide`]: `[images * tokens]`, row by row, if the masker needs one
+    /// - the mask: [`Mask::rows`] is `images`, or `k * images` in copy-major order: all images under the first mask, then
+    ///   all under the second
     ///
     /// # Errors
     ///

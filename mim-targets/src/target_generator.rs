@@ -67,6 +67,13 @@ pub trait TargetGenerator: Send + Sync {
 
     /// Computes the target.
     ///
+    /// # Shapes
+    ///
+    /// - views of the batch: `[batch, channels, height, width]`
+    /// - [`Target::patches`](field@Target::patches): `[batch, tokens, C]` values or `[batch, tokens]` u32 ids, in image order; with
+    ///   [`Rows::Masked`](mim_core::Rows::Masked) only for the hidden tokens of a mask
+    /// - [`Target::image`](field@Target::image), if any: `[batch, C]`
+    ///
     /// # Errors
     ///
     /// If the batch does not match the generator.

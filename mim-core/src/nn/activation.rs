@@ -17,7 +17,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Applies it to each value.
+    /// Applies it to each value of a tensor of any shape.
     ///
     /// # Errors
     ///
