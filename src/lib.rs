@@ -78,6 +78,7 @@
 //!
 //! let text = r#"
 //!     method = "simmim"
+//!     mask_patch_size = 8
 //!     encoder = { image_size = 32, patch_size = 4, embed_dim = 16, depth = 1, num_heads = 2 }
 //!     [train]
 //!     epochs = 10

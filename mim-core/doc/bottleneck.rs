@@ -2,7 +2,7 @@ use candle_core::Device;
 use mim_core::augment::ViewPlan;
 use mim_core::nn::Linear;
 use mim_core::params::{Init, ParamStore};
-use mim_core::{Batch, Encoder, Input, LossTerms, Method, Norm, Result, StepContext};
+use mim_core::{Batch, Encoder, Error, Input, LossTerms, Mask, Method, Norm, Result, StepContext};
 
 /// Rebuilds grey images of 28 pixels from 16 numbers.
 pub struct Bottleneck {
@@ -50,5 +50,9 @@ impl Method for Bottleneck {
         let pixels = batch.view(0)?.normalized(&self.input.norm)?.flatten_from(1)?;
         let rebuilt = self.up.forward(&self.down.forward(&pixels)?)?;
         LossTerms::single("pixels", (rebuilt - pixels)?.sqr()?.mean_all()?)
+    }
+
+    fn override_mask(&mut self, _mask: Mask) -> Result<()> {
+        Err(Error::unsupported("masking", "it sees whole images", "use a method with a masker"))
     }
 }

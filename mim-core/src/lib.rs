@@ -90,15 +90,20 @@
 //! use mim_core::weights::{Source, WeightMap};
 //!
 //! let config = VitConfig::small();
-//! let store = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(config.patch_values()));
-//! Vit::new(&store.root(), &config)?;
-//! let ours: WeightMap = store.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+//! let network = |seed| {
+//!     let store = ParamStore::new(&Device::Cpu, seed, Init::Mae.build(config.patch_values()));
+//!     Vit::new(&store.root(), &config)?;
+//!     Ok::<_, mim_core::Error>(store)
+//! };
 //!
-//! // To the names of Hugging Face's ViT-MAE, and back. `WeightMap::read` reads a file.
+//! // Weights with the names of Hugging Face's ViT-MAE. `WeightMap::read` reads a file.
+//! let trained = network(0)?;
+//! let ours: WeightMap = trained.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
 //! let source = Source::named("hf_vit_mae")?;
 //! let theirs = source.export(&ours)?;
 //! assert!(theirs.names().any(|name| name.ends_with("attention.query.weight")));
-//! let report = store.load(&source.import(&theirs)?)?;
+//!
+//! let report = network(1)?.load(&source.import(&theirs)?)?;
 //! assert!(report.missing.is_empty());
 //! # Ok::<(), mim_core::Error>(())
 //! ```

@@ -32,7 +32,9 @@
 //! use mim_methods::registry::{method, methods};
 //!
 //! let simmim = method("simmim")?;
-//! let settings = simmim.resolve("encoder = { image_size = 16, patch_size = 4, embed_dim = 16, depth = 1, num_heads = 2 }".parse()?)?;
+//! let settings = "mask_patch_size = 8\n\
+//!     [encoder]\nimage_size = 16\npatch_size = 4\nembed_dim = 16\ndepth = 1\nnum_heads = 2";
+//! let settings = simmim.resolve(settings.parse()?)?;
 //! let built = simmim.build(settings, &Device::Cpu, 0)?;
 //! assert_eq!(built.input().size.height, 16);
 //!
