@@ -28,7 +28,7 @@
 //! // A small MAE with random weights, and its losses in four steps on the embedded images.
 //! let config = MaeConfig {
 //!     encoder: VitConfig { embed_dim: 32, depth: 1, num_heads: 2, ..VitConfig::small() },
-//!     decoder: MaeDecoderConfig { embed_dim: 16, depth: 1, num_heads: 2, ..MaeDecoderConfig::small() },
+//!     decoder: MaeDecoderConfig { embed_dim: 16, depth: 1, ..MaeDecoderConfig::small() },
 //!     ..MaeConfig::default()
 //! };
 //! let student = config.store(&Device::Cpu, 0);
@@ -101,7 +101,8 @@
 //! let model = Pretrained::open("runs/mae-1", &Device::Cpu)?;
 //! let encoder = model.method.encoder().expect("MAE has an encoder");
 //! let images = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu)?;
-//! let encoded = encoder.encode(&images, Masking::None, &EncodeOptions::default(), &StepContext::inference())?;
+//! let (options, step) = (EncodeOptions::default(), StepContext::inference());
+//! let encoded = encoder.encode(&images, Masking::None, &options, &step)?;
 //! println!("{:?}", encoded.tokens.dims());
 //!
 //! let written = export(&model, None, ExportFormat::Timm, "vit-mine".as_ref())?;

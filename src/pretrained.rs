@@ -25,15 +25,17 @@ use crate::init::InitFrom;
 /// // `run` is the folder of a run, such as `runs/mae-1`.
 /// let model = Pretrained::open(&run, &Device::Cpu)?;
 /// let encoder = model.method.encoder().expect("MAE has an encoder");
-/// let images = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu)?; // normalised by `model.method.input().norm`
-/// let encoded = encoder.encode(&images, Masking::None, &EncodeOptions::default(), &StepContext::inference())?;
+/// let pixels = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu)?; // in [0, 1]
+/// let images = model.method.input().norm.apply(&pixels)?;
+/// let (options, step) = (EncodeOptions::default(), StepContext::inference());
+/// let encoded = encoder.encode(&images, Masking::None, &options, &step)?;
 /// assert_eq!(encoded.patches()?.dims(), [1, 4, encoder.dim()]);
 /// # std::fs::remove_dir_all(&run).ok();
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// [`crate::backbone::Backbone`] also opens published weights, and files of an encoder alone.
+/// [`Backbone`](crate::backbone::Backbone) also opens published weights, and files of an encoder alone.
 pub struct Pretrained {
     /// The settings of the run.
     pub config: RunConfig,

@@ -2,7 +2,8 @@ use candle_core::Device;
 use mim_core::augment::ViewPlan;
 use mim_core::nn::Linear;
 use mim_core::params::{Init, ParamStore};
-use mim_core::{Batch, Encoder, Error, Input, LossTerms, Mask, Method, Norm, Result, StepContext};
+use mim_core::{Batch, Encoder, Error, Input, LossTerms, Mask, Method, Norm, Result};
+use mim_core::StepContext;
 
 /// Rebuilds grey images of 28 pixels from 16 numbers.
 pub struct Bottleneck {
@@ -53,6 +54,7 @@ impl Method for Bottleneck {
     }
 
     fn override_mask(&mut self, _mask: Mask) -> Result<()> {
-        Err(Error::unsupported("masking", "it sees whole images", "use a method with a masker"))
+        let (why, fix) = ("it sees whole images", "use a method with a masker");
+        Err(Error::unsupported("masking", why, fix))
     }
 }

@@ -148,7 +148,7 @@ impl Encoded {
 
 /// Maps images to tokens.
 ///
-/// The encoders of this crate are in [`crate::encoders`]. Each of them accepts the calls below, or returns an error
+/// The encoders of this crate are in [`encoders`](crate::encoders). Each of them accepts the calls below, or returns an error
 /// that says what it does not support.
 ///
 /// ```

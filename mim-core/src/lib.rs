@@ -72,7 +72,8 @@
 //! let head = store.root().pp("head");
 //! let norm = LayerNorm::new(&head.pp("norm"), 16, 1e-6)?;
 //! let fc = Linear::new(&head.pp("fc"), 16, 10)?;
-//! let logits = fc.forward(&norm.forward(&Tensor::zeros((2, 16), DType::F32, &Device::Cpu)?)?)?;
+//! let xs = Tensor::zeros((2, 16), DType::F32, &Device::Cpu)?;
+//! let logits = fc.forward(&norm.forward(&xs)?)?;
 //! assert_eq!(logits.dims(), [2, 10]);
 //! assert!(store.var("head.fc.weight").is_some());
 //! # Ok::<(), mim_core::Error>(())
@@ -98,7 +99,8 @@
 //!
 //! // Weights with the names of Hugging Face's ViT-MAE. `WeightMap::read` reads a file.
 //! let trained = network(0)?;
-//! let ours: WeightMap = trained.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+//! let tensors = trained.vars().into_iter();
+//! let ours: WeightMap = tensors.map(|(name, var)| (name, var.as_detached_tensor())).collect();
 //! let source = Source::named("hf_vit_mae")?;
 //! let theirs = source.export(&ours)?;
 //! assert!(theirs.names().any(|name| name.ends_with("attention.query.weight")));

@@ -39,7 +39,7 @@ impl Input {
 /// A pre-training method: networks, masks, targets and loss.
 ///
 /// Most methods are a `Composite` of parts (crate `mim-methods`). The registry there builds a method from its settings, and
-/// [`crate::train::Trainer`] trains it. What cannot be composed implements the trait:
+/// [`Trainer`](crate::train::Trainer) trains it. What cannot be composed implements the trait:
 ///
 /// ```
 #[doc = include_str!("../doc/bottleneck.rs")]

@@ -6,13 +6,20 @@ use crate::{LossTerms, Mask, Prediction, Result, StepContext, Target};
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
-/// use mim_core::{LossTerms, Mask, Objective, PatchGrid, Prediction, Result, Rows, StepContext, Target};
+/// use mim_core::{LossTerms, Mask, Objective, PatchGrid, Prediction, Result};
+/// use mim_core::{Rows, StepContext, Target};
 ///
 /// /// The mean absolute error.
 /// struct MeanAbsolute;
 ///
 /// impl Objective for MeanAbsolute {
-///     fn loss(&self, prediction: &Prediction, target: &Target, mask: &Mask, _: &StepContext) -> Result<LossTerms> {
+///     fn loss(
+///         &self,
+///         prediction: &Prediction,
+///         target: &Target,
+///         mask: &Mask,
+///         _step: &StepContext,
+///     ) -> Result<LossTerms> {
 ///         let wanted = target.aligned(prediction.rows, mask)?;
 ///         let error = (prediction.flat()? - wanted)?.abs()?.mean_all()?;
 ///         LossTerms::single("l1", error)
@@ -24,7 +31,8 @@ use crate::{LossTerms, Mask, Prediction, Result, StepContext, Target};
 /// let grid = PatchGrid::new(1, 2);
 /// let mask = Mask::from_bits(grid, &[0, 1])?;
 /// let target = Target::patches(Tensor::new(&[[[1f32], [2.]]], &Device::Cpu)?);
-/// let prediction = Prediction { values: Tensor::new(&[[[5f32]]], &Device::Cpu)?, rows: Rows::Masked, grid };
+/// let values = Tensor::new(&[[[5f32]]], &Device::Cpu)?;
+/// let prediction = Prediction { values, rows: Rows::Masked, grid };
 /// let loss = MeanAbsolute.loss(&prediction, &target, &mask, &StepContext::new(0))?;
 /// assert_eq!(loss.total()?.to_scalar::<f32>()?, 3.);
 /// # Ok(())

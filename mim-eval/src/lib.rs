@@ -26,7 +26,13 @@
 //! # use std::sync::Arc;
 //!
 //! // Random weights; `Pretrained` and `Backbone` in mim-zoo open trained ones.
-//! let vit = VitConfig { image_size: 28.into(), in_channels: 1, embed_dim: 16, depth: 1, ..VitConfig::small() };
+//! let vit = VitConfig {
+//!     image_size: 28.into(),
+//!     in_channels: 1,
+//!     embed_dim: 16,
+//!     depth: 1,
+//!     ..VitConfig::small()
+//! };
 //! let store = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(vit.patch_values()));
 //! let encoder = Vit::new(&store.root(), &vit)?;
 //!
@@ -52,7 +58,10 @@
 //! use mim_eval::{EvalConfig, KnnConfig, raw_pixels};
 //!
 //! let config = EvalConfig::default();
-//! let pixels = |split| raw_pixels(DataSource::Embedded.open(split)?, ViewPlan::default(), &config);
+//! let pixels = |split| {
+//!     let images = DataSource::Embedded.open(split)?;
+//!     raw_pixels(images, ViewPlan::default(), &config)
+//! };
 //! let (train, test) = (pixels(Split::Train)?, pixels(Split::Test)?);
 //! let accuracy = KnnConfig::default().accuracy(&train, &test)?;
 //! assert!(accuracy.top1 > 70. && accuracy.top5 > 95.);

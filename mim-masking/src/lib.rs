@@ -21,7 +21,8 @@
 //!
 //! let masker = RandomMaskerConfig { mask_ratio: 0.75 }.build()?;
 //! let step = StepContext::new(7); // the first step of a run with seed 7
-//! let request = MaskRequest { images: 2, grid: PatchGrid::new(4, 4), guide: Guide::None, step: &step };
+//! let grid = PatchGrid::new(4, 4);
+//! let request = MaskRequest { images: 2, grid, guide: Guide::None, step: &step };
 //! let mask = masker.sample(&request, &mut step.rng(Purpose::Mask, 0))?;
 //!
 //! assert_eq!(mask.visible(0).len(), 4);
@@ -47,7 +48,8 @@
 //! let step = StepContext::new(0);
 //! // Only the left column has a score, so it stays visible.
 //! let scores = [1., 0., 1., 0.];
-//! let request = MaskRequest { images: 1, grid: PatchGrid::new(2, 2), guide: Guide::Scores(&scores), step: &step };
+//! let (grid, guide) = (PatchGrid::new(2, 2), Guide::Scores(&scores));
+//! let request = MaskRequest { images: 1, grid, guide, step: &step };
 //! let mask = masker.sample(&request, &mut step.rng(Purpose::Mask, 0))?;
 //! assert_eq!(mask.to_bits(), [0, 1, 0, 1]);
 //! # Ok::<(), mim_core::Error>(())
@@ -61,10 +63,15 @@
 //! use mim_core::{PatchGrid, Purpose, StepContext};
 //! use mim_masking::{Guide, MaskRequest, maskers};
 //!
-//! let settings = "type = \"blockwise\"\nhidden = { type = \"patches\", count = 6 }\nmin_block = 2".parse()?;
-//! let masker = maskers().read(settings)?.build()?;
+//! let settings = r#"
+//!     type = "blockwise"
+//!     hidden = { type = "patches", count = 6 }
+//!     min_block = 2
+//! "#;
+//! let masker = maskers().read(settings.parse()?)?.build()?;
 //! let step = StepContext::new(0);
-//! let request = MaskRequest { images: 3, grid: PatchGrid::new(4, 4), guide: Guide::None, step: &step };
+//! let grid = PatchGrid::new(4, 4);
+//! let request = MaskRequest { images: 3, grid, guide: Guide::None, step: &step };
 //! let mask = masker.sample(&request, &mut step.rng(Purpose::Mask, 0))?;
 //! assert!((0..3).all(|row| mask.hidden(row).len() <= 6));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -50,14 +50,16 @@ pub struct MaskRequest<'a> {
 ///
 /// impl Masker for RightHalf {
 ///     fn sample(&self, rq: &MaskRequest<'_>, _rng: &mut dyn rand::Rng) -> Result<Mask> {
-///         let row: Vec<u8> = (0..rq.grid.len()).map(|id| u8::from(id % rq.grid.cols >= rq.grid.cols / 2)).collect();
+///         let right = |id: usize| id % rq.grid.cols >= rq.grid.cols / 2;
+///         let row: Vec<u8> = (0..rq.grid.len()).map(|id| u8::from(right(id))).collect();
 ///         Mask::from_bits(rq.grid, &row.repeat(rq.images))
 ///     }
 /// }
 ///
 /// # fn main() -> Result<()> {
 /// let step = StepContext::new(0);
-/// let request = MaskRequest { images: 1, grid: PatchGrid::new(2, 4), guide: Guide::None, step: &step };
+/// let grid = PatchGrid::new(2, 4);
+/// let request = MaskRequest { images: 1, grid, guide: Guide::None, step: &step };
 /// let mask = RightHalf.sample(&request, &mut step.rng(Purpose::Mask, 0))?;
 /// assert_eq!(mask.to_bits(), [0, 0, 1, 1, 0, 0, 1, 1]);
 /// # Ok(())

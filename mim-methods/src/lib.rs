@@ -14,7 +14,11 @@
 //! use mim_core::encoders::VitConfig;
 //! use mim_methods::{MaeConfig, MethodConfig};
 //!
-//! let config = MaeConfig { encoder: VitConfig::small(), decoder: MaeDecoderConfig::small(), ..MaeConfig::default() };
+//! let config = MaeConfig {
+//!     encoder: VitConfig::small(),
+//!     decoder: MaeDecoderConfig::small(),
+//!     ..MaeConfig::default()
+//! };
 //! let student = config.store(&Device::Cpu, 0); // weights drawn from seed 0
 //! let method = config.build(&student)?;
 //! assert_eq!(method.name(), "mae");
@@ -32,8 +36,10 @@
 //! use mim_methods::registry::{method, methods};
 //!
 //! let simmim = method("simmim")?;
-//! let settings = "mask_patch_size = 8\n\
-//!     [encoder]\nimage_size = 16\npatch_size = 4\nembed_dim = 16\ndepth = 1\nnum_heads = 2";
+//! let settings = r#"
+//!     mask_patch_size = 8
+//!     encoder = { image_size = 16, patch_size = 4, embed_dim = 16, depth = 1, num_heads = 2 }
+//! "#;
 //! let settings = simmim.resolve(settings.parse()?)?;
 //! let built = simmim.build(settings, &Device::Cpu, 0)?;
 //! assert_eq!(built.input().size.height, 16);
@@ -55,8 +61,10 @@
 //! use mim_methods::registry::method;
 //!
 //! let mae = method("mae")?;
-//! let settings = "[encoder]\nimage_size = 16\npatch_size = 4\nembed_dim = 16\ndepth = 1\nnum_heads = 2\n\
-//!     [decoder]\nembed_dim = 8\ndepth = 1\nnum_heads = 2";
+//! let settings = r#"
+//!     encoder = { image_size = 16, patch_size = 4, embed_dim = 16, depth = 1, num_heads = 2 }
+//!     decoder = { embed_dim = 8, depth = 1, num_heads = 2 }
+//! "#;
 //! let method = mae.build(mae.resolve(settings.parse()?)?, &Device::Cpu, 0)?;
 //!
 //! let images = DataSource::Embedded.open(Split::Train)?;
@@ -85,8 +93,13 @@
 //! use mim_methods::registry::method;
 //!
 //! let custom = method("custom")?;
-//! let settings = "scale = \"32px\"\nmasker = { type = \"blockwise\" }\ntarget = { type = \"hog\" }\n\
-//!     [encoder]\ntype = \"vit\"\nembed_dim = 16\ndepth = 1\nnum_heads = 2\n[decoder]\ntype = \"linear\"";
+//! let settings = r#"
+//!     scale = "32px"
+//!     masker = { type = "blockwise" }
+//!     target = { type = "hog" }
+//!     encoder = { type = "vit", embed_dim = 16, depth = 1, num_heads = 2 }
+//!     decoder = { type = "linear" }
+//! "#;
 //! let method = custom.build(custom.resolve(settings.parse()?)?, &Device::Cpu, 0)?;
 //! assert!(method.encoder().is_some());
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -24,7 +24,8 @@
 //! let pixels = Tensor::zeros((2, 3, 8, 8), DType::U8, &Device::Cpu)?;
 //! let batch = Batch::single(View::new(pixels, vec![])?);
 //! let step = StepContext::new(0);
-//! let request = TargetRequest { batch: &batch, grid: PatchGrid::new(2, 2), mask: None, student: None, step: &step };
+//! let grid = PatchGrid::new(2, 2);
+//! let request = TargetRequest { batch: &batch, grid, mask: None, student: None, step: &step };
 //!
 //! // Each patch normalised by its own mean and deviation, as in MAE.
 //! let target = PixelTargetConfig::default().build()?.generate(&request)?;
@@ -47,13 +48,18 @@
 //!
 //! let store = ParamStore::teacher(&Device::Cpu);
 //! let vit = Vit::new(&store.root(), &VitConfig::small())?;
-//! let config = FeatureTargetConfig { layers: vec![2, 3], layer_norm_eps: Some(1e-6), ..Default::default() };
+//! let config = FeatureTargetConfig {
+//!     layers: vec![2, 3],
+//!     layer_norm_eps: Some(1e-6),
+//!     ..FeatureTargetConfig::default()
+//! };
 //! let target = FeatureTarget::new(vit, config)?;
 //!
 //! let pixels = Tensor::zeros((1, 3, 32, 32), DType::U8, &Device::Cpu)?;
 //! let batch = Batch::single(View::new(pixels, vec![])?);
 //! let step = StepContext::new(0);
-//! let request = TargetRequest { batch: &batch, grid: PatchGrid::new(8, 8), mask: None, student: None, step: &step };
+//! let grid = PatchGrid::new(8, 8);
+//! let request = TargetRequest { batch: &batch, grid, mask: None, student: None, step: &step };
 //! assert_eq!(target.generate(&request)?.patches.dims(), [1, 64, 128]);
 //! # Ok::<(), mim_core::Error>(())
 //! ```

@@ -7,16 +7,16 @@
 //!
 //! | task | operations |
 //! |---|---|
-//! | attention | [`attention()`], [`cross_attention`] |
+//! | attention | [`attention()`], [`cross_attention()`] |
 //! | layers | [`linear()`], [`linear_gelu()`], [`depthwise_conv()`], [`unfold()`], [`gelu()`], [`quick_gelu()`], [`softmax()`] |
-//! | norms | [`layer_norm()`], [`normalize`], [`batch_norm()`], [`sync_batch_norm`] |
-//! | half a transformer block at once | [`residual_attention`], [`residual_mlp`], [`recompute()`] |
-//! | losses | [`cross_entropy()`], [`soft_cross_entropy`] |
-//! | rows and tokens | [`gather_rows()`], [`gather_tokens`] |
+//! | norms | [`layer_norm()`], [`normalize()`], [`batch_norm()`], [`sync_batch_norm()`] |
+//! | half a transformer block at once | [`residual_attention()`], [`residual_mlp()`], [`recompute()`] |
+//! | losses | [`cross_entropy()`], [`soft_cross_entropy()`] |
+//! | rows and tokens | [`gather_rows()`], [`gather_tokens()`] |
 //! | images and point clouds | [`hog()`], [`normalize_bytes()`], [`farthest_points()`], [`nearest_points()`], [`group_max()`] |
-//! | training steps | [`adamw_steps`], [`lars_steps`], [`ema_updates`], [`clip_norm()`], [`sums_of_squares`] |
-//! | copies to and from a GPU | [`upload`], [`to_device`], [`AsyncDownload`] |
-//! | measurements | [`profiled`], [`cpu_instructions()`], [`launches`], [`peak_memory`] |
+//! | training steps | [`adamw_steps()`], [`lars_steps()`], [`ema_updates()`], [`clip_norm()`], [`sums_of_squares()`] |
+//! | copies to and from a GPU | [`upload()`], [`to_device()`], [`AsyncDownload`] |
+//! | measurements | [`profiled()`], [`cpu_instructions()`], [`launches()`], [`peak_memory()`] |
 //!
 //! # Attention
 //!
@@ -79,7 +79,8 @@
 //! let param = Var::new(&[1f32, -2.], &Device::Cpu)?;
 //! let grad = Tensor::new(&[0.5f32, 0.5], &Device::Cpu)?;
 //! let (mean, mean_of_squares) = (param.zeros_like()?, param.zeros_like()?);
-//! let step = AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0., step: 1 };
+//! let (beta1, beta2, eps) = (0.9, 0.999, 1e-8);
+//! let step = AdamWStep { lr: 0.1, beta1, beta2, eps, weight_decay: 0., step: 1 };
 //! adamw_step(&param, &grad, &mean, &mean_of_squares, &step)?;
 //!
 //! // The first step is as long as the learning rate.
@@ -88,7 +89,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # bf16, and where the time goes
+//! # Precision and profiles
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -96,7 +97,8 @@
 //!
 //! let xs = Tensor::ones((64, 32), candle_core::DType::F32, &Device::Cpu)?;
 //! let weight = xs.narrow(0, 0, 16)?;
-//! let (ys, profile) = profiled(|| with_precision(Precision::Bf16, || linear(&xs, &weight, None)));
+//! let product = || with_precision(Precision::Bf16, || linear(&xs, &weight, None));
+//! let (ys, profile) = profiled(product);
 //! // Sums are f32, so the result is exact here.
 //! assert_eq!(ys?.sum_all()?.to_scalar::<f32>()?, 64. * 16. * 32.);
 //! assert_eq!(profile[&("linear", Pass::Forward, vec![64, 32])].flop, 2. * 64. * 16. * 32.);

@@ -35,11 +35,13 @@ pub enum Kind {
 /// let store = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(8));
 /// let head = store.root().pp("head");
 /// let weight = head.weight(&[4, 8], "weight")?; // trained
-/// let centre = head.buffer("centre", Tensor::zeros(4, DType::F32, &Device::Cpu)?)?; // set by steps
+/// let zeros = Tensor::zeros(4, DType::F32, &Device::Cpu)?;
+/// let centre = head.buffer("centre", zeros)?; // set by steps
 /// assert_eq!((weight.dims(), centre.dims()), (&[4, 8][..], &[4][..]));
 ///
-/// let names = [("head.weight".to_owned(), Kind::Trainable), ("head.centre".to_owned(), Kind::Buffer)];
-/// assert_eq!(store.names(), names);
+/// let kinds: Vec<_> = store.names().into_iter().map(|(_, kind)| kind).collect();
+/// assert_eq!(kinds, [Kind::Trainable, Kind::Buffer]);
+/// assert!(store.var("head.weight").is_some());
 /// assert_eq!(store.trainable_values(), 4 * 8);
 ///
 /// // A name belongs to one part of the network, unless weights are shared on purpose.
