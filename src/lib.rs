@@ -60,6 +60,7 @@
 //! # let encoder = VitConfig { embed_dim: 32, depth: 1, num_heads: 2, ..VitConfig::small() };
 //! # let decoder = MaeDecoderConfig { embed_dim: 16, depth: 1, num_heads: 2, ..MaeDecoderConfig::small() };
 //! # let config = MaeConfig { encoder, decoder, ..MaeConfig::default() };
+//! // `config` is the one above.
 //! let student = config.store(&Device::Cpu, 0);
 //! let method = config.build(&student)?.with_masker(RightHalf)?;
 //! assert!(first_losses(&method, 1)?[0].is_finite());

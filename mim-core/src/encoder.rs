@@ -14,7 +14,7 @@ pub enum MaskMode {
     /// A trained mask token replaces them (BEiT, SimMIM).
     Replace,
     /// Their pixels are painted in a trained colour, before any encoder (FastMIM): the encoder is a
-    /// [`crate::encoders::PixelMasked`].
+    /// [`PixelMasked`](crate::encoders::PixelMasked).
     Paint,
     /// All patches enter; each sees the class token, itself and earlier patches in the mask's order (SAIM).
     Causal,

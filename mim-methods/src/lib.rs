@@ -5,7 +5,16 @@
 //! struct such as [`MaeConfig`], whose `Default` is the recipe of the paper. [`registry`] finds methods by name, and
 //! [`parity`] compares them with recorded values of the authors' code.
 //!
-//! # Build a method from its settings
+//! | what is predicted | methods |
+//! |---|---|
+//! | pixels | MAE ([`MaeConfig`]), SimMIM ([`SimMimConfig`]), ConvMAE ([`ConvMaeConfig`]), Pixio ([`PixioConfig`]), CrossMAE ([`CrossMaeConfig`]), SAIM ([`SaimConfig`]), SemMAE ([`SemMaeConfig`]) |
+//! | histograms of oriented gradients | MaskFeat ([`MaskFeatConfig`]), FastMIM ([`FastMimConfig`]), DMJD ([`DmjdConfig`]) |
+//! | features of a momentum teacher | BootMAE ([`BootMaeConfig`]), SIM ([`SimConfig`]), CMAE ([`CmaeConfig`]), data2vec ([`Data2VecConfig`]), iBOT ([`IbotConfig`]), AttMask ([`AttMaskConfig`]), I-JEPA ([`IJepaConfig`]), CAPI ([`CapiConfig`]), SdAE ([`SdaeConfig`]), dBOT ([`DBotConfig`]) |
+//! | features of a frozen network | MILAN ([`MilanConfig`]), EVA ([`EvaConfig`]), MimCo ([`MimCoConfig`]), I2P-MAE for point clouds ([`I2pMaeConfig`]) |
+//! | tokens | BEiT ([`BeitConfig`]), BEiT v2 ([`BeitV2Config`]), mc-BEiT ([`McBeitConfig`]), PeCo ([`PecoConfig`]), CAE ([`CaeConfig`]) |
+//! | nothing is hidden | tokenizers ([`VqKdConfig`], [`PecoTokenizerConfig`], [`DvaeTrainingConfig`]), MIM-Refiner ([`MimRefinerConfig`]), fine-tuning ([`FinetuneConfig`]) |
+//!
+//! # From settings
 //!
 //! ```
 //! use candle_core::Device;
@@ -26,7 +35,7 @@
 //! # Ok::<(), mim_core::Error>(())
 //! ```
 //!
-//! # Build a method from its name
+//! # From a name
 //!
 //! A table of settings is completed first: missing ones get their defaults, and unknown ones are refused with the nearest
 //! name.

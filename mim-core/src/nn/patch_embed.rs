@@ -10,7 +10,7 @@ use crate::{Mask, PatchGrid, Result};
 /// Sec. 3.1).
 ///
 /// Only the needed patches are embedded. Images that track gradients get them, such as the painted images of
-/// [`crate::encoders::PixelMasked`]; for plain images nothing is computed.
+/// [`PixelMasked`](crate::encoders::PixelMasked); for plain images nothing is computed.
 #[derive(Debug, Clone)]
 pub struct PatchEmbed {
     weight: Tensor,

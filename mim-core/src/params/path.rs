@@ -70,8 +70,8 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if the name is taken; on a [`Params::shared`] path
-    /// [`crate::Error::Shape`] if the existing parameter has another shape.
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) if the name is taken; on a [`Params::shared`] path
+    /// [`Error::Shape`](crate::Error::Shape) if the existing parameter has another shape.
     pub fn weight(&self, shape: &[usize], name: &str) -> Result<Tensor> {
         self.store.weight(self.named(name), shape, None)
     }

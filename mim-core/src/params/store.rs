@@ -118,7 +118,7 @@ impl ParamStore {
     }
 
     /// A store of detached tensors without training. Its values start at zero, to be
-    /// copied from a student ([`super::Ema`]) or loaded.
+    /// copied from a student ([`Ema`](super::Ema)) or loaded.
     pub fn teacher(device: &Device) -> Self {
         Self::from_source(device, Source::Teacher)
     }

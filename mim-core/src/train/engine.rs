@@ -209,7 +209,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// If data, device or disk fail, or the loss is not finite. Then a [`super::FailedStep`] is saved, and checkpoints stay.
+    /// If data, device or disk fail, or the loss is not finite. Then a [`FailedStep`](super::FailedStep) is saved, and checkpoints stay.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         self.same_start()?;
         let events = self.events()?;
@@ -312,7 +312,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Io`] if it cannot be written.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written.
     pub fn save(&self) -> Result<()> {
         if !self.writes() {
             return Ok(());

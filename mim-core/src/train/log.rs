@@ -19,7 +19,7 @@ pub struct EpochRecord {
     pub train_loss: f64,
     /// Mean of each loss term and metric over the epoch.
     pub terms: BTreeMap<String, f64>,
-    /// Figures that an observer measured at its end ([`super::Observer::measure`]).
+    /// Figures that an observer measured at its end ([`Observer::measure`](super::Observer::measure)).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measured: BTreeMap<String, f64>,
     /// Learning rate of the last step.

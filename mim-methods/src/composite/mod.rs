@@ -20,8 +20,9 @@ use mim_targets::TargetGenerator;
 
 /// A method made of parts; most papers are values of this type.
 ///
-/// Built by [`Composite::builder`]. One training step: targets that need only the images, guide, mask, targets that
-/// need the mask, encoder (view 0), targets that need the student, then decoder and objective of each branch.
+/// Built by [`Composite::builder`]. A training step runs, in this order: targets that need only the images, the masker,
+/// targets that need the mask, the encoder on view 0, targets that need its output, and decoder and objective of each
+/// branch.
 ///
 /// ```
 /// use candle_core::Device;

@@ -35,7 +35,7 @@ use crate::registry::Entry;
 /// Settings of iBOT.
 pub type IbotConfig = DistillationConfig<IbotBlockMaskerConfig>;
 
-/// Settings of iBOT ([`IbotConfig`]) and AttMask ([`crate::AttMaskConfig`]); `Default` is ViT-S/16 as in their released
+/// Settings of iBOT ([`IbotConfig`]) and AttMask ([`AttMaskConfig`](crate::AttMaskConfig)); `Default` is ViT-S/16 as in their released
 /// recipes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(

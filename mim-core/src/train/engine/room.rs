@@ -10,7 +10,7 @@ use crate::{Method, Result, memory};
 ///
 /// # Errors
 ///
-/// [`crate::Error::InvalidConfig`] naming `batch_size`.
+/// [`Error::InvalidConfig`](crate::Error::InvalidConfig) naming `batch_size`.
 pub(super) fn check(method: &dyn Method, config: &TrainConfig, device: &Device) -> Result<()> {
     let stores = method.stores();
     let held = match (device, stores.first()) {
