@@ -1,4 +1,5 @@
-//! Masked image modeling in Rust, on [candle].
+//! Masked image modeling in Rust, on [candle](candle_core): pre-train vision encoders, evaluate them, and make methods of
+//! your own.
 //!
 //! A pre-training method is an encoder, a masker, targets, and branches, each with a decoder and an objective: a
 //! [`methods::Composite`]. Each part is a trait, with an implementation for every rule that the papers use. So your own
@@ -10,39 +11,130 @@
 //! | [`masking`] | [`masking::Masker`] and the maskers |
 //! | [`targets`] | [`targets::TargetGenerator`] and the generators |
 //! | [`methods`] | [`methods::Composite`], one module per paper, the registry, parity with the authors' code |
-//! | [`eval`] | linear probe, nearest neighbours, pictures of reconstructions |
+//! | [`eval`] | linear probe, nearest neighbours, segmentation, pictures |
+//! | [`backbone`], [`Pretrained`] | trained encoders and methods, from runs, files and [published weights](zoo) |
+//! | [`export`](mod@export) | folders for timm and transformers |
+//! | [`RunConfig`] | a whole run as one TOML file |
+//! | `cli` | the program `mim`, with your own parts if you like |
 //! | [`prelude`] | the items that most programs need |
 //!
-//! [`RunConfig`] holds a whole run as one TOML file, [`Pretrained`] a checkpoint as a model. The program `mim` (feature
-//! `cli`, on by default) does the same from the command line.
+//! The program `mim` does all of this from the command line. The book in `docs` explains it.
+//!
+//! # Train a method
 //!
 //! ```
 //! use mim::prelude::*;
 //!
-//! # fn main() -> Result<()> {
-//! // A small MAE with random weights, and its loss on 8 of the embedded images.
+//! // A small MAE with random weights, and its losses in four steps on the embedded images.
 //! let config = MaeConfig {
-//!     encoder: VitConfig { image_size: 32.into(), patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2, ..VitConfig::default() },
-//!     decoder: MaeDecoderConfig { embed_dim: 16, depth: 1, num_heads: 2, ..MaeDecoderConfig::default() },
+//!     encoder: VitConfig { embed_dim: 32, depth: 1, num_heads: 2, ..VitConfig::small() },
+//!     decoder: MaeDecoderConfig { embed_dim: 16, depth: 1, ..MaeDecoderConfig::small() },
 //!     ..MaeConfig::default()
 //! };
-//! let student = ParamStore::new(&Device::Cpu, 0, config.init());
+//! let student = config.store(&Device::Cpu, 0);
 //! let method = config.build(&student)?;
-//! let loading = LoaderConfig { batch_size: 8, workers: 0, ..LoaderConfig::default() };
-//! let loader = Loader::new(DataSource::Embedded.open(Split::Train)?, method.views(0), loading, 0)?;
-//! let batch = loader.sequential()?.next().expect("there are images")?;
-//! let loss = method.forward(&batch, &StepContext::new(0))?.total()?;
-//! assert!(loss.to_scalar::<f32>()? > 0.);
-//! # Ok(())
-//! # }
+//! let losses = first_losses(&method, 4)?;
+//! assert!(losses[3] < losses[0]);
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! [`Trainer`](prelude::Trainer) runs epochs, writes checkpoints and resumes to the bit:
+//! `examples/02_train_mae_tiny.rs`.
+//!
+//! # Change a part
+//!
+//! ```
+//! use mim::prelude::*;
+//!
+//! /// Hides the right half of every image.
+//! struct RightHalf;
+//!
+//! impl Masker for RightHalf {
+//!     fn sample(&self, rq: &MaskRequest<'_>, _rng: &mut dyn Rng) -> Result<Mask> {
+//!         let right = |id: usize| id % rq.grid.cols >= rq.grid.cols / 2;
+//!         let row: Vec<u8> = (0..rq.grid.len()).map(|id| u8::from(right(id))).collect();
+//!         Mask::from_bits(rq.grid, &row.repeat(rq.images))
+//!     }
+//! }
+//!
+//! # let encoder = VitConfig { embed_dim: 32, depth: 1, num_heads: 2, ..VitConfig::small() };
+//! # let decoder = MaeDecoderConfig { embed_dim: 16, depth: 1, num_heads: 2, ..MaeDecoderConfig::small() };
+//! # let config = MaeConfig { encoder, decoder, ..MaeConfig::default() };
+//! // `config` is the one above.
+//! let student = config.store(&Device::Cpu, 0);
+//! let method = config.build(&student)?.with_masker(RightHalf)?;
+//! assert!(first_losses(&method, 1)?[0].is_finite());
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! The pages of [`targets::TargetGenerator`], [`core::Decoder`] and [`core::Objective`] show the same for the other parts;
+//! that of [`methods::Composite`] joins parts to a new method.
+//!
+//! # A whole run from its settings
+//!
+//! A run is a TOML file. The program writes it to `config.toml` of the run's folder.
+//!
+//! ```
+//! use mim::prelude::*;
+//!
+//! let text = r#"
+//!     method = "simmim"
+//!     mask_patch_size = 8
+//!     encoder = { image_size = 32, patch_size = 4, embed_dim = 16, depth = 1, num_heads = 2 }
+//!     [train]
+//!     epochs = 10
+//! "#;
+//! let config = RunConfig::from_table(text.parse()?)?;
+//! let method = config.build(&Device::Cpu)?;
+//! assert_eq!((method.name(), config.train.epochs), ("simmim", 10));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Use a trained encoder
+//!
+//! [`Pretrained::open`] opens a run, and [`backbone::Backbone::open`] also published weights. [`export::export`] writes a
+//! folder for timm or transformers.
+//!
+//! ```no_run
+//! use mim::export::{ExportFormat, export};
+//! use mim::prelude::*;
+//!
+//! let model = Pretrained::open("runs/mae-1", &Device::Cpu)?;
+//! let encoder = model.method.encoder().expect("MAE has an encoder");
+//! let images = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu)?;
+//! let (options, step) = (EncodeOptions::default(), StepContext::inference());
+//! let encoded = encoder.encode(&images, Masking::None, &options, &step)?;
+//! println!("{:?}", encoded.tokens.dims());
+//!
+//! let written = export(&model, None, ExportFormat::Timm, "vit-mine".as_ref())?;
+//! println!("{}", written.loads);
+//! # Ok::<(), Error>(())
 //! ```
 //!
 //! # Features
 //!
-//! `cli` (default) builds the program. `hub` (default) downloads weights from the Hugging Face Hub. `parquet` reads
-//! images in parquet files, and with `hub` data sets of the Hub. `candle-transformers` adds vision models as teachers.
-//! `cuda`, `cudnn`, `nccl`, `mkl`, `accelerate` and `metal` are candle's features.
+//! | feature | what it adds |
+//! |---|---|
+//! | `cli` (default) | the program, and the modules `cli`, `compare` and `report` |
+//! | `hub` (default) | files of the Hugging Face Hub |
+//! | `parquet` | images in parquet files; with `hub`, data sets of the Hub |
+//! | `candle-transformers` | vision models of that crate as teachers |
+//! | `mpi` | training by many processes on CPUs; needs MPI and libclang |
+//! | `cuda` | NVIDIA GPUs; the build needs `nvcc` |
+//! | `cudnn` | `cuda`, with cuDNN for candle's own convolutions |
+//! | `nccl` | `cuda`, and training on several GPUs |
+//! | `mkl`, `accelerate`, `metal` | candle's own, passed on |
+//!
+//! The package is called `mim-zoo`, the library `mim`. From a clone beside your program:
+//!
+//! ```toml
+//! [dependencies]
+//! mim-zoo = { path = "../mim", features = ["parquet"] }
+//! ```
+//!
+//! A library that only trains needs neither the program nor the Hub: add `default-features = false`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 pub mod backbone;

@@ -10,6 +10,32 @@ use crate::RunConfig;
 use crate::init::InitFrom;
 
 /// A method with the weights of a checkpoint, and the settings of its run.
+///
+/// ```
+/// use mim::prelude::*;
+///
+/// # fn main() -> Result<()> {
+/// # let run = std::env::temp_dir().join(format!("mim-doc-pretrained-{}", std::process::id()));
+/// # let text = "[encoder]\nimage_size = 32\npatch_size = 16\nembed_dim = 8\ndepth = 1\nnum_heads = 2\n\
+/// #     [decoder]\nembed_dim = 8\ndepth = 1\nnum_heads = 2";
+/// # let config = RunConfig::from_table(text.parse().expect("it is TOML"))?;
+/// # let data = (DataSource::Embedded.open(Split::Train)?, LoaderConfig::default());
+/// # let trainer = Trainer::new(config.build(&Device::Cpu)?, data, config.train.clone(), &run)?;
+/// # trainer.settings(config.to_json()?).save()?;
+/// // `run` is the folder of a run, such as `runs/mae-1`.
+/// let model = Pretrained::open(&run, &Device::Cpu)?;
+/// let encoder = model.method.encoder().expect("MAE has an encoder");
+/// let pixels = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu)?; // in [0, 1]
+/// let images = model.method.input().norm.apply(&pixels)?;
+/// let (options, step) = (EncodeOptions::default(), StepContext::inference());
+/// let encoded = encoder.encode(&images, Masking::None, &options, &step)?;
+/// assert_eq!(encoded.patches()?.dims(), [1, 4, encoder.dim()]);
+/// # std::fs::remove_dir_all(&run).ok();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`Backbone`](crate::backbone::Backbone) also opens published weights, and files of an encoder alone.
 pub struct Pretrained {
     /// The settings of the run.
     pub config: RunConfig,

@@ -185,31 +185,55 @@ fn lines_of_the_shell_are_read() {
 
 #[test]
 fn every_help_has_an_example_that_is_right() {
-    for command in mim::cli::command().get_subcommands() {
-        let name = command.get_name();
+    let command = mim::cli::command();
+    let mut left = vec![(command.get_name().to_owned(), &command)];
+    while let Some((name, command)) = left.pop() {
         let help = command
             .get_after_help()
             .map(ToString::to_string)
             .unwrap_or_default();
-        let own = ["eval", "sweep"].contains(&name);
+        let examples = help.lines().map(str::trim);
+        let examples: Vec<_> = examples.filter(|line| line.starts_with("mim ")).collect();
         assert!(
-            own || help.starts_with("Example"),
-            "mim {name} --help has no example"
+            examples.iter().any(|line| line.starts_with(&name)),
+            "{name} --help has no example"
         );
-        for line in help
-            .lines()
-            .filter(|line| line.trim_start().starts_with("mim "))
-        {
+        for line in examples {
             // What explains a line stands behind some spaces.
-            let shown = line.trim().split("   ").next().unwrap_or_default();
+            let shown = line.split("   ").next().unwrap_or_default();
             let shown = shown.split(['|', '>']).next().unwrap_or_default();
             let parsed = mim::cli::command().try_get_matches_from(words(shown));
             assert!(
                 parsed.is_ok(),
-                "mim {name} --help: `{shown}`: {}",
+                "{name} --help: `{shown}`: {}",
                 parsed.unwrap_err()
             );
         }
+        let inner = command.get_subcommands();
+        left.extend(inner.map(|inner| (format!("{name} {}", inner.get_name()), inner)));
+    }
+}
+
+#[test]
+fn unknown_names_on_the_command_line_get_the_nearest_one() {
+    for (args, nearest) in [
+        (&["pretain"][..], "'pretrain'"),
+        (&["pretrain", "--epoch", "3"], "'--epochs'"),
+        (&["pretrain", "--method", "mea", "--print-config"], "mae"),
+        (
+            &["pretrain", "--config", "mae_bse", "--print-config"],
+            "mae_base",
+        ),
+        (&["methods", "simim"], "simmim"),
+        (&["parts", "blockwize"], "blockwise"),
+        (&["zoo", "mae_bse"], "mae_base"),
+    ] {
+        let said = run(root(), &own(args)).unwrap_err();
+        let has = |text: &str| said.contains(text);
+        assert!(
+            (has("did you mean") || has("similar")) && has(nearest),
+            "{args:?}: {said}"
+        );
     }
 }
 

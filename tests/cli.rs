@@ -343,7 +343,7 @@ fn bad_settings_are_answered_with_what_to_do() {
     );
     fails(with("train.batch_size=2000"), &["only 1000 images"]);
     let no_device: &[&str] = match cfg!(feature = "cuda") {
-        true => &["CUDA gives no such device", "--device cpu"],
+        true => &["CUDA does not provide this device", "--device cpu"],
         false => &["built without CUDA", "--features cuda"],
     };
     fails(pretrain(&run, &["--device", "cuda"]), no_device);

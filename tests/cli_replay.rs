@@ -101,7 +101,7 @@ fn a_learning_rate_out_of_all_bounds_is_no_images_fault() {
     for wanted in [
         "from run/non_finite\n",
         "term pixel: NaN",
-        "of all 250 images, so look at parameters and learning rate",
+        "of all 250 images, so check parameters and learning rate",
     ] {
         assert!(out.contains(wanted), "{wanted}\n{out}");
     }

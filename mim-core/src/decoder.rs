@@ -57,6 +57,9 @@ impl DecodeContext<'_> {
 /// images can be compared and drawn. Objectives give the same loss either way.
 ///
 /// ```
+/// # use candle_core::{DType, Device, Tensor};
+/// # use mim_core::params::{Init, ParamStore};
+/// # use mim_core::{Batch, Encoded, Mask, PatchGrid, StepContext, View};
 /// use mim_core::nn::Linear;
 /// use mim_core::{DecodeContext, Decoder, Prediction, Result, Rows};
 ///
@@ -70,6 +73,20 @@ impl DecodeContext<'_> {
 ///         Ok(Prediction { values, rows: Rows::Patches, grid: cx.encoded.grid })
 ///     }
 /// }
+///
+/// # fn main() -> Result<()> {
+/// # let store = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(12));
+/// # let (grid, step) = (PatchGrid::new(2, 2), StepContext::new(0));
+/// # let tokens = Tensor::zeros((1, 1 + 4, 8), DType::F32, &Device::Cpu)?;
+/// # let encoded = Encoded { tokens, prefix: 1, layers: vec![], cls_attention: None, grid };
+/// # let mask = Mask::from_bits(grid, &[1, 0, 0, 1])?;
+/// # let batch = Batch::single(View::new(Tensor::zeros((1, 3, 4, 4), DType::U8, &Device::Cpu)?, vec![])?);
+/// // `encoded` holds a class token and 2 x 2 patches of width 8.
+/// let decoder = OneLayer(Linear::new(&store.root().pp("decoder"), 8, 12)?);
+/// let cx = DecodeContext { encoded: &encoded, mask: &mask, batch: &batch, step: &step };
+/// assert_eq!(decoder.decode(&cx)?.values.dims(), [1, 4, 12]);
+/// # Ok(())
+/// # }
 /// ```
 pub trait Decoder: Send + Sync {
     /// Encoder blocks whose outputs this decoder reads.
@@ -77,7 +94,13 @@ pub trait Decoder: Send + Sync {
         &[]
     }
 
-    /// Predicts.
+    /// Predicts values for some tokens.
+    ///
+    /// # Shapes
+    ///
+    /// - [`Encoded::tokens`] of `cx.encoded`: `[rows, prefix + tokens, dim]`, one row per row of the mask
+    /// - [`Prediction::values`]: `[rows, predicted tokens, C]`; `[images, C]` for [`Rows::Image`](crate::Rows::Image); flat
+    ///   `[total, C]` if the rows predict different numbers of tokens
     ///
     /// # Errors
     ///

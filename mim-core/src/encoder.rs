@@ -14,7 +14,7 @@ pub enum MaskMode {
     /// A trained mask token replaces them (BEiT, SimMIM).
     Replace,
     /// Their pixels are painted in a trained colour, before any encoder (FastMIM): the encoder is a
-    /// [`crate::encoders::PixelMasked`].
+    /// [`PixelMasked`](crate::encoders::PixelMasked).
     Paint,
     /// All patches enter; each sees the class token, itself and earlier patches in the mask's order (SAIM).
     Causal,
@@ -148,7 +148,7 @@ impl Encoded {
 
 /// Maps images to tokens.
 ///
-/// The encoders of this crate are in [`crate::encoders`]. Each of them accepts the calls below, or returns an error
+/// The encoders of this crate are in [`encoders`](crate::encoders). Each of them accepts the calls below, or returns an error
 /// that says what it does not support.
 ///
 /// ```
@@ -192,11 +192,17 @@ pub trait Encoder: Send + Sync {
         None
     }
 
-    /// Encodes `image` `[batch, channels, height, width]` (normalised) to tokens; encoders of point clouds take
-    /// `[batch, points, 3]`.
+    /// Encodes normalised images to tokens.
     ///
-    /// A mask of `k * batch` rows gives `k * batch` rows, copy-major; each image is embedded once.
-    /// Encoders whose first grid is finer than their output also take masks on the grids in between.
+    /// A mask with several rows per image (`k * batch`, copy-major) gives as many rows of tokens; each image is embedded
+    /// once. Encoders whose first grid is finer than their output also take masks on the grids in between.
+    ///
+    /// # Shapes
+    ///
+    /// - `image`: `[batch, channels, height, width]` f32; for point clouds `[batch, points, 3]`
+    /// - [`Encoded::tokens`]: `[batch, prefix + tokens, dim]` without a mask and with [`Masking::Replace`] or
+    ///   [`Masking::Causal`], where `batch` becomes the rows of the mask; `[mask rows, prefix + visible, dim]` with
+    ///   [`Masking::Drop`]
     ///
     /// # Errors
     ///

@@ -39,7 +39,20 @@ impl Input {
 /// A pre-training method: networks, masks, targets and loss.
 ///
 /// Most methods are a `Composite` of parts (crate `mim-methods`). The registry there builds a method from its settings, and
-/// [`crate::train::Trainer`] trains it. A custom training loop needs no more than this:
+/// [`Trainer`](crate::train::Trainer) trains it. What cannot be composed implements the trait:
+///
+/// ```
+#[doc = include_str!("../doc/bottleneck.rs")]
+/// # fn main() -> Result<()> {
+/// # let pixels = candle_core::Tensor::zeros((2, 1, 28, 28), candle_core::DType::U8, &Device::Cpu)?;
+/// # let batch = Batch::single(mim_core::View::new(pixels, vec![])?);
+/// # let loss = Bottleneck::new(0)?.forward(&batch, &StepContext::new(0))?.total()?;
+/// # assert!(loss.to_scalar::<f32>()?.is_finite());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A training loop of your own needs no more than this:
 ///
 /// ```
 /// use mim_core::optim::{AdamWConfig, Clip};

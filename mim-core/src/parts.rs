@@ -1,7 +1,7 @@
 //! Registry of parts, which a config file selects by `type`.
 //!
 //! A part is a kind of masker, encoder, target, decoder or objective. Its settings are a serde struct that
-//! implements [`Part`] and the trait of its kind, such as [`crate::objectives::ObjectiveSettings`]. [`Parts`] is the
+//! implements [`Part`] and the trait of its kind, such as [`ObjectiveSettings`](crate::objectives::ObjectiveSettings). [`Parts`] is the
 //! list of all parts of a kind.
 
 use std::fmt;

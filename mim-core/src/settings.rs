@@ -166,7 +166,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 pub fn choices<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     let all: Vec<&str> = known.clone().into_iter().collect();
     match nearest(name, known) {
-        Some(near) => format!("did you mean {near}? There are {}", all.join(", ")),
+        Some(near) => format!("did you mean {near}? The choices are {}", all.join(", ")),
         None => format!("use one of {}", all.join(", ")),
     }
 }
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(choices("x", ["a", "b"]), "use one of a, b");
         assert_eq!(
             choices("max", ["mae", "sim"]),
-            "did you mean mae? There are mae, sim"
+            "did you mean mae? The choices are mae, sim"
         );
         assert_eq!(choices("xyz", ["a", "b"]), "use one of a, b");
     }

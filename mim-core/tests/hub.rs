@@ -383,7 +383,7 @@ fn an_index_cannot_name_files_outside_its_repository() {
     let (hub, cache) = (MockHub::of(repository), tempfile::tempdir().unwrap());
     let error = client(&hub, &cache).weights(&path("hf:o/n")).unwrap_err();
     assert!(
-        error.to_string().contains("no path inside a repository"),
+        error.to_string().contains("not a path inside a repository"),
         "{error}"
     );
     assert!(

@@ -42,18 +42,28 @@ pub struct MaskRequest<'a> {
 /// Draws masks. The rule should also be a pure function of recorded draws, so that it can be tested.
 ///
 /// ```
-/// use mim_core::{Mask, Result};
-/// use mim_masking::{MaskRequest, Masker};
+/// use mim_core::{Mask, PatchGrid, Purpose, Result, StepContext};
+/// use mim_masking::{Guide, MaskRequest, Masker};
 ///
 /// /// Hides the right half of every image.
 /// struct RightHalf;
 ///
 /// impl Masker for RightHalf {
 ///     fn sample(&self, rq: &MaskRequest<'_>, _rng: &mut dyn rand::Rng) -> Result<Mask> {
-///         let row: Vec<u8> = (0..rq.grid.len()).map(|id| u8::from(id % rq.grid.cols >= rq.grid.cols / 2)).collect();
+///         let right = |id: usize| id % rq.grid.cols >= rq.grid.cols / 2;
+///         let row: Vec<u8> = (0..rq.grid.len()).map(|id| u8::from(right(id))).collect();
 ///         Mask::from_bits(rq.grid, &row.repeat(rq.images))
 ///     }
 /// }
+///
+/// # fn main() -> Result<()> {
+/// let step = StepContext::new(0);
+/// let grid = PatchGrid::new(2, 4);
+/// let request = MaskRequest { images: 1, grid, guide: Guide::None, step: &step };
+/// let mask = RightHalf.sample(&request, &mut step.rng(Purpose::Mask, 0))?;
+/// assert_eq!(mask.to_bits(), [0, 0, 1, 1, 0, 0, 1, 1]);
+/// # Ok(())
+/// # }
 /// ```
 pub trait Masker: Send + Sync {
     /// The kind of [`MaskRequest::guide`] that it needs.
@@ -61,7 +71,13 @@ pub trait Masker: Send + Sync {
         GuideKind::None
     }
 
-    /// Draws a mask for each image (or `k` masks per image, copy-major).
+    /// Draws a mask for each image, or several masks per image.
+    ///
+    /// # Shapes
+    ///
+    /// - [`MaskRequest::guide`]: `[images * tokens]`, row by row, if the masker needs one
+    /// - the mask: [`Mask::rows`] is `images`, or `k * images` in copy-major order: all images under the first mask, then
+    ///   all under the second
     ///
     /// # Errors
     ///

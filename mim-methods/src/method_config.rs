@@ -10,7 +10,7 @@ use toml::Table;
 
 /// Settings of a method, without data and training. `Default` is the paper's base recipe.
 pub trait MethodConfig: Default + Serialize + DeserializeOwned {
-    /// The method that is built: a [`crate::Composite`] unless the paper needs more.
+    /// The method that is built: a [`Composite`](crate::Composite) unless the paper needs more.
     type Method: Method + 'static;
 
     /// The paper's settings for an encoder size such as `vit_small`.

@@ -63,7 +63,7 @@ pub(crate) const ENTRY: Entry = Entry {
         predicted: "codes of a perceptual codebook",
         by: "one linear layer",
         loss: "cross-entropy over the codebook",
-        choose: "BEiT with tokens that look at meaning rather than pixels.",
+        choose: "BEiT with tokens that capture meaning rather than pixels.",
     },
     status: "by the paper's text: BEiT, which is exact, on the codes of `peco_tokenizer`",
     recipes: recipes!("peco_32px", "peco_base"),

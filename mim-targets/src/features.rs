@@ -233,7 +233,8 @@ impl FeatureTarget {
     }
 }
 
-/// `(x - mean) / sqrt(variance + eps)` over the last axis, with the unbiased variance: for targets of SdAE and dBOT.
+/// `(x - mean) / sqrt(variance + eps)` over the last axis of `[..., dim]`, with the unbiased variance: for targets of SdAE
+/// and dBOT.
 ///
 /// # Errors
 ///

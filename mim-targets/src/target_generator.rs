@@ -32,6 +32,8 @@ pub struct TargetRequest<'a> {
 /// Computes targets for predictions. Targets have no gradient unless documented.
 ///
 /// ```
+/// # use candle_core::{DType, Device, Tensor};
+/// # use mim_core::{Batch, PatchGrid, StepContext, View};
 /// use mim_core::{Result, Target};
 /// use mim_targets::{TargetGenerator, TargetRequest};
 ///
@@ -47,6 +49,15 @@ pub struct TargetRequest<'a> {
 ///         Ok(Target::patches(means.transpose(1, 2)?.contiguous()?)) // [batch, tokens, 3]
 ///     }
 /// }
+///
+/// # fn main() -> Result<()> {
+/// # let (grid, step) = (PatchGrid::new(2, 2), StepContext::new(0));
+/// # let batch = Batch::single(View::new(Tensor::zeros((1, 3, 8, 8), DType::U8, &Device::Cpu)?, vec![])?);
+/// // `batch` holds one image of 8 pixels a side, `grid` has 2 x 2 patches.
+/// let request = TargetRequest { batch: &batch, grid, mask: None, student: None, step: &step };
+/// assert_eq!(MeanColour.generate(&request)?.patches.dims(), [1, 4, 3]);
+/// # Ok(())
+/// # }
 /// ```
 pub trait TargetGenerator: Send + Sync {
     /// The input that it waits for.
@@ -55,6 +66,13 @@ pub trait TargetGenerator: Send + Sync {
     }
 
     /// Computes the target.
+    ///
+    /// # Shapes
+    ///
+    /// - views of the batch: `[batch, channels, height, width]`
+    /// - [`Target::patches`](field@Target::patches): `[batch, tokens, C]` values or `[batch, tokens]` u32 ids, in image order; with
+    ///   [`Rows::Masked`](mim_core::Rows::Masked) only for the hidden tokens of a mask
+    /// - [`Target::image`](field@Target::image), if any: `[batch, C]`
     ///
     /// # Errors
     ///

@@ -21,7 +21,7 @@ use rand::RngExt;
 use serde_json::json;
 use toml::Table;
 
-use crate::cli::device;
+use crate::cli::{device, examples};
 
 /// Settings of `mim bench`.
 #[derive(Debug, clap::Args)]
@@ -33,12 +33,16 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Time whole pre-training steps: forward, backward, AdamW on all parameters, new masks each step.
+    #[command(after_help = examples::BENCH_STEP)]
     Step(Step),
-    /// Time one operation against candle's own.
+    /// Time one operation, and candle's own beside it.
+    #[command(after_help = examples::BENCH_OP)]
     Op(op::Op),
-    /// Say where the time of whole steps goes: operation, shape, time, GFLOP/s.
+    /// Show where the time of a step goes: each operation with its shape, time and GFLOP/s.
+    #[command(after_help = examples::BENCH_METHOD)]
     Method(Step),
-    /// Time reading and augmenting of images on one thread: images for each second of its time.
+    /// Time how fast one thread reads and augments images, in images per second of CPU time.
+    #[command(after_help = examples::BENCH_DATA)]
     Data(data::Data),
 }
 
@@ -48,31 +52,31 @@ struct Step {
     /// The method.
     #[arg(long, default_value = "mae")]
     method: String,
-    /// The encoder's size, one of those that `mim methods` lists [default: vit_base, where the method has it].
+    /// Size of the encoder, as listed by `mim methods` [default: vit_base if the method has it].
     #[arg(long)]
     arch: Option<String>,
-    /// Images of a step.
+    /// Images per step.
     #[arg(long, default_value_t = 8)]
     batch: usize,
-    /// Threads; all cores by default.
+    /// Number of threads [default: all cores].
     #[arg(long)]
     threads: Option<usize>,
-    /// Type of matrix products: f32 or bf16.
+    /// Precision of matrix products: f32 or bf16.
     #[arg(long, default_value = "f32")]
     precision: Precision,
-    /// Timed steps.
+    /// Number of timed steps.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
-    /// Steps before the clock starts.
+    /// Number of steps before the clock starts.
     #[arg(long, default_value_t = 2)]
     warmup: u16,
-    /// Where to run.
+    /// Device.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
-    /// Print how many kernels and matrix products of our own a step launches; candle's launches are counted nowhere.
+    /// Print how many of mim's own kernels and matrix products a step launches. Launches by candle are not counted.
     #[arg(long)]
     count_launches: bool,
-    /// Any setting of the method, as dotted.key=value; repeatable.
+    /// A setting of the method, as dotted.key=value; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }

@@ -11,7 +11,7 @@ use mim_eval::{save_png, sheet};
 use crate::cli::pretrain;
 use crate::cli::{drawing, folder};
 
-/// Settings of `mim browse`: those of `mim pretrain`, of which nothing is trained.
+/// Settings of `mim browse`: those of `mim pretrain`, but nothing is trained.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -19,10 +19,10 @@ pub(crate) struct Args {
     /// The picture to write.
     #[arg(long, default_value = "batch.png")]
     output: PathBuf,
-    /// Images to draw.
+    /// Number of images to draw.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     count: u16,
-    /// The epoch whose views are drawn, from 0: they may change during a run.
+    /// The epoch whose views are drawn, from 0. Views may change during a run.
     #[arg(long, default_value_t = 0)]
     epoch: usize,
 }
@@ -34,8 +34,8 @@ impl Args {
     }
 }
 
-/// Draws the first images of an epoch as the method gets them: a row an image, a column a view, and the first view as a
-/// training step masks it.
+/// Draws the first images of an epoch as the method gets them: one row per image, one column per view, and the first
+/// view as a training step masks it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.run.config()?;
     folder::check_parent(&args.output)?;
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let plan = method.views(args.epoch);
     let loader = Loader::new(images.train, plan, loading, config.train.seed)?;
     let batch = loader.epoch(args.epoch, 0)?.next().ok_or_else(|| {
-        let fix = "give images by --data";
+        let fix = "give images with --data";
         Error::format(&args.output, "there is no image to draw", fix)
     })??;
     let columns = batch.views.iter().zip(1..);

@@ -10,22 +10,22 @@ use crate::compare::{Comparison, Table};
 /// Settings of `mim compare`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run folders. Those that differ in their seed alone become one row, with mean and deviation.
+    /// Run folders. Runs that differ only in their seed share one row, with mean and deviation.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Results to show, as summary.json names them; the usual ones by default.
+    /// Results to show, by their names in summary.json [default: the usual ones].
     #[arg(long, value_delimiter = ',')]
     metrics: Vec<String>,
-    /// How the table is printed.
+    /// Format of the table.
     #[arg(long, value_enum, default_value_t = Format::Markdown)]
     format: Format,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Format {
-    /// For people.
+    /// A table for people.
     Markdown,
-    /// Mean and deviation in columns of their own.
+    /// Mean and deviation in separate columns.
     Csv,
     /// All results of all rows.
     Json,

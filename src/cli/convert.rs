@@ -8,7 +8,7 @@ use candle_core::DType;
 use mim_core::weights::{Guess, Source, WeightFile, WeightMap, is_encoder};
 use mim_core::{Error, Result};
 
-/// Bytes of a file at most, unless another size is asked for: transformers' own.
+/// Default maximum size of a file in bytes, as in transformers.
 const SHARD: usize = 5_000_000_000;
 
 /// Settings of `mim convert`.
@@ -16,24 +16,24 @@ const SHARD: usize = 5_000_000_000;
 pub(crate) struct Args {
     /// A file or folder of weights: .safetensors, .pth, .pt, .bin, .npz, an index of several files, or a run folder.
     input: PathBuf,
-    /// What to write: a .safetensors file, or a folder, which gets model.safetensors.
+    /// Output: a .safetensors file, or a folder, which gets model.safetensors.
     output: PathBuf,
-    /// Whose names the input has (`mim info` says whose they look like).
+    /// Project whose names the input has; `mim info` says whose they look like.
     #[arg(long, value_name = "SOURCE")]
     from: String,
-    /// Whose names the output gets; `mae` is mim's own naming.
+    /// Project whose names the output gets; `mae` stands for mim's own names.
     #[arg(long, value_name = "SOURCE", default_value = "mae")]
     to: String,
-    /// The key of the weights in a checkpoint of PyTorch; found if not given.
+    /// Key of the weights in a PyTorch checkpoint [default: found automatically].
     #[arg(long)]
     key: Option<String>,
     /// Leave out decoders and heads.
     #[arg(long)]
     encoder_only: bool,
-    /// Type of the numbers: f32, f16 or bf16; as they are if not given.
+    /// Type of the numbers: f32, f16 or bf16 [default: unchanged].
     #[arg(long, value_parser = dtype)]
     dtype: Option<DType>,
-    /// Bytes of a file at most, in a folder; larger weights become several with an index.
+    /// Maximum size of a file in a folder, in bytes; larger weights are split, with an index.
     #[arg(long, value_name = "BYTES", default_value_t = SHARD)]
     shard_size: usize,
 }
@@ -54,12 +54,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     say("are not carried over", &args.from, &ignored);
     let mut ours = from.import(&theirs)?;
     if args.encoder_only {
-        // Their models have no token for hidden patches, and refuse one.
+        // Their models have no mask token and refuse one.
         let timm = to.name().contains("timm");
         let kept = |name: &str| is_encoder(&ours, name) && !(timm && name == "mask_token");
         let (kept, left): (Vec<_>, Vec<_>) = ours.iter().partition(|(name, _)| kept(name));
         let left: Vec<_> = left.into_iter().map(|(name, _)| name.to_owned()).collect();
-        say("are no part of the encoder", "mae", &left);
+        say("do not belong to the encoder", "mae", &left);
         ours = kept
             .into_iter()
             .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
@@ -88,7 +88,7 @@ fn read(args: &Args) -> Result<WeightMap> {
         return Ok(file.weights);
     }
     if args.from != "mae" {
-        let why = "a run of mim has mim's own names";
+        let why = "a run uses mim's own names";
         return Err(Error::config(
             "command line",
             "--from",
@@ -102,7 +102,7 @@ fn read(args: &Args) -> Result<WeightMap> {
     Ok(weights)
 }
 
-/// Says how many names of a source have a fate, and which.
+/// Says how many names of a source share a fate, and which.
 fn say(fate: &str, source: &str, names: &[String]) {
     if !names.is_empty() {
         let first: Vec<_> = names.iter().take(5).cloned().collect();
@@ -119,7 +119,7 @@ fn say(fate: &str, source: &str, names: &[String]) {
     }
 }
 
-/// Refuses names of another source, which would be written as they are; gives the names that the source passes over.
+/// Refuses names of another source, which would be written unchanged. Returns the names that the source ignores.
 fn check_names(args: &Args, weights: &WeightMap) -> Result<Vec<String>> {
     let guess = Guess::of_source(&args.from, weights)?;
     let best = Guess::best(weights);
@@ -155,7 +155,7 @@ fn write(args: &Args, weights: &WeightMap) -> Result<()> {
         return Err(Error::format(
             &args.output,
             "only .safetensors files are written",
-            "give such a name, or a folder",
+            "end the name in .safetensors, or give a folder",
         ));
     }
     weights.write(&args.output, Some(("format", "pt")))

@@ -5,7 +5,7 @@ use std::process::Command;
 use candle_core::Device;
 use mim_core::{Error, Result};
 
-/// Devices in the help of every verb.
+/// Devices, as shown in every help text.
 pub(crate) const HELP: &str = "auto, cpu or cuda[:N]";
 
 /// The device called `name`.
@@ -15,7 +15,7 @@ pub(crate) fn open(name: &str) -> Result<Device> {
             "command line",
             "--device",
             name,
-            "it names no device",
+            "there is no such device",
             format!("use {HELP}"),
         )
     };
@@ -39,8 +39,8 @@ pub(crate) fn open(name: &str) -> Result<Device> {
             Device::new_cuda(number).map_err(|error| {
                 Error::unsupported(
                     format!("--device {name}"),
-                    format!("CUDA gives no such device ({})", reason(&error)),
-                    "see whether nvidia-smi lists the GPU, or use --device cpu",
+                    format!("CUDA does not provide this device ({})", reason(&error)),
+                    "check that nvidia-smi lists the GPU, or use --device cpu",
                 )
             })
         }
@@ -48,26 +48,26 @@ pub(crate) fn open(name: &str) -> Result<Device> {
     }
 }
 
-/// What went wrong, without the backtrace that candle's errors bring along where one is asked for.
+/// What went wrong, without the backtrace that candle adds to its errors on request.
 pub(crate) fn reason(error: &candle_core::Error) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// The variable that candle and rayon size their pools by.
+/// The variable that sets the size of the thread pools of candle and rayon.
 const THREADS: &str = "RAYON_NUM_THREADS";
-/// What else libraries read from the environment when the program starts, unless the user set it.
+/// Other variables that libraries read at the start of the program, unless the user has set them.
 const DEFAULTS: [(&str, &str); 2] = [
-    // How often a waiting thread of candle's own pool looks for work before it sleeps. By default they
-    // spin and take the cores from the threads that compute: a small step then needs a quarter more time.
+    // How often a waiting thread of candle's own pool looks for work before it sleeps. By default these threads
+    // spin and take cores from the threads that compute, which makes a small step a quarter slower.
     ("CANDLE_BARRIER_POOL_SPIN_LIMIT", "0"),
-    // Freed memory stays with the program. Each step needs the same again, and the system clears every
-    // page that it hands out: a third of the time of a step.
+    // The program keeps freed memory. Every step needs the same amount again, and the system clears each
+    // page that it hands out, which takes a third of the time of a step.
     ("MIMALLOC_PURGE_DELAY", "-1"),
 ];
 
-/// Starts the program again with the wanted number of threads and [`DEFAULTS`] in its environment, if they
-/// are not there yet.
+/// Restarts the program with the requested number of threads and [`DEFAULTS`] in its environment, unless they
+/// are set already.
 ///
 /// candle reads the number once, from the environment only, and counts physical cores without it.
 ///
@@ -108,7 +108,7 @@ pub(crate) fn pin_threads(wanted: Option<usize>) -> Result<()> {
 #[cfg(unix)]
 fn restart(mut again: Command) {
     use std::os::unix::process::CommandExt;
-    // Only comes back if it failed; the default number of threads is then good enough.
+    // This returns only on failure; then the default number of threads has to do.
     tracing::warn!("cannot set the number of threads: {}", again.exec());
 }
 
@@ -125,9 +125,13 @@ fn restart(mut again: Command) {
 /// Otherwise each operation is handed to another thread, and the caller sleeps until it is done. Small models have
 /// thousands of operations a second. One thread alone stays out: it could wait for a loader that waits for it.
 pub(super) fn join_pool() {
-    let threads = std::env::var(THREADS).ok().and_then(|number| number.parse().ok());
+    let threads = std::env::var(THREADS)
+        .ok()
+        .and_then(|number| number.parse().ok());
     if let Some(threads @ 2..) = threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .use_current_thread();
         if let Err(error) = pool.build_global() {
             tracing::debug!("another thread computes for this one: {error}");
         }

@@ -1,4 +1,4 @@
-//! `mim doctor`: what this build and this machine can do, for reports of bugs.
+//! `mim doctor`: what this build and this machine can do, for bug reports.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::machine;
 
-/// The version of candle, which is part of the interface.
+/// The version of candle, which is part of the public API.
 const CANDLE: &str = "0.11.1";
 
 /// Settings of `mim doctor`.
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     no_network: bool,
 }
 
-/// Prints everything that a report of a bug needs, and no secrets.
+/// Prints everything that a bug report needs, and no secrets.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let findings = findings(!args.no_network);
     if args.json {
@@ -91,10 +91,10 @@ fn features() -> Vec<&'static str> {
 fn threads() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let threads = std::env::var("RAYON_NUM_THREADS").unwrap_or_else(|_| cores.to_string());
-    format!("{threads}; {cores} cores may be used")
+    format!("{threads}; {cores} cores available")
 }
 
-/// Memory that this process may have, and what the machine has left of its own.
+/// Memory that this process may use, and how much of it is free.
 fn memory() -> String {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     match (memory::total(), memory::available()) {
@@ -118,13 +118,13 @@ fn gpu() -> String {
         }
     };
     match found {
-        0 => format!("none that can be used ({why})"),
+        0 => format!("none usable ({why})"),
         1 => "1 CUDA device".to_owned(),
         _ => format!("{found} CUDA devices"),
     }
 }
 
-/// What the environment says of processes that train together.
+/// Processes that train together, according to the environment.
 fn processes() -> String {
     let set = ["WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"]
         .into_iter()
@@ -162,7 +162,7 @@ fn hub(_ask: bool) -> String {
     "built without the feature hub".to_owned()
 }
 
-/// Variables that change what the program does, apart from those of the Hub. The first three it sets for itself.
+/// Variables that change what the program does, except those of the Hub. The program sets the first three itself.
 fn variables() -> String {
     const NAMES: [&str; 9] = [
         "RAYON_NUM_THREADS",

@@ -1,11 +1,11 @@
-//! The bar of downloads from the Hugging Face Hub.
+//! The progress bar of downloads from the Hugging Face Hub.
 
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mim_core::hub::{self, Transfer};
 
-/// Shows downloads from now on: a bar on a terminal, one line each elsewhere.
+/// Shows downloads from now on: a progress bar on a terminal, one line per file elsewhere.
 pub(crate) fn show() {
     let bar = Mutex::new(None);
     hub::observe(move |transfer| {
@@ -27,7 +27,7 @@ fn draw(bar: &mut Option<ProgressBar>, transfer: &Transfer<'_>) {
         }
         bar.set_message(file.to_owned());
         bar.set_position(done);
-        // What an earlier download left says nothing about the speed of this one.
+        // Bytes of an earlier download must not count towards the speed of this one.
         bar.reset_eta();
         bar
     });

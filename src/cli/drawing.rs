@@ -12,14 +12,14 @@ use mim_eval::{EvalConfig, Features, attention_maps, hog_glyphs, pca_maps};
 /// A column of a sheet: its heading and its images `[count, channels, height, width]` in `[0, 1]`.
 pub(crate) type Column = (String, Tensor);
 
-/// Training images among which neighbours are looked for.
+/// Number of training images that are searched for neighbours.
 const BANK: usize = 2000;
-/// Side in pixels of the lines of a histogram, at least.
+/// Minimum side in pixels of the drawing of a histogram.
 const GLYPH: usize = 15;
-/// Neighbours that are drawn.
+/// Number of neighbours that are drawn.
 const NEIGHBOURS: usize = 5;
 
-/// Keeps the first intermediate whose name starts so.
+/// Keeps the first intermediate whose name starts with a prefix.
 struct First {
     start: &'static str,
     kept: Mutex<Option<(String, Tensor)>>,
@@ -35,7 +35,7 @@ impl TraceSink for First {
     }
 }
 
-/// The first intermediate of a training step whose name starts so.
+/// The first intermediate of a training step whose name starts with a prefix.
 fn traced(
     method: &dyn Method,
     batch: &Batch,
@@ -69,16 +69,16 @@ fn unit(batch: &Batch) -> Result<Tensor> {
 pub(crate) fn masked(method: &dyn Method, batch: &Batch, seed: u64) -> Result<Column> {
     let kept = traced(method, batch, ("mask", seed))?;
     let (_, bits) = kept.ok_or_else(|| {
-        let why = "it hides nothing, or does not say what";
+        let why = "it hides nothing, or does not report its masks";
         Error::unsupported(
             format!("masks of {}", method.name()),
             why,
-            "draw something else",
+            "choose something else by --what",
         )
     })?;
     let images = unit(batch)?;
     let (count, _, height, width) = images.dims4()?;
-    // Of several masks an image, the first.
+    // The first of several masks per image.
     let bits = bits.to_device(&Device::Cpu)?.narrow(0, 0, count)?;
     let tokens = bits.dim(1)?;
     let grid = grid_of(tokens, (height, width)).ok_or_else(|| {
@@ -118,7 +118,7 @@ pub(crate) fn hog(method: &dyn Method, batch: &Batch, seed: u64) -> Result<Vec<C
         .to_device(&Device::Cpu)?;
     let (_, _, height, width) = images.dims4()?;
     let cell = height / histograms.dim(3)?;
-    // Of several rows an image, the first.
+    // The first of several rows per image.
     let histograms = histograms.narrow(0, 0, images.dim(0)?)?;
     let scale = GLYPH.div_ceil(cell);
     let enlarged = images.upsample_nearest2d(height * scale, width * scale)?;
@@ -131,7 +131,7 @@ pub(crate) fn hog(method: &dyn Method, batch: &Batch, seed: u64) -> Result<Vec<C
     ])
 }
 
-/// The grid of so many tokens in the proportions of an image.
+/// The grid with this number of tokens and the proportions of an image.
 fn grid_of(tokens: usize, (height, width): (usize, usize)) -> Option<PatchGrid> {
     let fits =
         |rows: &usize| tokens.is_multiple_of(*rows) && rows * width == tokens / rows * height;
@@ -162,7 +162,7 @@ pub(crate) fn pca(encoder: &dyn Encoder, batch: &Batch, normed: &Tensor) -> Resu
     ])
 }
 
-/// Images spread over a data set, as many as `most`.
+/// Up to `most` images, spread over a data set.
 pub(crate) fn spread(images: &Arc<dyn Dataset>, most: usize) -> Result<Arc<dyn Dataset>> {
     let count = most.min(images.len());
     let chosen = (0..count).map(|index| index * images.len() / count.max(1));

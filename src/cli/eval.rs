@@ -21,47 +21,51 @@ use crate::cli::{device, segment};
 #[derive(Debug, clap::Args)]
 #[command(after_help = PROTOCOLS)]
 pub(crate) struct Args {
-    /// What is measured: linear, knn, lowshot, retrieval, signals or segment.
+    /// What to measure: linear, knn, lowshot, retrieval, signals or segment.
     protocol: String,
-    /// A setting of the protocol (c=1, k_sweep=[5, 20], see `mim parts protocol`), or with --weights one of the encoder, its
-    /// images or its evaluation (encoder.norm_eps=1e-12, norm.mean=[..], eval.pooling=cls); repeatable.
+    /// A setting of the protocol, such as c=1 or k_sweep=[5, 20] (see `mim parts protocol`). With --weights also a setting
+    /// of the encoder, its images or its evaluation: encoder.norm_eps=1e-12, norm.mean=[..], eval.pooling=cls. Repeatable.
     #[command(flatten)]
     model: Model,
-    /// Which encoder, where a method has several: teacher (the default there) or student.
+    /// The encoder, if the method has several: teacher (then the default) or student.
     #[arg(long, value_name = "NAME")]
     pub(crate) encoder: Option<String>,
-    /// Images, as in `mim pretrain`; those of the run by default (`embedded` for published weights).
+    /// Images, as in `mim pretrain` [default: those of the run; `embedded` for published weights].
     #[arg(long)]
     data: Option<DataSource>,
-    /// Which images are measured on: train, val or test; what the table of a run uses by default (val, test, or the
-    /// share of the training images that was held out).
+    /// Images to measure on: train, val or test [default: as in the table of the run: val, else test, else the training
+    /// images that were held out].
     #[arg(long)]
     pub(crate) split: Option<Split>,
-    /// How results are printed.
+    /// Format of the results.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// The same as --format json.
     #[arg(long)]
     json: bool,
-    /// What becomes the feature: mean or max (of the patches) or cls; that of the run's evaluation by default.
+    /// What becomes the feature: mean or max of the patches, or cls [default: as in the evaluation of the run].
     #[arg(long, value_parser = pooling)]
     pub(crate) pooling: Option<Pooling>,
-    /// Blocks of the encoder, from 0, whose outputs become features side by side, such as 8,9,10,11; the final output by
-    /// default.
+    /// Blocks of the encoder, from 0, whose outputs are joined into one feature, such as 8,9,10,11 [default: the final
+    /// output].
     #[arg(long, value_delimiter = ',')]
     layers: Option<Vec<usize>>,
-    /// Neighbours of knn that vote; that of the run's evaluation by default.
+    /// Number of neighbours that vote in knn [default: as in the evaluation of the run].
     #[arg(long)]
     k: Option<usize>,
-    /// Where to run.
+    /// Device.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
-    /// Threads; all cores by default.
+    /// Number of threads [default: all cores].
     #[arg(long)]
     pub(crate) threads: Option<usize>,
 }
 
-const PROTOCOLS: &str = "Protocols:
+const PROTOCOLS: &str = "Examples:
+  mim eval linear --checkpoint runs/mae-1
+  mim eval knn --weights vit.safetensors --source timm --data folder:photos
+
+Protocols:
   linear     logistic regression on the features: top-1 and top-5 in percent, with a 95 % interval
   knn        the votes of the nearest training images
   lowshot    the linear probe on 1 % of the labels (share=0.1, per_class=5), mean and deviation over draws
@@ -71,10 +75,10 @@ const PROTOCOLS: &str = "Protocols:
              one: mIoU. Masks are PNG files in PATH/train/masks and PATH/val/masks, images beside them in images; without
              masks, labelled objects on black are pasted on textures";
 
-/// How results are printed.
+/// Format of the results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
-    /// A line for each figure.
+    /// One line per figure.
     Text,
     /// All figures, settings and the confusion matrix.
     Json,
@@ -143,12 +147,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 pub(crate) struct Measured {
     pub(crate) encoder: String,
     pub(crate) split: String,
-    /// Training images that were used, and images that were measured on.
+    /// Numbers of training images and of images measured on.
     pub(crate) images: [usize; 2],
     pub(crate) outcome: Outcome,
 }
 
-/// What a protocol makes of one feature an image.
+/// The result of a protocol on one feature per image.
 fn measure(
     args: &Args,
     model: &Backbone,
@@ -177,7 +181,7 @@ fn measure(
     })
 }
 
-/// A figure as a reader wants it: percent with two digits, others with four, whole numbers as they are.
+/// A figure for readers: percentages with two digits, others with four, whole numbers unchanged.
 fn shown(name: &str, value: f64) -> String {
     let percent = [
         "top",
@@ -197,7 +201,7 @@ fn shown(name: &str, value: f64) -> String {
     }
 }
 
-/// Adds the figures of a protocol, the confusion matrix and the rows of training images of each draw where there are some.
+/// Adds the figures of a protocol and, if it has them, the confusion matrix and the training images of each draw.
 fn put(all: &mut Value, protocol: &str, outcome: &Outcome) {
     for (name, value) in &outcome.figures {
         all[format!("{protocol}_{name}")] = json!(value);
@@ -213,7 +217,7 @@ fn put(all: &mut Value, protocol: &str, outcome: &Outcome) {
     }
 }
 
-/// The protocol's settings: those of the run's evaluation or the defaults, and `set` over them.
+/// The settings of the protocol: those of the run's evaluation or the defaults, overlaid with `set`.
 fn settings_of(args: &Args, eval: &EvalConfig, set: &[String]) -> Result<Table> {
     let protocol = args.protocol.as_str();
     let mut table = match protocol {
@@ -229,7 +233,7 @@ fn settings_of(args: &Args, eval: &EvalConfig, set: &[String]) -> Result<Table> 
         }
         table.insert("k".to_owned(), i64::try_from(k).unwrap_or(i64::MAX).into());
     }
-    // Other protocols pool the layers into one feature an image; this one reads their patches.
+    // Other protocols pool the layers into one feature per image; this one reads their patches.
     if let ("segment", Some(layers)) = (protocol, &args.layers) {
         let layers = layers
             .iter()
@@ -258,7 +262,7 @@ impl Args {
             .partition(|setting| !of_model(setting))
     }
 
-    /// Puts the options that stand for settings.
+    /// Overlays the options that stand for settings.
     fn change(&self, model: &mut Backbone) {
         if let Some(pooling) = self.pooling {
             model.eval.pooling = pooling;
@@ -290,7 +294,7 @@ impl Args {
     }
 }
 
-/// The name of the split that is measured on, the training images and those of the split.
+/// The name of the split to measure on, the training images, and the images of that split.
 pub(crate) fn images(
     args: &Args,
     data: &DataConfig,
@@ -306,7 +310,7 @@ pub(crate) fn images(
     }
     match all.held_out {
         Some((which, images)) => Ok((which.to_string(), [all.train, images])),
-        // Signals are of any images.
+        // Signals work on any images.
         None if args.protocol == "signals" => {
             Ok(("train".to_owned(), [all.train.clone(), all.train]))
         }

@@ -1,6 +1,6 @@
-//! What stands at the end of `--help`. `tests/book_commands.rs` tries every line that begins with `mim`.
+//! Examples at the end of each `--help`. `tests/book_commands.rs` parses every line that begins with `mim`.
 
-/// Shown where `mim` is called alone.
+/// Printed if `mim` is called without a command.
 pub(crate) const FIRST: &str = "\
 mim pre-trains vision encoders by masked image modeling. Most used:
 
@@ -18,7 +18,7 @@ pub(crate) const MIM: &str = "Examples:
   mim finetune --checkpoint runs/mae-1          train its encoder further, with labels
   mim eval linear --checkpoint runs/mae-1       probe a finished run
   mim visualize --checkpoint runs/mae-1 --images photos --output picture.png
-  mim doctor                                    what this build and machine can do, for reports of bugs";
+  mim doctor                                    what this build and machine can do, for bug reports";
 
 pub(crate) const PRETRAIN: &str = "Examples:
   mim pretrain --data folder:photos --epochs 5
@@ -83,6 +83,18 @@ pub(crate) const PARITY: &str = "Example:
 pub(crate) const BENCH: &str = "Examples:
   mim bench step --method mae --arch vit_tiny --batch 2 --steps 1 --warmup 0
   mim bench data --images photos --repeat 1";
+
+pub(crate) const BENCH_STEP: &str = "Example:
+  mim bench step --method simmim --arch vit_small --batch 8";
+
+pub(crate) const BENCH_OP: &str = "Example:
+  mim bench op depthwise --batch 4 --rounds 3";
+
+pub(crate) const BENCH_METHOD: &str = "Example:
+  mim bench method --method mae --arch vit_tiny --batch 2 --steps 2";
+
+pub(crate) const BENCH_DATA: &str = "Example:
+  mim bench data --images folder:photos --size 224";
 
 pub(crate) const COMPLETIONS: &str = "Examples:
   mim completions bash > ~/.local/share/bash-completion/completions/mim

@@ -14,13 +14,13 @@ pub(crate) struct Args {
     /// A run folder, or one of its checkpoints.
     #[arg(long)]
     checkpoint: PathBuf,
-    /// For whom: timm (the encoder), hf (transformers; MAE with its decoder) or mae (everything, mim's own names).
+    /// Format: timm (the encoder), hf (for transformers; MAE with its decoder) or mae (everything, under mim's own names).
     #[arg(long, default_value = "timm")]
     format: ExportFormat,
-    /// Which encoder, where a method has several: teacher (the default there, as in `mim eval`) or student.
+    /// The encoder, if the method has several: teacher (then the default, as in `mim eval`) or student.
     #[arg(long, value_name = "NAME")]
     encoder: Option<String>,
-    /// The folder that gets model.safetensors and config.json.
+    /// Output folder; it gets model.safetensors and config.json.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 }

@@ -18,26 +18,26 @@ use crate::cli::{device, folder};
 pub(crate) struct Args {
     #[command(flatten)]
     model: Model,
-    /// Images, with or without labels: embedded, PATH, idx:PATH, folder:PATH or cifar:PATH; those of the run by default.
+    /// Images, with or without labels, as in `mim pretrain` [default: those of the run].
     #[arg(long)]
     data: Option<DataSource>,
-    /// Which images of the data: train, val or test.
+    /// Split of the data: train, val or test.
     #[arg(long, default_value = "train")]
     split: Split,
-    /// The file to write, a row an image in the order of the data: .npy, or .safetensors with `features` and `labels`.
-    /// A .csv beside it has the name, label and class of each row.
+    /// Output file, one row per image in the order of the data: .npy, or .safetensors with `features` and `labels`.
+    /// A .csv beside it gives the name, label and class of each row.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Which encoder, where a method has several: teacher (the default there) or student.
+    /// The encoder, if the method has several: teacher (then the default) or student.
     #[arg(long, value_name = "NAME")]
     encoder: Option<String>,
-    /// What becomes the feature: mean (of the patches) or cls; that of the run's evaluation by default.
+    /// What becomes the feature: mean of the patches, or cls [default: as in the evaluation of the run].
     #[arg(long, value_parser = pooling)]
     pooling: Option<Pooling>,
-    /// Where to run.
+    /// Device.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
-    /// Threads; all cores by default.
+    /// Number of threads [default: all cores].
     #[arg(long)]
     pub(crate) threads: Option<usize>,
 }
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the features, and labels where the format has a place for them.
+/// Writes the features, and the labels if the format can hold them.
 fn write(output: &Path, data: &dyn Dataset, rows: &FeatureRows) -> Result<()> {
     match output.extension() {
         Some(kind) if kind == "npy" => files::write(output, npy(&rows.values)?)?,
@@ -141,7 +141,7 @@ fn npy(values: &Tensor) -> Result<Vec<u8>> {
 /// Bytes before the header of a `.npy` file.
 const PREFIX: usize = 10;
 
-/// A line a row: its number, the image's name, its label and the name of its class.
+/// One line per row: its number, the name of the image, its label and the name of its class.
 fn csv(data: &dyn Dataset, rows: &FeatureRows) -> String {
     let quoted = |text: &str| match text.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),

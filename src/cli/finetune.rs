@@ -19,19 +19,19 @@ use crate::{DataConfig, Pretrained, RunConfig, run_config, zoo};
 
 /// The method that trains with labels.
 const METHOD: &str = "finetune";
-/// Sides in pixels up to which images are small.
+/// Maximum side in pixels of small images.
 const SMALL: usize = 64;
 
-/// Settings of `mim finetune`. The encoder's settings, normalisation and images are those of --checkpoint.
+/// Settings of `mim finetune`. The settings of the encoder, normalisation and images are those of --checkpoint.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// The encoder: a run, one of its checkpoints, zoo:NAME[=PATH] for published weights, or a file of weights.
     #[arg(long, value_name = "PATH", required_unless_present = "resume")]
     checkpoint: Option<PathBuf>,
-    /// Whose names a file of weights has, such as timm or hf_vit_mae; found if not given.
+    /// Project whose names a file of weights has, such as timm or hf_vit_mae [default: found automatically].
     #[arg(long, value_name = "NAME", requires = "checkpoint")]
     source: Option<String>,
-    /// Which encoder of a run, where its method has several: teacher (the default there) or student.
+    /// The encoder of a run, if its method has several: teacher (then the default) or student.
     #[arg(long, value_name = "NAME", requires = "checkpoint")]
     encoder: Option<String>,
     /// Train the same network from random weights instead.
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     if let Some((table, _)) = resumed {
         let config = options.complete(table, None)?;
-        // Asked for only if the run was ended before its first checkpoint.
+        // Needed only if the run ended before its first checkpoint.
         let init = || args.encoder()?.init(args.scratch, &config);
         return pretrain::start(&options, &config, &init);
     }
@@ -129,7 +129,7 @@ pub(crate) struct Trained {
 }
 
 impl Trained {
-    /// The encoder of a run: that called `name`, or that which is evaluated.
+    /// The encoder of a run: the one called `name`, or the one that is evaluated.
     pub(crate) fn of_run(path: PathBuf, name: Option<&str>) -> Result<Self> {
         let Pretrained { config, method, .. } = Pretrained::open(&path, &Device::Cpu)?;
         let (store, _) = choose(method.as_ref(), name)?;
@@ -152,9 +152,9 @@ impl Trained {
         })
     }
 
-    /// The settings of a run that trains it: those of a recipe, with the encoder, images and classes as they are.
+    /// The settings of a run that trains it: those of a recipe, with this encoder, these images and their classes.
     ///
-    /// `recipe` is chosen by the size of the images if none is given; `data` are other images than those of the run.
+    /// Without `recipe` the size of the images decides; `data` replaces the images of the run.
     pub(crate) fn settings(
         &self,
         recipe: Option<&str>,
@@ -221,7 +221,7 @@ impl Trained {
             return Ok(None);
         }
         let classes = |config: &RunConfig| config.model.get("num_classes").cloned();
-        // A run of fine-tuning with as many classes has a head that fits.
+        // The head of a fine-tuning run with the same number of classes fits.
         let has_head = self
             .run
             .as_ref()
@@ -245,7 +245,7 @@ fn classes(table: &Table, given: Option<&DataSource>) -> Result<usize> {
         0 => Err(Error::unsupported(
             format!("fine-tuning on {}", data.source),
             "the images have no labels",
-            "give images with labels by --data, such as a folder for each class",
+            "give labelled images by --data, such as a folder with one sub-folder per class",
         )),
         classes => Ok(classes),
     }

@@ -41,7 +41,7 @@ pub(crate) fn unfinished(method: &str) -> Result<Option<PathBuf>> {
     Ok(found.map(|(_, run)| run))
 }
 
-/// What may be in a run folder before the run starts.
+/// What a run folder may hold before the run starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contents {
     /// Nothing.
@@ -52,21 +52,21 @@ pub(crate) enum Contents {
     Kept,
 }
 
-/// Makes the folder ready to be written.
+/// Prepares the folder for a run.
 pub(crate) fn prepare(path: &Path, contents: Contents) -> Result<()> {
     let filled = || Ok::<_, Error>(files::entries(path)?.iter().any(|entry| !is_lock(entry)));
     match contents {
         Contents::Empty if filled()? => Err(Error::format(
             path,
             "the run folder is not empty",
-            "use another --output-dir, --resume auto to go on with this run, or --overwrite to replace it",
+            "use another --output-dir, --resume auto to continue this run, or --overwrite to replace it",
         )),
         Contents::Removed if filled()? => clear(path),
         _ => files::create_folder(path),
     }
 }
 
-/// What a run leaves in its folder, besides event files.
+/// What a run writes into its folder, except event files.
 const OURS: [&str; 15] = [
     "config.toml",
     "init.txt",
@@ -85,15 +85,15 @@ const OURS: [&str; 15] = [
     CLEARING,
 ];
 
-/// Stands in a folder while it is cleared, so that a cleared half is not taken for a run.
+/// Marks a folder while it is cleared, so that a half-cleared one is not mistaken for a run.
 const CLEARING: &str = "clearing";
 
-/// Whether a program ended while it cleared the folder: what is left of it is no run.
+/// Whether a program ended while it cleared the folder; what remains is not a run.
 pub(crate) fn is_being_cleared(path: &Path) -> bool {
     path.join(CLEARING).exists()
 }
 
-/// Settles what a crash left in the folder of a run.
+/// Cleans up what a crash left in a run folder.
 pub(crate) fn tidy(path: &Path) -> Result<()> {
     for name in OURS {
         // Checkpoints are more than a name.
@@ -109,7 +109,7 @@ fn is_lock(path: &Path) -> bool {
         .is_some_and(|name| name == FolderLock::FILE)
 }
 
-/// Whether a run wrote it. Names of temporary files are known too, and those that older versions gave them.
+/// Whether a run wrote this file. This includes temporary files, also under the names of older versions.
 fn is_ours(name: &str) -> bool {
     let settled = files::settled_name(name);
     let stem = |own: &&str| own.split('.').next() == Some(settled);
@@ -118,17 +118,17 @@ fn is_ours(name: &str) -> bool {
         || settled != name && OURS.iter().any(stem)
 }
 
-/// Removes what a run wrote but for the lock, and refuses to touch anything else.
+/// Removes what a run wrote, except the lock, and refuses to touch anything else.
 fn clear(path: &Path) -> Result<()> {
     let mut doomed = files::entries(path)?;
     doomed.retain(|entry| !is_lock(entry));
     for entry in &doomed {
         let name = entry.file_name().and_then(|name| name.to_str());
         if !name.is_some_and(is_ours) {
-            let fix = "use another --output-dir, or move it away";
+            let fix = "use another --output-dir, or move the file";
             return Err(Error::format(
                 entry,
-                "this was not written by a run, so it is not removed",
+                "a run did not write this file, so it is not removed",
                 fix,
             ));
         }
@@ -142,13 +142,13 @@ fn clear(path: &Path) -> Result<()> {
     files::remove(&clearing)
 }
 
-/// Removes the folder of a run that never took a step.
+/// Removes the folder of a run that made no step.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     clear(path)?;
     files::remove(path)
 }
 
-/// Refuses to write where there is no folder, before any work is done.
+/// Refuses an output file in a missing folder, before any work is done.
 pub(crate) fn check_parent(path: &Path) -> Result<()> {
     let parent = path
         .parent()
@@ -194,7 +194,10 @@ mod tests {
         }
         fs::write(run.join("mine.txt"), "").unwrap();
         let error = prepare(&run, Contents::Removed).unwrap_err().to_string();
-        assert!(error.contains("mine.txt: this was not written"), "{error}");
+        assert!(
+            error.contains("mine.txt: a run did not write this file"),
+            "{error}"
+        );
         assert!(run.join("log.jsonl").exists());
         fs::remove_file(run.join("mine.txt")).unwrap();
         assert!(prepare(&run, Contents::Empty).is_err());

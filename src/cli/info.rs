@@ -17,10 +17,10 @@ pub(crate) struct Args {
     /// A file of weights (.safetensors, .pth, .pt, .bin, .npz), a folder with one, a run folder, a checkpoint, or
     /// hf:owner/name[@revision][/file] of the Hugging Face Hub, or zoo:NAME[=PATH].
     path: PathBuf,
-    /// The key of the weights in a checkpoint of PyTorch (several joined by dots; `.` for all); found if not given.
+    /// Key of the weights in a PyTorch checkpoint, joined by dots; `.` for everything [default: found automatically].
     #[arg(long)]
     key: Option<String>,
-    /// Compare every file of a checkpoint, or of all checkpoints of a run, with the checksum it was written with.
+    /// Compare each file of a checkpoint, or of all checkpoints of a run, with its checksum.
     #[arg(long, conflicts_with = "key")]
     verify: bool,
 }
@@ -50,14 +50,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             names(&file.weights);
             table(&file.weights);
         }
-        // A folder without weights may be meant as a run.
+        // A folder without weights may be a run.
         Err(_) if path.is_dir() => checkpoint(path)?,
         Err(error) => return Err(error),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says of each checkpoint whether it is whole; exit status 1 if one is not.
+/// Prints whether each checkpoint is whole; exit status 1 if one is not.
 fn verify(path: &Path) -> Result<ExitCode> {
     let mut all: Vec<PathBuf> = Checkpoint::folders(path)?
         .into_iter()
@@ -89,10 +89,10 @@ fn verify(path: &Path) -> Result<ExitCode> {
     })
 }
 
-/// What the header of a file says, without its values.
+/// Prints the header of a file, without its values.
 fn headers(tensors: &[TensorHeader]) -> Result<()> {
     let shapes = tensors.iter().map(|tensor| {
-        // One number stands for all: no memory is needed for the others.
+        // One broadcast value stands for all, so a large tensor needs no memory.
         let zero = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
         Ok((
             tensor.name.clone(),
@@ -114,14 +114,14 @@ fn headers(tensors: &[TensorHeader]) -> Result<()> {
     Ok(())
 }
 
-/// Whose names they are, and of what network.
+/// Prints whose names they are, and the network.
 fn names(weights: &WeightMap) {
     let (guesses, network) = look(weights);
     let sources: Vec<_> = guesses.iter().map(|guess| guess.source).collect();
     match guesses.first() {
-        None => println!("names of no source that is known"),
+        None => println!("names of no known source"),
         Some(Guess { unknown, .. }) => {
-            // Projects that copied each other's names cannot be told apart by them.
+            // Projects that share their names cannot be told apart.
             print!("names of {}", sources[0]);
             if sources.len() > 1 {
                 print!(
@@ -131,7 +131,7 @@ fn names(weights: &WeightMap) {
             }
             match unknown.as_slice() {
                 [] => println!(),
-                [first, ..] => println!(" but for {}, {first} for instance", unknown.len()),
+                [first, ..] => println!(" except {}, such as {first}", unknown.len()),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! SIGINT (Ctrl-C) and SIGTERM: the first asks a run to end, the second ends it at once.
+//! SIGINT (Ctrl-C) and SIGTERM: the first signal asks a run to end, the second ends it at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// What adds up with the number of a signal to the exit status of a program that it ended.
+/// Added to the number of a signal, this gives the exit status of a program that the signal ended.
 const BASE: u8 = 128;
 
 /// The signals that ask a run to end.
 const SIGNALS: [(i32, u8); 2] = [(SIGINT, 2), (SIGTERM, 15)];
 
-/// How long a run may take to come to the end of a step, in which it sees that it is asked to end.
+/// How long a run may take to reach the end of a step, where it checks for signals.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often that is looked at.
+/// How often this is checked.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What has been asked so far.
+/// The signals so far.
 #[derive(Debug, Clone)]
 pub(crate) struct Interrupt {
     /// Number of the last signal, or 0.
     signal: Arc<AtomicUsize>,
     /// Whether the next signal ends the program at once.
     armed: Arc<AtomicBool>,
-    /// Whether the run knows that it is asked to end.
+    /// Whether the run has seen the signal.
     seen: Arc<AtomicBool>,
 }
 
 impl Interrupt {
-    /// From now on signals are noted, and told if `shown`.
+    /// From now on signals are noted, and reported if `shown`.
     pub(crate) fn watch(shown: bool) -> Self {
         let interrupt = Self {
             signal: Arc::default(),
@@ -47,13 +47,15 @@ impl Interrupt {
             .name("signals".to_owned())
             .spawn(move || own.patrol(shown));
         if let Err(error) = started {
-            tracing::warn!("a signal is seen at the end of a step, however long it takes: {error}");
+            tracing::warn!(
+                "a signal will be handled only at the end of a step, however long that takes: {error}"
+            );
         }
         interrupt
     }
 
     fn register(&self, signal: i32, number: u8) -> std::io::Result<()> {
-        // Actions run in this order, so the first signal finds the shutdown not armed yet.
+        // Actions run in this order, so the shutdown is not armed yet at the first signal.
         let status = i32::from(BASE + number);
         flag::register_conditional_shutdown(signal, status, self.armed.clone())?;
         flag::register(signal, self.armed.clone())?;
@@ -61,7 +63,7 @@ impl Interrupt {
         Ok(())
     }
 
-    /// Tells of the first signal, and ends the program if the run does not see it. What is on the disk stays whole.
+    /// Reports the first signal, and ends the program if the run does not react. Files on disk stay whole.
     fn patrol(&self, shown: bool) {
         while self.status() == 0 {
             std::thread::sleep(PAUSE);
@@ -69,19 +71,21 @@ impl Interrupt {
         let (start, seconds) = (Instant::now(), PATIENCE.as_secs());
         if shown && !self.seen.load(Ordering::SeqCst) {
             eprintln!(
-                "\nending after this step, in {seconds} s at the latest; press Ctrl-C again to end at once"
+                "\nending after this step, within {seconds} s; press Ctrl-C again to end at once"
             );
         }
         while !self.seen.load(Ordering::SeqCst) {
             if start.elapsed() > PATIENCE {
-                eprintln!("no step has ended in {seconds} s: resume from the last checkpoint");
+                eprintln!(
+                    "no step has ended within {seconds} s, so the program ends here: resume from the last checkpoint"
+                );
                 std::process::exit(i32::from(self.status()));
             }
             std::thread::sleep(PAUSE);
         }
     }
 
-    /// Whether a signal has come; from now on the run is trusted to end.
+    /// Whether a signal has arrived; from now on the run is trusted to end.
     pub(crate) fn asked(&self) -> bool {
         let asked = self.status() != 0;
         if asked {
@@ -98,7 +102,7 @@ impl Interrupt {
         }
     }
 
-    /// From now on the first signal ends the program at once: nothing is lost by it any more.
+    /// From now on the first signal ends the program at once: there is nothing left to lose.
     pub(crate) fn at_once(&self) {
         self.seen.store(true, Ordering::SeqCst);
         self.armed.store(true, Ordering::SeqCst);

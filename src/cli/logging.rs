@@ -2,13 +2,13 @@
 
 use tracing_subscriber::EnvFilter;
 
-/// Shows warnings, or what `RUST_LOG` asks for.
+/// Shows warnings, or what `RUST_LOG` selects.
 pub(crate) fn start() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // It would be told on standard error, and panic there.
+        // It would be reported on standard error, and panic there.
         .log_internal_errors(false)
         .without_time()
         .with_target(false)

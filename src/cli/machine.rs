@@ -1,9 +1,9 @@
-//! What machine this is, for reports.
+//! A description of the machine, for reports.
 
 use candle_core::Device;
 use serde_json::{Value, json};
 
-/// Processor, cores that may be used, system, and the device of the run.
+/// Processor, available cores, system, and the device of the run.
 pub(crate) fn machine(device: &Device) -> Value {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     json!({
@@ -14,7 +14,7 @@ pub(crate) fn machine(device: &Device) -> Value {
     })
 }
 
-/// The name of the processor, where Linux tells it.
+/// The name of the processor, if Linux reports it.
 pub(crate) fn processor() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;

@@ -1,4 +1,4 @@
-//! `mim completions` and `mim man`: what other programs make of the command line.
+//! `mim completions` and `mim man`: the command line for shells and for `man`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,11 +9,11 @@ use mim_core::{Error, Result};
 /// Settings of `mim completions`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Completions {
-    /// The shell
+    /// The shell.
     shell: Shell,
 }
 
-/// Prints what the shell needs to complete commands and options.
+/// Prints the completion script of a shell.
 pub(crate) fn complete(args: &Completions) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::command(), "mim", &mut script);
@@ -24,7 +24,7 @@ pub(crate) fn complete(args: &Completions) -> Result<ExitCode> {
 /// Settings of `mim man`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
-    /// A folder, which gets a page for each command; by default the first page is printed.
+    /// Folder that gets one page per command [default: print the main page].
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
 }

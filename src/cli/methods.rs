@@ -8,7 +8,7 @@ use mim_methods::registry::{method, methods};
 /// Settings of `mim methods`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// One method; all by default.
+    /// A method [default: all].
     name: Option<String>,
 }
 

@@ -9,7 +9,7 @@
 //! }
 //! ```
 
-// Its macros take the place of those that panic.
+// Its macros replace those of std, which panic on a closed pipe.
 #[macro_use]
 mod stream;
 
@@ -58,8 +58,8 @@ use mim_methods::registry::Registry;
 
 /// Masked image modeling: pre-train, probe, picture and benchmark vision transformers.
 ///
-/// Results go to standard output, logs and progress to standard error. Exit status: 0 done, 1 error, 2 usage,
-/// 130 and 143 a run that was interrupted (SIGINT, SIGTERM), with a checkpoint to resume from.
+/// Results go to standard output; logs and progress go to standard error. Exit status: 0 for success, 1 for an error,
+/// 2 for a wrong command line, 130 or 143 for a run that SIGINT or SIGTERM interrupted and that can be resumed.
 #[derive(Debug, Parser)]
 #[command(name = "mim", version, max_term_width = 110, after_help = examples::MIM)]
 struct Cli {
@@ -72,18 +72,18 @@ enum Command {
     /// Pre-train a method, then probe its encoder.
     #[command(after_help = examples::PRETRAIN)]
     Pretrain(Box<pretrain::Args>),
-    /// Draw augmented images as a method gets them, before any training.
+    /// Draw augmented images as a method sees them, before any training.
     #[command(after_help = examples::BROWSE)]
     Browse(Box<browse::Args>),
     /// Train an encoder further with labels, or the same network from scratch.
     #[command(after_help = examples::FINETUNE)]
     Finetune(Box<finetune::Args>),
-    /// Run a step again whose loss was not finite: which term and which image.
+    /// Repeat a step whose loss was not finite, and find the term and the image.
     #[command(after_help = examples::REPLAY)]
     Replay(replay::Args),
     /// Probe the encoder of a run: linear classifier, nearest neighbours, segmentation and more.
     Eval(eval::Args),
-    /// Draw what a model makes of images: reconstructions, masks, attention, features, neighbours; or its schedules.
+    /// Draw reconstructions, masks, attention, features or neighbours of images, or the schedules of a run.
     #[command(after_help = examples::VISUALIZE)]
     Visualize(visualize::Args),
     /// Train many runs from one file, then compare them.
@@ -91,43 +91,43 @@ enum Command {
     /// Print a table of runs, with mean and deviation over seeds.
     #[command(after_help = examples::COMPARE)]
     Compare(compare::Args),
-    /// Write a page about a run, or one that compares several.
+    /// Write an HTML page about a run, or one that compares several.
     #[command(after_help = examples::REPORT)]
     Report(report::Args),
-    /// List methods, their sizes, papers and recipes.
+    /// List the methods with their sizes, papers and recipes.
     #[command(after_help = examples::METHODS)]
     Methods(methods::Args),
-    /// List the parts that the method `custom` joins, their papers, settings and defaults.
+    /// List the parts that the method `custom` combines, with papers, settings and defaults.
     #[command(after_help = examples::PARTS)]
     Parts(parts::Args),
-    /// Say what a weights file or checkpoint holds.
+    /// Show what a weights file or a checkpoint holds.
     #[command(after_help = examples::INFO)]
     Info(info::Args),
-    /// Write the features of images into a file.
+    /// Write the features of images to a file.
     #[command(after_help = examples::FEATURES)]
     Features(features::Args),
-    /// Write a trained model as timm or transformers load it.
+    /// Write a trained model in a format that timm or transformers can load.
     #[command(after_help = examples::EXPORT)]
     Export(export::Args),
-    /// List published weights that fit, where they live and under which licence.
+    /// List published weights that fit, with their addresses and licences.
     #[command(after_help = examples::ZOO)]
     Zoo(zoo::Args),
     /// Measure data sets.
     #[command(after_help = examples::DATA)]
     Data(data::Args),
-    /// Give weights the names of another project.
+    /// Rename weights for another project.
     #[command(after_help = examples::CONVERT)]
     Convert(convert::Args),
-    /// Compare methods with numbers recorded from the authors' code.
+    /// Compare methods with values recorded from the authors' code.
     #[command(after_help = examples::PARITY)]
     Parity(parity::Args),
     /// Measure speed.
     #[command(after_help = examples::BENCH)]
     Bench(bench::Args),
-    /// Say what this build and machine can do, for reports of bugs.
+    /// Show what this build and machine can do, for bug reports.
     #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::Args),
-    /// Print what a shell needs to complete commands and options.
+    /// Print the completion script of a shell.
     #[command(after_help = examples::COMPLETIONS)]
     Completions(manual::Completions),
     /// Print the manual, or write its pages.
@@ -135,19 +135,19 @@ enum Command {
     Man(manual::Man),
 }
 
-/// The command line with all its options: for completions, for a manual, and to check a line without running it.
+/// The command line with all its options, for completions, manuals, and checks of a line without running it.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Deep graphs are walked recursively, so the work runs on a thread with room for it.
+/// candle walks deep graphs recursively, so the work runs on a thread with a large stack.
 const STACK: usize = 256 << 20;
 
-/// Runs the command line that the program was called with; configs know the methods and parts of `registry`.
+/// Runs the command line of the program; configs can name the methods and parts of `registry`.
 ///
-/// Gives the exit status: 0 done, 1 error, 130 and 143 a run that was interrupted. A wrong command line ends the
-/// program with 2.
+/// Returns the exit status: 0 for success, 1 for an error, 130 or 143 for an interrupted run. A wrong command line ends
+/// the program with 2.
 pub fn main(registry: Registry) -> ExitCode {
     if let Err(error) = registry.install() {
         return outcome::failed(&error.to_string());
@@ -205,7 +205,7 @@ fn run(cli: Cli) -> ExitCode {
 }
 
 impl Cli {
-    /// Threads asked for.
+    /// The requested number of threads.
     fn threads(&self) -> Option<usize> {
         match &self.command {
             Command::Pretrain(args) => args.options.threads,

@@ -1,4 +1,4 @@
-//! Which encoder a command works with.
+//! The encoder that a command works on.
 
 use std::path::PathBuf;
 
@@ -17,13 +17,13 @@ pub(crate) struct Model {
         conflicts_with = "weights"
     )]
     pub(crate) checkpoint: Option<PathBuf>,
-    /// A file or folder of weights, or hf:owner/name; sizes are read from it.
+    /// A file or folder of weights, or hf:owner/name; the sizes are read from it.
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
-    /// Whose names the weights have, such as timm or hf_vit_mae; found if not given.
+    /// Project whose names the weights have, such as timm or hf_vit_mae [default: found automatically].
     #[arg(long, value_name = "NAME", requires = "weights")]
     source: Option<String>,
-    /// The size of the ViT or Swin of --weights, such as vit_small; read from the file if not given.
+    /// Size of the ViT or Swin of --weights, such as vit_small [default: read from the file].
     #[arg(long, requires = "weights")]
     arch: Option<String>,
     /// A setting of the encoder of --weights, its images or its evaluation: encoder.norm_eps=1e-12, norm.mean=[..],
@@ -33,10 +33,10 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Opens it, and says what was found in a file of weights.
+    /// Opens it, and prints what was found in a file of weights.
     pub(crate) fn open(&self, device: &Device) -> Result<Backbone> {
         if let (None, Some(setting)) = (&self.weights, self.set.first()) {
-            let why = "a run and published weights have settings of their own";
+            let why = "a run and published weights have their own settings";
             let fix = "leave it out, or give a file by --weights";
             return Err(Error::config("command line", "--set", setting, why, fix));
         }
@@ -55,7 +55,7 @@ impl Model {
         }
     }
 
-    /// What was asked for.
+    /// The path that the user gave.
     pub(crate) fn path(&self) -> Option<&PathBuf> {
         self.weights.as_ref().or(self.checkpoint.as_ref())
     }

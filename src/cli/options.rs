@@ -1,4 +1,4 @@
-//! The options that commands which train have in common.
+//! Options shared by all commands that train.
 
 use std::path::PathBuf;
 
@@ -13,71 +13,71 @@ use crate::cli::mlflow::LogArgs;
 use crate::cli::pretrain::watch::WatchArgs;
 use crate::cli::{device, folder};
 
-/// How a run is trained. Later ones win: recipe, --config, options, --set.
+/// How a run is trained. Later sources win: recipe, --config, options, --set.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// A TOML file (a run's config.toml will do), or the name of a shipped recipe (see `mim methods`).
+    /// A TOML file, such as the config.toml of a run, or the name of a shipped recipe (see `mim methods`).
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<String>,
     /// Images: embedded, PATH, folder:PATH, list:FILE (.csv, .tsv, .jsonl, .txt), tar:PATH, idx:PATH, cifar:PATH,
-    /// parquet:PATH, or hf:owner/name of the Hugging Face Hub (the last two with --features parquet); several of them
-    /// as "A + B".
+    /// parquet:PATH, or hf:owner/name on the Hugging Face Hub (the last two need a build with --features parquet). Join
+    /// several as "A + B".
     #[arg(long)]
     pub(crate) data: Option<DataSource>,
-    /// The column of images, or of their paths, in lists, tar and parquet files [default: the first of a usual name].
+    /// Column of the images, or of their paths, in lists, tar and parquet files [default: the first with a usual name].
     #[arg(long, value_name = "NAME")]
     pub(crate) image_column: Option<String>,
-    /// The column of labels there [default: the first of a usual name].
+    /// Column of the labels in these files [default: the first with a usual name].
     #[arg(long, value_name = "NAME")]
     pub(crate) label_column: Option<String>,
-    /// Passes over the data.
+    /// Number of passes over the data.
     #[arg(long)]
     pub(crate) epochs: Option<i64>,
-    /// Images of a step.
+    /// Images per forward pass of each process.
     #[arg(long)]
     pub(crate) batch_size: Option<i64>,
-    /// Peak learning rate, whatever the batch.
+    /// Peak learning rate, for any batch size.
     #[arg(long, conflicts_with = "blr")]
     pub(crate) lr: Option<f64>,
-    /// Peak learning rate for train.blr_batch (256) images a step; it grows with the batch.
+    /// Peak learning rate for train.blr_batch (256) images per step; it grows with the batch.
     #[arg(long)]
     pub(crate) blr: Option<f64>,
     /// The run folder [default: runs/<method>-<n>].
     #[arg(long, value_name = "DIR")]
     pub(crate) output_dir: Option<PathBuf>,
-    /// Resume from the newest checkpoint of --output-dir (auto; without --output-dir that of the method's newest
-    /// unfinished run below runs), or from this checkpoint, under the settings of that run.
+    /// Resume from this checkpoint, under the settings of its run. `auto` takes the newest checkpoint of --output-dir, or
+    /// without --output-dir that of the newest unfinished run of the method in `runs`.
     #[arg(long, value_name = "auto|PATH")]
     pub(crate) resume: Option<String>,
-    /// Do all checks and the first step, say how long it took, and keep nothing.
+    /// Do all checks and one step, print how long it took, and keep nothing.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) dry_run: bool,
-    /// End after training, without probes and pictures.
+    /// Stop after training, without probes and pictures.
     #[arg(long)]
     pub(crate) no_eval: bool,
-    /// Replace what an earlier run left in the run folder.
+    /// Replace an earlier run in the run folder.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) overwrite: bool,
-    /// Where to run.
+    /// Device.
     #[arg(long, default_value = "auto", help = device::HELP)]
     pub(crate) device: String,
-    /// Threads; all cores by default.
+    /// Number of threads [default: all cores].
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// Type of matrix products: f32 or bf16.
+    /// Precision of matrix products: f32 or bf16.
     #[arg(long)]
     pub(crate) precision: Option<String>,
-    /// Everything random follows from it.
+    /// Seed of everything random.
     #[arg(long)]
     pub(crate) seed: Option<i64>,
-    /// Threads that decode and augment images.
+    /// Number of threads that decode and augment images.
     #[arg(long)]
     pub(crate) workers: Option<i64>,
-    /// Any setting, as dotted.key=value; repeatable, in any order. Setting a `type` replaces that table by the type's
-    /// defaults.
+    /// A setting, as dotted.key=value; repeatable, in any order. Setting a `type` replaces its table by the defaults of
+    /// that type.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Print all settings and end.
+    /// Print all settings and exit.
     #[arg(long)]
     pub(crate) print_config: bool,
     #[command(flatten)]
@@ -95,7 +95,7 @@ pub(crate) fn channel_fit(text: &str) -> std::result::Result<ChannelFit, String>
 }
 
 impl Options {
-    /// The settings of the run that is resumed, and where they are.
+    /// The settings of the run that is resumed, and where they were found.
     pub(crate) fn resumed(&self) -> Result<Option<(Table, String)>> {
         let (settings, from) = match (self.resume.as_deref(), &self.output_dir) {
             (None, _) | (Some("auto"), None) => return Ok(None),
@@ -117,16 +117,16 @@ impl Options {
         Ok(Some((settings, from)))
     }
 
-    /// The same options with the run folder that `--resume auto` means without --output-dir: the newest unfinished
-    /// run of `method` below `runs`.
+    /// The same options with the run folder of `--resume auto` without --output-dir: the newest unfinished run of
+    /// `method` in `runs`.
     pub(crate) fn located(&self, method: &str) -> Result<Self> {
         if self.output_dir.is_some() || self.resume.as_deref() != Some("auto") || self.print_config
         {
             return Ok(self.clone());
         }
         let run = folder::unfinished(method)?.ok_or_else(|| {
-            let why = format!("there is no unfinished run of {method} below runs");
-            let fix = "name the run by --output-dir, or leave --resume out to start one";
+            let why = format!("there is no unfinished run of {method} in `runs`");
+            let fix = "name the run by --output-dir, or omit --resume to start one";
             Error::config("command line", "--resume", "auto", why, fix)
         })?;
         eprintln!("resuming {}", run.display());
@@ -136,8 +136,8 @@ impl Options {
         })
     }
 
-    /// All settings: the options laid over `table`, which has the sizes of `arch` if one is given. Images are measured
-    /// where settings ask for it (`norm = "auto"`), unless the settings are only printed.
+    /// All settings: `table` with the sizes of `arch`, if given, overlaid with the options. Images are measured where
+    /// settings ask for it (`norm = "auto"`), unless the settings are only printed.
     pub(crate) fn complete(&self, mut table: Table, arch: Option<&str>) -> Result<RunConfig> {
         self.put_options(&mut table);
         // A size comes before the keys that refine it, and a type before the keys of its table.
@@ -162,7 +162,7 @@ impl Options {
         for setting in types.into_iter().chain(others) {
             settings::set(&mut table, setting)?;
         }
-        // What is wrong with the rest is said below.
+        // Errors in the rest are reported below.
         if let Ok(before) = before {
             settings::fill_types(&mut table, &before.to_table()?);
         }
@@ -174,7 +174,7 @@ impl Options {
         RunConfig::from_table(table)
     }
 
-    /// Lays the options that stand for settings over `table`.
+    /// Overlays `table` with the options that stand for settings.
     fn put_options(&self, table: &mut Table) {
         let mut put = |part: &str, key: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -195,7 +195,7 @@ impl Options {
         put("train", "seed", self.seed.map(Value::from));
         put("train", "lr", self.lr.map(Value::from));
         put("train", "blr", self.blr.map(Value::from));
-        // One of them says the rate: an option takes the place of what a file says.
+        // Only one of them sets the rate, and an option replaces the value of a file.
         if let Some(train) = table.get_mut("train").and_then(Value::as_table_mut) {
             if self.lr.is_some() {
                 train.remove("blr");

@@ -6,7 +6,7 @@ use crate::cli::stream;
 
 /// Prints an error and gives exit status 1.
 pub(crate) fn failed(message: &str) -> ExitCode {
-    // In one piece, so that the errors of several processes do not mix; there is nowhere to say that it failed.
+    // In one write, so that errors of several processes do not mix. If it fails, it cannot be reported anywhere.
     stream::err(format_args!("error: {message}\n"));
     ExitCode::FAILURE
 }

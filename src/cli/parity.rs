@@ -15,25 +15,25 @@ use crate::cli::device;
 /// Settings of `mim parity`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Golden cases, or folders that are searched through.
+    /// Golden cases, or folders to search.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Let cases of methods, parts and protocols that are not built pass; they are still named and counted.
+    /// Do not fail on cases of unknown methods, parts and protocols; they are still listed and counted.
     #[arg(long)]
     skip_unsupported: bool,
-    /// Print one JSON object a case.
+    /// Print one JSON object per case.
     #[arg(long)]
     json: bool,
-    /// Where to run.
+    /// Device.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
-    /// Type of matrix products: f32 or bf16, which compares losses alone, to 2e-2 unless --rtol says otherwise.
+    /// Precision of matrix products: f32 or bf16. In bf16 only losses are compared, to 2e-2 unless --rtol is given.
     #[arg(long, default_value = "f32")]
     precision: Precision,
-    /// Relative tolerance of outputs and gradients, in place of the case's.
+    /// Relative tolerance of outputs and gradients [default: that of the case].
     #[arg(long)]
     rtol: Option<f64>,
-    /// Absolute tolerance of outputs and gradients, in place of the case's.
+    /// Absolute tolerance of outputs and gradients [default: that of the case].
     #[arg(long)]
     atol: Option<f64>,
 }

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use clap::Args as Arguments;
 use mim_core::parts::PartInfo;
-use mim_core::{Error, Result};
+use mim_core::{Error, Result, settings};
 use mim_methods::registry::Registry;
 
 /// Options of `mim parts`.
 #[derive(Debug, Arguments)]
 pub(crate) struct Args {
-    /// Show these alone: a part such as `random`, or a kind such as `masker`
+    /// Show only this: a part such as `random`, or a kind such as `masker` [default: all].
     name: Option<String>,
 }
 
@@ -31,19 +31,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     match &args.name {
         Some(name) if found == 0 => {
-            let known: Vec<_> = kinds
-                .iter()
-                .map(|(kind, infos)| {
-                    let names: Vec<&str> = infos.iter().map(|info| info.name.as_str()).collect();
-                    format!("{kind}: {}", names.join(", "))
-                })
-                .collect();
-            let fix = format!("use a kind or a name of these: {}", known.join("; "));
+            let names = kinds.iter().flat_map(|(kind, infos)| {
+                let names = infos.iter().map(|info| info.name.as_str());
+                names.chain([*kind])
+            });
+            let fix = match settings::nearest(name, names) {
+                Some(near) => format!("did you mean {near}? `mim parts` lists all"),
+                None => "use one of the names that `mim parts` lists".to_owned(),
+            };
             Err(Error::config(
                 "mim parts",
                 "NAME",
                 name,
-                "no such part is known",
+                "there is no such part",
                 fix,
             ))
         }

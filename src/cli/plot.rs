@@ -23,7 +23,7 @@ fn undrawn(path: &Path, error: &dyn std::error::Error) -> Error {
     Error::format(path, what, "report this as a bug")
 }
 
-/// Draws learning rate and, where it changes, weight decay of every step of a run on so many images.
+/// Draws the learning rate of every step of a run, and the weight decay if it changes.
 pub(crate) fn schedule(
     config: &TrainConfig,
     batch_factor: f64,
@@ -88,7 +88,7 @@ fn panels(curves: &[Curve<'_>]) -> Svg<String> {
     Ok(svg)
 }
 
-/// The curve of the losses; none if there are none, or one is not finite.
+/// The curve of the losses; `None` without losses, or if one is not finite.
 fn draw(points: &[(f64, f64)]) -> Svg<Option<String>> {
     let last = points.last().map_or(1., |(epoch, _)| epoch.max(2.));
     let losses = || points.iter().map(|(_, loss)| *loss);

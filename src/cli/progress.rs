@@ -8,27 +8,27 @@ use mim_core::train::{EpochRecord, Observer, StepReport};
 
 use crate::cli::interrupt::Interrupt;
 
-/// Where there is no terminal, a line comes at least this often.
+/// Without a terminal, a line is printed at least this often.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Shows a run on a terminal, or as lines elsewhere, and ends it on Ctrl-C.
+/// Shows a run as a progress bar on a terminal, or as lines elsewhere, and ends it on Ctrl-C.
 pub(crate) struct Progress {
     shown: bool,
     bar: ProgressBar,
     interrupt: Interrupt,
     start: Instant,
     last_line: Instant,
-    /// Steps, images and seconds of waiting for images since the start of this program.
+    /// Steps, images, and seconds spent waiting for images since the start of this program.
     steps: usize,
     images: usize,
     waited: f64,
     epochs: usize,
-    /// The last figures of probes.
+    /// The latest figures of the probes.
     measured: String,
 }
 
 impl Progress {
-    /// For a run of `epochs` epochs; from now on Ctrl-C asks it to end. Nothing is shown unless `shown`.
+    /// For a run of `epochs` epochs, which Ctrl-C asks to end from now on. Nothing is shown unless `shown`.
     pub(crate) fn new(epochs: usize, shown: bool) -> Self {
         let target = match shown {
             true => ProgressDrawTarget::stderr_with_hz(5),
@@ -69,8 +69,8 @@ impl Progress {
         }
     }
 
-    /// Leaves the bar as it is; from now on Ctrl-C ends the program at once. Gives the exit status of a run that was
-    /// interrupted, or 0.
+    /// Leaves the bar as it is; from now on Ctrl-C ends the program at once. Returns the exit status of an interrupted
+    /// run, or 0.
     pub(crate) fn finish(&self) -> u8 {
         self.bar.abandon();
         self.interrupt.at_once();
@@ -82,7 +82,7 @@ impl Progress {
         self.steps == 0
     }
 
-    /// Images a second, and the share of the time that was waited for them.
+    /// Images per second, and the share of the time spent waiting for them.
     fn speed(&self) -> String {
         let seconds = self.start.elapsed().as_secs_f64();
         format!(
@@ -96,7 +96,7 @@ impl Progress {
 impl Observer for Progress {
     fn step(&mut self, report: &StepReport) {
         if self.steps == 0 {
-            // A resumed run starts in the middle: the time left counts from there.
+            // A resumed run starts in the middle, so the time left is estimated from there.
             self.bar.set_length(report.total as u64);
             self.bar.set_position(report.step as u64 - 1);
             self.bar.reset_eta();

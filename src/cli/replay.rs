@@ -10,7 +10,7 @@ use crate::cli::device;
 use crate::cli::pretrain::INIT;
 use crate::{RunConfig, run_config};
 
-/// Names that are listed at most.
+/// Maximum number of names that are listed.
 const LISTED: usize = 8;
 
 /// Settings of `mim replay`.
@@ -18,14 +18,14 @@ const LISTED: usize = 8;
 pub(crate) struct Args {
     /// The folder of a run that ended because a loss or gradient norm was not finite.
     run: PathBuf,
-    /// A checkpoint of the run from which the steps up to the failed one are run again [default: the parameters that the run
-    /// kept of the step; of a run on a GPU, which kept none, its newest checkpoint].
+    /// Checkpoint from which the steps up to the failed one are repeated [default: the parameters that the run saved
+    /// before that step, or for a run on a GPU, which saves none, its newest checkpoint].
     #[arg(long, value_name = "CHECKPOINT")]
     from: Option<PathBuf>,
-    /// Where to run.
+    /// Device.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
-    /// Threads; all cores by default.
+    /// Number of threads [default: all cores].
     #[arg(long)]
     pub(crate) threads: Option<usize>,
 }
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
-    /// The checkpoint that the replay starts from; none stands for the initial weights.
+    /// The checkpoint that the replay starts from; `None` means the initial weights.
     fn start(&self, failed: &FailedStep) -> Result<Option<Checkpoint>> {
         if let Some(path) = &self.from {
             return Checkpoint::open(path).map(Some);
@@ -59,14 +59,14 @@ impl Args {
         if newest.is_none() && self.run.join(INIT).exists() {
             let what =
                 "the run has no checkpoint before the step, and did not start from random weights";
-            let fix = "run it again on the CPU, which keeps the parameters before such a step";
+            let fix = "train again on the CPU, where a run saves the parameters before such a step";
             return Err(Error::format(&self.run, what, fix));
         }
         Ok(newest)
     }
 }
 
-/// Which step it was, and what it is run again from.
+/// Which step failed, and where the replay starts.
 fn heading(failed: &FailedStep, from: Option<&Checkpoint>) -> String {
     let step = format!(
         "step {} (step {} of epoch {}, seed {}, learning rate {:.3e}): {} was not finite\n",
@@ -88,14 +88,14 @@ fn heading(failed: &FailedStep, from: Option<&Checkpoint>) -> String {
     format!("{step}from {}{again}\n", start.1)
 }
 
-/// All that was found.
+/// All findings.
 fn text(failed: &FailedStep, replay: &Replay) -> String {
     let (all, bad) = &replay.parameters;
     let mut text = format!("parameters before the step: {}\n", not_finite(*all, bad));
     let (all, bad) = &replay.buffers;
     if !bad.is_empty() {
         let found = not_finite(*all, bad);
-        text += &format!("buffers: {found}; the failed step may have written them\n");
+        text += &format!("buffers: {found}; the failed step may have changed them\n");
     }
     let several = replay.batches.len() > 1;
     for batch in &replay.batches {
@@ -112,7 +112,7 @@ fn text(failed: &FailedStep, replay: &Replay) -> String {
         text += "warning: these are not the images of the run: the data has changed since\n";
     }
     if replay.batches.iter().all(|batch| batch.origin.is_none()) {
-        text += "all is finite this time: the run had another device, data or version, or statistics over several processes\n";
+        text += "everything is finite this time: the run had another device, other data, another version, or statistics over several processes\n";
     }
     text
 }
@@ -141,7 +141,7 @@ fn of_batch(batch: &ReplayedBatch) -> String {
         Some(Origin::Alone { rows, refused }) => {
             let refused = match refused {
                 0 => String::new(),
-                some => format!(" ({some} cannot be run alone)"),
+                some => format!(" ({some} cannot run alone)"),
             };
             let images = of_images(rows, batch);
             text += &format!("  images run one at a time, with other draws: {images}{refused}\n");
@@ -151,12 +151,12 @@ fn of_batch(batch: &ReplayedBatch) -> String {
     text
 }
 
-/// How many images of a batch are meant, and what that tells.
+/// How many images of a batch are affected, and what that suggests.
 fn of_images(rows: &[usize], batch: &ReplayedBatch) -> String {
     match (rows.len(), batch.images.len()) {
         (0, _) => "of no single image".to_owned(),
         (some, all) if some == all => {
-            format!("of all {all} images, so look at parameters and learning rate")
+            format!("of all {all} images, so check parameters and learning rate")
         }
         (some, all) => format!("of {some} of {all} images"),
     }
@@ -228,7 +228,7 @@ mod tests {
         });
         let text = of_batch(&batch);
         assert!(
-            text.contains("look at parameters") && !text.contains("7.png"),
+            text.contains("check parameters") && !text.contains("7.png"),
             "{text}"
         );
     }

@@ -11,10 +11,10 @@ use crate::report;
 /// Settings of `mim report`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run folders; of one run its own page, of several a page that compares them.
+    /// Run folders. One run gets its own page; several get a page that compares them.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The HTML file to write [default: RUN/report.html, or report.html for several runs].
+    /// Output HTML file [default: RUN/report.html, or report.html for several runs].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

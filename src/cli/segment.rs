@@ -19,7 +19,7 @@ pub(crate) fn measure(
     device: &Device,
 ) -> Result<Measured> {
     if let Some(pooling) = args.pooling {
-        let (why, fix) = ("segmentation reads every patch", "leave it out");
+        let (why, fix) = ("segmentation reads every patch", "omit it");
         let value = format!("{pooling:?}").to_lowercase();
         return Err(Error::config("command line", "--pooling", value, why, fix));
     }
@@ -51,7 +51,7 @@ pub(crate) fn measure(
     })
 }
 
-/// The name of the split that is measured on, and images with masks: those of a folder, or made of labelled images.
+/// The name of the split to measure on, and images with masks, from a folder or made of labelled images.
 fn masks(args: &Args, model: &Backbone) -> Result<(String, [Box<dyn MaskedDataset>; 2])> {
     if let Some(root) = mask_folder(&model.data.source) {
         let train = MaskFolder::open(root, Split::Train)?;

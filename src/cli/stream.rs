@@ -1,7 +1,7 @@
 //! Standard output and standard error, which may be closed or full.
 //!
-//! Neither ends what the program does. What could not be printed on standard output makes it fail in the end, unless
-//! its reader has gone: `mim info RUN | head -1` is done.
+//! Neither interrupts the program. A failure to print on standard output gives exit status 1 at the end, unless the
+//! reader has closed the pipe, as in `mim info RUN | head -1`.
 
 use std::borrow::Cow;
 use std::fmt::Arguments;
@@ -40,12 +40,12 @@ pub(super) fn out(text: Arguments<'_>) {
     }
 }
 
-/// A text whose control characters are escaped, but for the ends of lines and tabs: names of tensors, files and classes,
-/// and what servers say, come from outside and could command the terminal.
+/// The text with its control characters escaped, except ends of lines and tabs. Names of tensors, files and classes, and
+/// answers of servers, come from outside and could control the terminal.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     let is_bad = |c: char| {
         c.is_control() && !matches!(c, '\n' | '\t')
-            // These turn the direction of a line.
+            // These change the direction of a line.
             || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if !text.contains(is_bad) {
@@ -58,13 +58,13 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escaped).collect())
 }
 
-/// Prints; there is nowhere to say that it failed.
+/// Prints; a failure cannot be reported anywhere.
 pub(super) fn err(text: Arguments<'_>) {
-    // In one piece, so that lines of several processes do not mix.
+    // In one write, so that lines of several processes do not mix.
     let _ = stderr().write_all(plain(&text.to_string()).as_bytes());
 }
 
-/// The exit status of a program that would end with `code`.
+/// The final exit status of a program that would end with `code`.
 pub(super) fn finish(code: ExitCode) -> ExitCode {
     let flushed = stdout().flush().err();
     let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);

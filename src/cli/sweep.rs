@@ -16,20 +16,23 @@ use crate::report;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
-    /// A TOML file: what is varied, and what is the same in all runs.
+    /// A TOML file: what varies, and what is the same in all runs.
     file: PathBuf,
-    /// The folder of all runs [default: sweeps/<name of the file>]. A sweep that was interrupted goes on there.
+    /// Folder of all runs [default: sweeps/<name of the file>]. An interrupted sweep continues there.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
-    /// Print the command of each run, and end.
+    /// Print the command of each run and exit.
     #[arg(long)]
     dry_run: bool,
-    /// Where to run; handed to each run.
+    /// Device of each run.
     #[arg(long, default_value = "auto")]
     device: String,
 }
 
 const EXAMPLE: &str = "Example:
+  mim sweep small.toml --dry-run    print the command of each run
+
+The file:
   recipes = [
     \"mae_32px\",                            # a recipe, a file, or a method
     { recipe = \"beit_32px\", set = { target.checkpoint = \"{sweep}/vqkd_32px-seed_{seed}\" } },
@@ -47,7 +50,7 @@ const EXAMPLE: &str = "Example:
 struct Sweep {
     /// Recipes or files of settings.
     recipes: Vec<Entry>,
-    /// Seeds, each a run of its own.
+    /// Seeds, one run each.
     #[serde(default = "one_seed")]
     seeds: Vec<u64>,
     /// Settings of all runs.
@@ -71,7 +74,7 @@ enum Entry {
 #[serde(deny_unknown_fields)]
 struct With {
     recipe: String,
-    /// Where its weights start from, as `mim pretrain --init` takes it.
+    /// Its initial weights, as for `mim pretrain --init`.
     init: Option<String>,
     /// In texts here and in `init`, `{sweep}` is the folder of all runs, and `{seed}` the seed of the run.
     #[serde(default)]
@@ -92,7 +95,7 @@ impl Entry {
         }
     }
 
-    /// Its own settings with their dotted keys.
+    /// Its own settings, by dotted key.
     fn settings(&self) -> Vec<(String, String)> {
         let mut own = Vec::new();
         if let Self::With(With { set, .. }) = self {
@@ -106,7 +109,7 @@ fn one_seed() -> Vec<u64> {
     vec![0]
 }
 
-/// One of its runs.
+/// A run of the sweep.
 #[derive(Debug, Clone, PartialEq)]
 struct Planned {
     name: String,
@@ -149,7 +152,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .stdout(Stdio::null());
         let status = command.status().map_err(Error::io("start", &program))?;
         if let Some(code) = interrupted(status) {
-            eprintln!("the sweep was interrupted; the same command goes on with it");
+            eprintln!("the sweep was interrupted; run the same command to continue");
             return Ok(ExitCode::from(code));
         }
         if !status.success() {
@@ -169,7 +172,7 @@ fn interrupted(status: ExitStatus) -> Option<u8> {
     }
 }
 
-/// Writes the tables of what is done, and names what failed.
+/// Writes the tables of the finished runs, and names those that failed.
 fn report(output: &Path, planned: &[Planned], failed: &[String]) -> Result<ExitCode> {
     let done = planned.iter().map(|run| output.join(&run.name));
     let done: Vec<PathBuf> = done
@@ -183,7 +186,7 @@ fn report(output: &Path, planned: &[Planned], failed: &[String]) -> Result<ExitC
         println!("{}", output.join("report.html").display());
     }
     for name in failed {
-        eprintln!("failed: {name}; the same command tries it again");
+        eprintln!("failed: {name}; run the same command to try again");
     }
     Ok(match failed {
         [] => ExitCode::SUCCESS,
@@ -248,7 +251,7 @@ impl Sweep {
     }
 }
 
-/// A folder's name that says what is special about a run.
+/// A folder name that says what is special about a run.
 fn name(recipe: &str, combination: &[(String, String)], seed: u64) -> String {
     let stem = Path::new(recipe).file_stem().unwrap_or_default();
     let mut name = stem.to_string_lossy().into_owned();
@@ -287,7 +290,7 @@ impl Planned {
         let path = output.join(&self.name);
         let seed = self.seed.to_string();
         let mut arguments = vec!["pretrain".to_owned()];
-        // A run that was begun has its settings in its folder.
+        // A run that has started has its settings in its folder.
         if path.join("config.toml").exists() {
             arguments.extend(["--resume".to_owned(), "auto".to_owned()]);
         } else {

@@ -29,31 +29,31 @@ pub(crate) struct Args {
     /// A file of weights of a whole method, such as mae_visualize_vit_base.pth, hf:owner/name or zoo:NAME.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// Whose names --weights have, such as hf_vit_mae [default: mae, mim's own].
+    /// Project whose names --weights have, such as hf_vit_mae [default: mae, mim's own].
     #[arg(long, value_name = "NAME", requires = "weights")]
     source: Option<String>,
-    /// The method of --weights; its sizes are read from the file.
+    /// Method of --weights; its sizes are read from the file.
     #[arg(long, default_value = "mae", requires = "weights")]
     method: String,
     /// A setting of the method of --weights, such as norm_pix_loss=false or decoder.num_heads=8; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "weights")]
     set: Vec<String>,
-    /// Images, as in `mim pretrain`; test images of the run by default.
+    /// Images, as in `mim pretrain` [default: test images of the run].
     #[arg(long)]
     images: Option<DataSource>,
-    /// What is drawn.
+    /// What to draw.
     #[arg(long, value_enum, default_value_t = What::Reconstruction)]
     what: What,
-    /// The picture to write [default: reconstruction.png, masks.png, ...].
+    /// Output picture [default: reconstruction.png, masks.png, ...].
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Images to draw, spread over all of them.
+    /// Number of images to draw, spread over the data.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     count: u16,
     /// Seed of the masks.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to run.
+    /// Device.
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: String,
 }
@@ -129,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
-    /// The columns of a sheet of images that are spread over the data.
+    /// The columns of a sheet, for images spread over the data.
     fn columns(
         &self,
         model: &Pretrained,
@@ -139,7 +139,7 @@ impl Args {
         let (method, eval) = (model.method.as_ref(), &model.config.eval);
         let images = drawing::spread(&data.open_for_pictures()?, usize::from(self.count))?;
         if matches!(self.what, What::Masks | What::Hog) {
-            // The views of the method itself: some need two.
+            // The method's own views, since some methods need two.
             let loading = LoaderConfig {
                 batch_size: images.len().max(1),
                 workers: 0,
@@ -204,7 +204,7 @@ impl Args {
     }
 }
 
-/// Sizes of encoder and decoder, as far as a file tells; nothing of what it does not tell.
+/// Sizes of encoder and decoder, as far as the file shows them.
 fn sizes(weights: &WeightMap) -> Result<Table> {
     let mut table = Table::new();
     if let Ok(vit) = VitConfig::of_weights(weights) {

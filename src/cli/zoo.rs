@@ -8,7 +8,7 @@ use mim_core::Result;
 /// Settings of `mim zoo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// One entry; all by default.
+    /// An entry [default: all].
     name: Option<String>,
 }
 
@@ -22,7 +22,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         match entry.home {
             Home::Hub(repository) => println!("  weights    hf:{repository}"),
             Home::Page(address) => {
-                println!("  weights    {address} (not on the Hub: give their PATH)")
+                println!(
+                    "  weights    {address} (not on the Hub: download them and give their PATH)"
+                )
             }
         }
         println!("  model      {}, {}", entry.method, entry.arch);

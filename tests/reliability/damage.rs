@@ -106,12 +106,12 @@ fn numbers_that_do_not_fit_are_refused_where_there_are_no_checksums() {
     let told = succeeds(&resume(&saved));
     assert!(told.contains("without checksums"), "{told}");
     for (key, value, part) in [
-        ("epoch", 1, "does not fit its place"),
-        ("iter", 2, "its place cannot be"),
-        ("iter", 1, "does not fit its place"),
-        ("step", 5, "does not fit its place"),
+        ("epoch", 1, "does not match its position"),
+        ("iter", 2, "its position is impossible"),
+        ("iter", 1, "does not match its position"),
+        ("step", 5, "does not match its position"),
         ("seed", 9, "its seed is 9"),
-        ("world", 0, "its place cannot be"),
+        ("world", 0, "its position is impossible"),
     ] {
         let mut other = saved.clone();
         other[key] = value.into();

@@ -31,7 +31,7 @@ pub(super) fn send<T: WithDType>(
     )
 }
 
-/// The same values on another device. From the host to a GPU they go through pinned memory: the copy is queued on
+/// The same tensor (any shape) on another device. From the host to a GPU they go through pinned memory: the copy is queued on
 /// the stream, and the host does not wait. No gradient flows.
 ///
 /// # Errors
@@ -63,7 +63,7 @@ enum From {
 }
 
 impl AsyncDownload {
-    /// Starts the copy of an f32 or f64 tensor.
+    /// Starts the copy of an f32 or f64 tensor of any shape.
     ///
     /// # Errors
     ///

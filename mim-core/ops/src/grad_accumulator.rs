@@ -21,7 +21,7 @@ pub enum Sum {
 }
 
 impl Sum {
-    /// The gradient of `weight`.
+    /// The gradient of `weight`, in its shape.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use super::gpu::{Buffer, differentiable, is_supported};
 use super::grad_accumulator;
 use crate::{Error, Result};
 
-/// `layer(xs)`, storing only `xs` for the backward pass, which runs the layer again.
+/// `layer(xs)` for `xs` of any shape, storing only `xs` for the backward pass, which runs the layer again.
 ///
 /// `layer` must give the same result each time. The backward pass must run in
 /// [`collecting`](crate::grad_accumulator::collecting), with every trainable parameter of `layer` among its weights.

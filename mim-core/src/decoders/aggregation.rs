@@ -37,7 +37,7 @@ impl Default for AggregationDecoderConfig {
 /// 2.3).
 ///
 /// It uses the encoder's relative position bias. By default it shares the encoder's final norm and the linear
-/// layer `decoder_pred` of a [`super::LinearDecoder`] under the same path.
+/// layer `decoder_pred` of a [`LinearDecoder`](super::LinearDecoder) under the same path.
 #[derive(Debug, Clone)]
 pub struct AggregationDecoder {
     /// The earlier block and the last one.

@@ -9,7 +9,7 @@ use crate::{Error, Mask, Result, ops};
 ///
 /// # Errors
 ///
-/// [`crate::Error::Shape`] if the number of tokens does not match the mask.
+/// [`Error::Shape`](crate::Error::Shape) if the number of tokens does not match the mask.
 pub(super) fn in_image_order(xs: &Tensor, mask: &Mask) -> Result<Tensor> {
     let (rows, tokens, width) = xs.dims3()?;
     let grid = mask.grid().len();

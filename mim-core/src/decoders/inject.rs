@@ -97,7 +97,7 @@ enum Head {
 /// Predicts hidden patches from the visible ones and from the output of one block of the encoder, to
 /// which each decoder block attends (BootMAE, Dong et al., ECCV 2022, section 3.2).
 ///
-/// Only hidden patches get a position. Tokens are in the mask's order, as in [`super::MaeDecoder`]. Traces
+/// Only hidden patches get a position. Tokens are in the mask's order, as in [`MaeDecoder`](super::MaeDecoder). Traces
 /// its input as `decoder_in` (image order, class token first) and the `injected` tokens.
 #[derive(Debug, Clone)]
 pub struct InjectDecoder {

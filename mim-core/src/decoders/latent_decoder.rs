@@ -13,7 +13,7 @@ const BLOCKS: u32 = 2000;
 /// Predicts hidden patches from their latents, by blocks with self-attention among them (Chen et al., IJCV 2023, Sec.
 /// 3.2).
 ///
-/// Needs an encoder whose tokens are latents of hidden patches: [`crate::encoders::Regressed`].
+/// Needs an encoder whose tokens are latents of hidden patches: [`Regressed`](crate::encoders::Regressed).
 #[derive(Debug, Clone)]
 pub struct LatentDecoder {
     pos_embed: PosEmbed,

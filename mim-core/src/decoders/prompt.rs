@@ -88,7 +88,7 @@ pub enum PromptOutput {
 /// Predicts patches with the encoder's tokens as fixed keys and values: a block updates only the mask
 /// tokens (MILAN, Hou et al., arXiv 2208.06049, section 3.2).
 ///
-/// Tokens are in the mask's order, as in [`super::MaeDecoder`].
+/// Tokens are in the mask's order, as in [`MaeDecoder`](super::MaeDecoder).
 #[derive(Debug, Clone)]
 pub struct PromptDecoder {
     embed: Linear,

@@ -50,7 +50,7 @@ pub trait DecoderSettings: Settings {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if a setting is invalid.
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) if a setting is invalid.
     fn build(&self, params: &Params, shape: DecoderShape) -> Result<Box<dyn Decoder>>;
 }
 

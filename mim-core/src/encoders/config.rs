@@ -2,7 +2,7 @@
 
 /// Declares the encoders, one per line: `module => Variant: Settings, other public items;`.
 ///
-/// Creates the modules and the list of parts (see [`crate::parts!`]), and the enum [`super::EncoderConfig`].
+/// Creates the modules and the list of parts (see [`crate::parts!`]), and the enum [`EncoderConfig`](super::EncoderConfig).
 macro_rules! encoders {
     ($($module:ident => $variant:ident: $config:ident $(, $public:ident)*;)*) => {
         crate::parts! {

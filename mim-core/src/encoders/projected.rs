@@ -69,7 +69,7 @@ impl<E: Encoder> Projected<E> {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if a setting is invalid.
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) if a setting is invalid.
     pub fn new(params: &Params, trunk: E, config: &ProjectorConfig) -> Result<Self> {
         let (block, dim) = (config.block(), config.embed_dim);
         block.validate("projector")?;

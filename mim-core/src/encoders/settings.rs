@@ -10,7 +10,7 @@ pub trait EncoderSettings: Settings {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if a setting is invalid.
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) if a setting is invalid.
     fn build(&self, params: &Params) -> Result<Box<dyn Encoder>>;
 
     /// Height and width of the images in pixels.
@@ -55,7 +55,7 @@ pub trait EncoderSettings: Settings {
         method.build(self.patch_values())
     }
 
-    /// Pixel values per patch, an argument of [`crate::params::Init::build`].
+    /// Pixel values per patch, an argument of [`Init::build`](crate::params::Init::build).
     fn patch_values(&self) -> usize {
         self.patch_size() * self.patch_size() * self.in_channels()
     }
@@ -64,7 +64,7 @@ pub trait EncoderSettings: Settings {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if a side is not a multiple of the output stride.
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) if a side is not a multiple of the output stride.
     fn grid(&self) -> Result<PatchGrid> {
         PatchGrid::of_image(self.image_size().into(), self.output_stride())
     }

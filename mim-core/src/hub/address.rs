@@ -2,7 +2,7 @@
 
 use super::{HubPath, HubSettings, RepoKind};
 
-/// Where the file that `path` names lies at `revision`.
+/// The address of the file that `path` names, at `revision`.
 pub(super) fn of(settings: &HubSettings, path: &HubPath, revision: &str) -> String {
     let kind = match path.kind() {
         RepoKind::Model => "",
@@ -17,7 +17,7 @@ pub(super) fn of(settings: &HubSettings, path: &HubPath, revision: &str) -> Stri
     )
 }
 
-/// Where the Hub says what files a repository has.
+/// The address where the Hub lists the files of a repository.
 pub(super) fn of_list(settings: &HubSettings, path: &HubPath) -> String {
     let kind = match path.kind() {
         RepoKind::Model => "models",
@@ -31,7 +31,7 @@ pub(super) fn of_list(settings: &HubSettings, path: &HubPath) -> String {
     )
 }
 
-/// `text` for an address: everything but letters, digits, `-_.~` and what `keep` holds becomes `%XX`.
+/// Escapes `text` for an address: everything except letters, digits, `-_.~` and the bytes in `keep` becomes `%XX`.
 fn escaped(text: &str, keep: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -45,7 +45,7 @@ fn escaped(text: &str, keep: &str) -> String {
     out
 }
 
-/// An address without the name and password that it may hold.
+/// An address without the user name and password that it may contain.
 pub(super) fn public(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find(['/', '?', '#', '\\']);

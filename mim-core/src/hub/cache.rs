@@ -3,8 +3,8 @@
 //! ```text
 //! .locks/models--owner--name/HASH.lock        held while HASH is downloaded
 //! models--owner--name/blobs/HASH              the bytes of a file
-//! models--owner--name/blobs/HASH.incomplete   those that are there so far
-//! models--owner--name/refs/main               the commit that a branch or tag stands for
+//! models--owner--name/blobs/HASH.incomplete   the bytes downloaded so far
+//! models--owner--name/refs/main               the commit of a branch or tag
 //! models--owner--name/snapshots/COMMIT/FILE   a link to the blob
 //! ```
 
@@ -37,7 +37,7 @@ impl Cache {
         &self.root
     }
 
-    /// The commit that a revision stood for when it was last asked for.
+    /// The commit of a revision when it was last requested.
     pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
@@ -46,13 +46,13 @@ impl Cache {
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
-    /// A file of a revision, if it is there.
+    /// A file of a revision, if it is in the cache.
     pub(super) fn find(&self, revision: &str, file: &str) -> Option<PathBuf> {
         let path = self.snapshot(&self.commit(revision)?).join(file);
         path.is_file().then_some(path)
     }
 
-    /// All files of a commit that are there.
+    /// All files of a commit that are in the cache.
     pub(super) fn files(&self, commit: &str) -> Vec<String> {
         let mut files = vec![];
         walk(&self.snapshot(commit), "", &mut files);
@@ -68,21 +68,21 @@ impl Cache {
         self.root.join("blobs").join(etag)
     }
 
-    /// Waits until nobody else downloads this content, and keeps others from it until dropped.
+    /// Waits until no other process downloads this content, and keeps others from doing so until dropped.
     pub(super) fn lock(&self, etag: &str) -> Result<File> {
         create_dir(&self.locks)?;
         create_dir(&self.root.join("blobs"))?;
         let path = self.locks.join(format!("{etag}.lock"));
         let file = File::create(&path).map_err(Error::io("create", &path))?;
         match file.lock() {
-            // Some network file systems have no locks: there two downloads may meet, and the check after them tells.
+            // Some network file systems have no locks. Two downloads may then collide, which the check after them detects.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
             done => done.map_err(Error::io("lock", &path))?,
         }
         Ok(file)
     }
 
-    /// Puts a blob into its place in a commit.
+    /// Links a blob to its path in a commit.
     pub(super) fn link(&self, etag: &str, commit: &str, file: &str) -> Result<PathBuf> {
         let path = self.snapshot(commit).join(file);
         let blob = self.blob(etag);
@@ -100,7 +100,7 @@ impl Cache {
         Ok(path)
     }
 
-    /// Notes what commit a revision stands for.
+    /// Records the commit of a revision.
     pub(super) fn remember(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) || self.commit(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -117,12 +117,12 @@ fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(Error::io("create", path))
 }
 
-/// Makes a file under another name, then moves it over `path`, so that nobody sees half of it.
+/// Creates a file under a temporary name, then renames it to `path`, so that no process sees half of it.
 fn atomically(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let thread = std::thread::current().id();
     let new = path.with_file_name(format!(".{name}.{}.{thread:?}", std::process::id()));
-    // What a process of the same number left when it was killed.
+    // A killed process with the same id may have left one.
     let _ = fs::remove_file(&new);
     make(&new).map_err(Error::io("create", path))?;
     fs::rename(&new, path).map_err(Error::io("create", path))
@@ -133,7 +133,7 @@ fn symlink(target: &Path, _blob: &Path, link: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, link)
 }
 
-/// Where links need rights that a user may not have, a copy does.
+/// Copies the file if the user may not create links.
 #[cfg(not(unix))]
 fn symlink(_target: &Path, blob: &Path, link: &Path) -> io::Result<()> {
     fs::hard_link(blob, link).or_else(|_| fs::copy(blob, link).map(|_| ()))

@@ -1,4 +1,4 @@
-//! Whether a file is what it should be.
+//! Checks of downloaded files.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::headers::Metadata;
 
-/// The format's own limit.
+/// The limit of the format.
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// What is wrong with a download of `name`.
@@ -17,16 +17,16 @@ pub(super) fn download(path: &Path, name: &str, metadata: &Metadata) -> Result<(
     let length = length(path)?;
     if length != metadata.size {
         return Err(format!(
-            "the download has {length} bytes, the Hub promised {}",
+            "the download has {length} bytes, but the Hub announced {}",
             metadata.size
         ));
     }
-    // Of files that git itself keeps the Hub gives git's hash, of large ones that of their bytes.
+    // For files stored in git itself, the Hub gives the git hash; for large files, the SHA-256 of their bytes.
     if metadata.etag.len() == 64 {
         let found = sha256(path)?;
         if !found.eq_ignore_ascii_case(&metadata.etag) {
             return Err(format!(
-                "the download's SHA-256 is {found}, the Hub promised {}",
+                "the SHA-256 of the download is {found}, but the Hub announced {}",
                 metadata.etag
             ));
         }
@@ -34,7 +34,7 @@ pub(super) fn download(path: &Path, name: &str, metadata: &Metadata) -> Result<(
     readable(path, name)
 }
 
-/// What is wrong with the header of a `.safetensors` file; other kinds are not looked into.
+/// What is wrong with the header of a `.safetensors` file; other files are not checked.
 pub(super) fn readable(path: &Path, name: &str) -> Result<(), String> {
     if !name.ends_with(".safetensors") {
         return Ok(());
@@ -58,7 +58,7 @@ pub(super) fn readable(path: &Path, name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "it has {found} bytes, its header promises {promised}"
+        "it has {found} bytes, but its header announces {promised}"
     ))
 }
 

@@ -17,7 +17,7 @@ use super::refusal::{Patience, brief, explain};
 use super::{HubPath, HubSettings, Observer, address, check, progress};
 use crate::{Error, Result};
 
-/// Where weights are if no file is named: the first that exists.
+/// Weights files if none is named; the first that exists is used.
 const WEIGHTS: [&str; 4] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -25,7 +25,7 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// A way to the Hub.
+/// A connection to the Hub, with a cache.
 pub struct Hub {
     pub(super) settings: HubSettings,
     pub(super) http: Http,
@@ -33,7 +33,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The Hub as the environment describes it, see [`HubSettings`].
+    /// The Hub with the settings of the environment, see [`HubSettings`].
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ impl Hub {
         Ok(hub)
     }
 
-    /// The Hub as `settings` describe it.
+    /// The Hub with these `settings`.
     ///
     /// # Errors
     ///
@@ -57,27 +57,27 @@ impl Hub {
         })
     }
 
-    /// The same, telling `observer` of downloads.
+    /// Reports downloads to `observer`.
     pub fn observed(mut self, observer: Observer) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Asks the Hub once, for five seconds at most, whether it answers. No token is sent.
+    /// Checks once, for at most five seconds, whether the Hub answers. No token is sent.
     ///
     /// # Errors
     ///
-    /// Why it does not.
+    /// The reason why it does not.
     pub fn answers(&self) -> std::result::Result<(), String> {
         self.http
             .knock(&self.settings.endpoint, Duration::from_secs(5))
     }
 
-    /// The file that `path` names, on this machine.
+    /// The local path of the file that `path` names, after a download if necessary.
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`] if it cannot be had, [`Error::Io`] if the cache cannot be written.
+    /// [`Error::Hub`] if it cannot be downloaded, [`Error::Io`] if the cache cannot be written.
     pub fn file(&self, path: &HubPath) -> Result<PathBuf> {
         match path.file() {
             Some(file) => self.first(path, &[file]),
@@ -89,8 +89,8 @@ impl Hub {
         }
     }
 
-    /// The weights that `path` names, on this machine: a file of the repository, `model.safetensors` or
-    /// `pytorch_model.bin` if none is named. With an index (`*.index.json`) come all files that it lists.
+    /// The local path of the weights that `path` names: a file of the repository, or `model.safetensors` or
+    /// `pytorch_model.bin` if none is named. For an index (`*.index.json`), all files that it lists are downloaded.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Hub {
             return Ok(found);
         }
         let cache = Cache::of(path, &self.settings);
-        // All files are those of the commit that the index was taken from.
+        // All files come from the commit of the index.
         let commit = cache.commit(path.revision()).unwrap_or_default();
         let index = path.with_revision(commit);
         let folder = match path.file().and_then(|file| file.rsplit_once('/')) {
@@ -117,7 +117,7 @@ impl Hub {
         Ok(found)
     }
 
-    /// Notes in the cache that the revision of `path` stands for `commit`, whose files are there.
+    /// Records in the cache that the revision of `path` is `commit`, whose files are complete.
     #[cfg(feature = "parquet")]
     pub(crate) fn remember(&self, path: &HubPath, commit: &str) -> Result<()> {
         Cache::of(path, &self.settings).remember(path.revision(), commit)
@@ -125,9 +125,9 @@ impl Hub {
 
     /// The first of `names` that the repository has.
     fn first(&self, path: &HubPath, names: &[&str]) -> Result<PathBuf> {
-        // Names also come from lists and indices that somebody uploaded.
+        // Some names come from uploaded lists and indices.
         if let Some(name) = names.iter().find(|name| !name.split('/').all(is_plain)) {
-            let what = format!("{name:?} is no path inside a repository");
+            let what = format!("{name:?} is not a path inside a repository");
             return Err(Error::hub(path, what, "name another file"));
         }
         let cache = Cache::of(path, &self.settings);
@@ -135,7 +135,7 @@ impl Hub {
         let cached = names
             .iter()
             .find_map(|name| Some((cache.find(revision, name)?, *name)));
-        // A damaged file is as good as none, unless there is no other.
+        // A damaged file counts as missing, unless there is no other.
         let cached = match cached {
             Some((found, name)) => match check::readable(&found, name) {
                 Ok(()) => Some(found),
@@ -166,7 +166,7 @@ impl Hub {
         Err(self.absent(path, names))
     }
 
-    /// Repeats what fails in passing; only once is asked where the cache has an answer too.
+    /// Repeats requests after temporary failures; asks only once if the cache has an answer, too.
     pub(super) fn patiently<T>(
         &self,
         path: &HubPath,
@@ -188,14 +188,14 @@ impl Hub {
         let Metadata { commit, etag, size } = metadata;
         let file = path.file().unwrap_or_default();
         let blob = cache.blob(etag);
-        // Other programs have been seen to keep the text of a refusal under the name of the content.
+        // Other programs sometimes save the text of an error under the name of the content.
         let is_whole = || {
             fs::metadata(&blob).is_ok_and(|found| found.len() == *size)
                 && check::readable(&blob, file).is_ok()
         };
         if !is_whole() {
             let _lock = cache.lock(etag)?;
-            // Whoever held the lock has perhaps just downloaded it.
+            // The previous holder of the lock may just have downloaded it.
             if !is_whole() {
                 let part = blob.with_file_name(format!("{etag}.incomplete"));
                 let download = Download {
@@ -220,7 +220,7 @@ impl Hub {
         Error::hub(
             path,
             format!(
-                "it is not in the cache ({}), and HF_HUB_OFFLINE forbids to download it",
+                "it is not in the cache ({}), and HF_HUB_OFFLINE forbids downloads",
                 cache.root().display()
             ),
             "unset HF_HUB_OFFLINE, or set HF_HUB_CACHE to a cache that has it",
@@ -236,7 +236,7 @@ fn damaged(path: &Path, what: &str) -> Error {
     )
 }
 
-/// The files that an index lists.
+/// The files listed in an index.
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Index {
@@ -246,7 +246,7 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let parsed: Index = serde_json::from_str(&text).map_err(|error| {
         Error::format(
             index,
-            format!("this is no index of weights: {error}"),
+            format!("this is not an index of weights: {error}"),
             "name the weights file itself",
         )
     })?;

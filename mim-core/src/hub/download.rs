@@ -1,4 +1,4 @@
-//! One file, downloaded in as many pieces as it takes.
+//! The download of one file, in several pieces if necessary.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -13,15 +13,15 @@ use super::refusal::{Patience, explain};
 use super::{HubPath, HubSettings, Observer, Transfer};
 use crate::{Error, Result};
 
-/// Attempts without any progress.
+/// Maximum number of attempts without progress.
 pub(super) const ATTEMPTS: u32 = 5;
 /// Bytes that count as progress.
 const PROGRESS: u64 = 1 << 20;
 
-/// Longest time in which they may come.
+/// Maximum time for these bytes.
 const SLOWEST: Duration = Duration::from_secs(300);
 
-/// A download to be made.
+/// A pending download.
 pub(super) struct Download<'a> {
     pub(super) http: &'a Http,
     pub(super) settings: &'a HubSettings,
@@ -31,11 +31,11 @@ pub(super) struct Download<'a> {
     pub(super) metadata: &'a Metadata,
 }
 
-/// When progress was made last, and how far it came.
+/// Time and position of the latest progress.
 struct Pace(Instant, u64);
 
 impl Pace {
-    /// Gives up a connection that brings next to nothing.
+    /// Gives up a connection that delivers almost nothing.
     fn check(&mut self, have: u64) -> Result<(), Failure> {
         if have >= self.1 + PROGRESS {
             *self = Self(Instant::now(), have);
@@ -43,7 +43,7 @@ impl Pace {
         match self.0.elapsed() > SLOWEST {
             true => {
                 let seconds = SLOWEST.as_secs();
-                let what = format!("less than {PROGRESS} bytes came in {seconds} s");
+                let what = format!("fewer than {PROGRESS} bytes arrived in {seconds} s");
                 Err(Failure::Broken(what))
             }
             false => Ok(()),
@@ -51,11 +51,11 @@ impl Pace {
     }
 }
 
-/// Why a piece was the last one.
+/// Why a piece ended.
 enum Stop {
-    /// The next attempt may go on from here.
+    /// The next attempt may continue from here.
     Failure(Failure),
-    /// None will.
+    /// No attempt will succeed.
     Error(Error),
 }
 
@@ -66,7 +66,7 @@ impl From<Failure> for Stop {
 }
 
 impl Download<'_> {
-    /// Fills `part`, going on with what it holds, and checks it; a bad file is removed.
+    /// Completes `part` from its current content, and checks it; a bad file is removed.
     pub(super) fn run(&self, part: &Path) -> Result<()> {
         let name = self.path.to_string();
         let mut patience = Patience::new(ATTEMPTS, self.settings.first_wait);
@@ -91,7 +91,7 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// One request: appends what comes.
+    /// One request: appends the received bytes.
     fn piece(&self, part: &Path, name: &str) -> Result<(), Stop> {
         let size = self.metadata.size;
         let failed = |action| move |error| Stop::Error(Error::io(action, part)(error));
@@ -109,22 +109,22 @@ impl Download<'_> {
             return Ok(());
         }
         let mut stream = match self.http.get(&self.url, have) {
-            // The server knows of another length: what is there is of another file.
+            // The server gives another length, so the existing bytes belong to another file.
             Err(Failure::Refused(refused)) if refused.status == 416 => {
                 empty(&file).map_err(failed("write"))?;
-                let what = "it cannot go on with what is there of the file".to_owned();
+                let what = "it cannot continue the partial file".to_owned();
                 return Err(Failure::Broken(what).into());
             }
             answer => answer?,
         };
         if let Some(found) = stream.size.filter(|found| *found != size) {
-            let what = format!("the download has {found} bytes, the Hub promised {size}");
+            let what = format!("the download has {found} bytes, but the Hub announced {size}");
             return Err(Stop::Error(self.bad(part, &what)));
         }
         if stream.start != have {
             have = empty(&file).map_err(failed("write"))?;
             if stream.start != have {
-                let what = format!("bytes from {} on in place of all", stream.start);
+                let what = format!("bytes from {} on instead of all bytes", stream.start);
                 return Err(Failure::Broken(what).into());
             }
         }
@@ -142,7 +142,7 @@ impl Download<'_> {
             have += bytes as u64;
             pace.check(have)?;
             if have > size {
-                let what = format!("the download has more than the {size} bytes promised");
+                let what = format!("the download has more than the announced {size} bytes");
                 return Err(Stop::Error(self.bad(part, &what)));
             }
             self.tell(name, have.min(size.saturating_sub(1)));
@@ -154,7 +154,7 @@ impl Download<'_> {
         file.sync_all().map_err(failed("write"))
     }
 
-    /// Removes a file that is not what was asked for.
+    /// Removes a file that is not the requested one.
     fn bad(&self, part: &Path, what: &str) -> Error {
         let removed = match fs::remove_file(part) {
             Ok(()) => "it was removed".to_owned(),
@@ -163,7 +163,7 @@ impl Download<'_> {
         Error::hub(
             self.path,
             format!("{what}; {removed}"),
-            "try again; if it stays so, a proxy, a mirror (HF_ENDPOINT) or the disk alters it",
+            "try again; if the error remains, a proxy, a mirror (HF_ENDPOINT) or the disk changes the file",
         )
     }
 

@@ -1,27 +1,27 @@
-//! Attempts that failed.
+//! Failed attempts.
 
 use std::time::Duration;
 
 /// Why an attempt failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The Hub says no.
+    /// The Hub refuses the request.
     Refused(Refused),
-    /// No answer came, or it ended early.
+    /// There was no answer, or it ended early.
     Broken(String),
-    /// What cannot be otherwise the next time: an address or an answer that makes no sense.
+    /// A repetition cannot succeed: an address or an answer makes no sense.
     Final(String),
 }
 
-/// An answer that is no success.
+/// An answer with an error status.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
     pub(super) status: u16,
-    /// The Hub's own word for it, such as `EntryNotFound`.
+    /// The error code of the Hub, such as `EntryNotFound`.
     pub(super) code: String,
-    /// What the Hub says to people.
+    /// The message of the Hub.
     pub(super) message: String,
-    /// How long it asks to wait.
+    /// The requested wait.
     pub(super) wait: Option<Duration>,
 }
 

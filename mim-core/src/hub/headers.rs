@@ -1,17 +1,17 @@
-//! What the headers of an answer say.
+//! Headers of an answer.
 
 use ureq::http::HeaderMap;
 
 use super::path::is_commit;
 
-/// What the Hub says of a file.
+/// Metadata of a file on the Hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
-    /// The commit that the revision stands for.
+    /// The commit of the revision.
     pub(super) commit: String,
-    /// The name of its content: the SHA-256 of large files, the git hash of others.
+    /// The id of its content: the SHA-256 of large files, the git hash of others.
     pub(super) etag: String,
-    /// Bytes.
+    /// Size in bytes.
     pub(super) size: u64,
 }
 
@@ -25,7 +25,7 @@ pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
     text(headers, "content-length")?.parse().ok()
 }
 
-/// Start and whole size from a `Content-Range`.
+/// Start and total size from a `Content-Range`.
 pub(super) fn part(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let range = text(headers, "content-range")?.strip_prefix("bytes ")?;
     let (bytes, size) = range.split_once('/')?;
@@ -33,7 +33,7 @@ pub(super) fn part(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     Some((start.parse().ok()?, size.parse().ok()))
 }
 
-/// Metadata as it comes in over redirects.
+/// Metadata collected over redirects.
 #[derive(Default)]
 pub(super) struct Found {
     commit: Option<String>,
@@ -46,7 +46,7 @@ impl Found {
         self.commit.is_some() && self.etag.is_some() && self.size.is_some()
     }
 
-    /// Takes what an answer says of the file that the Hub keeps, unless an earlier one said it.
+    /// Takes the metadata of the stored file from an answer, unless an earlier answer gave it.
     pub(super) fn add(&mut self, headers: &HeaderMap) {
         let take = |name| text(headers, name).map(str::to_owned);
         self.commit = self.commit.take().or_else(|| take("x-repo-commit"));
@@ -55,7 +55,7 @@ impl Found {
         self.size = self.size.or_else(size);
     }
 
-    /// Takes what is left from the headers of the file itself.
+    /// Completes the metadata from the headers of the file itself.
     pub(super) fn add_own(&mut self, headers: &HeaderMap) {
         let etag = || text(headers, "etag").map(str::to_owned);
         self.etag = self.etag.take().or_else(etag);

@@ -16,19 +16,19 @@ use crate::{Error, Result};
 
 const AGENT: &str = concat!("mim/", env!("CARGO_PKG_VERSION"));
 const REDIRECTS: usize = 10;
-/// A connection that is silent for longer is dead; a download goes on with another.
+/// A connection that is silent for longer is dead; a download then continues with another.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
-/// Longest time that all of a short answer may take.
+/// Maximum time for a complete short answer.
 const LONGEST_ANSWER: Duration = Duration::from_secs(120);
-/// Longest text that is taken as an answer.
+/// Maximum length of a text answer.
 const TEXT: u64 = 64 << 20;
 
-/// The bytes of a file from some place on.
+/// The bytes of a file from a position on.
 pub(super) struct Stream {
     pub(super) bytes: Box<dyn Read>,
     /// Where they start.
     pub(super) start: u64,
-    /// Bytes of the whole file, if the answer says so.
+    /// Size of the whole file, if the answer gives it.
     pub(super) size: Option<u64>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) struct Http {
     agent: Agent,
-    /// Who is sent the token: scheme, host and port of the Hub.
+    /// Where the token may be sent: scheme, host and port of the Hub.
     origin: Option<(String, String, u16)>,
     token: Option<String>,
     /// Name and password in the address of the Hub.
@@ -44,7 +44,7 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// Opens no connection yet.
+    /// Does not open a connection yet.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl Http {
                 if certificates.is_empty() {
                     return Err(Error::format(
                         path,
-                        "holds no certificate in PEM",
+                        "contains no PEM certificate",
                         "correct or unset SSL_CERT_FILE",
                     ));
                 }
@@ -81,7 +81,7 @@ impl Http {
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_per_read(Some(LONGEST_SILENCE))
             .tls_config(TlsConfig::builder().root_certs(roots).build());
-        // Proxies know nothing of this machine's own servers.
+        // A proxy cannot reach servers on this machine.
         let origin = origin(&settings.endpoint);
         let host = origin.as_ref().map_or("", |(_, host, _)| host.as_str());
         if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
@@ -101,14 +101,14 @@ impl Http {
         })
     }
 
-    /// Whether anybody answers at `url` within this time; why not otherwise. No token is sent.
+    /// Checks whether a server answers at `url` within this time. No token is sent.
     pub(super) fn knock(&self, url: &str, patience: Duration) -> std::result::Result<(), String> {
         let request = self.agent.head(url).config();
         let answer = request.timeout_global(Some(patience)).build().call();
         answer.map(drop).map_err(|error| error.to_string())
     }
 
-    /// What is behind `url`.
+    /// The metadata of the file at `url`.
     pub(super) fn metadata(&self, url: &str) -> Result<Metadata, Failure> {
         let mut found = Found::default();
         let deadline = Some(LONGEST_ANSWER);
@@ -122,7 +122,7 @@ impl Http {
             } else if next.is_none() {
                 return Err(self.refused(response));
             }
-            // The storage behind the Hub knows nothing more about the file.
+            // The storage behind the Hub has no further metadata.
             Ok(match next {
                 Some(next) if found.is_complete() && origin(&next) != origin(url) => Hop::Here(()),
                 Some(next) => Hop::Next(next),
@@ -132,7 +132,7 @@ impl Http {
         found.metadata().map_err(Failure::Final)
     }
 
-    /// The bytes behind `url` from byte `start` on, or all of them where the server does not do parts.
+    /// The bytes at `url` from byte `start` on, or all bytes if the server does not support ranges.
     pub(super) fn get(&self, url: &str, start: u64) -> Result<Stream, Failure> {
         let response = self.follow(url, |url| {
             let mut request = self.agent.get(url);
@@ -156,7 +156,7 @@ impl Http {
         })
     }
 
-    /// The text behind `url`.
+    /// The text at `url`.
     pub(super) fn text(&self, url: &str) -> Result<String, Failure> {
         let mut response = self.follow(url, |url| {
             let response = self.send(self.agent.get(url), url, Some(LONGEST_ANSWER))?;
@@ -170,7 +170,7 @@ impl Http {
             .map_err(|error| Failure::Broken(error.to_string()))
     }
 
-    /// Lets `ask` ask at `url`, and where that points to.
+    /// Calls `ask` at `url`, and follows redirects.
     fn follow<T>(
         &self,
         url: &str,
@@ -187,14 +187,14 @@ impl Http {
         Err(Failure::Final(what))
     }
 
-    /// One request, without redirects; only the Hub itself gets the token.
+    /// One request without redirects; only the Hub itself gets the token.
     fn send(
         &self,
         request: RequestBuilder<WithoutBody>,
         url: &str,
         deadline: Option<Duration>,
     ) -> Result<Response<Body>, Failure> {
-        // Lengths and hashes are those of the file as it is.
+        // Lengths and hashes refer to the uncompressed file.
         let mut request = request.header(header::ACCEPT_ENCODING, "identity");
         let own = origin(url);
         if let (Some(token), true) = (&self.token, own.is_some() && own == self.origin) {
@@ -212,7 +212,7 @@ impl Http {
         })
     }
 
-    /// A text from outside without what only the Hub may know, should it say it again.
+    /// A text from outside with any echo of the token removed.
     fn without_secrets(&self, text: &str) -> String {
         let secrets = [self.token.as_deref(), self.userinfo.as_deref()];
         let secrets = secrets.into_iter().flatten();
@@ -239,13 +239,13 @@ impl Http {
     }
 }
 
-/// An answer, or where it is.
+/// An answer, or a redirect.
 enum Hop<T> {
     Here(T),
     Next(String),
 }
 
-/// Scheme, host and port of an address; none if it is no address of a server.
+/// Scheme, host and port of an address; `None` if it is not the address of a server.
 fn origin(url: &str) -> Option<(String, String, u16)> {
     let uri: Uri = url.parse().ok()?;
     let scheme = uri.scheme_str()?.to_ascii_lowercase();
@@ -258,7 +258,7 @@ fn origin(url: &str) -> Option<(String, String, u16)> {
     Some((scheme, host, uri.port_u16().unwrap_or(usual)))
 }
 
-/// Where an answer from `url` points to, if it does.
+/// The target of a redirect from `url`, if the answer is one.
 fn next(url: &str, response: &Response<Body>) -> Result<Option<String>, Failure> {
     match response.status().is_redirection() {
         true => target(url, response.headers()).map(Some),
@@ -266,7 +266,7 @@ fn next(url: &str, response: &Response<Body>) -> Result<Option<String>, Failure>
     }
 }
 
-/// Where a redirect from `url` points to: a server of http or https, and of https alone if the first is one.
+/// The target of a redirect from `url`. It must be http or https, and https if `url` is.
 fn target(url: &str, headers: &HeaderMap) -> Result<String, Failure> {
     let from = origin(url).map(|(scheme, ..)| scheme).unwrap_or_default();
     let target = match text(headers, "location") {

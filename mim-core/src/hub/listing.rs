@@ -1,4 +1,4 @@
-//! What files a repository has.
+//! Lists of the files of a repository.
 
 use serde::Deserialize;
 
@@ -12,20 +12,20 @@ use crate::{Error, Result};
 /// The files of a repository at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
-    /// The commit that the revision stands for.
+    /// The commit of the revision.
     pub commit: String,
     /// Paths inside the repository, sorted.
     pub files: Vec<String>,
-    /// Whether they are only what the cache holds.
+    /// Whether the list comes only from the cache.
     pub is_cached: bool,
 }
 
 impl Hub {
-    /// The files of a repository: from the Hub, or those in the cache where it cannot be asked.
+    /// The files of a repository: from the Hub, or from the cache if the Hub cannot be reached.
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`] if neither answers.
+    /// [`Error::Hub`] if neither has an answer.
     pub fn list(&self, path: &HubPath) -> Result<Listing> {
         let cached = || {
             let cache = Cache::of(path, &self.settings);
@@ -44,7 +44,7 @@ impl Hub {
             Ok(listing) => Ok(listing),
             Err(failure) => match cached() {
                 Some(listing) if failure.may_pass() => {
-                    tracing::warn!("{path}: {}; using what is cached", brief(&failure));
+                    tracing::warn!("{path}: {}; using cached files", brief(&failure));
                     Ok(listing)
                 }
                 _ => Err(explain(path, &failure, &self.settings)),
@@ -52,7 +52,7 @@ impl Hub {
         }
     }
 
-    /// What the Hub says of a repository.
+    /// The answer of the Hub about a repository.
     fn siblings(&self, path: &HubPath) -> Result<Listing, Failure> {
         #[derive(Deserialize)]
         struct Info {
@@ -65,8 +65,9 @@ impl Hub {
             rfilename: String,
         }
         let text = self.http.text(&address::of_list(&self.settings, path))?;
-        let info: Info = serde_json::from_str(&text)
-            .map_err(|error| Failure::Broken(format!("its list of files is no list: {error}")))?;
+        let info: Info = serde_json::from_str(&text).map_err(|error| {
+            Failure::Broken(format!("its list of files is not a list: {error}"))
+        })?;
         let mut files: Vec<String> = info
             .siblings
             .into_iter()
@@ -74,7 +75,7 @@ impl Hub {
             .collect();
         files.sort_unstable();
         if !is_commit(&info.sha) {
-            return Err(Failure::Broken(format!("{:?} is no commit", info.sha)));
+            return Err(Failure::Broken(format!("{:?} is not a commit", info.sha)));
         }
         Ok(Listing {
             commit: info.sha,
@@ -83,7 +84,7 @@ impl Hub {
         })
     }
 
-    /// None of `names` is there: what is.
+    /// The error if none of `names` exists; it lists the files that do.
     pub(super) fn absent(&self, path: &HubPath, names: &[&str]) -> Error {
         let what = format!(
             "there is no {} at revision {}",
@@ -103,7 +104,7 @@ impl Hub {
         };
         let shown = 20;
         let mut files = listing.files;
-        // What may be weights comes first.
+        // Possible weights come first.
         let kinds = [".safetensors", ".bin", ".pth", ".pt", ".npz", ".parquet"];
         files.sort_by_key(|file| !kinds.iter().any(|kind| file.ends_with(kind)));
         let more = match files.len().saturating_sub(shown) {

@@ -10,16 +10,16 @@
 //! # }
 //! ```
 //!
-//! The cache is the one of Python's `huggingface_hub`, files, links and locks alike, so that either finds what the
-//! other downloaded. What it holds of a revision named by its commit, and everything under `HF_HUB_OFFLINE`, is
-//! answered without a request; of a branch one request asks whether it has moved.
+//! The cache is that of Python's `huggingface_hub`, including links and locks, so either program finds what the other
+//! downloaded. Files of a revision named by its commit, and everything under `HF_HUB_OFFLINE`, come from the cache without
+//! a request. For a branch, one request checks whether it has moved.
 //!
-//! Requests are made with `ureq`, not with the `hf-hub` crate. No version of it does what is needed here:
-//! 1.0 begins broken downloads anew and stores the body of a refusal as the file, and its 284 crates double the time
-//! of a build; 0.5 gives up after five seconds where another process downloads the same file, hides how long a busy
-//! Hub asks to wait, and is no longer developed. Neither compares a file with its length and hash.
+//! Requests use `ureq`, not the crate `hf-hub`, since no version of that does what is needed here. Version 1.0 restarts
+//! broken downloads, stores the body of an error as the file, and its 284 crates double the build time. Version 0.5 gives
+//! up after five seconds if another process downloads the same file, hides how long a busy Hub asks to wait, and is no
+//! longer developed. Neither compares a file with its length and hash.
 //!
-//! Without the feature `hub` only [`HubPath`] is there, and opening one is an error that names the feature.
+//! Without the feature `hub` only [`HubPath`] exists, and opening one is an error that names the feature.
 
 mod path;
 
@@ -65,11 +65,11 @@ use std::path::PathBuf;
 
 use crate::Result;
 
-/// The weights that `path` names, on this machine: downloaded unless they are there.
+/// The local path of the weights that `path` names, after a download if necessary.
 ///
 /// # Errors
 ///
-/// [`Error::Hub`](crate::Error::Hub) if they cannot be had, [`Error::Unsupported`](crate::Error::Unsupported)
+/// [`Error::Hub`](crate::Error::Hub) if they cannot be downloaded, [`Error::Unsupported`](crate::Error::Unsupported)
 /// without the feature `hub`.
 pub(crate) fn weights(path: &HubPath) -> Result<PathBuf> {
     #[cfg(feature = "hub")]
@@ -78,7 +78,7 @@ pub(crate) fn weights(path: &HubPath) -> Result<PathBuf> {
     Err(missing(path))
 }
 
-/// What a build without the feature says about files of the Hub.
+/// The error of a build without the feature.
 #[cfg(not(feature = "hub"))]
 pub(crate) fn missing(path: &HubPath) -> crate::Error {
     crate::Error::unsupported(

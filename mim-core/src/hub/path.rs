@@ -1,15 +1,15 @@
-//! Names of repositories on the Hub and of files in them.
+//! Names of repositories on the Hub and of their files.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// The prefix of everything on the Hub.
+/// The prefix of all names on the Hub.
 pub(crate) const SCHEME: &str = "hf:";
 const MAIN: &str = "main";
 
-/// What a repository holds.
+/// The kind of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepoKind {
     /// Weights.
@@ -18,9 +18,9 @@ pub enum RepoKind {
     Dataset,
 }
 
-/// A repository of the Hub at a revision, and perhaps a file or folder in it: `hf:owner/name[@revision][/file]`.
+/// A repository of the Hub at a revision, and optionally a file or folder in it: `hf:owner/name[@revision][/file]`.
 ///
-/// The revision is a branch, a tag, a commit, or `refs/pr/N` and the like; `main` if it is left out.
+/// The revision is a branch, a tag, a commit, or a reference such as `refs/pr/N`. Default `main`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubPath {
     kind: RepoKind,
@@ -31,7 +31,7 @@ pub struct HubPath {
 }
 
 impl HubPath {
-    /// Reads `hf:owner/name[@revision][/file]`.
+    /// Parses `hf:owner/name[@revision][/file]`.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl HubPath {
             .ok_or_else(|| wrong("it does not start with hf:"))?;
         let (owner, rest) = rest
             .split_once('/')
-            .ok_or_else(|| wrong("a repository has an owner and a name"))?;
+            .ok_or_else(|| wrong("a repository needs an owner and a name"))?;
         let (name, rest) = rest.split_at(rest.find(['/', '@']).unwrap_or(rest.len()));
         let (revision, file) = match rest.strip_prefix('@') {
             Some(rest) => {
@@ -72,14 +72,14 @@ impl HubPath {
         };
         if !repository_name(owner) || !repository_name(name) {
             return Err(wrong(
-                "owner and name of a repository are letters, digits, and -, _ or . inside",
+                "owner and name of a repository consist of letters, digits, and -, _ or . inside",
             ));
         }
         if !revision.split('/').all(is_plain) {
-            return Err(wrong("the revision is no branch, tag or commit"));
+            return Err(wrong("the revision is not a branch, tag or commit"));
         }
         if file.is_some_and(|file| !file.split('/').all(is_plain)) {
-            return Err(wrong("the file is no path inside a repository"));
+            return Err(wrong("the file is not a path inside a repository"));
         }
         Ok(Self {
             kind,
@@ -90,7 +90,7 @@ impl HubPath {
         })
     }
 
-    /// What the repository holds.
+    /// The kind of the repository.
     pub fn kind(&self) -> RepoKind {
         self.kind
     }
@@ -110,12 +110,12 @@ impl HubPath {
         self.file.as_deref()
     }
 
-    /// Whether the revision is a whole commit, which nothing can change.
+    /// Whether the revision is a full commit hash, which cannot change.
     pub fn is_fixed(&self) -> bool {
         is_commit(&self.revision)
     }
 
-    /// Another file of the same revision.
+    /// The same revision with another file.
     pub fn with_file(&self, file: impl Into<String>) -> Self {
         Self {
             file: Some(file.into()),
@@ -123,7 +123,7 @@ impl HubPath {
         }
     }
 
-    /// The same at another revision.
+    /// The same path at another revision.
     pub fn with_revision(&self, revision: impl Into<String>) -> Self {
         Self {
             revision: revision.into(),
@@ -147,7 +147,7 @@ pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether `part` can stand between the slashes of a path without leaving its folder.
+/// Whether `part` is a safe path component that cannot leave its folder.
 pub(super) fn is_plain(part: &str) -> bool {
     !matches!(part, "" | "." | "..")
         && !part.contains(|c: char| c.is_control() || "\\:*?\"<>|".contains(c))

@@ -1,15 +1,15 @@
-//! Who is told of downloads.
+//! Observers of downloads.
 
 use std::sync::{Arc, OnceLock};
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transfer<'a> {
-    /// What is downloaded, as `hf:owner/name/file`.
+    /// The file, as `hf:owner/name/file`.
     pub file: &'a str,
-    /// Bytes that are there.
+    /// Bytes downloaded so far.
     pub done: u64,
-    /// Bytes of the whole file.
+    /// Size of the file in bytes.
     pub size: u64,
 }
 
@@ -18,14 +18,14 @@ pub type Observer = Arc<dyn Fn(&Transfer<'_>) + Send + Sync>;
 
 static OBSERVER: OnceLock<Observer> = OnceLock::new();
 
-/// Tells `observer` of every download of a [`Hub`](super::Hub) made by `from_env` from now on. The first one stays:
-/// programs call it once, as they start.
+/// Reports all later downloads of a [`Hub`](super::Hub) from `from_env` to `observer`. Call it once, at the start of the
+/// program; later calls have no effect.
 pub fn observe(observer: impl Fn(&Transfer<'_>) + Send + Sync + 'static) {
-    // A second observer would be a second program in this process; the first keeps its bar.
+    // The first observer stays.
     let _ = OBSERVER.set(Arc::new(observer));
 }
 
-/// The process' observer.
+/// The observer of this process.
 pub(super) fn observer() -> Option<Observer> {
     OBSERVER.get().cloned()
 }

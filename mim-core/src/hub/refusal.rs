@@ -1,4 +1,4 @@
-//! What failures mean and what to do about them.
+//! Meaning and remedy of failures.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use super::failure::{Failure, Refused};
 use super::{HubPath, HubSettings, RepoKind};
 use crate::{Error, Text};
 
-/// Longest wait for a busy Hub, and between attempts, before it becomes an error.
+/// Maximum wait for a busy Hub, and between attempts; after that it is an error.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// Attempts and the waits between them.
+/// The attempts of a request and the waits between them.
 #[derive(Debug)]
 pub(super) struct Patience {
     attempts: u32,
@@ -31,7 +31,7 @@ impl Patience {
         }
     }
 
-    /// Waits if `failure` may pass and an attempt is left; says so.
+    /// Waits, with a warning, if `failure` is temporary and an attempt is left.
     pub(super) fn again(&mut self, failure: &Failure, path: &HubPath) -> bool {
         self.left = self.left.saturating_sub(1);
         let asked = match failure {
@@ -45,13 +45,13 @@ impl Patience {
             return false;
         }
         let seconds = wait.as_secs_f64();
-        tracing::warn!("{path}: {}; again in {seconds:.0} s", brief(failure));
+        tracing::warn!("{path}: {}; trying again in {seconds:.0} s", brief(failure));
         std::thread::sleep(wait);
         self.wait *= 2;
         true
     }
 
-    /// Begins anew after something was achieved.
+    /// Starts counting again after some progress.
     pub(super) fn renew(&mut self) {
         (self.left, self.wait) = (self.attempts, self.first_wait);
     }
@@ -78,13 +78,13 @@ pub(super) fn explain(path: &HubPath, failure: &Failure, settings: &HubSettings)
     let revision = path.revision();
     let (what, fix): (String, Text) = match failure {
         Failure::Broken(what) => (
-            format!("{endpoint} cannot be reached or breaks off ({what})"),
-            "check the network, HF_ENDPOINT and HTTPS_PROXY; without network copy the cache of another machine \
+            format!("{endpoint} cannot be reached, or the connection breaks off ({what})"),
+            "check the network, HF_ENDPOINT and HTTPS_PROXY; without a network, copy the cache of another machine \
              and set HF_HUB_CACHE"
                 .into(),
         ),
         Failure::Final(what) => (
-            format!("{endpoint} gives no answer that a Hub would give: {what}"),
+            format!("{endpoint} does not answer like the Hub: {what}"),
             "check HF_ENDPOINT".into(),
         ),
         Failure::Refused(refused) => {
@@ -102,7 +102,7 @@ pub(super) fn explain(path: &HubPath, failure: &Failure, settings: &HubSettings)
                     format!("set HF_TOKEN to a valid one ({endpoint}/settings/tokens), or unset it").into(),
                 ),
                 403 if code == "GatedRepo" => (
-                    format!("{said}; its owners want their terms accepted"),
+                    format!("{said}; its owners require you to accept their terms"),
                     format!("accept them at {}, and set HF_TOKEN", page(endpoint, path)).into(),
                 ),
                 403 => (said, "set HF_TOKEN to a token that may read it".into()),
@@ -120,7 +120,7 @@ pub(super) fn explain(path: &HubPath, failure: &Failure, settings: &HubSettings)
                 ),
                 429 => (
                     match refused.wait {
-                        Some(wait) => format!("{said}; it asks to wait {} s", wait.as_secs()),
+                        Some(wait) => format!("{said}; it asks for a wait of {} s", wait.as_secs()),
                         None => said,
                     },
                     "try again later; requests with HF_TOKEN have a higher limit".into(),

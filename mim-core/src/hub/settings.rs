@@ -1,12 +1,11 @@
-//! Where the Hub is, where files are kept, and who asks: from the environment, by the rules of Python's
-//! `huggingface_hub`.
+//! Settings of the Hub from the environment, by the rules of Python's `huggingface_hub`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// How the Hub is reached.
+/// Address, cache and token of the Hub.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct HubSettings {
@@ -15,14 +14,14 @@ pub struct HubSettings {
     /// The cache. `HF_HUB_CACHE` or `HUGGINGFACE_HUB_CACHE`, or `hub` in `HF_HOME`, or `huggingface/hub` in
     /// `XDG_CACHE_HOME` or `~/.cache`.
     pub cache: PathBuf,
-    /// What private and gated repositories ask for. `HF_TOKEN`, or what is in the file that `HF_TOKEN_PATH` names, or
-    /// in `token` in `HF_HOME`; none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set.
+    /// The token for private and gated repositories. `HF_TOKEN`, or the content of the file `HF_TOKEN_PATH`, or of `token` in
+    /// `HF_HOME`; `None` if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set.
     pub token: Option<String>,
-    /// Whether nothing is asked for, and files come from the cache alone. `HF_HUB_OFFLINE`.
+    /// Whether files come only from the cache, without any request. `HF_HUB_OFFLINE`.
     pub offline: bool,
-    /// Certificates to trust in place of the usual authorities, in PEM. `SSL_CERT_FILE`.
+    /// A PEM file of certificates to trust instead of the usual authorities. `SSL_CERT_FILE`.
     pub certificates: Option<PathBuf>,
-    /// The first wait before an attempt is repeated; each later one doubles. 1 s.
+    /// The wait before the first repeated attempt; it doubles each time. 1 s.
     pub first_wait: Duration,
 }
 
@@ -39,20 +38,20 @@ impl HubSettings {
         }
     }
 
-    /// What the environment says.
+    /// The settings of the environment.
     pub fn from_env() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let read = |path: &Path| std::fs::read_to_string(path).ok();
         Self::resolve(&variable, std::env::home_dir(), &read)
     }
 
-    /// What `variable` says on a machine with this home folder and these files.
+    /// The settings for these variables, home folder and files.
     fn resolve(
         variable: &dyn Fn(&str) -> Option<String>,
         home: Option<PathBuf>,
         read: &dyn Fn(&Path) -> Option<String>,
     ) -> Self {
-        // Without a home the cache lies beside the program, which is better than nowhere.
+        // Without a home folder, the cache goes to the current folder.
         let home = home.unwrap_or_default();
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let folder = |name: &str| set(name).map(|value| at_home(&value, &home));
@@ -99,7 +98,7 @@ fn at_home(path: &str, home: &Path) -> PathBuf {
 }
 
 impl std::fmt::Debug for HubSettings {
-    /// Everything but the token itself, and a password in the address.
+    /// Hides the token, and a password in the address.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HubSettings")
             .field("endpoint", &super::address::public(&self.endpoint))

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Result, ops};
 
-/// The non-linearity between the two layers of an [`super::Mlp`].
+/// The non-linearity between the two layers of an [`Mlp`](super::Mlp).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
@@ -17,7 +17,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Applies it to each value.
+    /// Applies it to each value of a tensor of any shape.
     ///
     /// # Errors
     ///

@@ -227,7 +227,8 @@ impl Block {
         }
     }
 
-    /// Runs all `blocks` in order; returns the tokens from number `first` on.
+    /// Runs all `blocks` in order on `[rows, tokens, dim]`; returns the tokens from number `first` on,
+    /// `[rows, tokens - first, dim]`.
     ///
     /// # Errors
     ///

@@ -107,7 +107,7 @@ impl DepthwiseConv {
         })
     }
 
-    /// Convolves and keeps the size.
+    /// Maps `[batch, height, width, channels]` to the same shape.
     ///
     /// # Errors
     ///

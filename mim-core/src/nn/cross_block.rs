@@ -143,7 +143,8 @@ impl CrossBlock {
         Ok((&xs + self.mlp.forward(&self.norm2.forward(&xs)?)?)?)
     }
 
-    /// Runs all `blocks` in order; returns the tokens from number `first` on.
+    /// Runs all `blocks` in order on `[rows, tokens, dim]`; returns the tokens from number `first` on,
+    /// `[rows, tokens - first, dim]`.
     ///
     /// # Errors
     ///

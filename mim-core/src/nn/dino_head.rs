@@ -124,7 +124,8 @@ impl DinoHead {
         Ok(ys.broadcast_div(&squares.maximum(LEAST_SQUARE)?.sqrt()?)?)
     }
 
-    /// Logits of class tokens and of patches, from their [`DinoHead::bottleneck`] rows.
+    /// Logits of class tokens and of patches, from their [`DinoHead::bottleneck`] rows `[..., bottleneck_dim]`: the last axes
+    /// become [`DinoHeadConfig::out_dim`] and [`DinoHeadConfig::patch_dim`].
     ///
     /// # Errors
     ///

@@ -23,7 +23,7 @@ impl Dropout {
         self.rate != 0. && step.training && step.stochastic_depth
     }
 
-    /// Drops in training and returns the input otherwise.
+    /// Drops values of a tensor of any shape in training, and returns it unchanged otherwise.
     ///
     /// # Errors
     ///

@@ -7,7 +7,8 @@ use super::{Activation, LayerNorm, Linear};
 use crate::params::Params;
 use crate::{Result, ops};
 
-/// `fc2(gelu(fc1(x)))`, with exact GELU by default.
+/// `fc2(gelu(fc1(x)))`, with exact GELU by default: the feed-forward layer of a transformer (Vaswani et al., NeurIPS 2017,
+/// Sec. 3.3).
 #[derive(Debug, Clone)]
 pub struct Mlp {
     fc1: Linear,

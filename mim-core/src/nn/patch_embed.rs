@@ -6,10 +6,11 @@ use crate::ops::{self, PatchOrder};
 use crate::params::Params;
 use crate::{Mask, PatchGrid, Result};
 
-/// A convolution with kernel and stride `patch_size`, applied patch by patch.
+/// A convolution with kernel and stride `patch_size`, applied patch by patch (ViT: Dosovitskiy et al., ICLR 2021,
+/// Sec. 3.1).
 ///
 /// Only the needed patches are embedded. Images that track gradients get them, such as the painted images of
-/// [`crate::encoders::PixelMasked`]; for plain images nothing is computed.
+/// [`PixelMasked`](crate::encoders::PixelMasked); for plain images nothing is computed.
 #[derive(Debug, Clone)]
 pub struct PatchEmbed {
     weight: Tensor,

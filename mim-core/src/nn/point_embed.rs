@@ -48,7 +48,7 @@ impl PointEmbed {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Shape`] if a member has another width, or a training batch has only one member in total.
+    /// [`Error::Shape`](crate::Error::Shape) if a member has another width, or a training batch has only one member in total.
     pub fn forward(&self, members: &Tensor, step: &StepContext) -> Result<Tensor> {
         let (enter, norm, leave) = &self.first;
         let xs = norm.forward(&enter.forward(members)?, step)?.relu()?;

@@ -136,7 +136,7 @@ impl Windows {
         Ok(xs.reshape((rows * self.len(), self.area(), dim))?)
     }
 
-    /// The inverse of [`Windows::partition`].
+    /// The inverse of [`Windows::partition`]: `[rows * windows, window tokens, dim]` to `[rows, tokens, dim]`.
     ///
     /// # Errors
     ///

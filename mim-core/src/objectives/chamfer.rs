@@ -49,7 +49,8 @@ impl Chamfer {
         })
     }
 
-    /// The mean over the points of the first sets plus the mean over those of the second; half of it for L1.
+    /// The Chamfer distance, a scalar: the mean over the points of the first sets plus the mean over those of the second;
+    /// half of it for L1.
     ///
     /// # Errors
     ///

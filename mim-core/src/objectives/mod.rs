@@ -20,7 +20,7 @@ pub trait ObjectiveSettings: Settings {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] naming the setting.
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) naming the setting.
     fn build(&self) -> Result<Box<dyn Objective>>;
 }
 

@@ -28,6 +28,30 @@ pub enum EmaStart {
 /// `teacher = m * teacher + (1 - m) * student` over parameters of equal name.
 ///
 /// Frozen parameters are included, buffers are not: a teacher has its own batch-norm statistics.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mim_core::nn::Linear;
+/// use mim_core::params::{Ema, EmaStart, EmaTiming, Init, ParamStore};
+/// use mim_core::{Schedule, StepContext};
+///
+/// // The same constructor on two stores.
+/// let student = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(8));
+/// let teacher = ParamStore::teacher(&Device::Cpu);
+/// for store in [&student, &teacher] {
+///     Linear::new(&store.root(), 8, 2)?;
+/// }
+/// let momentum = Schedule::constant(0.9);
+/// let ema = Ema::new(&student, &teacher, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
+///
+/// // A step moves the student from 0 to 1; the teacher follows by a tenth.
+/// let bias = |store: &ParamStore| store.var("bias").expect("a linear layer has one");
+/// bias(&student).set(&Tensor::ones(2, candle_core::DType::F32, &Device::Cpu)?)?;
+/// ema.update(EmaTiming::AfterStep, &StepContext::new(0))?;
+/// let followed = bias(&teacher).to_vec1::<f32>()?;
+/// assert!(followed.iter().all(|value| (value - 0.1).abs() < 1e-6));
+/// # Ok::<(), mim_core::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Ema {
     student: ParamStore,

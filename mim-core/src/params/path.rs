@@ -70,13 +70,13 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidConfig`] if the name is taken; on a [`Params::shared`] path
-    /// [`crate::Error::Shape`] if the existing parameter has another shape.
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) if the name is taken; on a [`Params::shared`] path
+    /// [`Error::Shape`](crate::Error::Shape) if the existing parameter has another shape.
     pub fn weight(&self, shape: &[usize], name: &str) -> Result<Tensor> {
         self.store.weight(self.named(name), shape, None)
     }
 
-    /// A trained parameter whose layer sets the initial value (layer scale).
+    /// A trained parameter of the given shape, filled with `value` (layer scale).
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Params {
         self.store.weight(self.named(name), shape, Some(value))
     }
 
-    /// A trained parameter with given initial values, such as frequencies of positions.
+    /// A trained parameter with the shape and the initial values of `value`, such as frequencies of positions.
     ///
     /// # Errors
     ///
@@ -94,7 +94,8 @@ impl Params {
         self.store.starting(self.named(name), value)
     }
 
-    /// A value that is saved but never trained, such as a table of sines and cosines.
+    /// A value that is saved but never trained, such as a table of sines and cosines; returns it without gradient, in the
+    /// shape of `value`.
     ///
     /// # Errors
     ///
@@ -104,7 +105,7 @@ impl Params {
         Ok(made.as_detached_tensor())
     }
 
-    /// State that steps update directly, with the initial value `value`.
+    /// State that steps update directly, with the shape and the initial values of `value`.
     ///
     /// # Errors
     ///

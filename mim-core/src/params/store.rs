@@ -27,6 +27,28 @@ pub enum Kind {
 /// Modules take [`Params`], a path in a store, and request tensors by name. A name can be used only once, unless
 /// weights are shared explicitly ([`Params::shared`]). All mutable state of training lives in stores, so a checkpoint
 /// consists of its stores, the optimizer and the position in the run. A clone is another handle to the same store.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mim_core::params::{Init, Kind, ParamStore};
+///
+/// let store = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(8));
+/// let head = store.root().pp("head");
+/// let weight = head.weight(&[4, 8], "weight")?; // trained
+/// let zeros = Tensor::zeros(4, DType::F32, &Device::Cpu)?;
+/// let centre = head.buffer("centre", zeros)?; // set by steps
+/// assert_eq!((weight.dims(), centre.dims()), (&[4, 8][..], &[4][..]));
+///
+/// let kinds: Vec<_> = store.names().into_iter().map(|(_, kind)| kind).collect();
+/// assert_eq!(kinds, [Kind::Trainable, Kind::Buffer]);
+/// assert!(store.var("head.weight").is_some());
+/// assert_eq!(store.trainable_values(), 4 * 8);
+///
+/// // A name belongs to one part of the network, unless weights are shared on purpose.
+/// assert!(head.weight(&[4, 8], "weight").is_err());
+/// assert!(head.shared().weight(&[4, 8], "weight").is_ok());
+/// # Ok::<(), mim_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct ParamStore(Arc<Inner>);
 
@@ -96,7 +118,7 @@ impl ParamStore {
     }
 
     /// A store of detached tensors without training. Its values start at zero, to be
-    /// copied from a student ([`super::Ema`]) or loaded.
+    /// copied from a student ([`Ema`](super::Ema)) or loaded.
     pub fn teacher(device: &Device) -> Self {
         Self::from_source(device, Source::Teacher)
     }

@@ -144,7 +144,7 @@ impl PointLevels {
         Ok(members.reshape((batch, groups, level.size, 3))?)
     }
 
-    /// [`PointLevels::members`] relative to the centres of their groups.
+    /// [`PointLevels::members`] relative to the centres of their groups, `[batch, groups, size, 3]`.
     ///
     /// # Errors
     ///

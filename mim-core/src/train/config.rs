@@ -1,4 +1,4 @@
-//! How a run trains.
+//! Settings of training.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,41 +13,41 @@ use crate::{Error, Result};
 pub struct TrainConfig {
     /// Passes over the data. Default 800.
     pub epochs: usize,
-    /// Images of a forward pass of each process. Default 64.
+    /// Images per forward pass of each process. Default 64.
     pub batch_size: usize,
-    /// Forward passes an optimizer step. Default 1.
+    /// Forward passes per optimizer step. Default 1.
     pub accum_iter: usize,
-    /// Learning rate for [`TrainConfig::blr_batch`] images a step; the rate of the run is
+    /// Learning rate for [`TrainConfig::blr_batch`] images per step; the rate of the run is
     /// `blr * batch_size * accum_iter * processes / blr_batch`, times the method's
     /// [`batch_factor`](crate::Method::batch_factor) (1 for most). Set this or `lr`. Default 1.5e-4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blr: Option<f64>,
-    /// Images a step that `blr` is meant for: 256 (MAE) or 512 (SimMIM). Default 256.
+    /// Images per step that `blr` refers to: 256 (MAE) or 512 (SimMIM). Default 256.
     pub blr_batch: usize,
-    /// Learning rate of the run, whatever the batch. Set this or `blr`.
+    /// Learning rate of the run, for any batch size. Set this or `blr`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Course of the learning rate, as a multiple of it. Default: 40 epochs of warm-up, then a half cosine to 0.
+    /// Schedule of the learning rate, as a factor of it. Default: 40 epochs of warm-up, then a half cosine to 0.
     pub lr_schedule: Schedule,
     /// The optimizer. Default [`AdamW`](crate::optim::AdamW).
     pub optimizer: OptimizerConfig,
-    /// Course of the weight decay. Default: `optimizer.weight_decay` throughout.
+    /// Schedule of the weight decay. Default: `optimizer.weight_decay` throughout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay_schedule: Option<Schedule>,
     /// Gradient clipping. Default none.
     pub clip: Clip,
-    /// Parameters that do not move in the first epochs. Default none.
+    /// Parameters that are not trained in the first epochs. Default none.
     #[serde(alias = "hold")]
     pub freeze: Vec<Freeze>,
-    /// Type of the operands of matrix products: `"f32"` (default) or `"bf16"`, see
-    /// [`Precision`]. Parameters, their moments and all other arithmetic stay f32.
+    /// Precision of matrix products: `"f32"` (default) or `"bf16"`, see [`Precision`]. Parameters, their moments and all
+    /// other arithmetic stay f32.
     pub precision: Precision,
-    /// Whether transformer blocks keep only their input and compute the rest again in the backward pass: less
-    /// memory for about a third more time, and the same gradients. Default false.
+    /// Whether transformer blocks store only their input and recompute the rest in the backward pass. This saves memory,
+    /// costs about a third more time, and gives the same gradients. Default false.
     pub recompute: bool,
-    /// Everything random follows from it. Default 0.
+    /// Seed of everything random. Default 0.
     pub seed: u64,
-    /// Checkpoints kept, the newest ones. Default 2.
+    /// Number of checkpoints that are kept, newest first. Default 2.
     pub keep_checkpoints: usize,
     /// Epochs between checkpoints. Default 1.
     pub checkpoint_every: usize,
@@ -80,20 +80,20 @@ impl Default for TrainConfig {
     }
 }
 
-/// Base learning rate where neither `lr` nor `blr` is set.
+/// Base learning rate if neither `lr` nor `blr` is set.
 const DEFAULT_BLR: f64 = 1.5e-4;
 
 impl TrainConfig {
-    /// Images of an optimizer step of `world` processes.
+    /// Images per optimizer step of `world` processes.
     pub fn effective_batch(&self, world: usize) -> usize {
         self.batch_size * self.accum_iter * world
     }
 
-    /// Optimizer steps that so many images give to `world` processes.
+    /// Optimizer steps per epoch of `images` images with `world` processes.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] if they are too few for one.
+    /// [`Error::InvalidConfig`] if the images do not fill one step.
     pub fn steps_per_epoch(&self, images: usize, world: usize) -> Result<usize> {
         let batch = self.effective_batch(world);
         match images / batch {
@@ -101,15 +101,14 @@ impl TrainConfig {
                 "train",
                 "batch_size",
                 batch,
-                format!("the data holds only {images} images, less than one step needs"),
+                format!("the data has only {images} images, fewer than one step needs"),
                 "lower batch_size or accum_iter, or start fewer processes",
             )),
             steps => Ok(steps),
         }
     }
 
-    /// The learning rate at the peak of the run of a method with this
-    /// [`batch_factor`](crate::Method::batch_factor) in `world` processes.
+    /// The peak learning rate of a method with this [`batch_factor`](crate::Method::batch_factor) in `world` processes.
     pub fn peak_lr(&self, batch_factor: f64, world: usize) -> f64 {
         let batch = self.effective_batch(world) as f64 * batch_factor;
         let scaled = |blr: f64| blr * batch / self.blr_batch as f64;
@@ -126,7 +125,7 @@ impl TrainConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] for the first one that does not hold.
+    /// [`Error::InvalidConfig`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         let bad = |field: &'static str, value: String, why: &'static str, fix: &'static str| {
             Err(Error::config("train", field, value, why, fix))
@@ -147,7 +146,7 @@ impl TrainConfig {
             return bad(
                 "lr",
                 value,
-                "only one of them can say the learning rate",
+                "only one of them can set the learning rate",
                 "remove lr or blr",
             );
         }
@@ -156,8 +155,8 @@ impl TrainConfig {
             return bad(
                 "lr",
                 peak.to_string(),
-                "a learning rate is positive",
-                "use for instance blr = 1.5e-4",
+                "a learning rate must be positive",
+                "use a positive number, such as blr = 1.5e-4",
             );
         }
         self.optimizer.validate()?;

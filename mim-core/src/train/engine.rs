@@ -37,8 +37,53 @@ pub enum Outcome {
 
 /// Trains a method on the images of a data set, writing log, events and checkpoints into a run folder.
 ///
-/// Several processes that share the folder train together with [`Trainer::parallel`]; rank 0 alone writes.
-/// `examples/02_train_mae_tiny.rs` trains MAE so.
+/// Several processes that share the folder train together with [`Trainer::parallel`]; only rank 0 writes.
+/// `examples/02_train_mae_tiny.rs` trains MAE this way.
+///
+/// ```
+/// use mim_core::Schedule;
+/// use mim_core::data::{DataSource, LoaderConfig, Split};
+/// use mim_core::train::{Checkpoint, EpochRecord, Observer, Outcome, TrainConfig, Trainer};
+/// # use mim_core::Result;
+/// # mod method { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bottleneck.rs")); }
+/// # use method::Bottleneck;
+///
+/// /// Keeps the loss of each epoch.
+/// #[derive(Default)]
+/// struct Losses(Vec<f64>);
+///
+/// impl Observer for Losses {
+///     fn epoch(&mut self, record: &EpochRecord) {
+///         self.0.push(record.train_loss);
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// # let run = std::env::temp_dir().join(format!("mim-doc-trainer-{}", std::process::id()));
+/// // `Bottleneck` is the method of the page of `Method`, `run` a folder.
+/// let images = DataSource::Embedded.open(Split::Train)?;
+/// let config = TrainConfig {
+///     epochs: 2,
+///     batch_size: 250,
+///     lr: Some(1e-3),
+///     lr_schedule: Schedule::constant(1.),
+///     ..TrainConfig::default()
+/// };
+/// let data = (images, LoaderConfig::default());
+/// let mut trainer = Trainer::new(Box::new(Bottleneck::new(0)?), data, config, &run)?;
+/// let mut losses = Losses::default();
+/// assert_eq!(trainer.train(&mut losses)?, Outcome::Finished);
+/// assert!(losses.0[1] < losses.0[0]);
+///
+/// // Later, perhaps in another program: the same method with the trained weights.
+/// let again = Bottleneck::new(0)?;
+/// let checkpoint = Checkpoint::open(&run)?;
+/// checkpoint.load_method(&again)?;
+/// assert_eq!(checkpoint.state().step, 2 * 1000 / 250);
+/// # std::fs::remove_dir_all(&run).ok();
+/// # Ok(())
+/// # }
+/// ```
 pub struct Trainer {
     method: Box<dyn Method>,
     data: (Arc<dyn Dataset>, LoaderConfig),
@@ -53,11 +98,11 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A run that starts at its first step; see [`Trainer::settings`] for what lets others reopen it.
+    /// A run that starts at its first step. [`Trainer::settings`] lets other programs reopen it.
     ///
     /// # Errors
     ///
-    /// If a setting does not hold, or an epoch has less than one step.
+    /// If a setting is invalid, or an epoch has less than one step.
     pub fn new(
         method: Box<dyn Method>,
         (dataset, loading): (Arc<dyn Dataset>, LoaderConfig),
@@ -112,12 +157,12 @@ impl Trainer {
         self.method.as_ref()
     }
 
-    /// The method, when training is done.
+    /// The method, after training.
     pub fn into_method(self) -> Box<dyn Method> {
         self.method
     }
 
-    /// Optimizer steps of an epoch.
+    /// Optimizer steps per epoch.
     pub fn iters_per_epoch(&self) -> usize {
         self.iters_per_epoch
     }
@@ -146,7 +191,7 @@ impl Trainer {
         self.change_world();
         if self.writes() {
             EpochLog::new(&self.run).rewind(self.state.epoch)?;
-            // The end of the run that wrote it may have come before it removed older ones.
+            // The run that wrote it may have ended before it removed older ones.
             if checkpoint.path().starts_with(&self.run) {
                 let keep = self.config.keep_checkpoints;
                 checkpoint::prune(&self.run, self.state.step, keep)?;
@@ -164,7 +209,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// If data, device or disk fail, or the loss is not finite: a [`super::FailedStep`] is kept then, checkpoints stay.
+    /// If data, device or disk fail, or the loss is not finite. Then a [`FailedStep`](super::FailedStep) is saved, and checkpoints stay.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         self.same_start()?;
         let events = self.events()?;
@@ -210,7 +255,7 @@ impl Trainer {
         Outcome::Stopped { step }
     }
 
-    /// The event file, of the process that writes.
+    /// The event file, in the process that writes.
     fn events(&self) -> Result<Option<EventWriter>> {
         if !self.writes() {
             return Ok(None);
@@ -219,8 +264,8 @@ impl Trainer {
         EventWriter::create(&self.run, self.state.step).map(Some)
     }
 
-    /// What is known of the epoch whose last step is done. The method is as that step left it: what follows an epoch may
-    /// replace what was trained.
+    /// The record of the epoch whose last step is done. It is made before the end of the epoch is handled, which may
+    /// replace the trained network.
     fn record(&self, images_per_s: f64, observer: &mut dyn Observer) -> EpochRecord {
         let end = self.context();
         let last = StepContext {
@@ -246,7 +291,7 @@ impl Trainer {
         }
     }
 
-    /// Logs the epoch, moves on to the next one and writes a checkpoint when it is time; gives whether it did.
+    /// Logs the epoch, moves on to the next one, and writes a checkpoint if one is due; returns whether it did.
     fn end_epoch(&mut self, record: &EpochRecord) -> Result<bool> {
         let end = self.context();
         self.method.end_epoch(&end)?;
@@ -263,11 +308,11 @@ impl Trainer {
         Ok(is_due)
     }
 
-    /// Writes a checkpoint of the current place, if this process is the one that writes.
+    /// Writes a checkpoint of the current state, if this process writes the run folder.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Io`] if it cannot be written.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written.
     pub fn save(&self) -> Result<()> {
         if !self.writes() {
             return Ok(());
@@ -283,7 +328,7 @@ impl Trainer {
         .map(drop)
     }
 
-    /// Writes a checkpoint of the current place as `best`, in place of the one that is there.
+    /// Writes a checkpoint of the current state as `best`, and replaces an earlier one.
     fn keep(&self) -> Result<()> {
         if !self.writes() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What is kept of a step whose loss or gradient norm was not finite.
+//! The record of a step whose loss or gradient norm was not finite.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use crate::{Error, Result, files};
 
 /// The folder in a run folder.
 const FOLDER: &str = "non_finite";
-/// The file in it, beside a checkpoint if one was kept.
+/// The file in it, next to a checkpoint if one was saved.
 const FILE: &str = "step.json";
 
 /// An image of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchImage {
-    /// Its number in the data set.
+    /// Its index in the data set.
     pub index: u32,
-    /// Its path, or what else the data set calls it.
+    /// Its path, or another name from the data set.
     pub name: String,
 }
 
-/// A step whose loss or gradient norm was not finite, as `non_finite/step.json` of a run folder keeps it.
+/// A step whose loss or gradient norm was not finite, from `non_finite/step.json` in a run folder.
 ///
-/// All draws of a step follow from seed, rank and place, so this is what [`Trainer::replay`](super::Trainer::replay)
-/// needs beside the settings of the run and the parameters before the step.
+/// All draws of a step follow from seed, rank and position. So [`Trainer::replay`](super::Trainer::replay) needs only this,
+/// the settings of the run, and the parameters before the step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailedStep {
     /// What was not finite: the loss or the gradient norm.
@@ -34,7 +34,7 @@ pub struct FailedStep {
     pub step: usize,
     /// Its epoch, from 0.
     pub epoch: usize,
-    /// Its place in the epoch, from 0.
+    /// Its position in the epoch, from 0.
     pub iter: usize,
     /// The seed of the run.
     pub seed: u64,
@@ -42,8 +42,8 @@ pub struct FailedStep {
     pub world: usize,
     /// Its learning rate.
     pub lr: f64,
-    /// Whether the parameters before the step lie beside this file, as a checkpoint. On GPUs the failure is known one step
-    /// late, when they have moved: a replay then starts from a checkpoint of the run.
+    /// Whether the parameters before the step are saved next to this file, as a checkpoint. On GPUs the failure is noticed
+    /// one step late, when they have already changed; a replay then starts from a checkpoint of the run.
     pub kept: bool,
     /// The images of each micro-batch of rank 0, in order.
     pub batches: Vec<Vec<BatchImage>>,
@@ -72,7 +72,7 @@ impl FailedStep {
         })
     }
 
-    /// Where a run folder keeps it.
+    /// Its path in a run folder.
     pub fn folder(run: &Path) -> PathBuf {
         run.join(FOLDER)
     }
@@ -88,7 +88,7 @@ impl FailedStep {
     }
 }
 
-/// The images of a batch by number and name.
+/// The images of a batch by index and name.
 pub(super) fn named(dataset: &dyn Dataset, indices: &[u32]) -> Vec<BatchImage> {
     let image = |index: &u32| BatchImage {
         index: *index,

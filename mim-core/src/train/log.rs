@@ -1,4 +1,4 @@
-//! `log.jsonl`: one line an epoch.
+//! `log.jsonl`: one line per epoch.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, files};
 
-/// What is known about an epoch when it ends.
+/// The results of an epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// The epoch, from 0.
@@ -19,14 +19,14 @@ pub struct EpochRecord {
     pub train_loss: f64,
     /// Mean of each loss term and metric over the epoch.
     pub terms: BTreeMap<String, f64>,
-    /// What an observer measured at its end ([`super::Observer::measure`]).
+    /// Figures that an observer measured at its end ([`Observer::measure`](super::Observer::measure)).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measured: BTreeMap<String, f64>,
     /// Learning rate of the last step.
     pub lr: f64,
     /// Mean gradient norm before clipping.
     pub grad_norm: f64,
-    /// Images a second, waiting for data included.
+    /// Images per second, including the time spent waiting for data.
     pub images_per_s: f64,
 }
 
@@ -56,7 +56,7 @@ impl EpochLog {
         files::append(&self.path, format!("{line}\n").as_bytes())
     }
 
-    /// All epochs so far; none if there is no log. A last line that was cut short is passed over.
+    /// All epochs so far; none without a log. An incomplete last line is ignored.
     ///
     /// # Errors
     ///
@@ -83,8 +83,8 @@ impl EpochLog {
         Ok(records)
     }
 
-    /// Drops what was logged from `epoch` on, and a last line that was cut short: those epochs are about to be trained
-    /// again. The file is replaced as a whole, and left alone if there is nothing to drop.
+    /// Drops the lines from `epoch` on, which is about to be trained again, and an incomplete last line. The file is
+    /// replaced as a whole, or left alone if there is nothing to drop.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl EpochLog {
         files::write(&self.path, lines.concat())
     }
 
-    /// Whether the last line is not finished.
+    /// Whether the last line is incomplete.
     fn is_cut(&self) -> Result<bool> {
         match fs::read(&self.path) {
             Ok(bytes) => Ok(bytes.last().is_some_and(|last| *last != b'\n')),

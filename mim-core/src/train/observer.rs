@@ -1,11 +1,11 @@
-//! Who watches a run.
+//! Observers of a run.
 
 use std::collections::BTreeMap;
 
 use super::EpochRecord;
 use crate::Method;
 
-/// What is known after an optimizer step.
+/// The results of an optimizer step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Optimizer steps done since the start of the run.
@@ -22,13 +22,13 @@ pub struct StepReport {
     pub lr: f64,
     /// Gradient norm before clipping.
     pub grad_norm: f64,
-    /// Images of the step.
+    /// Number of images in the step.
     pub images: usize,
-    /// Seconds that the step waited for its images.
+    /// Seconds that the step spent waiting for its images.
     pub waited: f64,
 }
 
-/// Watches a run and may end it. `()` watches nothing.
+/// Watches a run and may end it. `()` does nothing.
 ///
 /// ```
 /// use mim_core::train::{Observer, StepReport};
@@ -50,28 +50,29 @@ pub struct StepReport {
 /// }
 /// ```
 pub trait Observer {
-    /// After each optimizer step; a GPU is at the next one by then.
+    /// Called after each optimizer step; a GPU already computes the next one.
     fn step(&mut self, _report: &StepReport) {}
 
-    /// After each epoch, before it is logged: further figures, which go into the log and the event file by name. It
-    /// must leave the method as it is.
+    /// Called after each epoch, before it is logged. Returns further figures by name for the log and the event file. It must
+    /// not change the method.
     fn measure(&mut self, _method: &dyn Method, _epoch: usize) -> BTreeMap<String, f64> {
         BTreeMap::new()
     }
 
-    /// After each epoch.
+    /// Called after each epoch.
     fn epoch(&mut self, _record: &EpochRecord) {}
 
-    /// Asked after each epoch: whether the weights are to be kept in `best`, in place of those that are there.
+    /// Called after each epoch. Returns whether to save the weights in `best`, where they replace earlier ones.
     fn keeps(&self) -> bool {
         false
     }
 
-    /// After the last step of a stage but the last one ([`Method::stages`]), while `method` is what it has trained; in the
-    /// process that writes the run folder.
+    /// Called after the last step of each stage except the last one ([`Method::stages`]), while `method` still holds its
+    /// result; only in the process that writes the run folder.
     fn stage(&mut self, _stage: usize, _method: &dyn Method) {}
 
-    /// Asked after each step; the run then writes a checkpoint and ends, on GPUs behind the step that is under way.
+    /// Called after each step. If it returns true, the run writes a checkpoint and ends; on a GPU it first finishes the step
+    /// in progress.
     fn stop(&self) -> bool {
         false
     }

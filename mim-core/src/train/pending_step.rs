@@ -24,18 +24,18 @@ impl PendingStep {
         }
     }
 
-    /// Notes how many seconds the step waited for its images.
+    /// Notes how many seconds the step spent waiting for its images.
     pub(super) fn waited(mut self, seconds: f64) -> Self {
         self.report.waited = seconds;
         self
     }
 
-    /// Whether it was asked of a GPU, so that its report may still have to be waited for.
+    /// Whether a GPU computes it, so that its report may not be ready.
     pub(super) fn on_gpu(&self) -> bool {
         self.on_gpu
     }
 
-    /// The report, when the device has come to the end of the backward passes.
+    /// Waits until the device has finished the backward passes, and returns the report.
     ///
     /// # Errors
     ///
@@ -64,20 +64,20 @@ impl PendingStep {
     }
 }
 
-/// What a report lacks.
+/// The missing parts of a report.
 #[derive(Debug)]
 pub(super) struct PendingNumbers {
     pub(super) scalars: Means,
     /// Sums of squares of all gradients.
     pub(super) squares: AsyncDownload,
-    /// What a micro-batch counts.
+    /// Weight of a micro-batch.
     pub(super) share: f64,
 }
 
-/// Losses and their terms, still on the device, so that the host need not wait within the passes.
+/// Losses and their terms, still on the device, so that the host does not wait within the passes.
 #[derive(Default)]
 pub(super) struct Scalars {
-    /// A term's name; none for the loss.
+    /// Name of a term; `None` for the loss.
     values: Vec<(Option<String>, Tensor)>,
     metrics: Vec<(String, f64)>,
 }
@@ -90,7 +90,7 @@ pub(super) struct Means {
 }
 
 impl Scalars {
-    /// Notes those of one micro-batch.
+    /// Adds those of one micro-batch.
     pub(super) fn note(&mut self, terms: &LossTerms, total: &Tensor) {
         self.values.push((None, total.detach()));
         for (name, value, _) in terms.terms() {
@@ -138,7 +138,7 @@ impl Means {
     }
 }
 
-/// Checks a number of the report after so many steps.
+/// Checks a number of the report after `step` steps.
 fn finite(what: String, value: f64, steps: usize) -> Result<()> {
     if value.is_finite() {
         return Ok(());

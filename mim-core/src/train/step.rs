@@ -37,7 +37,7 @@ impl Stepper {
         if trainable.is_empty() {
             return Err(Error::unsupported(
                 format!("training {}", method.name()),
-                "none of its parameters is trainable",
+                "it has no trainable parameters",
                 "build it on a student store, not on a teacher's",
             ));
         }
@@ -52,20 +52,20 @@ impl Stepper {
         })
     }
 
-    /// Leaves some parameters alone for a while.
+    /// Does not train some parameters in the first epochs.
     #[must_use]
     pub fn freeze(self, freeze: Vec<Freeze>) -> Self {
         Self { freeze, ..self }
     }
 
-    /// Computes matrix products of forward and backward passes in this precision.
+    /// Sets the precision of matrix products in forward and backward passes.
     #[must_use]
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// Whether transformer blocks keep only their input and compute the rest again in the backward pass: less
-    /// memory for about a third more time.
+    /// Whether transformer blocks store only their input and recompute the rest in the backward pass. This saves memory and
+    /// costs about a third more time.
     #[must_use]
     pub fn recompute(self, recompute: bool) -> Self {
         Self { recompute, ..self }
@@ -81,14 +81,14 @@ impl Stepper {
         &mut *self.optimizer
     }
 
-    /// One optimizer step over all `batches` (more than one: gradient accumulation), and over those of the other
-    /// processes of `step.comm`. The report averages over all processes.
+    /// One optimizer step over all `batches` (several for gradient accumulation) of all processes of `step.comm`. The
+    /// report averages over all processes.
     ///
     /// It waits for a GPU once, after the backward passes; [`Stepper::start`] does not.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`], before anything has moved, if the loss or the gradient norm is not finite.
+    /// [`Error::NonFinite`], before any parameter changes, if the loss or the gradient norm is not finite.
     pub fn step(
         &mut self,
         method: &dyn Method,
@@ -101,12 +101,12 @@ impl Stepper {
         Ok(report)
     }
 
-    /// [`Stepper::step`] without waiting for its report: on a GPU the step is queued, and the host continues.
+    /// [`Stepper::step`] without waiting for its report: on a GPU the step is queued, and the host goes on.
     ///
     /// # Errors
     ///
-    /// The same on the CPU. On a GPU [`PendingStep::wait`] finds values that are not finite; the parameters have moved
-    /// by then, so training must continue from a checkpoint.
+    /// As [`Stepper::step`] on the CPU. On a GPU only [`PendingStep::wait`] finds values that are not finite. The parameters
+    /// have changed by then, so training must continue from a checkpoint.
     pub fn start(
         &mut self,
         method: &dyn Method,
@@ -177,7 +177,7 @@ impl Stepper {
         Ok(PendingStep::new(report, coming, squares.device()))
     }
 
-    /// Moves the parameters, and what follows them.
+    /// Updates the parameters, and then teachers and other state.
     fn update(&mut self, method: &dyn Method, step: &StepContext, lr: f64) -> Result<()> {
         for freeze in &self.freeze {
             freeze.apply(&mut self.gradients, step);

@@ -19,7 +19,7 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts the event file of the part of a run that begins at `step`.
+    /// Creates the event file for the part of a run that begins at `step`.
     ///
     /// # Errors
     ///

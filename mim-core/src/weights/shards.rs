@@ -36,7 +36,7 @@ impl WeightMap {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Io`] if a file cannot be written.
+    /// [`Error::Io`](crate::Error::Io) if a file cannot be written.
     pub fn write_folder(&self, folder: &Path, most: usize) -> Result<()> {
         files::fill_folder(folder, |new| self.write_into(new, most))
     }
@@ -45,7 +45,7 @@ impl WeightMap {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Io`] if something cannot be written.
+    /// [`Error::Io`](crate::Error::Io) if something cannot be written.
     pub fn write_into(&self, folder: &Path, most: usize) -> Result<()> {
         let format = Some(("format", "pt"));
         let shards = self.shards(most);

@@ -163,7 +163,7 @@ pub(crate) const ENTRY: Entry = Entry {
     archs: &["vit_small", "vit_base", "vit_large"],
     about: crate::registry::About {
         hidden: "65 % of the patches: all but one block; a few of them are predicted",
-        predicted: "the clusters of what a momentum teacher makes of them, learned at the same time",
+        predicted: "the clusters of their features in a momentum teacher, learned at the same time",
         by: "blocks of cross-attention to the visible tokens, and a linear head",
         loss: "cross-entropy, and one more for the clustering head",
         choose: "Frozen features of patches, for segmentation; batches must be large.",

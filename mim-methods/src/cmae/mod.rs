@@ -242,7 +242,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "ZhichengHuang/CMAE @ e786a52",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
     about: crate::registry::About {
-        hidden: "75 % of the patches, at random; they are dropped",
+        hidden: "65 % of the image in cells of 2x2 patches; they do not enter the encoder",
         predicted: "pixels, and the projected features of a shifted view",
         by: "a pixel decoder, and a feature decoder with projector and predictor",
         loss: "mean squared error and InfoNCE",

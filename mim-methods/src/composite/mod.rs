@@ -20,8 +20,46 @@ use mim_targets::TargetGenerator;
 
 /// A method made of parts; most papers are values of this type.
 ///
-/// Built by [`Composite::builder`]. One training step: targets that need only the images, guide, mask, targets that
-/// need the mask, encoder (view 0), targets that need the student, then decoder and objective of each branch.
+/// Built by [`Composite::builder`]. A training step runs, in this order: targets that need only the images, the masker,
+/// targets that need the mask, the encoder on view 0, targets that need its output, and decoder and objective of each
+/// branch.
+///
+/// ```
+/// use candle_core::Device;
+/// use mim_core::augment::ViewPlan;
+/// use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig};
+/// use mim_core::encoders::{Vit, VitConfig};
+/// use mim_core::objectives::RegressionConfig;
+/// use mim_core::params::{Init, ParamStore};
+/// use mim_core::{Method, Norm, Schedule, StepContext};
+/// use mim_masking::RandomMaskerConfig;
+/// use mim_methods::{Composite, MaskMode};
+/// use mim_targets::HogTargetConfig;
+///
+/// // MAE, but histograms of gradients are predicted instead of pixels.
+/// let vit = VitConfig { embed_dim: 16, depth: 1, num_heads: 2, ..VitConfig::small() };
+/// let light = MaeDecoderConfig { embed_dim: 16, depth: 1, ..MaeDecoderConfig::small() };
+/// let student = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(vit.patch_values()));
+/// let encoder = Vit::new(&student.root(), &vit)?;
+/// let masker = RandomMaskerConfig { mask_ratio: 0.75 }.build()?;
+/// let hog = HogTargetConfig { cell: 4, window: 0, ..HogTargetConfig::default() };
+/// let values = 3 * hog.bins; // one cell of three colours in each patch
+/// let shape = DecoderShape::new(vit.grid()?, vit.embed_dim, values);
+/// let decoder = MaeDecoder::new(&student.root(), &light, shape)?;
+/// let mse = RegressionConfig::default().build()?;
+///
+/// let method = Composite::builder("mae_of_hog", &student, encoder, masker, MaskMode::Drop)
+///     .input(32, Norm::imagenet(), ViewPlan::mae(32))
+///     .target("hog", hog.build()?)
+///     .branch(("cells", "hog"), decoder, mse, Schedule::constant(1.))
+///     .build()?;
+/// # let pixels = candle_core::Tensor::zeros((1, 3, 32, 32), candle_core::DType::U8, &Device::Cpu)?;
+/// # let batch = mim_core::Batch::single(mim_core::View::new(pixels, vec![])?);
+/// // `batch` holds images of 32 pixels.
+/// let loss = method.forward(&batch, &StepContext::new(0))?;
+/// assert_eq!(loss.terms()[0].0, "cells");
+/// # Ok::<(), mim_core::Error>(())
+/// ```
 ///
 /// `examples/03_compose_a_method.rs` combines two branches and a momentum teacher.
 pub struct Composite {

@@ -182,7 +182,7 @@ pub(crate) const ENTRY: Entry = Entry {
     archs: crate::registry::VITS,
     about: crate::registry::About {
         hidden: "75 % of the patches; they are dropped",
-        predicted: "features of a teacher: a random (or a trained) network first, then the last stage's student",
+        predicted: "features of a teacher: at first a random (or trained) network, then the student of the previous stage",
         by: "MAE's decoder",
         loss: "smooth L1 on hidden patches",
         choose: "No pretrained teacher needed; several stages, so a multiple of the cost.",

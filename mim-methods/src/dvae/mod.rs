@@ -228,7 +228,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "openai/DALL-E for the networks; no training code was released",
     about: crate::registry::About {
         hidden: "nothing",
-        predicted: "pixels, by tokens with Gumbel noise",
+        predicted: "pixels, from tokens with Gumbel noise",
         by: "a convolutional decoder",
         loss: "logit-Laplace likelihood and divergence from uniform tokens",
         choose: "Trains a DALL-E style tokenizer on your images.",

@@ -253,7 +253,7 @@ pub(crate) const ENTRY: Entry = Entry {
         predicted: "CLIP's features of the hidden patches",
         by: "one linear layer, or MAE's decoder",
         loss: "negative cosine",
-        choose: "The strongest encoders where a large CLIP teacher is at hand.",
+        choose: "The strongest encoders, if a large CLIP teacher is available.",
     },
     status: "exact in both styles: CLIP's features, forward, loss, gradients; in BEiT's also step and learning rates",
     recipes: recipes!("eva_32px", "eva_giant", "eva_large"),

@@ -285,8 +285,8 @@ pub(crate) const ENTRY: Entry = Entry {
     about: crate::registry::About {
         hidden: "75 % of the image in cells; painted over before the encoder",
         predicted: "HOG of the hidden cells",
-        by: "one linear layer",
-        loss: "L2 on hidden cells",
+        by: "a light transformer over all tokens",
+        loss: "mean squared error on hidden cells",
         choose: "Fast pre-training of any encoder at low resolution (128 pixels, or growing).",
     },
     status: "exact with ViT, Swin and PVTv2: forward, loss, gradients, step; growing images (FastMIM-P) by the paper's text",

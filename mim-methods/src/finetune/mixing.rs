@@ -139,7 +139,8 @@ impl MixConfig {
 }
 
 impl Mix {
-    /// The mixed images, and the share of each image's own label.
+    /// The mixed images `[batch, channels, height, width]`, and the share of each image's own label. Each image is mixed
+    /// with the one at its place in the reversed batch.
     ///
     /// # Errors
     ///
@@ -211,7 +212,8 @@ const ERASED_AREA: [f64; 2] = [0.02, 1. / 3.];
 /// Height over width of an erased box.
 const ERASED_ASPECT: [f64; 2] = [0.3, 1. / 0.3];
 
-/// Random erasing: with probability `prob`, a box of an image becomes normal noise, one draw per value.
+/// Random erasing of `images` `[batch, channels, height, width]`: with probability `prob`, a box of an image becomes normal
+/// noise, one draw per value.
 ///
 /// Zhong et al., AAAI 2020, as in timm 0.3.2, `data/random_erasing.py` (mode `pixel`, one box).
 ///

@@ -271,7 +271,7 @@ pub(crate) const ENTRY: Entry = Entry {
         predicted: "the label of the image",
         by: "a linear head",
         loss: "cross-entropy with smoothed, mixed labels",
-        choose: "To see what an encoder is worth on your task, or to use it.",
+        choose: "To measure an encoder on your task, or to put it to use.",
     },
     status: "exact: forward, loss, gradients, step with layer-wise rates",
     recipes: recipes!("finetune_32px", "finetune_base", "finetune_large", "linprobe_base"),

@@ -35,7 +35,7 @@ use crate::registry::Entry;
 /// Settings of iBOT.
 pub type IbotConfig = DistillationConfig<IbotBlockMaskerConfig>;
 
-/// Settings of iBOT ([`IbotConfig`]) and AttMask ([`crate::AttMaskConfig`]); `Default` is ViT-S/16 as in their released
+/// Settings of iBOT ([`IbotConfig`]) and AttMask ([`AttMaskConfig`](crate::AttMaskConfig)); `Default` is ViT-S/16 as in their released
 /// recipes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
@@ -266,7 +266,7 @@ pub(crate) const ENTRY: Entry = Entry {
     ],
     about: crate::registry::About {
         hidden: "blocks of 10 to 50 % of the patches of half of the global crops",
-        predicted: "what a momentum teacher says of hidden patches and of other crops",
+        predicted: "what a momentum teacher assigns to hidden patches and to other crops",
         by: "projection heads with prototypes",
         loss: "cross-entropy of patch tokens and class tokens, centred",
         choose: "The best k-NN and linear accuracy here; many crops, so the most expensive step.",

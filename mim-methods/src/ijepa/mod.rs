@@ -174,8 +174,8 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "facebookresearch/ijepa @ 52c1ae9",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"],
     about: crate::registry::About {
-        hidden: "all but one large block, less the four blocks that are predicted; the encoder sees what is left of it",
-        predicted: "what a momentum copy makes of each of the four blocks when it sees the whole image",
+        hidden: "all but one large block; the four blocks that are predicted are taken out of it",
+        predicted: "the features of each of the four blocks in a momentum copy that sees the whole image",
         by: "a narrow transformer, for each block on its own",
         loss: "smooth L1",
         choose: "Features without pixels and without views; linear probes of large encoders.",

@@ -147,7 +147,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "lixiaotong97/mc-BEiT @ 37489a1",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
     about: crate::registry::About {
-        hidden: "about 40 % of the patches, in blocks",
+        hidden: "75 % of the patches, at random; a mask token replaces them",
         predicted: "probabilities of tokens, shared among similar patches",
         by: "one linear layer",
         loss: "cross-entropy with soft labels",

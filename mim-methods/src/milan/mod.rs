@@ -199,7 +199,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "zejiangh/MILAN @ 7dcfe0f",
     archs: crate::registry::VITS,
     about: crate::registry::About {
-        hidden: "75 % of the patches, the less attended by CLIP more often",
+        hidden: "75 % of the patches; those that CLIP attends to less are hidden more often",
         predicted: "CLIP's features of all patches",
         by: "a prompting decoder that leaves visible tokens as they are",
         loss: "mean squared error of normalised features",

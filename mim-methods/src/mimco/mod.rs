@@ -229,11 +229,11 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "none: by the text of the paper",
     archs: crate::registry::VITS,
     about: crate::registry::About {
-        hidden: "as SimMIM or MAE",
+        hidden: "as in SimMIM or MAE",
         predicted: "features of a contrastive teacher (MoCo v3), patch by patch and for the image",
         by: "projection heads",
         loss: "InfoNCE of patches and of images",
-        choose: "Joins a contrastive encoder's separability with masks.",
+        choose: "Combines the linear accuracy of a contrastive encoder with masked training.",
     },
     status: "by the text: agrees with a second implementation in forward, losses, gradients",
     recipes: recipes!("mimco_32px", "mimco_small"),

@@ -235,7 +235,7 @@ pub(crate) const ENTRY: Entry = Entry {
     archs: &["vit_base", "vit_large", "vit_huge", "vit_2b"],
     about: crate::registry::About {
         hidden: "nothing: it refines an encoder that another method has trained",
-        predicted: "which other image of the batch is the same one, or near to it",
+        predicted: "which other image of the batch is the same one, or a near neighbour",
         by: "contrastive heads on several of the last blocks, each with a queue of neighbours",
         loss: "cross-entropy over the images of the batch",
         choose: "Better k-NN and linear accuracy of a finished MAE, data2vec or CrossMAE, in few epochs.",

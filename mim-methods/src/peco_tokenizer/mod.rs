@@ -170,7 +170,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "none: no code was released",
     about: crate::registry::About {
         hidden: "nothing",
-        predicted: "pixels, by codes",
+        predicted: "pixels, from codes",
         by: "a convolutional decoder",
         loss: "L1, a perceptual loss through a frozen ViT, and commitment",
         choose: "Trains PeCo's tokenizer on your images.",

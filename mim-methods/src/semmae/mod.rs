@@ -248,7 +248,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "ucasligang/SemMAE @ 95b39ff",
     archs: crate::registry::VITS,
     about: crate::registry::About {
-        hidden: "from whole parts to parts of parts, as training goes on",
+        hidden: "75 % of the patches: at first some of each part, at the end whole parts",
         predicted: "pixels of the hidden patches",
         by: "MAE's decoder",
         loss: "mean squared error on hidden patches",

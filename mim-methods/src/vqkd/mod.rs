@@ -212,7 +212,7 @@ pub(crate) const ENTRY: Entry = Entry {
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
     about: crate::registry::About {
         hidden: "nothing",
-        predicted: "the features of a teacher (CLIP), by codes",
+        predicted: "the features of a teacher (CLIP), from codes",
         by: "a transformer on the codes",
         loss: "cosine distance and commitment",
         choose: "Trains BEiT v2's tokenizer on your images.",

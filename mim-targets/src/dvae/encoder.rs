@@ -60,7 +60,7 @@ impl DvaeEncoder {
         with_precision(Precision::F32, || self.forward(images, step))
     }
 
-    /// As [`DvaeEncoder::logits`], in the training precision: for training the network itself.
+    /// As [`DvaeEncoder::logits`], with the same shapes, but in the training precision: for training the network itself.
     ///
     /// # Errors
     ///

@@ -12,13 +12,13 @@ pub(super) struct Data {
     /// Images, as in `mim pretrain`.
     #[arg(long)]
     images: DataSource,
-    /// What is done to them.
+    /// The augmentation.
     #[arg(long, value_enum, default_value = "mae")]
     plan: Plan,
     /// Side of the views in pixels.
     #[arg(long, default_value_t = 224)]
     size: usize,
-    /// Times all images are read; the fastest one counts.
+    /// How often all images are read; the fastest pass counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     repeat: u16,
 }

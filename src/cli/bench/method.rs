@@ -16,8 +16,8 @@ pub(super) fn table(step: &Step) -> Result<String> {
     if !device.is_cpu() {
         return Err(Error::unsupported(
             "the parts of a step on a GPU",
-            "its work is done later than it is asked for",
-            "use --device cpu, or a profiler of the GPU's maker",
+            "a GPU works on it after the call has returned",
+            "use --device cpu, or a GPU profiler such as nsys",
         ));
     }
     let (method, mut stepper, batch) = step.prepare(&device)?;

@@ -15,13 +15,13 @@ pub(super) struct Op {
     /// The operation.
     #[arg(value_enum)]
     op: Kind,
-    /// Images.
+    /// Images per batch.
     #[arg(long, default_value_t = 1)]
     batch: usize,
-    /// Times each side runs, in turns.
+    /// How often mim and candle each run, in turns.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Threads; all cores by default.
+    /// Number of threads [default: all cores].
     #[arg(long)]
     pub(super) threads: Option<usize>,
     /// Print JSON.
@@ -69,7 +69,7 @@ impl Op {
         Ok(lines.iter().map(line).collect::<Vec<_>>().join("\n"))
     }
 
-    /// Both at one shape, in turns: ours with its bias on channels-last maps, candle's grouped
+    /// Times both at one shape, in turns: ours with its bias on channels-last maps, candle's grouped
     /// convolution without a bias on channels-first ones.
     fn depthwise(&self, (side, channels): (usize, usize)) -> Result<Value> {
         let last = random(1, &[self.batch, side, side, channels])?;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// What an answer says.
+/// The answer to a request.
 #[cfg_attr(
     not(feature = "hub"),
     expect(dead_code, reason = "without requests there are no answers")
@@ -10,13 +10,13 @@ use serde_json::Value;
 pub(super) enum Answer {
     /// Status 200, with its JSON.
     Done(Value),
-    /// There is no such thing (status 404).
+    /// The server does not have it (status 404).
     Missing,
 }
 
 /// A server.
 pub(super) struct Api {
-    /// Scheme, host, port and perhaps a path, without a slash at the end.
+    /// Scheme, host, port and an optional path, without a final slash.
     pub(super) url: String,
     #[cfg(feature = "hub")]
     agent: ureq::Agent,
@@ -33,16 +33,16 @@ mod http {
 
     use super::{Answer, Api};
 
-    /// Training waits for an answer this long at most.
+    /// The longest time that training waits for an answer.
     const LONGEST: Duration = Duration::from_secs(10);
 
     impl Api {
-        /// Opens no connection yet.
+        /// Does not open a connection yet.
         pub(in crate::cli::mlflow) fn new(url: &str) -> Self {
             let mut config = Agent::config_builder()
                 .http_status_as_error(false)
                 .timeout_global(Some(LONGEST));
-            // Proxies know nothing of this machine's own servers.
+            // A proxy cannot reach servers on this machine.
             if ["//localhost", "//127.", "//[::1]"]
                 .iter()
                 .any(|host| url.contains(host))
@@ -55,11 +55,11 @@ mod http {
             }
         }
 
-        /// Asks for something.
+        /// Sends a GET request.
         ///
         /// # Errors
         ///
-        /// A line about why there is no answer, or that the server refuses.
+        /// One line that says why there is no answer, or what the server refuses.
         pub(in crate::cli::mlflow) fn get(
             &self,
             path: &str,
@@ -72,7 +72,7 @@ mod http {
             answer(request.call(), path)
         }
 
-        /// Sends something.
+        /// Sends a POST request.
         ///
         /// # Errors
         ///
@@ -95,7 +95,7 @@ mod http {
         }
     }
 
-    /// What MLflow's own clients send, from the same variables.
+    /// The authorisation that MLflow's own clients send, from the same variables.
     fn authorization() -> Option<String> {
         let of = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         if let Some(token) = of("MLFLOW_TRACKING_TOKEN") {
@@ -117,7 +117,7 @@ mod http {
         match status.as_u16() {
             200 => serde_json::from_str(&text)
                 .map(Answer::Done)
-                .map_err(|_| format!("{path}: the answer is not one of MLflow")),
+                .map_err(|_| format!("{path}: this is not an answer of MLflow")),
             404 if text.contains("RESOURCE_DOES_NOT_EXIST") => Ok(Answer::Missing),
             code => {
                 let start: String = text.chars().take(200).collect();

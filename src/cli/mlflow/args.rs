@@ -7,11 +7,11 @@ use super::Mlflow;
 use crate::RunConfig;
 use crate::cli::pretrain::resume::flatten;
 
-/// Where figures go, besides the run folder.
+/// Where figures go in addition to the run folder.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct LogArgs {
-    /// Send settings, and the figures of each epoch, to a server of MLflow: mlflow:http://HOST:PORT. A server that does not
-    /// answer costs the run nothing.
+    /// Send the settings and the figures of each epoch to an MLflow server: mlflow:http://HOST:PORT. The run goes on if the
+    /// server does not answer.
     #[arg(long, value_name = "mlflow:URL")]
     log: Option<Server>,
     /// The experiment of --log.

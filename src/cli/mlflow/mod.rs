@@ -1,6 +1,6 @@
 //! `--log mlflow:URL`: settings and figures of a run for an MLflow server.
 //!
-//! Nothing of it can end a run. What does not arrive is kept and sent with what follows.
+//! No failure here ends a run. Figures that do not arrive are kept and sent with the next ones.
 
 mod api;
 mod args;
@@ -16,12 +16,12 @@ use self::api::{Answer, Api};
 pub(crate) use self::args::LogArgs;
 use self::args::Server;
 
-/// The file in a run folder that says which run of the server it is, so that a resumed run goes on with it.
+/// The file in a run folder that names its run on the server, so that a resumed run continues it.
 const FILE: &str = "mlflow.json";
-/// Most metrics and most parameters of a request.
+/// Maximum number of metrics and of parameters in a request.
 const METRICS: usize = 1000;
 const PARAMS: usize = 100;
-/// Longest value of a parameter, in characters, that servers of all versions take; `config.toml` has the whole.
+/// Maximum length of a parameter value in characters that all server versions accept; `config.toml` has the full value.
 const LONGEST: usize = 500;
 
 /// How a run ended, in MLflow's words.
@@ -37,7 +37,7 @@ pub(crate) struct Mlflow {
     api: Api,
     experiment: String,
     folder: PathBuf,
-    /// Its number on the server, when it is known there.
+    /// Its id on the server, once known.
     id: Option<String>,
     /// Settings that have not arrived yet.
     params: Vec<(String, String)>,
@@ -50,7 +50,7 @@ pub(crate) struct Mlflow {
 }
 
 impl Mlflow {
-    /// The run in `folder`, with these settings; one that is resumed goes on with its run on the server.
+    /// The run in `folder`, with these settings; a resumed run continues its run on the server.
     fn start(
         server: &Server,
         experiment: &str,
@@ -68,7 +68,7 @@ impl Mlflow {
             failures: 0,
         };
         if run.id.is_some() {
-            // The server has them, and knows an end of the run.
+            // The server already has the settings, and an end of the run.
             run.params.clear();
             run.tried(|run| run.update("RUNNING", None));
         }
@@ -96,7 +96,7 @@ impl Mlflow {
         self.tried(Self::send);
     }
 
-    /// The numbers of `summary.json`, and the end. Says how much did not arrive.
+    /// Sends the numbers of `summary.json` and the end of the run. Reports how much did not arrive.
     pub(crate) fn end(mut self, status: Status) {
         let text = std::fs::read_to_string(self.folder.join("summary.json")).unwrap_or_default();
         if let (Status::Finished, Ok(Value::Object(summary))) =
@@ -123,7 +123,7 @@ impl Mlflow {
         }
     }
 
-    /// Adds figures; MLflow takes no others than finite ones.
+    /// Adds figures; MLflow accepts only finite ones.
     fn add(&mut self, figures: impl Iterator<Item = (String, f64)>) {
         let (time, step) = (now(), self.step);
         let figures = figures.filter(|(_, value)| value.is_finite());
@@ -132,13 +132,13 @@ impl Mlflow {
         ));
     }
 
-    /// Makes requests; the first failure is said.
+    /// Sends requests; the first failure is reported.
     fn tried(&mut self, requests: impl FnOnce(&mut Self) -> Result<(), String>) {
         if let Err(why) = requests(self) {
             if self.failures == 0 {
                 let url = &self.api.url;
                 eprintln!(
-                    "warning: {url} does not take the run's figures, and training goes on without: {why}"
+                    "warning: {url} does not accept the figures of the run; training goes on without it: {why}"
                 );
             }
             self.failures += 1;
@@ -171,7 +171,7 @@ impl Mlflow {
         Ok(())
     }
 
-    /// The number of the run; makes it on the server if it is not there.
+    /// The id of the run; creates it on the server if necessary.
     fn known(&mut self) -> Result<String, String> {
         if let Some(id) = &self.id {
             return Ok(id.clone());
@@ -197,7 +197,7 @@ impl Mlflow {
         Ok(id)
     }
 
-    /// The number of the experiment, which is made if it is not there.
+    /// The id of the experiment, which is created if necessary.
     fn experiment(&self) -> Result<String, String> {
         let name = self.experiment.as_str();
         let found = self
@@ -227,7 +227,7 @@ impl Mlflow {
     }
 }
 
-/// The run of the server that a run folder names.
+/// The run on the server that a run folder names.
 fn resumed(folder: &Path, url: &str) -> Option<String> {
     let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
     let known: Value = serde_json::from_str(&text).ok()?;
@@ -246,7 +246,7 @@ fn done(answer: Answer) -> Result<Value, String> {
 
 fn text(value: &Value) -> Result<String, String> {
     let text = value.as_str().map(str::to_owned);
-    text.ok_or_else(|| "the answer lacks a number that MLflow gives".to_owned())
+    text.ok_or_else(|| "the answer lacks an id that MLflow always gives".to_owned())
 }
 
 /// Milliseconds since 1970.

@@ -1,4 +1,4 @@
-//! Golden cases of evaluation protocols, which mim-methods does not know.
+//! Golden cases of evaluation protocols, which mim-methods cannot see.
 
 use candle_core::{DType, Device, Tensor};
 use mim_eval::{Features, KnnConfig, LogisticRegression};

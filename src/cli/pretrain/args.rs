@@ -14,24 +14,24 @@ use crate::cli::options::{Options, channel_fit};
 /// Settings of `mim pretrain`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// The method; its recipe for 32-pixel images is used unless --config is given [default: mae].
+    /// Method; without --config its recipe for 32-pixel images is used [default: mae].
     #[arg(long)]
     method: Option<String>,
-    /// The encoder's size, such as vit_small (see `mim methods`); it replaces the sizes of the recipe.
+    /// Size of the encoder, such as vit_small (see `mim methods`); it replaces the sizes of the recipe.
     #[arg(long)]
     arch: Option<String>,
-    /// Start from these weights: a run, a checkpoint of one, a file (.safetensors, .pth, ...), hf:owner/name or
-    /// zoo:NAME[=PATH]; the whole model if they hold it, else the encoder. A resumed run has weights of its own.
+    /// Start from these weights: a run, one of its checkpoints, a file (.safetensors, .pth, ...), hf:owner/name or
+    /// zoo:NAME[=PATH]. Loads the whole model if they hold it, else the encoder. A resumed run keeps its own weights.
     #[arg(long, value_name = "PATH")]
     init: Option<PathBuf>,
-    /// Whose names the weights of --init have, such as timm or hf_vit_mae [default: mae, mim's own].
+    /// Project whose names the weights of --init have, such as timm or hf_vit_mae [default: mae, mim's own].
     #[arg(long, value_name = "NAME", requires = "init")]
     init_source: Option<String>,
-    /// The key of the weights in a checkpoint of PyTorch; found if not given.
+    /// Key of the weights in a PyTorch checkpoint [default: found automatically].
     #[arg(long, value_name = "KEY", requires = "init")]
     init_key: Option<String>,
-    /// Parameters that --init may leave at their initial values if they are missing or have another shape, `*` for any
-    /// characters; repeatable.
+    /// Parameters that --init may leave at their initial values if they are missing or have another shape; `*` matches
+    /// any characters; repeatable.
     #[arg(long, value_name = "PATTERN", requires = "init")]
     allow_missing: Vec<Pattern>,
     /// What the patch embedding of --init becomes for another number of channels: its kernels in turn, as in timm
@@ -43,7 +43,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What the options build on: --config, the run that is resumed, or the method's first recipe.
+    /// The settings below the options: --config, the resumed run, or the first recipe of the method.
     fn base(&self) -> Result<Table> {
         let (table, from) = match (&self.options.config, self.options.resumed()?) {
             (Some(file), _) => (run_config::read_file(file)?, format!("--config {file}")),
@@ -55,7 +55,7 @@ impl Args {
                     .unwrap_or(registry::methods()[0].name);
                 match registry::method(method)?.recipes {
                     [(recipe, _), ..] => (run_config::read_file(recipe)?, (*recipe).to_owned()),
-                    // A method of the program's own may have none: its defaults are all.
+                    // A method that the program adds may have no recipe; then its defaults are used.
                     [] => {
                         let table = [("method".to_owned(), method.into())];
                         (Table::from_iter(table), "--method".to_owned())
@@ -67,7 +67,7 @@ impl Args {
         match &self.method {
             Some(method) if *method != theirs => {
                 registry::method(method)?;
-                let fix = "leave --method out, or give settings of that method";
+                let fix = "omit --method, or give settings of that method";
                 let why = format!("{from} is of {theirs}");
                 Err(Error::config("command line", "--method", method, why, fix))
             }
@@ -84,7 +84,7 @@ impl Args {
         })
     }
 
-    /// The options with the run folder that they mean ([`Options::located`]).
+    /// The options with their run folder ([`Options::located`]).
     pub(super) fn located(&self) -> Result<Self> {
         let options = self.options.located(&self.method()?)?;
         Ok(Self {

@@ -1,4 +1,4 @@
-//! The folder in which a run starts or goes on, and what is said before its first step.
+//! The folder in which a run starts or continues, and what is printed before its first step.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub(super) fn found(
     comm: &dyn Communicator,
 ) -> Result<(Option<FolderLock>, Option<Checkpoint>)> {
     let changes = args.resume.is_some() || args.overwrite;
-    // The others look when rank 0 has put the folder in order.
+    // The others look after rank 0 has prepared the folder.
     let (lock, checkpoint) = comm::rank_0_first(comm, || {
         let lock = match comm.rank() == 0 && changes && run.is_dir() {
             true => Some(FolderLock::take(run)?),
@@ -33,21 +33,21 @@ pub(super) fn found(
     })?;
     if checkpoint.is_none() && args.resume.is_some() && comm.rank() == 0 {
         let run = run.display();
-        eprintln!("there is no checkpoint in {run}: the run starts anew");
+        eprintln!("there is no checkpoint in {run}, so the run starts from the beginning");
     }
     Ok((lock, checkpoint))
 }
 
-/// Says that there is nothing to train, and makes up for reports that could not be written.
+/// Says that there is nothing to train, and writes reports that are missing.
 pub(super) fn is_finished(run: &Path) -> Result<()> {
     finish::missing(run)?;
     let summary = run.join("summary.json");
     let summary = summary.display();
-    eprintln!("the run is finished, see {summary}; train it further by --epochs");
+    eprintln!("the run is finished, see {summary}; use a larger --epochs to train it further");
     Ok(())
 }
 
-/// Takes the folder of the run: its lock, if this process does not have it, and its settings.
+/// Takes the lock of the run folder, if this process does not have it, and writes the settings.
 pub(super) fn begin(
     args: &Options,
     config: &RunConfig,
@@ -66,7 +66,7 @@ pub(super) fn begin(
     Ok(lock)
 }
 
-/// Says from where the run starts, and what is odd about it.
+/// Prints where the run starts, and warnings.
 pub(super) fn say(
     config: &RunConfig,
     run: &Path,
@@ -87,7 +87,7 @@ pub(super) fn say(
     let others = Checkpoint::folders(run)?.into_iter();
     for (_, later) in others.filter(|(step, _)| *step > state.step) {
         let later = later.display();
-        eprintln!("warning: {later} is of a later step; the next checkpoint takes its place");
+        eprintln!("warning: {later} is from a later step; the next checkpoint replaces it");
     }
     let epoch = (state.epoch + 1).min(config.train.epochs);
     eprintln!(
@@ -97,7 +97,7 @@ pub(super) fn say(
     Ok(())
 }
 
-/// Says what is trained on what.
+/// Prints what is trained, and on which images.
 pub(super) fn announce(config: &RunConfig, trainer: &Trainer, images: &Images, processes: usize) {
     let values: usize = trainer
         .method()

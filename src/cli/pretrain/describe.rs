@@ -1,4 +1,4 @@
-//! What is said of the images before training.
+//! What is printed about the images before training.
 
 use mim_core::augment::{Depth, Sample};
 use mim_core::data::{Dataset, ValueRange};
@@ -6,7 +6,7 @@ use mim_core::data::{Dataset, ValueRange};
 use crate::DataConfig;
 use crate::run_config::Images;
 
-/// Images whose sizes are looked at.
+/// Number of images whose sizes are read.
 const LOOKED: usize = 16;
 
 /// The images by split and class, and what some of them look like.
@@ -19,7 +19,7 @@ pub(super) fn images(images: &Images, data: &DataConfig) -> Vec<String> {
     std::iter::once(line).chain(looks(train, data)).collect()
 }
 
-/// How many images there are, and of each class at least and at most.
+/// The number of images, and of those in the smallest and largest class.
 fn counts(images: &dyn Dataset) -> String {
     let count = images.len();
     if images.classes() == 0 {

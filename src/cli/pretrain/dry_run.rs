@@ -1,4 +1,4 @@
-//! `--dry-run`: all checks and one step, of which nothing is kept.
+//! `--dry-run`: all checks and one step; nothing is kept.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use mim_core::{Error, Result};
 
 use crate::cli::folder;
 
-/// The folder of a dry run: beside that of the run, so that the same disk is written.
+/// The folder of a dry run: next to the run folder, so that it is on the same disk.
 pub(super) fn folder_beside(run: &Path) -> PathBuf {
     let mut name = run.file_name().unwrap_or_default().to_owned();
     name.push(".dry-run");
@@ -29,7 +29,7 @@ impl Observer for First {
     }
 }
 
-/// Does the first step and removes the folder; gives a line of what was found.
+/// Does the first step and removes the folder; returns a line with the result.
 pub(super) fn step(trainer: &mut Trainer, leads: bool) -> Result<String> {
     let (start, mut first) = (Instant::now(), First::default());
     let done = trainer.train(&mut first);
@@ -40,7 +40,7 @@ pub(super) fn step(trainer: &mut Trainer, leads: bool) -> Result<String> {
     done?;
     let report = first.0.ok_or_else(|| {
         let why = "the run has no step";
-        Error::unsupported("a dry run", why, "train for an epoch or more")
+        Error::unsupported("a dry run", why, "train for one epoch or more")
     })?;
     Ok(format!(
         "dry run: the first of {} steps took {seconds:.1} s with its checkpoint, loss {:.4}; nothing is kept",

@@ -14,7 +14,7 @@ use crate::RunConfig;
 use crate::cli::mlflow::Status;
 use crate::run_config::Images;
 
-/// How training ended, and what is to follow.
+/// How training ended, and what follows.
 pub(super) struct End {
     pub(super) outcome: Outcome,
     pub(super) watch: Watch,
@@ -23,7 +23,7 @@ pub(super) struct End {
 }
 
 impl End {
-    /// Says how the run ended, and reports what it trained unless a signal ended it.
+    /// Prints how the run ended, and reports the results unless a signal ended it.
     pub(super) fn conclude(
         mut self,
         config: &RunConfig,
@@ -36,16 +36,16 @@ impl End {
         if let (Some(why), true) = (&why, leads) {
             eprintln!("the run ends here: {why}");
         }
-        // Before the rest, which rank 0 does alone.
+        // Before the rest, which only rank 0 does.
         comm.leave();
         let mlflow = self.watch.mlflow.take();
         let stopped = match (self.outcome, why) {
             (Outcome::Stopped { step }, None) => Some(format!(
                 "stopped after step {step}; resume with --resume auto --output-dir {run}"
             )),
-            // The signal came with the last step.
+            // The signal arrived during the last step.
             _ if status != 0 => Some(format!(
-                "trained, but not probed; --resume auto --output-dir {run} does the rest"
+                "training is done, but the probes are not; do them with --resume auto --output-dir {run}"
             )),
             _ => None,
         };

@@ -15,7 +15,7 @@ use super::{INIT, picture, probe, stages, tune};
 use crate::cli::plot;
 use crate::report;
 
-/// Pictures, probes and summary of a finished run. Nothing here costs the run: what fails is said and listed.
+/// Pictures, probes and summary of a finished run. A failure here does not fail the run: it is printed and listed.
 pub(super) fn finish(
     config: &RunConfig,
     (trainer, images): (&Trainer, &Images),
@@ -59,7 +59,7 @@ pub(super) fn finish(
     summary.print();
 }
 
-/// Writes the curve of a finished run and the page about it where they are missing.
+/// Writes the loss curve and the page of a finished run if they are missing.
 pub(super) fn missing(run: &Path) -> Result<()> {
     let curve = run.join("loss.svg");
     if !curve.exists() {
@@ -76,7 +76,7 @@ fn page(run: &Path) -> Result<()> {
     files::write(&run.join("report.html"), report::of_run(run)?)
 }
 
-/// Fine-tunes what was pretrained and what is random, if the settings ask for it.
+/// Fine-tunes the pretrained encoder and a random one, if the settings ask for it.
 fn finetuned(
     rows: &mut Rows,
     (config, run): (&RunConfig, &Path),
@@ -107,7 +107,7 @@ fn reconstruction(config: &RunConfig, trainer: &Trainer, images: &Images) -> Res
     eprintln!("drawing {} ...", path.display());
     match picture::draw(config, method, drawn, (8, config.train.seed), &path) {
         Err(Error::Unsupported { .. }) => {
-            eprintln!("{} predicts no pixels: there is no picture", method.name());
+            eprintln!("no picture: {} does not predict pixels", method.name());
             Ok(())
         }
         done => done,

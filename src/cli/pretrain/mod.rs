@@ -42,7 +42,7 @@ use crate::cli::mlflow::Status;
 use crate::cli::options::Options;
 use crate::cli::{device, outcome};
 
-/// What a run started from, if not from random weights.
+/// What a run started from, unless from random weights.
 pub(crate) const INIT: &str = "init.txt";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -51,10 +51,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     start(&args.options, &config, &|| args.init())
 }
 
-/// What finds the weights that a run starts from.
+/// Finds the weights that a run starts from.
 type Init<'a> = &'a dyn Fn() -> Result<Option<InitFrom>>;
 
-/// Trains, on the device and in the processes that the program was started with, or prints the settings.
+/// Trains on the chosen device, in all processes that were started, or prints the settings.
 pub(crate) fn start(options: &Options, config: &RunConfig, init: Init<'_>) -> Result<ExitCode> {
     if options.print_config {
         print!("{}", config.to_toml()?);
@@ -65,7 +65,7 @@ pub(crate) fn start(options: &Options, config: &RunConfig, init: Init<'_>) -> Re
     let comm = comm::join(launch.as_ref(), &device)?;
     match train((options, init), config, &device, &comm) {
         Err(error) if comm.world() > 1 => {
-            // The others wait for this process, and would wait for ever.
+            // The other processes would wait for this one for ever.
             let code = outcome::failed(&format!("rank {}: {error}", comm.rank()));
             comm.abort();
             Ok(code)
@@ -74,7 +74,7 @@ pub(crate) fn start(options: &Options, config: &RunConfig, init: Init<'_>) -> Re
     }
 }
 
-/// The device of this process: a GPU of its own among those of its machine, unless one is named.
+/// The device of this process: one GPU per process of a machine, unless one is named.
 fn own_device(name: &str, launch: Option<&Launch>) -> String {
     match launch {
         Some(launch)
@@ -143,8 +143,8 @@ fn train(
     done.conclude(config, (&trainer, &images), (device, comm.as_ref()))
 }
 
-/// Trains to the end, or to where a rule or a signal ends the run. The folder of a fresh run that fails before its
-/// first step is removed: it is no run. What is kept for a replay stays.
+/// Trains to the end, or until a rule or a signal ends the run. If a new run fails before its first step, its folder is
+/// removed, except what a replay needs.
 fn watched(
     trainer: &mut Trainer,
     args: &Options,
@@ -188,14 +188,14 @@ fn watched(
     }
 }
 
-/// The trainer at the place where the run starts or resumes, and a line about weights that it starts from.
+/// The trainer at the point where the run starts or resumes, and a line about its initial weights.
 fn ready(
     init: Init<'_>,
     config: &RunConfig,
     (device, comm): (&Device, &Arc<dyn Communicator>),
     (run, checkpoint): (&Path, Option<&Checkpoint>),
 ) -> Result<(Trainer, Images, Option<String>)> {
-    // What rank 0 downloads is there for the others.
+    // Rank 0 downloads for the others.
     let (images, method, started) = comm::rank_0_first(comm.as_ref(), || {
         let images = config.data.open(config.train.seed)?;
         let method = config.build(device)?;
@@ -216,7 +216,7 @@ fn ready(
     let mut trainer = Trainer::new(method, data, config.train.clone(), run)?
         .settings(resolved)
         .parallel(comm.clone())?;
-    // None may change the folder before all have read it.
+    // No process may change the folder before all have read it.
     comm::same(comm.as_ref(), "the settings", settings)?;
     if let Some(checkpoint) = checkpoint {
         let changes = same_settings(config, checkpoint)?;
@@ -229,7 +229,7 @@ fn ready(
     Ok((trainer, images, started))
 }
 
-/// Refuses a method that cannot start from initial values.
+/// Refuses random weights for a method that cannot start from them.
 fn needs_no_weights(method: &dyn Method) -> Result<Option<String>> {
     match method.must_start_from() {
         None => Ok(None),
@@ -238,7 +238,7 @@ fn needs_no_weights(method: &dyn Method) -> Result<Option<String>> {
             "--init",
             "not given",
             format!("{} starts from {what}", method.name()),
-            "give a run folder or a file of weights by --init, and whose names they have by --init-source",
+            "give a run folder or a file of weights by --init, and the project of its names by --init-source",
         )),
     }
 }

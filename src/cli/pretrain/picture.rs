@@ -8,7 +8,7 @@ use mim_core::data::{Dataset, Loader, LoaderConfig, Subset};
 use mim_core::{Error, Method, Reconstruction, Result, StepContext};
 use mim_eval::{reconstruction_grid, save_png};
 
-/// Draws original, masked and reconstruction of `count` images, spread over the data set, into a PNG file.
+/// Writes a PNG file with `count` images, spread over the data set: original, masked, reconstruction.
 pub(crate) fn draw(
     config: &RunConfig,
     method: &dyn Method,

@@ -22,7 +22,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// The features of both by `extract`.
+    /// The features of both, computed by `extract`.
     fn new(
         (train, test): (&Arc<dyn Dataset>, &Arc<dyn Dataset>),
         features: impl Fn(Arc<dyn Dataset>) -> Result<Features>,
@@ -33,12 +33,12 @@ impl Pair {
         })
     }
 
-    /// Features that are there.
+    /// Features that are known already.
     pub(super) fn of_features(train: Features, test: Features) -> Self {
         Self { train, test }
     }
 
-    /// Features of an encoder that takes `input`.
+    /// Features of an encoder with this `input`.
     pub(crate) fn of_encoder(
         encoder: &dyn Encoder,
         input: &Input,
@@ -61,7 +61,7 @@ impl Pair {
         Self::new(data, |images| any_features(encoder, input, images, eval))
     }
 
-    /// What a protocol makes of them.
+    /// The result of a protocol.
     pub(crate) fn measure(&self, protocol: &dyn ProtocolSettings) -> Result<Outcome> {
         protocol.measure(&self.train, &self.test)
     }
@@ -87,7 +87,7 @@ impl Pair {
         config.knn.scores(&self.train, &self.test)?.summary(0)
     }
 
-    /// With few labels, if the settings ask for it.
+    /// The result with few labels, if the settings ask for it.
     fn low_shot(&self, config: &EvalConfig) -> Result<Option<LowShot>> {
         let Some(few) = &config.lowshot else {
             return Ok(None);
@@ -101,7 +101,7 @@ impl Pair {
     }
 }
 
-/// Features of images with or without labels; without, they are all of class 0.
+/// Features of images with or without labels; without labels all images have class 0.
 pub(crate) fn any_features(
     encoder: &dyn Encoder,
     input: &Input,
@@ -126,7 +126,7 @@ pub(crate) fn cap(images: usize, config: &EvalConfig) -> Option<String> {
     })
 }
 
-/// The row of the encoder that a method has trained. What fails is a problem, never an error.
+/// Adds the row of the encoder that a method has trained. A failure becomes a problem, never an error.
 pub(super) fn trained(
     config: &RunConfig,
     method: &dyn Method,
@@ -176,8 +176,8 @@ pub(super) fn trained(
     rows
 }
 
-/// The rows of a finished run: pretrained encoder, the same encoder at its initial weights, raw pixels. What fails
-/// is a problem, never an error.
+/// The rows of a finished run: pretrained encoder, the same encoder at its initial weights, raw pixels. A failure
+/// becomes a problem, never an error.
 pub(super) fn all(
     config: &RunConfig,
     method: &dyn Method,

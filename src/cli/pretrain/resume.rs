@@ -10,7 +10,7 @@ use mim_core::train::Checkpoint;
 use mim_core::{Error, Result};
 
 impl Options {
-    /// Whether `--resume auto` finds the run finished.
+    /// Whether `--resume auto` finds a finished run.
     pub(super) fn is_done(
         &self,
         config: &RunConfig,
@@ -30,7 +30,7 @@ impl Options {
             None => Ok(None),
             Some("auto") if is_being_cleared(run) => Ok(None),
             Some("auto") => Checkpoint::latest(run),
-            // Of a run, one whose optimizer is whole too.
+            // In a run folder, a checkpoint whose optimizer state is whole, too.
             Some(path) => match Checkpoint::latest(Path::new(path))? {
                 None => Checkpoint::open(path).map(Some),
                 found => Ok(found),
@@ -39,7 +39,7 @@ impl Options {
     }
 
     pub(super) fn contents(&self, resuming: bool) -> Contents {
-        // A run that was ended before its first checkpoint may leave settings and a log behind.
+        // A run that ended before its first checkpoint may leave settings and a log behind.
         let anew = self.overwrite || self.dry_run || self.resume.as_deref() == Some("auto");
         match (resuming, anew) {
             (true, _) => Contents::Kept,
@@ -54,16 +54,16 @@ fn is_finished(config: &RunConfig, checkpoint: &Checkpoint, run: &Path) -> bool 
     checkpoint.state().epoch >= config.train.epochs && run.join("summary.json").exists()
 }
 
-/// A line if the training images are not as many as before.
+/// A line if the number of training images has changed.
 pub(super) fn other_images(images: &Images, checkpoint: &Checkpoint) -> Option<String> {
     let (now, then) = (images.train.len(), checkpoint.state().images?);
     (now != then).then(|| {
-        format!("the run was trained on {then} images, now there are {now}: epochs have another length and order, and the one that was under way starts anew")
+        format!("the run was trained on {then} images, and now there are {now}: length and order of epochs change, and the current epoch starts again")
     })
 }
 
-/// A checkpoint is resumed under the settings it was made with. Those that cannot change a result may differ, and so
-/// may the place of the data and the number of epochs: a line about each change that matters.
+/// A checkpoint is resumed under the settings of its run. Settings that cannot change a result may differ, and so may
+/// the place of the data and the number of epochs. Returns a line for each change that matters.
 pub(super) fn same_settings(config: &RunConfig, checkpoint: &Checkpoint) -> Result<Vec<String>> {
     const FREE: [&str; 6] = [
         "data.source",
@@ -75,7 +75,7 @@ pub(super) fn same_settings(config: &RunConfig, checkpoint: &Checkpoint) -> Resu
     ];
     let (mut now, mut then) = (Vec::new(), Vec::new());
     flatten(&config.to_json()?, String::new(), &mut now);
-    // Settings that are newer than the run have the values it was trained with.
+    // Settings that are newer than the run get the values it was trained with.
     let old = RunConfig::from_json(&checkpoint.state().config)?;
     flatten(&old.to_json()?, String::new(), &mut then);
     let free = |key: &str| FREE.contains(&key) || key.starts_with("eval.");
@@ -103,11 +103,11 @@ pub(super) fn same_settings(config: &RunConfig, checkpoint: &Checkpoint) -> Resu
             "the run was started with other settings: {} differ",
             changed.join(", ")
         ),
-        "resume with the settings of its config.toml (--config RUN/config.toml), or start a new run",
+        "resume it with its own settings (--config RUN/config.toml), or start a new run",
     ))
 }
 
-/// What is said of data in another place and of another number of epochs.
+/// Lines about data in another place and about another number of epochs.
 fn moved(config: &RunConfig, old: &RunConfig, checkpoint: &Checkpoint) -> Result<Vec<String>> {
     let (now, then, done) = (
         config.train.epochs,
@@ -122,12 +122,12 @@ fn moved(config: &RunConfig, old: &RunConfig, checkpoint: &Checkpoint) -> Result
     let mut lines = Vec::new();
     if now != then {
         lines.push(format!(
-            "train.epochs was {then} and is {now}: from here on schedules are those of a run of {now} epochs"
+            "train.epochs was {then} and is now {now}: from here on, schedules follow a run of {now} epochs"
         ));
     }
     if config.data.source != old.data.source {
         lines.push(format!(
-            "the images were at {}, and are read from {}",
+            "the images were at {} and are now read from {}",
             old.data.source, config.data.source
         ));
     }

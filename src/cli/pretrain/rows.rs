@@ -11,14 +11,14 @@ use crate::run_config::HeldOut;
 pub(crate) struct LowShot {
     /// The mean over the draws.
     pub(super) top1: f64,
-    /// The deviation of a draw.
+    /// The standard deviation over the draws.
     pub(super) deviation: f64,
-    /// Labels of a draw.
+    /// Number of labels in a draw.
     pub(super) images: f64,
 }
 
 impl LowShot {
-    /// What the protocol measured.
+    /// The result of the protocol.
     pub(super) fn of(outcome: &Outcome) -> Self {
         let figure = |name: &str| {
             let found = outcome.figures.iter().find(|(known, _)| known == name);
@@ -32,25 +32,25 @@ impl LowShot {
     }
 }
 
-/// What one set of features gives; what failed is in `problems`.
+/// The results of one set of features; failures are in `problems`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Row {
-    /// What the features are of.
+    /// The encoder, or what else the features come from.
     pub(super) name: &'static str,
-    /// What starts its keys in `summary.json`.
+    /// Prefix of its keys in `summary.json`.
     pub(super) key: &'static str,
     pub(crate) linear: Option<Summary>,
     pub(crate) knn: Option<Summary>,
-    /// Of the network that was trained with labels.
+    /// The result of the network that was trained with labels.
     pub(crate) finetuned: Option<Summary>,
-    /// With few labels.
+    /// The result with few labels.
     pub(super) lowshot: Option<LowShot>,
     /// Images whose features were compared: training and held-out ones.
     pub(crate) images: Option<[usize; 2]>,
 }
 
 impl Row {
-    /// The figures that there are, by protocol.
+    /// The available figures, by protocol.
     fn figures(&self) -> impl Iterator<Item = (&'static str, &Summary)> {
         let all = [
             ("linear", &self.linear),
@@ -62,13 +62,13 @@ impl Row {
     }
 }
 
-/// The probes of a run, and what could not be done.
+/// The probes of a run, and what failed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rows {
     pub(super) rows: Vec<Row>,
     /// The encoder that was probed.
     pub(super) encoder: Option<String>,
-    /// The images that it was probed on.
+    /// The split that it was probed on.
     pub(super) split: Option<HeldOut>,
     pub(super) problems: Vec<String>,
 }
@@ -120,7 +120,7 @@ impl Rows {
         }
     }
 
-    /// What `summary.json` says of them.
+    /// Their part of `summary.json`.
     pub(super) fn to_json(&self, config: &EvalConfig) -> Value {
         let mut all = json!({
             "encoder": self.encoder,

@@ -1,4 +1,4 @@
-//! What each stage of a run has trained: its probes, kept in `stages.json`.
+//! Probes at the end of each stage of a run, kept in `stages.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::run_config::Images;
 /// The file in a run folder.
 const FILE: &str = "stages.json";
 
-/// Watches a run, and probes what a stage has trained before the next one replaces it.
+/// Watches a run, and probes the result of each stage before the next one replaces it.
 pub(super) struct Stages<'a> {
     pub(super) watch: &'a mut Watch,
     pub(super) config: &'a RunConfig,
@@ -34,7 +34,7 @@ impl Stages<'_> {
         let mut row = rows.to_json(&self.config.eval);
         row["stage"] = json!(stage);
         row["problems"] = json!(rows.problems);
-        // A run that is resumed from before a stage's end does it again.
+        // A run that is resumed from before the end of a stage repeats it.
         let earlier = |other: &Value| other["stage"].as_u64() < Some(stage as u64);
         let mut all: Vec<Value> = read(&self.run).into_iter().filter(earlier).collect();
         eprintln!("{}", line(&row));
@@ -67,7 +67,7 @@ impl Observer for Stages<'_> {
         if !self.evaluate {
             return;
         }
-        // Like all that follows training, it costs the run nothing if it fails.
+        // As with everything after training, a failure here does not fail the run.
         if let Err(error) = self.probe(stage, method) {
             eprintln!("warning: no {FILE}: {error}");
         }
@@ -78,7 +78,7 @@ impl Observer for Stages<'_> {
     }
 }
 
-/// The stages of a run that are done, but for the last one.
+/// The finished stages of a run, except the last one.
 pub(super) fn read(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join(FILE)).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()

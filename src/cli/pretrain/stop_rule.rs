@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// A rule such as `knn_top1 < 20 @ epoch 10`: the run ends after that epoch, or any if none is named, if it holds.
+/// A rule such as `knn_top1 < 20 @ epoch 10`. If it holds, the run ends after that epoch, or after any if none is named.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StopRule {
     pub(super) metric: String,
@@ -17,8 +17,9 @@ impl FromStr for StopRule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || "write METRIC < NUMBER or METRIC > NUMBER, perhaps with @ epoch N behind".to_owned();
+        let wrong = || {
+            "write METRIC < NUMBER or METRIC > NUMBER, optionally followed by @ epoch N".to_owned()
+        };
         let (rule, epoch) = match text.split_once('@') {
             None => (text, None),
             Some((rule, at)) => {
@@ -47,7 +48,7 @@ impl FromStr for StopRule {
 }
 
 impl StopRule {
-    /// Why the run ends after `epoch` (from 0) with these figures; none if it goes on.
+    /// Why the run ends after `epoch` (from 0) with these figures; `None` if it goes on.
     pub(super) fn ends(&self, epoch: usize, figures: &BTreeMap<String, f64>) -> Option<String> {
         if self.epoch.is_some_and(|at| at != epoch + 1) {
             return None;

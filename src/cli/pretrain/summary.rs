@@ -107,8 +107,7 @@ impl Summary {
     }
 }
 
-/// Adds what program wrote it: its version, and the commit it was built from if the build was told
-/// (`MIM_GIT_COMMIT`).
+/// Adds the version of the program, and its commit if it was known to the build (`MIM_GIT_COMMIT`).
 pub(crate) fn version(all: &mut Value) {
     all["version"] = json!(env!("CARGO_PKG_VERSION"));
     if let Some(commit) = option_env!("MIM_GIT_COMMIT") {

@@ -13,7 +13,7 @@ use mim_core::{Error, Result, files, settings};
 use mim_eval::{Summary, classify};
 use toml::{Table, Value};
 
-/// The folders of both in that of the run, and what they are called.
+/// The folders of both in the run folder, and their names.
 pub(crate) const FOLDERS: [&str; 2] = ["finetune", "scratch"];
 
 /// Trains on the labels of the run's images for `eval.finetune_epochs`, from the run's encoder or from random weights,

@@ -17,33 +17,34 @@ use crate::cli::mlflow::Mlflow;
 use crate::cli::progress::Progress;
 use crate::run_config::Images;
 
-/// Images of a probe: training and held-out ones.
+/// Numbers of training and held-out images of a probe.
 const PROBED: [usize; 2] = [1000, 500];
-/// Steps of a small linear probe.
+/// Number of steps of a small linear probe.
 const STEPS: usize = 100;
-/// What probes measure, of images with labels and of all.
+/// What probes measure: on images with labels, and on all images.
 const LABELLED: [&str; 2] = ["knn_top1", "linear_top1"];
 const SIGNALS: [&str; 3] = ["rankme", "effective_rank", "feature_std"];
-/// What every epoch has.
+/// What every epoch reports.
 const LOSSES: [&str; 2] = ["loss", "grad_norm"];
-/// Below, the features of a method with a teacher have collapsed.
+/// Below this, the features of a method with a teacher have collapsed.
 const LEAST_RANK: f64 = 1.5;
 const LEAST_STD: f64 = 0.01;
 
-/// How a run is watched; nothing of it changes what is trained.
+/// How a run is watched. None of this changes what is trained.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct WatchArgs {
     /// Probe the encoder after every N epochs: k-NN and a small linear classifier on held-out images, RankMe, effective
-    /// rank and deviation of the features. They go into the bar, the log and the event file.
+    /// rank and deviation of the features. The figures go into the progress bar, the log and the event file.
     #[arg(long, value_name = "N")]
     probe_every: Option<usize>,
     /// Keep the weights with the best METRIC of the probes in RUN/best (lowest for loss and grad_norm).
     #[arg(long, value_name = "METRIC")]
     keep_best: Option<String>,
-    /// End the run if METRIC < NUMBER or METRIC > NUMBER, perhaps `@ epoch N`: knn_top1 < 20 @ epoch 10; repeatable.
+    /// End the run if METRIC < NUMBER or METRIC > NUMBER, optionally `@ epoch N`, such as knn_top1 < 20 @ epoch 10;
+    /// repeatable.
     #[arg(long, value_name = "RULE")]
     stop_if: Vec<StopRule>,
-    /// End the run when the metric of --keep-best has not become better for N epochs.
+    /// End the run if the metric of --keep-best has not improved for N epochs.
     #[arg(long, value_name = "N", requires = "keep_best")]
     patience: Option<usize>,
 }
@@ -52,13 +53,13 @@ pub(crate) struct WatchArgs {
 struct Probes {
     every: usize,
     train: Arc<dyn Dataset>,
-    /// None without labels or held-out images.
+    /// `None` without labels or held-out images.
     test: Option<Arc<dyn Dataset>>,
     eval: EvalConfig,
     device: Device,
 }
 
-/// The best value so far, and the epoch it is of.
+/// The best value so far, and its epoch.
 struct Best {
     metric: String,
     value: Option<(f64, usize)>,
@@ -84,7 +85,7 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// If a rule or --keep-best names a metric that there is not.
+    /// If a rule or --keep-best names an unknown metric.
     pub(super) fn new(
         args: &WatchArgs,
         config: &RunConfig,
@@ -106,7 +107,7 @@ impl Watch {
             if known.contains(&metric.as_str()) || metric.starts_with("terms.") {
                 continue;
             }
-            let why = "no such figure is measured in this run";
+            let why = "this run does not measure it";
             let fix = match probes {
                 None => format!(
                     "use {}, terms.NAME, or give --probe-every N",
@@ -139,7 +140,7 @@ impl Watch {
         }
     }
 
-    /// Ends the run, or notes the best weights, by the figures of an epoch.
+    /// Ends the run, or notes the best weights, depending on the figures of an epoch.
     fn judge(&mut self, epoch: usize, figures: &BTreeMap<String, f64>) {
         for rule in &self.rules {
             let why = rule.ends(epoch, figures);
@@ -164,7 +165,7 @@ impl Watch {
             .is_some_and(|patience| epoch - since >= patience)
         {
             let (metric, waited) = (&best.metric, epoch - since);
-            let why = format!("{metric} has not become better for {waited} epochs");
+            let why = format!("{metric} has not improved for {waited} epochs");
             self.ended = self.ended.take().or(Some(why));
         }
     }

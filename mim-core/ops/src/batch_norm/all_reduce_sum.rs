@@ -25,8 +25,8 @@ pub trait AllReduceSum: Send + Sync {
     ) -> Result<Tensor, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// The elementwise sum of `xs` over all processes. The gradient is that of the sum of their losses: the sum of
-/// their gradients.
+/// The elementwise sum of `xs` (any shape, the same in all processes) over all processes. The gradient is that of the sum
+/// of their losses: the sum of their gradients.
 ///
 /// # Errors
 ///

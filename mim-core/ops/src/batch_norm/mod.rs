@@ -44,8 +44,8 @@ pub fn batch_norm(
     normalise(xs, (weight, bias), eps, None)
 }
 
-/// [`batch_norm`] with `(weight, bias)` and with statistics over the rows of all processes of `comm`. Every process
-/// must have the same number of rows.
+/// [`batch_norm`] of `xs` `[..., dim]` with `(weight, bias)`, both `[dim]`, and with statistics over the rows of all processes
+/// of `comm`. Every process must have the same number of rows.
 ///
 /// Gradients are those of the sum of all losses. For weight and bias, each process gets the share of its own rows.
 ///

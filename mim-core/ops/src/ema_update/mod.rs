@@ -22,7 +22,7 @@ pub fn ema_update(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<(
     ema_updates(&[(teacher, student)], momentum)
 }
 
-/// [`ema_update`] for many pairs of teacher and student: in parallel on all threads, or in one launch on a GPU.
+/// [`ema_update`] for many pairs (teacher, student) of the same shape: in parallel on all threads, or in one launch on a GPU.
 ///
 /// # Errors
 ///

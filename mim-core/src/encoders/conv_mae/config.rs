@@ -9,7 +9,7 @@ use crate::params::{Init, InitScheme, Params};
 use crate::parts::Part;
 use crate::{Encoder, Error, ImageSize, MaskMode, PatchGrid, Result};
 
-/// Settings of [`super::ConvMae`]; `Default` is ConvMAE base.
+/// Settings of [`ConvMae`](super::ConvMae); `Default` is ConvMAE base.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConvMaeConfig {

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 const NAME: &str = "encoder";
 
-/// Settings of [`super::PointEncoder`]; `Default` is that of Point-M2AE and I2P-MAE.
+/// Settings of [`PointEncoder`](super::PointEncoder); `Default` is that of Point-M2AE and I2P-MAE.
 ///
 /// Lists have one number per level, finest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

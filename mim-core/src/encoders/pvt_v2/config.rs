@@ -8,7 +8,7 @@ use crate::params::{Init, InitScheme, Params};
 use crate::parts::Part;
 use crate::{Encoder, Error, ImageSize, MaskMode, PatchGrid, Result};
 
-/// Settings of [`super::PvtV2`]; `Default` is PVTv2-B2 as FastMIM pre-trains it.
+/// Settings of [`PvtV2`](super::PvtV2); `Default` is PVTv2-B2 as FastMIM pre-trains it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PvtV2Config {

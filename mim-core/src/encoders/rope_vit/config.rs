@@ -20,7 +20,7 @@ pub enum RegisterCoordinates {
     Zeros,
 }
 
-/// Settings of [`super::RopeVit`]; `Default` is CAPI's ViT-L/14.
+/// Settings of [`RopeVit`](super::RopeVit); `Default` is CAPI's ViT-L/14.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RopeVitConfig {

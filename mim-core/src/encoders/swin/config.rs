@@ -9,7 +9,7 @@ use crate::params::{Init, InitScheme, Params};
 use crate::parts::Part;
 use crate::{Encoder, Error, ImageSize, PatchGrid, Result};
 
-/// Settings of [`super::Swin`]; `Default` is Swin-B as SimMIM pre-trains it.
+/// Settings of [`Swin`](super::Swin); `Default` is Swin-B as SimMIM pre-trains it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SwinConfig {

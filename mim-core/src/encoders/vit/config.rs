@@ -36,7 +36,7 @@ impl RelPosBiasKind {
     }
 }
 
-/// Settings of [`super::Vit`]; `Default` is ViT-B/16 as MAE pre-trains it.
+/// Settings of [`Vit`](super::Vit); `Default` is ViT-B/16 as MAE pre-trains it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VitConfig {

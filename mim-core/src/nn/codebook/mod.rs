@@ -17,7 +17,7 @@ const ROWS: usize = 4096;
 /// Smaller squared lengths count as this value, which is still a normal f32.
 const SMALLEST_SQUARE: f64 = 1e-24;
 
-/// Normalises along the last axis to length 1, with gradients; zero stays zero.
+/// Scales the vectors along the last axis of `[..., dim]` to length 1, with gradients; zero stays zero.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Which checkpoint of a run is taken.
+//! Choosing a checkpoint of a run.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use crate::train::FailedStep;
 use crate::{Error, Result, files};
 
 impl Checkpoint {
-    /// The newest checkpoint of a run folder that is whole. A warning names those that are passed over.
+    /// The newest whole checkpoint of a run folder. A warning names damaged ones that are skipped.
     ///
     /// # Errors
     ///
@@ -17,7 +17,7 @@ impl Checkpoint {
         Self::newest(run, |_| true)
     }
 
-    /// Epochs that the newest readable checkpoint of a run has done, without a look at its weights; 0 without one.
+    /// Epochs completed in the newest readable checkpoint of a run, 0 without one. The weights are not checked.
     ///
     /// # Errors
     ///
@@ -37,8 +37,8 @@ impl Checkpoint {
         steps(&run.join(FOLDER))
     }
 
-    /// Settles what a crash left in a run folder that nobody trains into: a whole checkpoint under a temporary name is
-    /// taken up, the rest of such names is removed.
+    /// Cleans up what a crash left in a run folder that no process writes: a whole checkpoint under a temporary name gets
+    /// its real name, and all other temporary files are removed.
     ///
     /// # Errors
     ///
@@ -59,9 +59,7 @@ impl Checkpoint {
             let is_whole = |path: &Path| Self::read(path).is_ok_and(|found| found.verify().is_ok());
             if let Some(from) = files::recover(&path, is_whole)? {
                 let (from, path) = (from.display(), path.display());
-                tracing::warn!(
-                    "{from} was left by a run that was cut off, and is taken up as {path}"
-                );
+                tracing::warn!("{from} was left by a run that was cut off; it is used as {path}");
             }
         }
         Ok(())
@@ -75,7 +73,7 @@ impl Checkpoint {
             let found = Self::newest_of(&folder, &all, &needed);
             let now = steps(&folder)?;
             match found {
-                // A run that goes on has replaced what was looked at.
+                // A running process has replaced the checkpoints that were listed.
                 Err(error) if is_damage(&error) && now != all => all = now,
                 found => return found,
             }
@@ -98,7 +96,7 @@ impl Checkpoint {
                 Ok(found) => {
                     for error in &damaged {
                         tracing::warn!(
-                            "a damaged checkpoint is passed over, and {} is used in its place: {error}",
+                            "a damaged checkpoint is skipped, and {} is used instead: {error}",
                             found.path.display()
                         );
                     }
@@ -113,13 +111,13 @@ impl Checkpoint {
             Some(newest) => Err(Error::format(
                 folder,
                 format!("none of the checkpoints is whole; of the newest: {newest}"),
-                "copy the run again, or start it anew with --overwrite",
+                "copy the run again, or start it again with --overwrite",
             )),
         }
     }
 }
 
-/// Whether an error says that a checkpoint is not whole, and not that it cannot be read here and now.
+/// Whether an error means that a checkpoint is damaged, and not that it cannot be read at the moment.
 fn is_damage(error: &Error) -> bool {
     match error {
         Error::Format { .. } => true,

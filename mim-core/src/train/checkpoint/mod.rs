@@ -21,6 +21,8 @@ const FOLDER: &str = "checkpoints";
 const BEST: &str = "best";
 /// The optimizer's state, which only a resumed run reads.
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// What to give instead of a path without a checkpoint.
+const RUN: &str = "give a run folder that `mim pretrain` wrote, or one of its checkpoints";
 
 /// A checkpoint on disk.
 #[derive(Debug, Clone)]
@@ -31,18 +33,16 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint folder, or of a run folder the newest checkpoint whose weights are whole.
+    /// Opens a checkpoint folder, one of its files, or the newest checkpoint of a run folder whose weights are whole.
     ///
     /// # Errors
     ///
     /// [`Error::Format`] if there is none, or it is damaged; [`Error::Unsupported`] if another version wrote it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        // A file of a checkpoint stands for the whole of it.
-        let path = match path.parent() {
-            Some(folder) if path.is_file() => folder,
-            _ => path,
-        };
+        if path.is_file() {
+            return Self::of_file(path);
+        }
         if path.join(STATE).exists() {
             return Ok(Self::read(path)?.warned());
         }
@@ -50,9 +50,23 @@ impl Checkpoint {
             Error::format(
                 path,
                 "there is no checkpoint here (a folder with state.json, or a run with checkpoints/step-N)",
-                "give a run folder that `mim pretrain` wrote, or one of its checkpoints",
+                RUN,
             )
         })
+    }
+
+    /// The checkpoint that a file belongs to.
+    fn of_file(file: &Path) -> Result<Self> {
+        match file.parent() {
+            Some(folder) if folder.join(STATE).exists() => Ok(Self::read(folder)?.warned()),
+            _ => Err(Error::format(
+                file,
+                "this file does not belong to a checkpoint",
+                format!(
+                    "{RUN}; `mim eval`, `mim features` and `mim visualize` read a file of weights by --weights"
+                ),
+            )),
+        }
     }
 
     /// Reads `state.json` of a checkpoint folder.
@@ -65,7 +79,7 @@ impl Checkpoint {
         })
     }
 
-    /// Says that damage would not be noticed, of a checkpoint of an older version.
+    /// Warns about a checkpoint of an older version, where damage would not be noticed.
     fn warned(self) -> Self {
         if self.files.is_none() {
             tracing::warn!(
@@ -81,18 +95,17 @@ impl Checkpoint {
         &self.path
     }
 
-    /// Where training stood.
+    /// The state of training.
     pub fn state(&self) -> &TrainState {
         &self.state
     }
 
-    /// Whether it says what checksums its files have; older versions wrote none.
+    /// Whether it has checksums; older versions wrote none.
     pub fn has_checksums(&self) -> bool {
         self.files.is_some()
     }
 
-    /// Checks that all its files are there as they were written. Of a checkpoint without checksums only the lengths
-    /// can be checked.
+    /// Checks that all its files are unchanged. Without checksums, only their lengths can be checked.
     ///
     /// # Errors
     ///
@@ -125,7 +138,7 @@ impl Checkpoint {
         let all = files::entries(&self.path)?.into_iter().filter(weights);
         for path in all.chain([self.path.join(OPTIMIZER)]) {
             if WeightFile::header(&path)?.is_none() {
-                let what = "the file is damaged: it is no safetensors file";
+                let what = "the file is damaged: it is not a safetensors file";
                 return Err(Error::format(path, what, OTHER));
             }
         }
@@ -137,7 +150,7 @@ impl Checkpoint {
         match Path::new(name).file_name() {
             Some(plain) if plain == name => Ok(self.path.join(name)),
             _ => {
-                let what = format!("`{name}` is no file of a checkpoint");
+                let what = format!("`{name}` is not a file of a checkpoint");
                 Err(Error::format(self.path.join(STATE), what, OTHER))
             }
         }
@@ -166,7 +179,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// If the checkpoint belongs to another method or size; the names that do not fit are listed.
+    /// If the checkpoint belongs to another method or size; the error lists the names that do not fit.
     pub fn load_method(&self, method: &dyn Method) -> Result<()> {
         if self.state.method != method.name() {
             return Err(Error::format(
@@ -176,7 +189,7 @@ impl Checkpoint {
                     self.state.method,
                     method.name()
                 ),
-                "choose the method it was made with",
+                "use the method of its run",
             ));
         }
         for (name, store) in method.stores() {
@@ -195,12 +208,11 @@ impl Checkpoint {
     }
 }
 
-/// Compares the checksum of a file with the one it was written with.
+/// Compares the checksum of a file with the recorded one.
 fn same(path: &Path, found: &str, expected: &str) -> Result<()> {
     if found == expected {
         return Ok(());
     }
-    let what =
-        format!("the file is damaged: its CRC-32 is {found}, it was written with {expected}");
+    let what = format!("the file is damaged: its CRC-32 is {found}, but {expected} was recorded");
     Err(Error::format(path, what, OTHER))
 }

@@ -9,8 +9,8 @@ use crate::params::ParamStore;
 use crate::weights::WeightMap;
 use crate::{Error, Method, Result, files};
 
-/// Writes `checkpoints/step-N` under `run`, and removes others: those of later steps, which belong to a course of the
-/// run that was given up, and all but the newest ones, so that `keep` stay.
+/// Writes `checkpoints/step-N` in `run`, and removes others: those of later steps, which belong to an abandoned course of
+/// the run, and older ones, so that `keep` remain.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub(in crate::train) fn save(
     Ok(path)
 }
 
-/// Removes the oldest checkpoints before the one of `step`, so that with it `keep` stay.
+/// Removes the oldest checkpoints before the one of `step`, so that `keep` remain.
 ///
 /// # Errors
 ///
@@ -48,7 +48,7 @@ pub(in crate::train) fn prune(run: &Path, step: usize, keep: usize) -> Result<()
         .try_for_each(|path| files::remove(path))
 }
 
-/// Writes `best` under `run`, in place of the one that is there.
+/// Writes `best` in `run`, and replaces an earlier one.
 ///
 /// # Errors
 ///
@@ -101,14 +101,14 @@ fn write_weights(
     let path = folder.join(&file);
     let bytes = weights.to_bytes(Some(("format", "mim")));
     let bytes = bytes.map_err(|what| Error::format(&path, what, "report this as a bug"))?;
-    // The checksum costs next to no time while the disk is waited for.
+    // The checksum costs almost no time, since the disk is slower.
     let (written, sum) = rayon::join(|| files::write_new(&path, &bytes), || checksum(&bytes));
     written?;
     sums.insert(file, sum);
     Ok(())
 }
 
-/// All entries of a store as they are now.
+/// The current values of all entries of a store.
 fn store_weights(store: &ParamStore) -> WeightMap {
     let vars = store.vars().into_iter();
     vars.map(|(name, var)| (name, var.as_detached_tensor()))

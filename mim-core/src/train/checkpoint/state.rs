@@ -1,4 +1,4 @@
-//! `state.json`: where training stood, and the checksums of the files beside it.
+//! `state.json`: the state of training, and the checksums of the files next to it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +12,10 @@ use crate::{Error, Result};
 const FORMAT: u32 = 1;
 /// The file that makes a folder a checkpoint.
 pub(super) const STATE: &str = "state.json";
-/// What stands before the checksum of `state.json` itself, which is its last entry.
+/// The text before the checksum of `state.json` itself, which is its last entry.
 const SEAL: &str = ",\n  \"crc32\": \"";
 
-/// Where training stood, in `state.json`.
+/// The state of training, in `state.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainState {
     /// Version of the layout.
@@ -32,12 +32,12 @@ pub struct TrainState {
     pub seed: u64,
     /// Number of processes.
     pub world: usize,
-    /// Images that are trained on; checkpoints of older versions do not say.
+    /// Number of training images; checkpoints of older versions lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
     /// Sums over the steps done in the current epoch, by name.
     pub sums: BTreeMap<String, f64>,
-    /// The resolved settings of the run; null if its program saved none.
+    /// The complete settings of the run; null if its program saved none.
     pub config: serde_json::Value,
 }
 
@@ -67,7 +67,7 @@ pub(super) type Checksums = BTreeMap<String, String>;
 pub(super) struct Saved {
     #[serde(flatten)]
     pub(super) state: TrainState,
-    /// None in checkpoints of older versions.
+    /// `None` in checkpoints of older versions.
     #[serde(default)]
     pub(super) files: Option<Checksums>,
 }
@@ -85,12 +85,10 @@ impl Saved {
         let file = folder.join(STATE);
         let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
         let damaged = |what: String| Error::format(&file, what, OTHER);
-        let text = String::from_utf8(bytes).map_err(|_| damaged("it is no text".to_owned()))?;
+        let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text".to_owned()))?;
         let body = text.rsplit_once(SEAL).map(|(body, _)| body);
         if body.is_some_and(|body| sealed(body) != text) {
-            return Err(damaged(
-                "it does not have the checksum it was written with".to_owned(),
-            ));
+            return Err(damaged("it does not have its recorded checksum".to_owned()));
         }
         let saved: Self =
             serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;

@@ -9,7 +9,7 @@ use crate::comm::{Communicator, Reduce};
 use crate::params::Kind;
 use crate::{Method, Result, TraceSink};
 
-/// One of several processes whose images are run without the others: its draws are those of its rank.
+/// One of several processes, run without the others; its draws are those of its rank.
 pub(super) struct Alone(pub(super) usize);
 
 impl Communicator for Alone {
@@ -37,7 +37,7 @@ pub(super) struct FirstNonFinite {
 }
 
 impl FirstNonFinite {
-    /// Of a batch of so many images.
+    /// For a batch of `images` images.
     pub(super) fn new(images: usize) -> Self {
         let found = Mutex::new(None);
         Self { images, found }
@@ -94,7 +94,7 @@ pub(super) struct Saved {
     var: Var,
 }
 
-/// All parameters and buffers as they are.
+/// The current values of all parameters and buffers.
 pub(super) fn save(method: &dyn Method) -> Result<Vec<Saved>> {
     let mut all = Vec::new();
     for (owner, store) in method.stores() {
@@ -113,7 +113,7 @@ pub(super) fn save(method: &dyn Method) -> Result<Vec<Saved>> {
     Ok(all)
 }
 
-/// Takes back what a forward pass has changed: centres, running statistics.
+/// Restores what a forward pass has changed: centres, running statistics.
 pub(super) fn restore(before: &[Saved]) -> Result<()> {
     before
         .iter()

@@ -8,14 +8,14 @@ use crate::train::Observer;
 use crate::{Result, ops};
 
 impl Trainer {
-    /// Trains together with the other processes of `comm`, each with a trainer of the same settings and its share
-    /// of every batch. To be called before [`Trainer::resume`].
+    /// Trains together with the other processes of `comm`. Each process has a trainer with the same settings and its share of
+    /// every batch. Call it before [`Trainer::resume`].
     ///
     /// Random draws of a step (masks, stochastic depth) are keyed by rank, those of images (augmentation) are not.
     ///
     /// # Errors
     ///
-    /// If an epoch has less than one step of all processes.
+    /// If an epoch has less than one step for all processes.
     pub fn parallel(mut self, comm: Arc<dyn Communicator>) -> Result<Self> {
         let (config, world) = (&self.config, comm.world());
         self.iters_per_epoch = config.steps_per_epoch(self.data.0.len(), world)?;
@@ -57,7 +57,7 @@ impl Trainer {
         comm::same(comm, "the steps done", self.state.step as u64)
     }
 
-    /// Keeps the place in the epoch where the number of processes, and so the batch of a step, has changed.
+    /// Keeps the position in the epoch if the number of processes, and with it the batch of a step, has changed.
     pub(super) fn change_world(&mut self) {
         let (then, now) = (self.state.world, self.comm.world());
         if then == now {

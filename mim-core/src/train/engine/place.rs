@@ -1,4 +1,4 @@
-//! The place in a run where a checkpoint says that training stood.
+//! Checks of the position in a run that a checkpoint records.
 
 use super::Trainer;
 use crate::train::{Checkpoint, EpochLog};
@@ -19,14 +19,20 @@ impl Trainer {
         let place = format!("epoch {epoch}, step {iter} of {of_epoch} in it");
         let what = if state.seed != config.seed {
             let seed = config.seed;
-            format!("its seed is {}, that of the settings {seed}", state.seed)
+            format!(
+                "its seed is {}, but that of the settings is {seed}",
+                state.seed
+            )
         } else if epoch > config.epochs {
             let epochs = config.epochs;
-            format!("it has done {epoch} epochs, the settings have {epochs}")
+            format!("it has completed {epoch} epochs, but the settings have {epochs}")
         } else if iter >= of_epoch || state.world == 0 {
-            format!("its place cannot be: {place}, {} processes", state.world)
+            format!(
+                "its position is impossible: {place}, {} processes",
+                state.world
+            )
         } else if epoch.saturating_add(iter) > step || !self.step_fits(checkpoint, of_epoch) {
-            format!("its step {step} does not fit its place: {place}")
+            format!("its step {step} does not match its position: {place}")
         } else {
             return Ok(());
         };
@@ -34,8 +40,8 @@ impl Trainer {
         Err(Error::format(checkpoint.path(), what, fix))
     }
 
-    /// Whether the step follows from the place. It need not where processes or images have changed during the run; the
-    /// checksums of `state.json`, or else the log, then say that it is right.
+    /// Whether the step follows from the position. It need not if the number of processes or images has changed during the
+    /// run; then the checksum of `state.json`, or else the log, confirms it.
     fn step_fits(&self, checkpoint: &Checkpoint, of_epoch: usize) -> bool {
         let state = checkpoint.state();
         let before = state.epoch.checked_mul(of_epoch);

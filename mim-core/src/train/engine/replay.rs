@@ -1,4 +1,4 @@
-//! A step that failed, run again and looked into.
+//! Repeating and analysing a step that failed.
 
 use std::sync::Arc;
 
@@ -12,26 +12,26 @@ use crate::train::failed_step::named;
 use crate::train::{BatchImage, Checkpoint, FailedStep};
 use crate::{Batch, Error, Method, Result, StepContext};
 
-/// Images after which none is expected to be finite, if none was.
+/// If this many images are not finite, no image is expected to be.
 const ENOUGH: usize = 8;
 
-/// What a replay of a step found.
+/// The findings of a replay.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// Parameters of the method, and those among them that were not finite before the step, as `store.name`.
+    /// Number of parameters of the method, and those that were not finite before the step, as `store.name`.
     pub parameters: (usize, Vec<String>),
-    /// The same of buffers. Those that were kept of a step may be as its forward pass left them.
+    /// The same for buffers. The forward pass of the failed step may already have changed the saved ones.
     pub buffers: (usize, Vec<String>),
     /// Each micro-batch of each process.
     pub batches: Vec<ReplayedBatch>,
 }
 
-/// What a micro-batch gave.
+/// The findings for a micro-batch.
 #[derive(Debug, Clone)]
 pub struct ReplayedBatch {
     /// The process it belongs to.
     pub rank: usize,
-    /// Its place in the step (gradient accumulation).
+    /// Its position in the step (gradient accumulation).
     pub micro: usize,
     /// Its images.
     pub images: Vec<BatchImage>,
@@ -39,9 +39,9 @@ pub struct ReplayedBatch {
     pub terms: Vec<(String, f64, f64)>,
     /// Their weighted sum.
     pub loss: f64,
-    /// Its gradients: how many there are, those that are not finite in the student's order, and the norm of all.
+    /// Its gradients: their number, those that are not finite (in the order of the student), and the norm of all.
     pub gradients: (usize, Vec<String>, f64),
-    /// Where values that are not finite come from; none if loss and gradients are finite.
+    /// Where values that are not finite come from; `None` if loss and gradients are finite.
     pub origin: Option<Origin>,
 }
 
@@ -54,30 +54,30 @@ pub enum Origin {
         name: String,
         /// Its shape.
         dims: Vec<usize>,
-        /// Places in the batch of the images whose rows have them; none if its rows are not those of images.
+        /// Positions in the batch of the images whose rows have them; empty if its rows do not belong to images.
         rows: Vec<usize>,
     },
-    /// Images whose loss or gradient norm is not finite if they are a batch by themselves, by their places in the batch. Each
-    /// has the draws of the first image of a batch then. If none of the first eight is finite, none counts as finite.
+    /// Images whose loss or gradient norm is not finite when each runs as a batch of its own, with the draws of the first
+    /// image of a batch. If none of the first eight is finite, none counts as finite.
     Alone {
-        /// Places of those that are not finite.
+        /// Positions in the batch of those that are not finite.
         rows: Vec<usize>,
-        /// How many could not be run alone.
+        /// How many could not run alone.
         refused: usize,
     },
 }
 
 impl Trainer {
-    /// Runs a step that failed again, from the parameters before it, and finds out which terms, images and gradients are
-    /// not finite. The trainer must be new; nothing is written, and no parameter moves.
+    /// Repeats a step that failed, from the parameters before it, and finds out which terms, images and gradients are not
+    /// finite. The trainer must be new. Nothing is written, and no parameter changes.
     ///
-    /// `from` is the checkpoint that was kept of the step ([`FailedStep::kept`]) or an earlier one of the run; none stands
-    /// for the initial weights. Steps between it and the failed one are run again. The images of several processes are run
-    /// one process after the other, so statistics over all processes are those of each one's own images.
+    /// `from` is the checkpoint that was saved before the step ([`FailedStep::kept`]) or an earlier one of the run; `None`
+    /// means the initial weights. Steps between it and the failed one are repeated. The images of several processes run
+    /// one process after the other, so statistics over all processes become those of each process.
     ///
     /// # Errors
     ///
-    /// If the checkpoint does not fit or is of a later step, or steps of several processes would have to be run again.
+    /// If the checkpoint does not fit or is of a later step, or steps of several processes would have to be repeated.
     pub fn replay(&mut self, failed: &FailedStep, from: Option<&Checkpoint>) -> Result<Replay> {
         let world = failed.world;
         self.iters_per_epoch = self.config.steps_per_epoch(self.data.0.len(), world)?;
@@ -89,7 +89,7 @@ impl Trainer {
         }
         self.advance_to(failed)?;
         let step = self.context();
-        // The kept parameters are those that the step had already got ready.
+        // The saved parameters include what the step had already prepared.
         if !(failed.kept && from.is_some_and(|from| is_kept(from, self))) {
             self.method.before_step(&step)?;
         }
@@ -116,22 +116,22 @@ impl Trainer {
         })
     }
 
-    /// Runs the steps before the failed one.
+    /// Repeats the steps before the failed one.
     fn advance_to(&mut self, failed: &FailedStep) -> Result<()> {
         let (at, step) = (self.state.step, failed.step);
         if at > step {
-            let what = format!("it is of step {at}, and step {step} is to be run again");
+            let what = format!("it is of step {at}, but step {step} has to be repeated");
             let fix = "give a checkpoint of an earlier step by --from";
             return Err(Error::format(&self.run, what, fix));
         }
         if at < step && failed.world > 1 {
             return Err(Error::unsupported(
                 format!(
-                    "running steps {at} to {step} of {} processes again",
+                    "repeating steps {at} to {step} of {} processes",
                     failed.world
                 ),
-                "a replay is one process",
-                "resume the run on CPUs, which keep the parameters before a step that fails",
+                "a replay has only one process",
+                "resume the run on CPUs, where the parameters before a failing step are saved",
             ));
         }
         while self.state.step < step {
@@ -203,7 +203,7 @@ impl Trainer {
         })
     }
 
-    /// Looks for the first intermediate that is not finite, then at each image alone.
+    /// Finds the first intermediate that is not finite, then runs each image alone.
     fn origin(&self, batch: &Batch, step: &StepContext, before: &[Saved]) -> Result<Origin> {
         let sink = Arc::new(FirstNonFinite::new(batch.len()));
         let traced = StepContext {
@@ -229,7 +229,7 @@ impl Trainer {
         })
     }
 
-    /// Places of the images that are not finite alone, and how many cannot be run alone.
+    /// Positions of the images that are not finite alone, and how many cannot run alone.
     fn alone(
         &self,
         batch: &Batch,
@@ -252,14 +252,14 @@ impl Trainer {
     }
 }
 
-/// What a pass gave; as in [`ReplayedBatch`].
+/// The results of a pass, as in [`ReplayedBatch`].
 struct Pass {
     terms: Vec<(String, f64, f64)>,
     loss: f64,
     gradients: (usize, Vec<String>, f64),
 }
 
-/// Whether a checkpoint is the one that was kept of the failed step: the run folder of a replay is that.
+/// Whether a checkpoint is the one that was saved before the failed step, in the run folder of the replay.
 fn is_kept(checkpoint: &Checkpoint, trainer: &Trainer) -> bool {
     checkpoint.path() == trainer.run
 }
@@ -272,7 +272,7 @@ fn trainable(method: &dyn Method) -> Vec<(String, Var)> {
         .unwrap_or_default()
 }
 
-/// How many parameters or buffers there are, and those that are not finite.
+/// The number of parameters or buffers, and those that are not finite.
 fn not_finite(all: &[Saved], buffers: bool) -> Result<(usize, Vec<String>)> {
     let (mut count, mut bad) = (0, Vec::new());
     for saved in all.iter().filter(|saved| saved.is_buffer == buffers) {

@@ -1,16 +1,16 @@
-//! The memory that a run needs at least.
+//! The minimum memory of a run.
 
 use candle_core::Device;
 
 use crate::train::TrainConfig;
 use crate::{Method, Result, memory};
 
-/// Checks that the images of a step fit into the memory, on CPUs beside weights, gradients and the optimizer's two
-/// moments. What a step keeps for its backward pass comes on top, and is not counted.
+/// Checks that the images of a step fit into memory, on CPUs together with weights, gradients and the two moments of the
+/// optimizer. Values stored for the backward pass are not counted.
 ///
 /// # Errors
 ///
-/// [`crate::Error::InvalidConfig`] naming `batch_size`.
+/// [`Error::InvalidConfig`](crate::Error::InvalidConfig) naming `batch_size`.
 pub(super) fn check(method: &dyn Method, config: &TrainConfig, device: &Device) -> Result<()> {
     let stores = method.stores();
     let held = match (device, stores.first()) {

@@ -15,7 +15,7 @@ pub(super) fn check(method: &dyn Method, config: &TrainConfig) -> Result<()> {
     let ascends = starts.first() == Some(&0) && starts.windows(2).all(|pair| pair[0] < pair[1]);
     let last = starts.last().copied().unwrap_or_default();
     let (field, value, why, fix) = if !ascends {
-        let why = "stages begin at ascending epochs, the first at 0".to_owned();
+        let why = "stages must begin at ascending epochs, the first at 0".to_owned();
         ("stages", format!("{starts:?}"), why, "give such epochs")
     } else if last >= config.epochs {
         let why = format!("the last stage of {} begins at epoch {last}", method.name());
@@ -27,7 +27,7 @@ pub(super) fn check(method: &dyn Method, config: &TrainConfig) -> Result<()> {
     Err(Error::config("train", field, value, why, fix))
 }
 
-/// The learning rate of every step, which starts again at each stage of the method.
+/// The learning rate of every step; its schedule restarts at each stage of the method.
 pub(super) fn learning_rate(method: &dyn Method, config: &TrainConfig, world: usize) -> Schedule {
     let whole = config.lr(method.batch_factor(), world);
     match (method.stages(), whole) {
@@ -40,7 +40,7 @@ pub(super) fn learning_rate(method: &dyn Method, config: &TrainConfig, world: us
 }
 
 impl Trainer {
-    /// Shows the observer what a stage has trained, if one ends with this epoch and another follows.
+    /// Shows the observer the result of a stage, if one ends with this epoch and another follows.
     pub(super) fn report_stage(&self, observer: &mut dyn Observer) {
         let next = self.state.epoch + 1;
         let starts = self.method.stages();

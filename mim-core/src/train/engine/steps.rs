@@ -8,20 +8,20 @@ use crate::train::failed_step::named;
 use crate::train::{EventWriter, FailedStep, Observer, PendingStep, StepReport, checkpoint};
 use crate::{Batch, Error, Result, StepContext};
 
-/// Who is told of each step.
+/// The observers of each step.
 pub(super) struct Watch<'a> {
     pub(super) observer: &'a mut dyn Observer,
-    /// Of the process that writes.
+    /// Only in the process that writes the run folder.
     pub(super) events: Option<EventWriter>,
 }
 
-/// A step that was started, and what it was asked of.
+/// A step in progress, and its inputs.
 pub(super) struct Started {
     pub(super) pending: PendingStep,
     asked: Asked,
 }
 
-/// Place, learning rate and images of a step.
+/// Position, learning rate and images of a step.
 struct Asked {
     step: StepContext,
     lr: f64,
@@ -31,7 +31,7 @@ struct Asked {
 impl Trainer {
     /// Runs the rest of the epoch; returns true if a stop was requested. All reports have been read by then.
     ///
-    /// A GPU computes a step while the host reads the report of the one before and asks for the one after.
+    /// While a GPU computes a step, the host reads the report of the previous one and queues the next one.
     pub(super) fn steps(&mut self, watch: &mut Watch<'_>) -> Result<bool> {
         let first = self.state.iter * self.config.accum_iter;
         let mut batches = self.loader()?.epoch(self.state.epoch, first)?;
@@ -53,7 +53,7 @@ impl Trainer {
         self.sharded_loader(self.comm.rank(), self.comm.world())
     }
 
-    /// The same of one of several processes.
+    /// The same for one of several processes.
     pub(super) fn sharded_loader(&self, rank: usize, world: usize) -> Result<Loader> {
         let (dataset, loading) = &self.data;
         Loader::new(
@@ -65,7 +65,7 @@ impl Trainer {
         .sharded(rank, world)
     }
 
-    /// Starts the optimizer step at the current place.
+    /// Starts the optimizer step at the current position.
     pub(super) fn start(
         &mut self,
         batches: &mut impl Iterator<Item = Result<Batch>>,
@@ -94,8 +94,8 @@ impl Trainer {
         Ok(Started { pending, asked })
     }
 
-    /// Keeps what a replay needs of a step whose loss or gradient norm was not finite, with the parameters if they are still
-    /// those before the step; gives the error, which says where it is kept.
+    /// Saves what a replay needs of a step whose loss or gradient norm was not finite, with the parameters if they have not
+    /// changed yet. Returns the error, which says where this was saved.
     fn failed(&self, error: Error, asked: &Asked, unmoved: bool) -> Error {
         let Error::NonFinite { what, step, fix } = error else {
             return error;
@@ -107,10 +107,10 @@ impl Trainer {
         let fix = match kept {
             Ok(()) => {
                 let run = self.run.display();
-                format!("see which image and which term by `mim replay {run}`, then {fix}").into()
+                format!("find the image and the term with `mim replay {run}`, then {fix}").into()
             }
             Err(error) => {
-                tracing::warn!("the step cannot be kept for a replay: {error}");
+                tracing::warn!("the step cannot be saved for a replay: {error}");
                 fix
             }
         };
@@ -172,7 +172,7 @@ impl Trainer {
     }
 }
 
-/// What a step writes to the event file.
+/// The figures of a step for the event file.
 fn scalars(report: &StepReport) -> impl Iterator<Item = (&str, f64)> {
     let own = [
         ("loss", report.loss),

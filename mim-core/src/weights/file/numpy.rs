@@ -37,7 +37,7 @@ pub(super) fn is_npz(archive: &Archive) -> bool {
 ///
 /// # Errors
 ///
-/// [`crate::Error::Format`] naming the damaged array.
+/// [`Error::Format`](crate::Error::Format) naming the damaged array.
 pub(super) fn read(
     archive: &mut Archive,
     path: &Path,
@@ -71,7 +71,7 @@ pub(super) fn read(
 ///
 /// # Errors
 ///
-/// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Format`] if it is damaged or its values are not plain
+/// [`Error::Io`](crate::Error::Io) if it cannot be read, [`Error::Format`](crate::Error::Format) if it is damaged or its values are not plain
 /// numbers.
 pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
     let mut file = files::open(path)?;

@@ -6,7 +6,7 @@ mod wrapper;
 pub(super) use translate::{export, import};
 pub(super) use wrapper::wrapper;
 
-/// One rule of a [`super::Source`].
+/// One rule of a [`Source`](super::Source).
 ///
 /// Patterns are dotted names. A segment `{i}` matches any one segment, and the other side
 /// repeats it under the same letter. Rules are linear, so they apply to gradients as well as to parameters.
