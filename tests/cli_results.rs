@@ -212,8 +212,8 @@ fn runs_are_trained_further_on_images_that_moved_or_changed() {
     let (_, err) = ends(&[&resume[..], &further[..]].concat(), dir, 0);
     for said in [
         "trained on 24 images, and now there are 28",
-        "train.epochs was 1 and is 2",
-        "read from folder:moved",
+        "train.epochs was 1 and is now 2",
+        "now read from folder:moved",
     ] {
         assert!(err.contains(said), "`{said}` is not in {err}");
     }

@@ -119,7 +119,7 @@ mod tests {
         bytes.pop();
         std::fs::write(file.path(), &bytes).unwrap();
         let wrong = readable(file.path(), "a.safetensors").unwrap_err();
-        assert!(wrong.contains("promises"), "{wrong}");
+        assert!(wrong.contains("announces"), "{wrong}");
         std::fs::write(file.path(), br#"{"error": "no"}"#).unwrap();
         assert!(readable(file.path(), "a.safetensors").is_err());
     }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use mim_core::Result;
 
+use crate::cli::examples;
+
 /// Settings of `mim data`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,6 +19,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Measure mean and deviation of each channel over all training images, and print the `norm` table.
+    #[command(after_help = examples::DATA)]
     Stats(stats::Args),
 }
 
