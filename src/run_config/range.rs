@@ -50,7 +50,7 @@ pub fn percentiles(images: &dyn Dataset) -> Result<([f64; 2], usize)> {
             }
         };
         let all = sample.values();
-        // A step without a factor in common with the channels would do as well; primes are simple.
+        // A step that has no factor in common with the number of channels takes values of all of them.
         let step = stride(all.len().div_ceil(VALUES), sample.channels());
         values.extend(all.iter().step_by(step));
         count += 1;

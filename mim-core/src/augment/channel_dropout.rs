@@ -33,20 +33,19 @@ impl Default for ChannelDropout {
 
 const NAME: &str = "channel_dropout";
 
+impl ChannelDropout {
+    fn bad_count(&self, why: String, fix: &'static str) -> Error {
+        Error::config(NAME, "count", format!("{:?}", self.count), why, fix)
+    }
+}
+
 impl ImageOp for ChannelDropout {
     fn check(&self) -> Result<()> {
         check_probability(NAME, self.p)?;
         let ([least, most], fill) = (self.count, self.fill);
         if !(1..=most).contains(&least) {
             let why = "it is a range [least, greatest] from 1 on";
-            let fix = "use for instance [1, 2]";
-            return Err(Error::config(
-                NAME,
-                "count",
-                format!("{:?}", self.count),
-                why,
-                fix,
-            ));
+            return Err(self.bad_count(why.to_owned(), "use for instance [1, 2]"));
         }
         if !fill.is_finite() {
             let fix = "use 0, or a mean of the data";
@@ -65,14 +64,7 @@ impl ImageOp for ChannelDropout {
         let (channels, [least, most]) = (sample.channels, self.count);
         if most >= channels {
             let why = format!("the images have {channels} channels, one of which must be kept");
-            let fix = "drop fewer, or leave it out of the views";
-            return Err(Error::config(
-                NAME,
-                "count",
-                format!("{:?}", self.count),
-                why,
-                fix,
-            ));
+            return Err(self.bad_count(why, "drop fewer, or leave it out of the views"));
         }
         if !happens(rng, self.p) {
             return Ok(sample);

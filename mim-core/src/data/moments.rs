@@ -89,18 +89,26 @@ impl ChannelMoments {
             range: Vec::with_capacity(channels),
         };
         for channel in 0..channels {
+            let at = [channel, channels];
             match sample.is_deep() {
-                true => moments.add(sample.values(), channel, |value| f64::from(*value)),
-                false => moments.add(sample.pixels(), channel, |byte| f64::from(*byte) / 255.),
+                true => moments.add(sample.values(), at, |value| f64::from(*value)),
+                false => moments.add(sample.pixels(), at, |byte| f64::from(*byte) / 255.),
             }
         }
         Ok(Ok(moments))
     }
 
-    /// Adds a channel of one image.
-    fn add<T>(&mut self, interleaved: &[T], channel: usize, value: impl Fn(&T) -> f64) {
-        let step = self.mean.capacity();
-        let values = || interleaved.iter().skip(channel).step_by(step).map(&value);
+    /// Adds a channel of one image with this many.
+    fn add<T>(
+        &mut self,
+        interleaved: &[T],
+        [channel, channels]: [usize; 2],
+        value: impl Fn(&T) -> f64,
+    ) {
+        let values = || {
+            let values = interleaved.iter().skip(channel).step_by(channels);
+            values.map(&value)
+        };
         let mean = values().sum::<f64>() / self.pixels;
         self.mean.push(mean);
         let squares = values().map(|value| (value - mean) * (value - mean));
