@@ -351,6 +351,13 @@ fn bad_settings_are_answered_with_what_to_do() {
         pretrain(&run, &["--device", "tpu"]),
         &["auto, cpu or cuda[:N]"],
     );
+    let mut blocks = mim(&["methods"]);
+    blocks.env("MIM_MATMUL_BLOCKS", "512,0,4");
+    fails(blocks, &["MIM_MATMUL_BLOCKS", "512,0,4", "KiB of columns"]);
+    fails(
+        mim(&["bench", "op", "depthwise", "--tune"]),
+        &["--tune", "only `mim bench op matmul`"],
+    );
     assert!(!run.exists(), "a run that cannot start must leave nothing");
     let usage = pretrain(&run, &["--no-such-option"]).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));

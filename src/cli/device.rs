@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use candle_core::Device;
+use mim_core::ops::MatmulBlocks;
 use mim_core::{Error, Result};
 
 /// Devices, as shown in every help text.
@@ -136,4 +137,26 @@ pub(super) fn join_pool() {
             tracing::debug!("another thread computes for this one: {error}");
         }
     }
+}
+
+/// The variable that sets the blocks of matrix products.
+pub(super) const BLOCKS: &str = "MIM_MATMUL_BLOCKS";
+
+/// Takes the blocks of matrix products from [`BLOCKS`], if it is set.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] if its value cannot be read.
+pub(super) fn set_blocks() -> Result<()> {
+    let Some(value) = std::env::var_os(BLOCKS) else {
+        return Ok(());
+    };
+    let value = value.to_string_lossy();
+    let blocks: MatmulBlocks = value.parse().map_err(|_| {
+        let why = "it is not KiB of rows, KiB of columns and parts per thread";
+        let fix = format!("write it as {}", MatmulBlocks::of_this_cpu());
+        Error::config("environment", BLOCKS, &value, why, fix)
+    })?;
+    blocks.apply();
+    Ok(())
 }

@@ -87,8 +87,10 @@ pub(crate) const BENCH: &str = "Examples:
 pub(crate) const BENCH_STEP: &str = "Example:
   mim bench step --method simmim --arch vit_small --batch 8";
 
-pub(crate) const BENCH_OP: &str = "Example:
-  mim bench op depthwise --batch 4 --rounds 3";
+pub(crate) const BENCH_OP: &str = "Examples:
+  mim bench op depthwise --batch 4 --rounds 3
+  mim bench op matmul --batch 8 --precision bf16
+  mim bench op matmul --batch 8 --tune";
 
 pub(crate) const BENCH_METHOD: &str = "Example:
   mim bench method --method mae --arch vit_tiny --batch 2 --steps 2";

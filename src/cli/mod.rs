@@ -160,7 +160,7 @@ pub fn main(registry: Registry) -> ExitCode {
     logging::start();
     #[cfg(feature = "hub")]
     download::show();
-    if let Err(error) = device::pin_threads(cli.threads()) {
+    if let Err(error) = device::pin_threads(cli.threads()).and_then(|()| device::set_blocks()) {
         return outcome::failed(&error.to_string());
     }
     let work = std::thread::Builder::new()

@@ -16,6 +16,7 @@
 //! | images and point clouds | [`hog()`], [`normalize_bytes()`], [`farthest_points()`], [`nearest_points()`], [`group_max()`] |
 //! | training steps | [`adamw_steps()`], [`lars_steps()`], [`ema_updates()`], [`clip_norm()`], [`sums_of_squares()`] |
 //! | copies to and from a GPU | [`upload()`], [`to_device()`], [`AsyncDownload`] |
+//! | matrix products on slices | [`matmul()`], [`Matrix`], [`MatmulBlocks`] |
 //! | measurements | [`profiled()`], [`cpu_instructions()`], [`launches()`], [`peak_memory()`] |
 //!
 //! # Attention
@@ -200,6 +201,7 @@ pub use lars::{LarsParam, LarsStep, lars_steps};
 pub use layer_norm::{layer_norm, normalize};
 pub use linear::linear;
 pub use linear_gelu::linear_gelu;
+pub use matmul::{MatmulBlocks, Matrix, matmul};
 pub use nearest_points::nearest_points;
 pub use normalize_bytes::normalize_bytes;
 pub use precision::{Precision, with_precision};

@@ -3,18 +3,40 @@
 mod args;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
+mod blocks;
 mod cpu;
 mod fallback;
 
 pub(super) use args::{Accumulate, Destination};
 #[cfg(target_arch = "x86_64")]
 pub(super) use blocked::has_amx;
+pub use blocks::MatmulBlocks;
 use candle_core::{Result, bail};
 pub(super) use cpu::{add_product, multiply, product};
 
+/// The product of two matrices, on all threads, in the precision of [`with_precision`](crate::with_precision).
+///
+/// It returns `lhs.rows * rhs.cols` values, row by row.
+///
+/// ```
+/// use mim_ops::{Matrix, matmul};
+///
+/// let xs = Matrix::dense(&[1., 2., 3., 4.], 2, 2)?;
+/// // Transposed views are read as they are, without a copy.
+/// assert_eq!(matmul(xs, xs.transposed())?, [5., 11., 11., 25.]);
+/// # Ok::<(), mim_ops::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Tensor`](crate::Error::Tensor) unless `lhs` has as many columns as `rhs` has rows.
+pub fn matmul(lhs: Matrix<'_>, rhs: Matrix<'_>) -> crate::Result<Vec<f32>> {
+    Ok(product(lhs, rhs, Accumulate::Zero)?)
+}
+
 /// A strided matrix view of a slice.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub struct Matrix<'a> {
     values: &'a [f32],
     rows: usize,
     cols: usize,
@@ -25,15 +47,13 @@ pub(super) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// A row-major matrix whose rows start `row_stride` values apart.
     ///
-    /// Fails if it would exceed the slice.
-    pub(super) fn new(
-        values: &'a [f32],
-        [rows, cols]: [usize; 2],
-        row_stride: usize,
-    ) -> Result<Self> {
+    /// # Errors
+    ///
+    /// An error if it would exceed the slice.
+    pub fn new(values: &'a [f32], [rows, cols]: [usize; 2], row_stride: usize) -> Result<Self> {
         let needed = match (rows, cols) {
             (0, _) | (_, 0) => 0,
-            _ => (rows - 1) * row_stride + cols,
+            _ => (rows - 1).saturating_mul(row_stride).saturating_add(cols),
         };
         if needed > values.len() {
             bail!(
@@ -51,7 +71,11 @@ impl<'a> Matrix<'a> {
     }
 
     /// A row-major matrix that fills the slice without gaps.
-    pub(super) fn dense(values: &'a [f32], rows: usize, cols: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// An error if the slice has too few values.
+    pub fn dense(values: &'a [f32], rows: usize, cols: usize) -> Result<Self> {
         Self::new(values, [rows, cols], cols)
     }
 
@@ -66,7 +90,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The transposed view.
-    pub(super) fn transposed(self) -> Self {
+    pub fn transposed(self) -> Self {
         Self {
             rows: self.cols,
             cols: self.rows,

@@ -1,4 +1,4 @@
-//! Sizes of blocks that fit the caches of the machine.
+//! How much of an operand fits the cache of a core.
 
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 const USUAL: usize = 1 << 20;
 
 /// Bytes of a core's L2 cache.
-fn l2() -> usize {
+pub(in crate::matmul) fn l2() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     // Leaf of the cache parameters: of Intel, and of AMD.
     *BYTES.get_or_init(|| {
@@ -32,11 +32,9 @@ fn of_leaf(leaf: u32) -> Option<usize> {
     Some(line * partitions * ways * (cache.ecx as usize + 1))
 }
 
-/// Panels of `len` packed values that a pass keeps in the L2 cache: rows (side 0) may take half of it, columns a quarter.
-/// The rest is for the result.
-pub(super) fn panels(side: usize, len: usize) -> usize {
-    let room = l2() / [2, 4][side];
-    (room / (len * size_of::<u32>())).max(4)
+/// Panels of `len` packed values that fit these bytes.
+pub(super) fn panels(bytes: usize, len: usize) -> usize {
+    (bytes / (len * size_of::<u32>())).max(4)
 }
 
 #[cfg(test)]
@@ -50,9 +48,7 @@ mod tests {
 
     #[test]
     fn shallow_panels_leave_room_for_more() {
-        for side in [0, 1] {
-            assert!(panels(side, 32 * 64) > panels(side, 32 * 512));
-            assert_eq!(panels(side, 1 << 30), 4);
-        }
+        assert!(panels(1 << 20, 32 * 64) > panels(1 << 20, 32 * 512));
+        assert_eq!(panels(1 << 20, 1 << 30), 4);
     }
 }

@@ -19,6 +19,8 @@ mod numbers;
 mod pack;
 mod register;
 
+pub(super) use self::cache::l2;
+
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -28,13 +30,11 @@ use rayon::prelude::*;
 use self::amx::{Amx, Hardware};
 use self::kernel::{Avx512, Avx512Bf16, COLS, Kernel, Tile};
 use self::pack::{Pack, Source, panels};
-use super::Matrix;
 use super::args::{Accumulate, GemmArgs};
+use super::{MatmulBlocks, Matrix};
 use crate::Precision;
 use crate::simd::{has_avx512, has_avx512_bf16};
 
-/// Parts per thread in a large product, so that no thread waits long for the last one.
-const PARTS: usize = 4;
 /// Products with fewer multiplications run on the calling thread: waking the others would cost more.
 const SMALL: usize = 1 << 18;
 
@@ -118,6 +118,8 @@ struct Product<'a, K> {
     step: usize,
     /// Panels of each operand that are in use at a time.
     groups: [usize; 2],
+    /// Parts of a product on several threads.
+    parts: usize,
     /// The side that is split among the parts: the one with more lines.
     split: usize,
     parallel: bool,
@@ -143,6 +145,8 @@ impl<'a, K: Kernel> Product<'a, K> {
         let GemmArgs { lhs, rhs, .. } = call;
         let sides = [lhs, rhs.transposed()];
         let large = lhs.rows * lhs.cols * rhs.cols > SMALL;
+        let blocks = MatmulBlocks::current();
+        let bytes = [blocks.rows, blocks.cols];
         let depth = lhs.cols.div_ceil(K::GROUP).next_multiple_of(K::STEP);
         let step = depth
             .div_ceil(depth.div_ceil(K::DEPTH))
@@ -153,7 +157,8 @@ impl<'a, K: Kernel> Product<'a, K> {
             panels: [0, 1].map(|side| sides[side].rows.div_ceil(Self::LINES[side])),
             depth,
             step,
-            groups: [0, 1].map(|side| cache::panels(side, Self::LINES[side] * step)),
+            groups: [0, 1].map(|side| cache::panels(bytes[side], Self::LINES[side] * step)),
+            parts: blocks.parts * rayon::current_num_threads(),
             split: usize::from(sides[1].rows > sides[0].rows),
             parallel: call.parallel && rayon::current_num_threads() > 1 && large,
             kernel: PhantomData,
@@ -170,7 +175,7 @@ impl<'a, K: Kernel> Product<'a, K> {
         // SAFETY: the caller guarantees the instructions.
         let whole = unsafe { panels(matrix, lines, depth, pack, self.parallel) };
         let least = match self.parallel {
-            true => PARTS * rayon::current_num_threads(),
+            true => self.parts,
             false => 1,
         };
         let panels = self.panels[split];
