@@ -123,17 +123,17 @@ pub trait Dataset: Send + Sync + fmt::Debug {
         &[]
     }
 
-    /// What was chosen or passed over when the data set was opened, a line each.
+    /// What was chosen or skipped when the data set was opened, one line for each.
     fn notes(&self) -> &[String] {
         &[]
     }
 
-    /// The shards that images lie in, if reading them on end is much faster than at random.
+    /// The shards that images lie in, if sequential reading is much faster than random access.
     fn shards(&self) -> Option<Shards> {
         None
     }
 
-    /// What messages call image `index`: its path, or `#index`.
+    /// The name of image `index` in messages: its path, or `#index`.
     fn name_of(&self, index: usize) -> String {
         format!("#{index}")
     }
