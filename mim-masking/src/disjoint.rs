@@ -67,7 +67,7 @@ impl DisjointMaskerConfig {
 }
 
 impl Part for DisjointMaskerConfig {
-    const ABOUT: &'static str = "several masks an image, which hide nearly all of it between them";
+    const ABOUT: &'static str = "several masks per image, which together hide nearly all of it";
     const PAPER: &'static str = "DMJD: Ma et al., TMM 2023, arXiv 2301.00230";
 }
 

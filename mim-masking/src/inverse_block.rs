@@ -69,7 +69,7 @@ impl InverseBlockMaskerConfig {
 }
 
 impl Part for InverseBlockMaskerConfig {
-    const ABOUT: &'static str = "one block is seen, which may wrap around; a part of the rest is predicted";
+    const ABOUT: &'static str = "one block is visible, which may wrap around; part of the rest is predicted";
     const PAPER: &'static str = "CAPI: Darcet et al., TMLR 2025, arXiv 2502.08769";
     const SMALL: &'static str = "pred_ratio = 0.2";
 }

@@ -83,7 +83,7 @@ impl MultiBlockMaskerConfig {
 }
 
 impl Part for MultiBlockMaskerConfig {
-    const ABOUT: &'static str = "one large block is seen, each of several smaller ones is predicted from it";
+    const ABOUT: &'static str = "one large block is visible; each of several smaller blocks is predicted from it";
     const PAPER: &'static str = "I-JEPA: Assran et al., CVPR 2023, arXiv 2301.08243";
     const SMALL: &'static str = "min_keep = 4";
 }

@@ -51,7 +51,7 @@ impl PartialMaskerConfig {
 }
 
 impl Part for PartialMaskerConfig {
-    const ABOUT: &'static str = "uniform noise; a part of the hidden patches takes no part at all";
+    const ABOUT: &'static str = "uniform noise; some of the hidden patches are neither seen nor predicted";
     const PAPER: &'static str = "CrossMAE: Fu et al., TMLR 2025, arXiv 2401.14391";
 }
 

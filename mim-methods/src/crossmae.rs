@@ -205,7 +205,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "TonyLianLong/CrossMAE @ ed0677a",
     archs: crate::registry::VITS,
     about: crate::registry::About {
-        hidden: "75 % of the patches, at random; a third of these are predicted, the others take no part",
+        hidden: "75 % of the patches, at random; a third of these are predicted, the others are not used",
         predicted: "the pixels of these patches, normalised patch by patch",
         by: "cross-attention alone: each block reads a trained mixture of all the encoder's blocks",
         loss: "mean squared error on predicted patches",

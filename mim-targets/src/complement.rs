@@ -26,7 +26,7 @@ impl Default for ComplementConfig {
 }
 
 impl Part for ComplementConfig {
-    const ABOUT: &'static str = "features of hidden patches, seen alone by a copy of the encoder";
+    const ABOUT: &'static str = "features of hidden patches, from a copy of the encoder that sees only these";
     const PAPER: &'static str = "CAE: Chen et al., IJCV 2023, arXiv 2202.03026";
 }
 

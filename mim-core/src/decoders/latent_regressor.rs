@@ -92,7 +92,7 @@ impl LatentRegressorConfig {
 
 impl Part for LatentRegressorConfig {
     const ABOUT: &'static str =
-        "hidden patches from latents of theirs, which attend to the visible ones";
+        "hidden patches from their latents, which attend to the visible patches";
     const PAPER: &'static str =
         "CAE: Chen et al., IJCV 2023, arXiv 2202.03026; Atten4Vis/CAE @ a7fd162";
     const SMALL: &'static str = r#"

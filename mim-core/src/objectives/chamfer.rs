@@ -105,7 +105,7 @@ impl Default for ChamferConfig {
 
 impl Part for ChamferConfig {
     const ABOUT: &'static str =
-        "distance of sets of points: three values of a token are a point, their order does not count";
+        "distance between sets of points: three values of a token are a point, in any order";
     const PAPER: &'static str = "Fan et al., CVPR 2017, arXiv 1612.00603; Point-M2AE: Zhang et al., NeurIPS 2022, arXiv 2205.14401";
 }
 

@@ -41,7 +41,7 @@ impl PatchNceConfig {
 }
 
 impl Part for PatchNceConfig {
-    const ABOUT: &'static str = "a hidden patch's own target among those of its image";
+    const ABOUT: &'static str = "each hidden patch must match its own target among those of its image";
     const PAPER: &'static str = "MimCo: Zhou et al., ACM Multimedia 2022, arXiv 2209.03063";
 }
 

@@ -175,7 +175,7 @@ pub(crate) const ENTRY: Entry = Entry {
     about: crate::registry::About {
         hidden: "about 40 % of the patches, in blocks; a mask token replaces them",
         predicted: "the code of each hidden patch by a VQ-KD tokenizer",
-        by: "one linear layer, and a second one behind two blocks on a middle block's patches",
+        by: "one linear layer, and the same layer after two more blocks on the patches of an earlier block",
         loss: "cross-entropy of both",
         choose: "Better than BEiT in linear probing; needs a VQ-KD tokenizer.",
     },

@@ -199,7 +199,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "Atten4Vis/CAE @ a7fd162",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
     about: crate::registry::About {
-        hidden: "about half of the patches, in blocks; they are dropped",
+        hidden: "half of the patches, in blocks; they are dropped",
         predicted: "tokens, from predicted latents that must agree with the encoder's own",
         by: "a regressor with cross-attention, then a few blocks",
         loss: "cross-entropy, and mean squared error of latents",

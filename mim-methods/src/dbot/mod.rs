@@ -185,7 +185,7 @@ pub(crate) const ENTRY: Entry = Entry {
         predicted: "features of a teacher: at first a random (or trained) network, then the student of the previous stage",
         by: "MAE's decoder",
         loss: "smooth L1 on hidden patches",
-        choose: "No pretrained teacher needed; several stages, so a multiple of the cost.",
+        choose: "It needs no pretrained teacher. Several stages cost several times as much.",
     },
     status: "exact: forward, loss, gradients, step, stages",
     recipes: recipes!("dbot_32px", "dbot_base", "dbot_large"),

@@ -231,10 +231,10 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "mx-mark/DMJD @ 881b21d",
     archs: crate::registry::HYBRIDS,
     about: crate::registry::About {
-        hidden: "several disjoint parts of the image, so that each patch is hidden once",
+        hidden: "60 % of the image by each of two masks, in cells of 2x2 patches; together they hide all of it",
         predicted: "HOG of hidden and of visible patches",
         by: "a light head for visible patches, MAE's decoder for hidden ones",
-        loss: "L2 on both",
+        loss: "mean squared error for hidden patches, smooth L1 for visible ones",
         choose: "More signal for each image: fewer epochs for the same accuracy.",
     },
     status: "exact in both orders of visible targets: forward, losses, gradients, step",

@@ -198,7 +198,7 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Zhang et al., CVPR 2023, arXiv 2212.06785",
     reference: "ZrrSkywalker/I2P-MAE @ 7d4e519",
     about: crate::registry::About {
-        hidden: "points with little 2D attention, at three scales",
+        hidden: "80 % of the coarsest groups of points, more often those with little 2D attention",
         predicted: "the points of the hidden groups, and 2D features of the visible ones",
         by: "a point decoder of three scales",
         loss: "Chamfer distance and mean squared error",

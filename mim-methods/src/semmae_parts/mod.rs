@@ -1,9 +1,9 @@
 //! The part learning of SemMAE: Semantic-Guided Masking for Learning Masked Autoencoders (Li et al., NeurIPS 2022,
 //! arXiv 2206.10207), by the paper's text: no code of this stage was released.
 //!
-//! Part tokens are learned on the features of a frozen ViT (iBOT): the class token becomes one token per part, which
-//! attends to its patches. From these maps, a decoder after StyleGAN draws the image, with texture from the class
-//! token. A loss penalises overlapping maps. `semmae` uses them for its masks (`parts.type=learned`,
+//! Part tokens are learned on the features of a frozen ViT (iBOT in the paper): the class token becomes one token per
+//! part, which attends to its patches. From these maps, a decoder after StyleGAN draws the image, with texture from the
+//! class token. A loss penalises overlapping maps. `semmae` uses them for its masks (`parts.type=learned`,
 //! `parts.checkpoint=RUN`).
 
 mod learned;
@@ -161,7 +161,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "none: no code of this stage was released",
     about: crate::registry::About {
         hidden: "nothing",
-        predicted: "pixels, from maps of parts and the class token of a frozen network (iBOT)",
+        predicted: "pixels, from maps of parts and the class token of a frozen network (DINO)",
         by: "a decoder after StyleGAN",
         loss: "mean squared error, and the overlap of the maps",
         choose: "Learns the parts that SemMAE hides, on your images.",

@@ -188,7 +188,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "OpenGVLab/Siamese-Image-Modeling @ bbdec30",
     archs: crate::registry::VITS,
     about: crate::registry::About {
-        hidden: "blocks of one of two views; they are dropped",
+        hidden: "about 60 % of the patches of one of two views, in blocks; they are dropped",
         predicted: "features of the other view, which a momentum teacher sees whole",
         by: "a decoder that is told where the other view lies",
         loss: "UniGrad: similarity, and repulsion in closed form",
