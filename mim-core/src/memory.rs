@@ -33,7 +33,7 @@ pub fn check(
                 format!("{:.1} GB of memory", bytes as f64 / 1e9)
             });
             let why = format!(
-                "it takes {needed}, and there are {:.1} GB",
+                "it takes {needed}, but at most {:.1} GB can be used",
                 most as f64 / 1e9
             );
             let fix = "use smaller sizes";

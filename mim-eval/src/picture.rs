@@ -45,7 +45,7 @@ pub fn reconstruction_grid(
             "rows, columns",
             format!("{rows}, {columns}"),
             "the picture would be empty",
-            "use 1 or more of each",
+            "use 1 or more for both",
         ));
     }
     let [count, height, width] = check(reconstruction)?;

@@ -39,7 +39,7 @@ impl ProtocolSettings for RetrievalConfig {
         train.check_classes("retrieval")?;
         if let Some(k) = self.recall_at.iter().find(|k| **k == 0 || **k > train.len()) {
             let why = format!("there are {} training images", train.len());
-            let fix = "use numbers from 1 to that";
+            let fix = format!("use numbers from 1 to {}", train.len());
             return Err(Error::config("retrieval", "recall_at", k, why, fix));
         }
         train.check_pair(test)?;

@@ -100,7 +100,7 @@ fn listen(host: &str, port: u16) -> Result<TcpListener> {
             return Err(error);
         }
         tracing::warn!(
-            "MASTER_ADDR {host} is no address of this machine ({error}): rank 0 listens on all"
+            "MASTER_ADDR {host} is not an address of this machine ({error}): rank 0 listens on all addresses"
         );
         TcpListener::bind(("0.0.0.0", port))
     });

@@ -194,7 +194,7 @@ pub fn settled_name(name: &str) -> &str {
 pub fn open(path: &Path) -> Result<File> {
     let kind = fs::metadata(path).map_err(Error::io("open", path))?;
     if !kind.is_file() && !kind.is_dir() {
-        let what = "this is no regular file, but a pipe, a device or a socket";
+        let what = "this is not a regular file, but a pipe, a device or a socket";
         return Err(Error::format(path, what, "save its content in a file"));
     }
     File::open(path).map_err(Error::io("open", path))
@@ -367,7 +367,7 @@ mod tests {
         let link = dir.path().join("endless.png");
         std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
         let error = super::read(&link).unwrap_err().to_string();
-        assert!(error.contains("no regular file"), "{error}");
+        assert!(error.contains("not a regular file"), "{error}");
     }
 
     #[test]

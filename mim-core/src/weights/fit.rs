@@ -175,7 +175,7 @@ fn positions(table: &Tensor, wanted: &Tensor, known: &Positions) -> Result<Chang
             resize_pos_embed(table, from, to, prefix)?,
         )),
         None if tokens == to.len() => Some((
-            "positions taken as of the model's grid, for nothing says which theirs was",
+            "positions used as they are, because nothing says which grid they were made for",
             table.clone(),
         )),
         None => None,
