@@ -81,8 +81,8 @@
 //!
 //! # Load weights of another project
 //!
-//! The same weights have other names in every project. [`weights::Source`] translates them, both ways. Loading is strict:
-//! an error lists everything that is missing, unexpected or of another shape.
+//! Every project names the same weights differently. [`weights::Source`] translates names in both directions. Loading
+//! is strict: an error lists everything that is missing, unexpected or of another shape.
 //!
 //! ```
 //! use candle_core::Device;

@@ -128,7 +128,7 @@ impl Given {
                 inside.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
             });
             if !known && !lacking() && tolerance.ignored(&name, 1).is_empty() {
-                forward.fail(&name, "nothing of ours is compared with it");
+                forward.fail(&name, "mim has no value to compare with it");
             }
         }
         for entry in &self.entries {
