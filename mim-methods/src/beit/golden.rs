@@ -51,7 +51,7 @@ pub(super) const GOLDEN: Golden<BeitConfig> = Golden {
 pub(crate) const TRANSFORMERS: Golden<BeitConfig> = Golden {
     settings: &[
         BEIT_VIT,
-        // The mask is recorded, and `mlp_ratio` says the width.
+        // The mask is recorded, and `mlp_ratio` gives the width.
         Informs(&["mask_ratio", "mlp_hidden"]),
     ],
     also: |case, config| positions(case, &mut config.encoder),

@@ -26,7 +26,7 @@ pub(super) const GOLDEN: Golden<BeitV2Config> = Golden {
     ],
     also: |case, config| {
         let aggregation = &mut config.aggregation;
-        // Theirs counts blocks.
+        // Theirs is a number of blocks.
         let early: usize = case.setting_or("early_layers", aggregation.layer + 1)?;
         aggregation.layer = early.saturating_sub(1);
         positions(case, &mut config.encoder)
@@ -50,7 +50,7 @@ pub(super) const GOLDEN: Golden<BeitV2Config> = Golden {
     ..Golden::new("beit", |config| config.encoder.grid())
 };
 
-/// The recorded tokenizer beside a student.
+/// The recorded tokenizer of a student.
 fn tokenizer(case: &Case, student: &VitConfig, device: &Device) -> Result<VqKdTokenizer> {
     let shared = VitConfig {
         image_size: student.image_size,
@@ -73,7 +73,7 @@ fn tokenizer(case: &Case, student: &VitConfig, device: &Device) -> Result<VqKdTo
     let store = ParamStore::teacher(device);
     let tokenizer = VqKdTokenizer::new(&store.root(), &config)?;
     let all = Source::named("vqkd")?.import(&case.group("teacher."))?;
-    // The decoder makes no tokens.
+    // The decoder is not needed for tokens.
     let own: WeightMap = all
         .iter()
         .filter(|(name, _)| store.var(name).is_some())

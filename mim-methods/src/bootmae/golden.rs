@@ -41,7 +41,7 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
     also: |case, config| {
         let last = config.encoder.depth.saturating_sub(1);
         let layers: Vec<usize> = case.setting_or("fea_list", vec![0, last])?;
-        // One entry serves both decoders.
+        // One entry is for both decoders.
         let (Some(&first), Some(&last)) = (layers.first(), layers.get(1).or(layers.first())) else {
             return Err(case.bad("`fea_list` is empty".to_owned()).into());
         };
@@ -95,7 +95,7 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
                 ("momentum", Curve::Value(config.momentum.clone())),
             ]
         },
-        // The release averages the decoders too, though its teacher decodes nothing.
+        // The release also averages the decoders, although its teacher never decodes.
         absent: &["teacher.decode_", "teacher.down", "teacher.lm_head", "teacher.mask_token"],
         ..Course::new(|config, device| {
             let features = |store| -> Result<Features> {
@@ -120,7 +120,7 @@ fn momentum(start: f64, dynamic: bool) -> Schedule {
     Schedule::Piecewise { points, per: Per::Epoch }
 }
 
-/// The mask of the recorded blocks, noise and roll; the recorded order must agree with it.
+/// The mask from the recorded blocks, noise and roll. The recorded order must agree with it.
 fn mask(case: &Case, config: &BootMaeConfig, grid: PatchGrid) -> Result<Mask> {
     let noise: Vec<f32> = case.flat("input.rand")?;
     let [roll] = case.flat::<u32>("input.rand_roll")?[..] else {
@@ -136,7 +136,7 @@ fn mask(case: &Case, config: &BootMaeConfig, grid: PatchGrid) -> Result<Mask> {
     Ok(mask)
 }
 
-/// The weights of all tokens, zero for visible ones, from those of the hidden in the mask's order.
+/// The weights of all tokens, zero for visible ones, from the weights of hidden tokens in the mask's order.
 fn weights(made: &Made<BootMaeConfig>, recorded: &Recorded) -> Result<Tensor> {
     let mask = made.mask()?;
     if made.config.token_weights == TokenWeights::Uniform {

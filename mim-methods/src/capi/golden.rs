@@ -52,7 +52,7 @@ pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
     ..Golden::new("capi", |config| config.encoder.grid())
 };
 
-/// The mask of the recorded draws, which must be the recorded one.
+/// The mask from the recorded draws. It must equal the recorded one.
 fn mask(case: &Case, config: &CapiConfig, grid: PatchGrid) -> Result<Mask> {
     let mask = replay(case, &config.masker, (grid, case.needs("batch")?), "")?;
     agrees(case, &mask)?;
@@ -61,7 +61,7 @@ fn mask(case: &Case, config: &CapiConfig, grid: PatchGrid) -> Result<Mask> {
     Ok(mask)
 }
 
-/// The mask of recorded draws, whose names end with `suffix`.
+/// The mask from recorded draws whose names end with `suffix`.
 pub(crate) fn replay(
     case: &Case,
     config: &InverseBlockMaskerConfig,
@@ -80,7 +80,7 @@ pub(crate) fn replay(
     Ok(config.build()?.from_draws(grid, images, (&draws, &noise))?)
 }
 
-/// Numbers of the visible or the predicted patches of all images, counted through.
+/// Indices of the visible or the predicted patches, counted over all images.
 pub(crate) fn ids(mask: &Mask, hidden: bool) -> Result<Tensor> {
     let ids = mask.flat(hidden, mask.rows(), &Device::Cpu)?;
     Ok(ids.to_dtype(DType::I64)?)

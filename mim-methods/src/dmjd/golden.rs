@@ -58,7 +58,7 @@ pub(super) const GOLDEN: Golden<DmjdConfig> = Golden {
         Same("input_norm", "norm", &["mean", "std"]),
         // Counts that follow from sizes and ratios.
         Informs(&["grid", "n_units", "n_keep_units", "n_extra_units"]),
-        // Of no use where no loss is smooth.
+        // Not used unless a loss is smooth L1.
         Informs(&["smooth_l1_beta"]),
     ],
     also: |case, config| hybrid(case, &config.encoder),
@@ -90,8 +90,7 @@ fn mask(case: &Case, config: &DmjdConfig, grid: PatchGrid) -> Result<Mask> {
     Ok(masker.from_draws(grid, &noise, &[draw])?)
 }
 
-/// The histograms before they are whitened, `[batch, channels, rows, cols, bins]`, as many rows as
-/// are recorded.
+/// The histograms before whitening, `[batch, channels, rows, cols, bins]`, with as many rows as are recorded.
 fn histograms(made: &Made<DmjdConfig>) -> Result<Tensor> {
     let raw = HogTargetConfig { cell_norm: HogNorm::None, ..made.config.hog() };
     let images = made.case.on("input.image_u8", &made.device)?;

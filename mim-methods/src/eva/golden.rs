@@ -17,7 +17,7 @@ use crate::parity::{Case, Result};
 use Output::{By, Hidden, Trace};
 use Setting::{Converted, Fixed, Informs, Renamed, Same, Set};
 
-/// In BEiT's style a case has a number of hidden patches.
+/// In BEiT's style, a case gives the number of hidden patches.
 pub(super) fn of(case: &Case) -> &'static Golden<EvaConfig> {
     match case.setting::<usize>("num_mask_patches") {
         Ok(None) => &MAE_STYLE,

@@ -49,7 +49,7 @@ fn mix(case: &Case) -> Result<Mix> {
     Ok(Mix::Mixup { lam })
 }
 
-/// The images and their labels; mixed as the case says they must be `input.mixed_images`.
+/// The images and their labels. Mixed as the case says, the images must equal `input.mixed_images`.
 fn batch(case: &Case, _config: &FinetuneConfig, device: &Device) -> Result<Batch> {
     let images = case.on("input.images", device)?;
     let (mixed, _) = mix(case)?.apply(&images)?;

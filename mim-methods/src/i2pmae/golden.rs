@@ -12,7 +12,7 @@ use crate::parity::{Case, Problem, Recorded, Result, Rounding, Setup};
 use Output::{By, Part, Trace};
 use Setting::{Fixed, Renamed, Same, Set};
 
-/// A case made ready.
+/// A prepared case.
 pub(super) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let rounding = match device.is_cuda() {
         true => GPU_ROUNDING,
@@ -40,7 +40,7 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
         Same("", "", &["mask_ratio"]),
     ],
     also: |case, config| {
-        // Theirs has one more than there are propagations.
+        // Their list has one entry more than there are propagations.
         let stages = config.decoder.depths.len();
         config.decoder.up_blocks.truncate(stages.saturating_sub(1));
         config.maps.norm.reverse_channels = false;
@@ -99,7 +99,7 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
     })
 };
 
-/// The recorded mask of the last level's groups, of which a share is hidden.
+/// The recorded mask of the groups of the last level.
 fn mask(case: &Case, config: &I2pMaeConfig, grid: PatchGrid) -> Result<Mask> {
     let mask = Mask::from_bits(grid, &case.bits("input.mask_level3", grid)?)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
@@ -111,7 +111,7 @@ fn mask(case: &Case, config: &I2pMaeConfig, grid: PatchGrid) -> Result<Mask> {
     Ok(mask)
 }
 
-/// The recorded places of the depth maps of one view, `[batch, channels, places]`.
+/// The recorded positions of the depth maps of one view, `[batch, channels, positions]`.
 fn pixels(made: &Made<I2pMaeConfig>, recorded: &Recorded, view: &str) -> Result<Tensor> {
     let no_view = || made.case.bad(format!("there is no view `{view}`"));
     let view: usize = view.parse().map_err(|_| no_view())?;
@@ -144,7 +144,7 @@ fn features(recorded: &Recorded) -> Result<Tensor> {
 const CHAIN: &str = "nine batch norms over few groups magnify rounding: computed in f64, the recorded decoder_out of case_b \
                      is off by 2.7 times what the case allows";
 
-/// The same on GPUs, whose batch norms sum in f32.
+/// The values that also differ on GPUs, whose batch norms sum in f32.
 const GPU_ROUNDING: Rounding = Rounding {
     zero: &[],
     magnified: &[
@@ -161,7 +161,7 @@ const GPU_ROUNDING: Rounding = Rounding {
 /// Why [`GPU_ROUNDING`] allows so much.
 const GPU_SUMS: &str = "batch norms of values that differ little, summed in f32";
 
-/// Values that rounding moves by more than the cases allow.
+/// Values that rounding changes by more than the cases allow.
 const ROUNDING: Rounding = Rounding {
     zero: &[],
     magnified: &[

@@ -1,4 +1,4 @@
-//! The golden cases of iBOT, most of which are AttMask's, too.
+//! The golden cases of iBOT. Most of it also serves AttMask.
 
 use candle_core::{D, Device, Tensor};
 use mim_core::encoders::EncoderConfig;
@@ -19,7 +19,7 @@ use crate::parity::{Case, Recorded, Result};
 use Output::{By, Part, Trace, Weighted};
 use Setting::{Choice, Converted, Fixed, Informs, Renamed, Same};
 
-/// What a case's settings are.
+/// How settings of a case map to ours.
 pub(crate) const SETTINGS: Setting = Setting::Group(&[
     Choice(
         "arch",
@@ -40,7 +40,7 @@ pub(crate) const SETTINGS: Setting = Setting::Group(&[
     Renamed("head.nlayers", "head.num_layers"),
     Fixed("head.norm", Plain::Text("none")),
     Fixed("head.act", Plain::Text("gelu")),
-    // What is recorded otherwise, or only withheld or drawn by it.
+    // What is recorded elsewhere, or only affects freezing or draws.
     Informs(&["local_image_size", "freeze_last_layer", "force_rand"]),
 ]);
 
@@ -49,7 +49,7 @@ where
     M: NamingMasker + Serialize + DeserializeOwned + 'static,
     Self: MethodConfig,
 {
-    /// Its golden cases, with masks that are recorded.
+    /// Its golden cases, with recorded masks.
     pub(crate) const GOLDEN: Golden<Self> = Golden {
         start: |case| match case.setting_or("arch", "vit".to_owned())?.as_str() {
             "swin" => Ok(Self::arch("swin_tiny")?),
@@ -138,7 +138,7 @@ fn temperatures(case: &Case, objective: &mut SelfDistillationConfig) -> Result<(
 /// The recorded masks of all global crops.
 pub(crate) fn masks(case: &Case, grid: PatchGrid, globals: usize) -> Result<Mask> {
     if let Some(all) = case.tensor("input.mask") {
-        // Of a trajectory: images first, then crops.
+        // In a trajectory, images come first, then crops.
         let crops_first = all.transpose(0, 1)?.contiguous()?.flatten_all()?;
         return Ok(Mask::from_bits(grid, &crops_first.to_vec1::<u8>()?)?);
     }
@@ -149,7 +149,7 @@ pub(crate) fn masks(case: &Case, grid: PatchGrid, globals: usize) -> Result<Mask
     Ok(Mask::from_bits(grid, &bits)?)
 }
 
-/// The views of recorded crops, global ones first; a trajectory has all crops of a size in one tensor.
+/// The views from recorded crops, global ones first. A trajectory has all crops of a size in one tensor.
 fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
     let crop = |index: usize| -> Result<Tensor> {
         let (kind, at) = match index.checked_sub(crops.global) {
@@ -166,7 +166,7 @@ fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
     Ok(several(views.collect::<Result<_>>()?))
 }
 
-/// Theirs have the mean token of a Swin in front.
+/// Theirs begin with the mean token of a Swin.
 fn latent<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, name: &str) -> Result<Tensor> {
     let tokens = recorded.get(name)?;
     Ok(match made.config.encoder {
@@ -175,14 +175,14 @@ fn latent<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, name: &str
     })
 }
 
-/// Ours are rows of all images; theirs have an axis of images.
+/// Ours are the rows of all images; theirs have an image axis.
 fn patches<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, whose: &str) -> Result<Tensor> {
     let rows = recorded.get(&format!("{whose}_patch"))?;
     let (patches, width) = (made.config.encoder.grid()?.len(), rows.dim(D::Minus1)?);
     Ok(rows.reshape(((), patches, width))?)
 }
 
-/// The mask of one global crop of all images.
+/// The mask of one global crop, for all images.
 fn crop_mask<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, crop: &str) -> Result<Tensor> {
     let (images, grid) = (made.images, made.config.encoder.grid()?);
     let no_crop = |_| made.case.bad(format!("there is no crop `{crop}`"));

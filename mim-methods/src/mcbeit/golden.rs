@@ -53,7 +53,7 @@ pub(super) const GOLDEN: Golden<McBeitConfig> = Golden {
     ..Golden::new("beit", |config| config.encoder.grid())
 };
 
-/// The recorded tokenizer, of so many tokens.
+/// The recorded tokenizer, with this many tokens.
 fn tokenizer(case: &Case, vocab_size: usize, device: &Device) -> Result<Box<dyn Tokenizer>> {
     let own = case.table("tokenizer")?;
     let kind: String = own.needs("kind")?;

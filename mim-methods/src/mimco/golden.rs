@@ -22,7 +22,7 @@ pub(super) const GOLDEN: Golden<MimCoConfig> = Golden {
         ),
     ],
     build: |case, config, device| {
-        // Its positions are a table like others.
+        // Its position table is an ordinary parameter.
         let base =
             VitConfig { pos_embed: PosEmbedKind::Learned, mask_token: false, ..config.encoder.clone() };
         let sizes = &[Same("", "", &["embed_dim", "depth", "num_heads", "norm_eps"])];

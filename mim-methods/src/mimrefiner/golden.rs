@@ -58,7 +58,7 @@ fn build(case: &Case, config: &MimRefinerConfig, device: &Device) -> Result<Box<
     Ok(Box::new(method))
 }
 
-/// The losses of all heads together.
+/// The sum of the losses of all heads.
 fn over_heads(made: &Made<MimRefinerConfig>, recorded: &Recorded) -> Result<Tensor> {
     let (config, main) = (&made.config, std::iter::once("main".to_owned()));
     let blocks = config.blocks.iter();
@@ -75,7 +75,7 @@ struct Head {
     pooling: String,
 }
 
-/// Blocks with a head, and what stands for an image.
+/// Blocks with a head, and the pooling.
 fn heads(case: &Case) -> Result<(Vec<usize>, Pooling)> {
     let heads: BTreeMap<String, Head> = case.needs("heads")?;
     let mut poolings = heads.values().map(|head| head.pooling.as_str());
@@ -97,7 +97,7 @@ fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
     let locals = (0..crops.local).map(|index| view(format!("input.local_{index}")));
     let views = globals.chain(locals).collect::<Result<Vec<_>>>()?;
     let indices: Vec<u32> = case.flat("input.index")?;
-    // Classes are written into the queue and not recorded otherwise: images have those of their order.
+    // Classes only enter the queue and are not recorded: image `i` gets class `i`.
     let labels: Vec<u32> = (0u32..).take(indices.len()).collect();
     Ok(Batch { labels: Some(Tensor::new(labels, device)?), indices, ..several(views) })
 }

@@ -27,12 +27,12 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
         Renamed("codebook_ema.eps", "network.codebook.metric.eps"),
         Fixed("teacher.kind", Plain::Text("vit")),
         Same("teacher.input_norm", "target.norm", &["mean", "std"]),
-        // How sure the codes are.
+        // The margin of the nearest code.
         Informs(&["min_code_gap"]),
     ],
     also: |case, config| {
         let blocks: Vec<usize> = case.needs("teacher.layers")?;
-        // Theirs count from 1.
+        // Their blocks count from 1.
         config.layers = blocks.iter().map(|block| block.saturating_sub(1)).collect();
         case.fixed("patch_size", config.network.stride())?;
         let own: Option<InputNorm> = case.setting("input_norm")?;
@@ -73,7 +73,7 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
             }),
         ),
     ],
-    // Its names are ours, as MAE's are.
+    // It has our names, which are also MAE's.
     ..Golden::new("mae", |config| PatchGrid::of_image(config.image_size.into(), config.network.stride()))
 };
 
@@ -124,7 +124,7 @@ fn renamed(name: &str) -> String {
     }
 }
 
-/// A map `[batch, rows, cols, dim]` with its channels first.
+/// A map `[batch, rows, cols, dim]` with the channels moved to the front.
 fn channels_first(map: &Tensor) -> Result<Tensor> {
     Ok(map.permute((0, 3, 1, 2))?.contiguous()?)
 }

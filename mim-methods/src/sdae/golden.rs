@@ -91,7 +91,7 @@ struct MomentumSchedule {
     epoch: usize,
 }
 
-/// The momentum of the run, and the place of the case in it.
+/// The momentum of the run, and the position of the case in the run.
 fn momentum(case: &Case) -> Result<(Schedule, StepContext)> {
     let MomentumSchedule { momentum_start: start, momentum_end: end, epochs, epoch } =
         case.needs("ema_schedule")?;
@@ -113,7 +113,7 @@ fn momenta(made: &Made<SdaeConfig>) -> Result<Tensor> {
     Ok(Tensor::new(values, &Device::Cpu)?.to_dtype(DType::F32)?)
 }
 
-/// Patches of an image that are compared, and its folds; none if the teacher sees whole images.
+/// Number of patches of an image that are compared, and its folds; `None` if the teacher sees whole images.
 fn folded(made: &Made<SdaeConfig>) -> Result<Option<(usize, usize)>> {
     let mask = made.mask()?;
     let hidden = mask.width() - mask.exact_keep()?;
@@ -123,8 +123,8 @@ fn folded(made: &Made<SdaeConfig>) -> Result<Option<(usize, usize)>> {
     })
 }
 
-/// The values that are compared among those of all patches, as they order them: the folds of an image one after the
-/// other, each the first hidden patches in the mask's order, or all hidden patches.
+/// The compared values out of those of all patches, in the authors' order: the folds of an image one after the other
+/// (the first hidden patches in the mask's order), or all hidden patches.
 fn rows(made: &Made<SdaeConfig>, all: &Tensor) -> Result<Tensor> {
     let (images, tokens, dim) = all.dims3()?;
     let (mask, folded) = (made.mask()?, folded(made)?);
@@ -154,7 +154,7 @@ fn target(made: &Made<SdaeConfig>, recorded: &Recorded) -> Result<Tensor> {
     of_teacher(made, recorded.get("target.features")?)
 }
 
-/// What the teacher gives for the folds of an image one after the other: that of each fold by itself.
+/// The teacher's output for the folds of an image, one after the other, each fold encoded separately.
 fn of_teacher(made: &Made<SdaeConfig>, all: Tensor) -> Result<Tensor> {
     let Some((seen, folds)) = folded(made)? else {
         return rows(made, &all);

@@ -40,8 +40,8 @@ pub(super) const GOLDEN: Golden<SimConfig> = Golden {
         Renamed("decoder.predictor_norm", "predictor.norm"),
         Renamed("online_ln", "predictor.output_norm"),
         Fixed("decoder.batch_norm_momentum", Plain::Float(0.1)),
-        // The masks are recorded; `schedule` and `num_masking_patches` say the rest again, and the momentum's schedule
-        // gives `ema`.
+        // The masks are recorded. `schedule` and `num_masking_patches` repeat what other keys say, and `ema` follows
+        // from the schedule of the momentum.
         Informs(&["warmup_epochs", "mask_ratio", "ema"]),
     ],
     also: |case, config| {
@@ -150,7 +150,7 @@ fn batch(case: &Case, device: &Device) -> Result<Batch> {
     ]))
 }
 
-/// The place in the run; a fraction of an epoch becomes a share of many steps.
+/// The position in the run. A fraction of an epoch becomes a share of many steps.
 fn place(case: &Case) -> Result<StepContext> {
     const STEPS: usize = 1 << 24;
     let epoch: f64 = case.setting_or("epoch", 0.)?;

@@ -25,7 +25,7 @@ pub(super) const GOLDEN: Golden<SimMimConfig> = Golden {
         Choice("arch", &[("vit", SIMMIM_VIT), ("swin", &[Set("encoder.type", Plain::Text("swin")), SWIN])]),
         Same("", "", &["mask_ratio", "mask_patch_size"]),
         Fixed("drop_rate", Plain::Float(0.)),
-        // Of classification.
+        // For classification only.
         Informs(&["use_mean_pooling"]),
     ],
     also: |case, config| {
@@ -71,7 +71,7 @@ fn mask(case: &Case, config: &SimMimConfig, grid: PatchGrid) -> Result<Mask> {
     Ok(mask)
 }
 
-/// Theirs is a feature map without class token.
+/// Their output is a feature map without class token.
 fn latent(made: &Made<SimMimConfig>, recorded: &Recorded) -> Result<Tensor> {
     let (tokens, grid) = (recorded.get("latent")?, made.config.encoder.grid()?);
     let prefix = tokens.dim(1)?.saturating_sub(grid.len());
