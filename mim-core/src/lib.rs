@@ -129,7 +129,7 @@
 //! | `nccl` | `cuda`, and training on several GPUs |
 //! | `mkl`, `accelerate`, `metal` | candle's own, passed on |
 //!
-//! From a clone beside your program:
+//! With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]

@@ -11,7 +11,7 @@ pub fn total() -> Option<u64> {
     *TOTAL.get_or_init(|| [machine(), group(), limit()].into_iter().flatten().min())
 }
 
-/// Checks that so many values of four bytes fit into the memory, beside those that are there.
+/// Checks that this many values of four bytes fit into memory, together with `held` others.
 ///
 /// # Errors
 ///

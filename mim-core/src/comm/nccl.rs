@@ -92,8 +92,8 @@ impl Nccl {
     }
 }
 
-/// Listens where the others ask: on the interface of `MASTER_ADDR`, or on all where this machine does not know it as
-/// its own.
+/// Listens where the others connect: on the interface of `MASTER_ADDR`, or on all interfaces if this machine does not
+/// know that address as its own.
 fn listen(host: &str, port: u16) -> Result<TcpListener> {
     let found = TcpListener::bind((host, port)).or_else(|error| {
         if error.kind() == ErrorKind::AddrInUse {

@@ -10,7 +10,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::torch::damaged;
 use crate::{Error, Result};
 
-/// Bytes of an array for each byte of its archive, beyond those that any may have: zeros compress well.
+/// Bytes of an array allowed per byte of its archive, above what any array may have: zeros compress well.
 const TIMES: u64 = 64;
 const FREE: u64 = 64 << 20;
 
