@@ -125,7 +125,7 @@
 //! | `nccl` | `cuda`, and training on several GPUs |
 //! | `mkl`, `accelerate`, `metal` | candle's own, passed on |
 //!
-//! The package is called `mim-zoo`, the library `mim`. From a clone beside your program:
+//! The package is called `mim-zoo`, the library `mim`. With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]
