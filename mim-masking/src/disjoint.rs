@@ -58,7 +58,12 @@ impl DisjointMaskerConfig {
             return bad("unit", self.unit.to_string(), why, "use 1 or 2");
         }
         if self.views == 0 {
-            return bad("views", "0".to_owned(), "there must be at least one", "use 2");
+            return bad(
+                "views",
+                "0".to_owned(),
+                "there must be at least one",
+                "use 2",
+            );
         }
         Ok(DisjointMasker {
             config: self.clone(),

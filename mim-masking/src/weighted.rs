@@ -40,7 +40,8 @@ impl WeightedMaskerConfig {
 }
 
 impl Part for WeightedMaskerConfig {
-    const ABOUT: &'static str = "random draws, weighted by a teacher's attention; the patches drawn first stay visible";
+    const ABOUT: &'static str =
+        "random draws, weighted by a teacher's attention; the patches drawn first stay visible";
     const PAPER: &'static str = "MILAN: Hou et al., 2022, arXiv 2208.06049";
 }
 

@@ -35,11 +35,21 @@ pub(super) const GOLDEN: Golden<BeitV2Config> = Golden {
         let target = TokenTarget::new(tokenizer(case, &config.encoder, device)?, 1);
         let vocab_size = target.vocab_size();
         case.fixed("vocab_size", vocab_size)?;
-        let view = TokenView { index: 1, size: config.encoder.image_size.into() };
+        let view = TokenView {
+            index: 1,
+            size: config.encoder.image_size.into(),
+        };
         let store = config.store(device, 0);
-        Ok(Box::new(config.compose(&store, (target, vocab_size), view)?))
+        Ok(Box::new(config.compose(
+            &store,
+            (target, vocab_size),
+            view,
+        )?))
     },
-    views: Views::Several(&[Pixels::Normalized("image"), Pixels::Unit("tokenizer_image01")]),
+    views: Views::Several(&[
+        Pixels::Normalized("image"),
+        Pixels::Unit("tokenizer_image01"),
+    ]),
     outputs: &[
         ("tokens", Trace("target.tokens")),
         ("logits", Hidden("pred.token")),

@@ -17,8 +17,8 @@ use mim_masking::BlockwiseMaskerConfig;
 use mim_targets::{TargetGenerator, TokenTarget};
 use serde::{Deserialize, Serialize};
 
-use crate::registry::Entry;
 use crate::beit::{needs_mask_token, vit};
+use crate::registry::Entry;
 use crate::tokens::{self, TokenView, TokenizerConfig};
 use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 

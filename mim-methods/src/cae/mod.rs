@@ -99,9 +99,15 @@ impl CaeConfig {
         let store = ParamStore::teacher(student.device());
         let copy = Vit::new(&store.root(), &self.encoder)?;
         let always = Schedule::constant(0.);
-        let ema = Ema::new(student, &store, always, EmaTiming::AfterStep, EmaStart::Copy)?;
-        let mut target = ComplementTarget::new(copy, self.norm.clone())
-            .drop_path(self.alignment_drop_path);
+        let ema = Ema::new(
+            student,
+            &store,
+            always,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
+        let mut target =
+            ComplementTarget::new(copy, self.norm.clone()).drop_path(self.alignment_drop_path);
         let (inputs, width) = (self.encoder.output_dim(), self.regressor.embed_dim);
         if inputs != width {
             // The regressor's own layers.

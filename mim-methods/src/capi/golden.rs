@@ -14,14 +14,22 @@ pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
     settings: &[
         VIT,
         Renamed("n_registers", "encoder.num_registers"),
-        Word("register_coordinates", "encoder.register_coordinates", &[("edge", "edge"), ("zeros", "zeros")]),
+        Word(
+            "register_coordinates",
+            "encoder.register_coordinates",
+            &[("edge", "edge"), ("zeros", "zeros")],
+        ),
         Renamed("scale_reg_to_visible", "encoder.scale_registers"),
         Same("rope", "encoder", &["max_freq", "min_freq"]),
         Same("", "masker", &["mask_ratio", "min_aspect", "roll"]),
         Renamed("prediction_subsampling", "masker.pred_ratio"),
         CONSTANT_MOMENTUM,
         Same("", "", &["student_temp"]),
-        Same("", "clustering", &["num_clusters", "target_temp", "pred_temp"]),
+        Same(
+            "",
+            "clustering",
+            &["num_clusters", "target_temp", "pred_temp"],
+        ),
         Renamed("clustering_bias", "clustering.bias"),
         Renamed("n_sk_iter", "clustering.iterations"),
         Renamed("positionwise_sk", "clustering.by_position"),
@@ -33,7 +41,8 @@ pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
     check: |made| {
         let (mask, visible) = (made.mask()?, made.mask()?.exact_keep()?);
         made.case.fixed("visible_tokens", visible)?;
-        made.case.fixed("masked_tokens", mask.grid().len() - visible)?;
+        made.case
+            .fixed("masked_tokens", mask.grid().len() - visible)?;
         made.case.fixed("predicted_tokens", mask.width() - visible)
     },
     outputs: &[
@@ -74,8 +83,9 @@ pub(crate) fn replay(
     let used = if config.roll { 4 } else { 2 };
     let recorded = places.len() / images.max(1);
     let rows = aspects.chunks(3).zip(places.chunks(recorded.max(1)));
-    let draws: Vec<f64> =
-        rows.flat_map(|(aspect, places)| [&aspect[2..], &places[..used.min(recorded)]].concat()).collect();
+    let draws: Vec<f64> = rows
+        .flat_map(|(aspect, places)| [&aspect[2..], &places[..used.min(recorded)]].concat())
+        .collect();
     let noise: Vec<f32> = case.flat(&format!("input.subsample_noise{suffix}"))?;
     Ok(config.build()?.from_draws(grid, images, (&draws, &noise))?)
 }

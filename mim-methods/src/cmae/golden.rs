@@ -37,7 +37,11 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
     ],
     also: |case, config| {
         if let Some(start) = case.setting("momentum.base")? {
-            config.momentum = Schedule::Cosine { start, end: case.needs("momentum.end")?, per: Per::Iter };
+            config.momentum = Schedule::Cosine {
+                start,
+                end: case.needs("momentum.end")?,
+                per: Per::Iter,
+            };
         }
         let encoder = &config.encoder;
         config.mask_patch_size = case.setting_or("mask_unit", 2)? * encoder.patch_size;
@@ -66,8 +70,14 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
         ("proj_t_norm", Trace("feature.keys")),
         ("score", Trace("feature.score")),
         ("target", Trace("target.pixels")),
-        ("loss_ct", Weighted("loss.feature", |config| config.contrast_weight)),
-        ("loss_rc", Weighted("loss.pixel", |config| config.pixel_weight)),
+        (
+            "loss_ct",
+            Weighted("loss.feature", |config| config.contrast_weight),
+        ),
+        (
+            "loss_rc",
+            Weighted("loss.pixel", |config| config.pixel_weight),
+        ),
     ],
     rounding: ROUNDING,
     course: Some(Course {
@@ -86,8 +96,11 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
         },
         ..Course::new(|config, device| {
             let encoder = config.encoder.clone();
-            let target =
-                VitConfig { final_norm: false, class_token: config.target_class_token, ..encoder.clone() };
+            let target = VitConfig {
+                final_norm: false,
+                class_token: config.target_class_token,
+                ..encoder.clone()
+            };
             Ok(vec![
                 ("features", Features::new(encoder, "student", device)?),
                 ("features_target", Features::new(target, "teacher", device)?),
@@ -108,7 +121,10 @@ const FEW_ROWS: &str = "it has passed a batch norm over three to five nearly equ
                         division by a small deviation magnifies rounding";
 
 const ROUNDING: Rounding = Rounding {
-    zero: &[("feature_decoder.ln1.bias", TAKEN_AWAY), ("feature_decoder.decoder_pred.bias", TAKEN_AWAY)],
+    zero: &[
+        ("feature_decoder.ln1.bias", TAKEN_AWAY),
+        ("feature_decoder.decoder_pred.bias", TAKEN_AWAY),
+    ],
     magnified: &[
         ("backbone.", 1e-4, FEW_ROWS),
         ("feature_decoder.", 1e-4, FEW_ROWS),
@@ -139,5 +155,9 @@ fn ordered(grid: PatchGrid, visible: &[Vec<u32>]) -> Result<Mask> {
         let all = (0u32..).take(grid.len());
         order.extend(all.filter(|id| !row.contains(id)));
     }
-    Ok(Mask::new(grid, order, visible.iter().map(Vec::len).collect())?)
+    Ok(Mask::new(
+        grid,
+        order,
+        visible.iter().map(Vec::len).collect(),
+    )?)
 }

@@ -4,7 +4,9 @@ use candle_core::{D, Device, Tensor};
 use mim_core::{Mask, PatchGrid};
 
 use super::DBotConfig;
-use crate::parity::golden::{Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, random_mask, same};
+use crate::parity::golden::{
+    Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, random_mask, same,
+};
 use crate::parity::{Case, Recorded, Result};
 use Output::{By, Trace};
 use Setting::{Renamed, Same};
@@ -13,7 +15,11 @@ pub(super) const GOLDEN: Golden<DBotConfig> = Golden {
     settings: &[
         VIT,
         MAE_DECODER,
-        Same("", "", &["mask_ratio", "norm_feature_loss", "target_norm_eps"]),
+        Same(
+            "",
+            "",
+            &["mask_ratio", "norm_feature_loss", "target_norm_eps"],
+        ),
         // A step of any stage equals a step of the first stage with a teacher of that depth, by default the encoder's.
         Renamed("depth", "first_teacher_depth"),
         Renamed("teacher_depth", "first_teacher_depth"),
@@ -48,7 +54,10 @@ fn mask(case: &Case, config: &DBotConfig, grid: PatchGrid) -> Result<Mask> {
 /// The target as it enters the loss, class token first.
 fn target(recorded: &Recorded) -> Result<Tensor> {
     let class = recorded.get("teacher.class")?.unsqueeze(1)?;
-    Ok(Tensor::cat(&[&class, &recorded.get("target.features")?], 1)?)
+    Ok(Tensor::cat(
+        &[&class, &recorded.get("target.features")?],
+        1,
+    )?)
 }
 
 /// The smooth L1 distance of each token.

@@ -8,7 +8,9 @@
 mod golden;
 
 use mim_core::augment::{RandomResizedCrop, ViewPlan};
-use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig, VisibleMlp, VisibleMlpConfig};
+use mim_core::decoders::{
+    DecoderShape, MaeDecoder, MaeDecoderConfig, VisibleMlp, VisibleMlpConfig,
+};
 use mim_core::encoders::{ConvMae, ConvMaeConfig as HybridConfig, ConvMaeInit};
 use mim_core::objectives::{Region, RegressionConfig, RegressionKind};
 use mim_core::params::{InitScheme, ParamStore};
@@ -18,8 +20,8 @@ use mim_masking::DisjointMaskerConfig;
 use mim_targets::{HogNorm, HogTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Which targets are compared with the predictions for visible patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

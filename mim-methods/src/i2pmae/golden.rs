@@ -7,7 +7,9 @@ use mim_core::{Mask, PatchGrid, View};
 
 use super::I2pMaeConfig;
 use crate::MethodConfig;
-use crate::parity::golden::{CLIP, Golden, Made, Masks, Output, Plain, Setting, Views, frozen_vit, several};
+use crate::parity::golden::{
+    CLIP, Golden, Made, Masks, Output, Plain, Setting, Views, frozen_vit, several,
+};
 use crate::parity::{Case, Problem, Recorded, Result, Rounding, Setup};
 use Output::{By, Part, Trace};
 use Setting::{Fixed, Renamed, Same, Set};
@@ -18,12 +20,25 @@ pub(super) fn setup(case: &Case, device: &Device) -> Result<Setup> {
         true => GPU_ROUNDING,
         false => ROUNDING,
     };
-    Ok(Setup { rounding, ..GOLDEN.setup(case, device)? })
+    Ok(Setup {
+        rounding,
+        ..GOLDEN.setup(case, device)?
+    })
 }
 
 const GOLDEN: Golden<I2pMaeConfig> = Golden {
     settings: &[
-        Same("", "encoder", &["num_points", "num_groups", "group_sizes", "num_heads", "norm_eps"]),
+        Same(
+            "",
+            "encoder",
+            &[
+                "num_points",
+                "num_groups",
+                "group_sizes",
+                "num_heads",
+                "norm_eps",
+            ],
+        ),
         Renamed("encoder_dims", "encoder.embed_dims"),
         Renamed("encoder_depths", "encoder.depths"),
         Renamed("token_embed0_hidden", "encoder.embed_hidden"),
@@ -48,11 +63,16 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
         let levels = config.encoder.embed_dims.iter().rev();
         match levels.take(widths.len()).eq(&widths) {
             true => Ok(()),
-            false => Err(Problem::unknown("a decoder of other widths than the encoder's levels")),
+            false => Err(Problem::unknown(
+                "a decoder of other widths than the encoder's levels",
+            )),
         }
     },
     build: |case, config, device| {
-        let base = VitConfig { image_size: config.maps.image_size.into(), ..VitConfig::clip_base() };
+        let base = VitConfig {
+            image_size: config.maps.image_size.into(),
+            ..VitConfig::clip_base()
+        };
         let tower = frozen_vit(case, ("clip", CLIP), base, "openai_clip", device)?;
         let store = config.store(device, 0);
         Ok(Box::new(config.compose(&store, Some(tower))?))
@@ -102,7 +122,11 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
 /// The recorded mask of the groups of the last level.
 fn mask(case: &Case, config: &I2pMaeConfig, grid: PatchGrid) -> Result<Mask> {
     let mask = Mask::from_bits(grid, &case.bits("input.mask_level3", grid)?)?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count"
+    )]
     let wanted = (grid.len() as f64 * config.mask_ratio) as usize;
     if (0..mask.rows()).any(|row| mask.hidden(row).len() != wanted) {
         let what = format!("a mask of other counts than {wanted} hidden groups");

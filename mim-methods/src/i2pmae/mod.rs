@@ -104,7 +104,10 @@ impl I2pMaeConfig {
                 }
             }
         } else if self.maps != DepthMapsConfig::default() {
-            let (why, fix) = ("without a 2D network, depth maps are not used", "remove them");
+            let (why, fix) = (
+                "without a 2D network, depth maps are not used",
+                "remove them",
+            );
             return Err(Error::config(NAME, "maps", "set", why, fix));
         } else if self.guided {
             let why = "without a 2D network there is no attention to guide the mask";
@@ -171,7 +174,10 @@ impl MethodConfig for I2pMaeConfig {
     type Method = I2pMae;
 
     fn arch(arch: &str) -> Result<Self> {
-        let (why, fix) = ("this method has only one size", "set encoder.embed_dims and .depths");
+        let (why, fix) = (
+            "this method has only one size",
+            "set encoder.embed_dims and .depths",
+        );
         Err(Error::config(NAME, "arch", arch, why, fix))
     }
 

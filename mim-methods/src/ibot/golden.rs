@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::{CropsConfig, DistillationConfig, NamingMasker};
 use crate::MethodConfig;
 use crate::parity::golden::{
-    Course, Golden, Made, Masks, Output, Plain, QKV_BIAS, SWIN, Setting, VIT, Views, constant, positive,
-    several,
+    Course, Golden, Made, Masks, Output, Plain, QKV_BIAS, SWIN, Setting, VIT, Views, constant,
+    positive, several,
 };
 use crate::parity::trajectory::{self, Curve, Features};
 use crate::parity::{Case, Recorded, Result};
@@ -24,7 +24,14 @@ pub(crate) const SETTINGS: Setting = Setting::Group(&[
     Choice(
         "arch",
         &[
-            ("vit", &[VIT, QKV_BIAS, Converted("init_values", "encoder.layer_scale_init", positive)]),
+            (
+                "vit",
+                &[
+                    VIT,
+                    QKV_BIAS,
+                    Converted("init_values", "encoder.layer_scale_init", positive),
+                ],
+            ),
             ("swin", &[SWIN, Informs(&["init_values"])]),
         ],
     ),
@@ -34,9 +41,17 @@ pub(crate) const SETTINGS: Setting = Setting::Group(&[
     Same("loss", "objective", &["student_temp", "center_momentum"]),
     Renamed("loss.lambda1", "objective.cls_weight"),
     Renamed("loss.lambda2", "objective.patch_weight"),
-    Same("head", "", &["norm_last_layer", "shared_head", "shared_head_teacher"]),
+    Same(
+        "head",
+        "",
+        &["norm_last_layer", "shared_head", "shared_head_teacher"],
+    ),
     Renamed("head.out_dim", "head.patch_out_dim"),
-    Same("head", "head", &["out_dim", "patch_out_dim", "hidden_dim", "bottleneck_dim"]),
+    Same(
+        "head",
+        "head",
+        &["out_dim", "patch_out_dim", "hidden_dim", "bottleneck_dim"],
+    ),
     Renamed("head.nlayers", "head.num_layers"),
     Fixed("head.norm", Plain::Text("none")),
     Fixed("head.act", Plain::Text("gelu")),
@@ -72,11 +87,23 @@ where
             })
         },
         outputs: &[
-            ("teacher_latent", By(|made, recorded| latent(made, recorded, "teacher.latent"))),
-            ("student_latent", By(|made, recorded| latent(made, recorded, "latent"))),
+            (
+                "teacher_latent",
+                By(|made, recorded| latent(made, recorded, "teacher.latent")),
+            ),
+            (
+                "student_latent",
+                By(|made, recorded| latent(made, recorded, "latent")),
+            ),
             ("teacher_attention", Trace("teacher.attention")),
-            ("loss_cls", Weighted("loss.cls", |config| config.objective.cls_weight)),
-            ("loss_patch", Weighted("loss.patch", |config| config.objective.patch_weight)),
+            (
+                "loss_cls",
+                Weighted("loss.cls", |config| config.objective.cls_weight),
+            ),
+            (
+                "loss_patch",
+                Weighted("loss.patch", |config| config.objective.patch_weight),
+            ),
             ("cls_attention", Trace("cls_attention")),
             ("student_local_cls", Trace("student_local_cls")),
             ("center*", Trace("center*")),
@@ -90,8 +117,9 @@ where
                 Ok(())
             },
             curves: |config| {
-                let (objective, value) =
-                    (&config.objective, |schedule: &Schedule| Curve::Value(schedule.clone()));
+                let (objective, value) = (&config.objective, |schedule: &Schedule| {
+                    Curve::Value(schedule.clone())
+                });
                 vec![
                     ("loss_cls", Curve::Term("cls", objective.cls_weight)),
                     ("loss_patch", Curve::Term("patch", objective.patch_weight)),
@@ -100,10 +128,16 @@ where
                     ("teacher_patch_temp", value(&objective.teacher_patch_temp)),
                 ]
             },
-            renamed: &[("center", "ibot_loss.center"), ("center2", "ibot_loss.center2")],
+            renamed: &[
+                ("center", "ibot_loss.center"),
+                ("center2", "ibot_loss.center2"),
+            ],
             ..Course::new(|config, device| {
                 let features = |store| Features::new(config.encoder.clone(), store, device);
-                Ok(vec![("features", features("teacher")?), ("features_student", features("student")?)])
+                Ok(vec![
+                    ("features", features("teacher")?),
+                    ("features_student", features("student")?),
+                ])
             })
         }),
         ..Golden::new("ibot", |config| config.encoder.grid())
@@ -127,7 +161,10 @@ fn temperatures(case: &Case, objective: &mut SelfDistillationConfig) -> Result<(
     };
     let (first, last) = (loss.warmup_teacher_temp, loss.teacher_temp);
     let epochs = loss.warmup_teacher_temp_epochs;
-    let patch = (loss.warmup_teacher_patch_temp.unwrap_or(first), loss.teacher_patch_temp.unwrap_or(last));
+    let patch = (
+        loss.warmup_teacher_patch_temp.unwrap_or(first),
+        loss.teacher_patch_temp.unwrap_or(last),
+    );
     let start = loss.pred_start_epoch.unwrap_or(0);
     let temperature = SelfDistillationConfig::temperature;
     objective.teacher_temp = temperature((first, last), 0, epochs);
@@ -161,13 +198,17 @@ fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
             None => Ok(case.required(&format!("input.crop_{index}"))?.clone()),
         }
     };
-    let views =
-        (0..crops.global + crops.local).map(|index| Ok(View::new(crop(index)?.to_device(device)?, vec![])?));
+    let views = (0..crops.global + crops.local)
+        .map(|index| Ok(View::new(crop(index)?.to_device(device)?, vec![])?));
     Ok(several(views.collect::<Result<_>>()?))
 }
 
 /// Theirs begin with the mean token of a Swin.
-fn latent<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, name: &str) -> Result<Tensor> {
+fn latent<M>(
+    made: &Made<DistillationConfig<M>>,
+    recorded: &Recorded,
+    name: &str,
+) -> Result<Tensor> {
     let tokens = recorded.get(name)?;
     Ok(match made.config.encoder {
         EncoderConfig::Swin(_) => Tensor::cat(&[&tokens.mean_keepdim(1)?, &tokens], 1)?,
@@ -176,14 +217,22 @@ fn latent<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, name: &str
 }
 
 /// Ours are the rows of all images; theirs have an image axis.
-fn patches<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, whose: &str) -> Result<Tensor> {
+fn patches<M>(
+    made: &Made<DistillationConfig<M>>,
+    recorded: &Recorded,
+    whose: &str,
+) -> Result<Tensor> {
     let rows = recorded.get(&format!("{whose}_patch"))?;
     let (patches, width) = (made.config.encoder.grid()?.len(), rows.dim(D::Minus1)?);
     Ok(rows.reshape(((), patches, width))?)
 }
 
 /// The mask of one global crop, for all images.
-fn crop_mask<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, crop: &str) -> Result<Tensor> {
+fn crop_mask<M>(
+    made: &Made<DistillationConfig<M>>,
+    recorded: &Recorded,
+    crop: &str,
+) -> Result<Tensor> {
     let (images, grid) = (made.images, made.config.encoder.grid()?);
     let no_crop = |_| made.case.bad(format!("there is no crop `{crop}`"));
     let index: usize = crop.parse().map_err(no_crop)?;

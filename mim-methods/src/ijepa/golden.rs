@@ -5,7 +5,9 @@ use mim_core::{Mask, PatchGrid};
 use mim_masking::{BlockSizes, MultiBlockMaskerConfig, MultiBlocks};
 
 use super::IJepaConfig;
-use crate::parity::golden::{CONSTANT_MOMENTUM, Golden, Made, Masks, Output, Plain, Setting, VIT, same};
+use crate::parity::golden::{
+    CONSTANT_MOMENTUM, Golden, Made, Masks, Output, Plain, Setting, VIT, same,
+};
 use crate::parity::{Case, Result};
 use Output::{By, HiddenOfEach, Trace};
 use Setting::{Fixed, Informs, Renamed, Same};
@@ -23,7 +25,11 @@ pub(crate) const GOLDEN: Golden<IJepaConfig> = Golden {
         Renamed("mask.num_enc_masks", "masker.contexts"),
         Same("mask", "masker", &["min_keep", "allow_overlap"]),
         Same("", "predictor", &["mlp_ratio", "norm_eps"]),
-        Same("decoder", "predictor", &["embed_dim", "depth", "num_heads", "mlp_ratio"]),
+        Same(
+            "decoder",
+            "predictor",
+            &["embed_dim", "depth", "num_heads", "mlp_ratio"],
+        ),
         Informs(&["grid"]),
     ],
     masks: Masks::By(mask),
@@ -90,8 +96,9 @@ pub(crate) fn size_row(sizes: BlockSizes) -> Result<Tensor> {
 
 /// Number of patches of each context before contexts are cut to equal length, `[images, contexts]`.
 pub(crate) fn lengths(blocks: &MultiBlocks) -> Result<Tensor> {
-    let row =
-        |contexts: &Vec<Vec<u32>>| -> Vec<f64> { contexts.iter().map(|block| block.len() as f64).collect() };
+    let row = |contexts: &Vec<Vec<u32>>| -> Vec<f64> {
+        contexts.iter().map(|block| block.len() as f64).collect()
+    };
     let rows: Vec<Vec<f64>> = blocks.contexts.iter().map(row).collect();
     Ok(Tensor::new(rows, &Device::Cpu)?)
 }

@@ -22,7 +22,11 @@ pub(super) const GOLDEN: Golden<MimRefinerConfig> = Golden {
         Renamed("num_local", "crops.local"),
         Same("", "crops", &["local_size"]),
         Renamed("encoder_frozen", "freeze_encoder"),
-        Same("", "", &["proj_hidden_dim", "pred_hidden_dim", "queue_size", "topk"]),
+        Same(
+            "",
+            "",
+            &["proj_hidden_dim", "pred_hidden_dim", "queue_size", "topk"],
+        ),
         Renamed("output_dim", "out_dim"),
         Same("", "objective", &["temperature"]),
     ],
@@ -51,7 +55,9 @@ fn build(case: &Case, config: &MimRefinerConfig, device: &Device) -> Result<Box<
         let choice = format!("input.choice.{}", head.name);
         if case.tensor(&choice).is_some() {
             let ranks: Vec<i64> = case.flat(&choice)?;
-            let ranks = ranks.into_iter().filter_map(|rank| usize::try_from(rank).ok());
+            let ranks = ranks
+                .into_iter()
+                .filter_map(|rank| usize::try_from(rank).ok());
             head.ranks = Some(ranks.collect());
         }
     }
@@ -88,7 +94,10 @@ fn heads(case: &Case) -> Result<(Vec<usize>, Pooling)> {
     };
     let unknown = || Problem::unknown("MIM-Refiner with other heads than on class tokens or means");
     let pooling = pooling.ok_or_else(unknown)?;
-    Ok((heads.values().filter_map(|head| head.block).collect(), pooling))
+    Ok((
+        heads.values().filter_map(|head| head.block).collect(),
+        pooling,
+    ))
 }
 
 fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
@@ -99,5 +108,9 @@ fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
     let indices: Vec<u32> = case.flat("input.index")?;
     // Classes only enter the queue and are not recorded: image `i` gets class `i`.
     let labels: Vec<u32> = (0u32..).take(indices.len()).collect();
-    Ok(Batch { labels: Some(Tensor::new(labels, device)?), indices, ..several(views) })
+    Ok(Batch {
+        labels: Some(Tensor::new(labels, device)?),
+        indices,
+        ..several(views)
+    })
 }

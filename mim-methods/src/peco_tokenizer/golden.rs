@@ -38,7 +38,9 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
         let own: Option<InputNorm> = case.setting("input_norm")?;
         match own.is_none_or(|own| own.norm() == config.network.norm()) {
             true => Ok(()),
-            false => Err(Problem::unknown("PeCo's tokenizer on other values than [-1, 1]")),
+            false => Err(Problem::unknown(
+                "PeCo's tokenizer on other values than [-1, 1]",
+            )),
         }
     },
     build: |case, config, device| {
@@ -50,7 +52,10 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
     masks: Masks::None,
     outputs: &[
         ("latent", ChannelsFirst("latent")),
-        ("codes", By(|made, recorded| Ok(recorded.get("codes")?.reshape((made.images, ()))?))),
+        (
+            "codes",
+            By(|made, recorded| Ok(recorded.get("codes")?.reshape((made.images, ()))?)),
+        ),
         (
             "quantized",
             By(|_, recorded| {
@@ -74,7 +79,9 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
         ),
     ],
     // It has our names, which are also MAE's.
-    ..Golden::new("mae", |config| PatchGrid::of_image(config.image_size.into(), config.network.stride()))
+    ..Golden::new("mae", |config| {
+        PatchGrid::of_image(config.image_size.into(), config.network.stride())
+    })
 };
 
 #[derive(Deserialize)]
@@ -85,7 +92,11 @@ struct InputNorm {
 
 impl InputNorm {
     fn norm(self) -> Norm {
-        Norm { mean: self.mean, std: self.std, ..Norm::imagenet() }
+        Norm {
+            mean: self.mean,
+            std: self.std,
+            ..Norm::imagenet()
+        }
     }
 }
 
@@ -99,12 +110,19 @@ fn teacher(case: &Case, config: &PecoTokenizerConfig, device: &Device) -> Result
         final_norm: false,
         ..VitConfig::default()
     };
-    let sizes = Same("", "", &["patch_size", "embed_dim", "depth", "num_heads", "norm_eps"]);
+    let sizes = Same(
+        "",
+        "",
+        &["patch_size", "embed_dim", "depth", "num_heads", "norm_eps"],
+    );
     let config: VitConfig = read(&case.table("teacher")?, &base, &[sizes])?;
     let store = ParamStore::teacher(device);
     let vit = Vit::new(&store.root(), &config)?;
     let weights = case.group("teacher.");
-    let weights: WeightMap = weights.iter().map(|(name, tensor)| (renamed(name), tensor.clone())).collect();
+    let weights: WeightMap = weights
+        .iter()
+        .map(|(name, tensor)| (renamed(name), tensor.clone()))
+        .collect();
     store.load(&weights)?;
     Ok(Box::new(vit))
 }
@@ -116,10 +134,16 @@ fn renamed(name: &str) -> String {
         "pos" => "pos_embed".to_owned(),
         _ => name.replacen("patch.", "patch_embed.proj.", 1),
     };
-    let inner =
-        [(".qkv.", ".attn.qkv."), (".proj.", ".attn.proj."), (".fc1.", ".mlp.fc1."), (".fc2.", ".mlp.fc2.")];
+    let inner = [
+        (".qkv.", ".attn.qkv."),
+        (".proj.", ".attn.proj."),
+        (".fc1.", ".mlp.fc1."),
+        (".fc2.", ".mlp.fc2."),
+    ];
     match name.starts_with("blocks.") {
-        true => inner.iter().fold(name, |name, (theirs, ours)| name.replacen(theirs, ours, 1)),
+        true => inner
+            .iter()
+            .fold(name, |name, (theirs, ours)| name.replacen(theirs, ours, 1)),
         false => name,
     }
 }

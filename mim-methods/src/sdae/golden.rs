@@ -6,7 +6,9 @@ use mim_core::schedule::{Per, Schedule};
 use serde::Deserialize;
 
 use super::{SdaeConfig, TeacherView};
-use crate::parity::golden::{Golden, MAE_DECODER, Made, Masks, Output, Plain, Setting, VIT, random_mask};
+use crate::parity::golden::{
+    Golden, MAE_DECODER, Made, Masks, Output, Plain, Setting, VIT, random_mask,
+};
 use crate::parity::{Case, Problem, Recorded, Result};
 use Output::{By, Trace};
 use Setting::{Fixed, Same};
@@ -74,7 +76,10 @@ fn teacher_view(case: &Case) -> Result<TeacherView> {
         (case.setting("shrink_num")?, case.setting("ncrop_loss")?);
     Ok(match (tokens, folds) {
         (None, None) => TeacherView::Whole,
-        (Some(_), folds) => TeacherView::Folds { folds: folds.unwrap_or(1), tokens },
+        (Some(_), folds) => TeacherView::Folds {
+            folds: folds.unwrap_or(1),
+            tokens,
+        },
         (None, Some(folds)) => {
             let what = format!("{folds} folds of whole images");
             return Err(Problem::unknown(what));
@@ -93,11 +98,19 @@ struct MomentumSchedule {
 
 /// The momentum of the run, and the position of the case in the run.
 fn momentum(case: &Case) -> Result<(Schedule, StepContext)> {
-    let MomentumSchedule { momentum_start: start, momentum_end: end, epochs, epoch } =
-        case.needs("ema_schedule")?;
+    let MomentumSchedule {
+        momentum_start: start,
+        momentum_end: end,
+        epochs,
+        epoch,
+    } = case.needs("ema_schedule")?;
     let per = Per::Epoch;
     let schedule = Schedule::Cosine { start, end, per };
-    let step = StepContext { epoch, epochs, ..StepContext::new(0) };
+    let step = StepContext {
+        epoch,
+        epochs,
+        ..StepContext::new(0)
+    };
     let momentum: f64 = case.needs("ema.momentum")?;
     if (schedule.at(&step) - momentum).abs() > 1e-9 {
         let what = format!("SdAE's teacher moved with momentum {momentum}");
@@ -108,8 +121,13 @@ fn momentum(case: &Case) -> Result<(Schedule, StepContext)> {
 
 /// The momentum of each epoch.
 fn momenta(made: &Made<SdaeConfig>) -> Result<Tensor> {
-    let epochs = (0..made.step.epochs).map(|epoch| StepContext { epoch, ..made.step.clone() });
-    let values: Vec<f64> = epochs.map(|epoch| made.config.momentum.at(&epoch)).collect();
+    let epochs = (0..made.step.epochs).map(|epoch| StepContext {
+        epoch,
+        ..made.step.clone()
+    });
+    let values: Vec<f64> = epochs
+        .map(|epoch| made.config.momentum.at(&epoch))
+        .collect();
     Ok(Tensor::new(values, &Device::Cpu)?.to_dtype(DType::F32)?)
 }
 

@@ -7,7 +7,9 @@ use mim_masking::SemanticPartMasker;
 
 use super::SemMaeConfig;
 use crate::MethodConfig;
-use crate::parity::golden::{Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, Views, several};
+use crate::parity::golden::{
+    Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, Views, several,
+};
 use crate::parity::{Case, Recorded, Result};
 use Output::{By, Trace};
 use Setting::{Informs, Same};
@@ -19,7 +21,11 @@ pub(super) const GOLDEN: Golden<SemMaeConfig> = Golden {
         VIT,
         MAE_DECODER,
         Same("", "", &["norm_pix_loss"]),
-        Same("", "masker", &["mask_ratio", "num_parts", "schedule_epochs"]),
+        Same(
+            "",
+            "masker",
+            &["mask_ratio", "num_parts", "schedule_epochs"],
+        ),
         // It follows from the schedule.
         Informs(&["mask_lambda", "epoch"]),
     ],
@@ -46,8 +52,14 @@ pub(super) const GOLDEN: Golden<SemMaeConfig> = Golden {
         ("judge_mask", By(|made, _| judged(made))),
         ("image_shuffled", By(|made, _| mosaic(made))),
         ("latent", Trace("latent")),
-        ("pred", By(|made, recorded| theirs(made, recorded, "pred.pixel"))),
-        ("target", By(|made, recorded| theirs(made, recorded, "target.pixels"))),
+        (
+            "pred",
+            By(|made, recorded| theirs(made, recorded, "pred.pixel")),
+        ),
+        (
+            "target",
+            By(|made, recorded| theirs(made, recorded, "target.pixels")),
+        ),
     ],
     ..Golden::new("mae", |config| config.encoder.grid())
 };
@@ -90,8 +102,9 @@ impl Records {
     /// Rows of all patches `[images, grid, C]` in the order of the case's shuffle, `[images, tokens, C]`.
     fn in_their_order(&self, all: &Tensor) -> Result<Tensor> {
         let width = all.dim(2)?;
-        let row =
-            |(at, &place): (usize, &u32)| (at / self.tokens * self.grid.len()) as i64 + i64::from(place);
+        let row = |(at, &place): (usize, &u32)| {
+            (at / self.tokens * self.grid.len()) as i64 + i64::from(place)
+        };
         let ids = Tensor::from_iter(self.shuffled.iter().enumerate().map(row), all.device())?;
         let rows = all.flatten(0, 1)?.index_select(&ids, 0)?;
         Ok(rows.reshape((self.images(), self.tokens, width))?)
@@ -104,7 +117,9 @@ fn images(case: &Case, config: &SemMaeConfig) -> Result<Tensor> {
     let sample = case.required("input.sample")?.to_dtype(DType::F32)?;
     // Counts, flags and position come before the pixels.
     let first = 2 * config.masker.num_parts + 1;
-    let rows = sample.narrow(2, first, sample.dim(2)? - first)?.contiguous()?;
+    let rows = sample
+        .narrow(2, first, sample.dim(2)? - first)?
+        .contiguous()?;
     let width = rows.dim(2)?;
     let rows: Vec<Vec<f32>> = rows.flatten(0, 1)?.to_vec2()?;
     let zero = vec![0f32; width];
@@ -143,8 +158,10 @@ fn judged(made: &Made<SemMaeConfig>) -> Result<Tensor> {
     let (case, config) = (&made.case, &made.config);
     let records = Records::read(case, config.encoder.grid()?)?;
     let masker = config.masker.build()?;
-    let (parts, order): (Vec<u32>, Vec<u32>) =
-        (case.flat("input.part_id")?, case.flat("input.ids_pre_shuffle")?);
+    let (parts, order): (Vec<u32>, Vec<u32>) = (
+        case.flat("input.part_id")?,
+        case.flat("input.ids_pre_shuffle")?,
+    );
     let part_noise: Vec<f32> = case.flat("input.noise_parts")?;
     let (num_parts, within) = (config.masker.num_parts, within_share(case, config)?);
     let mut judged: Vec<u8> = Vec::new();
@@ -175,5 +192,10 @@ fn mosaic(made: &Made<SemMaeConfig>) -> Result<Tensor> {
     let images = images(&made.case, &made.config)?.to_device(&made.device)?;
     let (side, patches) = (records.tokens.isqrt(), patchify(&images, patch, ORDER)?);
     let mosaic = records.in_their_order(&patches)?;
-    Ok(unpatchify(&mosaic, patch, PatchGrid::new(side, side), ORDER)?)
+    Ok(unpatchify(
+        &mosaic,
+        patch,
+        PatchGrid::new(side, side),
+        ORDER,
+    )?)
 }

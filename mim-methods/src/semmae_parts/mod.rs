@@ -75,12 +75,24 @@ impl SemMaePartsConfig {
     fn check(&self) -> Result<()> {
         let weight = self.diversity_weight;
         if !weight.is_finite() || weight < 0. {
-            let (field, why) = ("diversity_weight", "a weight must be finite and not negative");
+            let (field, why) = (
+                "diversity_weight",
+                "a weight must be finite and not negative",
+            );
             return Err(Error::config(NAME, field, weight, why, "use 1"));
         }
         if self.teacher.view != 0 {
-            let (field, why) = ("teacher.view", "the decoder reconstructs the view that the network sees");
-            return Err(Error::config(NAME, field, self.teacher.view, why, "remove it"));
+            let (field, why) = (
+                "teacher.view",
+                "the decoder reconstructs the view that the network sees",
+            );
+            return Err(Error::config(
+                NAME,
+                field,
+                self.teacher.view,
+                why,
+                "remove it",
+            ));
         }
         Ok(())
     }
@@ -141,7 +153,10 @@ impl MethodConfig for SemMaePartsConfig {
     type Method = SemMaeParts;
 
     fn arch(arch: &str) -> Result<Self> {
-        let (why, fix) = ("this method has only one size", "set teacher.encoder and decoder.embed_dim");
+        let (why, fix) = (
+            "this method has only one size",
+            "set teacher.encoder and decoder.embed_dim",
+        );
         Err(Error::config(NAME, "arch", arch, why, fix))
     }
 

@@ -15,15 +15,15 @@ use mim_core::decoders::{RelativePredictor, RelativePredictorConfig};
 use mim_core::encoders::{Projected, ProjectorConfig, Vit, VitConfig};
 use mim_core::nn::PosEmbedKind;
 use mim_core::objectives::UniGradConfig;
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, Params, EmaStart, EmaTiming};
+use mim_core::params::{Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore, Params};
 use mim_core::schedule::{Per, Schedule};
 use mim_core::{Encoder, Norm, Result};
 use mim_masking::BlockwiseMaskerConfig;
 use mim_targets::{FeatureTarget, FeatureTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of SIM; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -165,7 +165,13 @@ impl MethodConfig for SimConfig {
         // Parity: the release averages the mask token as well, although its teacher has no masks.
         teacher.root().weight(&[1, 1, width], "mask_token")?;
         let momentum = self.momentum.clone();
-        let ema = Ema::new(student, &teacher, momentum, EmaTiming::BeforeStep, EmaStart::Copy)?;
+        let ema = Ema::new(
+            student,
+            &teacher,
+            momentum,
+            EmaTiming::BeforeStep,
+            EmaStart::Copy,
+        )?;
         let masker = self.masker.build()?;
         Composite::builder("sim", student, encoder, masker, MaskMode::Drop)
             .input(self.encoder.image_size, self.norm.clone(), self.plan())

@@ -15,14 +15,24 @@ use Setting::{Choice, Converted, Fixed, Informs, Same, Set, Word};
 
 const SIMMIM_VIT: &[Setting] = &[
     VIT,
-    Word("qkv_bias", "encoder.qkv_bias", &[("true", "q_v"), ("false", "none")]),
+    Word(
+        "qkv_bias",
+        "encoder.qkv_bias",
+        &[("true", "q_v"), ("false", "none")],
+    ),
     // Zero means no layer scale at all.
     Converted("init_values", "encoder.layer_scale_init", positive),
 ];
 
 pub(super) const GOLDEN: Golden<SimMimConfig> = Golden {
     settings: &[
-        Choice("arch", &[("vit", SIMMIM_VIT), ("swin", &[Set("encoder.type", Plain::Text("swin")), SWIN])]),
+        Choice(
+            "arch",
+            &[
+                ("vit", SIMMIM_VIT),
+                ("swin", &[Set("encoder.type", Plain::Text("swin")), SWIN]),
+            ],
+        ),
         Same("", "", &["mask_ratio", "mask_patch_size"]),
         Fixed("drop_rate", Plain::Float(0.)),
         // For classification only.
@@ -37,7 +47,13 @@ pub(super) const GOLDEN: Golden<SimMimConfig> = Golden {
         case.fixed("encoder_stride", stride)
     },
     masks: Masks::By(mask),
-    outputs: &[("latent", By(latent)), ("reconstruction", Image("pred.pixel", SimMimConfig::mask_stride))],
+    outputs: &[
+        ("latent", By(latent)),
+        (
+            "reconstruction",
+            Image("pred.pixel", SimMimConfig::mask_stride),
+        ),
+    ],
     course: Some(Course::new(|config, device| {
         let features = Features::new(config.encoder.clone(), "student", device)?;
         Ok(vec![("features", features.shape(Shape::Map))])
@@ -59,13 +75,15 @@ fn mask(case: &Case, config: &SimMimConfig, grid: PatchGrid) -> Result<Mask> {
         None => {
             let scale = grid.scale_to(first)?;
             let corner = |id: usize| (id / grid.cols * first.cols + id % grid.cols) * scale;
-            let corners =
-                recorded.chunks(first.len()).flat_map(|bits| (0..grid.len()).map(move |id| bits[corner(id)]));
+            let corners = recorded
+                .chunks(first.len())
+                .flat_map(|bits| (0..grid.len()).map(move |id| bits[corner(id)]));
             Mask::from_bits(grid, &corners.collect::<Vec<_>>())?
         }
     };
     if mask.upsample(first)?.to_bits() != recorded {
-        let what = "`input.mask` is not whole cells, or not those of the recorded permutation".to_owned();
+        let what =
+            "`input.mask` is not whole cells, or not those of the recorded permutation".to_owned();
         return Err(case.bad(what).into());
     }
     Ok(mask)
