@@ -112,8 +112,8 @@
 //!
 //! # Train
 //!
-//! [`train::Trainer`] runs epochs, writes checkpoints and resumes to the bit. Its page trains the small method of the page
-//! of [`Method`]. [`train::Stepper`] makes single steps, for a loop of your own.
+//! [`train::Trainer`] runs epochs, writes checkpoints and resumes bit-exactly. Its page trains the small method of the
+//! page of [`Method`]. [`train::Stepper`] makes single steps, for a loop of your own.
 //!
 //! # Features
 //!
@@ -127,7 +127,7 @@
 //! | `cuda` | NVIDIA GPUs, with the kernels of `mim-ops`; the build needs `nvcc` |
 //! | `cudnn` | `cuda`, with cuDNN for candle's own convolutions |
 //! | `nccl` | `cuda`, and training on several GPUs |
-//! | `mkl`, `accelerate`, `metal` | candle's own, passed on |
+//! | `mkl`, `accelerate`, `metal` | candle's own features, passed on |
 //!
 //! With a clone next to your program:
 //!
