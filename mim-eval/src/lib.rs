@@ -10,7 +10,7 @@
 //! | do similar images come first? | [`RetrievalConfig`] |
 //! | has training collapsed? | [`Signals`] |
 //! | are the features of single patches useful? | [`SegmentConfig`] |
-//! | what does it attend to, what does it reconstruct? | [`attention_maps`], [`pca_maps`], [`reconstruction_grid`] |
+//! | what does it attend to, what is reconstructed? | [`attention_maps`], [`pca_maps`], [`reconstruction_grid`] |
 //!
 //! # Probe an encoder
 //!

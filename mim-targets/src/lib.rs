@@ -1,4 +1,4 @@
-//! Target generators: they compute what hidden patches are predicted as.
+//! Target generators: they compute what is to be predicted for hidden patches.
 //!
 //! A target generator is a [`TargetGenerator`]. From a batch it computes a [`Target`](mim_core::Target): values or token
 //! ids for each patch, for each image, or both. No gradient flows through it, except where its page says so.

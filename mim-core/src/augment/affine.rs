@@ -2,7 +2,9 @@
 
 use super::Sample;
 
-/// Maps a pixel of the result to a position in the image: `x' = a x + b y + c`, `y' = d x + e y + f`.
+/// An affine map from a pixel of the result to a position in the image.
+///
+/// `x' = a x + b y + c`, `y' = d x + e y + f`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {
     /// `[a, b, c]`.

@@ -4,8 +4,10 @@ use super::Depth;
 use crate::simd::{LANES, channels, simd_dispatch};
 use crate::{Crop, Error, Result};
 
-/// One of three: an image of bytes, a deep image (f32 values, any number of channels), or a point cloud. Pixels are
-/// interleaved, `[height, width, channels]`. An image also knows where it lies in its source.
+/// An image of bytes, a deep image, or a point cloud.
+///
+/// A deep image has f32 values and any number of channels. Pixels are interleaved, `[height, width, channels]`. An image
+/// also knows where it lies in its source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub(super) pixels: Vec<u8>,

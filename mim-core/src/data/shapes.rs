@@ -17,8 +17,10 @@ const NAMES: [&str; 10] = [
     "sphere", "box", "cylinder", "cone", "torus", "pyramid", "table", "chair", "cross", "helix",
 ];
 
-/// Points on ten shapes, 100 clouds of each to train on and 50 to test on, with random proportions, random rotations
-/// and noise. A cloud is generated when it is read, always the same for its index.
+/// Clouds of points on ten shapes, 100 of each shape to train on and 50 to test on.
+///
+/// They have random proportions, random rotations and noise. A cloud is generated when it is read, always the same for
+/// its index.
 ///
 /// The counterpart of the embedded images for point clouds: for trying methods without any data.
 #[derive(Debug, Clone)]

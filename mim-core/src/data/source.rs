@@ -18,9 +18,11 @@ use crate::hub::Hub;
 use crate::hub::{HubPath, RepoKind};
 use crate::{Error, Result};
 
-/// Where images or point clouds come from. It is written `embedded`, `shapes`, `PATH`, `idx:PATH`, `folder:PATH`,
-/// `cifar:PATH`, `clouds:PATH`, `list:FILE`, `tar:PATH`, `parquet:PATH` or `hf:owner/name[@revision][/folder]`; several
-/// of them joined by ` + `. `~/` at the start of a path is the home folder.
+/// Where images or point clouds come from.
+///
+/// It is written `embedded`, `shapes`, `PATH`, `idx:PATH`, `folder:PATH`, `cifar:PATH`, `clouds:PATH`, `list:FILE`,
+/// `tar:PATH`, `parquet:PATH` or `hf:owner/name[@revision][/folder]`; several of them are joined by ` + `. `~/` at the
+/// start of a path is the home folder.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DataSource {

@@ -15,9 +15,10 @@ use super::{Dataset, Reading, Split, out_of_range};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// Images or point clouds of a folder, in the order of their names. Images are JPEG, PNG, WebP, BMP, GIF, TIFF, PNM,
-/// and files without an ending that hold an image; they are RGB unless [`Reading::range`] is set. Point clouds are
-/// `.npy`, `.npz`, `.ply`, `.off`, `.xyz`.
+/// Images or point clouds of a folder, in the order of their names.
+///
+/// Images are JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold an image; they are RGB unless
+/// [`Reading::range`] is set. Point clouds are `.npy`, `.npz`, `.ply`, `.off`, `.xyz`.
 ///
 /// The folder may have a folder for each split, with any of its usual names ([`Split::names`]) in upper or lower case.
 /// Otherwise all files are the train split. Inside a split, the topmost subfolder is the class of all images below it;

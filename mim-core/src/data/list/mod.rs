@@ -14,8 +14,10 @@ use super::{Dataset, FolderDataset, Reading, Split};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// Images that a file lists, in its order. The file has one path per line (`.txt`, `.lst`), is a table whose first line
-/// names the columns (`.csv`, `.tsv`, `.tab`), or has one JSON object per line (`.jsonl`, `.ndjson`).
+/// Images that a file lists, in its order.
+///
+/// The file has one path per line (`.txt`, `.lst`), is a table whose first line names the columns (`.csv`, `.tsv`,
+/// `.tab`), or has one JSON object per line (`.jsonl`, `.ndjson`).
 ///
 /// Paths are relative to the file's folder. A column `label` (or another usual name, or [`Reading::label_column`])
 /// holds numbers or names of classes. Classes are sorted as numbers if all of the train split are whole numbers, else

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 /// Bytes of images kept in memory.
 const MEMORY: u64 = 1 << 30;
 
-/// Images and labels of parquet files; a file of the cut is called shard.
+/// Images and labels of parquet files, each of which is a shard.
 #[derive(Debug)]
 pub struct ParquetDataset {
     shards: Vec<Shard>,

@@ -25,8 +25,10 @@ const WINDOW: usize = 10_000;
 /// Samples above which the places of all are kept for the next time.
 const LARGE: usize = 10_000;
 
-/// Images of tar files (shards) in WebDataset's form: the files of one sample follow one another and have the same name
-/// up to the first dot, such as `0001.jpg`, `0001.cls`, `0001.json`.
+/// Images of tar files (shards) in WebDataset's form.
+///
+/// The files of one sample follow one another and have the same name up to the first dot, such as `0001.jpg`,
+/// `0001.cls`, `0001.json`.
 ///
 /// The image of a sample is its first file with an image ending, or the file with the ending [`Reading::image_column`].
 /// Its label is the text of its `.cls` file, else a value of its `.json` file (`label` or another usual name). With
