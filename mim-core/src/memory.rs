@@ -1,4 +1,4 @@
-//! How much memory there is, so that too much is refused and not asked for.
+//! The memory of the machine: sizes that exceed it are refused before anything is allocated.
 
 use std::sync::OnceLock;
 

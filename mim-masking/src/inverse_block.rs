@@ -87,8 +87,9 @@ impl MaskerSettings for InverseBlockMaskerConfig {
     }
 }
 
-/// Shows one block with an exact number of patches and hides the rest. A random part of the hidden patches is
-/// predicted; the others are not used. All counts are the same in every image.
+/// Shows one block with an exact number of patches and hides the rest.
+///
+/// A random part of the hidden patches is predicted; the others are not used. All counts are the same in every image.
 ///
 /// Visible patches are in image order, predicted ones in order of drawing. CAPI (Darcet et al., TMLR 2025),
 /// section 3.3; facebookresearch/capi @ 98b4fa1, `data.py`.

@@ -24,8 +24,10 @@ pub use method::SemMaeParts;
 
 const NAME: &str = "semmae_parts";
 
-/// Settings of SemMAE's part learning; `Default` is six parts on DINO's ViT-S/8, which has the patches of SemMAE's
-/// encoder; its weights must be given. (The paper uses iBOT, which was released only with larger patches.)
+/// Settings of SemMAE's part learning; `Default` is six parts on DINO's ViT-S/8, whose weights must be given.
+///
+/// DINO's ViT-S/8 has the patches of SemMAE's encoder. The paper uses iBOT, which was released only with larger
+/// patches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SemMaePartsConfig {
