@@ -1,7 +1,7 @@
-//! The way of an image from its file to the network's input: decoding, each augmentation, whole plans.
+//! From an image file to the network's input: decoding, each augmentation, whole plans.
 //!
-//! `cargo bench --bench data`; a name filters, e.g. `-- augment`. One thread, images a second; `photo` is
-//! 500 x 375 pixels, `view` 224 x 224.
+//! `cargo bench --bench data`; a name filters, e.g. `-- augment`. One thread; the throughput is in images per second.
+//! `photo` is 500 x 375 pixels, `view` 224 x 224.
 
 #![expect(
     clippy::expect_used,
@@ -28,7 +28,7 @@ use mim_core::{Norm, Purpose, View};
 const PHOTO: (usize, usize) = (375, 500);
 const VIEW: (usize, usize) = (224, 224);
 
-/// Slopes, edges and some noise, so that neither the decoder nor a branch has an easy time.
+/// Slopes, edges and some noise, so that neither decoding nor branch prediction is unusually easy.
 fn picture((height, width): (usize, usize)) -> Sample {
     let mut noise = 1u32;
     let value = |(row, col, channel): (usize, usize, usize)| {
@@ -46,7 +46,7 @@ fn picture((height, width): (usize, usize)) -> Sample {
     Sample::new(places.map(value).collect(), (height, width), 3).expect("bytes for the size")
 }
 
-/// Writes `picture` into a file of the kind of its name.
+/// Writes `picture` to a file in the format of its name.
 fn save(path: &Path, picture: &Sample) -> PathBuf {
     let (height, width) = picture.size();
     let [width, height] = [width, height].map(|side| u32::try_from(side).expect("small"));

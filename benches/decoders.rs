@@ -1,9 +1,10 @@
-//! Every decoder: its prediction and all gradients, for an encoder that drops hidden patches or one that sees all.
+//! Every decoder: its prediction and all gradients, for an encoder that drops hidden patches or one that sees all
+//! patches.
 //!
-//! `cargo bench --bench decoders`; a name filters, e.g. `-- mae`. Ids give the encoder's tokens a batch of
-//! four images of 14 x 14 patches comes as: a class token and 49 visible patches each, or 196. All decoders
-//! are 256 wide and two blocks deep (those that predict features are as wide as the encoder, 384), so
-//! that their ways, not their sizes, are compared.
+//! `cargo bench --bench decoders`; a name filters, e.g. `-- mae`. Ids give the number of the encoder's tokens for four
+//! images of 14 x 14 patches: a class token and 49 visible patches each, or 196 patches. All decoders are 256 wide and
+//! two blocks deep (those that predict features are as wide as the encoder, 384), so that designs are compared, not
+//! sizes.
 
 #![expect(
     clippy::expect_used,
@@ -44,7 +45,7 @@ fn sizes() -> MaeDecoderConfig {
     }
 }
 
-/// The decoders that configs can name and that read these tokens, in the common size.
+/// The decoders that configs can name and that read these tokens, in one size.
 fn named(tokens: TokensNeeded) -> Vec<(String, Build)> {
     let mut found: Vec<(String, Build)> = Vec::new();
     for entry in decoders().iter() {

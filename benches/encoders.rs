@@ -1,9 +1,9 @@
-//! Every encoder: the pass that training runs, under a mask and with its gradients, and the one of features.
+//! Every encoder: the pass of training, with a mask and gradients, and the pass for features.
 //!
-//! `cargo bench --bench encoders`; a name filters, e.g. `-- swin`. Ids give what happens to hidden patches
-//! (`drop`, `replace`, or `features` for whole images without gradients) and the images, whose number is the
-//! throughput. Widths and image sizes are the papers' small ones, with one or two blocks a stage.
-//! `drop` beside `replace` is what MAE saves; encoders are not to be compared with each other.
+//! `cargo bench --bench encoders`; a name filters, e.g. `-- swin`. Ids give what happens to hidden patches (`drop`,
+//! `replace`, or `features` for whole images without gradients) and the number of images, which is the throughput.
+//! Widths and image sizes are the papers' small ones, with one or two blocks per stage. The difference between `drop`
+//! and `replace` is what MAE saves. Encoders must not be compared with each other.
 
 #![expect(
     clippy::expect_used,
@@ -43,7 +43,7 @@ impl Way {
     }
 }
 
-/// An encoder and the pictures it gets.
+/// An encoder and its images.
 struct Subject<'a> {
     name: &'a str,
     encoder: &'a dyn Encoder,
@@ -53,7 +53,7 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// Times training, in each of the ways, and features.
+    /// Times training in each mode, and features.
     fn run(&self, c: &mut Criterion, ways: &[Way]) {
         let Self {
             name,
@@ -112,7 +112,7 @@ fn vit(c: &mut Criterion) {
     run(c, "vit", small, 4, &[Way::Drop, Way::Replace]);
 }
 
-/// Every encoder that configs can name, in its size for images of 32 pixels.
+/// Every encoder that configs can name, in its size for 32-pixel images.
 fn small(c: &mut Criterion) {
     for entry in encoders().iter() {
         let table = entry.info.small().expect("it is TOML");
@@ -162,7 +162,7 @@ fn conv_mae(c: &mut Criterion) {
     run(c, "conv_mae", config, 2, &[Way::Drop]);
 }
 
-/// Behind painted pixels, the way FastMIM hides patches from it.
+/// With painted pixels, as FastMIM hides patches from it.
 fn pvt_v2(c: &mut Criterion) {
     let config = PvtV2Config {
         depths: vec![1; 4],

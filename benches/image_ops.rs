@@ -1,9 +1,9 @@
-//! Each op on images and feature maps against the same in plain candle operations.
+//! Each op on images and feature maps, against the same computation in plain candle operations.
 //!
-//! `cargo bench --bench image_ops`; a name filters, e.g. `-- depthwise`. Ids give op, version and shape; forward
-//! and backward, but for histograms and patches, which need no gradient. Channels come last in feature maps:
-//! `plain` adds or joins shifted maps, as candle's own convolutions take them channels first and lose more
-//! time by that and by looping over groups (`mim bench op depthwise`).
+//! `cargo bench --bench image_ops`; a name filters, e.g. `-- depthwise`. Ids give op, version and shape. Times are of
+//! forward and backward, except for histograms and patches, which need no gradient. Feature maps are channels-last.
+//! `plain` adds or joins shifted maps: candle's own convolutions are slower, because they need channels first and loop
+//! over groups (`mim bench op depthwise`).
 
 #![expect(
     clippy::expect_used,
@@ -23,7 +23,7 @@ fn padded(xs: &Tensor, padding: usize) -> Result<Tensor> {
     xs.pad_with_zeros(2, padding, padding)
 }
 
-/// The sum of shifted maps, each times its tap's weights.
+/// The sum of shifted maps, each times the weights of its tap.
 fn plain_depthwise(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (_, height, width, channels) = xs.dims4()?;
     let side = weight.dim(3)?;
@@ -56,7 +56,7 @@ fn depthwise(c: &mut Criterion) {
     }
 }
 
-/// The places of each window joined, place by place.
+/// The values of each window joined, position by position.
 fn plain_unfold(xs: &Tensor, window: Window) -> Result<Tensor> {
     let (_, height, width, _) = xs.dims4()?;
     let padded = padded(xs, window.padding)?;
@@ -93,7 +93,7 @@ fn unfold(c: &mut Criterion) {
     }
 }
 
-/// [`ops::hog`] of central differences without a window, but for angles that rounding moves to another bin.
+/// [`ops::hog`] of central differences without a window, except for angles that rounding moves to another bin.
 fn plain_hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
     let (batch, channels, height, width) = images.dims4()?;
     let difference = |axis: usize, length: usize| {
@@ -111,7 +111,7 @@ fn plain_hog(images: &Tensor, filter: HogFilter) -> Result<Tensor> {
         let passed = (&rise * cos)?.ge(&(&run * sin)?)?;
         bin = (bin + passed.to_dtype(DType::F32)?)?;
     }
-    // Half a turn is none.
+    // Half a turn counts as no turn.
     let bin = (bin * rise.gt(0f64)?.to_dtype(DType::F32)?)?;
     let cell = filter.cell;
     let shape = [batch, channels, height / cell, cell, width / cell, cell];
@@ -143,7 +143,7 @@ fn hog(c: &mut Criterion) {
     });
 }
 
-/// Made of candle operations themselves, so the two orders stand beside each other.
+/// These consist of candle operations, so the two orders are compared.
 fn patches(c: &mut Criterion) {
     let images = values(&[8, 3, SIDE, SIDE]).as_detached_tensor();
     let mut group = c.benchmark_group("ops/patchify");

@@ -1,8 +1,8 @@
-//! Every masker with its paper's settings, and what a mask becomes on its way to the encoder.
+//! Every masker with its paper's settings, and the conversions of a mask for the encoder.
 //!
-//! `cargo bench --bench maskers`; a name filters, e.g. `-- blockwise`. Each call masks 256 images of 14 x 14
-//! patches; the throughput is in images. No masker is the oracle of another: what counts is that all of
-//! them together cost little beside a training step.
+//! `cargo bench --bench maskers`; a name filters, e.g. `-- blockwise`. Each call masks 256 images of 14 x 14 patches;
+//! the throughput is in images. Maskers are not compared with each other: what counts is that each costs little
+//! compared with a training step.
 
 #![expect(
     clippy::expect_used,
@@ -22,7 +22,7 @@ use mim_masking::{
 
 const IMAGES: usize = 256;
 
-/// All maskers with their papers' settings, and `blockwise` in its other ways.
+/// All maskers with their papers' settings, and variants of `blockwise`.
 fn all() -> Vec<(String, Box<dyn MaskerSettings>)> {
     let blockwise = |name: &str, when_stuck| {
         let config = BlockwiseMaskerConfig {

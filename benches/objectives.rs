@@ -26,14 +26,14 @@ const PIXELS: usize = 768;
 const FEATURES: usize = 384;
 const VOCABULARY: usize = 8192;
 
-/// A prediction of values in [-1, 1], and what it is compared with.
+/// A prediction of values in [-1, 1], and its target.
 struct Pair {
     prediction: Prediction,
     target: Target,
     mask: Mask,
 }
 
-/// `width` values of each of `rows`, against `target`.
+/// `width` values for each of `rows`, against `target`.
 fn pair(images: usize, rows: Rows, width: usize, target: Target) -> Pair {
     let mask = mask(images, GRID);
     let tokens = match rows {
@@ -99,7 +99,7 @@ fn regression(c: &mut Criterion) {
     ] {
         run(c, "regression", recipe, &config, &pair);
     }
-    // A group of eight points a token.
+    // A group of eight points per token.
     let points = self::pair(IMAGES, Rows::Masked, 24, patches(24));
     run(
         c,

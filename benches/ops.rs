@@ -1,8 +1,8 @@
-//! Each op, forward and backward, against the same in plain candle operations.
+//! Each op, forward and backward, against the same computation in plain candle operations.
 //!
-//! `cargo bench --bench ops`; a name filters, e.g. `-- attention`. Ids give op, version and shape:
-//! `vitb` is 8 images of 197 tokens of a ViT-B/16, `tiny` is 64 images of 17 tokens of a 192-wide
-//! ViT on 32 px. Operations on images stand in `image_ops`.
+//! `cargo bench --bench ops`; a name filters, e.g. `-- attention`. Ids give op, version and shape: `vitb` is 8 images
+//! of 197 tokens of a ViT-B/16, `tiny` is 64 images of 17 tokens of a 192-wide ViT on 32 px. Operations on images are
+//! in `image_ops`.
 
 #![expect(
     clippy::expect_used,
@@ -101,7 +101,7 @@ fn layers(c: &mut Criterion) {
     }
 }
 
-/// A quarter of all tokens, whichever image they belong to, and of each image.
+/// A quarter of all tokens over the batch, and a quarter of each image's tokens.
 fn tokens(c: &mut Criterion) {
     for size in &SIZES {
         let Size { tokens, name, .. } = *size;
@@ -258,7 +258,7 @@ fn parameters(c: &mut Criterion) {
         Ok(())
     });
     let square = Tensor::new(&[1e12], &Device::Cpu).expect("one number");
-    // Its factor rounds to 1: the values stay as they are.
+    // Its factor rounds to 1, so the values do not change.
     let bound = ops::MaxNorm::Joint(1e6);
     time("clip_norm/fused", &|| {
         fused(ops::clip_norm(&[&grad], &square, bound))

@@ -1,7 +1,7 @@
-//! What follows the backward pass, over all parameters of a ViT-S/16: clipping, AdamW, the momentum teacher.
+//! The work after the backward pass, over all parameters of a ViT-S/16: clipping, AdamW, the momentum teacher.
 //!
-//! `cargo bench --bench optimizers`; a name filters, e.g. `-- adamw`. `ours` stands beside `plain`: candle's
-//! own `candle_nn::AdamW`, or the formula in candle operations, tensor by tensor. The throughput is in parameters.
+//! `cargo bench --bench optimizers`; a name filters, e.g. `-- adamw`. `plain` is candle's own `candle_nn::AdamW`, or
+//! the formula in candle operations, tensor by tensor. The throughput is in parameters.
 
 #![expect(
     clippy::expect_used,
@@ -159,7 +159,7 @@ fn clip(c: &mut Criterion) {
     let mut ours = gradients(&store);
     let mut plain: Vec<Tensor> = ours.iter().filter_map(|(_, _, g)| g.cloned()).collect();
     time(&mut group, "norm/ours/vits", || ours.norm());
-    // The bound sinks from call to call, so that each one has something to clip.
+    // The bound decreases from call to call, so that each call has something to clip.
     let mut max_norm = 1.;
     time(&mut group, "per_tensor/ours/vits", || {
         max_norm *= 0.999;

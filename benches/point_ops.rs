@@ -1,4 +1,4 @@
-//! Each op on clouds of points against the same in plain candle operations.
+//! Each op on point clouds, against the same computation in plain candle operations.
 //!
 //! `cargo bench --bench point_ops`; a name filters, e.g. `-- nearest`. Ids give op, version and shape: 32 clouds of 2048
 //! points, 512 groups of 16 points, as on the first level of Point-M2AE. Two threads:
@@ -21,7 +21,7 @@ const CLOUDS: usize = 32;
 const POINTS: usize = 2048;
 const GROUPS: usize = 512;
 const MEMBERS: usize = 16;
-/// Groups of the plain version of sampling, which takes a quarter of a second for each hundred.
+/// Groups for the plain version of sampling, which takes a quarter of a second per hundred groups.
 const FEW: usize = 32;
 
 /// Squared distances `[batch, queries, points]`.
@@ -30,7 +30,7 @@ fn distances(queries: &Tensor, points: &Tensor) -> Result<Tensor> {
     apart.sqr()?.sum(3)
 }
 
-/// Farthest point sampling, a point of all clouds at a time.
+/// Farthest point sampling, one point of all clouds at a time.
 fn plain_farthest(points: &Tensor, count: usize) -> Result<Tensor> {
     let (batch, size, _) = points.dims3()?;
     let device = points.device();

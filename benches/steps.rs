@@ -1,9 +1,9 @@
 //! Whole training steps of every registered method at its smallest size.
 //!
 //! `cargo bench --bench steps`; a name filters, e.g. `-- swin`. The sizes are those of the tests,
-//! `mim-methods/tests/tiny/*.toml`, on 16 images of the embedded data. A step is forward, backward, clipping,
-//! AdamW and the teacher's update, with new masks each time. At this size it is all overhead: kernels are timed
-//! in the other benches, steps at real sizes by `mim bench step` and `mim bench method`.
+//! `mim-methods/tests/tiny/*.toml`, on 16 images of the embedded data. A step is forward, backward, clipping, AdamW and
+//! the teacher's update, with new masks each time. At this size a step is mostly overhead. The other benches time
+//! kernels; `mim bench step` and `mim bench method` time steps of real sizes.
 
 #![expect(
     clippy::expect_used,

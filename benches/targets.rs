@@ -1,8 +1,8 @@
 //! Every target generator: pixels in each normalisation, histograms of gradients, features of a teacher, tokens.
 //!
-//! `cargo bench --bench targets`; a name filters, e.g. `-- hog`. Ids give the recipe and the images, whose
-//! number is the throughput. The networks are cut short: a ViT-S/16 of two blocks, and DALL-E's tokenizer at
-//! an eighth of its width. The op behind the histograms stands beside plain candle operations in `image_ops`.
+//! `cargo bench --bench targets`; a name filters, e.g. `-- hog`. Ids give the recipe and the number of images, which is
+//! the throughput. The networks are reduced: a ViT-S/16 of two blocks, and DALL-E's tokenizer at an eighth of its
+//! width. `image_ops` compares the op of the histograms with plain candle operations.
 
 #![expect(
     clippy::expect_used,
@@ -72,7 +72,7 @@ fn histograms(c: &mut Criterion) {
     }
 }
 
-/// A momentum teacher, as it starts.
+/// A momentum teacher at its start.
 fn teacher() -> Result<Vit> {
     let vit = VitConfig {
         depth: 2,

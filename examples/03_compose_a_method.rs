@@ -1,5 +1,5 @@
-//! A method of one's own: blocks of patches are hidden, one branch predicts their pixels, another
-//! one what a momentum copy of the encoder sees there.
+//! A custom method: blocks of patches are hidden. One branch predicts their pixels, another one the features that a
+//! momentum copy of the encoder has there.
 //!
 //! `cargo run --release --example 03_compose_a_method`
 
@@ -30,7 +30,7 @@ fn compose(student: &ParamStore) -> Result<Composite> {
         ..BlockwiseMaskerConfig::default()
     };
 
-    // A teacher is the same constructor on another store; it starts as a copy and follows.
+    // A teacher is the same constructor on another store. It starts as a copy of the student and follows it.
     let teacher = ParamStore::teacher(student.device());
     let momentum_encoder = Vit::new(&teacher.root(), &vit)?;
     let momentum = Schedule::constant(0.99);

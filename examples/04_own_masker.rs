@@ -1,4 +1,4 @@
-//! A masker of one's own in MAE: neighbouring columns of patches are hidden.
+//! A custom masker in MAE: it hides neighbouring columns of patches.
 //!
 //! `cargo run --release --example 04_own_masker`
 

@@ -1,4 +1,4 @@
-//! A target of one's own: the mean colour of each hidden patch.
+//! A custom target: the mean colour of each hidden patch.
 //!
 //! `cargo run --release --example 05_own_target`
 

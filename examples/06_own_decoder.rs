@@ -1,4 +1,4 @@
-//! A decoder of one's own: each hidden patch from the mean of the visible tokens.
+//! A custom decoder: it predicts each hidden patch from the mean of the visible tokens.
 //!
 //! `cargo run --release --example 06_own_decoder`
 

@@ -1,4 +1,4 @@
-//! A method of one's own: what a momentum copy of the encoder sees in hidden blocks is predicted.
+//! A custom method: it predicts the features that a momentum copy of the encoder has in hidden blocks.
 //!
 //! `cargo run --release --example 07_own_method`
 

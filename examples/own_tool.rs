@@ -1,4 +1,4 @@
-//! The whole tool with parts of one's own: a masker, a target and a method, in every command.
+//! The whole program with custom parts: a masker, a target and a method, known to every command.
 //!
 //! ```text
 //! cargo run --release --example own_tool -- parts

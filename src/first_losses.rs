@@ -5,8 +5,10 @@ use mim_core::optim::{AdamWConfig, Clip};
 use mim_core::train::Stepper;
 use mim_core::{Method, Result, StepContext};
 
-/// The losses of the first `steps` optimizer steps on the embedded images, with batches of 16 and AdamW at a learning
-/// rate of 1e-3. They show whether a custom method runs and starts to learn.
+/// The losses of the first `steps` optimizer steps on the embedded images.
+///
+/// Batches have 16 images, and AdamW has a learning rate of 1e-3. The losses show whether a custom method runs and starts
+/// to learn.
 ///
 /// # Errors
 ///

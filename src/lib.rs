@@ -38,7 +38,7 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! [`Trainer`](prelude::Trainer) runs epochs, writes checkpoints and resumes to the bit:
+//! [`Trainer`](prelude::Trainer) runs epochs, writes checkpoints and resumes bit-exactly:
 //! `examples/02_train_mae_tiny.rs`.
 //!
 //! # Change a part
@@ -67,8 +67,8 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! The pages of [`targets::TargetGenerator`], [`core::Decoder`] and [`core::Objective`] show the same for the other parts;
-//! that of [`methods::Composite`] joins parts to a new method.
+//! The pages of [`targets::TargetGenerator`], [`core::Decoder`] and [`core::Objective`] show the same for the other
+//! parts; that of [`methods::Composite`] joins parts into a new method.
 //!
 //! # A whole run from its settings
 //!
@@ -123,9 +123,9 @@
 //! | `cuda` | NVIDIA GPUs; the build needs `nvcc` |
 //! | `cudnn` | `cuda`, with cuDNN for candle's own convolutions |
 //! | `nccl` | `cuda`, and training on several GPUs |
-//! | `mkl`, `accelerate`, `metal` | candle's own, passed on |
+//! | `mkl`, `accelerate`, `metal` | candle's own features, passed on |
 //!
-//! The package is called `mim-zoo`, the library `mim`. From a clone beside your program:
+//! The package is called `mim-zoo`, the library `mim`. With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]

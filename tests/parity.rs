@@ -90,7 +90,7 @@ fn other_settings_and_other_numbers_fail() {
         json["values"]["lr"][3] = 1.into();
     });
     assert!(reason.starts_with("values.lr"), "{reason}");
-    // What nobody reads, and what nothing is compared with.
+    // A setting that is not read, and a value that mim lacks.
     let reason = refused("components/sincos_pos_embed", |json| {
         json["config"]["scale"] = 1.into();
     });

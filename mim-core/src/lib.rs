@@ -81,8 +81,8 @@
 //!
 //! # Load weights of another project
 //!
-//! The same weights have other names in every project. [`weights::Source`] translates them, both ways. Loading is strict:
-//! an error lists everything that is missing, unexpected or of another shape.
+//! Every project names the same weights differently. [`weights::Source`] translates names in both directions. Loading
+//! is strict: an error lists everything that is missing, unexpected or of another shape.
 //!
 //! ```
 //! use candle_core::Device;
@@ -112,8 +112,8 @@
 //!
 //! # Train
 //!
-//! [`train::Trainer`] runs epochs, writes checkpoints and resumes to the bit. Its page trains the small method of the page
-//! of [`Method`]. [`train::Stepper`] makes single steps, for a loop of your own.
+//! [`train::Trainer`] runs epochs, writes checkpoints and resumes bit-exactly. Its page trains the small method of the
+//! page of [`Method`]. [`train::Stepper`] makes single steps, for a loop of your own.
 //!
 //! # Features
 //!
@@ -127,9 +127,9 @@
 //! | `cuda` | NVIDIA GPUs, with the kernels of `mim-ops`; the build needs `nvcc` |
 //! | `cudnn` | `cuda`, with cuDNN for candle's own convolutions |
 //! | `nccl` | `cuda`, and training on several GPUs |
-//! | `mkl`, `accelerate`, `metal` | candle's own, passed on |
+//! | `mkl`, `accelerate`, `metal` | candle's own features, passed on |
 //!
-//! From a clone beside your program:
+//! With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]

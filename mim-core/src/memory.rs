@@ -1,4 +1,4 @@
-//! How much memory there is, so that too much is refused and not asked for.
+//! The memory of the machine: sizes that exceed it are refused before anything is allocated.
 
 use std::sync::OnceLock;
 
@@ -11,7 +11,7 @@ pub fn total() -> Option<u64> {
     *TOTAL.get_or_init(|| [machine(), group(), limit()].into_iter().flatten().min())
 }
 
-/// Checks that so many values of four bytes fit into the memory, beside those that are there.
+/// Checks that this many values of four bytes fit into memory, together with `held` others.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub fn check(
                 format!("{:.1} GB of memory", bytes as f64 / 1e9)
             });
             let why = format!(
-                "it takes {needed}, and there are {:.1} GB",
+                "it takes {needed}, but at most {:.1} GB can be used",
                 most as f64 / 1e9
             );
             let fix = "use smaller sizes";

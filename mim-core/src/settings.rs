@@ -27,7 +27,7 @@ pub fn overlay(base: &mut Table, over: Table) {
 
 /// Applies one override `dotted.key=value`; the value is parsed as TOML, or else taken as a string.
 ///
-/// Setting a `type` replaces the surrounding table by the defaults of that type.
+/// Setting a `type` replaces the surrounding table with the defaults of that type.
 ///
 /// # Errors
 ///

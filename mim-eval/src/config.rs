@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{KnnConfig, LinearConfig, LowshotConfig};
 
-/// Maximum size up to which images are resized with a margin around the crop.
+/// Largest size at which images are resized with a margin around the crop.
 const MARGIN_UP_TO: usize = 224;
 
 /// Settings of [`extract`](crate::extract) and [`probe`](crate::probe).

@@ -193,9 +193,10 @@ fn pooled(
     Ok(pooled.detach())
 }
 
-/// The first view of each image as bytes / 255 in the channels of the data set, flattened: the baseline that every
-/// encoder should beat. For point clouds, the share of points in each of 8 x 8 x 8 cubes around the centre; the
-/// outer ones reach to 1.
+/// Raw pixels as features: the baseline that every encoder should beat.
+///
+/// A feature is the first view of an image as bytes / 255 in the channels of the data set, flattened. For a point cloud
+/// it is the share of points in each of 8 x 8 x 8 cubes around the centre; the outer ones reach to 1.
 ///
 /// Images with more than 64 pixels per side are averaged over blocks to at most 64. If there are more
 /// images than [`LinearConfig::max_train`](crate::LinearConfig), evenly spaced ones are used, so memory is bounded.

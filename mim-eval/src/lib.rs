@@ -10,7 +10,7 @@
 //! | do similar images come first? | [`RetrievalConfig`] |
 //! | has training collapsed? | [`Signals`] |
 //! | are the features of single patches useful? | [`SegmentConfig`] |
-//! | what does it attend to, what does it reconstruct? | [`attention_maps`], [`pca_maps`], [`reconstruction_grid`] |
+//! | what does it attend to, what is reconstructed? | [`attention_maps`], [`pca_maps`], [`reconstruction_grid`] |
 //!
 //! # Probe an encoder
 //!
@@ -103,10 +103,10 @@
 //!
 //! # Features
 //!
-//! All are off by default, and all are those of `mim-core`, passed on: `cuda`, `cudnn` and `nccl` for GPUs, `mpi` for many
+//! All are off by default and are passed on to `mim-core`: `cuda`, `cudnn` and `nccl` for GPUs, `mpi` for many
 //! processes on CPUs. A program that depends on `mim-zoo` sets them there.
 //!
-//! From a clone beside your program:
+//! With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]

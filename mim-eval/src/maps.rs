@@ -4,8 +4,10 @@ use candle_core::{DType, Device, Tensor};
 use mim_core::{EncodeOptions, Encoder, Error, Masking, PatchGrid, Result, StepContext};
 use nalgebra::{DMatrix, SymmetricEigen};
 
-/// Attention of the class token in the last block, one map per head: `[batch, 1, height, width]` in `[0, 1]`, in the
-/// size of the images `[batch, channels, height, width]` (normalised).
+/// Attention of the class token in the last block, one map per head.
+///
+/// The images are `[batch, channels, height, width]`, normalised. A map is `[batch, 1, height, width]` in `[0, 1]`, in
+/// the size of the images.
 ///
 /// # Errors
 ///

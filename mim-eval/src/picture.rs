@@ -45,7 +45,7 @@ pub fn reconstruction_grid(
             "rows, columns",
             format!("{rows}, {columns}"),
             "the picture would be empty",
-            "use 1 or more of each",
+            "use 1 or more for both",
         ));
     }
     let [count, height, width] = check(reconstruction)?;
@@ -139,8 +139,8 @@ fn check(reconstruction: &Reconstruction) -> Result<[usize; 3]> {
     Ok([dims[0], dims[2], dims[3]])
 }
 
-/// The picture of `[channels, height, width]` values in `[0, 1]`: of more than three channels the first three, of two the
-/// first.
+/// The picture of `[channels, height, width]` values in `[0, 1]`. Of more than three channels it shows the first three,
+/// of two channels the first.
 pub(crate) fn image(values: &Tensor) -> Result<RgbImage> {
     let (channels, height, width) = values.dims3()?;
     let values = &values.narrow(0, 0, if channels < 3 { 1 } else { 3 })?;

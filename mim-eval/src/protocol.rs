@@ -20,8 +20,8 @@ pub trait ProtocolSettings: Settings {
         false
     }
 
-    /// The settings of segmentation, if it is that: it reads masks and patch features, and is measured by
-    /// [`SegmentConfig::scores`].
+    /// The settings, if the protocol is segmentation. That reads masks and patch features, so [`SegmentConfig::scores`]
+    /// measures it.
     fn segmentation(&self) -> Option<&SegmentConfig> {
         None
     }
@@ -75,7 +75,7 @@ impl Outcome {
     }
 }
 
-/// The mean and the deviation of a sample.
+/// Mean and standard deviation of a sample.
 pub(crate) fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;

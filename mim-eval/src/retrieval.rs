@@ -29,17 +29,23 @@ impl Default for RetrievalConfig {
 }
 
 impl Part for RetrievalConfig {
-    const ABOUT: &'static str = "retrieval of training images of the same class: recall@k and mean average precision";
-    const PAPER: &'static str = "recall@k as in Jegou et al., TPAMI 2011; average precision over the whole ranking";
+    const ABOUT: &'static str =
+        "retrieval of training images of the same class: recall@k and mean average precision";
+    const PAPER: &'static str =
+        "recall@k as in Jegou et al., TPAMI 2011; average precision over the whole ranking";
 }
 
 impl ProtocolSettings for RetrievalConfig {
     fn measure(&self, train: &Features, test: &Features) -> Result<Outcome> {
         not_empty("retrieval", "recall_at", &self.recall_at)?;
         train.check_classes("retrieval")?;
-        if let Some(k) = self.recall_at.iter().find(|k| **k == 0 || **k > train.len()) {
+        if let Some(k) = self
+            .recall_at
+            .iter()
+            .find(|k| **k == 0 || **k > train.len())
+        {
             let why = format!("there are {} training images", train.len());
-            let fix = "use numbers from 1 to that";
+            let fix = format!("use numbers from 1 to {}", train.len());
             return Err(Error::config("retrieval", "recall_at", k, why, fix));
         }
         train.check_pair(test)?;
@@ -71,7 +77,10 @@ impl ProtocolSettings for RetrievalConfig {
         }
         let mut outcome = Outcome::default();
         for (found, k) in found.iter().zip(&self.recall_at) {
-            outcome.push(format!("recall_at_{k}"), 100. * *found as f64 / test.len() as f64);
+            outcome.push(
+                format!("recall_at_{k}"),
+                100. * *found as f64 / test.len() as f64,
+            );
         }
         let mean = precisions.iter().sum::<f64>() / precisions.len() as f64;
         outcome.push("map", 100. * mean);
@@ -84,9 +93,15 @@ impl ProtocolSettings for RetrievalConfig {
 fn ranking(similarities: &[f32], labels: &[u32], label: u32) -> (Option<usize>, Option<f64>) {
     let mut order: Vec<usize> = (0..similarities.len()).collect();
     order.sort_by(|a, b| similarities[*b].total_cmp(&similarities[*a]).then(a.cmp(b)));
-    let right = order.iter().enumerate().filter(|(_, image)| labels[**image] == label);
+    let right = order
+        .iter()
+        .enumerate()
+        .filter(|(_, image)| labels[**image] == label);
     let ranks: Vec<usize> = right.map(|(rank, _)| rank).collect();
-    let precisions = ranks.iter().zip(1..).map(|(rank, found)| f64::from(found) / (rank + 1) as f64);
+    let precisions = ranks
+        .iter()
+        .zip(1..)
+        .map(|(rank, found)| f64::from(found) / (rank + 1) as f64);
     let sum: f64 = precisions.sum();
     match ranks.first() {
         None => (None, None),
@@ -99,7 +114,6 @@ impl Features {
     pub(crate) fn units(&self) -> Result<Tensor> {
         crate::knn::units(self.values(), self.dim())
     }
-
 }
 
 #[cfg(test)]
@@ -115,7 +129,9 @@ mod tests {
         // Nearest first: classes 1, 0, 1, 0.
         let train = features(&[1., 0., 1., 0.2, 1., 0.5, 0., 1.], &[1, 0, 1, 0]);
         let test = features(&[1., 0.], &[1]);
-        let config = RetrievalConfig { recall_at: vec![1, 2] };
+        let config = RetrievalConfig {
+            recall_at: vec![1, 2],
+        };
         let outcome = config.measure(&train, &test).unwrap();
         let values: Vec<f64> = outcome.figures.iter().map(|(_, value)| *value).collect();
         assert_eq!(values[..2], [100., 100.]);
@@ -133,10 +149,15 @@ mod tests {
         let error = config.measure(&train, &train).unwrap_err();
         assert!(error.to_string().contains("2 training images"), "{error}");
         let config = RetrievalConfig { recall_at: vec![1] };
-        let error = config.measure(&train, &features(&[1., 0.], &[3])).unwrap_err();
+        let error = config
+            .measure(&train, &features(&[1., 0.], &[3]))
+            .unwrap_err();
         assert!(error.to_string().contains("no test image"), "{error}");
         let one = features(&[1., 0.], &[1]);
         let error = config.measure(&one, &one).unwrap_err();
-        assert!(error.to_string().contains("retrieval of one class"), "{error}");
+        assert!(
+            error.to_string().contains("retrieval of one class"),
+            "{error}"
+        );
     }
 }

@@ -13,8 +13,10 @@ const LEAST_SIDE: usize = 96;
 const SPACE: usize = 4;
 const WHITE: Rgb<u8> = Rgb([255; 3]);
 
-/// Draws columns of images `[count, channels, height, width]` in `[0, 1]` under their headings; sizes may differ between
-/// columns. Small images are enlarged by a whole factor without smoothing.
+/// Draws columns of images under their headings.
+///
+/// A column is `[count, channels, height, width]` in `[0, 1]`; sizes may differ between columns. Small images are
+/// enlarged by a whole factor without smoothing.
 ///
 /// # Errors
 ///

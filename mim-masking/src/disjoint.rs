@@ -58,7 +58,12 @@ impl DisjointMaskerConfig {
             return bad("unit", self.unit.to_string(), why, "use 1 or 2");
         }
         if self.views == 0 {
-            return bad("views", "0".to_owned(), "there must be at least one", "use 2");
+            return bad(
+                "views",
+                "0".to_owned(),
+                "there must be at least one",
+                "use 2",
+            );
         }
         Ok(DisjointMasker {
             config: self.clone(),
@@ -67,7 +72,7 @@ impl DisjointMaskerConfig {
 }
 
 impl Part for DisjointMaskerConfig {
-    const ABOUT: &'static str = "several masks an image, which hide nearly all of it between them";
+    const ABOUT: &'static str = "several masks per image, which together hide nearly all of it";
     const PAPER: &'static str = "DMJD: Ma et al., TMM 2023, arXiv 2301.00230";
 }
 

@@ -59,7 +59,13 @@ impl InverseBlockMaskerConfig {
         let max = self.max_aspect.unwrap_or(1. / self.min_aspect);
         if !(self.min_aspect > 0. && self.min_aspect <= max && max.is_finite()) {
             let why = format!("it must be positive, and at most max_aspect = {max}");
-            return Err(Error::config(NAME, "min_aspect", self.min_aspect, why, "use 0.5"));
+            return Err(Error::config(
+                NAME,
+                "min_aspect",
+                self.min_aspect,
+                why,
+                "use 0.5",
+            ));
         }
         Ok(InverseBlockMasker {
             log_aspect: (self.min_aspect.ln(), max.ln()),
@@ -69,7 +75,8 @@ impl InverseBlockMaskerConfig {
 }
 
 impl Part for InverseBlockMaskerConfig {
-    const ABOUT: &'static str = "one block is seen, which may wrap around; a part of the rest is predicted";
+    const ABOUT: &'static str =
+        "one block is visible, which may wrap around; part of the rest is predicted";
     const PAPER: &'static str = "CAPI: Darcet et al., TMLR 2025, arXiv 2502.08769";
     const SMALL: &'static str = "pred_ratio = 0.2";
 }
@@ -80,8 +87,9 @@ impl MaskerSettings for InverseBlockMaskerConfig {
     }
 }
 
-/// Shows one block with an exact number of patches and hides the rest. A random part of the hidden patches is
-/// predicted; the others are not used. All counts are the same in every image.
+/// Shows one block with an exact number of patches and hides the rest.
+///
+/// A random part of the hidden patches is predicted; the others are not used. All counts are the same in every image.
 ///
 /// Visible patches are in image order, predicted ones in order of drawing. CAPI (Darcet et al., TMLR 2025),
 /// section 3.3; facebookresearch/capi @ 98b4fa1, `data.py`.
@@ -102,7 +110,12 @@ impl InverseBlockMasker {
         let hidden = share(grid.len(), config.mask_ratio);
         let predicted = share(hidden, config.pred_ratio);
         for (field, ratio, count, what) in [
-            ("mask_ratio", config.mask_ratio, grid.len() - hidden, "stays visible"),
+            (
+                "mask_ratio",
+                config.mask_ratio,
+                grid.len() - hidden,
+                "stays visible",
+            ),
             ("pred_ratio", config.pred_ratio, predicted, "is predicted"),
         ] {
             if count == 0 {
@@ -161,11 +174,21 @@ impl InverseBlockMasker {
         if low > high {
             let why = format!("no block of {count} patches with this aspect fits a grid of {grid}");
             let fix = "use a wider range of aspects, or another mask_ratio";
-            return Err(Error::config(NAME, "min_aspect", self.config.min_aspect, why, fix));
+            return Err(Error::config(
+                NAME,
+                "min_aspect",
+                self.config.min_aspect,
+                why,
+                fix,
+            ));
         }
         let aspect = draws.uniform(low, high).exp();
         let side = |length: f64, most: usize| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a side in patches")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a side in patches"
+            )]
             let side = length.sqrt().ceil() as usize;
             side.min(most)
         };
@@ -175,12 +198,18 @@ impl InverseBlockMasker {
         let top = draws.integer(0, grid.rows - height.min(grid.rows));
         let left = draws.integer(0, grid.cols - width);
         let (down, right) = match self.config.roll {
-            true => (draws.integer(0, grid.rows - 1), draws.integer(0, grid.cols - 1)),
+            true => (
+                draws.integer(0, grid.rows - 1),
+                draws.integer(0, grid.cols - 1),
+            ),
             false => (0, 0),
         };
         let cells = (0..height).flat_map(|row| (0..width).map(move |col| (row, col)));
         let id = |(row, col): (usize, usize)| {
-            let (row, col) = ((top + row + down) % grid.rows, (left + col + right) % grid.cols);
+            let (row, col) = (
+                (top + row + down) % grid.rows,
+                (left + col + right) % grid.cols,
+            );
             row * grid.cols + col
         };
         // The last row is cut if there are too many patches.
@@ -243,11 +272,21 @@ mod tests {
         let grid = PatchGrid::new(4, 4);
         // Five patches in a square of 3x3 at (0, 1), shifted by (3, 2).
         let noise: Vec<f32> = (0..11).map(|at| 1. / (at as f32 + 1.)).collect();
-        let mask = masker.from_draws(grid, 1, (&[0., 0., 1., 3., 2.], &noise)).unwrap();
+        let mask = masker
+            .from_draws(grid, 1, (&[0., 0., 1., 3., 2.], &noise))
+            .unwrap();
         assert_eq!(mask.visible(0), [0, 3, 12, 13, 15]);
         assert_eq!(mask.hidden(0), [14, 11, 10, 9, 8]);
-        assert!(masker.from_draws(grid, 1, (&[0., 0., 1., 3.], &noise)).is_err());
-        assert!(masker.from_draws(grid, 1, (&[0., 0., 1., 3., 2.], &noise[1..])).is_err());
+        assert!(
+            masker
+                .from_draws(grid, 1, (&[0., 0., 1., 3.], &noise))
+                .is_err()
+        );
+        assert!(
+            masker
+                .from_draws(grid, 1, (&[0., 0., 1., 3., 2.], &noise[1..]))
+                .is_err()
+        );
     }
 
     #[test]
@@ -276,7 +315,10 @@ mod tests {
             pred_ratio: 0.5,
             ..InverseBlockMaskerConfig::default()
         };
-        let sampled = tall.build().unwrap().sample(&request(&step, 1, PatchGrid::new(6, 6)), &mut rng);
+        let sampled = tall
+            .build()
+            .unwrap()
+            .sample(&request(&step, 1, PatchGrid::new(6, 6)), &mut rng);
         let error = sampled.unwrap_err().to_string();
         assert!(error.contains("fits a grid of 6x6"), "{error}");
     }

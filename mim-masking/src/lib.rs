@@ -84,10 +84,10 @@
 //!
 //! # Features
 //!
-//! All are off by default, and all are those of `mim-core`, passed on: `cuda`, `cudnn` and `nccl` for GPUs, `mpi` for many
+//! All are off by default and are passed on to `mim-core`: `cuda`, `cudnn` and `nccl` for GPUs, `mpi` for many
 //! processes on CPUs. A program that depends on `mim-zoo` sets them there.
 //!
-//! From a clone beside your program:
+//! With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]

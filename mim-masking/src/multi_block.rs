@@ -73,7 +73,13 @@ impl MultiBlockMaskerConfig {
             if !(low > 0. && low <= high && high <= most && high.is_finite()) {
                 let why = "it must be a range of positive numbers, the lower one first; shares are at most 1";
                 let fix = "use [0.15, 0.2], for example";
-                return Err(Error::config(NAME, field, format!("[{low}, {high}]"), why, fix));
+                return Err(Error::config(
+                    NAME,
+                    field,
+                    format!("[{low}, {high}]"),
+                    why,
+                    fix,
+                ));
             }
         }
         Ok(MultiBlockMasker {
@@ -83,7 +89,8 @@ impl MultiBlockMaskerConfig {
 }
 
 impl Part for MultiBlockMaskerConfig {
-    const ABOUT: &'static str = "one large block is seen, each of several smaller ones is predicted from it";
+    const ABOUT: &'static str =
+        "one large block is visible; each of several smaller blocks is predicted from it";
     const PAPER: &'static str = "I-JEPA: Assran et al., CVPR 2023, arXiv 2301.08243";
     const SMALL: &'static str = "min_keep = 4";
 }
@@ -163,7 +170,11 @@ impl MultiBlockMasker {
             // Parity: the same draw sets size and aspect.
             let aspect = narrow + draw * (tall - narrow);
             let side = |length: f64, whole: usize| {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a side in patches")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a side in patches"
+                )]
                 let side = length.round_ties_even() as usize;
                 // Parity: a block is smaller than the grid on both axes.
                 side.min(whole.saturating_sub(1))
@@ -321,9 +332,15 @@ mod tests {
         let wrong: [Wrong; 5] = [
             ("`targets` is 0", |c| c.targets = 0),
             ("`min_keep` is 0", |c| c.min_keep = 0),
-            ("`target_scale` is [0.3, 0.2]", |c| c.target_scale = [0.3, 0.2]),
-            ("`context_scale` is [0.5, 1.5]", |c| c.context_scale = [0.5, 1.5]),
-            ("`target_aspect` is [NaN, 1]", |c| c.target_aspect = [f64::NAN, 1.]),
+            ("`target_scale` is [0.3, 0.2]", |c| {
+                c.target_scale = [0.3, 0.2]
+            }),
+            ("`context_scale` is [0.5, 1.5]", |c| {
+                c.context_scale = [0.5, 1.5]
+            }),
+            ("`target_aspect` is [NaN, 1]", |c| {
+                c.target_aspect = [f64::NAN, 1.]
+            }),
         ];
         for (what, spoil) in wrong {
             let mut config = MultiBlockMaskerConfig::default();

@@ -40,7 +40,10 @@ impl PartialMaskerConfig {
         check_ratio(NAME, "mask_ratio", self.mask_ratio)?;
         check_ratio(NAME, "pred_ratio", self.pred_ratio)?;
         if self.pred_ratio > self.mask_ratio {
-            let why = format!("only hidden patches are predicted, and mask_ratio is {}", self.mask_ratio);
+            let why = format!(
+                "only hidden patches are predicted, and mask_ratio is {}",
+                self.mask_ratio
+            );
             let fix = "use at most mask_ratio";
             return Err(Error::config(NAME, "pred_ratio", self.pred_ratio, why, fix));
         }
@@ -51,7 +54,8 @@ impl PartialMaskerConfig {
 }
 
 impl Part for PartialMaskerConfig {
-    const ABOUT: &'static str = "uniform noise; a part of the hidden patches takes no part at all";
+    const ABOUT: &'static str =
+        "uniform noise; some of the hidden patches are neither seen nor predicted";
     const PAPER: &'static str = "CrossMAE: Fu et al., TMLR 2025, arXiv 2401.14391";
 }
 
@@ -87,7 +91,12 @@ impl PartialMasker {
         let skipped = share(grid.len(), mask_ratio - pred_ratio);
         for (field, ratio, count, what) in [
             ("mask_ratio", mask_ratio, visible, "stays visible"),
-            ("pred_ratio", pred_ratio, grid.len() - visible - skipped, "is predicted"),
+            (
+                "pred_ratio",
+                pred_ratio,
+                grid.len() - visible - skipped,
+                "is predicted",
+            ),
         ] {
             if count == 0 {
                 let why = format!("none of the {} patches {what}", grid.len());
@@ -133,7 +142,11 @@ mod tests {
             pred_ratio: 0.4,
         };
         let noise = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2];
-        let mask = config.build().unwrap().from_noise(PatchGrid::new(2, 3), &noise).unwrap();
+        let mask = config
+            .build()
+            .unwrap()
+            .from_noise(PatchGrid::new(2, 3), &noise)
+            .unwrap();
         assert_eq!(mask.visible(0), [1, 5]);
         // One patch, the next smallest, is omitted.
         assert_eq!(mask.hidden(0), [0, 2, 4]);
@@ -159,7 +172,9 @@ mod tests {
             pred_ratio: 0.2,
         };
         let built = config.build().unwrap();
-        let error = built.from_noise(PatchGrid::new(1, 4), &[0.; 4]).unwrap_err();
+        let error = built
+            .from_noise(PatchGrid::new(1, 4), &[0.; 4])
+            .unwrap_err();
         assert!(error.to_string().contains("stays visible"), "{error}");
         assert!(built.from_noise(PatchGrid::new(4, 4), &[0.; 7]).is_err());
     }

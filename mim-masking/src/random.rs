@@ -37,7 +37,7 @@ impl RandomMaskerConfig {
 }
 
 impl Part for RandomMaskerConfig {
-    const ABOUT: &'static str = "uniform noise; the patches with the smallest stay visible";
+    const ABOUT: &'static str = "uniform noise; the patches with the smallest values stay visible";
     const PAPER: &'static str = "MAE: He et al., CVPR 2022, arXiv 2111.06377";
 }
 

@@ -51,7 +51,7 @@ impl RolledBlockMaskerConfig {
 }
 
 impl Part for RolledBlockMaskerConfig {
-    const ABOUT: &'static str = "rectangles and further patches, in an order that is rolled";
+    const ABOUT: &'static str = "rectangles, then further patches in an order that is rolled";
     const PAPER: &'static str = "BootMAE: Dong et al., ECCV 2022, arXiv 2207.07116";
     const SMALL: &'static str = r#"
 hidden = { type = "ratio", ratio = 0.75 }

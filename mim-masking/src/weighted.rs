@@ -40,7 +40,8 @@ impl WeightedMaskerConfig {
 }
 
 impl Part for WeightedMaskerConfig {
-    const ABOUT: &'static str = "draws weighted by a teacher's attention; the first stay visible";
+    const ABOUT: &'static str =
+        "random draws, weighted by a teacher's attention; the patches drawn first stay visible";
     const PAPER: &'static str = "MILAN: Hou et al., 2022, arXiv 2208.06049";
 }
 
@@ -50,9 +51,10 @@ impl MaskerSettings for WeightedMaskerConfig {
     }
 }
 
-/// Keeps `floor(tokens * (1 - mask_ratio))` patches of an image, drawn one by one without
-/// replacement, each with a probability proportional to its score: patches that a teacher attends to tend
-/// to stay visible. Visible ids are in order of drawing.
+/// Keeps patches at random, more often those that a teacher attends to.
+///
+/// It keeps `floor(tokens * (1 - mask_ratio))` patches of an image, drawn one by one without replacement, each with a
+/// probability proportional to its score. Visible ids are in order of drawing.
 ///
 /// Semantic-aware sampling of MILAN (Hou et al., arXiv 2208.06049, section 3.3).
 #[derive(Debug, Clone)]

@@ -87,10 +87,19 @@ impl CrossMaeConfig {
         self.encoder.validate()?;
         let (depth, layers) = (self.encoder.depth, &self.decoder.layers);
         if let Some(missing) = layers.iter().find(|layer| **layer >= depth) {
-            let why = format!("block {missing} does not exist: the encoder has blocks 0 to {}", depth - 1);
+            let why = format!(
+                "block {missing} does not exist: the encoder has blocks 0 to {}",
+                depth - 1
+            );
             let all: Vec<usize> = (0..depth).collect();
             let fix = format!("use decoder.layers = {all:?} for all of them");
-            return Err(Error::config("crossmae", "decoder.layers", format!("{layers:?}"), why, fix));
+            return Err(Error::config(
+                "crossmae",
+                "decoder.layers",
+                format!("{layers:?}"),
+                why,
+                fix,
+            ));
         }
         Ok(())
     }
@@ -167,8 +176,10 @@ const GOLDEN: Golden<CrossMaeConfig> = Golden {
     check: |made| {
         let (mask, visible) = (made.mask()?, made.mask()?.exact_keep()?);
         made.case.fixed("visible_tokens", visible)?;
-        made.case.fixed("predicted_tokens", mask.width() - visible)?;
-        made.case.fixed("skipped_tokens", mask.grid().len() - mask.width())
+        made.case
+            .fixed("predicted_tokens", mask.width() - visible)?;
+        made.case
+            .fixed("skipped_tokens", mask.grid().len() - mask.width())
     },
     outputs: &[
         ("features", Output::Trace("pixel.features")),
@@ -205,7 +216,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "TonyLianLong/CrossMAE @ ed0677a",
     archs: crate::registry::VITS,
     about: crate::registry::About {
-        hidden: "75 % of the patches, at random; a third of these are predicted, the others take no part",
+        hidden: "75 % of the patches, at random; a third of these are predicted, the others are not used",
         predicted: "the pixels of these patches, normalised patch by patch",
         by: "cross-attention alone: each block reads a trained mixture of all the encoder's blocks",
         loss: "mean squared error on predicted patches",
@@ -241,14 +252,15 @@ mod tests {
     #[test]
     fn parameter_counts_match_the_formulas() {
         // Trainable parameters; those of the release at 224 pixels, with 12 blocks in the decoder.
-        let count = |patch: usize, (dim, depth): (usize, usize), (width, blocks): (usize, usize)| {
-            let encoder = (patch + 1) * dim + dim + depth * (12 * dim * dim + 13 * dim);
-            let cross = 2 * width * width + 2 * width + 2 * (dim + 1) * width;
-            let mlp = 8 * width * width + 5 * width;
-            let block = cross + mlp + 4 * width + 2 * dim;
-            let rest = width + 2 * width + (width + 1) * patch + blocks * (depth + 1);
-            encoder + blocks * block + rest
-        };
+        let count =
+            |patch: usize, (dim, depth): (usize, usize), (width, blocks): (usize, usize)| {
+                let encoder = (patch + 1) * dim + dim + depth * (12 * dim * dim + 13 * dim);
+                let cross = 2 * width * width + 2 * width + 2 * (dim + 1) * width;
+                let mlp = 8 * width * width + 5 * width;
+                let block = cross + mlp + 4 * width + 2 * dim;
+                let rest = width + 2 * width + (width + 1) * patch + blocks * (depth + 1);
+                encoder + blocks * block + rest
+            };
         let config = tiny();
         let store = config.store(&Device::Cpu, 0);
         config.build(&store).unwrap();
@@ -281,7 +293,9 @@ mod tests {
     fn invalid_settings_are_named() {
         type Wrong = (&'static str, fn(&mut CrossMaeConfig));
         let wrong: [Wrong; 4] = [
-            ("use decoder.layers = [0, 1]", |c| c.decoder.layers = vec![2]),
+            ("use decoder.layers = [0, 1]", |c| {
+                c.decoder.layers = vec![2]
+            }),
             ("`pred_ratio` is 0.8", |c| c.pred_ratio = 0.8),
             ("`mask_ratio` is 1", |c| c.mask_ratio = 1.),
             ("`depth` is 0", |c| c.encoder.depth = 0),

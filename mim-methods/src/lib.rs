@@ -126,9 +126,9 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `candle-transformers` | vision models of that crate as frozen teachers (`target.type = "features"`) |
-//! | `cuda`, `cudnn`, `nccl`, `mpi` | those of `mim-core`, passed on |
+//! | `cuda`, `cudnn`, `nccl`, `mpi` | passed on to `mim-core` |
 //!
-//! From a clone beside your program:
+//! With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]

@@ -3,13 +3,15 @@
 use candle_core::Tensor;
 use mim_core::nn::{LayerNorm, Linear};
 use mim_core::objectives::{ObjectiveSettings, RegressionConfig};
-use mim_core::params::{Ema, ParamStore, EmaStart, EmaTiming};
+use mim_core::params::{Ema, EmaStart, EmaTiming, ParamStore};
 use mim_core::parts::Part;
 use mim_core::schedule::Schedule;
-use mim_core::{Encoder, Error, Masking, Norm, Result, Rows, StepContext, Target, EncodeOptions};
+use mim_core::{EncodeOptions, Encoder, Error, Masking, Norm, Result, Rows, StepContext, Target};
 use serde::{Deserialize, Serialize};
 
-use crate::{BuiltTarget, TargetStage, TargetContext, TargetGenerator, TargetRequest, TargetSettings};
+use crate::{
+    BuiltTarget, TargetContext, TargetGenerator, TargetRequest, TargetSettings, TargetStage,
+};
 
 /// Settings of a copy of the encoder that sees only the hidden patches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,7 +28,8 @@ impl Default for ComplementConfig {
 }
 
 impl Part for ComplementConfig {
-    const ABOUT: &'static str = "features of hidden patches, seen alone by a copy of the encoder";
+    const ABOUT: &'static str =
+        "features of hidden patches, from a copy of the encoder that sees only these";
     const PAPER: &'static str = "CAE: Chen et al., IJCV 2023, arXiv 2202.03026";
 }
 
@@ -43,7 +46,13 @@ impl TargetSettings for ComplementConfig {
         let copy = cx.encoder.build(&store.root())?;
         let momentum = Schedule::constant(self.momentum);
         momentum.validate()?;
-        let ema = Ema::new(cx.student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
+        let ema = Ema::new(
+            cx.student,
+            &store,
+            momentum,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
         let target = ComplementTarget::new(copy, cx.norm.clone());
         Ok(BuiltTarget {
             teacher: Some((store, ema)),
@@ -181,7 +190,10 @@ mod tests {
         let want = EncodeOptions::default();
         let alone = teacher.encode(&pixels, Masking::Drop(&hidden), &want, &step.teacher());
         let alone = alone.unwrap().patches().unwrap();
-        assert_eq!((made.rows, made.patches.dims()), (Rows::Masked, &[6, 2, 8][..]));
+        assert_eq!(
+            (made.rows, made.patches.dims()),
+            (Rows::Masked, &[6, 2, 8][..])
+        );
         assert_eq!(values(&made.patches), values(&alone));
         assert!(!made.patches.track_op());
         let dropped = generate(target().drop_path(true), Some(&mask)).unwrap();

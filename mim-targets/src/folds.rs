@@ -37,8 +37,7 @@ impl Default for FoldsConfig {
 }
 
 impl Part for FoldsConfig {
-    const ABOUT: &'static str =
-        "features of hidden patches, a fold at a time, by a momentum copy of the encoder";
+    const ABOUT: &'static str = "features of hidden patches, from a momentum copy of the encoder that sees one fold at a time";
     const PAPER: &'static str = "SdAE: Chen et al., ECCV 2022, arXiv 2208.00449";
 }
 

@@ -1,4 +1,4 @@
-//! Target generators: they compute what hidden patches are predicted as.
+//! Target generators: they compute what is to be predicted for hidden patches.
 //!
 //! A target generator is a [`TargetGenerator`]. From a batch it computes a [`Target`](mim_core::Target): values or token
 //! ids for each patch, for each image, or both. No gradient flows through it, except where its page says so.
@@ -91,9 +91,9 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `candle-transformers` | vision models of that crate as teachers (module `candle_models`) |
-//! | `cuda`, `cudnn`, `nccl`, `mpi` | those of `mim-core`, passed on |
+//! | `cuda`, `cudnn`, `nccl`, `mpi` | passed on to `mim-core` |
 //!
-//! From a clone beside your program:
+//! With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]

@@ -65,8 +65,9 @@ impl PartTokens {
     }
 }
 
-/// The mean cosine between the maps of two parts of an image, over all pairs, for maps `[batch, tokens, parts]`: 0 if
-/// no two parts share a patch. A scalar with gradient.
+/// The overlap of the maps of parts: the mean cosine between two parts of an image, over all pairs.
+///
+/// For maps `[batch, tokens, parts]`. It is 0 if no two parts share a patch. A scalar with gradient.
 ///
 /// # Errors
 ///

@@ -61,8 +61,10 @@ impl SoftLabelsConfig {
     }
 }
 
-/// `omega W p + (1 - omega) p`: the tokenizer's probabilities `p` of each patch, mixed with those of patches in
-/// the same image that have similar student features, `W = softmax(cos / t)` (mc-BEiT: Li et al., ECCV 2022).
+/// Token probabilities, mixed among similar patches (mc-BEiT: Li et al., ECCV 2022).
+///
+/// The target is `omega W p + (1 - omega) p`: the tokenizer's probabilities `p` of each patch, mixed with those of
+/// patches in the same image that have similar student features, `W = softmax(cos / t)`.
 ///
 /// Gradients flow through `W` unless `detach` is set.
 pub struct SoftTokenTarget {

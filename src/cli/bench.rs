@@ -35,7 +35,7 @@ enum What {
     /// Time whole pre-training steps: forward, backward, AdamW on all parameters, new masks each step.
     #[command(after_help = examples::BENCH_STEP)]
     Step(Step),
-    /// Time one operation, and candle's own beside it.
+    /// Time one operation, next to candle's own.
     #[command(after_help = examples::BENCH_OP)]
     Op(op::Op),
     /// Show where the time of a step goes: each operation with its shape, time and GFLOP/s.

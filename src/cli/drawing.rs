@@ -96,7 +96,7 @@ pub(crate) fn masked(method: &dyn Method, batch: &Batch, seed: u64) -> Result<Co
     Ok(("masked".to_owned(), drawn))
 }
 
-/// The views of a training step beside the histograms of oriented gradients that it predicts.
+/// The views of a training step next to the histograms of oriented gradients that it predicts.
 pub(crate) fn hog(method: &dyn Method, batch: &Batch, seed: u64) -> Result<Vec<Column>> {
     let kept = traced(method, batch, ("hog.", seed))?;
     let (name, histograms) = kept.ok_or_else(|| {

@@ -71,9 +71,9 @@ Protocols:
   lowshot    the linear probe on 1 % of the labels (share=0.1, per_class=5), mean and deviation over draws
   retrieval  training images of the same class: recall@k and mean average precision
   signals    RankMe, effective rank and deviation of the features, without labels
-  segment    classes of pixels by a head (head=linear or upernet) on the frozen encoder, beside the same head on a random
-             one: mIoU. Masks are PNG files in PATH/train/masks and PATH/val/masks, images beside them in images; without
-             masks, labelled objects on black are pasted on textures";
+  segment    classes of pixels (mIoU) by a head on the frozen encoder, and by the same head on a random encoder
+             (head=linear or upernet). Images are in PATH/SPLIT/images, masks as PNG in PATH/SPLIT/masks, for the splits
+             train and val; without masks, labelled objects on black are pasted on textures";
 
 /// Format of the results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

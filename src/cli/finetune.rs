@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long)]
     scratch: bool,
     /// What the patch embedding becomes for another number of channels (encoder.in_channels): its kernels in turn, as
-    /// in timm (repeat), their mean for every channel, or zero for further channels.
+    /// in timm (repeat), their mean for every channel, or zero for additional channels.
     #[arg(long, value_name = "repeat|mean|zero", requires = "checkpoint", value_parser = channel_fit)]
     init_channels: Option<ChannelFit>,
     #[command(flatten)]

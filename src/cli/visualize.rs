@@ -65,11 +65,11 @@ enum What {
     Reconstruction,
     /// Images as a training step masks them.
     Masks,
-    /// Images beside the histograms of oriented gradients that a training step predicts.
+    /// Images next to the histograms of oriented gradients that a training step predicts.
     Hog,
     /// The attention of the class token in the last block, head by head.
     Attention,
-    /// The three main directions of patch features as colours.
+    /// The first three principal components of patch features as colours.
     Pca,
     /// The training images that are nearest in feature space.
     Neighbours,

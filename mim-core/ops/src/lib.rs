@@ -124,7 +124,7 @@
 //! | `accelerate` | Apple's Accelerate for the same |
 //! | `metal` | candle's Metal device, where operations run as plain candle operations |
 //!
-//! From a clone beside your program:
+//! With a clone next to your program:
 //!
 //! ```toml
 //! [dependencies]

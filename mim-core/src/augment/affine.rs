@@ -2,7 +2,9 @@
 
 use super::Sample;
 
-/// Maps a pixel of the result to a place in the image: `x' = a x + b y + c`, `y' = d x + e y + f`.
+/// An affine map from a pixel of the result to a position in the image.
+///
+/// `x' = a x + b y + c`, `y' = d x + e y + f`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {
     /// `[a, b, c]`.
@@ -12,7 +14,7 @@ pub struct Affine {
 }
 
 impl Affine {
-    /// A turn by `degrees` against the clock around the middle of an image of (height, width).
+    /// Rotates by `degrees`, counter-clockwise, around the centre of an image of (height, width).
     pub fn rotation(degrees: f64, (height, width): (usize, usize)) -> Self {
         // Pillow rounds to 15 decimals, so that right angles are exact.
         let exact = |value: f64| (value * 1e15).round() / 1e15;
@@ -25,7 +27,7 @@ impl Affine {
         }
     }
 
-    /// A shear along the rows by `factor` pixels a row.
+    /// Shears along the rows by `factor` pixels per row.
     pub fn shear_x(factor: f64) -> Self {
         Self {
             x: [1., factor, 0.],
@@ -41,7 +43,7 @@ impl Affine {
         }
     }
 
-    /// A shift of the image by `columns` to the left and `rows` up.
+    /// Shifts the image by `columns` to the left and `rows` up.
     pub fn translation(rows: f64, columns: f64) -> Self {
         Self {
             x: [1., 0., columns],
@@ -56,7 +58,7 @@ impl Affine {
     }
 }
 
-/// Pillow's cubic, through the middle two of four values; its slope at them is that of a = -1.
+/// Pillow's cubic interpolation between the middle two of four values, with the slopes of a = -1.
 fn cubic([v1, v2, v3, v4]: [f64; 4], d: f64) -> f64 {
     let p2 = v3 - v1;
     let p3 = 2. * (v1 - v2) + v3 - v4;
@@ -64,9 +66,9 @@ fn cubic([v1, v2, v3, v4]: [f64; 4], d: f64) -> f64 {
     v2 + d * (p2 + d * (p3 + d * p4))
 }
 
-/// The image under `map`, of the same size; places outside become `fill`, one value a channel.
+/// Applies `map` and keeps the image's size; positions outside the image become `fill`, one value per channel.
 ///
-/// Where the image lies in its source is no longer known exactly: the crop stays as it is.
+/// The recorded crop does not change: where a transformed image lies in its source is no longer exactly a box.
 pub fn transform(mut sample: Sample, map: Affine, fill: &[u8]) -> Sample {
     let (height, width, channels) = (sample.height, sample.width, sample.channels);
     let mut pixels = Vec::with_capacity(sample.pixels.len());
@@ -85,11 +87,11 @@ pub fn transform(mut sample: Sample, map: Affine, fill: &[u8]) -> Sample {
     sample
 }
 
-/// The value at `(x, y)`, whose whole numbers are the middles of pixels; edges are repeated.
+/// The value at `(x, y)`; whole numbers are the centres of pixels, and edges are repeated.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "places in the image, and a byte after the clamp"
+    reason = "positions in the image, and a byte after the clamp"
 )]
 fn interpolated(sample: &Sample, (x, y): (f64, f64), channel: usize) -> u8 {
     let (left, top) = (x.floor(), y.floor());

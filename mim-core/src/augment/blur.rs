@@ -7,7 +7,7 @@ use super::{ImageOp, Sample, check_probability, check_range, happens, uniform};
 use crate::Result;
 use crate::simd::simd_dispatch;
 
-/// Box blurs that stand for one Gaussian.
+/// Number of box blurs that approximate one Gaussian.
 const PASSES: usize = 3;
 
 /// Blurs with a Gaussian of random width.
@@ -46,8 +46,8 @@ impl ImageOp for GaussianBlur {
 
 /// Blurs with a Gaussian of standard deviation `radius` pixels, edges repeated; 0 leaves the image alone.
 ///
-/// Pillow's approximation: three box blurs a direction whose fractional width gives the variance wanted
-/// (Gwosdek et al., SSVM 2011), bytes in between.
+/// Pillow's approximation: three box blurs per direction, whose fractional width gives the variance wanted (Gwosdek et
+/// al., SSVM 2011). Results between the blurs are bytes.
 pub fn gaussian_blur(mut sample: Sample, radius: f64) -> Sample {
     if radius <= 0. || !radius.is_finite() {
         return sample;
@@ -80,7 +80,7 @@ impl Window {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "Pillow computes in f32, and cuts"
+        reason = "Pillow computes in f32, and truncates"
     )]
     fn new(radius: f64) -> Self {
         let variance = (radius * radius / PASSES as f64) as f32;
@@ -167,7 +167,7 @@ fn transposed_chunks<const CHANNELS: usize>(
     pixels: &[u8],
     (height, width): (usize, usize),
 ) -> Vec<u8> {
-    /// Rows whose cache lines stay at hand while all columns are passed.
+    /// Rows of a block, so few that their cache lines stay in the cache while all columns are visited.
     const ROWS: usize = 16;
     let mut target = vec![0; pixels.len()];
     let (pixels, lines) = (

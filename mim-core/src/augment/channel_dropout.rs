@@ -9,13 +9,13 @@ use crate::{Error, Result};
 
 /// Replaces all values of some random channels by one value, so that a network does not rely on single bands.
 ///
-/// With the conventions of Albumentations' operation of the same name. At least one channel is kept.
+/// Follows the conventions of Albumentations' operation of the same name. At least one channel is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChannelDropout {
     /// Probability, 0.5 by default.
     pub p: f64,
-    /// The least and the greatest number of channels that are dropped. Default `[1, 1]`.
+    /// Smallest and largest number of channels to drop. Default `[1, 1]`.
     pub count: [usize; 2],
     /// The value of a dropped channel, where images are from 0 to 1. Default 0.
     pub fill: f32,

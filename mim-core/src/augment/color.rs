@@ -1,4 +1,4 @@
-//! Greys, channels and solarization.
+//! Greyscale, number of channels, and solarization.
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -7,14 +7,14 @@ use super::{ImageOp, Sample, check_probability, happens};
 use crate::simd::{LANES, PixelMap, channels, map_pixels, simd_dispatch};
 use crate::{Error, Result};
 
-/// Greys the image, keeping its channels.
+/// Makes the image grey and keeps its number of channels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grayscale {
     /// Probability, 0.2 by default.
     pub p: f64,
-    /// Weights of red, green and blue, divided by their sum, the result truncated; none (the
-    /// default) for the rounded luma of Pillow.
+    /// Weights of red, green and blue. They are divided by their sum, and the result is truncated. Without them (the
+    /// default) it is Pillow's luma, which is rounded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<[f64; 3]>,
 }
@@ -60,7 +60,7 @@ fn is_mean(weights: [f64; 3]) -> bool {
     weights.iter().all(|weight| *weight >= 0.) && sum > 0. && sum.is_finite()
 }
 
-/// Sets every channel to the mean of red, green and blue under `weights`, truncated to a byte.
+/// Sets every channel to the weighted mean of red, green and blue, truncated to a byte.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -131,8 +131,8 @@ pub(super) fn luma([red, green, blue]: [u8; 3]) -> u8 {
     ((sum + 0x8000) >> 16) as u8
 }
 
-/// Changes the number of channels: RGB becomes its luma, grey is repeated. Images of other channels must have that
-/// number already.
+/// Changes the number of channels: RGB becomes its luma, grey is repeated. Images with any other number of channels
+/// must already have the number asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ToChannels {
@@ -180,11 +180,11 @@ impl ImageOp for ToChannels {
     }
 }
 
-/// Inverts values from the threshold on.
+/// Inverts values at or above a threshold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Solarize {
-    /// The lowest value inverted, 128 by default.
+    /// The lowest value that is inverted. 128 by default.
     pub threshold: u8,
     /// Probability, 0.2 by default.
     pub p: f64,

@@ -1,7 +1,7 @@
 //! Pillow's resampling, byte for byte: rows first, then columns, with weights of 22 fractional bits.
 //!
-//! Pillow 13 begins with the columns where the height shrinks by more than twice as many pixels as the width. Its bytes
-//! then differ from these, which are those of older versions, by rounding: recorded values are from these.
+//! Pillow 13 resizes the columns first where the height shrinks by more than twice as many pixels as the width. Its
+//! bytes then differ from these by rounding. These follow the older versions, with which the recorded values were made.
 
 use super::Interpolation;
 use crate::simd::simd_dispatch;
@@ -19,7 +19,7 @@ struct Weights {
 }
 
 impl Weights {
-    /// From `input` to `output` positions; the filter is widened when shrinking.
+    /// Weights from `input` to `output` positions. The filter is widened when shrinking.
     fn new(input: usize, output: usize, filter: Interpolation) -> Self {
         let mut all = Self {
             starts: Vec::with_capacity(output),
@@ -80,7 +80,7 @@ fn fixed(weight: f64) -> i32 {
     (weight * f64::from(1u32 << BITS)).round() as i32
 }
 
-/// The bytes of a sum of weighted pixels, which starts at one half.
+/// Bytes from sums of weighted pixels. A sum starts at one half, so that it is rounded.
 #[inline(always)]
 #[expect(clippy::cast_sign_loss, reason = "the value is clamped to a byte")]
 fn byte(sum: i32) -> u8 {
@@ -122,7 +122,7 @@ fn sinc(x: f64) -> f64 {
     x.sin() / x
 }
 
-/// Rows of `C` bytes a pixel, made as wide as there are weights.
+/// Rows of `C` bytes per pixel, resized to as many columns as there are weights.
 fn narrow<'a, const C: usize>(rows: impl Iterator<Item = &'a [u8]>, weights: &Weights) -> Vec<u8> {
     let mut all = Vec::new();
     for row in rows {
@@ -149,7 +149,7 @@ simd_dispatch! {
     }
 }
 
-/// The rows of `stride` bytes, as many as there are weights.
+/// Rows of `stride` bytes, resized to as many rows as there are weights.
 fn shorten(pixels: &[u8], stride: usize, weights: &Weights) -> Vec<u8> {
     let mut all = Vec::with_capacity(stride * weights.starts.len());
     let mut sums = vec![0; stride];
@@ -164,8 +164,8 @@ fn shorten(pixels: &[u8], stride: usize, weights: &Weights) -> Vec<u8> {
     all
 }
 
-/// The box `[top, left, height, width]` of an image of `C` bytes a pixel and `stride` bytes a row, resized to
-/// `[rows, cols]`.
+/// Resizes the box `[top, left, height, width]` of an image to `[rows, cols]`. The image has `C` bytes per pixel and
+/// `stride` bytes per row.
 pub(super) fn convolve<const C: usize>(
     pixels: &[u8],
     stride: usize,
@@ -185,8 +185,8 @@ pub(super) fn convolve<const C: usize>(
     }
 }
 
-/// The box `[top, left, height, width]` of an image of `channels` values a pixel and `stride` values a row, resized to
-/// `[rows, cols]`: as Pillow does with images of mode F, sums in f64.
+/// Resizes the box `[top, left, height, width]` of an image of `channels` values per pixel and `stride` values per row
+/// to `[rows, cols]`, as Pillow does for images of mode F, with sums in f64.
 pub(super) fn convolve_values(
     (values, stride, channels): (&[f32], usize, usize),
     [top, left, height, width]: [usize; 4],

@@ -20,7 +20,7 @@ pub struct CropBox {
 }
 
 impl CropBox {
-    /// The whole of an image.
+    /// A whole image.
     pub fn whole((height, width): (usize, usize)) -> Self {
         Self {
             top: 0,
@@ -55,7 +55,7 @@ impl CropBox {
         [self.top, self.left, self.height, self.width].map(|side| side as f32)
     }
 
-    /// The box of `(height, width)` in the middle of an image, the odd pixel by rounding halves to even.
+    /// The box of `(height, width)` in the middle of an image. Half pixels are rounded to even.
     pub(super) fn centred((height, width): (usize, usize), image: (usize, usize)) -> Self {
         let margin = |whole: usize, side: usize| rounded((whole - side) as f64 / 2.);
         Self {
@@ -99,7 +99,7 @@ impl CropBox {
     }
 }
 
-/// `value` to the nearest whole number, halves to even as Python's `round`.
+/// Rounds `value` to the nearest whole number, halves to even as Python's `round` does.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -117,9 +117,9 @@ fn box_of(area: f64, aspect: f64) -> (usize, usize) {
     )
 }
 
-/// A box of random area and aspect at a random place, resized: the crop of nearly every pre-training recipe.
+/// A box of random area and aspect ratio at a random position, resized: the crop of nearly every pre-training recipe.
 ///
-/// Szegedy et al., CVPR 2015, with the conventions of torchvision's operation of the same name.
+/// Szegedy et al., CVPR 2015; follows the conventions of torchvision's operation of the same name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomResizedCrop {
@@ -165,7 +165,7 @@ impl RandomResizedCrop {
         self.fallback((height, width))
     }
 
-    /// The largest box in the middle whose aspect is in range.
+    /// The largest box in the middle whose aspect ratio is in range.
     fn fallback(&self, (height, width): (usize, usize)) -> CropBox {
         let aspect = width as f64 / height as f64;
         let [low, high] = self.ratio;
@@ -290,15 +290,15 @@ impl ImageOp for CenterCrop {
     }
 }
 
-/// A box of the image at a random small offset from its top left corner, not resized: CMAE's shifted views.
+/// A box of the image at a small random offset from its top left corner, not resized: CMAE's shifted views.
 ///
-/// Huang et al., TPAMI 2023, Sec. 3.3; with `max_shift` 0 the top left corner itself.
+/// Huang et al., TPAMI 2023, Sec. 3.3. With `max_shift` 0 it is the top left corner itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PixelShift {
     /// Size of the result.
     pub size: Size,
-    /// The largest offset, drawn for rows and columns on their own.
+    /// The largest offset. Rows and columns are drawn independently.
     pub max_shift: usize,
 }
 
@@ -326,7 +326,7 @@ impl ImageOp for PixelShift {
 pub struct Pad {
     /// Width of the border in pixels.
     pub pixels: usize,
-    /// Value of every channel as a byte, black by default; 255 is 1 in deep images.
+    /// Value of every channel as a byte. 0 (black) by default; 255 stands for 1 in deep images.
     pub fill: u8,
 }
 
@@ -350,7 +350,7 @@ impl ImageOp for Pad {
     }
 }
 
-/// The image with `before` = [rows, columns] in front of it and `after` behind.
+/// Adds `before` = [rows, columns] at the top and left of the image, and `after` at the bottom and right.
 fn padded(mut sample: Sample, before: [usize; 2], after: [usize; 2], fill: u8) -> Sample {
     if before == [0; 2] && after == [0; 2] {
         return sample;
@@ -374,7 +374,7 @@ fn padded(mut sample: Sample, before: [usize; 2], after: [usize; 2], fill: u8) -
     sample
 }
 
-/// Copies the rows of a smaller image into a larger one, whose rows start at `target`.
+/// Copies the rows of a smaller image into a larger one, from `target` on.
 fn lay<T: Copy>(source: &[T], target: &mut [T], (stride, wider): (usize, usize)) {
     let rows = target.chunks_mut(wider);
     for (row, source) in rows.zip(source.chunks_exact(stride)) {

@@ -1,8 +1,8 @@
-//! Types of the values in image files.
+//! Data types of the values in image files.
 
 use std::fmt;
 
-/// The type of the values that a file has for its pixels, before they are bytes or f32 of a [`Sample`](super::Sample).
+/// The data type of pixel values in a file, before they become bytes or f32 in a [`Sample`](super::Sample).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the names say it")]
@@ -21,7 +21,7 @@ pub enum Depth {
 }
 
 impl Depth {
-    /// The largest value of whole numbers; `None` for floats.
+    /// The largest value of an integer type; `None` for floats.
     pub fn largest(self) -> Option<f64> {
         Some(match self {
             Self::Bool => 1.,

@@ -44,7 +44,7 @@ fn flipped(mut sample: Sample) -> Sample {
     }
     if sample.is_deep() {
         for row in sample.values.chunks_exact_mut(width * channels) {
-            // Reversed whole, the channels of each pixel stand in the wrong order.
+            // Reversing a row also reversed the channels of each pixel.
             row.reverse();
             row.chunks_exact_mut(channels).for_each(<[f32]>::reverse);
         }

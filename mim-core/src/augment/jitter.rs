@@ -10,8 +10,8 @@ use crate::{Error, Result};
 
 /// Changes brightness, contrast, saturation and hue by random amounts, in random order.
 ///
-/// The first three draw a factor from `[max(0, 1 - x), 1 + x]`, hue a turn from `[-hue, hue]`; 0 leaves the
-/// property alone. torchvision's operation of the same name inside `RandomApply(p)`.
+/// The first three draw a factor from `[max(0, 1 - x), 1 + x]`; hue draws a shift from `[-hue, hue]`. 0 leaves a
+/// property alone. It is torchvision's operation of the same name inside `RandomApply(p)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ColorJitter {
@@ -21,7 +21,7 @@ pub struct ColorJitter {
     pub contrast: f64,
     /// Spread of the saturation factor.
     pub saturation: f64,
-    /// Spread of the hue in turns, at most 0.5.
+    /// Spread of the hue shift, as a fraction of the colour circle, at most 0.5.
     pub hue: f64,
     /// Probability that the image is changed at all.
     pub p: f64,
@@ -87,7 +87,7 @@ impl ImageOp for ColorJitter {
     }
 }
 
-/// `from + factor * (to - from)`, clamped to a byte and cut towards 0 as Pillow does.
+/// `from + factor * (to - from)`, clamped to a byte and truncated as Pillow does.
 #[inline(always)]
 pub(super) fn blend(from: u8, to: u8, factor: f32) -> u8 {
     let (from, to) = (f32::from(from), f32::from(to));
@@ -157,7 +157,7 @@ pub fn adjust_saturation(mut sample: Sample, factor: f64) -> Sample {
     sample
 }
 
-/// A turn of the hue by some 256th of the circle.
+/// A hue shift, in 256ths of the colour circle.
 struct Turn(u8);
 
 impl PixelMap for Turn {
@@ -174,9 +174,10 @@ simd_dispatch! {
     }
 }
 
-/// Turns the hue by `turn` in `[-0.5, 0.5]` of a circle of 256 steps, cut towards 0. Grey images stay as they are.
+/// Shifts the hue by `turn`, a fraction of the colour circle in `[-0.5, 0.5]`. The circle has 256 steps; the shift is
+/// truncated towards 0. Grey images stay as they are.
 ///
-/// Hue and saturation are rounded to bytes on the way, as in Pillow's mode `HSV`.
+/// Hue and saturation pass through bytes, as in Pillow's mode `HSV`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -189,8 +190,8 @@ pub fn adjust_hue(mut sample: Sample, turn: f64) -> Sample {
     sample
 }
 
-/// Hue (a turn is 255), saturation and value as bytes, both fractions cut; all in the precision of
-/// Pillow's, whose rounding shows in the bytes.
+/// Hue (255 is the whole circle), saturation and value as bytes, both fractions truncated. It computes in Pillow's
+/// precision, whose rounding shows in the bytes.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "Pillow rounds to f32")]
 fn hsv([red, green, blue]: [u8; 3]) -> [u8; 3] {
@@ -228,7 +229,7 @@ fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     let low = whole_f64(full * (1. - saturation) + 0.5);
     let falling = whole_f64(full * (1. - saturation * fraction) + 0.5);
     let rising = whole_f64(full * (1. - saturation * (1. - fraction)) + 0.5);
-    // Selects rather than a `match`, whose branches cannot be vectorised; 6 is 0 again.
+    // Selections instead of a `match`, whose branches cannot be vectorised. Sector 6 is sector 0 again.
     let sector = whole_f64(sixths);
     let sector = if sector == 6 { 0 } else { sector };
     let shade = |peaks: [u8; 2], falls: u8, rises: u8| {

@@ -4,7 +4,7 @@
 use super::Sample;
 use super::jitter::blend;
 
-/// Replaces every byte of a channel by that of its table.
+/// Replaces every byte of a channel by its entry in the channel's table.
 fn look_up(mut sample: Sample, tables: &[[u8; 256]]) -> Sample {
     for pixel in sample.pixels.chunks_exact_mut(sample.channels) {
         for (value, table) in pixel.iter_mut().zip(tables) {
@@ -14,12 +14,12 @@ fn look_up(mut sample: Sample, tables: &[[u8; 256]]) -> Sample {
     sample
 }
 
-/// A table of what `map` makes of each byte.
+/// The table of `map` over all bytes.
 fn table(map: impl Fn(usize) -> usize) -> [u8; 256] {
     std::array::from_fn(|value| u8::try_from(map(value)).unwrap_or(u8::MAX))
 }
 
-/// How often each byte is in each channel.
+/// Counts of each byte in each channel.
 fn histograms(sample: &Sample) -> Vec<[usize; 256]> {
     let mut counts = vec![[0; 256]; sample.channels];
     for pixel in sample.pixels.chunks_exact(sample.channels) {
@@ -51,7 +51,7 @@ pub fn autocontrast(sample: Sample) -> Sample {
     look_up(sample, &tables)
 }
 
-/// Spreads the values of each channel evenly over all bytes.
+/// Equalizes the histogram of each channel.
 pub fn equalize(sample: Sample) -> Sample {
     let spread = |counts: &[usize; 256]| {
         let last = counts.iter().rfind(|count| **count > 0).unwrap_or(&0);
@@ -103,7 +103,7 @@ pub fn adjust_sharpness(mut sample: Sample, factor: f64) -> Sample {
     sample
 }
 
-/// The mean of a pixel, which counts five times, and the eight around it; edges stay.
+/// The mean of a pixel, with weight 5, and its eight neighbours; the outermost pixels stay as they are.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

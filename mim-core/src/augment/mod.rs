@@ -1,9 +1,9 @@
 //! Augmentation of images on the CPU: operations as data, with the results of torchvision on Pillow images.
 //!
-//! An operation is a serde struct that implements [`ImageOp`]; [`Augment`] is their tagged enum and [`ViewPlan`]
-//! the pipeline that turns one image into the views of a method. What an operation draws is separate from what
-//! it then does: the second is a pure public function ([`resize`], [`gaussian_blur`], [`adjust_hue`], ...) tested
-//! byte for byte against Pillow.
+//! An operation is a serde struct that implements [`ImageOp`]. [`Augment`] is the tagged enum of all of them.
+//! [`ViewPlan`] is the pipeline that turns one image into the views of a method. Random draws are separate from the
+//! operation on pixels: the latter is a pure public function ([`resize`], [`gaussian_blur`], [`adjust_hue`], ...),
+//! tested byte for byte against Pillow.
 //!
 //! ```
 //! use mim_core::augment::{Sample, ViewPlan};
@@ -60,16 +60,16 @@ pub use size::Size;
 
 use crate::{Error, Result};
 
-/// An operation on one image; all its randomness comes from the generator it is given.
+/// An operation on one image. All its randomness comes from the generator that it is given.
 pub trait ImageOp {
     /// Checks the settings.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the setting.
+    /// [`Error::InvalidConfig`], which names the setting.
     fn check(&self) -> Result<()>;
 
-    /// Applies the operation and keeps the sample's crop geometry up to date.
+    /// Applies the operation and updates the sample's crop.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ pub enum Augment {
     HorizontalFlip(HorizontalFlip),
     /// Random brightness, contrast, saturation and hue.
     ColorJitter(ColorJitter),
-    /// Greys the image, keeping its channels.
+    /// Makes the image grey and keeps its number of channels.
     Grayscale(Grayscale),
     /// Changes the number of channels.
     ToChannels(ToChannels),
@@ -107,7 +107,7 @@ pub enum Augment {
     GaussianBlur(GaussianBlur),
     /// Inverts bright pixels.
     Solarize(Solarize),
-    /// Random operations of a random strength.
+    /// Random operations of random strength.
     RandAugment(RandAugment),
     /// Drops random channels.
     ChannelDropout(ChannelDropout),
@@ -117,7 +117,7 @@ pub enum Augment {
     UnitSphere(UnitSphere),
     /// Scales the axes of a cloud and moves it.
     ScaleAndShift(ScaleAndShift),
-    /// Turns a cloud.
+    /// Rotates a cloud.
     RotatePoints(RotatePoints),
 }
 
@@ -146,7 +146,7 @@ impl Augment {
         }
     }
 
-    /// Whether it works on clouds of points, not on images.
+    /// Whether it works on point clouds, not on images.
     pub fn is_of_points(&self) -> bool {
         matches!(
             self,
@@ -180,7 +180,7 @@ impl ImageOp for Augment {
 }
 
 impl Augment {
-    /// Whether it works on a deep image; those for colours are left out, with one warning a run.
+    /// Whether it works on a deep image. Colour operations do not: they are left out, with one warning per run.
     fn takes_values(&self, sample: &Sample) -> bool {
         static SAID: Once = Once::new();
         match self {
@@ -206,7 +206,7 @@ fn uniform(rng: &mut dyn Rng, [low, high]: [f64; 2]) -> f64 {
     low + (high - low) * rng.random::<f64>()
 }
 
-/// Whether an event of probability `p` happens.
+/// Draws whether an event of probability `p` happens.
 fn happens(rng: &mut dyn Rng, p: f64) -> bool {
     rng.random::<f64>() < p
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Augmentation as data: `shared` runs once, then each view's operations on a copy of its result.
+/// Augmentation as data: `shared` runs once, then the operations of each view run on a copy of its result.
 ///
 /// ```toml
 /// shared = [{ type = "horizontal_flip" }]
@@ -18,14 +18,14 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ViewPlan {
-    /// Operations before the views part.
+    /// Operations that all views share.
     pub shared: Vec<Augment>,
-    /// Operations of each view; an empty list is the shared result itself.
+    /// Operations of each view. An empty list gives the shared result itself.
     pub views: Vec<Vec<Augment>>,
 }
 
 impl Default for ViewPlan {
-    /// One view: the image as it is.
+    /// One view: the image unchanged.
     fn default() -> Self {
         Self::single(vec![])
     }
@@ -56,8 +56,8 @@ impl ViewPlan {
         ])
     }
 
-    /// Two views of the same random box (share of the area from 0.08): `image` = (height, width) for the network,
-    /// bicubic, and `tokens` for a tokenizer, Lanczos. `shared` comes before the box.
+    /// Two views of the same random box (at least 0.08 of the area): `image` = (height, width) for the network,
+    /// bicubic, and `tokens` for a tokenizer, Lanczos. `shared` runs before the box is cut.
     ///
     /// BEiT (Bao et al., ICLR 2022), microsoft/unilm @ 768a3c8, `beit/transforms.py`.
     pub fn with_tokenizer(
@@ -81,7 +81,7 @@ impl ViewPlan {
         }
     }
 
-    /// The evaluation view: the shorter side to `resize` (bicubic), then the middle `size` pixels.
+    /// The evaluation view: the shorter side resized to `resize` (bicubic), then the middle `size` pixels.
     pub fn evaluation(resize: usize, size: impl Into<Size>) -> Self {
         Self::single(vec![
             Augment::Resize(Resize {
@@ -92,7 +92,7 @@ impl ViewPlan {
         ])
     }
 
-    /// One view of a cloud for evaluation: `count` points, in the unit sphere.
+    /// One view of a cloud for evaluation: `count` points in the unit sphere.
     pub fn points(count: usize) -> Self {
         Self::single(vec![
             Augment::SamplePoints(SamplePoints { count }),
@@ -100,7 +100,7 @@ impl ViewPlan {
         ])
     }
 
-    /// I2P-MAE's pre-training view: `count` points in the unit sphere, each axis scaled, and moved.
+    /// I2P-MAE's pre-training view: `count` points in the unit sphere, then scaled along each axis and shifted.
     pub fn scaled_points(count: usize) -> Self {
         let mut plan = Self::points(count);
         let scaled = Augment::ScaleAndShift(ScaleAndShift::default());
@@ -108,8 +108,9 @@ impl ViewPlan {
         plan
     }
 
-    /// A sample that it can take: black pixels of `size` = (height, width), deep ones where it asks for other channels than
-    /// grey or RGB, or for clouds (points, 1) zeros, as many as it draws where these are more.
+    /// A black sample that the plan accepts, of `size` = (height, width). It is a deep image if the plan asks for
+    /// channels other than grey or RGB. For clouds `size` is (points, 1) and all points are 0; there are more points if
+    /// the plan draws more.
     ///
     /// # Errors
     ///
@@ -135,13 +136,13 @@ impl ViewPlan {
         Sample::of_points(vec![[0.; 3]; count])
     }
 
-    /// Whether it is for clouds of points: one of its operations is.
+    /// Whether it is for point clouds, as it is if one of its operations is.
     pub fn is_of_points(&self) -> bool {
         let mut ops = self.shared.iter().chain(self.views.iter().flatten());
         ops.any(Augment::is_of_points)
     }
 
-    /// The same plan with images of `channels` channels at the end of each view; plans for clouds stay as they are.
+    /// The same plan with images of `channels` channels at the end of each view. Plans for clouds stay as they are.
     #[must_use]
     pub fn with_channels(mut self, channels: usize) -> Self {
         if self.is_of_points() {
@@ -175,7 +176,7 @@ impl ViewPlan {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the first bad one, or if there is no view.
+    /// [`Error::InvalidConfig`], which names the first bad setting, or says that there is no view.
     pub fn check(&self) -> Result<()> {
         if self.views.is_empty() {
             return Err(Error::config(
@@ -220,13 +221,13 @@ impl ViewPlan {
     }
 }
 
-/// Pixels of a resized image above which only what the crop needs is resized.
+/// The largest image, in pixels, that is resized whole. Of a larger one only what the crop needs is resized.
 const MOST_RESIZED: usize = 1 << 25;
-/// Pixels around the middle that a resized pixel may be made from.
+/// Margin in source pixels that the filter may read beyond the crop.
 const REACH: usize = 8;
 
-/// The middle of an image so thin that it would become huge when its shorter side is resized, as much of it as the
-/// crop after that reads; other images as they are.
+/// Cuts a very thin image, which would become huge when its shorter side is resized, to the middle part that the crop
+/// afterwards reads. Other images stay as they are.
 fn middle_of_thin(sample: Sample, resize: &Resize, crop: &CenterCrop) -> Result<Sample> {
     let (height, width) = sample.size();
     let Size::Side(side) = resize.size else {
@@ -240,7 +241,7 @@ fn middle_of_thin(sample: Sample, resize: &Resize, crop: &CenterCrop) -> Result<
         return Ok(sample);
     }
     let (rows, columns) = crop.size.square();
-    // As far from both ends, so that the middle stays where it is.
+    // The same distance from both ends, so that the middle stays where it is.
     let kept = |from: usize, read: usize| {
         let wanted = (read * shorter).div_ceil(side) + 2 * REACH;
         let wanted = wanted.max(shorter) + (wanted.max(shorter) + from) % 2;

@@ -1,4 +1,4 @@
-//! Operations on clouds of points.
+//! Operations on point clouds.
 
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{ImageOp, Sample, check_range, uniform};
 use crate::{Error, Result};
 
-/// So many points of a cloud, drawn without replacement.
+/// Draws points of a cloud without replacement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplePoints {
@@ -48,7 +48,7 @@ impl ImageOp for SamplePoints {
     }
 }
 
-/// Moves a cloud to its mean and scales its farthest point to length 1.
+/// Subtracts a cloud's mean and scales its farthest point to length 1.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UnitSphere {}
@@ -73,7 +73,7 @@ impl ImageOp for UnitSphere {
             largest = largest.max(point.iter().map(|value| value * value).sum());
         }
         let length = largest.sqrt();
-        // A cloud of one place stays at 0.
+        // A cloud whose points are all the same stays at 0.
         if length > 0. {
             for value in points.iter_mut().flatten() {
                 *value /= length;
@@ -83,7 +83,7 @@ impl ImageOp for UnitSphere {
     }
 }
 
-/// Scales each axis by a factor of its own, then moves the cloud.
+/// Scales each axis by its own factor, then shifts the cloud.
 ///
 /// PointNet++'s augmentation; ZrrSkywalker/I2P-MAE @ 7d4e519, `datasets/data_transforms.py`. Its rotation is never
 /// applied, so there is none here.
@@ -125,7 +125,7 @@ impl ImageOp for ScaleAndShift {
     }
 }
 
-/// Turns a cloud by a uniformly drawn rotation.
+/// Rotates a cloud by a uniformly drawn rotation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RotatePoints {}
@@ -144,7 +144,7 @@ impl ImageOp for RotatePoints {
     }
 }
 
-/// A rotation, uniform among all (Shoemake, 1992).
+/// A rotation drawn uniformly from all rotations (Shoemake, 1992).
 #[expect(clippy::cast_possible_truncation, reason = "coordinates are f32")]
 pub(crate) fn rotation(rng: &mut dyn Rng) -> [[f32; 3]; 3] {
     let turn = std::f64::consts::TAU;

@@ -15,18 +15,18 @@ use crate::{Error, Result};
 /// The largest magnitude.
 const LEVELS: f64 = 10.;
 
-/// Some operations, drawn with replacement, of a random strength around a magnitude.
+/// Several operations, drawn with replacement, each with a random strength around a magnitude.
 ///
-/// RandAugment (Cubuk et al., 2020) as timm 0.3.2 has it under `rand-m9-mstd0.5-inc1` (`data/auto_augment.py`), which
-/// MAE and BEiT fine-tune with. Images are filled with ImageNet's mean colour where a transform leaves them.
+/// RandAugment (Cubuk et al., 2020) as timm 0.3.2 names it `rand-m9-mstd0.5-inc1` (`data/auto_augment.py`). MAE and
+/// BEiT fine-tune with it. Pixels from outside the image get ImageNet's mean colour.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandAugment {
-    /// Operations an image. Default 2.
+    /// Operations per image. Default 2.
     pub num_ops: usize,
     /// Mean magnitude, from 0 to 10. Default 9.
     pub magnitude: f64,
-    /// Deviation of the magnitude of each operation. Default 0.5.
+    /// Standard deviation of an operation's magnitude. Default 0.5.
     pub magnitude_std: f64,
     /// Probability that a drawn operation is applied. Default 0.5.
     pub p: f64,
@@ -86,7 +86,7 @@ const OPS: [Op; 15] = [
     TranslateY,
 ];
 
-/// Red, green and blue where a transform leaves the image.
+/// Red, green and blue of pixels from outside the image.
 const FILL: [u8; 3] = [124, 116, 104];
 /// The luma of [`FILL`].
 const GREY_FILL: [u8; 1] = [117];
@@ -127,7 +127,7 @@ impl ImageOp for RandAugment {
 }
 
 impl Op {
-    /// The operation with `strength` from 0 to 1, in the direction of `sign` where it has two.
+    /// The operation with `strength` from 0 to 1, in the direction of `sign` if it has two directions.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

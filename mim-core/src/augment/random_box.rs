@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{ImageOp, RandomResizedCrop, Sample};
 use crate::Result;
 
-/// The box that [`RandomResizedCrop`] draws, cut out but not resized: views that then resize it see the same part
-/// of the image, each in its own size and with its own filter.
+/// The box that [`RandomResizedCrop`] draws, cut out but not resized. Views can then resize the same part of the image,
+/// each to its own size and with its own filter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomBox {

@@ -7,7 +7,7 @@ use super::convolve::{convolve, convolve_values};
 use super::{CropBox, ImageOp, Sample, Size};
 use crate::{Error, Result};
 
-/// The filter of a resize; always widened when shrinking, as Pillow does.
+/// The filter of a resize. It is always widened when shrinking, as in Pillow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
@@ -53,7 +53,7 @@ impl ImageOp for Resize {
 
 /// Cuts `crop` out of the image and resizes it to `size` = (height, width).
 ///
-/// Pixels outside the box have no influence, as when Pillow first crops and then resizes; bytes are Pillow's.
+/// Pixels outside the box have no influence, as when Pillow first crops and then resizes. The bytes are Pillow's.
 ///
 /// # Errors
 ///

@@ -4,18 +4,20 @@ use super::Depth;
 use crate::simd::{LANES, channels, simd_dispatch};
 use crate::{Crop, Error, Result};
 
-/// Bytes of one image, interleaved `[height, width, channels]`, and where they lie in the source image; or values of
-/// another depth or number of channels; or the points of one cloud.
+/// An image of bytes, a deep image, or a point cloud.
+///
+/// A deep image has f32 values and any number of channels. Pixels are interleaved, `[height, width, channels]`. An image
+/// also knows where it lies in its source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub(super) pixels: Vec<u8>,
-    /// Values of a deep image, which has no bytes; empty for others.
+    /// Values of a deep image, which has no bytes. Empty for other samples.
     pub(super) values: Vec<f32>,
     pub(super) height: usize,
     pub(super) width: usize,
     pub(super) channels: usize,
     pub(super) crop: Crop,
-    /// Points of a cloud, which has no pixels; empty for images.
+    /// Points of a cloud, which has no pixels. Empty for images.
     points: Vec<[f32; 3]>,
     depth: Depth,
 }
@@ -25,7 +27,8 @@ impl Sample {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the image is empty, has another number of channels or does not match its bytes.
+    /// [`Error::Shape`] if the image is empty, has another number of channels, or the number of bytes is not that of
+    /// the size.
     pub fn new(pixels: Vec<u8>, (height, width): (usize, usize), channels: usize) -> Result<Self> {
         let sides = (u32::try_from(height), u32::try_from(width));
         let (Ok(source_height), Ok(source_width)) = sides else {
@@ -54,8 +57,8 @@ impl Sample {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] if the image is empty or does not match its values, [`Error::Unsupported`] if one is infinite or
-    /// not a number.
+    /// [`Error::Shape`] if the image is empty or the number of values is not that of the size; [`Error::Unsupported`]
+    /// if a value is infinite or not a number.
     pub fn of_values(
         values: Vec<f32>,
         (height, width): (usize, usize),
@@ -96,12 +99,12 @@ impl Sample {
         })
     }
 
-    /// The type that the values had in their file.
+    /// The data type of the values in their file.
     pub fn depth(&self) -> Depth {
         self.depth
     }
 
-    /// The same sample, of a file of another type.
+    /// The same sample with another data type of its file.
     pub(crate) fn stored_as(self, depth: Depth) -> Self {
         Self { depth, ..self }
     }
@@ -116,7 +119,7 @@ impl Sample {
         &self.values
     }
 
-    /// Appends the values of a deep image to `planes` channel by channel, `[channels, height, width]`.
+    /// Appends the values of a deep image to `planes`, channel by channel: `[channels, height, width]`.
     pub fn append_values(&self, planes: &mut Vec<f32>) {
         for channel in 0..self.channels {
             planes.extend(self.values.iter().skip(channel).step_by(self.channels));
@@ -157,7 +160,7 @@ impl Sample {
         })
     }
 
-    /// Whether it is a cloud of points.
+    /// Whether it is a point cloud.
     pub fn is_cloud(&self) -> bool {
         !self.points.is_empty()
     }
@@ -191,12 +194,12 @@ impl Sample {
         )
     }
 
-    /// The bytes, `[height, width, channels]`; none of deep images.
+    /// The bytes, `[height, width, channels]`. Deep images have none.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
 
-    /// Height and width in pixels; of a cloud the number of points, and 1.
+    /// Height and width in pixels. For a cloud: the number of points, and 1.
     pub fn size(&self) -> (usize, usize) {
         match self.is_cloud() {
             true => (self.points.len(), 1),
@@ -204,7 +207,7 @@ impl Sample {
         }
     }
 
-    /// 1 (grey) or 3 (RGB; the coordinates of a cloud); of deep images any number.
+    /// 1 (grey) or 3 (RGB, or the coordinates of a cloud). A deep image has any number.
     pub fn channels(&self) -> usize {
         self.channels
     }
@@ -214,7 +217,7 @@ impl Sample {
         self.crop
     }
 
-    /// Appends the bytes to `planes` channel by channel, `[channels, height, width]`.
+    /// Appends the bytes to `planes`, channel by channel: `[channels, height, width]`.
     pub fn append_planes(&self, planes: &mut Vec<u8>) {
         if self.channels == 1 {
             planes.extend_from_slice(&self.pixels);
@@ -225,13 +228,14 @@ impl Sample {
         take_apart(&self.pixels, &mut planes[first..]);
     }
 
-    /// Replaces the bytes by those of the box `(top, left, height, width)` in pixels of this image, of a new size.
+    /// Replaces the bytes by those of an image of `size` that was made from the box `(top, left, height, width)` of
+    /// this image.
     pub(super) fn replace(&mut self, pixels: Vec<u8>, size: (usize, usize), from: [f32; 4]) {
         self.pixels = pixels;
         self.moved(size, from);
     }
 
-    /// Replaces the values of a deep image likewise.
+    /// Does the same for the values of a deep image.
     pub(super) fn replace_values(
         &mut self,
         values: Vec<f32>,

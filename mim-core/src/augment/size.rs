@@ -1,4 +1,4 @@
-//! Sizes as recipes write them.
+//! Sizes as recipes give them.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub enum Size {
 }
 
 impl Size {
-    /// Height and width of a crop: one number stands for a square.
+    /// Height and width of a crop. One number stands for a square.
     pub fn square(self) -> (usize, usize) {
         match self {
             Self::Side(side) => (side, side),
@@ -26,8 +26,8 @@ impl Size {
         }
     }
 
-    /// Height and width for an image of `(height, width)`: one number is the shorter side and the aspect is
-    /// kept, the longer side rounded down.
+    /// Height and width to resize an image of `(height, width)` to. One number is the shorter side; the aspect ratio is
+    /// kept, and the longer side is rounded down.
     pub fn shorter_side(self, (height, width): (usize, usize)) -> (usize, usize) {
         match self {
             Self::Side(side) if width <= height => (side * height / width.max(1), side),
@@ -36,7 +36,7 @@ impl Size {
         }
     }
 
-    /// Checks that neither side is 0 or beyond what any image has.
+    /// Checks that neither side is 0 or longer than any image's.
     pub(super) fn check(self, component: &'static str) -> Result<()> {
         let (height, width) = self.square();
         if (1..=65_535).contains(&height) && (1..=65_535).contains(&width) {

@@ -120,7 +120,7 @@ fn hear(stream: &mut TcpStream) -> io::Result<Vec<f32>> {
 
 fn gone(rank: usize, error: &io::Error) -> Error {
     Error::group(
-        format!("rank {rank} cannot be reached any more: {error}"),
+        format!("rank {rank} can no longer be reached: {error}"),
         "find the reason in the output of that process, then resume from the last checkpoint",
     )
 }

@@ -92,15 +92,15 @@ impl Nccl {
     }
 }
 
-/// Listens where the others ask: on the interface of `MASTER_ADDR`, or on all where this machine does not know it as
-/// its own.
+/// Listens where the others connect: on the interface of `MASTER_ADDR`, or on all interfaces if this machine does not
+/// know that address as its own.
 fn listen(host: &str, port: u16) -> Result<TcpListener> {
     let found = TcpListener::bind((host, port)).or_else(|error| {
         if error.kind() == ErrorKind::AddrInUse {
             return Err(error);
         }
         tracing::warn!(
-            "MASTER_ADDR {host} is no address of this machine ({error}): rank 0 listens on all"
+            "MASTER_ADDR {host} is not an address of this machine ({error}): rank 0 listens on all addresses"
         );
         TcpListener::bind(("0.0.0.0", port))
     });

@@ -267,7 +267,8 @@ fn try_to_ask(
                 let theirs: Word = read(&mut stream, end)?;
                 let proof: Word = read(&mut stream, end)?;
                 if proof != key.proof(0, &own, claim) {
-                    let what = "something else answers, or with another MIM_GROUP_SECRET";
+                    let what =
+                        "another program answers there, or its MIM_GROUP_SECRET is different";
                     return Err(std::io::Error::new(ErrorKind::PermissionDenied, what));
                 }
                 stream.write_all(&key.proof(1, &theirs, claim))?;

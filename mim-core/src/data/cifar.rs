@@ -1,4 +1,4 @@
-//! Folders of the binary versions of CIFAR-10 and CIFAR-100.
+//! CIFAR-10 and CIFAR-100, as folders of their binary versions.
 //!
 //! A record is one label byte (CIFAR-100: coarse, then fine) and 3 x 32 x 32 bytes, planes of red, green and blue
 //! (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).

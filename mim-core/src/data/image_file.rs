@@ -13,8 +13,8 @@ use super::reading::ReadImage;
 use crate::augment::Sample;
 use crate::{Error, Result, files};
 
-/// Reads an image file of any colour type as RGB: alpha is dropped, of 16-bit values the high byte is kept,
-/// and orientation tags are ignored, as by Pillow's `convert("RGB")`.
+/// Reads an image file of any colour type as RGB, as Pillow's `convert("RGB")` does: alpha is dropped, 16-bit values
+/// keep their high byte, and orientation tags are ignored.
 ///
 /// # Errors
 ///

@@ -7,7 +7,7 @@ use super::{Dataset, Shards, Split, out_of_range};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// The images of several data sets, one after the other. Classes of the same name are one class.
+/// The images of several data sets, one set after another. Classes with the same name are one class.
 #[derive(Debug)]
 pub struct JoinedDataset {
     parts: Vec<Arc<dyn Dataset>>,
@@ -21,12 +21,12 @@ pub struct JoinedDataset {
 }
 
 impl JoinedDataset {
-    /// Joins the `split` of several sources, which `open` opens by their place in the list. A source without that
+    /// Joins the `split` of several sources; `open` opens the source at a position of the list. A source without that
     /// split is left out, unless it is the train split.
     ///
     /// # Errors
     ///
-    /// Those of `open`; [`Error::NoSplit`] if no source has the split.
+    /// The errors of `open`; [`Error::NoSplit`] if no source has the split.
     pub(super) fn open(
         names: &[String],
         split: Split,

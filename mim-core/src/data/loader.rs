@@ -22,20 +22,21 @@ const SEQUENTIAL: u64 = u64::MAX;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoaderConfig {
-    /// Samples of a batch, 64 by default.
+    /// Samples per batch, 64 by default.
     pub batch_size: usize,
-    /// Threads that decode and augment; 0 does it on the calling thread. 4 by default.
+    /// Threads that decode and augment, 4 by default. With 0 the calling thread does it.
     pub workers: usize,
     /// Batches made ahead of the one in use, 2 by default.
     pub prefetch: usize,
-    /// Whether an epoch leaves out an incomplete last batch, which is the default.
+    /// Whether an epoch leaves out an incomplete last batch. True by default.
     pub drop_last: bool,
-    /// Whether an unreadable sample is left out of its batch; by default the next readable one takes its place.
+    /// Whether an unreadable sample is left out of its batch. By default the next readable sample takes its place.
     pub leave_out_unreadable: bool,
-    /// Share of unreadable samples that an epoch tolerates, 0.05 by default; small data sets are judged as if
-    /// they had 100 samples.
+    /// Share of unreadable samples that an epoch tolerates, 0.05 by default. Data sets of fewer than 100 samples are
+    /// judged as if they had 100.
     pub max_bad_share: f64,
-    /// Samples among which the next one is drawn, of data sets in shards; by default what suits them.
+    /// For data sets in shards: the number of samples from which the next one is drawn. By default what suits the data
+    /// set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shuffle_window: Option<usize>,
 }
@@ -54,7 +55,7 @@ impl Default for LoaderConfig {
     }
 }
 
-/// Makes batches whose bytes depend on (seed, epoch, sample index) only, whatever the number of workers.
+/// Makes batches. Their bytes depend only on (seed, epoch, sample index), not on the number of workers.
 #[derive(Debug)]
 pub struct Loader {
     stage: Arc<Stage>,
@@ -112,7 +113,7 @@ impl Loader {
         })
     }
 
-    /// Serves the share of process `rank` of `world` in every epoch; sequential passes stay whole.
+    /// Gives the share of process `rank` of `world` in every epoch. Sequential passes still give all samples.
     ///
     /// # Errors
     ///
@@ -132,7 +133,7 @@ impl Loader {
         self.sampler.iterations()
     }
 
-    /// The batches of `epoch` from `start_iter` on, shuffled.
+    /// The shuffled batches of `epoch`, from batch `start_iter` on.
     ///
     /// # Errors
     ///
@@ -155,7 +156,7 @@ impl Loader {
         self.start(self.sampler.epoch(epoch), epoch, start_iter)
     }
 
-    /// Every sample once, in order of its index; the last batch may be smaller.
+    /// Every sample once, in the order of the indices. The last batch may be smaller.
     ///
     /// # Errors
     ///
@@ -221,13 +222,13 @@ impl Engine {
     }
 }
 
-/// The batches of one pass; it ends after the first error. Dropping it stops the workers.
+/// Iterator over the batches of one pass. It ends after the first error. Dropping it stops the workers.
 pub struct Batches {
     engine: Engine,
     order: Arc<Order>,
     iter: usize,
     max_bad_share: f64,
-    /// What becomes of unreadable samples, in words.
+    /// Says in words what happens to unreadable samples.
     instead: &'static str,
     seen: usize,
     bad: usize,
@@ -236,7 +237,7 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Samples that could not be read so far.
+    /// Number of samples so far that could not be read.
     pub fn unreadable(&self) -> usize {
         self.bad
     }

@@ -6,7 +6,7 @@ use super::Dataset;
 use crate::augment::{Depth, Sample};
 use crate::{Error, Result};
 
-/// Images of one size, interleaved one after the other.
+/// Images of one size, each interleaved, one after another.
 #[derive(Clone)]
 pub struct MemoryDataset {
     pixels: Vec<u8>,
@@ -17,8 +17,8 @@ pub struct MemoryDataset {
 }
 
 impl MemoryDataset {
-    /// Images `[len, height, width, channels]` with `size` = (height, width). Those of other than 1 or 3 channels are read
-    /// as deep images.
+    /// Images `[len, height, width, channels]` with `size` = (height, width). Images whose channels are not 1 or 3 are
+    /// read as deep images.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl MemoryDataset {
         })
     }
 
-    /// The same images with a label each, all below `classes`; `path` names the labels in errors.
+    /// The same images with one label for each, all below `classes`. `path` names the labels in errors.
     ///
     /// # Errors
     ///

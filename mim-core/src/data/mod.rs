@@ -70,9 +70,11 @@ use crate::{Error, Result};
 /// Images or point clouds by index; labelled if there are classes.
 ///
 /// ```
+/// use std::sync::Arc;
+///
 /// use mim_core::Result;
-/// use mim_core::augment::Sample;
-/// use mim_core::data::Dataset;
+/// use mim_core::augment::{Sample, ViewPlan};
+/// use mim_core::data::{Dataset, Loader, LoaderConfig};
 ///
 /// /// Grey squares from black to white.
 /// #[derive(Debug)]
@@ -95,6 +97,18 @@ use crate::{Error, Result};
 ///         0
 ///     }
 /// }
+///
+/// # fn main() -> Result<()> {
+/// let config = LoaderConfig { batch_size: 8, workers: 0, ..LoaderConfig::default() };
+/// let loader = Loader::new(Arc::new(Greys), ViewPlan::default(), config, 0)?;
+/// let mut batches = 0;
+/// for batch in loader.epoch(0, 0)? {
+///     assert_eq!(batch?.views[0].pixels().dims(), [8, 1, 32, 32]);
+///     batches += 1;
+/// }
+/// assert_eq!(batches, 32);
+/// # Ok(())
+/// # }
 /// ```
 pub trait Dataset: Send + Sync + fmt::Debug {
     /// Number of images.
@@ -123,17 +137,17 @@ pub trait Dataset: Send + Sync + fmt::Debug {
         &[]
     }
 
-    /// What was chosen or passed over when the data set was opened, a line each.
+    /// What was chosen or skipped when the data set was opened, one line for each.
     fn notes(&self) -> &[String] {
         &[]
     }
 
-    /// The shards that images lie in, if reading them on end is much faster than at random.
+    /// The shards that images lie in, if sequential reading is much faster than random access.
     fn shards(&self) -> Option<Shards> {
         None
     }
 
-    /// What messages call image `index`: its path, or `#index`.
+    /// The name of image `index` in messages: its path, or `#index`.
     fn name_of(&self, index: usize) -> String {
         format!("#{index}")
     }

@@ -13,8 +13,9 @@ const BLOCK: usize = 1024;
 
 /// Mean, deviation and range of each channel over all pixels of images, in f64.
 ///
-/// Images are read one by one and joined in their order, so the result does not depend on the number of threads, and
-/// memory does not grow with the data. Two sets are joined as in Chan, Golub, LeVeque (The American Statistician 1983).
+/// Results of single images are combined in the order of the images. So the result does not depend on the number of
+/// threads, and memory does not grow with the data. Two results are combined as in Chan, Golub, LeVeque (The American
+/// Statistician 1983).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelMoments {
     images: usize,
@@ -27,12 +28,12 @@ pub struct ChannelMoments {
 }
 
 impl ChannelMoments {
-    /// Measures the images at `indices` of a data set, as images of `channels` channels. Images that cannot be read are
-    /// left out, and their errors returned.
+    /// Measures the images at `indices` of a data set, converted to `channels` channels. Images that cannot be read are
+    /// left out, and their errors are returned.
     ///
     /// # Errors
     ///
-    /// If no image can be read, or one has other channels and cannot be changed.
+    /// If no image can be read, or one has another number of channels and cannot be converted.
     pub fn of(
         images: &dyn Dataset,
         indices: &[usize],
@@ -134,12 +135,12 @@ impl ChannelMoments {
         self.pixels = pixels;
     }
 
-    /// Images that were measured.
+    /// Number of images measured.
     pub fn images(&self) -> usize {
         self.images
     }
 
-    /// Mean of each channel; bytes are from 0 to 1.
+    /// Mean of each channel. Bytes count as values from 0 to 1.
     pub fn mean(&self) -> &[f64] {
         &self.mean
     }
@@ -150,7 +151,7 @@ impl ChannelMoments {
         squares.map(|sum| (sum / self.pixels).sqrt()).collect()
     }
 
-    /// The least and the greatest value of each channel.
+    /// The smallest and the largest value of each channel.
     pub fn range(&self) -> &[[f64; 2]] {
         &self.range
     }

@@ -5,40 +5,40 @@ use serde::{Deserialize, Serialize};
 use super::DataSource;
 use crate::{Error, Result};
 
-/// Choices of how a [`DataSource`] is read, beyond where it is.
+/// How a [`DataSource`] is read.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Reading {
-    /// The column of images, of files with columns; by default the usual names are looked for.
+    /// The column of images, for files with columns. By default it is found by the usual names.
     pub image_column: Option<String>,
-    /// The column of labels, likewise.
+    /// The column of labels, found in the same way by default.
     pub label_column: Option<String>,
-    /// Whether images are turned as their files say.
+    /// Whether images are turned upright, as the orientation noted in their files says.
     pub orientation: Orientation,
-    /// The values that become 0 and 1, which makes images deep: of any depth and number of channels. Without it they
-    /// are read as RGB of bytes.
+    /// The values that become 0 and 1. If set, images are deep: of any bit depth and number of channels. Otherwise they
+    /// are read as RGB bytes.
     pub range: Option<ValueRange>,
-    /// The order of axes of `.npy` and `.npz` files, which are images if it is said.
+    /// The order of the axes in `.npy` and `.npz` files. If set, these files are read as images.
     pub array_layout: Option<ArrayLayout>,
-    /// The name of the array in `.npz` files of several.
+    /// The name of the array, for `.npz` files with several arrays.
     pub array_key: Option<String>,
     /// Pages of TIFF files.
     pub tiff_pages: TiffPages,
 }
 
-/// Which values of a file become 0 and 1 of a deep image; others lie outside, none is clipped.
+/// Which values of a file become 0 and 1 in a deep image. Values beyond them map outside of `[0, 1]`; none is clipped.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum ValueRange {
-    /// 0 and the largest value of the file's type; values of floats stay as they are. Written `"dtype"`.
+    /// 0 and the largest value of the file's data type. Floats stay as they are. Written `"dtype"`.
     Dtype,
-    /// The 1st and the 99th percentile of training images, which `mim` measures and replaces by their bounds. Written
-    /// `"percentile"`.
+    /// The 1st and the 99th percentile of the training images. `mim` measures them and writes the two bounds in their
+    /// place. Written `"percentile"`.
     Percentile,
     /// These values.
     Bounds([f64; 2]),
 }
 
-/// A [`ValueRange`] as settings have it.
+/// A [`ValueRange`] as settings spell it.
 #[derive(Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -91,7 +91,7 @@ pub enum TiffPages {
     /// The first page.
     #[default]
     First,
-    /// All pages; the channels of each follow those of the page before.
+    /// All pages, one after another along the channels.
     Channels,
 }
 
@@ -105,12 +105,12 @@ pub(super) struct ReadImage {
     pub(super) pages: TiffPages,
 }
 
-/// What is done about the orientation that an image file notes (EXIF, as phones and cameras write it).
+/// What to do about the orientation noted in an image file (EXIF, as phones and cameras write it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Orientation {
-    /// What the source's own tools do: images of folders, lists and tar files stay as stored, as torchvision's and
-    /// WebDataset's do; those of parquet files and of the Hub are turned, as by `datasets`.
+    /// What the source's own tools do. Images of folders, lists and tar files stay as stored, as in torchvision and
+    /// WebDataset. Images of parquet files and of the Hub are turned, as in `datasets`.
     #[default]
     Auto,
     /// Images are turned upright.
@@ -135,11 +135,11 @@ impl Reading {
         }
     }
 
-    /// Refuses choices that `source` has no use for.
+    /// Refuses choices that `source` does not use.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`] naming the setting.
+    /// [`Error::InvalidConfig`], which names the setting.
     pub(super) fn check(&self, source: &DataSource) -> Result<()> {
         let columns = [
             ("image_column", &self.image_column),

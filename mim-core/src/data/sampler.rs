@@ -8,10 +8,10 @@ use super::Shards;
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
 
-/// Cuts a new permutation of the data set each epoch into batches, and each batch among the ranks.
+/// Draws a new permutation of the data set each epoch, cuts it into batches, and divides each batch among the ranks.
 ///
-/// A global batch of `batch_size * world` samples is the same set whatever the number of ranks it is cut into. Not so of
-/// data sets in shards ([`EpochSampler::in_shards`]): there each rank reads shards of its own.
+/// A global batch of `batch_size * world` samples is the same set for every number of ranks. Data sets in shards are an
+/// exception ([`EpochSampler::in_shards`]): there each rank reads its own shards.
 #[derive(Debug, Clone)]
 pub struct EpochSampler {
     len: usize,
@@ -57,7 +57,7 @@ impl Order {
         self.batches.is_empty()
     }
 
-    /// Sample indices of batch `iter`; empty beyond the last.
+    /// Sample indices of batch `iter`; empty after the last batch.
     pub fn batch(&self, iter: usize) -> &[u32] {
         let range = self.batches.get(iter).cloned().unwrap_or(0..0);
         &self.indices[range]
@@ -65,7 +65,7 @@ impl Order {
 }
 
 impl EpochSampler {
-    /// Batches of `batch_size` of `len` samples for one process; an incomplete last batch is dropped.
+    /// A sampler for one process, with batches of `batch_size` from `len` samples. An incomplete last batch is dropped.
     ///
     /// # Errors
     ///
@@ -83,7 +83,7 @@ impl EpochSampler {
         })
     }
 
-    /// The share of process `rank` of `world`, with `batch_size` samples for each of them.
+    /// The share of process `rank` of `world`, with `batch_size` samples for each process.
     ///
     /// # Errors
     ///
@@ -111,15 +111,16 @@ impl EpochSampler {
         self
     }
 
-    /// Goes through shards rather than all over the data set: their order is drawn, each rank takes an equal part of the
-    /// images in that order (shards of its own, but for those on an edge), and draws each image from a window.
+    /// Goes through the data set shard by shard. The order of the shards is drawn. Each rank takes an equal part of the
+    /// images in that order, and draws each image from a window. So ranks read different shards, except those at the
+    /// edges of the parts.
     #[must_use]
     pub fn in_shards(mut self, shards: Shards) -> Self {
         self.shards = Some(shards);
         self
     }
 
-    /// Batches an epoch.
+    /// Batches per epoch.
     pub fn iterations(&self) -> usize {
         let global = self.batch_size * self.world;
         let rest = !self.drop_last && self.len % global >= self.world;

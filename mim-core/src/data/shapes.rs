@@ -17,20 +17,22 @@ const NAMES: [&str; 10] = [
     "sphere", "box", "cylinder", "cone", "torus", "pyramid", "table", "chair", "cross", "helix",
 ];
 
-/// Points on ten shapes, 100 clouds of each to train on and 50 to test on: of random proportions, turned at random, with
-/// noise. A cloud is made when it is read, always the same for its index.
+/// Clouds of points on ten shapes, 100 of each shape to train on and 50 to test on.
 ///
-/// The point cloud counterpart of the embedded images, for trying methods where no data is at hand.
+/// They have random proportions, random rotations and noise. A cloud is generated when it is read, always the same for
+/// its index.
+///
+/// The counterpart of the embedded images for point clouds: for trying methods without any data.
 #[derive(Debug, Clone)]
 pub struct ShapesDataset {
     split: Split,
     names: Vec<String>,
-    /// Points of a cloud. Default 2048.
+    /// Points per cloud. Default 2048.
     pub points: usize,
-    /// Deviation of the noise of each coordinate, where the shape's farthest point is about 1 from its middle. Default
-    /// 0.02.
+    /// Standard deviation of the noise of each coordinate. The farthest point of a shape is about 1 from its centre.
+    /// Default 0.02.
     pub noise: f32,
-    /// Whether clouds are turned. Default true.
+    /// Whether clouds are rotated at random. Default true.
     pub rotate: bool,
 }
 

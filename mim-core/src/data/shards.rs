@@ -1,4 +1,4 @@
-//! The order of data sets that are best read shard by shard.
+//! The order of images in data sets that are best read shard by shard.
 
 use rand::{Rng, RngExt};
 
@@ -7,12 +7,12 @@ use rand::{Rng, RngExt};
 pub struct Shards {
     /// The index of each shard's first image, ascending from 0.
     pub starts: Vec<usize>,
-    /// Images among which the next one is drawn.
+    /// Number of images from which the next one is drawn.
     pub window: usize,
 }
 
 impl Shards {
-    /// The shards of images `indices`, ascending, of a data set.
+    /// The shards of the images `indices` (ascending) of a data set.
     pub(super) fn of_some(&self, indices: &[usize]) -> Self {
         let start = |start: &usize| indices.partition_point(|index| index < start);
         let mut starts: Vec<usize> = self.starts.iter().map(start).collect();

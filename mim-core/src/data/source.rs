@@ -18,42 +18,44 @@ use crate::hub::Hub;
 use crate::hub::{HubPath, RepoKind};
 use crate::{Error, Result};
 
-/// Where images or point clouds come from; written `embedded`, `shapes`, `PATH`, `idx:PATH`, `folder:PATH`, `cifar:PATH`,
-/// `clouds:PATH`, `list:FILE`, `tar:PATH`, `parquet:PATH` or `hf:owner/name[@revision][/folder]`; several of them joined
-/// by ` + `. `~/` at the start of a path is the home folder.
+/// Where images or point clouds come from.
+///
+/// It is written `embedded`, `shapes`, `PATH`, `idx:PATH`, `folder:PATH`, `cifar:PATH`, `clouds:PATH`, `list:FILE`,
+/// `tar:PATH`, `parquet:PATH` or `hf:owner/name[@revision][/folder]`; several of them are joined by ` + `. `~/` at the
+/// start of a path is the home folder.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DataSource {
     /// The excerpt of Fashion-MNIST inside the library: 1000 + 500 grey images of 28 x 28, ten classes.
     #[default]
     Embedded,
-    /// A folder whose kind is told by what is in it, or a file whose kind is told by its name.
+    /// A folder whose kind follows from its content, or a file whose kind follows from its name.
     Detect(PathBuf),
     /// A folder of IDX files with MNIST's names.
     Idx(PathBuf),
-    /// Point clouds of ten analytic shapes, made when they are read, see [`ShapesDataset`].
+    /// Point clouds of ten analytic shapes, generated when they are read; see [`ShapesDataset`].
     Shapes,
-    /// A folder of image files, see [`FolderDataset`].
+    /// A folder of image files; see [`FolderDataset`].
     Folder(PathBuf),
-    /// A folder of point clouds, each a file, laid out as those of images, see [`FolderDataset`]:
+    /// A folder of point clouds, one per file, laid out like folders of images (see [`FolderDataset`]):
     ///
-    /// - `.npy`: an array `[points, 3 or more]` of which the first three columns are taken;
-    /// - `.npz`: the same, called `points`, `xyz` or `pos`, or the only array of two axes;
+    /// - `.npy`: an array `[points, 3 or more]`, whose first three columns are taken;
+    /// - `.npz`: the same kind of array, called `points`, `xyz` or `pos`, or the only one with two axes;
     /// - `.ply`, as text or binary: the properties `x`, `y`, `z` of its vertices;
-    /// - `.off`: 4096 points spread over its faces, or its vertices where it has no face;
+    /// - `.off`: 4096 points spread over its faces, or its vertices if it has no face;
     /// - `.xyz`: lines of three or more numbers, the first three of which are taken; `#` starts a comment.
     Clouds(PathBuf),
     /// A folder of CIFAR-10 or CIFAR-100 in its binary version.
     Cifar(PathBuf),
-    /// Images that a file lists, see [`ListDataset`].
+    /// Images that a file lists; see [`ListDataset`].
     List(PathBuf),
-    /// Images in tar files, see [`TarDataset`].
+    /// Images in tar files; see [`TarDataset`].
     Tar(PathBuf),
-    /// Several sources as one, see [`JoinedDataset`].
+    /// Several sources as one; see [`JoinedDataset`].
     Joined(Vec<DataSource>),
-    /// A parquet file or a folder of them, see `ParquetDataset`; needs the feature `parquet`.
+    /// A parquet file or a folder of parquet files; see `ParquetDataset`. It needs the feature `parquet`.
     Parquet(PathBuf),
-    /// A data set of parquet files on the Hugging Face Hub; needs the features `hub` and `parquet`.
+    /// A data set of parquet files on the Hugging Face Hub. It needs the features `hub` and `parquet`.
     Hub(HubPath),
 }
 
@@ -62,18 +64,18 @@ impl DataSource {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] if the path is no folder, holds no data of its kind or not this split;
-    /// [`Error::Io`] if it cannot be read; [`Error::Hub`] if it cannot be downloaded; [`Error::Unsupported`] if
-    /// this build lacks the feature for it.
+    /// [`Error::NoSplit`] if the split is missing; [`Error::Format`] if the path is not a folder, or holds no data of
+    /// its kind; [`Error::Io`] if it cannot be read; [`Error::Hub`] if it cannot be downloaded; [`Error::Unsupported`]
+    /// if this build lacks the feature for it.
     pub fn open(&self, split: Split) -> Result<Arc<dyn Dataset>> {
         self.open_with(split, &Reading::default())
     }
 
-    /// Opens a split, to be read as `reading` says.
+    /// Opens a split, which is read as `reading` says.
     ///
     /// # Errors
     ///
-    /// As [`DataSource::open`]; [`Error::InvalidConfig`] if a choice of `reading` has no use for this source.
+    /// As [`DataSource::open`]; [`Error::InvalidConfig`] if this source does not use a choice of `reading`.
     pub fn open_with(&self, split: Split, reading: &Reading) -> Result<Arc<dyn Dataset>> {
         if let Self::Detect(path) = self {
             let source = match Self::detect(path)? {
@@ -125,11 +127,11 @@ impl DataSource {
         })
     }
 
-    /// The split that results are measured on without further choice: val, or test where there is no val.
+    /// The default split for results: val, or test if there is no val.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSplit`] if there is neither; else as [`DataSource::open`].
+    /// [`Error::NoSplit`] if there is neither; otherwise as [`DataSource::open`].
     pub fn open_for_evaluation(&self, reading: &Reading) -> Result<(Split, Arc<dyn Dataset>)> {
         match self.open_with(Split::Val, reading) {
             Ok(images) => Ok((Split::Val, images)),
@@ -138,7 +140,7 @@ impl DataSource {
         }
     }
 
-    /// Whether its files have columns or named parts, from which some are chosen.
+    /// Whether its files have columns or named parts to choose from.
     pub fn has_columns(&self) -> bool {
         match self {
             Self::List(_) | Self::Tar(_) | Self::Parquet(_) | Self::Hub(_) => true,
@@ -148,7 +150,7 @@ impl DataSource {
         }
     }
 
-    /// Whether it holds image files, whose orientation may be noted.
+    /// Whether it holds image files, which may note an orientation.
     pub fn has_image_files(&self) -> bool {
         match self {
             Self::Folder(_) => true,

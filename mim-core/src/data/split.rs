@@ -1,4 +1,4 @@
-//! The parts of a data set, and the names they go by.
+//! The splits of a data set, and their usual names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
-    /// What models learn from.
+    /// The split that models learn from.
     Train,
-    /// What settings are chosen by.
+    /// The split that settings are chosen on.
     Val,
-    /// What results are reported on.
+    /// The split that results are reported on.
     Test,
 }
 
 impl Split {
-    /// All of them.
+    /// All splits.
     pub const ALL: [Self; 3] = [Self::Train, Self::Val, Self::Test];
 
     /// Names of folders and files of this split, in lower case.

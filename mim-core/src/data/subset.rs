@@ -77,8 +77,8 @@ impl Dataset for Subset {
     }
 }
 
-/// Parts a data set into (the rest, a `share` of each class). The choice depends on `seed` and the number of images
-/// and classes; both parts keep the order of the data set.
+/// Splits a data set in two: (the rest, a `share` of each class). The choice depends on `seed` and on the number of
+/// images and classes. Both parts keep the order of the data set.
 ///
 /// Each class gives `round(share * count)` images, at least one and never all of several.
 ///

@@ -78,7 +78,10 @@ impl LatentRegressorConfig {
         }
         if !(0. ..1.).contains(&self.drop_path_rate) {
             let why = "it must be in [0, 1)".to_owned();
-            let (value, fix) = (self.drop_path_rate.to_string(), "use 0 for no stochastic depth");
+            let (value, fix) = (
+                self.drop_path_rate.to_string(),
+                "use 0 for no stochastic depth",
+            );
             return bad("drop_path_rate", value, why, fix);
         }
         Ok(())
@@ -92,7 +95,7 @@ impl LatentRegressorConfig {
 
 impl Part for LatentRegressorConfig {
     const ABOUT: &'static str =
-        "hidden patches from latents of theirs, which attend to the visible ones";
+        "hidden patches from their latents, which attend to the visible patches";
     const PAPER: &'static str =
         "CAE: Chen et al., IJCV 2023, arXiv 2202.03026; Atten4Vis/CAE @ a7fd162";
     const SMALL: &'static str = r#"
@@ -237,7 +240,7 @@ impl Decoder for Regressing {
 mod tests {
     use super::*;
     use crate::encoders::{Regressed, Vit, VitConfig};
-    use crate::{Batch, Encoder, Masking, ParamStore, Rows, View, EncodeOptions};
+    use crate::{Batch, EncodeOptions, Encoder, Masking, ParamStore, Rows, View};
     use candle_core::{DType, Device};
 
     fn config() -> LatentRegressorConfig {
@@ -293,7 +296,10 @@ mod tests {
             })
         };
         let first = decode(part.as_ref(), &encoder, drop).unwrap();
-        assert_eq!((first.rows, first.values.dims()), (Rows::Masked, &[2, 2, 5][..]));
+        assert_eq!(
+            (first.rows, first.values.dims()),
+            (Rows::Masked, &[2, 2, 5][..])
+        );
         let loss = first.values.sqr().unwrap().sum_all().unwrap();
         let grads = loss.backward().unwrap();
         for (name, var) in store.trainable() {

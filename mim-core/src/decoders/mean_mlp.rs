@@ -24,7 +24,7 @@ impl Default for MeanMlpConfig {
 
 impl Part for MeanMlpConfig {
     const ABOUT: &'static str =
-        "one row an image, from the mean of its patch tokens, by two layers";
+        "one row per image, from the mean of its patch tokens, by two layers";
     const PAPER: &'static str = "MimCo: Zhou et al., ACM Multimedia 2022, arXiv 2209.03063";
     const SMALL: &'static str = "hidden_dim = 256";
 }

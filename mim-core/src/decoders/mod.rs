@@ -1,4 +1,4 @@
-//! Decoders.
+//! Decoders: they predict from the tokens of an encoder.
 
 mod aggregation;
 mod image_order;

@@ -17,7 +17,7 @@ use crate::{DecodeContext, Decoder, Error, Prediction, Result, Rows};
 pub struct PromptDecoderConfig(pub MaeDecoderConfig);
 
 impl Part for PromptDecoderConfig {
-    const ABOUT: &'static str = "hidden patches from the visible ones, which stay as they are";
+    const ABOUT: &'static str = "hidden patches from the visible ones, whose tokens do not change";
     const PAPER: &'static str =
         "MILAN: Hou et al., 2022, arXiv 2208.06049; zejiangh/MILAN @ 7dcfe0f";
     const SMALL: &'static str = MaeDecoderConfig::SMALL;

@@ -1,4 +1,4 @@
-//! Encoders.
+//! Encoders: they turn images or point clouds into tokens.
 
 mod check;
 mod config;

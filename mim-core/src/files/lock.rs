@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Keeps other processes from training into a folder. It ends with the process, however that ends.
+/// Keeps other processes from training into a folder. The lock ends with the process, however the process ends.
 ///
 /// The lock is on the file `.lock` in the folder. Readers need none.
 #[derive(Debug)]
@@ -18,11 +18,11 @@ impl FolderLock {
     /// The file in the folder.
     pub const FILE: &'static str = ".lock";
 
-    /// Takes the lock of a folder that is there. A file system without locks gets a warning.
+    /// Locks an existing folder. A file system without locks gets a warning.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] if another process has it, [`Error::Io`] if the file cannot be made.
+    /// [`Error::Format`] if another process has the lock, [`Error::Io`] if the file cannot be created.
     pub fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(Self::FILE);
         let mut options = OpenOptions::new();
@@ -39,7 +39,7 @@ impl FolderLock {
                 folder.display()
             ),
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
-            // Whoever had it may have removed the file with the folder.
+            // The previous owner may have removed the file together with the folder.
             Ok(()) if !path.exists() => return Err(taken()),
             Ok(()) => {}
         }
@@ -47,7 +47,7 @@ impl FolderLock {
     }
 }
 
-/// Linux says ENOLCK of a network file system without a lock service.
+/// Linux returns ENOLCK for a network file system without a lock service.
 fn has_no_locks(error: &std::io::Error) -> bool {
     const ENOLCK: i32 = 37;
     error.kind() == ErrorKind::Unsupported

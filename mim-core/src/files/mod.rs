@@ -1,8 +1,8 @@
-//! Files and folders that are there as a whole, or not at all.
+//! Files and folders that exist whole, or not at all.
 //!
-//! All that a run writes, replaces or removes goes through here. New content gets a temporary name, is synced to the
-//! disk and is renamed; then the folder around it is synced. What goes is renamed first, too. After a crash a path
-//! holds its old content or its new one, and [`recover`] settles what lies beside it.
+//! Everything that a run writes, replaces or removes goes through here. New content gets a temporary name, is synced to
+//! the disk and is renamed; then the folder around it is synced. What is removed is renamed first, too. After a crash,
+//! a path holds its old or its new content, and [`recover`] cleans up the temporary names next to it.
 
 mod lock;
 
@@ -15,12 +15,13 @@ use crate::{Error, Result};
 
 pub use lock::FolderLock;
 
-/// Ends of names: of new content, of content that new content replaces, and of what is being removed.
+/// Suffixes of temporary names: of new content, of content that is being replaced, and of content that is being
+/// removed.
 const NEW: &str = ".tmp";
 const REPLACED: &str = ".old";
 const REMOVED: &str = ".removed";
 
-/// Writes a file. What stood there stays if that fails.
+/// Writes a file. If that fails, the old content stays.
 ///
 /// # Errors
 ///
@@ -29,8 +30,7 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     replace(path, |new| write_new(new, content))
 }
 
-/// Lets `make` make a file under a temporary name, and puts it in the place of `path`. What stood there stays if that
-/// fails.
+/// Lets `make` write a file under a temporary name, and moves it to `path`. If that fails, the old content stays.
 ///
 /// # Errors
 ///
@@ -41,15 +41,14 @@ pub fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()
         .and_then(|()| sync(&new))
         .and_then(|()| fs::rename(&new, path).map_err(Error::io("write", path)));
     if made.is_err() {
-        // The first error is the one to tell.
+        // The first error is the one to report.
         let _ = fs::remove_file(&new);
         return made;
     }
     sync_around(path)
 }
 
-/// Lets `make` fill a folder under a temporary name, and puts it in the place of `path`. What stood there stays if
-/// that fails.
+/// Lets `make` fill a folder under a temporary name, and moves it to `path`. If that fails, the old content stays.
 ///
 /// # Errors
 ///
@@ -62,15 +61,15 @@ pub fn replace_folder(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Re
         .and_then(|()| sync(&new))
         .and_then(|()| put(&new, path));
     if made.is_err() {
-        // It would take the room that is missing; the first error is the one to tell.
+        // It would take space that may be missing. The first error is the one to report.
         let _ = fs::remove_dir_all(&new);
         return made;
     }
     delete(&beside(path, REPLACED))
 }
 
-/// Lets `make` write files into a folder under a temporary name, and moves them into the folder `path` when all are
-/// written. Other files that lie there stay.
+/// Lets `make` write files into a temporary folder, and moves them into the folder `path` when all are written. Other
+/// files in that folder stay.
 ///
 /// # Errors
 ///
@@ -105,11 +104,11 @@ pub fn write_new(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
         .map_err(Error::io("write", path))
 }
 
-/// Adds to the end of a file, which is made if it is not there, and syncs it.
+/// Appends to a file, which is created if it does not exist, and syncs it.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if it cannot be written; a part may have been.
+/// [`Error::Io`] if it cannot be written; part of it may have been.
 pub fn append(path: &Path, content: &[u8]) -> Result<()> {
     let is_new = !path.exists();
     let mut options = OpenOptions::new();
@@ -124,11 +123,11 @@ pub fn append(path: &Path, content: &[u8]) -> Result<()> {
     }
 }
 
-/// Makes a folder and those around it, if they are not there.
+/// Creates a folder and its parents, if they do not exist.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if it cannot be made.
+/// [`Error::Io`] if it cannot be created.
 pub fn create_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -137,7 +136,7 @@ pub fn create_folder(path: &Path) -> Result<()> {
     sync_around(path)
 }
 
-/// Removes a file or a folder with all it holds: by another name, so that no half of it is left under its own.
+/// Removes a file, or a folder with its content. It is renamed first, so that no half of it is left under its own name.
 ///
 /// # Errors
 ///
@@ -152,8 +151,8 @@ pub fn remove(path: &Path) -> Result<()> {
     delete(&removed)
 }
 
-/// Settles what a crash left beside `path`: content that was being replaced takes its place again if nothing else has
-/// it, and so does new content that is `whole`. The rest is removed. Gives what took its place.
+/// Cleans up what a crash left next to `path`. If `path` does not exist, new content that is `whole` is moved there, or
+/// else the content that was being replaced. The rest is removed. Returns what was moved to `path`.
 ///
 /// # Errors
 ///
@@ -178,23 +177,23 @@ pub fn recover(path: &Path, whole: impl FnOnce(&Path) -> bool) -> Result<Option<
     Ok(taken)
 }
 
-/// A name without the end that marks what a crash may leave, if it has one.
+/// A name without its temporary suffix, if it has one.
 pub fn settled_name(name: &str) -> &str {
     let ends = [NEW, REPLACED, REMOVED];
     let settled = ends.iter().find_map(|end| name.strip_suffix(end));
     settled.unwrap_or(name)
 }
 
-/// Opens a file to read. A pipe, a device or a socket is refused before it is opened: it may have no end, or let its
-/// reader wait for ever.
+/// Opens a file for reading. A pipe, a device or a socket is refused before it is opened: it may have no end, or block
+/// its reader forever.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if it cannot be opened, [`Error::Format`] if it is no regular file.
+/// [`Error::Io`] if it cannot be opened, [`Error::Format`] if it is not a regular file.
 pub fn open(path: &Path) -> Result<File> {
     let kind = fs::metadata(path).map_err(Error::io("open", path))?;
     if !kind.is_file() && !kind.is_dir() {
-        let what = "this is no regular file, but a pipe, a device or a socket";
+        let what = "this is not a regular file, but a pipe, a device or a socket";
         return Err(Error::format(path, what, "save its content in a file"));
     }
     File::open(path).map_err(Error::io("open", path))
@@ -213,7 +212,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What lies in a folder, in the order of names; nothing if it is not there.
+/// The content of a folder, sorted by name; empty if the folder does not exist.
 ///
 /// # Errors
 ///
@@ -234,7 +233,7 @@ pub fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Puts a new folder in the place of another one, which stays beside it under a name of its own.
+/// Replaces a folder with a new one. The old folder stays next to it under a temporary name.
 fn put(new: &Path, path: &Path) -> Result<()> {
     let replaced = beside(path, REPLACED);
     let occupied = path.exists();
@@ -248,7 +247,7 @@ fn put(new: &Path, path: &Path) -> Result<()> {
     renamed.and_then(|()| sync_around(path))
 }
 
-/// Removes a file or folder under its own name, if it is there.
+/// Removes a file or folder under its own name, if it exists.
 fn delete(path: &Path) -> Result<()> {
     let deleted = match fs::symlink_metadata(path) {
         Ok(kind) if kind.is_dir() => fs::remove_dir_all(path),
@@ -267,7 +266,7 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Syncs the folder around a path, so that its name lasts.
+/// Syncs the folder around a path, so that its name is on the disk.
 fn sync_around(path: &Path) -> Result<()> {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => sync(Path::new(".")),
@@ -277,7 +276,7 @@ fn sync_around(path: &Path) -> Result<()> {
 }
 
 fn sync(path: &Path) -> Result<()> {
-    // Windows opens no folders.
+    // Windows cannot open folders.
     if cfg!(not(unix)) && path.is_dir() {
         return Ok(());
     }
@@ -367,7 +366,7 @@ mod tests {
         let link = dir.path().join("endless.png");
         std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
         let error = super::read(&link).unwrap_err().to_string();
-        assert!(error.contains("no regular file"), "{error}");
+        assert!(error.contains("not a regular file"), "{error}");
     }
 
     #[test]

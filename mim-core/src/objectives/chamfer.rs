@@ -105,7 +105,7 @@ impl Default for ChamferConfig {
 
 impl Part for ChamferConfig {
     const ABOUT: &'static str =
-        "distance of sets of points: three values of a token are a point, their order does not count";
+        "distance between sets of points: three values of a token are a point, in any order";
     const PAPER: &'static str = "Fan et al., CVPR 2017, arXiv 1612.00603; Point-M2AE: Zhang et al., NeurIPS 2022, arXiv 2205.14401";
 }
 
@@ -150,9 +150,7 @@ impl Objective for ChamferObjective {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objectives::testing::{
-        gradient_is_the_slope, noise, same_from_all_and_from_hidden,
-    };
+    use crate::objectives::testing::{gradient_is_the_slope, noise, same_from_all_and_from_hidden};
     use candle_core::Device;
 
     fn objective(kind: ChamferKind) -> ChamferObjective {
@@ -165,8 +163,11 @@ mod tests {
     #[test]
     fn distances_of_known_sets_in_any_order() {
         let first = Tensor::new(&[[[0f32, 0., 0.], [2., 0., 0.]]], &Device::Cpu).unwrap();
-        let second =
-            Tensor::new(&[[[2f32, 0., 0.], [0., 0., 1.], [5., 0., 0.]]], &Device::Cpu).unwrap();
+        let second = Tensor::new(
+            &[[[2f32, 0., 0.], [0., 0., 1.], [5., 0., 0.]]],
+            &Device::Cpu,
+        )
+        .unwrap();
         let chamfer = Chamfer::new(&first, &second).unwrap();
         assert_eq!(chamfer.first.to_vec2::<f32>().unwrap(), [[1., 0.]]);
         assert_eq!(chamfer.second.to_vec2::<f32>().unwrap(), [[0., 1., 9.]]);
@@ -192,12 +193,8 @@ mod tests {
         let (values, target) = (noise(&[2, 6, 4], 1), Target::patches(noise(&[2, 6, 4], 2)));
         let prediction =
             crate::objectives::testing::predicted(&values, crate::Rows::Patches, &mask);
-        let loss = objective(ChamferKind::L2).loss(
-            &prediction,
-            &target,
-            &mask,
-            &StepContext::new(0),
-        );
+        let loss =
+            objective(ChamferKind::L2).loss(&prediction, &target, &mask, &StepContext::new(0));
         assert!(loss.unwrap_err().to_string().contains("three values"));
     }
 }

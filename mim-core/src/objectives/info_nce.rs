@@ -55,13 +55,18 @@ pub(super) fn check_temperature(objective: &'static str, temperature: f64) -> Re
         return Ok(());
     }
     let why = "it must be positive and finite";
-    Err(Error::config(objective, "temperature", temperature, why, "use 0.07 to 0.2"))
+    Err(Error::config(
+        objective,
+        "temperature",
+        temperature,
+        why,
+        "use 0.07 to 0.2",
+    ))
 }
 
 impl Part for InfoNceConfig {
-    const ABOUT: &'static str = "a row's own target among those of all rows";
-    const PAPER: &'static str =
-        "van den Oord et al., 2018, arXiv 1807.03748; CMAE: Huang et al., TPAMI 2023, arXiv 2207.13532";
+    const ABOUT: &'static str = "each row must match its own target among those of all rows";
+    const PAPER: &'static str = "van den Oord et al., 2018, arXiv 1807.03748; CMAE: Huang et al., TPAMI 2023, arXiv 2207.13532";
 }
 
 impl ObjectiveSettings for InfoNceConfig {

@@ -41,7 +41,8 @@ impl PatchNceConfig {
 }
 
 impl Part for PatchNceConfig {
-    const ABOUT: &'static str = "a hidden patch's own target among those of its image";
+    const ABOUT: &'static str =
+        "each hidden patch must match its own target among those of its image";
     const PAPER: &'static str = "MimCo: Zhou et al., ACM Multimedia 2022, arXiv 2209.03063";
 }
 
@@ -81,7 +82,9 @@ impl Objective for PatchNce {
         if queries == 0 || found.dims() != [rows * queries, width] {
             return Err(Error::shape(
                 "prediction",
-                format!("[{rows} * {queries}, {width}] with at least one hidden patch, like the target"),
+                format!(
+                    "[{rows} * {queries}, {width}] with at least one hidden patch, like the target"
+                ),
                 found.dims(),
                 "give the decoder the number of output channels of the target",
             ));

@@ -1,20 +1,20 @@
 //! Ranges of numbers in settings, by the last part of their keys.
 //!
-//! They are wide: what a method makes of a number within them is its own business. They keep sums and products of sizes
-//! within what a computer can count, and refuse what means nothing anywhere.
+//! The ranges are wide; methods check their settings themselves. They keep sums and products of sizes within the
+//! integers of a computer, and refuse numbers that make no sense for any method.
 
 use toml::{Table, Value};
 
 use crate::{Error, Result};
 
-/// The largest whole number that is no size, count or place in a known list: some 17 million.
+/// The largest whole number for keys that are not listed: about 17 million.
 const COUNT: i64 = 1 << 24;
 /// The largest fraction.
 const FRACTION: f64 = 1e9;
 
-/// Largest whole numbers. An end of a key that starts with `_` stands for all keys with this end.
+/// Largest whole numbers. An entry that starts with `_` stands for all keys with this ending.
 const COUNTS: [(&str, i64); 27] = [
-    // Each is a layer with weights of its own.
+    // Each is a layer with its own weights.
     ("depth", 4096),
     ("depths", 4096),
     ("_depth", 4096),
@@ -33,7 +33,7 @@ const COUNTS: [(&str, i64); 27] = [
     ("resolution", 16384),
     ("attn_resolutions", 16384),
     ("window_size", 128),
-    // Tries, and views of each image.
+    // Attempts, and views per image.
     ("attempts", 100_000),
     ("global", 256),
     ("local", 256),
@@ -149,7 +149,7 @@ fn is_any(key: &str, names: &[&str]) -> bool {
     names.iter().any(|name| is(key, name))
 }
 
-/// Whether the last part of a key has this name, or this end.
+/// Whether the last part of a key has this name, or this ending.
 fn is(key: &str, name: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
     match name.starts_with('_') {

@@ -48,6 +48,23 @@ pub struct StepReport {
 ///         self.reached
 ///     }
 /// }
+///
+/// let mut until = Until { wanted: 0.5, reached: false };
+/// let report = |loss| StepReport {
+///     step: 1,
+///     total: 100,
+///     epoch: 0,
+///     loss,
+///     terms: vec![],
+///     lr: 1e-3,
+///     grad_norm: 1.,
+///     images: 64,
+///     waited: 0.,
+/// };
+/// until.step(&report(0.6));
+/// assert!(!until.stop());
+/// until.step(&report(0.4));
+/// assert!(until.stop());
 /// ```
 pub trait Observer {
     /// Called after each optimizer step; a GPU already computes the next one.

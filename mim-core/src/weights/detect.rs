@@ -95,7 +95,7 @@ const IN_BLOCK: &[&str] = &[
     "cross_attn.{m}.{p}",
 ];
 
-/// Names that tell a source; of a file with more, some spread over all.
+/// Maximum number of names used to find a source; of a longer file, a spread-out selection.
 const MOST_NAMES: usize = 2000;
 
 /// Patterns of all our names.
@@ -112,7 +112,7 @@ static PATTERNS: LazyLock<Vec<String>> = LazyLock::new(|| {
 pub struct Guess {
     /// The source's name.
     pub source: &'static str,
-    /// Number of names that become names of ours.
+    /// Number of names that become ours.
     pub known: usize,
     /// Names that the source ignores by rule.
     pub ignored: Vec<String>,

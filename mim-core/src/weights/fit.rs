@@ -15,7 +15,7 @@ pub struct Fitted {
     pub changes: Vec<String>,
 }
 
-/// The token grids of an encoder before and after; square where nothing is said.
+/// The token grids of an encoder before and after. An unknown grid counts as square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Grids {
     /// The grid that the weights were made for.
@@ -24,15 +24,15 @@ pub struct Grids {
     pub to: Option<PatchGrid>,
 }
 
-/// Resizes what belongs to a grid, window, patch or number of channels, where (and only where) that of `store` differs.
+/// Adapts tensors that depend on a grid, window, patch size or number of channels, if (and only if) that of `store`
+/// differs.
 ///
 /// Trained position tables are resized bicubically ([`resize_pos_embed`]), fixed ones recomputed, relative position
-/// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`ChannelFit::Repeat`]. `weights` are
-/// in our names. Positions of other grids are never copied, also where the numbers of their tokens are equal (4x8 and
-/// 8x4). Where nobody says which grid as many tokens were of as the store's, and they are no square, they are taken
-/// as of the store's, and a line says so.
-/// A relative position table that all blocks share is given to each of them, where each has its own in `store`.
-/// What does not fit even so is left as it is, to be reported when loaded.
+/// tables by [`resize_rel_pos_bias`], patch embeddings by [`resize_patch_embed`] and [`ChannelFit::Repeat`]. `weights`
+/// are in our names. Positions of another grid are never copied, even if the number of tokens is equal (4x8 and 8x4).
+/// If the grid of the weights is unknown, the number of tokens equals the store's and is not a square, the positions
+/// are used as they are, and a line says so. A relative position table that all blocks share is copied to each block
+/// that has its own table in `store`. What still does not fit is left unchanged, and reported when loaded.
 ///
 /// # Errors
 ///
@@ -41,11 +41,11 @@ pub fn fit(weights: &WeightMap, store: &ParamStore, grids: Grids) -> Result<Fitt
     fit_with(weights, store, grids, ChannelFit::Repeat)
 }
 
-/// The same, with a choice of what further channels of a patch embedding start from.
+/// The same, with a choice of initial kernels for additional channels of a patch embedding.
 ///
 /// # Errors
 ///
-/// As [`fit`]; [`crate::Error::Shape`] if the choice is not for so few channels.
+/// As [`fit`]; [`crate::Error::Shape`] if the choice does not support fewer channels.
 pub fn fit_with(
     weights: &WeightMap,
     store: &ParamStore,
@@ -175,7 +175,7 @@ fn positions(table: &Tensor, wanted: &Tensor, known: &Positions) -> Result<Chang
             resize_pos_embed(table, from, to, prefix)?,
         )),
         None if tokens == to.len() => Some((
-            "positions taken as of the model's grid, for nothing says which theirs was",
+            "positions used as they are, because nothing says which grid they were made for",
             table.clone(),
         )),
         None => None,
@@ -193,7 +193,7 @@ fn relative(table: &Tensor, wanted: &Tensor, grids: Grids) -> Result<Changed> {
         (!sides.is_multiple_of(2)).then(|| (sides.div_ceil(2), extra))
     };
     let distances = |grid: PatchGrid| (2 * grid.rows - 1) * (2 * grid.cols - 1) + 3;
-    // Tables of three more rows are of a whole grid, others of windows.
+    // Tables with three more rows belong to a whole grid, others to windows.
     let whole = grids.from.filter(|from| distances(*from) == rows);
     let known = whole.map(|from| (from, 3));
     let of_window = || window(rows).map(|(side, extra)| (PatchGrid::new(side, side), extra));

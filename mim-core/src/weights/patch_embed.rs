@@ -102,10 +102,10 @@ pub enum ChannelFit {
     /// they are repeated in turn and scaled by `from / to`. timm's rule for three channels.
     #[default]
     Repeat,
-    /// Every channel has the mean of the kernels, scaled by `from / to`: no channel is taken for red, green or blue.
+    /// Every channel gets the mean of the kernels, scaled by `from / to`: no channel counts as red, green or blue.
     Mean,
-    /// The first channels keep their kernels, and further ones start at zero: such an image gives the result of its first
-    /// channels. Not for fewer channels.
+    /// The first channels keep their kernels, and additional ones start at zero: at first an image gives the result of
+    /// its first channels. It does not support fewer channels.
     Zero,
 }
 

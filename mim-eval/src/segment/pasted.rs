@@ -22,9 +22,10 @@ const SHARE: [f32; 2] = [0.6, 0.95];
 /// Number of waves in a texture.
 const WAVES: usize = 3;
 
-/// The objects of labelled images, such as Fashion-MNIST's, each at a random size and position on a texture. Class 0 is
-/// the texture, class `label + 1` the object. A picture is generated when it is read, and is always the same for its
-/// index.
+/// The objects of labelled images, such as Fashion-MNIST's, pasted on textures.
+///
+/// Each object has a random size and position. Class 0 is the texture, class `label + 1` the object. A picture is
+/// generated when it is read, and is always the same for its index.
 ///
 /// A task for first experiments without masks. The object is the part brighter than a dark background.
 #[derive(Debug, Clone)]

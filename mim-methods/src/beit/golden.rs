@@ -9,7 +9,8 @@ use mim_targets::dvae::{DvaeConfig, DvaeEncoder};
 use super::BeitConfig;
 use crate::MethodConfig;
 use crate::parity::golden::{
-    BEIT_VIT, Golden, Known, Made, Output, Pixels, Plain, Setting, Views, patches, positions, read, several,
+    BEIT_VIT, Golden, Known, Made, Output, Pixels, Plain, Setting, Views, patches, positions, read,
+    several,
 };
 use crate::parity::{Case, Recorded, Result};
 use crate::tokens::TokenView;
@@ -30,11 +31,17 @@ pub(super) const GOLDEN: Golden<BeitConfig> = Golden {
     also: |case, config| positions(case, &mut config.encoder),
     build: |case, config, device| {
         let (grid, side) = (config.encoder.grid()?, DvaeConfig::STRIDE);
-        let view = TokenView { index: 1, size: (grid.rows * side, grid.cols * side) };
+        let view = TokenView {
+            index: 1,
+            size: (grid.rows * side, grid.cols * side),
+        };
         let (store, tokens) = (config.store(device, 0), tokenizer(case, device)?);
         Ok(Box::new(config.compose("beit", &store, tokens, view)?))
     },
-    views: Views::Several(&[Pixels::Normalized("image"), Pixels::Unit("tokenizer_image01")]),
+    views: Views::Several(&[
+        Pixels::Normalized("image"),
+        Pixels::Unit("tokenizer_image01"),
+    ]),
     outputs: &[
         ("tokens", Trace("target.tokens")),
         ("labels", Hidden("target.tokens")),
@@ -51,7 +58,7 @@ pub(super) const GOLDEN: Golden<BeitConfig> = Golden {
 pub(crate) const TRANSFORMERS: Golden<BeitConfig> = Golden {
     settings: &[
         BEIT_VIT,
-        // The mask is recorded, and `mlp_ratio` says the width.
+        // The mask is recorded, and `mlp_ratio` gives the width.
         Informs(&["mask_ratio", "mlp_hidden"]),
     ],
     also: |case, config| positions(case, &mut config.encoder),
@@ -60,7 +67,10 @@ pub(crate) const TRANSFORMERS: Golden<BeitConfig> = Golden {
         let mask = Mask::from_bits(grid, &case.bits("input.mask", grid)?)?;
         let tokens = Known(tokens(case, &mask, device)?);
         let vocab_size = case.setting_or("vocab_size", 8192)?;
-        let view = TokenView { index: 0, size: config.encoder.image_size.into() };
+        let view = TokenView {
+            index: 0,
+            size: config.encoder.image_size.into(),
+        };
         let store = config.store(device, 0);
         let method = config.compose("beit", &store, (tokens, vocab_size), view)?;
         Ok(Box::new(method))
@@ -68,7 +78,10 @@ pub(crate) const TRANSFORMERS: Golden<BeitConfig> = Golden {
     views: Views::By(images),
     outputs: &[
         ("logits", Trace("pred.token")),
-        ("hidden_last", TraceOf(|config| format!("block{}", config.encoder.depth.saturating_sub(1)))),
+        (
+            "hidden_last",
+            TraceOf(|config| format!("block{}", config.encoder.depth.saturating_sub(1))),
+        ),
     ],
     ..Golden::new("hf_beit", |config| config.encoder.grid())
 };

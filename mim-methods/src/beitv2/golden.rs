@@ -26,7 +26,7 @@ pub(super) const GOLDEN: Golden<BeitV2Config> = Golden {
     ],
     also: |case, config| {
         let aggregation = &mut config.aggregation;
-        // Theirs counts blocks.
+        // Theirs is a number of blocks.
         let early: usize = case.setting_or("early_layers", aggregation.layer + 1)?;
         aggregation.layer = early.saturating_sub(1);
         positions(case, &mut config.encoder)
@@ -35,11 +35,21 @@ pub(super) const GOLDEN: Golden<BeitV2Config> = Golden {
         let target = TokenTarget::new(tokenizer(case, &config.encoder, device)?, 1);
         let vocab_size = target.vocab_size();
         case.fixed("vocab_size", vocab_size)?;
-        let view = TokenView { index: 1, size: config.encoder.image_size.into() };
+        let view = TokenView {
+            index: 1,
+            size: config.encoder.image_size.into(),
+        };
         let store = config.store(device, 0);
-        Ok(Box::new(config.compose(&store, (target, vocab_size), view)?))
+        Ok(Box::new(config.compose(
+            &store,
+            (target, vocab_size),
+            view,
+        )?))
     },
-    views: Views::Several(&[Pixels::Normalized("image"), Pixels::Unit("tokenizer_image01")]),
+    views: Views::Several(&[
+        Pixels::Normalized("image"),
+        Pixels::Unit("tokenizer_image01"),
+    ]),
     outputs: &[
         ("tokens", Trace("target.tokens")),
         ("logits", Hidden("pred.token")),
@@ -50,7 +60,7 @@ pub(super) const GOLDEN: Golden<BeitV2Config> = Golden {
     ..Golden::new("beit", |config| config.encoder.grid())
 };
 
-/// The recorded tokenizer beside a student.
+/// The recorded tokenizer of a student.
 fn tokenizer(case: &Case, student: &VitConfig, device: &Device) -> Result<VqKdTokenizer> {
     let shared = VitConfig {
         image_size: student.image_size,
@@ -73,7 +83,7 @@ fn tokenizer(case: &Case, student: &VitConfig, device: &Device) -> Result<VqKdTo
     let store = ParamStore::teacher(device);
     let tokenizer = VqKdTokenizer::new(&store.root(), &config)?;
     let all = Source::named("vqkd")?.import(&case.group("teacher."))?;
-    // The decoder makes no tokens.
+    // The decoder is not needed for tokens.
     let own: WeightMap = all
         .iter()
         .filter(|(name, _)| store.var(name).is_some())

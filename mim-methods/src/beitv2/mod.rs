@@ -17,8 +17,8 @@ use mim_masking::BlockwiseMaskerConfig;
 use mim_targets::{TargetGenerator, TokenTarget};
 use serde::{Deserialize, Serialize};
 
-use crate::registry::Entry;
 use crate::beit::{needs_mask_token, vit};
+use crate::registry::Entry;
 use crate::tokens::{self, TokenView, TokenizerConfig};
 use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 
@@ -175,7 +175,7 @@ pub(crate) const ENTRY: Entry = Entry {
     about: crate::registry::About {
         hidden: "about 40 % of the patches, in blocks; a mask token replaces them",
         predicted: "the code of each hidden patch by a VQ-KD tokenizer",
-        by: "one linear layer, and a second one behind two blocks on a middle block's patches",
+        by: "one linear layer, and the same layer after two more blocks on the patches of an earlier block",
         loss: "cross-entropy of both",
         choose: "Better than BEiT in linear probing; needs a VQ-KD tokenizer.",
     },

@@ -6,7 +6,9 @@ use mim_core::schedule::{Per, Point, Schedule};
 use mim_core::{Mask, PatchGrid, StepContext};
 
 use super::BootMaeConfig;
-use crate::parity::golden::{Course, Golden, Made, Masks, Output, Plain, Setting, VIT, patches, same};
+use crate::parity::golden::{
+    Course, Golden, Made, Masks, Output, Plain, Setting, VIT, patches, same,
+};
 use crate::parity::trajectory::{Curve, Features, Shape, fixed_momentum};
 use crate::parity::{Case, Problem, Recorded, Result};
 use Output::{By, Image, Part, Trace, Value};
@@ -29,7 +31,11 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
                 ("false", &[Set("patch_norm.type", Plain::Text("none"))]),
             ],
         ),
-        Word("weight_mask", "token_weights", &[("true", "neighbours"), ("false", "uniform")]),
+        Word(
+            "weight_mask",
+            "token_weights",
+            &[("true", "neighbours"), ("false", "uniform")],
+        ),
         Renamed("feature_weight", "feature_weight.value"),
         Same("", "decoder", &["mlp_ratio", "norm_eps"]),
         Same("", "feature_decoder", &["mlp_ratio", "norm_eps"]),
@@ -41,14 +47,16 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
     also: |case, config| {
         let last = config.encoder.depth.saturating_sub(1);
         let layers: Vec<usize> = case.setting_or("fea_list", vec![0, last])?;
-        // One entry serves both decoders.
+        // One entry is for both decoders.
         let (Some(&first), Some(&last)) = (layers.first(), layers.get(1).or(layers.first())) else {
             return Err(case.bad("`fea_list` is empty".to_owned()).into());
         };
         config.decoder.layer = Some(first);
         config.feature_decoder.layer = Some(last);
-        config.momentum =
-            momentum(case.setting_or("model_ema_decay", 0.999)?, case.setting_or("model_ema_dynamic", true)?);
+        config.momentum = momentum(
+            case.setting_or("model_ema_decay", 0.999)?,
+            case.setting_or("model_ema_dynamic", true)?,
+        );
         Ok(())
     },
     masks: Masks::By(mask),
@@ -64,21 +72,32 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
         ("latent", Trace("latent")),
         ("pix_decoder_in", Trace("pixel.decoder_in")),
         ("feat_decoder_in", Trace("feature.decoder_in")),
-        ("pix_pred", Image("pred.pixel", |config| config.encoder.patch_size)),
-        ("pix_target", Image("target.pixels", |config| config.encoder.patch_size)),
+        (
+            "pix_pred",
+            Image("pred.pixel", |config| config.encoder.patch_size),
+        ),
+        (
+            "pix_target",
+            Image("target.pixels", |config| config.encoder.patch_size),
+        ),
         ("feat_pred", Trace("pred.feature")),
         ("feat_target", Trace("target.features")),
         (
             "loss_mask",
             By(|made, _| {
                 let (mask, grid) = (made.mask()?, made.mask()?.grid());
-                Ok(mask.bits(&Device::Cpu)?.reshape(((), grid.rows, grid.cols))?)
+                Ok(mask
+                    .bits(&Device::Cpu)?
+                    .reshape(((), grid.rows, grid.cols))?)
             }),
         ),
         ("perc_mask", By(weights)),
         ("loss_pixel", Trace("loss.pixel")),
         ("loss_feature", Trace("loss.feature")),
-        ("feature_weight", Value(|config, step| config.feature_weight.at(step))),
+        (
+            "feature_weight",
+            Value(|config, step| config.feature_weight.at(step)),
+        ),
         ("ema_decay", Value(|config, step| config.momentum.at(step))),
         ("fea*", Part(injected)),
     ],
@@ -91,18 +110,29 @@ pub(super) const GOLDEN: Golden<BootMaeConfig> = Golden {
             vec![
                 ("loss_pixel", Curve::Term("pixel", 1.)),
                 ("loss_feature", Curve::Term("feature", 1.)),
-                ("feature_weight", Curve::Value(config.feature_weight.clone())),
+                (
+                    "feature_weight",
+                    Curve::Value(config.feature_weight.clone()),
+                ),
                 ("momentum", Curve::Value(config.momentum.clone())),
             ]
         },
-        // The release averages the decoders too, though its teacher decodes nothing.
-        absent: &["teacher.decode_", "teacher.down", "teacher.lm_head", "teacher.mask_token"],
+        // The release also averages the decoders, although its teacher never decodes.
+        absent: &[
+            "teacher.decode_",
+            "teacher.down",
+            "teacher.lm_head",
+            "teacher.mask_token",
+        ],
         ..Course::new(|config, device| {
             let features = |store| -> Result<Features> {
                 let features = Features::new(config.encoder.clone(), store, device)?;
                 Ok(features.skip_norm().shape(Shape::Patches))
             };
-            Ok(vec![("features", features("student")?), ("features_teacher", features("teacher")?)])
+            Ok(vec![
+                ("features", features("student")?),
+                ("features_teacher", features("teacher")?),
+            ])
         })
     }),
     ..Golden::new("bootmae", |config| config.encoder.grid())
@@ -117,10 +147,13 @@ fn momentum(start: f64, dynamic: bool) -> Schedule {
     if dynamic {
         points.push(point(400., 0.999_99));
     }
-    Schedule::Piecewise { points, per: Per::Epoch }
+    Schedule::Piecewise {
+        points,
+        per: Per::Epoch,
+    }
 }
 
-/// The mask of the recorded blocks, noise and roll; the recorded order must agree with it.
+/// The mask from the recorded blocks, noise and roll. The recorded order must agree with it.
 fn mask(case: &Case, config: &BootMaeConfig, grid: PatchGrid) -> Result<Mask> {
     let noise: Vec<f32> = case.flat("input.rand")?;
     let [roll] = case.flat::<u32>("input.rand_roll")?[..] else {
@@ -136,7 +169,7 @@ fn mask(case: &Case, config: &BootMaeConfig, grid: PatchGrid) -> Result<Mask> {
     Ok(mask)
 }
 
-/// The weights of all tokens, zero for visible ones, from those of the hidden in the mask's order.
+/// The weights of all tokens, zero for visible ones, from the weights of hidden tokens in the mask's order.
 fn weights(made: &Made<BootMaeConfig>, recorded: &Recorded) -> Result<Tensor> {
     let mask = made.mask()?;
     if made.config.token_weights == TokenWeights::Uniform {
@@ -144,8 +177,11 @@ fn weights(made: &Made<BootMaeConfig>, recorded: &Recorded) -> Result<Tensor> {
     }
     let weights = recorded.get("pixel.weights")?.to_vec1::<f32>()?;
     let tokens = mask.grid().len();
-    let places =
-        (0..mask.rows()).flat_map(|row| mask.hidden(row).iter().map(move |&id| row * tokens + id as usize));
+    let places = (0..mask.rows()).flat_map(|row| {
+        mask.hidden(row)
+            .iter()
+            .map(move |&id| row * tokens + id as usize)
+    });
     let mut all = vec![0f32; mask.rows() * tokens];
     for (place, weight) in places.zip(weights) {
         all[place] = weight;
@@ -160,6 +196,8 @@ fn injected(made: &Made<BootMaeConfig>, recorded: &Recorded, block: &str) -> Res
     match (is(config.decoder.layer), is(config.feature_decoder.layer)) {
         (true, _) => recorded.get("pixel.injected"),
         (_, true) => recorded.get("feature.injected"),
-        _ => Err(Problem::unknown(format!("BootMAE's block {block}, which is injected nowhere"))),
+        _ => Err(Problem::unknown(format!(
+            "BootMAE's block {block}, which is injected nowhere"
+        ))),
     }
 }

@@ -99,9 +99,15 @@ impl CaeConfig {
         let store = ParamStore::teacher(student.device());
         let copy = Vit::new(&store.root(), &self.encoder)?;
         let always = Schedule::constant(0.);
-        let ema = Ema::new(student, &store, always, EmaTiming::AfterStep, EmaStart::Copy)?;
-        let mut target = ComplementTarget::new(copy, self.norm.clone())
-            .drop_path(self.alignment_drop_path);
+        let ema = Ema::new(
+            student,
+            &store,
+            always,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
+        let mut target =
+            ComplementTarget::new(copy, self.norm.clone()).drop_path(self.alignment_drop_path);
         let (inputs, width) = (self.encoder.output_dim(), self.regressor.embed_dim);
         if inputs != width {
             // The regressor's own layers.
@@ -199,7 +205,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "Atten4Vis/CAE @ a7fd162",
     archs: &["vit_tiny", "vit_small", "vit_base", "vit_large"],
     about: crate::registry::About {
-        hidden: "about half of the patches, in blocks; they are dropped",
+        hidden: "half of the patches, in blocks; they are dropped",
         predicted: "tokens, from predicted latents that must agree with the encoder's own",
         by: "a regressor with cross-attention, then a few blocks",
         loss: "cross-entropy, and mean squared error of latents",

@@ -14,14 +14,22 @@ pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
     settings: &[
         VIT,
         Renamed("n_registers", "encoder.num_registers"),
-        Word("register_coordinates", "encoder.register_coordinates", &[("edge", "edge"), ("zeros", "zeros")]),
+        Word(
+            "register_coordinates",
+            "encoder.register_coordinates",
+            &[("edge", "edge"), ("zeros", "zeros")],
+        ),
         Renamed("scale_reg_to_visible", "encoder.scale_registers"),
         Same("rope", "encoder", &["max_freq", "min_freq"]),
         Same("", "masker", &["mask_ratio", "min_aspect", "roll"]),
         Renamed("prediction_subsampling", "masker.pred_ratio"),
         CONSTANT_MOMENTUM,
         Same("", "", &["student_temp"]),
-        Same("", "clustering", &["num_clusters", "target_temp", "pred_temp"]),
+        Same(
+            "",
+            "clustering",
+            &["num_clusters", "target_temp", "pred_temp"],
+        ),
         Renamed("clustering_bias", "clustering.bias"),
         Renamed("n_sk_iter", "clustering.iterations"),
         Renamed("positionwise_sk", "clustering.by_position"),
@@ -33,7 +41,8 @@ pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
     check: |made| {
         let (mask, visible) = (made.mask()?, made.mask()?.exact_keep()?);
         made.case.fixed("visible_tokens", visible)?;
-        made.case.fixed("masked_tokens", mask.grid().len() - visible)?;
+        made.case
+            .fixed("masked_tokens", mask.grid().len() - visible)?;
         made.case.fixed("predicted_tokens", mask.width() - visible)
     },
     outputs: &[
@@ -52,7 +61,7 @@ pub(crate) const GOLDEN: Golden<CapiConfig> = Golden {
     ..Golden::new("capi", |config| config.encoder.grid())
 };
 
-/// The mask of the recorded draws, which must be the recorded one.
+/// The mask from the recorded draws. It must equal the recorded one.
 fn mask(case: &Case, config: &CapiConfig, grid: PatchGrid) -> Result<Mask> {
     let mask = replay(case, &config.masker, (grid, case.needs("batch")?), "")?;
     agrees(case, &mask)?;
@@ -61,7 +70,7 @@ fn mask(case: &Case, config: &CapiConfig, grid: PatchGrid) -> Result<Mask> {
     Ok(mask)
 }
 
-/// The mask of recorded draws, whose names end with `suffix`.
+/// The mask from recorded draws whose names end with `suffix`.
 pub(crate) fn replay(
     case: &Case,
     config: &InverseBlockMaskerConfig,
@@ -74,13 +83,14 @@ pub(crate) fn replay(
     let used = if config.roll { 4 } else { 2 };
     let recorded = places.len() / images.max(1);
     let rows = aspects.chunks(3).zip(places.chunks(recorded.max(1)));
-    let draws: Vec<f64> =
-        rows.flat_map(|(aspect, places)| [&aspect[2..], &places[..used.min(recorded)]].concat()).collect();
+    let draws: Vec<f64> = rows
+        .flat_map(|(aspect, places)| [&aspect[2..], &places[..used.min(recorded)]].concat())
+        .collect();
     let noise: Vec<f32> = case.flat(&format!("input.subsample_noise{suffix}"))?;
     Ok(config.build()?.from_draws(grid, images, (&draws, &noise))?)
 }
 
-/// Numbers of the visible or the predicted patches of all images, counted through.
+/// Indices of the visible or the predicted patches, counted over all images.
 pub(crate) fn ids(mask: &Mask, hidden: bool) -> Result<Tensor> {
     let ids = mask.flat(hidden, mask.rows(), &Device::Cpu)?;
     Ok(ids.to_dtype(DType::I64)?)

@@ -26,18 +26,22 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
         Same("decoder", "decoder", DECODER),
         Renamed("norm_eps", "feature_decoder.norm_eps"),
         Same("feature_decoder", "feature_decoder", DECODER),
-        // The feature decoder's output is what the projector takes.
+        // The input of the projector is the output of the feature decoder.
         Renamed("projector.in_dim", "feature_dim"),
         Renamed("batch_norm_eps", "projector.norm_eps"),
         Same("projector", "projector", &["hidden_dim", "out_dim"]),
         Renamed("batch_norm_eps", "predictor.norm_eps"),
         Same("predictor", "predictor", &["hidden_dim", "out_dim"]),
-        // What the schedule of the momentum gives at this step.
+        // The value of the momentum's schedule at this step.
         Informs(&["ema"]),
     ],
     also: |case, config| {
         if let Some(start) = case.setting("momentum.base")? {
-            config.momentum = Schedule::Cosine { start, end: case.needs("momentum.end")?, per: Per::Iter };
+            config.momentum = Schedule::Cosine {
+                start,
+                end: case.needs("momentum.end")?,
+                per: Per::Iter,
+            };
         }
         let encoder = &config.encoder;
         config.mask_patch_size = case.setting_or("mask_unit", 2)? * encoder.patch_size;
@@ -66,14 +70,20 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
         ("proj_t_norm", Trace("feature.keys")),
         ("score", Trace("feature.score")),
         ("target", Trace("target.pixels")),
-        ("loss_ct", Weighted("loss.feature", |config| config.contrast_weight)),
-        ("loss_rc", Weighted("loss.pixel", |config| config.pixel_weight)),
+        (
+            "loss_ct",
+            Weighted("loss.feature", |config| config.contrast_weight),
+        ),
+        (
+            "loss_rc",
+            Weighted("loss.pixel", |config| config.pixel_weight),
+        ),
     ],
     rounding: ROUNDING,
     course: Some(Course {
         also: |case, config| {
             config.momentum = trajectory::momentum(case)?;
-            // What `momentum` says again.
+            // The same as `momentum`.
             case.informs(&["ema_names"]);
             Ok(())
         },
@@ -86,8 +96,11 @@ pub(super) const GOLDEN: Golden<CmaeConfig> = Golden {
         },
         ..Course::new(|config, device| {
             let encoder = config.encoder.clone();
-            let target =
-                VitConfig { final_norm: false, class_token: config.target_class_token, ..encoder.clone() };
+            let target = VitConfig {
+                final_norm: false,
+                class_token: config.target_class_token,
+                ..encoder.clone()
+            };
             Ok(vec![
                 ("features", Features::new(encoder, "student", device)?),
                 ("features_target", Features::new(target, "teacher", device)?),
@@ -102,13 +115,16 @@ const DECODER: &[&str] = &["embed_dim", "depth", "num_heads", "mlp_ratio"];
 const TAKEN_AWAY: &str =
     "it moves the pooled rows of all images alike, and the projector's batch norm takes that away";
 
-/// Computed in f64 from the same inputs, case0 differs from what is recorded by up to 2.6e-5 of the
-/// largest element of a tensor, 1.2 times what the case allows.
+/// Computed in f64 from the same inputs, case0 differs from the recorded values by up to 2.6e-5 of the largest element
+/// of a tensor: 1.2 times what the case allows.
 const FEW_ROWS: &str = "it has passed a batch norm over three to five nearly equal rows, whose \
                         division by a small deviation magnifies rounding";
 
 const ROUNDING: Rounding = Rounding {
-    zero: &[("feature_decoder.ln1.bias", TAKEN_AWAY), ("feature_decoder.decoder_pred.bias", TAKEN_AWAY)],
+    zero: &[
+        ("feature_decoder.ln1.bias", TAKEN_AWAY),
+        ("feature_decoder.decoder_pred.bias", TAKEN_AWAY),
+    ],
     magnified: &[
         ("backbone.", 1e-4, FEW_ROWS),
         ("feature_decoder.", 1e-4, FEW_ROWS),
@@ -117,7 +133,7 @@ const ROUNDING: Rounding = Rounding {
     ],
 };
 
-/// The mask of the case's noise, in the recorded order: theirs inside a cell comes from ties.
+/// The mask from the case's noise, in the recorded order, which depends on ties within a cell.
 fn mask(case: &Case, config: &CmaeConfig, grid: PatchGrid) -> Result<Mask> {
     let noise: Vec<f32> = case.flat("input.noise")?;
     let ours = config.masker().build()?.from_noise(grid, &noise)?;
@@ -131,7 +147,7 @@ fn mask(case: &Case, config: &CmaeConfig, grid: PatchGrid) -> Result<Mask> {
     }
 }
 
-/// A mask with these visible ids in this order.
+/// A mask with these visible ids, in this order.
 fn ordered(grid: PatchGrid, visible: &[Vec<u32>]) -> Result<Mask> {
     let mut order = Vec::with_capacity(visible.len() * grid.len());
     for row in visible {
@@ -139,5 +155,9 @@ fn ordered(grid: PatchGrid, visible: &[Vec<u32>]) -> Result<Mask> {
         let all = (0u32..).take(grid.len());
         order.extend(all.filter(|id| !row.contains(id)));
     }
-    Ok(Mask::new(grid, order, visible.iter().map(Vec::len).collect())?)
+    Ok(Mask::new(
+        grid,
+        order,
+        visible.iter().map(Vec::len).collect(),
+    )?)
 }

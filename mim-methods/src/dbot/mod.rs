@@ -185,7 +185,7 @@ pub(crate) const ENTRY: Entry = Entry {
         predicted: "features of a teacher: at first a random (or trained) network, then the student of the previous stage",
         by: "MAE's decoder",
         loss: "smooth L1 on hidden patches",
-        choose: "No pretrained teacher needed; several stages, so a multiple of the cost.",
+        choose: "It needs no pretrained teacher. Several stages cost several times as much.",
     },
     status: "exact: forward, loss, gradients, step, stages",
     recipes: recipes!("dbot_32px", "dbot_base", "dbot_large"),
@@ -335,11 +335,15 @@ mod tests {
             let terms = built(&config(settings)).unwrap().forward(&batch(), &step);
             terms.unwrap().total().unwrap().to_scalar().unwrap()
         };
-        let (own, named) = ("stage_starts = [0, 2]", first("patch_size = 8, embed_dim = 16"));
+        let (own, named) = (
+            "stage_starts = [0, 2]",
+            first("patch_size = 8, embed_dim = 16"),
+        );
         assert_ne!(loss(own, 0), loss(&named, 0));
         assert_eq!(loss(own, 2), loss(&named, 2));
         // It normalises images with its own norm.
-        let norm = "checkpoint = \"random\", norm = { mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }";
+        let norm =
+            "checkpoint = \"random\", norm = { mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }";
         let other = named.replace("checkpoint = \"random\"", norm);
         assert_ne!(loss(&other, 0), loss(&named, 0));
         let method = built(&config(&named)).unwrap();
@@ -357,7 +361,10 @@ mod tests {
         let view = error(&fits.replace("checkpoint =", "view = 1, checkpoint ="));
         assert!(view.contains("first_teacher.view"), "{view}");
         let depth = error(&format!("first_teacher_depth = 1\n{fits}"));
-        assert!(depth.contains("first_teacher_depth") && depth.contains("remove one"), "{depth}");
+        assert!(
+            depth.contains("first_teacher_depth") && depth.contains("remove one"),
+            "{depth}"
+        );
         let none = error(&fits.replace("\"random\"", "\"\""));
         assert!(none.contains("checkpoint"), "{none}");
     }

@@ -5,7 +5,9 @@ use mim_core::{Mask, PatchGrid};
 use mim_targets::{HogNorm, HogTargetConfig};
 
 use super::DmjdConfig;
-use crate::parity::golden::{Golden, HYBRID, Made, Masks, Output, Pixels, Plain, Setting, Views, hybrid};
+use crate::parity::golden::{
+    Golden, HYBRID, Made, Masks, Output, Pixels, Plain, Setting, Views, hybrid,
+};
 use crate::parity::{Case, Result};
 use Output::{Bits, By, ChannelsFirst, IdsKeep, IdsRestore, Tokens, Trace};
 use Setting::{Choice, Informs, Renamed, Same, Set};
@@ -58,7 +60,7 @@ pub(super) const GOLDEN: Golden<DmjdConfig> = Golden {
         Same("input_norm", "norm", &["mean", "std"]),
         // Counts that follow from sizes and ratios.
         Informs(&["grid", "n_units", "n_keep_units", "n_extra_units"]),
-        // Of no use where no loss is smooth.
+        // Not used unless a loss is smooth L1.
         Informs(&["smooth_l1_beta"]),
     ],
     also: |case, config| hybrid(case, &config.encoder),
@@ -85,15 +87,20 @@ pub(super) const GOLDEN: Golden<DmjdConfig> = Golden {
 
 /// The masks of the recorded noise and permutations.
 fn mask(case: &Case, config: &DmjdConfig, grid: PatchGrid) -> Result<Mask> {
-    let draw = (case.flat::<u32>("input.perm_disjoint")?, case.flat::<u32>("input.perm_joint")?);
+    let draw = (
+        case.flat::<u32>("input.perm_disjoint")?,
+        case.flat::<u32>("input.perm_joint")?,
+    );
     let (masker, noise) = (config.masker.build()?, case.flat::<f32>("input.noise")?);
     Ok(masker.from_draws(grid, &noise, &[draw])?)
 }
 
-/// The histograms before they are whitened, `[batch, channels, rows, cols, bins]`, as many rows as
-/// are recorded.
+/// The histograms before whitening, `[batch, channels, rows, cols, bins]`, with as many rows as are recorded.
 fn histograms(made: &Made<DmjdConfig>) -> Result<Tensor> {
-    let raw = HogTargetConfig { cell_norm: HogNorm::None, ..made.config.hog() };
+    let raw = HogTargetConfig {
+        cell_norm: HogNorm::None,
+        ..made.config.hog()
+    };
     let images = made.case.on("input.image_u8", &made.device)?;
     let all = raw.build()?.histograms(&images.to_dtype(DType::F32)?)?;
     let all = all.permute((0, 1, 3, 4, 2))?.contiguous()?;

@@ -8,7 +8,9 @@
 mod golden;
 
 use mim_core::augment::{RandomResizedCrop, ViewPlan};
-use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig, VisibleMlp, VisibleMlpConfig};
+use mim_core::decoders::{
+    DecoderShape, MaeDecoder, MaeDecoderConfig, VisibleMlp, VisibleMlpConfig,
+};
 use mim_core::encoders::{ConvMae, ConvMaeConfig as HybridConfig, ConvMaeInit};
 use mim_core::objectives::{Region, RegressionConfig, RegressionKind};
 use mim_core::params::{InitScheme, ParamStore};
@@ -18,8 +20,8 @@ use mim_masking::DisjointMaskerConfig;
 use mim_targets::{HogNorm, HogTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Which targets are compared with the predictions for visible patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -231,10 +233,10 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "mx-mark/DMJD @ 881b21d",
     archs: crate::registry::HYBRIDS,
     about: crate::registry::About {
-        hidden: "several disjoint parts of the image, so that each patch is hidden once",
+        hidden: "60 % of the image by each of two masks, in cells of 2x2 patches; together they hide all of it",
         predicted: "HOG of hidden and of visible patches",
         by: "a light head for visible patches, MAE's decoder for hidden ones",
-        loss: "L2 on both",
+        loss: "mean squared error for hidden patches, smooth L1 for visible ones",
         choose: "More signal for each image: fewer epochs for the same accuracy.",
     },
     status: "exact in both orders of visible targets: forward, losses, gradients, step",

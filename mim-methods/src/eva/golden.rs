@@ -10,14 +10,14 @@ use serde::Deserialize;
 use super::{EvaConfig, EvaStyle};
 use crate::MethodConfig;
 use crate::parity::golden::{
-    BEIT_VIT, CLIP, Golden, Made, Masks, Output, Plain, Setting, VIT, Views, frozen_vit, patches, positions,
-    random_mask, several,
+    BEIT_VIT, CLIP, Golden, Made, Masks, Output, Plain, Setting, VIT, Views, frozen_vit, patches,
+    positions, random_mask, several,
 };
 use crate::parity::{Case, Result};
 use Output::{By, Hidden, Trace};
 use Setting::{Converted, Fixed, Informs, Renamed, Same, Set};
 
-/// In BEiT's style a case has a number of hidden patches.
+/// In BEiT's style, a case gives the number of hidden patches.
 pub(super) fn of(case: &Case) -> &'static Golden<EvaConfig> {
     match case.setting::<usize>("num_mask_patches") {
         Ok(None) => &MAE_STYLE,
@@ -55,7 +55,11 @@ const MAE_STYLE: Golden<EvaConfig> = Golden {
         VIT,
         Same("", "style", &["mask_ratio"]),
         Renamed("norm_eps", "style.decoder.norm_eps"),
-        Same("decoder", "style.decoder", &["embed_dim", "depth", "num_heads", "mlp_ratio"]),
+        Same(
+            "decoder",
+            "style.decoder",
+            &["embed_dim", "depth", "num_heads", "mlp_ratio"],
+        ),
     ],
     also: second_view,
     build,
@@ -79,7 +83,10 @@ const OUTPUTS: &[(&str, Output<EvaConfig>)] = &[
         }),
     ),
     ("target", Hidden("target.features")),
-    ("mean_cosine", By(|_, recorded| Ok(recorded.get("loss")?.neg()?))),
+    (
+        "mean_cosine",
+        By(|_, recorded| Ok(recorded.get("loss")?.neg()?)),
+    ),
     ("lr_schedule", By(|made, _| learning_rates(made))),
 ];
 
@@ -140,6 +147,8 @@ fn learning_rates(made: &Made<EvaConfig>) -> Result<Tensor> {
         };
         schedule.at(&place) as f32
     };
-    let rates: Vec<f32> = (0..course.epochs * course.steps_per_epoch).map(rate).collect();
+    let rates: Vec<f32> = (0..course.epochs * course.steps_per_epoch)
+        .map(rate)
+        .collect();
     Ok(Tensor::new(rates, &Device::Cpu)?)
 }

@@ -20,11 +20,17 @@ pub(crate) const GOLDEN: Golden<FinetuneConfig> = Golden {
             &[
                 (
                     "true",
-                    &[Set("pooling", Plain::Text("mean")), Set("encoder.final_norm", Plain::Bool(false))],
+                    &[
+                        Set("pooling", Plain::Text("mean")),
+                        Set("encoder.final_norm", Plain::Bool(false)),
+                    ],
                 ),
                 (
                     "false",
-                    &[Set("pooling", Plain::Text("cls")), Set("encoder.final_norm", Plain::Bool(true))],
+                    &[
+                        Set("pooling", Plain::Text("cls")),
+                        Set("encoder.final_norm", Plain::Bool(true)),
+                    ],
                 ),
             ],
         ),
@@ -49,15 +55,20 @@ fn mix(case: &Case) -> Result<Mix> {
     Ok(Mix::Mixup { lam })
 }
 
-/// The images and their labels; mixed as the case says they must be `input.mixed_images`.
+/// The images and their labels. Mixed as the case says, the images must equal `input.mixed_images`.
 fn batch(case: &Case, _config: &FinetuneConfig, device: &Device) -> Result<Batch> {
     let images = case.on("input.images", device)?;
     let (mixed, _) = mix(case)?.apply(&images)?;
-    let apart = (mixed - case.on("input.mixed_images", device)?)?.abs()?.max_all()?;
+    let apart = (mixed - case.on("input.mixed_images", device)?)?
+        .abs()?
+        .max_all()?;
     if apart.to_scalar::<f32>()? > 1e-6 {
         let what = "the images are mixed in another way than `input.mixed_images`";
         return Err(case.bad(what.to_owned()).into());
     }
     let labels = case.on("input.labels", device)?.to_dtype(DType::U32)?;
-    Ok(Batch { labels: Some(labels), ..several(vec![View::new(images, vec![])?]) })
+    Ok(Batch {
+        labels: Some(labels),
+        ..several(vec![View::new(images, vec![])?])
+    })
 }

@@ -7,23 +7,38 @@ use mim_core::{Mask, PatchGrid, View};
 
 use super::I2pMaeConfig;
 use crate::MethodConfig;
-use crate::parity::golden::{CLIP, Golden, Made, Masks, Output, Plain, Setting, Views, frozen_vit, several};
+use crate::parity::golden::{
+    CLIP, Golden, Made, Masks, Output, Plain, Setting, Views, frozen_vit, several,
+};
 use crate::parity::{Case, Problem, Recorded, Result, Rounding, Setup};
 use Output::{By, Part, Trace};
 use Setting::{Fixed, Renamed, Same, Set};
 
-/// A case made ready.
+/// A prepared case.
 pub(super) fn setup(case: &Case, device: &Device) -> Result<Setup> {
     let rounding = match device.is_cuda() {
         true => GPU_ROUNDING,
         false => ROUNDING,
     };
-    Ok(Setup { rounding, ..GOLDEN.setup(case, device)? })
+    Ok(Setup {
+        rounding,
+        ..GOLDEN.setup(case, device)?
+    })
 }
 
 const GOLDEN: Golden<I2pMaeConfig> = Golden {
     settings: &[
-        Same("", "encoder", &["num_points", "num_groups", "group_sizes", "num_heads", "norm_eps"]),
+        Same(
+            "",
+            "encoder",
+            &[
+                "num_points",
+                "num_groups",
+                "group_sizes",
+                "num_heads",
+                "norm_eps",
+            ],
+        ),
         Renamed("encoder_dims", "encoder.embed_dims"),
         Renamed("encoder_depths", "encoder.depths"),
         Renamed("token_embed0_hidden", "encoder.embed_hidden"),
@@ -40,7 +55,7 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
         Same("", "", &["mask_ratio"]),
     ],
     also: |case, config| {
-        // Theirs has one more than there are propagations.
+        // Their list has one entry more than there are propagations.
         let stages = config.decoder.depths.len();
         config.decoder.up_blocks.truncate(stages.saturating_sub(1));
         config.maps.norm.reverse_channels = false;
@@ -48,11 +63,16 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
         let levels = config.encoder.embed_dims.iter().rev();
         match levels.take(widths.len()).eq(&widths) {
             true => Ok(()),
-            false => Err(Problem::unknown("a decoder of other widths than the encoder's levels")),
+            false => Err(Problem::unknown(
+                "a decoder of other widths than the encoder's levels",
+            )),
         }
     },
     build: |case, config, device| {
-        let base = VitConfig { image_size: config.maps.image_size.into(), ..VitConfig::clip_base() };
+        let base = VitConfig {
+            image_size: config.maps.image_size.into(),
+            ..VitConfig::clip_base()
+        };
         let tower = frozen_vit(case, ("clip", CLIP), base, "openai_clip", device)?;
         let store = config.store(device, 0);
         Ok(Box::new(config.compose(&store, Some(tower))?))
@@ -99,10 +119,14 @@ const GOLDEN: Golden<I2pMaeConfig> = Golden {
     })
 };
 
-/// The recorded mask of the last level's groups, of which a share is hidden.
+/// The recorded mask of the groups of the last level.
 fn mask(case: &Case, config: &I2pMaeConfig, grid: PatchGrid) -> Result<Mask> {
     let mask = Mask::from_bits(grid, &case.bits("input.mask_level3", grid)?)?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count"
+    )]
     let wanted = (grid.len() as f64 * config.mask_ratio) as usize;
     if (0..mask.rows()).any(|row| mask.hidden(row).len() != wanted) {
         let what = format!("a mask of other counts than {wanted} hidden groups");
@@ -111,7 +135,7 @@ fn mask(case: &Case, config: &I2pMaeConfig, grid: PatchGrid) -> Result<Mask> {
     Ok(mask)
 }
 
-/// The recorded places of the depth maps of one view, `[batch, channels, places]`.
+/// The recorded positions of the depth maps of one view, `[batch, channels, positions]`.
 fn pixels(made: &Made<I2pMaeConfig>, recorded: &Recorded, view: &str) -> Result<Tensor> {
     let no_view = || made.case.bad(format!("there is no view `{view}`"));
     let view: usize = view.parse().map_err(|_| no_view())?;
@@ -144,7 +168,7 @@ fn features(recorded: &Recorded) -> Result<Tensor> {
 const CHAIN: &str = "nine batch norms over few groups magnify rounding: computed in f64, the recorded decoder_out of case_b \
                      is off by 2.7 times what the case allows";
 
-/// The same on GPUs, whose batch norms sum in f32.
+/// The values that also differ on GPUs, whose batch norms sum in f32.
 const GPU_ROUNDING: Rounding = Rounding {
     zero: &[],
     magnified: &[
@@ -161,7 +185,7 @@ const GPU_ROUNDING: Rounding = Rounding {
 /// Why [`GPU_ROUNDING`] allows so much.
 const GPU_SUMS: &str = "batch norms of values that differ little, summed in f32";
 
-/// Values that rounding moves by more than the cases allow.
+/// Values that rounding changes by more than the cases allow.
 const ROUNDING: Rounding = Rounding {
     zero: &[],
     magnified: &[

@@ -104,7 +104,10 @@ impl I2pMaeConfig {
                 }
             }
         } else if self.maps != DepthMapsConfig::default() {
-            let (why, fix) = ("without a 2D network, depth maps are not used", "remove them");
+            let (why, fix) = (
+                "without a 2D network, depth maps are not used",
+                "remove them",
+            );
             return Err(Error::config(NAME, "maps", "set", why, fix));
         } else if self.guided {
             let why = "without a 2D network there is no attention to guide the mask";
@@ -171,7 +174,10 @@ impl MethodConfig for I2pMaeConfig {
     type Method = I2pMae;
 
     fn arch(arch: &str) -> Result<Self> {
-        let (why, fix) = ("this method has only one size", "set encoder.embed_dims and .depths");
+        let (why, fix) = (
+            "this method has only one size",
+            "set encoder.embed_dims and .depths",
+        );
         Err(Error::config(NAME, "arch", arch, why, fix))
     }
 
@@ -198,7 +204,7 @@ pub(crate) const ENTRY: Entry = Entry {
     paper: "Zhang et al., CVPR 2023, arXiv 2212.06785",
     reference: "ZrrSkywalker/I2P-MAE @ 7d4e519",
     about: crate::registry::About {
-        hidden: "points with little 2D attention, at three scales",
+        hidden: "80 % of the coarsest groups of points, more often those with little 2D attention",
         predicted: "the points of the hidden groups, and 2D features of the visible ones",
         by: "a point decoder of three scales",
         loss: "Chamfer distance and mean squared error",

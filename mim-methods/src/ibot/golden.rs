@@ -1,4 +1,4 @@
-//! The golden cases of iBOT, most of which are AttMask's, too.
+//! The golden cases of iBOT. Most of it also serves AttMask.
 
 use candle_core::{D, Device, Tensor};
 use mim_core::encoders::EncoderConfig;
@@ -11,20 +11,27 @@ use serde::{Deserialize, Serialize};
 use super::{CropsConfig, DistillationConfig, NamingMasker};
 use crate::MethodConfig;
 use crate::parity::golden::{
-    Course, Golden, Made, Masks, Output, Plain, QKV_BIAS, SWIN, Setting, VIT, Views, constant, positive,
-    several,
+    Course, Golden, Made, Masks, Output, Plain, QKV_BIAS, SWIN, Setting, VIT, Views, constant,
+    positive, several,
 };
 use crate::parity::trajectory::{self, Curve, Features};
 use crate::parity::{Case, Recorded, Result};
 use Output::{By, Part, Trace, Weighted};
 use Setting::{Choice, Converted, Fixed, Informs, Renamed, Same};
 
-/// What a case's settings are.
+/// How settings of a case map to ours.
 pub(crate) const SETTINGS: Setting = Setting::Group(&[
     Choice(
         "arch",
         &[
-            ("vit", &[VIT, QKV_BIAS, Converted("init_values", "encoder.layer_scale_init", positive)]),
+            (
+                "vit",
+                &[
+                    VIT,
+                    QKV_BIAS,
+                    Converted("init_values", "encoder.layer_scale_init", positive),
+                ],
+            ),
             ("swin", &[SWIN, Informs(&["init_values"])]),
         ],
     ),
@@ -34,13 +41,21 @@ pub(crate) const SETTINGS: Setting = Setting::Group(&[
     Same("loss", "objective", &["student_temp", "center_momentum"]),
     Renamed("loss.lambda1", "objective.cls_weight"),
     Renamed("loss.lambda2", "objective.patch_weight"),
-    Same("head", "", &["norm_last_layer", "shared_head", "shared_head_teacher"]),
+    Same(
+        "head",
+        "",
+        &["norm_last_layer", "shared_head", "shared_head_teacher"],
+    ),
     Renamed("head.out_dim", "head.patch_out_dim"),
-    Same("head", "head", &["out_dim", "patch_out_dim", "hidden_dim", "bottleneck_dim"]),
+    Same(
+        "head",
+        "head",
+        &["out_dim", "patch_out_dim", "hidden_dim", "bottleneck_dim"],
+    ),
     Renamed("head.nlayers", "head.num_layers"),
     Fixed("head.norm", Plain::Text("none")),
     Fixed("head.act", Plain::Text("gelu")),
-    // What is recorded otherwise, or only withheld or drawn by it.
+    // What is recorded elsewhere, or only affects freezing or draws.
     Informs(&["local_image_size", "freeze_last_layer", "force_rand"]),
 ]);
 
@@ -49,7 +64,7 @@ where
     M: NamingMasker + Serialize + DeserializeOwned + 'static,
     Self: MethodConfig,
 {
-    /// Its golden cases, with masks that are recorded.
+    /// Its golden cases, with recorded masks.
     pub(crate) const GOLDEN: Golden<Self> = Golden {
         start: |case| match case.setting_or("arch", "vit".to_owned())?.as_str() {
             "swin" => Ok(Self::arch("swin_tiny")?),
@@ -72,11 +87,23 @@ where
             })
         },
         outputs: &[
-            ("teacher_latent", By(|made, recorded| latent(made, recorded, "teacher.latent"))),
-            ("student_latent", By(|made, recorded| latent(made, recorded, "latent"))),
+            (
+                "teacher_latent",
+                By(|made, recorded| latent(made, recorded, "teacher.latent")),
+            ),
+            (
+                "student_latent",
+                By(|made, recorded| latent(made, recorded, "latent")),
+            ),
             ("teacher_attention", Trace("teacher.attention")),
-            ("loss_cls", Weighted("loss.cls", |config| config.objective.cls_weight)),
-            ("loss_patch", Weighted("loss.patch", |config| config.objective.patch_weight)),
+            (
+                "loss_cls",
+                Weighted("loss.cls", |config| config.objective.cls_weight),
+            ),
+            (
+                "loss_patch",
+                Weighted("loss.patch", |config| config.objective.patch_weight),
+            ),
             ("cls_attention", Trace("cls_attention")),
             ("student_local_cls", Trace("student_local_cls")),
             ("center*", Trace("center*")),
@@ -90,8 +117,9 @@ where
                 Ok(())
             },
             curves: |config| {
-                let (objective, value) =
-                    (&config.objective, |schedule: &Schedule| Curve::Value(schedule.clone()));
+                let (objective, value) = (&config.objective, |schedule: &Schedule| {
+                    Curve::Value(schedule.clone())
+                });
                 vec![
                     ("loss_cls", Curve::Term("cls", objective.cls_weight)),
                     ("loss_patch", Curve::Term("patch", objective.patch_weight)),
@@ -100,10 +128,16 @@ where
                     ("teacher_patch_temp", value(&objective.teacher_patch_temp)),
                 ]
             },
-            renamed: &[("center", "ibot_loss.center"), ("center2", "ibot_loss.center2")],
+            renamed: &[
+                ("center", "ibot_loss.center"),
+                ("center2", "ibot_loss.center2"),
+            ],
             ..Course::new(|config, device| {
                 let features = |store| Features::new(config.encoder.clone(), store, device);
-                Ok(vec![("features", features("teacher")?), ("features_student", features("student")?)])
+                Ok(vec![
+                    ("features", features("teacher")?),
+                    ("features_student", features("student")?),
+                ])
             })
         }),
         ..Golden::new("ibot", |config| config.encoder.grid())
@@ -127,7 +161,10 @@ fn temperatures(case: &Case, objective: &mut SelfDistillationConfig) -> Result<(
     };
     let (first, last) = (loss.warmup_teacher_temp, loss.teacher_temp);
     let epochs = loss.warmup_teacher_temp_epochs;
-    let patch = (loss.warmup_teacher_patch_temp.unwrap_or(first), loss.teacher_patch_temp.unwrap_or(last));
+    let patch = (
+        loss.warmup_teacher_patch_temp.unwrap_or(first),
+        loss.teacher_patch_temp.unwrap_or(last),
+    );
     let start = loss.pred_start_epoch.unwrap_or(0);
     let temperature = SelfDistillationConfig::temperature;
     objective.teacher_temp = temperature((first, last), 0, epochs);
@@ -138,7 +175,7 @@ fn temperatures(case: &Case, objective: &mut SelfDistillationConfig) -> Result<(
 /// The recorded masks of all global crops.
 pub(crate) fn masks(case: &Case, grid: PatchGrid, globals: usize) -> Result<Mask> {
     if let Some(all) = case.tensor("input.mask") {
-        // Of a trajectory: images first, then crops.
+        // In a trajectory, images come first, then crops.
         let crops_first = all.transpose(0, 1)?.contiguous()?.flatten_all()?;
         return Ok(Mask::from_bits(grid, &crops_first.to_vec1::<u8>()?)?);
     }
@@ -149,7 +186,7 @@ pub(crate) fn masks(case: &Case, grid: PatchGrid, globals: usize) -> Result<Mask
     Ok(Mask::from_bits(grid, &bits)?)
 }
 
-/// The views of recorded crops, global ones first; a trajectory has all crops of a size in one tensor.
+/// The views from recorded crops, global ones first. A trajectory has all crops of a size in one tensor.
 fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
     let crop = |index: usize| -> Result<Tensor> {
         let (kind, at) = match index.checked_sub(crops.global) {
@@ -161,13 +198,17 @@ fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
             None => Ok(case.required(&format!("input.crop_{index}"))?.clone()),
         }
     };
-    let views =
-        (0..crops.global + crops.local).map(|index| Ok(View::new(crop(index)?.to_device(device)?, vec![])?));
+    let views = (0..crops.global + crops.local)
+        .map(|index| Ok(View::new(crop(index)?.to_device(device)?, vec![])?));
     Ok(several(views.collect::<Result<_>>()?))
 }
 
-/// Theirs have the mean token of a Swin in front.
-fn latent<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, name: &str) -> Result<Tensor> {
+/// Theirs begin with the mean token of a Swin.
+fn latent<M>(
+    made: &Made<DistillationConfig<M>>,
+    recorded: &Recorded,
+    name: &str,
+) -> Result<Tensor> {
     let tokens = recorded.get(name)?;
     Ok(match made.config.encoder {
         EncoderConfig::Swin(_) => Tensor::cat(&[&tokens.mean_keepdim(1)?, &tokens], 1)?,
@@ -175,15 +216,23 @@ fn latent<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, name: &str
     })
 }
 
-/// Ours are rows of all images; theirs have an axis of images.
-fn patches<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, whose: &str) -> Result<Tensor> {
+/// Ours are the rows of all images; theirs have an image axis.
+fn patches<M>(
+    made: &Made<DistillationConfig<M>>,
+    recorded: &Recorded,
+    whose: &str,
+) -> Result<Tensor> {
     let rows = recorded.get(&format!("{whose}_patch"))?;
     let (patches, width) = (made.config.encoder.grid()?.len(), rows.dim(D::Minus1)?);
     Ok(rows.reshape(((), patches, width))?)
 }
 
-/// The mask of one global crop of all images.
-fn crop_mask<M>(made: &Made<DistillationConfig<M>>, recorded: &Recorded, crop: &str) -> Result<Tensor> {
+/// The mask of one global crop, for all images.
+fn crop_mask<M>(
+    made: &Made<DistillationConfig<M>>,
+    recorded: &Recorded,
+    crop: &str,
+) -> Result<Tensor> {
     let (images, grid) = (made.images, made.config.encoder.grid()?);
     let no_crop = |_| made.case.bad(format!("there is no crop `{crop}`"));
     let index: usize = crop.parse().map_err(no_crop)?;

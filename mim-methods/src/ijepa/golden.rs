@@ -5,7 +5,9 @@ use mim_core::{Mask, PatchGrid};
 use mim_masking::{BlockSizes, MultiBlockMaskerConfig, MultiBlocks};
 
 use super::IJepaConfig;
-use crate::parity::golden::{CONSTANT_MOMENTUM, Golden, Made, Masks, Output, Plain, Setting, VIT, same};
+use crate::parity::golden::{
+    CONSTANT_MOMENTUM, Golden, Made, Masks, Output, Plain, Setting, VIT, same,
+};
 use crate::parity::{Case, Result};
 use Output::{By, HiddenOfEach, Trace};
 use Setting::{Fixed, Informs, Renamed, Same};
@@ -23,7 +25,11 @@ pub(crate) const GOLDEN: Golden<IJepaConfig> = Golden {
         Renamed("mask.num_enc_masks", "masker.contexts"),
         Same("mask", "masker", &["min_keep", "allow_overlap"]),
         Same("", "predictor", &["mlp_ratio", "norm_eps"]),
-        Same("decoder", "predictor", &["embed_dim", "depth", "num_heads", "mlp_ratio"]),
+        Same(
+            "decoder",
+            "predictor",
+            &["embed_dim", "depth", "num_heads", "mlp_ratio"],
+        ),
         Informs(&["grid"]),
     ],
     masks: Masks::By(mask),
@@ -46,7 +52,7 @@ pub(crate) const GOLDEN: Golden<IJepaConfig> = Golden {
     ..Golden::new("ijepa", |config| config.encoder.grid())
 };
 
-/// The mask of the recorded draws, which must have the recorded ids.
+/// The mask from the recorded draws. It must have the recorded ids.
 fn mask(case: &Case, config: &IJepaConfig, grid: PatchGrid) -> Result<Mask> {
     let images = case.needs("batch")?;
     let (_, blocks) = replay(case, &config.masker, (grid, images), "")?;
@@ -74,7 +80,7 @@ pub(crate) fn replay(
     let two = || case.bad("there are not two draws of sizes".to_owned());
     let sizes = <[f32; 2]>::try_from(sizes.as_slice()).map_err(|_| two())?;
     let sizes = masker.sizes(grid, sizes)?;
-    // Image, kind, block, top and left of each try.
+    // Image, kind, block, top and left of each attempt.
     let rows: Vec<f64> = case.flat(&format!("input.block_draws{suffix}"))?;
     let places: Vec<f64> = rows.chunks(5).flat_map(|row| row[3..].to_vec()).collect();
     let blocks = masker.from_draws(grid, sizes, images, &places)?;
@@ -88,10 +94,11 @@ pub(crate) fn size_row(sizes: BlockSizes) -> Result<Tensor> {
     Ok(Tensor::new(&row.map(|side| side as f64), &Device::Cpu)?)
 }
 
-/// Patches of each context before they are made equally long, `[images, contexts]`.
+/// Number of patches of each context before contexts are cut to equal length, `[images, contexts]`.
 pub(crate) fn lengths(blocks: &MultiBlocks) -> Result<Tensor> {
-    let row =
-        |contexts: &Vec<Vec<u32>>| -> Vec<f64> { contexts.iter().map(|block| block.len() as f64).collect() };
+    let row = |contexts: &Vec<Vec<u32>>| -> Vec<f64> {
+        contexts.iter().map(|block| block.len() as f64).collect()
+    };
     let rows: Vec<Vec<f64>> = blocks.contexts.iter().map(row).collect();
     Ok(Tensor::new(rows, &Device::Cpu)?)
 }

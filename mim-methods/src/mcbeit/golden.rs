@@ -8,7 +8,9 @@ use mim_targets::vqgan::{VqganConfig, VqganEncoder};
 
 use super::McBeitConfig;
 use crate::MethodConfig;
-use crate::parity::golden::{BEIT_VIT, Golden, Output, Pixels, Setting, Views, constant, positions, read};
+use crate::parity::golden::{
+    BEIT_VIT, Golden, Output, Pixels, Setting, Views, constant, positions, read,
+};
 use crate::parity::{Case, Problem, Recorded, Result};
 use Output::{By, ChannelsFirst, Trace};
 use Setting::{Converted, Informs, Same};
@@ -25,9 +27,14 @@ pub(super) const GOLDEN: Golden<McBeitConfig> = Golden {
     build: |case, config, device| {
         let vocab_size = case.setting_or("vocab_size", 8192)?;
         let tokenizer = tokenizer(case, vocab_size, device)?;
-        Ok(Box::new(config.compose(&config.store(device, 0), tokenizer)?))
+        Ok(Box::new(
+            config.compose(&config.store(device, 0), tokenizer)?,
+        ))
     },
-    views: Views::Several(&[Pixels::Normalized("image"), Pixels::Unit("tokenizer_image01")]),
+    views: Views::Several(&[
+        Pixels::Normalized("image"),
+        Pixels::Unit("tokenizer_image01"),
+    ]),
     outputs: &[
         (
             "tokens",
@@ -53,7 +60,7 @@ pub(super) const GOLDEN: Golden<McBeitConfig> = Golden {
     ..Golden::new("beit", |config| config.encoder.grid())
 };
 
-/// The recorded tokenizer, of so many tokens.
+/// The recorded tokenizer, with this many tokens.
 fn tokenizer(case: &Case, vocab_size: usize, device: &Device) -> Result<Box<dyn Tokenizer>> {
     let own = case.table("tokenizer")?;
     let kind: String = own.needs("kind")?;
@@ -62,7 +69,10 @@ fn tokenizer(case: &Case, vocab_size: usize, device: &Device) -> Result<Box<dyn 
     let (tokenizer, source): (Box<dyn Tokenizer>, _) = match kind.as_str() {
         "dall_e_encoder" => {
             own.fixed("logit_laplace_eps", 0.1)?;
-            let base = DvaeConfig { vocab_size, ..DvaeConfig::default() };
+            let base = DvaeConfig {
+                vocab_size,
+                ..DvaeConfig::default()
+            };
             let config = read(&own, &base, &[Same("", "", &["n_hid", "n_blk_per_group"])])?;
             let encoder = DvaeEncoder::new(&root.pp("encoder"), &config)?;
             (Box::new(encoder), "dvae")
@@ -78,11 +88,22 @@ fn tokenizer(case: &Case, vocab_size: usize, device: &Device) -> Result<Box<dyn 
 }
 
 fn vqgan(own: &Case, vocab_size: usize) -> Result<VqganConfig> {
-    let base = VqganConfig { vocab_size, ..VqganConfig::default() };
+    let base = VqganConfig {
+        vocab_size,
+        ..VqganConfig::default()
+    };
     let sizes = Same(
         "ddconfig",
         "",
-        &["in_channels", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resolution", "z_channels"],
+        &[
+            "in_channels",
+            "ch",
+            "ch_mult",
+            "num_res_blocks",
+            "attn_resolutions",
+            "resolution",
+            "z_channels",
+        ],
     );
     let config: VqganConfig = read(own, &base, &[sizes])?;
     own.fixed("ddconfig.double_z", false)?;

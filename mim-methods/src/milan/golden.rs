@@ -74,7 +74,7 @@ fn teacher(case: &Case, student: &VitConfig, device: &Device) -> Result<Box<dyn 
     frozen_vit(case, ("clip", CLIP), base, "openai_clip", device)
 }
 
-/// The mask of the case's draws; the recorded order must agree with it.
+/// The mask from the case's draws. The recorded order must agree with it.
 fn mask(case: &Case, config: &MilanConfig, grid: PatchGrid) -> Result<Mask> {
     let mask_ratio = config.mask_ratio;
     let mask = match config.semantic {
@@ -101,7 +101,7 @@ fn loss_per_token(recorded: &Recorded) -> Result<Tensor> {
     Ok(cosine.affine(-2., 2.)?)
 }
 
-/// Attention of the tower's last block, heads averaged.
+/// Attention of the tower's last block, averaged over heads.
 fn attention(recorded: &Recorded) -> Result<Tensor> {
     Ok(recorded.get("teacher.attention")?.mean(1)?)
 }

@@ -18,20 +18,36 @@ pub(super) const GOLDEN: Golden<MimCoConfig> = Golden {
         Same(
             "",
             "",
-            &["mask_ratio", "patch_temperature", "image_temperature", "patch_weight", "image_weight"],
+            &[
+                "mask_ratio",
+                "patch_temperature",
+                "image_temperature",
+                "patch_weight",
+                "image_weight",
+            ],
         ),
     ],
     build: |case, config, device| {
-        // Its positions are a table like others.
-        let base =
-            VitConfig { pos_embed: PosEmbedKind::Learned, mask_token: false, ..config.encoder.clone() };
-        let sizes = &[Same("", "", &["embed_dim", "depth", "num_heads", "norm_eps"])];
+        // Its position table is an ordinary parameter.
+        let base = VitConfig {
+            pos_embed: PosEmbedKind::Learned,
+            mask_token: false,
+            ..config.encoder.clone()
+        };
+        let sizes = &[Same(
+            "",
+            "",
+            &["embed_dim", "depth", "num_heads", "norm_eps"],
+        )];
         let teacher = frozen_vit(case, ("teacher", sizes), base, "mimco", device)?;
         Ok(Box::new(config.compose(&config.store(device, 0), teacher)?))
     },
     outputs: &[
         ("teacher_patches", Trace("target.features")),
-        ("teacher_image", By(|_, recorded| Ok(recorded.get("target.features")?.mean(1)?))),
+        (
+            "teacher_image",
+            By(|_, recorded| Ok(recorded.get("target.features")?.mean(1)?)),
+        ),
         ("student_latent", Trace("latent")),
         ("student_patches", Trace("pred.patch")),
         ("student_image", Trace("pred.image")),

@@ -229,9 +229,9 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "none: by the text of the paper",
     archs: crate::registry::VITS,
     about: crate::registry::About {
-        hidden: "as in SimMIM or MAE",
+        hidden: "60 % of the image in cells of 2x2 patches; a mask token replaces them",
         predicted: "features of a contrastive teacher (MoCo v3), patch by patch and for the image",
-        by: "projection heads",
+        by: "a linear layer for patches, and a small MLP on their mean for the image",
         loss: "InfoNCE of patches and of images",
         choose: "Combines the linear accuracy of a contrastive encoder with masked training.",
     },

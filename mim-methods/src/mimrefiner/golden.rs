@@ -22,7 +22,11 @@ pub(super) const GOLDEN: Golden<MimRefinerConfig> = Golden {
         Renamed("num_local", "crops.local"),
         Same("", "crops", &["local_size"]),
         Renamed("encoder_frozen", "freeze_encoder"),
-        Same("", "", &["proj_hidden_dim", "pred_hidden_dim", "queue_size", "topk"]),
+        Same(
+            "",
+            "",
+            &["proj_hidden_dim", "pred_hidden_dim", "queue_size", "topk"],
+        ),
         Renamed("output_dim", "out_dim"),
         Same("", "objective", &["temperature"]),
     ],
@@ -51,14 +55,16 @@ fn build(case: &Case, config: &MimRefinerConfig, device: &Device) -> Result<Box<
         let choice = format!("input.choice.{}", head.name);
         if case.tensor(&choice).is_some() {
             let ranks: Vec<i64> = case.flat(&choice)?;
-            let ranks = ranks.into_iter().filter_map(|rank| usize::try_from(rank).ok());
+            let ranks = ranks
+                .into_iter()
+                .filter_map(|rank| usize::try_from(rank).ok());
             head.ranks = Some(ranks.collect());
         }
     }
     Ok(Box::new(method))
 }
 
-/// The losses of all heads together.
+/// The sum of the losses of all heads.
 fn over_heads(made: &Made<MimRefinerConfig>, recorded: &Recorded) -> Result<Tensor> {
     let (config, main) = (&made.config, std::iter::once("main".to_owned()));
     let blocks = config.blocks.iter();
@@ -75,7 +81,7 @@ struct Head {
     pooling: String,
 }
 
-/// Blocks with a head, and what stands for an image.
+/// Blocks with a head, and the pooling.
 fn heads(case: &Case) -> Result<(Vec<usize>, Pooling)> {
     let heads: BTreeMap<String, Head> = case.needs("heads")?;
     let mut poolings = heads.values().map(|head| head.pooling.as_str());
@@ -88,7 +94,10 @@ fn heads(case: &Case) -> Result<(Vec<usize>, Pooling)> {
     };
     let unknown = || Problem::unknown("MIM-Refiner with other heads than on class tokens or means");
     let pooling = pooling.ok_or_else(unknown)?;
-    Ok((heads.values().filter_map(|head| head.block).collect(), pooling))
+    Ok((
+        heads.values().filter_map(|head| head.block).collect(),
+        pooling,
+    ))
 }
 
 fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
@@ -97,7 +106,11 @@ fn batch(case: &Case, crops: &CropsConfig, device: &Device) -> Result<Batch> {
     let locals = (0..crops.local).map(|index| view(format!("input.local_{index}")));
     let views = globals.chain(locals).collect::<Result<Vec<_>>>()?;
     let indices: Vec<u32> = case.flat("input.index")?;
-    // Classes are written into the queue and not recorded otherwise: images have those of their order.
+    // Classes only enter the queue and are not recorded: image `i` gets class `i`.
     let labels: Vec<u32> = (0u32..).take(indices.len()).collect();
-    Ok(Batch { labels: Some(Tensor::new(labels, device)?), indices, ..several(views) })
+    Ok(Batch {
+        labels: Some(Tensor::new(labels, device)?),
+        indices,
+        ..several(views)
+    })
 }

@@ -238,7 +238,7 @@ pub(crate) const ENTRY: Entry = Entry {
         predicted: "which other image of the batch is the same one, or a near neighbour",
         by: "contrastive heads on several of the last blocks, each with a queue of neighbours",
         loss: "cross-entropy over the images of the batch",
-        choose: "Better k-NN and linear accuracy of a finished MAE, data2vec or CrossMAE, in few epochs.",
+        choose: "Better k-NN and linear accuracy of a finished MAE, data2vec or CrossMAE, in a few epochs.",
     },
     status: "exact: features, neighbours, losses, gradients, step, statistics, queues",
     recipes: recipes!(

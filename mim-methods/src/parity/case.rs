@@ -22,12 +22,12 @@ pub struct Case {
     pub(super) tensors: WeightMap,
     /// Of a trajectory.
     drift: Option<DriftTolerance>,
-    /// Settings that were asked for.
+    /// Settings that have been read.
     pub(super) read: Arc<Mutex<BTreeSet<String>>>,
 }
 
-/// Settings that inform and are no settings of a method: a reader may check them. What they lead to
-/// is recorded among the inputs.
+/// Settings that are only for information, not settings of a method; a reader may check them. Their effect is recorded
+/// among the inputs.
 const INFORMATION: &[&str] = &[
     "aliases",
     "batch",
@@ -116,7 +116,7 @@ impl Case {
             .ok_or_else(|| self.bad("it is no trajectory".to_owned()))
     }
 
-    /// A setting, or none where the case leaves it to the paper. The key may lead into tables: `decoder.depth`.
+    /// A setting; `None` if the case leaves it to the paper. The key may be a dotted path: `decoder.depth`.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl Case {
             .map_err(|error| self.bad(format!("setting `{key}`: {error}")))
     }
 
-    /// Refuses another value of a setting than `value`, the only one that our method can have.
+    /// Refuses any value of a setting other than `value`, the only one that our method supports.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl Case {
         }
     }
 
-    /// Notes that these settings only inform about this method, or have been read.
+    /// Notes that these settings are only for information, or have been read.
     pub fn informs(&self, keys: &[&str]) {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.extend(keys.iter().map(|&key| key.to_owned()));
@@ -163,7 +163,7 @@ impl Case {
     ///
     /// # Errors
     ///
-    /// If one was not: the method may not be that of the case.
+    /// If one was not: the method may then differ from that of the case.
     pub(super) fn all_read(&self) -> Result<()> {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |key: &str| {
@@ -173,11 +173,11 @@ impl Case {
         let unread: Vec<_> = keys.filter(|key| !known(key)).collect();
         match unread.is_empty() {
             true => Ok(()),
-            false => Err(self.bad(format!("nobody reads the settings {unread:?}"))),
+            false => Err(self.bad(format!("the settings {unread:?} are not read"))),
         }
     }
 
-    /// A setting, or `default` where the case leaves it to the paper.
+    /// A setting; `default` if the case leaves it to the paper.
     ///
     /// # Errors
     ///
@@ -191,7 +191,7 @@ impl Case {
         self.tensors.strip_prefix(prefix)
     }
 
-    /// A setting that must be there.
+    /// A required setting.
     ///
     /// # Errors
     ///
@@ -211,7 +211,7 @@ impl Case {
         serde_json::from_value(values).map_err(|error| self.bad(format!("values: {error}")))
     }
 
-    /// Names of all that the authors' code gave: outputs, gradients, and `values.<key>` of a table.
+    /// Names of everything that the authors' code produced: outputs, gradients, and `values.<key>` of a table.
     pub(super) fn recorded(&self) -> Vec<String> {
         let tensors = self.tensors.names().map(str::to_owned);
         let given = tensors.filter(|name| name.starts_with("expect.") || name.starts_with("grad"));
@@ -223,7 +223,7 @@ impl Case {
             .collect()
     }
 
-    /// All values of a tensor that must be there, in order.
+    /// All values of a required tensor, in order.
     ///
     /// # Errors
     ///
@@ -233,7 +233,7 @@ impl Case {
         Ok(values.flatten_all()?.to_vec1()?)
     }
 
-    /// A tensor that must be there, on a device.
+    /// A required tensor, on a device.
     ///
     /// # Errors
     ///
@@ -247,7 +247,7 @@ impl Case {
         self.tensors.get(name)
     }
 
-    /// One tensor that must be there.
+    /// One required tensor.
     ///
     /// # Errors
     ///

@@ -6,14 +6,14 @@ use mim_core::Result;
 /// The largest relative error of a group of tensors, and the worst tensor outside its tolerance.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Worst {
-    /// Largest `max|a - b| / max|b|`; none if nothing was compared.
+    /// Largest `max|a - b| / max|b|`; `None` if nothing was compared.
     pub error: Option<f64>,
-    /// What does not agree: (tensor, why).
+    /// What differs: (tensor, why).
     pub failure: Option<(String, String)>,
     excess: f64,
 }
 
-/// Which elements of a tensor count, and how far they may be off.
+/// Which elements of a tensor are compared, and how far they may be off.
 pub(super) struct Rule<'a> {
     pub(super) rtol: f64,
     pub(super) atol: f64,
@@ -31,7 +31,7 @@ impl Worst {
             .get_or_insert_with(|| (name.to_owned(), why.into()));
     }
 
-    /// The worse of both.
+    /// The larger errors of both.
     pub(super) fn and(self, other: Self) -> Self {
         let worse = match other.excess > self.excess {
             true => other.clone(),
@@ -44,9 +44,9 @@ impl Worst {
         }
     }
 
-    /// Notes a relative error of `name`, of which `allowed` is allowed.
+    /// Records a relative error of `name`, which may be up to `allowed`.
     pub(super) fn relative(&mut self, name: &str, error: f64, allowed: f64) {
-        // Not `max`, which would pass over NaN.
+        // Not `max`, which would ignore NaN.
         let error = if error.is_nan() { f64::INFINITY } else { error };
         self.error = Some(self.error.unwrap_or(0.).max(error));
         let excess = if error == 0. { 0. } else { error / allowed };
@@ -82,12 +82,12 @@ impl Worst {
                 continue;
             }
             compared = true;
-            // Not `max`, which would pass over NaN.
+            // Not `max`, which would ignore NaN.
             let off = if a == b { 0. } else { (a - b).abs() };
             let off = if off.is_nan() { f64::INFINITY } else { off };
             let allowed = match exact {
                 true => 0.,
-                // Not below zero, where nothing would be too much.
+                // Not below zero, where any difference would be too large.
                 false => (rule.atol + rule.rtol * b.abs() + rule.floor * largest).max(0.),
             };
             difference = difference.max(off);

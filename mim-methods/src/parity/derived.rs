@@ -1,4 +1,4 @@
-//! Cases made from others: a step of a trajectory, other names of settings.
+//! Cases derived from others: a step of a trajectory, other names of settings.
 
 use candle_core::Tensor;
 use mim_core::Result;
@@ -7,8 +7,8 @@ use mim_core::weights::WeightMap;
 use super::{Case, Problem};
 
 impl Case {
-    /// The inputs of one step of a trajectory, from 0: of each draw the step's own, and of what is recorded for each
-    /// image the rows of its batch.
+    /// The inputs of one step of a trajectory, counted from 0: the draws of that step, and of values recorded per image
+    /// the rows of its batch.
     pub(super) fn at_step(&self, index: usize) -> Result<Self> {
         let steps = self.required("expect.loss")?.elem_count();
         let rows: usize = self.setting_or("batch_size", 4)?;

@@ -7,11 +7,11 @@ use mim_core::{Error, Result};
 
 use super::Case;
 
-/// All cases at `path`: a case, or a folder searched through. JSON objects without a `kind` are no cases.
+/// All cases at `path`: a case, or all in a folder and below it. JSON objects without a `kind` are not cases.
 ///
 /// # Errors
 ///
-/// If there is no case at all, or a case or a JSON file cannot be read.
+/// If there is no case, or a case or a JSON file cannot be read.
 pub fn find(path: &Path) -> Result<Vec<Case>> {
     if path.is_file() {
         return Ok(vec![Case::read(path)?]);
@@ -40,7 +40,7 @@ fn is_case(path: &Path) -> Result<bool> {
     let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
         let what = format!("this is not JSON ({error})");
-        Error::format(path, what, "mend it or take it out of the folder")
+        Error::format(path, what, "correct it, or remove it from the folder")
     })?;
     Ok(json.get("kind").is_some())
 }

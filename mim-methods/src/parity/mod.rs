@@ -1,8 +1,8 @@
-//! Golden cases: numbers recorded from the authors' code, compared with the same forward as in pre-training.
+//! Golden cases: values recorded from the authors' code, compared with the forward pass of pre-training.
 //!
-//! A case is a JSON file beside a safetensors file. The method is built from the case's `config`,
-//! its weights renamed through the method's [`Source`]; every recorded output, gradient and stepped
-//! parameter is compared.
+//! A case is a JSON file and a safetensors file of the same name. The method is built from the case's `config`, and the
+//! weights are renamed by the method's [`Source`]. Every recorded output, gradient and parameter after the step is
+//! compared.
 
 mod case;
 mod compare;

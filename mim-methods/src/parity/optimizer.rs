@@ -1,4 +1,4 @@
-//! The optimizer of a case, and the step it makes.
+//! The optimizer of a case, and its step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ pub(super) struct Optimizer {
     wd_scale: BTreeMap<String, f64>,
 }
 
-/// Prefixes of teachers' names, and the student's in their place.
+/// Prefixes of teachers' names, and the student's prefixes that replace them.
 type Followed = BTreeMap<String, String>;
 
 /// The student's parameter that a teacher's `name` follows, or `name` itself.
@@ -101,7 +101,7 @@ impl Optimizer {
         })
     }
 
-    /// The layer-wise decay of the case; its recorded factors must be those of ours.
+    /// The layer-wise decay of the case. The recorded factors must equal ours.
     fn layer_decay(&self, state: State<'_>) -> Result<Option<f64>> {
         let Some(rate) = state.case.setting::<f64>("layer_decay")? else {
             return Ok(None);
@@ -137,9 +137,10 @@ impl Optimizer {
 }
 
 impl Run<'_> {
-    /// (a) the optimizer alone, fed the recorded gradients; (b) end to end, where gradients are large enough.
+    /// Compares (a) the optimizer alone, given the recorded gradients; (b) the whole step, for gradients that are large
+    /// enough.
     ///
-    /// `buffers` are those after the forward pass; they and what precedes the pass happen in both.
+    /// `buffers` are those after the forward pass. They, and what precedes the pass, are the same in both.
     pub(super) fn step(
         &mut self,
         settings: &Optimizer,
@@ -168,7 +169,7 @@ impl Run<'_> {
         Ok(worst)
     }
 
-    /// What the forward pass alone changes, in a case without optimizer: codebooks.
+    /// Compares what the forward pass alone changes (codebooks), for a case without optimizer.
     pub(super) fn after_forward(&self) -> Result<Worst> {
         let mut worst = Worst::default();
         if !self.case.group("step.").is_empty() {
@@ -177,7 +178,7 @@ impl Run<'_> {
         Ok(worst)
     }
 
-    /// Compares all `step.` tensors; with `gradients`, only where they are large enough.
+    /// Compares all `step.` tensors. With `gradients`, only values whose gradients are large enough.
     fn compare(
         &self,
         stepped: &WeightMap,
@@ -192,7 +193,7 @@ impl Run<'_> {
         for (name, theirs) in self.case.group("step.").iter() {
             let full = format!("step.{name}");
             let Some(ours) = stepped.get(name) else {
-                // What the source passes over (counts of batches) is no state of ours.
+                // What the source skips (counts of batches) is not part of our state.
                 let one = WeightMap::from_iter([(name.to_owned(), theirs.clone())]);
                 if self.setup.source.import(&one)?.is_empty() {
                     continue;

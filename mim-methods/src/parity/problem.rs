@@ -10,11 +10,11 @@ use mim_core::Error;
 pub enum Problem {
     /// `mim parity` knows no such method, part, kind of case or setting: `UNSUPPORTED`.
     Unknown(String),
-    /// Something went wrong, a component that refuses its settings included: `FAIL`.
+    /// Something went wrong, for instance a component refused its settings: `FAIL`.
     Failed(Error),
 }
 
-/// What reading and running a case gives.
+/// The result of reading or running a case.
 pub type Result<T> = std::result::Result<T, Problem>;
 
 impl Problem {

@@ -9,7 +9,7 @@ use super::Worst;
 pub enum Verdict {
     /// Everything recorded agrees.
     Pass,
-    /// Something does not, or nothing was compared.
+    /// Something differs, or nothing was compared.
     Fail,
     /// `mim parity` does not know the kind of case, the method or one of its settings.
     Unsupported,
@@ -56,7 +56,7 @@ impl Report {
         }
     }
 
-    /// What this report and that of another variant of the case find together.
+    /// Combines this report with that of another variant of the case.
     pub(super) fn and(self, other: Self) -> Self {
         Self::of(
             self.case,

@@ -1,8 +1,8 @@
 //! Recorded gradients whose own rounding is larger than their case allows.
 //!
-//! Some are zero by mathematics although the case does not list them. Ours and theirs are then both
-//! rounding, and both are compared with zero, not with each other. Others have been magnified
-//! together with their rounding. A method's golden cases name both, with the reason.
+//! Some gradients are mathematically zero, although the case does not list them. Ours and theirs are then both rounding
+//! errors, and both are compared with zero, not with each other. Others were scaled up together with their rounding
+//! errors. The golden cases of a method name both kinds, with the reason.
 
 use candle_core::{DType, Tensor};
 use mim_core::Result;
@@ -13,18 +13,18 @@ use super::compare::Worst;
 /// Share of the largest recorded gradient below which a number counts as rounding.
 const ROUNDING: f64 = 1e-4;
 
-/// Gradients and outputs of a method that are compared in another way than the case says, by the authors' names; those
-/// of outputs start with `expect.`.
+/// Gradients and outputs of a method that are not compared as the case says, by the authors' names. Names of outputs
+/// start with `expect.`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rounding {
-    /// (name, why): zero but for rounding.
+    /// (name, why): zero up to rounding.
     pub zero: &'static [(&'static str, &'static str)],
     /// (start of the name, share of the tensor's largest value by which an element may be off, why).
     pub magnified: &'static [(&'static str, f64, &'static str)],
 }
 
 impl Rounding {
-    /// Share of a tensor's largest value by which each element may be off in any case.
+    /// Share of a tensor's largest value by which each element may always be off.
     pub(super) fn floor(&self, name: &str) -> Option<f64> {
         let found = self.magnified.iter();
         found
@@ -33,7 +33,7 @@ impl Rounding {
             .next()
     }
 
-    /// Whether a gradient is zero but for rounding.
+    /// Whether a gradient is zero up to rounding.
     pub(super) fn is_zero(&self, name: &str) -> bool {
         self.zero.iter().any(|(zero, _)| *zero == name)
     }
@@ -47,7 +47,7 @@ pub(super) fn scale(recorded: &WeightMap) -> Result<f64> {
         .try_fold(0f64, |most, value| Ok(most.max(value?)))
 }
 
-/// Checks that our gradient and theirs are both rounding.
+/// Checks that our gradient and theirs are both rounding errors.
 pub(super) fn check(
     worst: &mut Worst,
     name: &str,
@@ -59,7 +59,7 @@ pub(super) fn check(
         if found.is_nan() || found > ROUNDING * scale {
             worst.fail(
                 name,
-                format!("zero by mathematics, but {whose} reaches {found:.1e}"),
+                format!("mathematically zero, but {whose} reaches {found:.1e}"),
             );
         }
     }
@@ -68,7 +68,7 @@ pub(super) fn check(
 
 fn largest(xs: &Tensor) -> Result<f64> {
     let values: Vec<f64> = xs.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
-    // Not `max` alone, which would pass over NaN.
+    // Not `max` alone, which would ignore NaN.
     Ok(values
         .iter()
         .fold(0f64, |most, value| match value.is_nan() {

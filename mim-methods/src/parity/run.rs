@@ -18,22 +18,22 @@ use super::trajectory::{self, Trajectory};
 use super::{Case, Outputs, Problem, Result, Tolerance, components};
 use crate::registry;
 
-/// How a recorded output is found among ours.
+/// How to find our value for a recorded output.
 pub type Extract = Box<dyn Fn(&Recorded) -> Result<Tensor>>;
 
-/// A case made ready: the method of its config, its inputs, and where its outputs are found.
+/// A prepared case: the method of its config, its inputs, and how to find its outputs.
 pub struct Setup {
     /// The method, with the case's masks.
     pub method: Box<dyn Method>,
     /// The naming of the case's weights.
     pub source: Source,
-    /// Where in the run the case's step lies; schedules depend on it.
+    /// The position of the case's step in the run, on which schedules depend.
     pub step: StepContext,
-    /// Gradients whose recorded values are no better than rounding.
+    /// Gradients whose recorded values are only rounding errors.
     pub rounding: Rounding,
     /// The case's inputs.
     pub batch: Batch,
-    /// For each recorded output (without `expect.`) how to find ours; `loss` and `grad_norm` are known.
+    /// For each recorded output (without `expect.`), how to find ours. `loss` and `grad_norm` need no entry.
     pub outputs: Vec<(String, Extract)>,
     /// Of a trajectory.
     pub(crate) trajectory: Option<Trajectory>,
@@ -48,14 +48,14 @@ impl std::fmt::Debug for Setup {
     }
 }
 
-/// Tolerances from the command line, in place of the case's.
+/// Tolerances from the command line, which replace the case's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overrides {
     /// Relative tolerance of outputs and gradients.
     pub rtol: Option<f64>,
     /// Absolute tolerance of outputs and gradients.
     pub atol: Option<f64>,
-    /// Compare losses alone, for a computation in bf16.
+    /// Compare only losses, for a computation in bf16.
     pub losses_only: bool,
     /// Type of the operands of matrix products.
     pub precision: Precision,
@@ -70,7 +70,7 @@ impl Recorded {
     ///
     /// # Errors
     ///
-    /// If the forward pass gave none of that name.
+    /// If the forward pass traced no such name.
     pub fn get(&self, name: &str) -> Result<Tensor> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let error = || {
@@ -92,7 +92,7 @@ impl TraceSink for Recorded {
     }
 }
 
-/// Runs a case of the registry; errors become failures with their reason.
+/// Runs a case of the registry. Errors become failures with their reason.
 pub fn run(case: &Case, device: &Device, overrides: Overrides) -> Report {
     run_with(case, device, overrides, &[])
 }
@@ -160,14 +160,14 @@ fn compared(
             None => return Err(Problem::unknown(format!("cases of {method} ({kind})"))),
         },
     };
-    // The optimizer's are not read where losses alone are compared.
+    // The optimizer's settings are not read if only losses are compared.
     if report.verdict == Verdict::Pass && !losses_only {
         case.all_read()?;
     }
     Ok(report)
 }
 
-/// The method that a case is a step of: those of PeCo are of its first stage.
+/// The method that a case belongs to: cases of PeCo are of its first stage.
 fn trained(case: &Case) -> &str {
     match case.method() {
         "peco" => "peco_tokenizer",
@@ -175,7 +175,7 @@ fn trained(case: &Case) -> &str {
     }
 }
 
-/// How recorded values are compared: relative and absolute tolerance, and what is passed over.
+/// How recorded values are compared: relative and absolute tolerance, and what is ignored.
 pub(super) fn rule((rtol, atol): (f64, f64), skip: &dyn Fn(usize) -> bool) -> Rule<'_> {
     Rule {
         rtol,
@@ -250,7 +250,7 @@ impl Run<'_> {
                 (_, None) => {
                     worst.fail(
                         &format!("expect.{name}"),
-                        "nothing of ours is compared with it",
+                        "mim has no value to compare with it",
                     );
                     continue;
                 }
@@ -289,7 +289,7 @@ impl Run<'_> {
         for (name, theirs) in recorded.iter() {
             let full = format!("grad.{name}");
             let Some(ours) = own.get(name) else {
-                // Of what takes no part in the loss zeros may be recorded.
+                // Zeros may be recorded for parameters without influence on the loss.
                 let ignored = self.tolerance.ignored(&full, theirs.elem_count());
                 if !ignored.contains(&(0..theirs.elem_count())) {
                     worst.fail(&full, "no gradient arrives");

@@ -1,7 +1,7 @@
-//! The weights of a case: a student, and teachers beside it.
+//! The weights of a case: a student and its teachers.
 //!
-//! A teacher's entries carry the name of its store in front (`teacher.blocks.0.norm1.weight`), whether
-//! the case keeps them under `teacher.` or a [`Source`](mim_core::weights::Source) gives them that name.
+//! Names of a teacher's entries begin with the name of its store (`teacher.blocks.0.norm1.weight`), whether the case
+//! keeps them under `teacher.` or a [`Source`](mim_core::weights::Source) gives them that name.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use mim_core::weights::{Source, WeightMap};
 
 use super::{Case, Problem, Result};
 
-/// The weights of a method, and what a case calls them.
+/// The weights of a method, and their names in a case.
 #[derive(Clone, Copy)]
 pub(super) struct State<'a> {
     pub(super) case: &'a Case,
@@ -20,7 +20,7 @@ pub(super) struct State<'a> {
     pub(super) source: &'a Source,
 }
 
-/// Store in front of an entry's name; nothing for the student.
+/// The store at the start of an entry's name; nothing for the student.
 fn prefix(store: &str) -> String {
     match store {
         "student" => String::new(),
@@ -51,10 +51,10 @@ impl State<'_> {
 
     /// Sets the recorded parameters.
     ///
-    /// Teachers take from the student what the case keeps only once (a position table), and do
-    /// without parts of theirs that we do not have (a decoder nobody runs). A frozen network is no
-    /// store of the method: it was loaded when the method was built. Buffers may stand among the inputs (centres);
-    /// a trajectory begins with those of a new teacher where it records none.
+    /// Teachers take from the student what the case keeps only once (a position table). Parts of a teacher that our
+    /// method lacks (a decoder that is never run) are left out. A frozen network is not a store of the method: it was
+    /// loaded when the method was built. Buffers may be among the inputs (centres). A trajectory that records none
+    /// begins with those of a new teacher.
     pub(super) fn load(&self) -> Result<()> {
         let mut all = self.source.import(&self.case.group("param."))?;
         let stores = self.stores();
@@ -104,7 +104,7 @@ impl State<'_> {
         self.theirs(self.entries(|_| true).into_iter())
     }
 
-    /// Whether a name of theirs is state that the forward pass changes.
+    /// Whether one of their names is state that the forward pass changes.
     pub(super) fn buffer_names(&self) -> Result<Vec<String>> {
         let buffers = self.theirs(self.entries(|kind| kind == Kind::Buffer).into_iter())?;
         Ok(buffers.names().map(str::to_owned).collect())
@@ -130,7 +130,7 @@ impl State<'_> {
             .collect()
     }
 
-    /// Sets the buffers to copies made before.
+    /// Restores the buffers from copies.
     pub(super) fn restore(&self, buffers: &BTreeMap<String, Tensor>) -> Result<()> {
         for (prefix, store) in self.stores() {
             for (name, var) in store.vars() {
@@ -149,7 +149,7 @@ impl State<'_> {
         let kept = self.case.group("teacher.");
         let mut others = WeightMap::default();
         for (name, tensor) in ours {
-            // A case may keep a teacher under `teacher.` although files of the source call it otherwise.
+            // A case may keep a teacher under `teacher.` although files of the source use another name.
             if let Some(own) = name.strip_prefix("teacher.") {
                 let one = WeightMap::from_iter([(own.to_owned(), tensor.clone())]);
                 let spelt = self.source.export(&one)?;
@@ -163,7 +163,7 @@ impl State<'_> {
             others.insert(name, tensor);
         }
         for (name, tensor) in self.source.export(&others)?.iter() {
-            // A teacher that no rule renames is spelt like the student.
+            // A teacher that no rule renames has the student's names.
             match name.strip_prefix("teacher.") {
                 Some(name) => teachers.insert(name, tensor.clone()),
                 None => theirs.insert(name, tensor.clone()),

@@ -6,7 +6,7 @@ use std::path::Path;
 use mim_core::{Error, Result};
 use serde::Deserialize;
 
-/// How far numbers may differ, and which mean nothing.
+/// How far numbers may differ, and which are not compared.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Tolerance {
     /// Relative, for outputs.
@@ -25,7 +25,7 @@ pub struct Tolerance {
     pub ignore: Vec<Ignore>,
 }
 
-/// A tensor, or a part of it, that means nothing to compare.
+/// A tensor, or a part of it, that is not compared.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Ignore {
     /// Glob over tensor names.
@@ -48,7 +48,7 @@ pub enum Rows {
 impl Tolerance {
     /// The elements of `name`, a tensor of `count` elements, that are not compared.
     ///
-    /// Rows are blocks of the first axis, so they are ranges of elements too.
+    /// Rows are blocks of the first axis, so they are also ranges of elements.
     pub(super) fn ignored(&self, name: &str, count: usize) -> Vec<std::ops::Range<usize>> {
         let matching = self
             .ignore
@@ -64,7 +64,7 @@ impl Tolerance {
     }
 }
 
-/// Bounds by the last step, counted from 1, for which each holds.
+/// Bounds, each with the last step (counted from 1) for which it holds.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Piecewise(BTreeMap<usize, f64>);
 
@@ -77,7 +77,7 @@ impl Piecewise {
     }
 }
 
-/// How far the numbers of a trajectory may differ, all of it relative.
+/// How far the numbers of a trajectory may differ; all tolerances are relative.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct DriftTolerance {
     loss_rtol: Piecewise,
@@ -90,7 +90,7 @@ pub(crate) struct DriftTolerance {
     delta_rtol_tensor: BTreeMap<usize, BTreeMap<String, f64>>,
     /// Of the features after the last step.
     pub(super) features_rtol: f64,
-    /// Of learning rates and other numbers that schedules give.
+    /// Of learning rates and other scheduled numbers.
     pub(super) lr_rtol: f64,
 }
 

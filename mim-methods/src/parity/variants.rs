@@ -1,13 +1,13 @@
-//! Cases that are two: in another order of rows, or of two networks.
+//! Cases that hold two: with another order of rows, or of two networks.
 
 use super::Case;
 
 impl Case {
-    /// The case itself and, where gradients `grad_aligned.` are recorded, the same with predictions of
-    /// visible patches compared in their own order (DMJD): its outputs end in `_aligned`, it has no step.
+    /// The case itself. If gradients `grad_aligned.` are recorded, also the same case with predictions of visible
+    /// patches compared in their own order (DMJD): its outputs end in `_aligned`, and it has no step.
     ///
-    /// A case that holds a tokenizer beside its student (BEiT v2) is two: the student's, with the tokenizer as teacher, and
-    /// the tokenizer's own.
+    /// A case that holds both a student and its tokenizer (BEiT v2) becomes two: the student's, with the tokenizer as
+    /// teacher, and the tokenizer's.
     pub(super) fn variants(&self) -> (Self, Option<Self>) {
         if !self.group("param.vqkd.").is_empty() {
             let (student, tokenizer) = self.with_tokenizer();

@@ -27,18 +27,20 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
         Renamed("codebook_ema.eps", "network.codebook.metric.eps"),
         Fixed("teacher.kind", Plain::Text("vit")),
         Same("teacher.input_norm", "target.norm", &["mean", "std"]),
-        // How sure the codes are.
+        // The margin of the nearest code.
         Informs(&["min_code_gap"]),
     ],
     also: |case, config| {
         let blocks: Vec<usize> = case.needs("teacher.layers")?;
-        // Theirs count from 1.
+        // Their blocks count from 1.
         config.layers = blocks.iter().map(|block| block.saturating_sub(1)).collect();
         case.fixed("patch_size", config.network.stride())?;
         let own: Option<InputNorm> = case.setting("input_norm")?;
         match own.is_none_or(|own| own.norm() == config.network.norm()) {
             true => Ok(()),
-            false => Err(Problem::unknown("PeCo's tokenizer on other values than [-1, 1]")),
+            false => Err(Problem::unknown(
+                "PeCo's tokenizer on other values than [-1, 1]",
+            )),
         }
     },
     build: |case, config, device| {
@@ -50,7 +52,10 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
     masks: Masks::None,
     outputs: &[
         ("latent", ChannelsFirst("latent")),
-        ("codes", By(|made, recorded| Ok(recorded.get("codes")?.reshape((made.images, ()))?))),
+        (
+            "codes",
+            By(|made, recorded| Ok(recorded.get("codes")?.reshape((made.images, ()))?)),
+        ),
         (
             "quantized",
             By(|_, recorded| {
@@ -73,8 +78,10 @@ pub(super) const GOLDEN: Golden<PecoTokenizerConfig> = Golden {
             }),
         ),
     ],
-    // Its names are ours, as MAE's are.
-    ..Golden::new("mae", |config| PatchGrid::of_image(config.image_size.into(), config.network.stride()))
+    // It has our names, which are also MAE's.
+    ..Golden::new("mae", |config| {
+        PatchGrid::of_image(config.image_size.into(), config.network.stride())
+    })
 };
 
 #[derive(Deserialize)]
@@ -85,7 +92,11 @@ struct InputNorm {
 
 impl InputNorm {
     fn norm(self) -> Norm {
-        Norm { mean: self.mean, std: self.std, ..Norm::imagenet() }
+        Norm {
+            mean: self.mean,
+            std: self.std,
+            ..Norm::imagenet()
+        }
     }
 }
 
@@ -99,12 +110,19 @@ fn teacher(case: &Case, config: &PecoTokenizerConfig, device: &Device) -> Result
         final_norm: false,
         ..VitConfig::default()
     };
-    let sizes = Same("", "", &["patch_size", "embed_dim", "depth", "num_heads", "norm_eps"]);
+    let sizes = Same(
+        "",
+        "",
+        &["patch_size", "embed_dim", "depth", "num_heads", "norm_eps"],
+    );
     let config: VitConfig = read(&case.table("teacher")?, &base, &[sizes])?;
     let store = ParamStore::teacher(device);
     let vit = Vit::new(&store.root(), &config)?;
     let weights = case.group("teacher.");
-    let weights: WeightMap = weights.iter().map(|(name, tensor)| (renamed(name), tensor.clone())).collect();
+    let weights: WeightMap = weights
+        .iter()
+        .map(|(name, tensor)| (renamed(name), tensor.clone()))
+        .collect();
     store.load(&weights)?;
     Ok(Box::new(vit))
 }
@@ -116,15 +134,21 @@ fn renamed(name: &str) -> String {
         "pos" => "pos_embed".to_owned(),
         _ => name.replacen("patch.", "patch_embed.proj.", 1),
     };
-    let inner =
-        [(".qkv.", ".attn.qkv."), (".proj.", ".attn.proj."), (".fc1.", ".mlp.fc1."), (".fc2.", ".mlp.fc2.")];
+    let inner = [
+        (".qkv.", ".attn.qkv."),
+        (".proj.", ".attn.proj."),
+        (".fc1.", ".mlp.fc1."),
+        (".fc2.", ".mlp.fc2."),
+    ];
     match name.starts_with("blocks.") {
-        true => inner.iter().fold(name, |name, (theirs, ours)| name.replacen(theirs, ours, 1)),
+        true => inner
+            .iter()
+            .fold(name, |name, (theirs, ours)| name.replacen(theirs, ours, 1)),
         false => name,
     }
 }
 
-/// A map `[batch, rows, cols, dim]` with its channels first.
+/// A map `[batch, rows, cols, dim]` with the channels moved to the front.
 fn channels_first(map: &Tensor) -> Result<Tensor> {
     Ok(map.permute((0, 3, 1, 2))?.contiguous()?)
 }

@@ -6,7 +6,9 @@ use mim_core::schedule::{Per, Schedule};
 use serde::Deserialize;
 
 use super::{SdaeConfig, TeacherView};
-use crate::parity::golden::{Golden, MAE_DECODER, Made, Masks, Output, Plain, Setting, VIT, random_mask};
+use crate::parity::golden::{
+    Golden, MAE_DECODER, Made, Masks, Output, Plain, Setting, VIT, random_mask,
+};
 use crate::parity::{Case, Problem, Recorded, Result};
 use Output::{By, Trace};
 use Setting::{Fixed, Same};
@@ -74,7 +76,10 @@ fn teacher_view(case: &Case) -> Result<TeacherView> {
         (case.setting("shrink_num")?, case.setting("ncrop_loss")?);
     Ok(match (tokens, folds) {
         (None, None) => TeacherView::Whole,
-        (Some(_), folds) => TeacherView::Folds { folds: folds.unwrap_or(1), tokens },
+        (Some(_), folds) => TeacherView::Folds {
+            folds: folds.unwrap_or(1),
+            tokens,
+        },
         (None, Some(folds)) => {
             let what = format!("{folds} folds of whole images");
             return Err(Problem::unknown(what));
@@ -91,13 +96,21 @@ struct MomentumSchedule {
     epoch: usize,
 }
 
-/// The momentum of the run, and the place of the case in it.
+/// The momentum of the run, and the position of the case in the run.
 fn momentum(case: &Case) -> Result<(Schedule, StepContext)> {
-    let MomentumSchedule { momentum_start: start, momentum_end: end, epochs, epoch } =
-        case.needs("ema_schedule")?;
+    let MomentumSchedule {
+        momentum_start: start,
+        momentum_end: end,
+        epochs,
+        epoch,
+    } = case.needs("ema_schedule")?;
     let per = Per::Epoch;
     let schedule = Schedule::Cosine { start, end, per };
-    let step = StepContext { epoch, epochs, ..StepContext::new(0) };
+    let step = StepContext {
+        epoch,
+        epochs,
+        ..StepContext::new(0)
+    };
     let momentum: f64 = case.needs("ema.momentum")?;
     if (schedule.at(&step) - momentum).abs() > 1e-9 {
         let what = format!("SdAE's teacher moved with momentum {momentum}");
@@ -108,12 +121,17 @@ fn momentum(case: &Case) -> Result<(Schedule, StepContext)> {
 
 /// The momentum of each epoch.
 fn momenta(made: &Made<SdaeConfig>) -> Result<Tensor> {
-    let epochs = (0..made.step.epochs).map(|epoch| StepContext { epoch, ..made.step.clone() });
-    let values: Vec<f64> = epochs.map(|epoch| made.config.momentum.at(&epoch)).collect();
+    let epochs = (0..made.step.epochs).map(|epoch| StepContext {
+        epoch,
+        ..made.step.clone()
+    });
+    let values: Vec<f64> = epochs
+        .map(|epoch| made.config.momentum.at(&epoch))
+        .collect();
     Ok(Tensor::new(values, &Device::Cpu)?.to_dtype(DType::F32)?)
 }
 
-/// Patches of an image that are compared, and its folds; none if the teacher sees whole images.
+/// Number of patches of an image that are compared, and its folds; `None` if the teacher sees whole images.
 fn folded(made: &Made<SdaeConfig>) -> Result<Option<(usize, usize)>> {
     let mask = made.mask()?;
     let hidden = mask.width() - mask.exact_keep()?;
@@ -123,8 +141,8 @@ fn folded(made: &Made<SdaeConfig>) -> Result<Option<(usize, usize)>> {
     })
 }
 
-/// The values that are compared among those of all patches, as they order them: the folds of an image one after the
-/// other, each the first hidden patches in the mask's order, or all hidden patches.
+/// The compared values out of those of all patches, in the authors' order: the folds of an image one after the other
+/// (the first hidden patches in the mask's order), or all hidden patches.
 fn rows(made: &Made<SdaeConfig>, all: &Tensor) -> Result<Tensor> {
     let (images, tokens, dim) = all.dims3()?;
     let (mask, folded) = (made.mask()?, folded(made)?);
@@ -154,7 +172,7 @@ fn target(made: &Made<SdaeConfig>, recorded: &Recorded) -> Result<Tensor> {
     of_teacher(made, recorded.get("target.features")?)
 }
 
-/// What the teacher gives for the folds of an image one after the other: that of each fold by itself.
+/// The teacher's output for the folds of an image, one after the other, each fold encoded separately.
 fn of_teacher(made: &Made<SdaeConfig>, all: Tensor) -> Result<Tensor> {
     let Some((seen, folds)) = folded(made)? else {
         return rows(made, &all);

@@ -1,4 +1,4 @@
-//! The golden cases of SemMAE: records of patches with their places, which are put back where they come from.
+//! The golden cases of SemMAE: patches recorded with their positions, which are put back there.
 
 use candle_core::{DType, Device, Tensor};
 use mim_core::ops::{PatchOrder, patchify, unpatchify};
@@ -7,7 +7,9 @@ use mim_masking::SemanticPartMasker;
 
 use super::SemMaeConfig;
 use crate::MethodConfig;
-use crate::parity::golden::{Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, Views, several};
+use crate::parity::golden::{
+    Golden, MAE_DECODER, Made, Masks, Output, Setting, VIT, Views, several,
+};
 use crate::parity::{Case, Recorded, Result};
 use Output::{By, Trace};
 use Setting::{Informs, Same};
@@ -19,12 +21,16 @@ pub(super) const GOLDEN: Golden<SemMaeConfig> = Golden {
         VIT,
         MAE_DECODER,
         Same("", "", &["norm_pix_loss"]),
-        Same("", "masker", &["mask_ratio", "num_parts", "schedule_epochs"]),
-        // The schedule gives it again.
+        Same(
+            "",
+            "masker",
+            &["mask_ratio", "num_parts", "schedule_epochs"],
+        ),
+        // It follows from the schedule.
         Informs(&["mask_lambda", "epoch"]),
     ],
     also: |case, config| {
-        // Images hold the patches at their places, not as a mosaic of those that take part.
+        // Our images hold the patches at their positions, not a mosaic of the used ones.
         let side: usize = case.needs("position_grid")?;
         config.encoder.image_size = (side * config.encoder.patch_size).into();
         Ok(())
@@ -46,18 +52,24 @@ pub(super) const GOLDEN: Golden<SemMaeConfig> = Golden {
         ("judge_mask", By(|made, _| judged(made))),
         ("image_shuffled", By(|made, _| mosaic(made))),
         ("latent", Trace("latent")),
-        ("pred", By(|made, recorded| theirs(made, recorded, "pred.pixel"))),
-        ("target", By(|made, recorded| theirs(made, recorded, "target.pixels"))),
+        (
+            "pred",
+            By(|made, recorded| theirs(made, recorded, "pred.pixel")),
+        ),
+        (
+            "target",
+            By(|made, recorded| theirs(made, recorded, "target.pixels")),
+        ),
     ],
     ..Golden::new("mae", |config| config.encoder.grid())
 };
 
-/// The records of a case: patches that take part, with their places in the grid.
+/// The records of a case: the used patches, with their positions in the grid.
 struct Records {
     grid: PatchGrid,
     /// Patches of an image.
     tokens: usize,
-    /// Place of each patch, in the order of the record and in that of the case's shuffle.
+    /// Position of each patch, in the order of the record and in the order of the case's shuffle.
     places: Vec<u32>,
     shuffled: Vec<u32>,
 }
@@ -78,7 +90,7 @@ impl Records {
         self.places.len() / self.tokens
     }
 
-    /// Values of the record's patches at their places, `other` elsewhere.
+    /// Values of the recorded patches at their positions, `other` elsewhere.
     fn placed<T: Copy>(&self, values: &[T], other: T) -> Vec<T> {
         let mut placed = vec![other; self.images() * self.grid.len()];
         for (at, (&place, &value)) in self.places.iter().zip(values).enumerate() {
@@ -90,8 +102,9 @@ impl Records {
     /// Rows of all patches `[images, grid, C]` in the order of the case's shuffle, `[images, tokens, C]`.
     fn in_their_order(&self, all: &Tensor) -> Result<Tensor> {
         let width = all.dim(2)?;
-        let row =
-            |(at, &place): (usize, &u32)| (at / self.tokens * self.grid.len()) as i64 + i64::from(place);
+        let row = |(at, &place): (usize, &u32)| {
+            (at / self.tokens * self.grid.len()) as i64 + i64::from(place)
+        };
         let ids = Tensor::from_iter(self.shuffled.iter().enumerate().map(row), all.device())?;
         let rows = all.flatten(0, 1)?.index_select(&ids, 0)?;
         Ok(rows.reshape((self.images(), self.tokens, width))?)
@@ -102,9 +115,11 @@ impl Records {
 fn images(case: &Case, config: &SemMaeConfig) -> Result<Tensor> {
     let records = Records::read(case, config.encoder.grid()?)?;
     let sample = case.required("input.sample")?.to_dtype(DType::F32)?;
-    // Counts, flags and place come before the pixels.
+    // Counts, flags and position come before the pixels.
     let first = 2 * config.masker.num_parts + 1;
-    let rows = sample.narrow(2, first, sample.dim(2)? - first)?.contiguous()?;
+    let rows = sample
+        .narrow(2, first, sample.dim(2)? - first)?
+        .contiguous()?;
     let width = rows.dim(2)?;
     let rows: Vec<Vec<f32>> = rows.flatten(0, 1)?.to_vec2()?;
     let zero = vec![0f32; width];
@@ -122,7 +137,7 @@ fn within_share(case: &Case, config: &SemMaeConfig) -> Result<f64> {
     Ok(config.masker.build()?.within_share(&step))
 }
 
-/// The masks of the case's draws, which must be the recorded ones.
+/// The masks from the case's draws. They must equal the recorded ones.
 fn mask(case: &Case, config: &SemMaeConfig, records: &Records) -> Result<Mask> {
     let masker = config.masker.build()?;
     let noise: Vec<f32> = case.flat("input.noise_tokens")?;
@@ -138,13 +153,15 @@ fn mask(case: &Case, config: &SemMaeConfig, records: &Records) -> Result<Mask> {
     }
 }
 
-/// What the counts of the parts alone hide, in the order of the case's shuffle.
+/// The patches hidden by the counts of the parts alone, in the order of the case's shuffle.
 fn judged(made: &Made<SemMaeConfig>) -> Result<Tensor> {
     let (case, config) = (&made.case, &made.config);
     let records = Records::read(case, config.encoder.grid()?)?;
     let masker = config.masker.build()?;
-    let (parts, order): (Vec<u32>, Vec<u32>) =
-        (case.flat("input.part_id")?, case.flat("input.ids_pre_shuffle")?);
+    let (parts, order): (Vec<u32>, Vec<u32>) = (
+        case.flat("input.part_id")?,
+        case.flat("input.ids_pre_shuffle")?,
+    );
     let part_noise: Vec<f32> = case.flat("input.noise_parts")?;
     let (num_parts, within) = (config.masker.num_parts, within_share(case, config)?);
     let mut judged: Vec<u8> = Vec::new();
@@ -168,12 +185,17 @@ fn theirs(made: &Made<SemMaeConfig>, recorded: &Recorded, name: &str) -> Result<
     records.in_their_order(&recorded.get(name)?)
 }
 
-/// The patches that take part as a square image, in the order of the shuffle.
+/// The used patches as a square image, in the order of the shuffle.
 fn mosaic(made: &Made<SemMaeConfig>) -> Result<Tensor> {
     let records = Records::read(&made.case, made.config.encoder.grid()?)?;
     let patch = made.config.encoder.patch_size;
     let images = images(&made.case, &made.config)?.to_device(&made.device)?;
     let (side, patches) = (records.tokens.isqrt(), patchify(&images, patch, ORDER)?);
     let mosaic = records.in_their_order(&patches)?;
-    Ok(unpatchify(&mosaic, patch, PatchGrid::new(side, side), ORDER)?)
+    Ok(unpatchify(
+        &mosaic,
+        patch,
+        PatchGrid::new(side, side),
+        ORDER,
+    )?)
 }

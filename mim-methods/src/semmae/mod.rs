@@ -252,7 +252,7 @@ pub(crate) const ENTRY: Entry = Entry {
         predicted: "pixels of the hidden patches",
         by: "MAE's decoder",
         loss: "mean squared error on hidden patches",
-        choose: "When part maps (or an encoder that gives them) are at hand.",
+        choose: "When part maps, or an encoder that gives them, are available.",
     },
     status: "exact: masks of given parts, forward, loss, gradients, step",
     recipes: recipes!("semmae_32px", "semmae_base"),

@@ -1,9 +1,9 @@
 //! The part learning of SemMAE: Semantic-Guided Masking for Learning Masked Autoencoders (Li et al., NeurIPS 2022,
 //! arXiv 2206.10207), by the paper's text: no code of this stage was released.
 //!
-//! Part tokens are learned on the features of a frozen ViT (iBOT): the class token becomes one token per part, which
-//! attends to its patches. From these maps, a decoder after StyleGAN draws the image, with texture from the class
-//! token. A loss penalises overlapping maps. `semmae` uses them for its masks (`parts.type=learned`,
+//! Part tokens are learned on the features of a frozen ViT (iBOT in the paper): the class token becomes one token per
+//! part, which attends to its patches. From these maps, a decoder after StyleGAN draws the image, with texture from the
+//! class token. A loss penalises overlapping maps. `semmae` uses them for its masks (`parts.type=learned`,
 //! `parts.checkpoint=RUN`).
 
 mod learned;
@@ -24,8 +24,10 @@ pub use method::SemMaeParts;
 
 const NAME: &str = "semmae_parts";
 
-/// Settings of SemMAE's part learning; `Default` is six parts on DINO's ViT-S/8, which has the patches of SemMAE's
-/// encoder; its weights must be given. (The paper uses iBOT, which was released only with larger patches.)
+/// Settings of SemMAE's part learning; `Default` is six parts on DINO's ViT-S/8, whose weights must be given.
+///
+/// DINO's ViT-S/8 has the patches of SemMAE's encoder. The paper uses iBOT, which was released only with larger
+/// patches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SemMaePartsConfig {
@@ -75,12 +77,24 @@ impl SemMaePartsConfig {
     fn check(&self) -> Result<()> {
         let weight = self.diversity_weight;
         if !weight.is_finite() || weight < 0. {
-            let (field, why) = ("diversity_weight", "a weight must be finite and not negative");
+            let (field, why) = (
+                "diversity_weight",
+                "a weight must be finite and not negative",
+            );
             return Err(Error::config(NAME, field, weight, why, "use 1"));
         }
         if self.teacher.view != 0 {
-            let (field, why) = ("teacher.view", "the decoder reconstructs the view that the network sees");
-            return Err(Error::config(NAME, field, self.teacher.view, why, "remove it"));
+            let (field, why) = (
+                "teacher.view",
+                "the decoder reconstructs the view that the network sees",
+            );
+            return Err(Error::config(
+                NAME,
+                field,
+                self.teacher.view,
+                why,
+                "remove it",
+            ));
         }
         Ok(())
     }
@@ -141,7 +155,10 @@ impl MethodConfig for SemMaePartsConfig {
     type Method = SemMaeParts;
 
     fn arch(arch: &str) -> Result<Self> {
-        let (why, fix) = ("this method has only one size", "set teacher.encoder and decoder.embed_dim");
+        let (why, fix) = (
+            "this method has only one size",
+            "set teacher.encoder and decoder.embed_dim",
+        );
         Err(Error::config(NAME, "arch", arch, why, fix))
     }
 
@@ -161,7 +178,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "none: no code of this stage was released",
     about: crate::registry::About {
         hidden: "nothing",
-        predicted: "pixels, from maps of parts and the class token of a frozen network (iBOT)",
+        predicted: "pixels, from maps of parts and the class token of a frozen network (DINO)",
         by: "a decoder after StyleGAN",
         loss: "mean squared error, and the overlap of the maps",
         choose: "Learns the parts that SemMAE hides, on your images.",

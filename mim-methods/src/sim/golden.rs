@@ -27,11 +27,18 @@ pub(super) const GOLDEN: Golden<SimConfig> = Golden {
             "momentum.schedule",
             &[
                 ("cosine", &[Renamed("momentum.base", "momentum.start")]),
-                ("constant", &[Converted("momentum.base", "momentum", constant)]),
+                (
+                    "constant",
+                    &[Converted("momentum.base", "momentum", constant)],
+                ),
             ],
         ),
         Same("", "projector", &["mlp_ratio"]),
-        Same("decoder", "projector", &["embed_dim", "num_heads", "mlp_ratio"]),
+        Same(
+            "decoder",
+            "projector",
+            &["embed_dim", "num_heads", "mlp_ratio"],
+        ),
         Renamed("decoder.projector_depth", "projector.depth"),
         Renamed("decoder.projector_norm", "projector.norm"),
         Same("", "predictor", &["mlp_ratio"]),
@@ -40,8 +47,8 @@ pub(super) const GOLDEN: Golden<SimConfig> = Golden {
         Renamed("decoder.predictor_norm", "predictor.norm"),
         Renamed("online_ln", "predictor.output_norm"),
         Fixed("decoder.batch_norm_momentum", Plain::Float(0.1)),
-        // The masks are recorded; `schedule` and `num_masking_patches` say the rest again, and the momentum's schedule
-        // gives `ema`.
+        // The masks are recorded. `schedule` and `num_masking_patches` repeat what other keys say, and `ema` follows
+        // from the schedule of the momentum.
         Informs(&["warmup_epochs", "mask_ratio", "ema"]),
     ],
     also: |case, config| {
@@ -89,7 +96,10 @@ pub(super) const GOLDEN: Golden<SimConfig> = Golden {
             let features = |store| -> Result<Features> {
                 Ok(Features::new(config.encoder.clone(), store, device)?.view(1))
             };
-            Ok(vec![("features", features("student")?), ("features_target", features("teacher")?)])
+            Ok(vec![
+                ("features", features("student")?),
+                ("features_target", features("teacher")?),
+            ])
         })
     }),
     ..Golden::new("sim", |config| config.encoder.grid())
@@ -105,12 +115,21 @@ struct LearningRate {
 }
 
 fn learning_rate(made: &Made<SimConfig>) -> Result<Tensor> {
-    let LearningRate { peak_lr: peak, min_lr: min, warmup_epochs, kind } = made.case.needs("schedule")?;
+    let LearningRate {
+        peak_lr: peak,
+        min_lr: min,
+        warmup_epochs,
+        kind,
+    } = made.case.needs("schedule")?;
     if kind != "linear_warmup_half_cosine" {
         let what = format!("the learning rate schedule `{kind}`");
         return Err(Problem::unknown(what));
     }
-    let schedule = Schedule::MaeCosine { peak, min, warmup_epochs };
+    let schedule = Schedule::MaeCosine {
+        peak,
+        min,
+        warmup_epochs,
+    };
     Ok(Tensor::new(schedule.at(&made.step), &made.device)?)
 }
 
@@ -123,9 +142,15 @@ fn crops(case: &Case) -> Result<[Vec<Crop>; 2]> {
             return Err(case.bad("`input.crop_boxes` is empty".to_owned()).into());
         };
         if sides.len() != 10 {
-            return Err(case.bad("`input.crop_boxes` must have 11 columns".to_owned()).into());
+            return Err(case
+                .bad("`input.crop_boxes` must have 11 columns".to_owned())
+                .into());
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the width of an image")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the width of an image"
+        )]
         let width = *width as u32;
         for (view, side) in views.iter_mut().zip(sides.chunks_exact(5)) {
             view.push(Crop {
@@ -150,7 +175,7 @@ fn batch(case: &Case, device: &Device) -> Result<Batch> {
     ]))
 }
 
-/// The place in the run; a fraction of an epoch becomes a share of many steps.
+/// The position in the run. A fraction of an epoch becomes a share of many steps.
 fn place(case: &Case) -> Result<StepContext> {
     const STEPS: usize = 1 << 24;
     let epoch: f64 = case.setting_or("epoch", 0.)?;
@@ -159,7 +184,10 @@ fn place(case: &Case) -> Result<StepContext> {
         clippy::cast_sign_loss,
         reason = "an epoch is small and not negative"
     )]
-    let (whole, iter) = (epoch as usize, (epoch.fract() * STEPS as f64).round() as usize);
+    let (whole, iter) = (
+        epoch as usize,
+        (epoch.fract() * STEPS as f64).round() as usize,
+    );
     Ok(StepContext {
         epoch: whole,
         epochs: case.setting_or("epochs", 1)?,

@@ -15,15 +15,15 @@ use mim_core::decoders::{RelativePredictor, RelativePredictorConfig};
 use mim_core::encoders::{Projected, ProjectorConfig, Vit, VitConfig};
 use mim_core::nn::PosEmbedKind;
 use mim_core::objectives::UniGradConfig;
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, Params, EmaStart, EmaTiming};
+use mim_core::params::{Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore, Params};
 use mim_core::schedule::{Per, Schedule};
 use mim_core::{Encoder, Norm, Result};
 use mim_masking::BlockwiseMaskerConfig;
 use mim_targets::{FeatureTarget, FeatureTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of SIM; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -165,7 +165,13 @@ impl MethodConfig for SimConfig {
         // Parity: the release averages the mask token as well, although its teacher has no masks.
         teacher.root().weight(&[1, 1, width], "mask_token")?;
         let momentum = self.momentum.clone();
-        let ema = Ema::new(student, &teacher, momentum, EmaTiming::BeforeStep, EmaStart::Copy)?;
+        let ema = Ema::new(
+            student,
+            &teacher,
+            momentum,
+            EmaTiming::BeforeStep,
+            EmaStart::Copy,
+        )?;
         let masker = self.masker.build()?;
         Composite::builder("sim", student, encoder, masker, MaskMode::Drop)
             .input(self.encoder.image_size, self.norm.clone(), self.plan())
@@ -188,7 +194,7 @@ pub(crate) const ENTRY: Entry = Entry {
     reference: "OpenGVLab/Siamese-Image-Modeling @ bbdec30",
     archs: crate::registry::VITS,
     about: crate::registry::About {
-        hidden: "blocks of one of two views; they are dropped",
+        hidden: "about 60 % of the patches of one of two views, in blocks; they are dropped",
         predicted: "features of the other view, which a momentum teacher sees whole",
         by: "a decoder that is told where the other view lies",
         loss: "UniGrad: similarity, and repulsion in closed form",

@@ -15,17 +15,27 @@ use Setting::{Choice, Converted, Fixed, Informs, Same, Set, Word};
 
 const SIMMIM_VIT: &[Setting] = &[
     VIT,
-    Word("qkv_bias", "encoder.qkv_bias", &[("true", "q_v"), ("false", "none")]),
+    Word(
+        "qkv_bias",
+        "encoder.qkv_bias",
+        &[("true", "q_v"), ("false", "none")],
+    ),
     // Zero means no layer scale at all.
     Converted("init_values", "encoder.layer_scale_init", positive),
 ];
 
 pub(super) const GOLDEN: Golden<SimMimConfig> = Golden {
     settings: &[
-        Choice("arch", &[("vit", SIMMIM_VIT), ("swin", &[Set("encoder.type", Plain::Text("swin")), SWIN])]),
+        Choice(
+            "arch",
+            &[
+                ("vit", SIMMIM_VIT),
+                ("swin", &[Set("encoder.type", Plain::Text("swin")), SWIN]),
+            ],
+        ),
         Same("", "", &["mask_ratio", "mask_patch_size"]),
         Fixed("drop_rate", Plain::Float(0.)),
-        // Of classification.
+        // For classification only.
         Informs(&["use_mean_pooling"]),
     ],
     also: |case, config| {
@@ -37,7 +47,13 @@ pub(super) const GOLDEN: Golden<SimMimConfig> = Golden {
         case.fixed("encoder_stride", stride)
     },
     masks: Masks::By(mask),
-    outputs: &[("latent", By(latent)), ("reconstruction", Image("pred.pixel", SimMimConfig::mask_stride))],
+    outputs: &[
+        ("latent", By(latent)),
+        (
+            "reconstruction",
+            Image("pred.pixel", SimMimConfig::mask_stride),
+        ),
+    ],
     course: Some(Course::new(|config, device| {
         let features = Features::new(config.encoder.clone(), "student", device)?;
         Ok(vec![("features", features.shape(Shape::Map))])
@@ -59,19 +75,21 @@ fn mask(case: &Case, config: &SimMimConfig, grid: PatchGrid) -> Result<Mask> {
         None => {
             let scale = grid.scale_to(first)?;
             let corner = |id: usize| (id / grid.cols * first.cols + id % grid.cols) * scale;
-            let corners =
-                recorded.chunks(first.len()).flat_map(|bits| (0..grid.len()).map(move |id| bits[corner(id)]));
+            let corners = recorded
+                .chunks(first.len())
+                .flat_map(|bits| (0..grid.len()).map(move |id| bits[corner(id)]));
             Mask::from_bits(grid, &corners.collect::<Vec<_>>())?
         }
     };
     if mask.upsample(first)?.to_bits() != recorded {
-        let what = "`input.mask` is not whole cells, or not those of the recorded permutation".to_owned();
+        let what =
+            "`input.mask` is not whole cells, or not those of the recorded permutation".to_owned();
         return Err(case.bad(what).into());
     }
     Ok(mask)
 }
 
-/// Theirs is a feature map without class token.
+/// Their output is a feature map without class token.
 fn latent(made: &Made<SimMimConfig>, recorded: &Recorded) -> Result<Tensor> {
     let (tokens, grid) = (recorded.get("latent")?, made.config.encoder.grid()?);
     let prefix = tokens.dim(1)?.saturating_sub(grid.len());

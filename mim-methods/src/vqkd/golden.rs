@@ -20,7 +20,7 @@ pub(super) const GOLDEN: Golden<VqKdConfig> = Golden {
         Renamed("n_embed", "codebook.size"),
         Renamed("code_dim", "codebook.dim"),
         Renamed("codebook_ema.momentum", "codebook.decay"),
-        // It is [-1, 1] for our method always.
+        // Our method always uses [-1, 1].
         Informs(&["input_norm", "teacher_dim"]),
     ],
     also: |case, config| {

@@ -10,8 +10,8 @@ use crate::cli::pretrain::resume::flatten;
 /// Where figures go in addition to the run folder.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct LogArgs {
-    /// Send the settings and the figures of each epoch to an MLflow server: mlflow:http://HOST:PORT. The run goes on if the
-    /// server does not answer.
+    /// Send the settings and the figures of each epoch to an MLflow server: mlflow:http://HOST:PORT. The run continues
+    /// if the server does not answer.
     #[arg(long, value_name = "mlflow:URL")]
     log: Option<Server>,
     /// The experiment of --log.

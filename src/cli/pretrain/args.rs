@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATTERN", requires = "init")]
     allow_missing: Vec<Pattern>,
     /// What the patch embedding of --init becomes for another number of channels: its kernels in turn, as in timm
-    /// (repeat), their mean for every channel, or zero for further channels.
+    /// (repeat), their mean for every channel, or zero for additional channels.
     #[arg(long, value_name = "repeat|mean|zero", requires = "init", value_parser = channel_fit)]
     init_channels: Option<ChannelFit>,
     #[command(flatten)]

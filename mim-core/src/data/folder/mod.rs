@@ -15,14 +15,16 @@ use super::{Dataset, Reading, Split, out_of_range};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// Images of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold one), as RGB unless
-/// [`Reading::range`] is set, or point clouds (`.npy`, `.npz`, `.ply`, `.off`, `.xyz`), in the order of their names.
+/// Images or point clouds of a folder, in the order of their names.
 ///
-/// The folder may have a folder for each split, by any of its usual names ([`Split::names`]) in any case of letters;
-/// else it is all train split. Inside a split, images in subfolders (at any depth) are labelled by the first; images
-/// beside one another are unlabelled. Names that start with a dot are skipped. Folders that hold a run of
-/// `mim pretrain`, files of other kinds and links that lead in a circle are passed over and counted
-/// ([`Dataset::notes`]); so are images of val and test whose class the train split does not have.
+/// Images are JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, and files without an ending that hold an image; they are RGB unless
+/// [`Reading::range`] is set. Point clouds are `.npy`, `.npz`, `.ply`, `.off`, `.xyz`.
+///
+/// The folder may have a folder for each split, with any of its usual names ([`Split::names`]) in upper or lower case.
+/// Otherwise all files are the train split. Inside a split, the topmost subfolder is the class of all images below it;
+/// images without subfolders are unlabelled. Names that start with a dot are skipped. Folders of a run of `mim
+/// pretrain`, files of other kinds and links that lead in a circle are skipped and counted ([`Dataset::notes`]). So are
+/// images of val and test whose class is not in the train split.
 #[derive(Debug)]
 pub struct FolderDataset {
     kind: Files,
@@ -38,14 +40,13 @@ impl FolderDataset {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSplit`] if the split is missing; [`Error::Format`] if it holds no image, or only classes that the
-    /// train split lacks;
-    /// [`Error::Io`] if a folder cannot be listed.
+    /// [`Error::NoSplit`] if the split is missing; [`Error::Format`] if it holds no image, or only classes that are not
+    /// in the train split; [`Error::Io`] if a folder cannot be listed.
     pub fn open(root: &Path, split: Split) -> Result<Self> {
         Self::open_with(root, split, &Reading::default())
     }
 
-    /// Lists a split of the images in `root`, to be read as `reading` says.
+    /// Lists a split of the images in `root`, which are read as `reading` says.
     ///
     /// # Errors
     ///

@@ -14,17 +14,19 @@ use super::{Dataset, FolderDataset, Reading, Split};
 use crate::augment::Sample;
 use crate::{Error, Result};
 
-/// Images that a file lists, in its order: a path a line (`.txt`, `.lst`), a table with a line of names of columns
-/// (`.csv`, `.tsv`, `.tab`), or a JSON object a line (`.jsonl`, `.ndjson`).
+/// Images that a file lists, in its order.
 ///
-/// Paths are relative to the file's folder. A column `label` (or another usual name, or
-/// [`Reading::label_column`]) holds numbers or names of classes; their order is that of numbers if all of the train
-/// split are whole numbers, else that of text. A column `split` says the split of each row, by any of its names
-/// ([`Split::names`]). Without it the rows are of the split that the file is named after, or else of train; a folder
-/// may have a list for each split. In a list without columns a line may also name a folder: all images below it.
+/// The file has one path per line (`.txt`, `.lst`), is a table whose first line names the columns (`.csv`, `.tsv`,
+/// `.tab`), or has one JSON object per line (`.jsonl`, `.ndjson`).
 ///
-/// Files that are missing are left out and counted ([`Dataset::notes`]), and so are images of val and test whose class
-/// the train split does not have.
+/// Paths are relative to the file's folder. A column `label` (or another usual name, or [`Reading::label_column`])
+/// holds numbers or names of classes. Classes are sorted as numbers if all of the train split are whole numbers, else
+/// as text. A column `split` gives the split of each row, by any of its names ([`Split::names`]). Without it the rows
+/// belong to the split that the file is named after, or else to train; a folder may have a list for each split. In a
+/// list without columns a line may also name a folder, which stands for all images below it.
+///
+/// Missing files are left out and counted ([`Dataset::notes`]). So are images of val and test whose class is not in the
+/// train split.
 #[derive(Debug)]
 pub struct ListDataset {
     files: Vec<PathBuf>,
@@ -35,12 +37,12 @@ pub struct ListDataset {
 }
 
 impl ListDataset {
-    /// Reads a list, or that of a split in a folder of lists.
+    /// Reads a split of a list, or of a folder of lists.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSplit`] if it has no such split; [`Error::Format`] if it cannot be read or none of its files is there;
-    /// [`Error::InvalidConfig`] if a column of `reading` is not there.
+    /// [`Error::NoSplit`] if it has no such split; [`Error::Format`] if it cannot be read or none of its files exists;
+    /// [`Error::InvalidConfig`] if a column of `reading` does not exist.
     pub fn open(path: &Path, split: Split, reading: &Reading) -> Result<Self> {
         let (file, rows) = rows_of(path, split, reading)?;
         let known = match split {

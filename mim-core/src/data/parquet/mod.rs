@@ -1,8 +1,8 @@
 //! Images in parquet files, as data sets on the Hugging Face Hub are kept.
 //!
-//! A file has a column of encoded images (JPEG, PNG, WebP), plain or as a struct of `bytes` and `path`, and perhaps a
-//! column of labels: whole numbers, text or booleans. Its rows lie in groups that can only be read as a whole, so groups stay in
-//! memory once read: all of a small data set, the last used ones of a large one.
+//! A file has a column of encoded images (JPEG, PNG, WebP), plain or as a struct of `bytes` and `path`. It may have a
+//! column of labels: whole numbers, text or booleans. Rows lie in groups that can only be read whole, so groups stay in
+//! memory once read: all groups of a small data set, the most recently used ones of a large data set.
 
 mod columns;
 #[cfg(feature = "hub")]
@@ -25,7 +25,7 @@ use crate::{Error, Result};
 /// Bytes of images kept in memory.
 const MEMORY: u64 = 1 << 30;
 
-/// Images and labels of parquet files; a file of the cut is called shard.
+/// Images and labels of parquet files, each of which is a shard.
 #[derive(Debug)]
 pub struct ParquetDataset {
     shards: Vec<Shard>,
@@ -50,24 +50,24 @@ struct Group {
 }
 
 impl ParquetDataset {
-    /// Opens a split of a parquet file or of a folder of them.
+    /// Opens a split of a parquet file or of a folder of parquet files.
     ///
-    /// A path with a name of a split in it (as a word, [`Split::names`]) is of that split; files without such a word
-    /// are the train split where no file is named so.
+    /// Files with the name of a split in their path (as a word, [`Split::names`]) belong to that split. If no path has
+    /// the train split's name, files without such a word are the train split.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] if there are no such files, no images in them, or several data sets beside one another;
+    /// [`Error::Format`] if there are no such files, if they hold no images, or if several data sets lie in the folder;
     /// [`Error::Io`] if they cannot be read.
     pub fn open(root: &Path, split: Split) -> Result<Self> {
         Self::open_with(root, split, &Reading::default())
     }
 
-    /// Opens a split as [`Self::open`] does, to be read as `reading` says.
+    /// Opens a split as [`Self::open`] does, which is read as `reading` says.
     ///
     /// # Errors
     ///
-    /// As [`Self::open`]; [`Error::InvalidConfig`] if a column of `reading` is not there.
+    /// As [`Self::open`]; [`Error::InvalidConfig`] if a column of `reading` does not exist.
     pub fn open_with(root: &Path, split: Split, reading: &Reading) -> Result<Self> {
         if root.is_file() {
             let name = root.file_name().unwrap_or_default().to_string_lossy();
@@ -96,12 +96,12 @@ impl ParquetDataset {
         Self::of_files(&files, &others, reading)
     }
 
-    /// Opens a split of a data set on the Hub, downloading its files unless they are there. Where labels are text, the
-    /// train split's files are downloaded too, for its classes.
+    /// Opens a split of a data set on the Hub and downloads the files that are not in the cache. If labels are text,
+    /// the train split's files are downloaded too, for its classes.
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`] if they cannot be had, else as [`Self::open_with`].
+    /// [`Error::Hub`] if they cannot be downloaded; otherwise as [`Self::open_with`].
     #[cfg(feature = "hub")]
     pub fn open_hub(
         hub: &crate::hub::Hub,
@@ -111,11 +111,11 @@ impl ParquetDataset {
         Self::open_hub_with(hub, path, split, &Reading::default())
     }
 
-    /// Opens a split as [`Self::open_hub`] does, to be read as `reading` says.
+    /// Opens a split as [`Self::open_hub`] does, which is read as `reading` says.
     ///
     /// # Errors
     ///
-    /// As [`Self::open_hub`]; [`Error::InvalidConfig`] if a column of `reading` is not there.
+    /// As [`Self::open_hub`]; [`Error::InvalidConfig`] if a column of `reading` does not exist.
     #[cfg(feature = "hub")]
     pub fn open_hub_with(
         hub: &crate::hub::Hub,

@@ -25,17 +25,19 @@ const WINDOW: usize = 10_000;
 /// Samples above which the places of all are kept for the next time.
 const LARGE: usize = 10_000;
 
-/// Images of tar files (shards) in WebDataset's form: files of one sample stand next to one another and have the same
-/// name up to the first dot, such as `0001.jpg`, `0001.cls`, `0001.json`.
+/// Images of tar files (shards) in WebDataset's form.
 ///
-/// The image of a sample is its first file with an ending of images, or that of the ending [`Reading::image_column`].
-/// Its label is the text of its `.cls` file, else a value of its `.json` file (`label` or another usual name); or, with
-/// [`Reading::label_column`], the file of that ending, or the value of that name. Classes are in the order of
-/// numbers if all labels are whole numbers, else in that of text.
+/// The files of one sample follow one another and have the same name up to the first dot, such as `0001.jpg`,
+/// `0001.cls`, `0001.json`.
 ///
-/// Places of all images are read when the files are opened, so that every image can be read by its index. An epoch goes
-/// through the shards in a new order, and draws the next image from a window of 10000 ([`Dataset::shards`]), so that
-/// disks read on end.
+/// The image of a sample is its first file with an image ending, or the file with the ending [`Reading::image_column`].
+/// Its label is the text of its `.cls` file, else a value of its `.json` file (`label` or another usual name). With
+/// [`Reading::label_column`] it is the file with that ending, or the value of that name. Classes are sorted as numbers
+/// if all labels are whole numbers, else as text.
+///
+/// Opening the files notes the positions of all images, so every image can be read by its index. An epoch goes through
+/// the shards in a new order and draws the next image from a window of 10000 ([`Dataset::shards`]), so that disks read
+/// sequentially.
 #[derive(Debug)]
 pub struct TarDataset {
     shards: Vec<PathBuf>,
@@ -52,10 +54,11 @@ pub struct TarDataset {
 type Index = BTreeMap<PathBuf, (Stamp, Contents)>;
 
 impl TarDataset {
-    /// Opens a split of a tar file, of a folder of them, or of those of a pattern such as `train-{000..146}.tar`.
+    /// Opens a split of a tar file, of a folder of tar files, or of the files of a pattern such as
+    /// `train-{000..146}.tar`.
     ///
-    /// Files with a name of a split in their path (as a word, [`Split::names`]) are of that split; files without such a
-    /// word are the train split where no file is named so.
+    /// Files with the name of a split in their path (as a word, [`Split::names`]) belong to that split. If no path has
+    /// the train split's name, files without such a word are the train split.
     ///
     /// # Errors
     ///

@@ -81,7 +81,7 @@ impl PointEncoderConfig {
             for (field, value) in [("num_groups", groups), ("group_sizes", size)] {
                 if value == 0 || value > below {
                     let why = format!("the level below has {below} points");
-                    let fix = "use a number from 1 to that, or a larger num_points";
+                    let fix = format!("use a number from 1 to {below}, or a larger num_points");
                     return Err(Error::config(NAME, field, value, why, fix));
                 }
             }

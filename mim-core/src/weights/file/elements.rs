@@ -59,7 +59,7 @@ impl Elements {
         })
     }
 
-    /// The type of an image of such values.
+    /// The data type of an image with such values.
     pub(super) fn depth(self) -> Depth {
         match self {
             Self::F64 => Depth::F64,

@@ -10,7 +10,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::torch::damaged;
 use crate::{Error, Result};
 
-/// Bytes of an array for each byte of its archive, beyond those that any may have: zeros compress well.
+/// Bytes of an array allowed per byte of its archive, above what any array may have: zeros compress well.
 const TIMES: u64 = 64;
 const FREE: u64 = 64 << 20;
 
@@ -41,7 +41,7 @@ pub(crate) fn read_npz_entry(bytes: &[u8], path: &Path, key: Option<&str>) -> Re
             Some(key) => format!("has no array `{key}`, but {}", names.join(", ")),
             None => format!("has {} arrays: {}", names.len(), names.join(", ")),
         };
-        let fix = "name the array that is the image by data.array_key";
+        let fix = "set data.array_key to the name of the array that is the image";
         return Err(Error::format(path, what, fix));
     };
     let mut file = archive.by_index_raw(*index).map_err(|error| what(&error))?;

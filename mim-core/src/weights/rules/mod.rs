@@ -155,7 +155,7 @@ impl Rule {
 }
 
 impl Rule {
-    /// The names of theirs that it is about.
+    /// Their names that the rule covers.
     pub(super) fn theirs(&self) -> &[String] {
         match self {
             Self::Stack { theirs, .. } => theirs,

@@ -1,12 +1,12 @@
-//! What wrappers of PyTorch put before names.
+//! Prefixes that wrappers of PyTorch add to names.
 
 use super::Rule;
 
 /// DDP and data parallelism, `torch.compile`, and modules of Lightning.
 const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "model."];
 
-/// What wrappers put before all of `names`, in any order and number; empty if there is nothing. What `rules` themselves
-/// begin with belongs to the names.
+/// The prefix that wrappers have added to all of `names`, in any order and number; empty if there is none. Prefixes
+/// that `rules` begin with belong to the names.
 pub(in crate::weights) fn wrapper<'a>(
     rules: &[Rule],
     names: impl Iterator<Item = &'a str>,

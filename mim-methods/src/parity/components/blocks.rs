@@ -1,4 +1,4 @@
-//! Block maskers: recorded draws give the recorded masks, fresh ones the recorded frequencies.
+//! Block maskers: recorded draws give the recorded masks, and new draws the recorded frequencies.
 
 use std::collections::BTreeMap;
 
@@ -148,7 +148,7 @@ pub(super) fn eva(case: &Case, _device: &Device) -> Result<Given> {
     };
     let mut given = Given::default();
     for (index, sizes) in case.needs::<Vec<Sizes>>("cases")?.iter().enumerate() {
-        // Where no position was drawn, it is -1.
+        // A position that was not drawn is -1.
         let mut draws: Vec<f64> = case.flat(&format!("input.draws_{index}"))?;
         draws.retain(|draw| *draw != -1.);
         let mask = build(sizes)?.from_draws(oblong(sizes.grid), &draws)?;
@@ -167,7 +167,7 @@ pub(super) fn eva(case: &Case, _device: &Device) -> Result<Given> {
     Ok(given)
 }
 
-/// The blocks of BootMAE, and the order that is made of them.
+/// The blocks of BootMAE, and the order made from them.
 pub(super) fn bootmae(case: &Case, _device: &Device) -> Result<Given> {
     #[derive(Deserialize)]
     struct Tape {

@@ -64,7 +64,7 @@ fn gradients(given: &mut Given, store: &ParamStore, prefix: &str, loss: &Tensor)
     let source = Source::named("capi")?;
     for (name, var) in store.trainable() {
         if let Some(grad) = grads.get(&var) {
-            // The names of a block in a backbone, without what stands before them.
+            // The names of a block in a backbone, without their prefix.
             let ours = format!("blocks.0.{name}");
             let one = [(ours, grad.clone())].into_iter().collect();
             for (theirs, grad) in source.export(&one)?.iter() {

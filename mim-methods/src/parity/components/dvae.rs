@@ -19,7 +19,7 @@ struct Decoder {
 }
 
 fn config(case: &Case) -> Result<DvaeConfig> {
-    // Any size will do, images are recorded in [0, 1], and the gap says how sure the tokens are.
+    // Any size works, images are recorded in [0, 1], and the gap is the margin of the tokens.
     case.informs(&["image_size", "input_norm", "min_top2_gap"]);
     let defaults = DvaeConfig::default();
     let eps: f64 = case.setting_or("logit_laplace_eps", 0.1)?;

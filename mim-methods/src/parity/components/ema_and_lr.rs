@@ -1,4 +1,4 @@
-//! What moves in the training of BootMAE, SIM and CMAE.
+//! Momenta and learning rates in the training of BootMAE, SIM and CMAE.
 
 use candle_core::Device;
 use mim_core::{Per, Point, Schedule, StepContext, Warmup};
@@ -78,7 +78,7 @@ fn bootmae(case: &Case, given: &mut Given) -> Result<()> {
         ("bootmae.feature_weight", weight),
     ] {
         let places = epochs(case, "input.bootmae.epoch", settings.epochs)?;
-        // Within an epoch they stay.
+        // They are constant within an epoch.
         let places = places.map(|place| StepContext {
             iter: place.iters_per_epoch / 2,
             ..place

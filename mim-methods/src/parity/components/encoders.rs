@@ -22,7 +22,7 @@ struct Clip {
     patch_size: usize,
 }
 
-/// CLIP's visual tower with its weights in both spellings.
+/// CLIP's visual tower, with its weights under both namings.
 pub(super) fn clip(case: &Case, device: &Device) -> Result<Given> {
     let clip: Clip = case.needs("clip")?;
     let config = VitConfig {

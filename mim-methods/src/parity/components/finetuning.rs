@@ -1,4 +1,4 @@
-//! What fine-tuning does to batches, and its learning rates.
+//! Batches of fine-tuning, and its learning rates.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub(super) fn mixing(case: &Case, device: &Device) -> Result<Given> {
     };
     let images = case.on("input.images", device)?;
     let size = (images.dim(2)?, images.dim(3)?);
-    // The drawn share gives the box, unless an edge cuts it off.
+    // The drawn share determines the box, unless an edge cuts it off.
     let drawn = CutBox::around(
         (size.0 / 2, size.1 / 2),
         case.needs("cutmix_lam_drawn")?,
@@ -80,7 +80,7 @@ struct Decay {
     global_pool: Option<bool>,
 }
 
-/// What is recorded of a parameter.
+/// The recorded values of a parameter.
 #[derive(Deserialize)]
 struct Group {
     lr_scale: f64,
@@ -90,7 +90,7 @@ struct Group {
 }
 
 impl Decay {
-    /// The fine-tuned network in small, whose names it has, and which of its parameters do not decay.
+    /// A small fine-tuned network with the recorded names, and its parameters without decay.
     fn network(&self) -> Result<(FinetuneConfig, &'static str, NoDecay)> {
         let pooling = match self.global_pool {
             Some(false) => Pooling::Cls,

@@ -1,4 +1,4 @@
-//! What parts of ours give for a case, and the comparison with what is recorded.
+//! The output of our parts for a case, and its comparison with the recorded values.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -6,7 +6,7 @@ use super::super::compare::{Rule, Worst};
 use super::super::run::rule;
 use super::super::{Case, Problem, Report, Result, Tolerance};
 
-/// What our parts give for a case of a component.
+/// The output of our parts for a case of a component.
 #[derive(Debug, Default)]
 pub struct Given {
     entries: Vec<Entry>,
@@ -19,9 +19,9 @@ pub struct Given {
 enum Bound {
     /// As the case says.
     OfCase,
-    /// By so much.
+    /// By this much.
     Absolute(f64),
-    /// Both are frequencies of a sample, the recorded one of so many draws: six deviations.
+    /// Both are frequencies in a sample, the recorded one with this many draws: six standard deviations.
     Sampled(f64),
 }
 
@@ -30,7 +30,7 @@ struct Entry {
     /// With its prefix.
     name: String,
     ours: Tensor,
-    /// None for the recorded tensor of this name.
+    /// `None` for the recorded tensor of this name.
     theirs: Option<Tensor>,
     bound: Bound,
 }
@@ -45,43 +45,43 @@ impl Given {
         });
     }
 
-    /// What is recorded as `expect.<name>`, within the case's tolerance.
+    /// Adds a value for `expect.<name>`, within the case's tolerance.
     pub fn expect(&mut self, name: &str, ours: Tensor) {
         self.add(format!("expect.{name}"), ours, None, Bound::OfCase);
     }
 
-    /// What is recorded as `expect.<name>`, each value within `atol`.
+    /// Adds a value for `expect.<name>`, each element within `atol`.
     pub fn within(&mut self, name: &str, ours: Tensor, atol: f64) {
         self.add(format!("expect.{name}"), ours, None, Bound::Absolute(atol));
     }
 
-    /// Frequencies that are recorded as `expect.<name>`, of so many draws; ours are of as many or more.
+    /// Adds frequencies for `expect.<name>`, which come from this many draws; ours come from at least as many.
     pub fn sampled(&mut self, name: &str, ours: Tensor, draws: usize) {
         let bound = Bound::Sampled(draws as f64);
         self.add(format!("expect.{name}"), ours, None, bound);
     }
 
-    /// Gradients that are recorded as `grad.<name>`.
+    /// Adds gradients for `grad.<name>`.
     pub fn grad(&mut self, name: &str, ours: Tensor) {
         self.add(format!("grad.{name}"), ours, None, Bound::OfCase);
     }
 
-    /// Another recorded tensor, with its prefix.
+    /// Adds a value for another recorded tensor; the name has its prefix.
     pub fn recorded(&mut self, name: &str, ours: Tensor) {
         self.add(name.to_owned(), ours, None, Bound::OfCase);
     }
 
-    /// A tensor of ours and what is recorded as `expect.<name>`, both brought into another form.
+    /// Adds a tensor for `expect.<name>`, where both are converted to another form.
     pub fn same(&mut self, name: &str, ours: Tensor, theirs: Tensor) {
         let bound = Bound::Absolute(0.);
         self.add(format!("expect.{name}"), ours, Some(theirs), bound);
     }
 
-    /// Numbers that are recorded elsewhere, called `name`, within the case's tolerance.
+    /// Adds numbers that are recorded elsewhere, under `name`, within the case's tolerance.
     ///
     /// # Errors
     ///
-    /// Fails only if memory does.
+    /// Fails only if memory runs out.
     pub fn numbers(&mut self, name: &str, ours: &[f64], theirs: &[f64]) -> Result<()> {
         let tensor = |xs: &[f64]| Tensor::new(xs, &Device::Cpu);
         let (ours, theirs) = (tensor(ours)?, tensor(theirs)?);
@@ -89,11 +89,11 @@ impl Given {
         Ok(())
     }
 
-    /// One number that is recorded elsewhere, called `name`, within `atol`.
+    /// Adds one number that is recorded elsewhere, under `name`, within `atol`.
     ///
     /// # Errors
     ///
-    /// Fails only if memory does.
+    /// Fails only if memory runs out.
     pub fn number(&mut self, name: &str, ours: f64, theirs: f64, atol: f64) -> Result<()> {
         let tensor = |x: f64| Tensor::new(x, &Device::Cpu);
         let (ours, theirs) = (tensor(ours)?, tensor(theirs)?);
@@ -101,17 +101,17 @@ impl Given {
         Ok(())
     }
 
-    /// Notes that what starts with `name` (prefix included) is not compared, for mim has no `what`.
+    /// Notes that names starting with `name` (prefix included) are not compared, because mim has no `what`.
     pub fn lacks(&mut self, name: &str, what: &str) {
         self.lacking.push((name.to_owned(), what.to_owned()));
     }
 
-    /// Passes over `expect.<name>`, which mim computes inside of what is compared, but does not give.
+    /// Skips `expect.<name>`, which mim computes on the way to compared values, but does not return.
     pub fn passes_over(&mut self, name: &str) {
         self.passed_over.push(format!("expect.{name}"));
     }
 
-    /// Compares everything recorded. What mim lacks makes the case one that parity does not know, if the rest agrees.
+    /// Compares everything recorded. If mim lacks something and the rest agrees, the case counts as unknown to parity.
     pub(super) fn compare(&self, case: &Case, tolerance: &Tolerance) -> Result<Report> {
         let (mut forward, mut grad) = (Worst::default(), Worst::default());
         for name in case.recorded() {
@@ -128,7 +128,7 @@ impl Given {
                 inside.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
             });
             if !known && !lacking() && tolerance.ignored(&name, 1).is_empty() {
-                forward.fail(&name, "nothing of ours is compared with it");
+                forward.fail(&name, "mim has no value to compare with it");
             }
         }
         for entry in &self.entries {

@@ -1,4 +1,4 @@
-//! iBOT's masker: recorded draws give the recorded masks, fresh ones their statistics.
+//! iBOT's masker: recorded draws give the recorded masks, and new draws their statistics.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ impl Entry {
 }
 
 pub(super) fn outputs(case: &Case, _device: &Device) -> Result<Given> {
-    // `aspect_ratio` says the same.
+    // `aspect_ratio` repeats it.
     case.informs(&["log_aspect_ratio"]);
     let [min_aspect, _]: [f64; 2] = case.needs("aspect_ratio")?;
     let attempts = case.needs("attempts")?;

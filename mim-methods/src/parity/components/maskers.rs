@@ -1,4 +1,4 @@
-//! Maskers but those of blocks: recorded draws give the recorded masks.
+//! Maskers other than block maskers: recorded draws give the recorded masks.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::super::{Case, Problem, Result};
 use super::Given;
 use super::sampled::{bits, square};
 
-/// AttMask's masker. How often hints are shown is a test of its own there: they are drawn inside.
+/// AttMask's masker. The masker draws hints itself, so its own tests check how often they are shown.
 pub(super) fn attmask(case: &Case, _device: &Device) -> Result<Given> {
     #[derive(Deserialize)]
     struct Settings {
@@ -103,7 +103,7 @@ pub(super) fn dmjd(case: &Case, device: &Device) -> Result<Given> {
     Ok(given)
 }
 
-/// Patches of an image that the first, the second, both, any and none of two views hide.
+/// Numbers of patches hidden by the first, the second, both, any and none of two views.
 fn hidden(mask: &Mask, images: usize) -> [(&'static str, f64); 5] {
     let bits = mask.to_bits();
     let (first, second) = bits.split_at(images * mask.grid().len());
@@ -193,7 +193,7 @@ pub(super) fn milan(case: &Case, device: &Device) -> Result<Given> {
     Ok(given)
 }
 
-/// What is hidden, by the authors' name.
+/// Which patches are hidden, by the authors' name.
 fn mode(name: &str) -> Result<AttentionMode> {
     match name {
         "attmask_high" => Ok(AttentionMode::High),

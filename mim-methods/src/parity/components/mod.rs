@@ -1,6 +1,6 @@
-//! Golden cases of parts: what one part gives for recorded inputs.
+//! Golden cases of parts: the output of one part for recorded inputs.
 //!
-//! A case is one function, in the file of its kind. [`Given`] holds what ours give, and compares it.
+//! Each case is one function, in the file of its kind. [`Given`] holds the output of our parts and compares it.
 
 mod augment;
 mod blocks;
@@ -33,13 +33,13 @@ use super::{Case, Problem, Result, Setup, Tolerance};
 use crate::beit::golden::TRANSFORMERS;
 use crate::finetune::golden::GOLDEN as FINETUNE;
 
-/// Makes what ours give for a case.
+/// Computes the output of our parts for a case.
 pub type Outputs = fn(&Case, &Device) -> Result<Given>;
 
-/// Prepares a case as that of a method.
+/// Prepares a case like one of a method.
 type Prepare = fn(&Case, &Device) -> Result<Setup>;
 
-/// The parts that `mim parity` knows, by the `method` of their cases. Those of mim-eval come from the program.
+/// The parts that `mim parity` knows, by the `method` of their cases. The program adds those of mim-eval.
 const COMPONENTS: &[(&str, Outputs)] = &[
     ("attmask", maskers::attmask),
     ("beit_relative_position", positions::beit),
@@ -88,7 +88,7 @@ const COMPONENTS: &[(&str, Outputs)] = &[
     ("unigrad_loss", objectives::uni_grad),
 ];
 
-/// Parts of which a case records a whole training step but for the optimizer.
+/// Parts whose cases record a whole training step except the optimizer.
 const NETWORKS: &[(&str, Prepare)] = &[
     ("convmae_encoder", encoders::conv_mae),
     ("finetune", |case, device| FINETUNE.setup(case, device)),
@@ -110,7 +110,7 @@ pub(super) fn network(name: &str) -> Option<Prepare> {
     found.map(|(_, setup)| *setup)
 }
 
-/// What a method without recorded cases has.
+/// For methods without recorded cases.
 pub(crate) fn none(case: &Case, _device: &Device) -> Result<Setup> {
     Err(Problem::unknown(format!("a case of {}", case.method())))
 }

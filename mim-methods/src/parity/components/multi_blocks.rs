@@ -1,4 +1,4 @@
-//! I-JEPA's masks: recorded draws, and how often fresh ones have each patch.
+//! I-JEPA's masks: recorded draws, and how often new masks contain each patch.
 
 use candle_core::{Device, Tensor};
 use mim_core::rng::stream;
@@ -81,7 +81,7 @@ pub(super) fn outputs(case: &Case, _device: &Device) -> Result<Given> {
     Ok(given)
 }
 
-/// How often each patch is in the context, and in any target, of fresh masks with one context.
+/// How often each patch is in the context, and in any target, of new masks with one context.
 fn rates(
     masker: &dyn Masker,
     (grid, images, batches): (PatchGrid, usize, usize),

@@ -22,7 +22,7 @@ struct Call<'a> {
     step: StepContext,
 }
 
-/// What an objective gives: losses by name, their sum, and its gradient.
+/// The output of an objective: losses by name, their sum, and its gradient.
 struct Outcome {
     terms: Vec<(String, Tensor)>,
     loss: Tensor,
@@ -30,7 +30,8 @@ struct Outcome {
 }
 
 impl Call<'_> {
-    /// The loss times `weight`, and its gradient for the prediction after `before`, which has none of its own.
+    /// The loss times `weight`, and its gradient with respect to the prediction after `before`, which has no
+    /// parameters.
     fn run(
         &self,
         weight: f64,
@@ -71,7 +72,7 @@ fn mask(case: &Case, name: &str) -> Result<Mask> {
     Ok(Mask::from_bits(PatchGrid::new(side, side), &bits)?)
 }
 
-/// dBOT's smooth L1, the class token counted. Its normalised features mim does not have yet.
+/// dBOT's smooth L1, which includes the class token.
 pub(super) fn dbot(case: &Case, device: &Device) -> Result<Given> {
     let tokens = case.required("input.mask")?.dim(1)? - 1;
     let bits = case.required("input.mask")?.narrow(1, 1, tokens)?;
@@ -269,7 +270,7 @@ fn contrast(
     given.expect(&format!("{name}.loss_ct"), outcome.loss);
     given.expect(&format!("{name}.score"), trace.get("score")?);
     given.grad(&format!("{name}.pred"), outcome.gradient);
-    // The loss follows from it.
+    // The loss depends on it, and is compared.
     given.passes_over(&format!("{name}.label"));
     Ok(())
 }

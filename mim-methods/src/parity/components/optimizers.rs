@@ -75,7 +75,7 @@ struct Probe {
     store: ParamStore,
 }
 
-/// Where the map stands in the case.
+/// Where the case holds the linear map.
 const HEAD: &str = "head.1";
 
 impl Probe {

@@ -1,4 +1,4 @@
-//! Operations on clouds of points.
+//! Operations on point clouds.
 
 use candle_core::{DType, Device, Tensor, Var};
 use mim_core::objectives::{Chamfer, ChamferKind};
@@ -159,7 +159,7 @@ fn projection(case: &Case, device: &Device, given: &mut Given) -> Result<()> {
     given.expect("proj_pc_min", least.narrow(1, 0, 1)?);
     given.expect("proj_grid_size", grid.narrow(1, 0, 1)?.unsqueeze(2)?);
     given.expect("proj_offset", first(&offsets)?);
-    // The case has the map of one view; ours is asked for three.
+    // The case has the map of one view; ours always has three.
     let map = case.on("input.feature_map", device)?;
     let (_, channels, rows, cols) = map.dims4()?;
     let tokens = map.flatten_from(2)?.transpose(1, 2)?;

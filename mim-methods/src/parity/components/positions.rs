@@ -114,13 +114,13 @@ struct Shifted {
 }
 
 impl Shifted {
-    /// What is added to the logits of a shifted window, `[windows, tokens, tokens]`.
+    /// The values added to the logits of a shifted window, `[windows, tokens, tokens]`.
     fn mask(&self, case: &Case, device: &Device) -> Result<Tensor> {
         let grid = PatchGrid::new(self.map[0], self.map[1]);
         let windows = Windows::padded(grid, self.window, self.shift)?;
         let mask = windows.shift_mask(device)?;
         let mask = mask.ok_or_else(|| case.bad("nothing is shifted".to_owned()))?;
-        // Ours has an axis of heads.
+        // Ours has a head axis.
         Ok(mask.squeeze(1)?)
     }
 }
@@ -156,7 +156,7 @@ pub(super) fn swin(case: &Case, device: &Device) -> Result<Given> {
     for shifted in case.needs::<Vec<Shifted>>("attn_mask")? {
         let side = shifted.map[0];
         let padded = Shifted {
-            // The mask of the padded map, to which our windows belong.
+            // The mask of the padded map, which our windows cover.
             map: [side.next_multiple_of(shifted.window); 2],
             ..shifted
         };

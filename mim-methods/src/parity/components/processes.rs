@@ -1,10 +1,10 @@
-//! A group of processes of which one is here and the others are recorded.
+//! A group with one real process; the others are recorded.
 
 use candle_core::Tensor;
 use mim_core::comm::{Communicator, Reduce};
 use mim_core::{Error, Result};
 
-/// Process `rank`; the others' tensors by rank, each as this process would give it.
+/// Process `rank`. The other processes' tensors are given by rank, in the form in which this process sends its own.
 pub(super) struct Recorded {
     pub(super) rank: usize,
     pub(super) others: Vec<Tensor>,

@@ -1,4 +1,4 @@
-//! Freshly drawn masks, and how recorded ones are compared.
+//! Newly drawn masks, and how recorded masks are compared with them.
 
 use candle_core::{Device, Tensor};
 use mim_core::rng::stream;
@@ -10,10 +10,10 @@ use super::super::{Case, Result};
 /// How far a frequency of 2000 recorded draws may be off, as the cases say.
 pub(super) const RATE: f64 = 0.05;
 
-/// Masks drawn by us: batches, and images of each.
+/// Masks drawn by us: number of batches, and images per batch.
 const DRAWS: (u64, usize) = (40, 500);
 
-/// What fresh masks have in common.
+/// Statistics of new masks.
 pub(super) struct Sampled {
     /// How often each patch is hidden, `[rows, cols]`.
     pub(super) rate: Tensor,
@@ -56,7 +56,7 @@ impl Sampled {
     }
 }
 
-/// Five deviations of the difference between a mean over so many recorded draws and ours.
+/// Five standard deviations of the difference between our mean and one over this many recorded draws.
 pub(super) fn of_means(std: f64, draws: usize) -> f64 {
     5. * std * (2. / draws as f64).sqrt() + 1e-4
 }
@@ -71,7 +71,7 @@ pub(super) fn oblong([rows, cols]: [usize; 2]) -> PatchGrid {
     PatchGrid::new(rows, cols)
 }
 
-/// The bits of a mask in the shape of what is recorded.
+/// The bits of a mask, in the recorded shape.
 pub(super) fn bits(case: &Case, name: &str, mask: &Mask) -> Result<Tensor> {
     let recorded = case.required(&format!("expect.{name}"))?;
     let bits = Tensor::new(mask.to_bits(), &Device::Cpu)?;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::super::{Case, Result};
 use super::Given;
 
-/// Where a fractional epoch lies in a run.
+/// The position of a fractional epoch in a run.
 fn at_epoch(epoch: f64, epochs: usize) -> StepContext {
     const STEPS: usize = 1_000_000_000;
     #[expect(
@@ -32,7 +32,7 @@ fn at_epoch(epoch: f64, epochs: usize) -> StepContext {
     }
 }
 
-/// Where a step lies in a run.
+/// The position of a step in a run.
 fn at_step(step: usize, epochs: usize, steps_per_epoch: usize) -> StepContext {
     StepContext {
         epoch: step / steps_per_epoch,
@@ -43,7 +43,7 @@ fn at_step(step: usize, epochs: usize, steps_per_epoch: usize) -> StepContext {
     }
 }
 
-/// The values of a schedule, in the type of what is recorded as `expect.<name>`.
+/// The values of a schedule, in the data type of `expect.<name>`.
 pub(super) fn values(
     case: &Case,
     name: &str,
@@ -60,7 +60,7 @@ fn run(epochs: usize, steps_per_epoch: usize) -> impl Iterator<Item = StepContex
     (0..epochs * steps_per_epoch).map(move |step| at_step(step, epochs, steps_per_epoch))
 }
 
-/// Where recorded fractional epochs lie in a run.
+/// The positions of recorded fractional epochs in a run.
 pub(super) fn epochs(
     case: &Case,
     name: &str,
@@ -70,7 +70,7 @@ pub(super) fn epochs(
     Ok(all.into_iter().map(move |epoch| at_epoch(epoch, epochs)))
 }
 
-/// Where recorded steps lie in a run.
+/// The positions of recorded steps in a run.
 pub(super) fn steps(
     case: &Case,
     name: &str,
@@ -108,7 +108,7 @@ pub(super) fn mae(case: &Case, _device: &Device) -> Result<Given> {
     Ok(given)
 }
 
-/// SimMIM's learning rates; what is recorded is set by a step for the next one.
+/// SimMIM's learning rates. A recorded value was set by one step for the next.
 pub(super) fn simmim(case: &Case, _device: &Device) -> Result<Given> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -159,7 +159,7 @@ pub(super) fn simmim(case: &Case, _device: &Device) -> Result<Given> {
     Ok(given)
 }
 
-/// A table of one value a step, in BEiT's and DINO's spelling.
+/// A table with one value per step, in BEiT's and DINO's spelling.
 #[derive(Deserialize)]
 struct Table {
     base: f64,

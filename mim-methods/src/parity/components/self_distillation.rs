@@ -1,4 +1,4 @@
-//! iBOT's loss over three steps, centres carried over, and what moves in its training.
+//! iBOT's loss over three steps with moving centres, and the schedules of its training.
 
 use std::collections::BTreeMap;
 

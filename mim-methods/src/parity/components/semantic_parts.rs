@@ -18,7 +18,7 @@ struct Settings {
     num_parts: usize,
 }
 
-/// The draws of some images, whose patches theirs shuffle first.
+/// The draws of some images. The authors' code shuffles the patches first.
 struct Draws {
     parts: Vec<u32>,
     parts_noise: Vec<f32>,
@@ -40,7 +40,7 @@ impl Draws {
         })
     }
 
-    /// Counts of each part, and what they alone hide, in the shuffled order.
+    /// Counts of each part, and the patches that they alone hide, in the shuffled order.
     fn counts(
         &self,
         masker: &SemanticPartMasker,
@@ -67,7 +67,7 @@ impl Draws {
         (all, judged)
     }
 
-    /// The bits of a mask in the shuffled order, and for each patch in that order its place in the mask's.
+    /// The bits of a mask in the shuffled order, and for each patch in that order its position in the mask's order.
     fn in_their_order(&self, mask: &Mask) -> (Vec<u8>, Vec<i64>) {
         let (all, mut bits, mut restore) = (mask.to_bits(), vec![], vec![]);
         for (row, order) in self.shuffled.iter().enumerate() {

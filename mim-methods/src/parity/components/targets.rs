@@ -45,7 +45,7 @@ pub(super) fn hog(case: &Case, device: &Device) -> Result<Given> {
         mean: Vec<f64>,
         std: Vec<f64>,
     }
-    // None of ours is an outlier.
+    // None of our values is an outlier.
     case.informs(&["max_outlier_fraction"]);
     let (bins, cell): (usize, usize) = (case.needs("nbins")?, case.needs("pool")?);
     let sizes = |config: HogTargetConfig| HogTargetConfig {
@@ -64,7 +64,7 @@ pub(super) fn hog(case: &Case, device: &Device) -> Result<Given> {
     };
     let mut given = Given::default();
     given.recorded("input.images", norm.apply(&(&bytes / 255.)?)?);
-    // Where an angle lies between two bins, rounding decides: all start from the same images.
+    // For an angle between two bins, rounding decides, so all start from the same images.
     let images = case.on("input.images", device)?;
     let grid = grid(&images, case.needs("patch")?)?;
     let fastmim = sizes(HogTargetConfig::fastmim());

@@ -9,13 +9,13 @@ use super::super::{Case, Problem, Result};
 /// Where the masks of a case come from.
 #[derive(Debug)]
 pub enum Masks<C: 'static> {
-    /// The method needs none, or makes them itself.
+    /// The method needs none, or draws them itself.
     None,
-    /// Recorded ones, `input.mask`: 1 is hidden.
+    /// Recorded masks, `input.mask`: 1 is hidden.
     Bits,
-    /// What the masker makes of `input.noise`; recorded masks and ids must agree. Without noise as [`Masks::Bits`].
+    /// Drawn by the masker from `input.noise`; recorded masks and ids must agree. Without noise as [`Masks::Bits`].
     Noise(fn(&C, PatchGrid, &[f32]) -> mim_core::Result<Mask>),
-    /// What cannot be said otherwise.
+    /// What the other variants cannot express.
     By(fn(&Case, &C, PatchGrid) -> Result<Mask>),
 }
 
@@ -36,7 +36,7 @@ impl<C> Masks<C> {
     }
 }
 
-/// What MAE's masker makes of noise.
+/// The mask that MAE's masker draws from noise.
 pub(crate) fn random_mask(
     mask_ratio: f64,
     grid: PatchGrid,
@@ -53,7 +53,7 @@ type Ids = fn(&Mask, &Device) -> mim_core::Result<Tensor>;
 ///
 /// # Errors
 ///
-/// If it is not there or has others.
+/// If it is missing, or has other values.
 pub fn same(case: &Case, name: &str, ours: &Tensor) -> Result<()> {
     let ours = ours.to_dtype(DType::I64)?.flatten_all()?;
     match case.flat::<i64>(name)? == ours.to_vec1::<i64>()? {
@@ -66,7 +66,7 @@ pub fn same(case: &Case, name: &str, ours: &Tensor) -> Result<()> {
 ///
 /// # Errors
 ///
-/// If one is another.
+/// If one differs.
 pub fn agrees(case: &Case, mask: &Mask) -> Result<()> {
     let device = &Device::Cpu;
     let whole = mask.width() == mask.grid().len();
@@ -98,7 +98,7 @@ pub fn agrees(case: &Case, mask: &Mask) -> Result<()> {
     }
 }
 
-/// Checks the recorded places of visible patches, where others take no part.
+/// Checks the recorded positions of visible patches, for masks with unused patches.
 fn restores(case: &Case, mask: &Mask) -> Result<()> {
     let name = "input.ids_restore";
     let Some(theirs) = case.tensor(name) else {
@@ -114,14 +114,14 @@ fn restores(case: &Case, mask: &Mask) -> Result<()> {
     Ok(())
 }
 
-/// 1 for what is not visible, of all images.
+/// 1 for patches that are not visible, for all images.
 pub fn unseen(mask: &Mask) -> Vec<u8> {
     let seen = mask.complement().to_bits();
     seen.into_iter().map(|bit| 1 - bit).collect()
 }
 
 impl Case {
-    /// The error of recorded draws from which our masker makes another mask.
+    /// The error if our masker draws another mask from the recorded draws.
     pub(crate) fn other_mask(&self, name: &str) -> Problem {
         let what = format!("the masker gives another `{name}` for the recorded draws");
         self.bad(what).into()

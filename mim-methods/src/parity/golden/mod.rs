@@ -1,7 +1,7 @@
-//! The golden cases of a method as data, and the one runner that reads them.
+//! The golden cases of a method as data, and the one runner that reads it.
 //!
-//! A method says whose names its weights have, what the case's settings are among ours, where masks come from, and which
-//! recorded output is which of ours. Only what cannot be said so is a function.
+//! A method declares whose names its weights have, how settings of a case map to ours, where masks come from, and which
+//! trace each recorded output belongs to. Functions are only for what cannot be declared.
 
 mod masks;
 mod networks;
@@ -45,25 +45,25 @@ pub enum Views<C: 'static> {
     One,
     /// Several.
     Several(&'static [Pixels]),
-    /// What cannot be said otherwise.
+    /// What the other variants cannot express.
     By(fn(&Case, &C, &Device) -> Result<Batch>),
 }
 
-/// Things of ours by the names of what is recorded.
+/// Our values, by the names of recorded ones.
 type Named<T> = Vec<(&'static str, T)>;
 
-/// What the trajectory of a method needs beside its cases.
+/// What the trajectory of a method needs in addition to its cases.
 #[derive(Debug)]
 pub struct Course<C: 'static> {
-    /// Settings that a trajectory says in another way.
+    /// Settings that a trajectory spells differently.
     pub also: fn(&Case, &mut C) -> Result<()>,
-    /// Recorded curves (without `expect.`) beside `loss`, `grad_norm`, `lr` and `weight_decay`.
+    /// Recorded curves (without `expect.`) other than `loss`, `grad_norm`, `lr` and `weight_decay`.
     pub(crate) curves: fn(&C) -> Named<Curve>,
     /// Recorded features (without `expect.`).
     pub(crate) features: fn(&C, &Device) -> Result<Named<Features>>,
-    /// What snapshots call otherwise than the source does: (recorded, exported).
+    /// Names in snapshots that differ from the source's: (recorded, exported).
     pub renamed: &'static [(&'static str, &'static str)],
-    /// Starts of the names of what we do without: parts of a teacher that nobody runs.
+    /// Prefixes of names that our method lacks: parts of a teacher that are never run.
     pub absent: &'static [&'static str],
 }
 
@@ -86,15 +86,15 @@ pub struct Course<C: 'static> {
 /// ```
 #[derive(Debug)]
 pub struct Golden<C: 'static> {
-    /// Whose names its weights have, where the case does not say.
+    /// Whose names its weights have, if the case does not say.
     pub source: &'static str,
     /// The settings that a case changes.
     pub start: fn(&Case) -> Result<C>,
-    /// What a case's settings are among ours.
+    /// How settings of a case map to ours.
     pub settings: &'static [Setting],
-    /// Settings that do not follow key by key.
+    /// Settings that do not map key by key.
     pub also: fn(&Case, &mut C) -> Result<()>,
-    /// How the method is built: frozen networks have weights in the case.
+    /// How the method is built: the case holds the weights of frozen networks.
     pub build: fn(&Case, &C, &Device) -> Result<Box<dyn Method>>,
     /// Where the views come from.
     pub views: Views<C>,
@@ -102,20 +102,21 @@ pub struct Golden<C: 'static> {
     pub grid: fn(&C) -> mim_core::Result<PatchGrid>,
     /// Where the masks come from.
     pub masks: Masks<C>,
-    /// Where in the run a case's step lies.
+    /// The position of a case's step in the run.
     pub step: fn(&Case, &C) -> Result<StepContext>,
-    /// What a case records of what follows from its settings and inputs: refused if ours is another.
+    /// Checks recorded values that follow from settings and inputs; a case whose values differ from ours is refused.
     pub check: fn(&Made<C>) -> Result<()>,
-    /// Which recorded output (without `expect.`) is which of ours; `loss` and `grad_norm` are known. A name may have a `*`.
+    /// The trace of each recorded output (without `expect.`). `loss` and `grad_norm` need no entry. A name may have a
+    /// `*`.
     pub outputs: &'static [(&'static str, Output<C>)],
-    /// Gradients whose recorded values are no better than rounding.
+    /// Gradients whose recorded values are only rounding errors.
     pub rounding: Rounding,
     /// What its trajectories need.
     pub course: Option<Course<C>>,
 }
 
 impl<C> Course<C> {
-    /// These features, and no curves but those of every method.
+    /// These features, and only the curves of every method.
     pub(crate) const fn new(features: fn(&C, &Device) -> Result<Named<Features>>) -> Self {
         Self {
             also: |_, _| Ok(()),
@@ -128,8 +129,8 @@ impl<C> Course<C> {
 }
 
 impl<C: MethodConfig> Golden<C> {
-    /// One normalised view and recorded masks on this grid, at the start of a run; nothing is compared but loss, gradients
-    /// and step.
+    /// One normalised view and recorded masks on this grid, at the start of a run. Only loss, gradients and step are
+    /// compared.
     pub const fn new(source: &'static str, grid: fn(&C) -> mim_core::Result<PatchGrid>) -> Self {
         Self {
             source,
@@ -151,7 +152,7 @@ impl<C: MethodConfig> Golden<C> {
         }
     }
 
-    /// Makes a case ready.
+    /// Prepares a case.
     ///
     /// # Errors
     ///
@@ -261,7 +262,7 @@ impl<C: MethodConfig> Golden<C> {
         self.masks.of(case, config, (self.grid)(config)?)
     }
 
-    /// How each recorded output is found that is declared.
+    /// How to find each declared output.
     fn found(&'static self, made: Made<C>) -> Vec<(String, super::Extract)> {
         let made = Rc::new(made);
         let mut found = Vec::new();
@@ -278,7 +279,7 @@ impl<C: MethodConfig> Golden<C> {
     }
 }
 
-/// A batch of these views, of which there is at least one.
+/// A batch of these views, at least one.
 pub(crate) fn several(views: Vec<View>) -> Batch {
     Batch {
         views,

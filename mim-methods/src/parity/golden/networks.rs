@@ -1,4 +1,4 @@
-//! Networks beside a student: frozen ones with recorded weights, and settings that several students share.
+//! Frozen networks with recorded weights, and settings that several students share.
 
 use candle_core::{Device, Tensor};
 use mim_core::encoders::{ConvMaeConfig as HybridConfig, RelPosBiasKind, Vit, VitConfig};
@@ -13,7 +13,7 @@ use super::super::{Case, Result};
 use super::settings::{self, Plain, Setting, VIT, positive};
 use Setting::{Converted, Fixed, Group, Renamed, Same, Set};
 
-/// BEiT's kind of ViT as `encoder`, but for its positions and their biases.
+/// A ViT of BEiT's kind as `encoder`, except its positions and their biases.
 pub const BEIT_VIT: Setting = Group(&[
     Fixed("qkv_bias", Plain::Text("q_and_v")),
     Fixed("drop_path", Plain::Float(0.)),
@@ -23,7 +23,7 @@ pub const BEIT_VIT: Setting = Group(&[
     Converted("layer_scale_init", "encoder.layer_scale_init", positive),
 ]);
 
-/// A Swin as `encoder`, whose `type` is set before.
+/// A Swin as `encoder`, whose `type` is already set.
 pub const SWIN: Setting = Group(&[
     Fixed("ape", Plain::Bool(false)),
     Fixed("use_abs_pos_emb", Plain::Bool(false)),
@@ -49,7 +49,7 @@ pub const SWIN: Setting = Group(&[
     ),
 ]);
 
-/// A tower of CLIP, in a table of its own.
+/// A tower of CLIP, in its own table.
 pub const CLIP: &[Setting] = &[
     Same(
         "",
@@ -68,8 +68,8 @@ pub const CLIP: &[Setting] = &[
     Renamed("output_dim", "projection_dim"),
 ];
 
-/// Which positions a ViT of BEiT's kind adds and which tables of biases it has: cases spell these flags in several ways,
-/// and a flag that is absent is the default's.
+/// Which positions a ViT of BEiT's kind adds, and which tables of biases it has. Cases spell these flags in several
+/// ways; an absent flag has its default value.
 pub(crate) fn positions(case: &Case, encoder: &mut VitConfig) -> Result<()> {
     let flag = |keys: &[&str], default: bool| -> Result<bool> {
         let mut found = None;
@@ -102,7 +102,7 @@ pub(crate) fn positions(case: &Case, encoder: &mut VitConfig) -> Result<()> {
     Ok(())
 }
 
-/// A frozen ViT with the weights under `teacher.`, whose settings are those of the table `key`.
+/// A frozen ViT with the weights under `teacher.` and the settings of the table `key`.
 pub(crate) fn frozen_vit(
     case: &Case,
     (key, known): (&str, &[Setting]),
@@ -117,7 +117,7 @@ pub(crate) fn frozen_vit(
     Ok(Box::new(vit))
 }
 
-/// Recorded targets in place of a network that makes them.
+/// Recorded targets instead of a network that computes them.
 pub(crate) struct Known(pub(crate) Tensor);
 
 impl TargetGenerator for Known {
@@ -156,7 +156,7 @@ pub const HYBRID: Setting = Group(&[
     ),
 ]);
 
-/// What follows from the sizes of a hybrid.
+/// Values that follow from the sizes of a hybrid.
 pub(crate) fn hybrid(case: &Case, encoder: &HybridConfig) -> Result<()> {
     case.fixed("patch_size", encoder.patch_sizes[0])?;
     let stride: usize = encoder.patch_sizes.iter().product();

@@ -1,4 +1,4 @@
-//! Which recorded output is which of ours, as data.
+//! Which of our values each recorded output belongs to, as data.
 
 use std::rc::Rc;
 
@@ -9,37 +9,38 @@ use mim_core::{Mask, StepContext};
 use super::super::run::Extract;
 use super::super::{Case, Recorded, Result};
 
-/// A case made ready: what its outputs may depend on.
+/// A prepared case: what its outputs may depend on.
 #[derive(Debug)]
 pub struct Made<C> {
     /// The case.
     pub case: Case,
     /// The settings of its method.
     pub config: C,
-    /// Its masks, unless the method makes them itself.
+    /// Its masks, unless the method draws them itself.
     pub mask: Option<Mask>,
-    /// Where in the run its step lies.
+    /// The position of its step in the run.
     pub step: StepContext,
-    /// Images of its batch.
+    /// Number of images in its batch.
     pub images: usize,
-    /// Where it runs.
+    /// The device that it runs on.
     pub device: Device,
 }
 
-/// Where one of ours is found. A name of a trace may have a `*`, which stands for what the `*` of the recorded name does.
+/// Where to find our value. The name of a trace may have a `*`, which stands for the same text as the `*` of the
+/// recorded name.
 #[derive(Debug)]
 pub enum Output<C: 'static> {
     /// The trace of this name.
     Trace(&'static str),
-    /// The trace whose name these settings give.
+    /// The trace whose name follows from these settings.
     TraceOf(fn(&C) -> String),
-    /// The first of these traces that there is: settings decide which.
+    /// The first of these traces that exists; settings decide which.
     Any(&'static [&'static str]),
-    /// A trace times a weight that theirs includes.
+    /// A trace times a weight that the recorded value includes.
     Weighted(&'static str, fn(&C) -> f64),
     /// The hidden rows of a trace `[images, tokens, ...]`, those of all images on one axis.
     Hidden(&'static str),
-    /// The same, as many of each image: `[images, hidden, ...]`.
+    /// The same, with equally many of each image: `[images, hidden, ...]`.
     HiddenOfEach(&'static str),
     /// A trace with the rows of all images on one axis.
     Rows(&'static str),
@@ -47,24 +48,24 @@ pub enum Output<C: 'static> {
     Tokens(&'static str),
     /// A trace `[images, rows, cols, dim]` as `[images, dim, rows, cols]`.
     ChannelsFirst(&'static str),
-    /// Patches with sides of this many values on the mask's grid, channel by channel, as images.
+    /// Patches on the mask's grid, with this many values per side, channel by channel, as images.
     Image(&'static str, fn(&C) -> usize),
-    /// 1 for what is hidden, `[images, tokens]`.
+    /// The mask, `[images, tokens]`: 1 is hidden.
     Bits,
     /// Visible ids in the mask's order.
     IdsKeep,
-    /// The place of each token in the mask's order.
+    /// The position of each token in the mask's order.
     IdsRestore,
-    /// What a schedule gives at the step.
+    /// The value of a schedule at the step.
     Value(fn(&C, &StepContext) -> f64),
-    /// What cannot be said otherwise.
+    /// What the other variants cannot express.
     By(fn(&Made<C>, &Recorded) -> Result<Tensor>),
-    /// The same with what the `*` of the recorded name stands for.
+    /// The same, with the text that the `*` of the recorded name stands for.
     Part(fn(&Made<C>, &Recorded, &str) -> Result<Tensor>),
 }
 
 impl<C> Made<C> {
-    /// The masks of a case that has some.
+    /// The masks of the case.
     ///
     /// # Errors
     ///
@@ -86,7 +87,7 @@ impl<C> Made<C> {
     }
 }
 
-/// What the `*` of a pattern stands for in a name that fits; nothing where the pattern has none.
+/// The text that the `*` of a pattern stands for in a matching name; empty if the pattern has none.
 pub(super) fn part<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
     match pattern.split_once('*') {
         None => (pattern == name).then_some(""),
@@ -95,7 +96,7 @@ pub(super) fn part<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
 }
 
 impl<C> Output<C> {
-    /// How ours is found for a recorded tensor of this type in whose name the `*` stands for `part`.
+    /// How to find our value for a recorded tensor of this type, if the `*` of its name stands for `part`.
     pub(super) fn extract(&'static self, made: &Rc<Made<C>>, part: &str, dtype: DType) -> Extract {
         let (made, part) = (made.clone(), part.to_owned());
         Box::new(move |recorded| match self {

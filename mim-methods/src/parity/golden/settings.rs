@@ -1,4 +1,4 @@
-//! A case's settings among ours, as data.
+//! How settings of a case map to ours, as data.
 
 use mim_core::settings::{self, to_table};
 use serde::Serialize;
@@ -8,45 +8,45 @@ use toml::{Table, Value};
 
 use super::super::{Case, Problem, Result};
 
-/// A value that stands in a declaration.
+/// A value in a declaration.
 #[derive(Debug, Clone, Copy)]
 pub enum Plain {
     /// True or false.
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// Another number.
+    /// A number with a fraction.
     Float(f64),
     /// A word.
     Text(&'static str),
 }
 
-/// Makes our value from theirs; none takes ours away.
+/// Converts their value to ours; `None` removes ours.
 pub type Convert = fn(&Json) -> Result<Option<Value>>;
 
-/// What one or more settings of a case are among ours. Keys of both are dotted paths; a setting that a case lacks, or
-/// whose value is null, leaves ours as it is.
+/// How one or more settings of a case map to ours. Keys are dotted paths. A setting that a case lacks, or that is null,
+/// leaves ours unchanged.
 #[derive(Debug, Clone, Copy)]
 pub enum Setting {
-    /// (table of theirs, table of ours, keys): settings that both call alike. A table may be `""`.
+    /// (their table, our table, keys): settings with the same names. A table may be `""`.
     Same(&'static str, &'static str, &'static [&'static str]),
-    /// (theirs, ours): one setting of another name.
+    /// (theirs, ours): one setting with another name.
     Renamed(&'static str, &'static str),
-    /// (theirs, ours, how): one setting whose value is another.
+    /// (theirs, ours, how): one setting whose value is converted.
     Converted(&'static str, &'static str, Convert),
-    /// (theirs, ours, words): one setting that is a word of ours, for each value of theirs; further values are unknown.
+    /// (theirs, ours, words): one setting with a word of ours for each of their values; other values are unknown.
     Word(
         &'static str,
         &'static str,
         &'static [(&'static str, &'static str)],
     ),
-    /// (theirs, values): what each value means. A case without the key has the first one; further values are unknown.
+    /// (theirs, values): what each value means. A case without the key has the first one; other values are unknown.
     Choice(&'static str, &'static [(&'static str, &'static [Setting])]),
-    /// (ours, value): ours whatever the case says.
+    /// (ours, value): our setting for every case.
     Set(&'static str, Plain),
-    /// (theirs, value): the only value that our method can have.
+    /// (theirs, value): the only value that our method supports.
     Fixed(&'static str, Plain),
-    /// Keys that only inform about this method.
+    /// Keys that are only for information.
     Informs(&'static [&'static str]),
     /// Settings that several methods share.
     Group(&'static [Setting]),
@@ -74,7 +74,7 @@ pub const VIT: Setting = Group(&[
     ),
 ]);
 
-/// Biases of queries, keys and values together in `encoder`, or none.
+/// Biases of queries, keys and values in `encoder`: all or none.
 pub const QKV_BIAS: Setting = Word(
     "qkv_bias",
     "encoder.qkv_bias",
@@ -92,7 +92,7 @@ pub const MAE_DECODER: Setting = Group(&[
     ),
 ]);
 
-/// A momentum that is the same in all steps and moves the teacher after each.
+/// A constant momentum; the teacher moves after each step.
 pub const CONSTANT_MOMENTUM: Setting = Group(&[
     Fixed("ema.when", Plain::Text("after_step")),
     Converted("ema.momentum", "momentum", constant),
@@ -102,7 +102,7 @@ pub const CONSTANT_MOMENTUM: Setting = Group(&[
 ///
 /// # Errors
 ///
-/// If it is none.
+/// If it is not one.
 pub fn constant(theirs: &Json) -> Result<Option<Value>> {
     let mut schedule = Table::new();
     schedule.insert("type".to_owned(), "constant".into());
@@ -114,7 +114,7 @@ pub fn constant(theirs: &Json) -> Result<Option<Value>> {
 ///
 /// # Errors
 ///
-/// If it is none.
+/// If it is not one.
 pub fn patches(theirs: &Json) -> Result<Option<Value>> {
     let mut count = Table::new();
     count.insert("type".to_owned(), "patches".into());
@@ -122,17 +122,17 @@ pub fn patches(theirs: &Json) -> Result<Option<Value>> {
     Ok(Some(count.into()))
 }
 
-/// A number above zero; zero means that there is no such thing.
+/// A number above zero; zero stands for none.
 ///
 /// # Errors
 ///
-/// If it is none.
+/// If it is not one.
 pub fn positive(theirs: &Json) -> Result<Option<Value>> {
     let there = theirs.as_f64().is_none_or(|value| value > 0.);
     there.then(|| as_toml(theirs)).transpose()
 }
 
-/// The settings `base` with what the case says.
+/// The settings `base`, changed as the case says.
 pub(crate) fn read<T: Serialize + DeserializeOwned>(
     case: &Case,
     base: &T,
@@ -200,7 +200,7 @@ fn copy((case, theirs): (&Case, &str), (ours, key): (&mut Table, &str)) -> Resul
     Ok(())
 }
 
-/// Sets or takes away what lies at a dotted path.
+/// Sets or removes the value at a dotted path.
 fn put(ours: &mut Table, path: &str, value: Option<Value>) {
     let Some(value) = value else {
         return remove(ours, path);
@@ -211,7 +211,7 @@ fn put(ours: &mut Table, path: &str, value: Option<Value>) {
     for table in tables.rsplit('.').filter(|table| !table.is_empty()) {
         one = Table::from_iter([(table.to_owned(), Value::Table(one))]);
     }
-    // A `type` replaces the table around it.
+    // A `type` replaces the surrounding table.
     settings::overlay(ours, one);
 }
 
@@ -228,7 +228,7 @@ fn remove(ours: &mut Table, path: &str) {
     }
 }
 
-/// What belongs to the value that a case has.
+/// The entry for the value that a case has.
 fn chosen<'a, T>(case: &Case, key: &str, values: &'a [(&str, T)]) -> Result<Option<&'a T>> {
     let found = match case.setting(key)? {
         Some(Json::String(word)) => word,

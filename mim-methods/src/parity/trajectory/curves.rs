@@ -1,4 +1,4 @@
-//! Numbers of every step.
+//! Numbers recorded at every step.
 
 use candle_core::DType;
 
@@ -18,7 +18,7 @@ struct Left {
 }
 
 impl Curves {
-    /// Adds the number of one more step.
+    /// Adds the number of the next step.
     pub(super) fn add(&mut self, name: &str, value: f64) {
         match self.0.iter_mut().find(|(known, _)| known == name) {
             Some((_, values)) => values.push(value),
@@ -26,7 +26,7 @@ impl Curves {
         }
     }
 
-    /// Compares all recorded curves, or those of losses: (losses and what schedules give, norms of gradients).
+    /// Compares all recorded curves, or only losses. Returns (losses and scheduled numbers, gradient norms).
     ///
     /// If one leaves its tolerance, the failure names the first that does, and the step.
     pub(super) fn compare(
@@ -42,7 +42,7 @@ impl Curves {
                 continue;
             }
             let Some((_, ours)) = self.0.iter().find(|(known, _)| known == name) else {
-                let why = "nothing of ours is compared with it";
+                let why = "mim has no value to compare with it";
                 forward.fail(&format!("expect.{name}"), why);
                 continue;
             };

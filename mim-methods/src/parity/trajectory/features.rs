@@ -1,4 +1,4 @@
-//! What the trained encoder makes of the first images, without a mask.
+//! The features of the first images by the trained encoder, without a mask.
 
 use candle_core::{D, DType, Device, Tensor};
 use mim_core::encoders::EncoderConfig;
@@ -19,7 +19,7 @@ pub(crate) enum Shape {
     Map,
 }
 
-/// An encoder that takes its weights from a store of the method.
+/// An encoder with its weights from a store of the method.
 pub(crate) struct Features {
     encoder: Box<dyn Encoder>,
     own: ParamStore,
@@ -30,7 +30,7 @@ pub(crate) struct Features {
 }
 
 impl Features {
-    /// Of the encoder of `config` with the weights of the store called `store`, on the first view.
+    /// Features of the encoder of `config`, with the weights of the store called `store`, on the first view.
     pub(crate) fn new(
         config: impl Into<EncoderConfig>,
         store: &'static str,
@@ -121,7 +121,7 @@ pub(super) fn compare(
     let (ours, theirs) = (values(ours)?, values(theirs)?);
     let largest = theirs.iter().fold(0f64, |most, x| most.max(x.abs()));
     let off = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs());
-    // Not `max` alone, which would pass over NaN.
+    // Not `max` alone, which would ignore NaN.
     let off = off.fold(0f64, |most, x| {
         if x.is_nan() {
             f64::INFINITY

@@ -1,8 +1,8 @@
 //! Trajectories: optimizer steps in a row with recorded draws, through the stepper of the training engine.
 //!
-//! Nothing is fed back: schedules, clipping, optimizer and teachers go their own way from the recorded start.
-//! Compared are curves (losses, gradient norms, what schedules give), snapshots of all weights, and the
-//! features of the trained encoder.
+//! Recorded values are never fed back: from the recorded start, schedules, clipping, optimizer and teachers run on
+//! their own. Curves (losses, gradient norms, scheduled numbers), snapshots of all weights, and the features of the
+//! trained encoder are compared.
 
 mod curves;
 mod features;
@@ -34,28 +34,28 @@ pub(crate) type Inputs = Box<dyn Fn(&Case, &Device) -> Result<(Batch, Mask)>>;
 pub(crate) struct Trajectory {
     /// The batch and the masks of a step.
     pub(super) inputs: Inputs,
-    /// Recorded curves (without `expect.`) beside `loss`, `grad_norm`, `lr` and `weight_decay`.
+    /// Recorded curves (without `expect.`) other than `loss`, `grad_norm`, `lr` and `weight_decay`.
     pub(super) curves: Vec<(&'static str, Curve)>,
     /// Recorded features (without `expect.`).
     pub(super) features: Vec<(&'static str, Features)>,
-    /// What snapshots call otherwise than `source` does: (recorded, exported).
+    /// Names in snapshots that differ from those of `source`: (recorded, exported).
     pub(super) renamed: &'static [(&'static str, &'static str)],
-    /// Starts of the names of what we do without: parts of a teacher that nobody runs.
+    /// Prefixes of names that our method lacks: parts of a teacher that are never run.
     pub(super) absent: &'static [&'static str],
 }
 
-/// A case of a trajectory made ready.
+/// A prepared trajectory.
 struct Replay {
     method: Box<dyn Method>,
     source: Source,
     own: Trajectory,
 }
 
-/// Where the numbers of a curve are found.
+/// Where to find the numbers of a curve.
 pub(crate) enum Curve {
-    /// A loss term, times what the recorded one includes.
+    /// A loss term, times a factor that the recorded one includes.
     Term(&'static str, f64),
-    /// What a schedule of the method gives.
+    /// The value of one of the method's schedules.
     Value(Schedule),
 }
 
@@ -94,7 +94,7 @@ pub(super) fn run(case: &Case, device: &Device, overrides: Overrides) -> Result<
             let name = format!("features{name}");
             let Some((_, features)) = replay.own.features.iter().find(|(known, _)| *known == name)
             else {
-                forward.fail(&name, "nothing of ours is compared with it");
+                forward.fail(&name, "mim has no value to compare with it");
                 continue;
             };
             let ours = features.of(replay.state(case), &batch)?;
@@ -113,7 +113,7 @@ impl Replay {
         }
     }
 
-    /// One optimizer step, as the training engine makes it.
+    /// One optimizer step, as in the training engine.
     fn step(
         &mut self,
         case: &Case,

@@ -10,7 +10,7 @@ use super::super::optimizer::Optimizer;
 use super::super::stores::State;
 use super::super::{Case, Problem, Result};
 
-/// How the steps of a trajectory are made.
+/// How the steps of a trajectory are taken.
 pub(super) struct Plan {
     /// Steps recorded.
     pub(super) steps: usize,
@@ -116,7 +116,7 @@ pub(crate) fn momentum(case: &Case) -> Result<Schedule> {
     }
 }
 
-/// Checks that the momentum of a teacher is the one of a method that has no choice of schedules.
+/// Checks the momentum of a teacher, for methods with only one schedule.
 pub(crate) fn fixed_momentum(case: &Case, schedule: &str, start: f64) -> Result<()> {
     let Momentum { kind, base, end } = ema_schedule(case)?;
     match kind == schedule && base.to_bits() == start.to_bits() && end.is_none() {
@@ -140,7 +140,7 @@ impl Plan {
             return Err(case.bad(what).into());
         }
         if case.setting_or("epochs", settings.epochs)? != settings.epochs {
-            let what = "`epochs` is another number than that of `schedule`";
+            let what = "`epochs` differs from that of `schedule`";
             return Err(case.bad(what.to_owned()).into());
         }
         for (what, first, second) in [
@@ -152,7 +152,7 @@ impl Plan {
             ),
         ] {
             if first.to_bits() != second.to_bits() {
-                let what = format!("schedule and optimizer have other {what}: {first}, {second}");
+                let what = format!("{what} of schedule and optimizer differ: {first}, {second}");
                 return Err(case.bad(what).into());
             }
         }
@@ -181,7 +181,7 @@ impl Plan {
         })
     }
 
-    /// Where in the run step `index` lies.
+    /// The position of step `index` in the run.
     pub(super) fn step(&self, index: usize) -> StepContext {
         StepContext {
             epoch: index / self.steps_per_epoch,

@@ -8,13 +8,13 @@ use super::super::stores::State;
 use super::super::{Case, DriftTolerance, Result};
 use super::Replay;
 
-/// A movement is compared where it is more than this share of what moved.
+/// A movement is compared only if it is more than this share of the tensor.
 const MOVED: f64 = 1e-3;
 
-/// What a tensor of zeros may be off by.
+/// How far a tensor of zeros may be off.
 const OF_ZEROS: f64 = 1e-9;
 
-/// The recorded weights, and where ours began.
+/// The recorded weights, and our initial ones.
 pub(super) struct Snapshots<'a> {
     case: &'a Case,
     tolerance: &'a DriftTolerance,
@@ -41,7 +41,7 @@ impl<'a> Snapshots<'a> {
         })
     }
 
-    /// Compares all recorded weights after so many steps, if any are.
+    /// Compares all weights recorded after this many steps, if there are any.
     pub(super) fn compare(&self, steps: usize, replay: &Replay, worst: &mut Worst) -> Result<()> {
         if !self.at.contains(&steps) {
             return Ok(());
@@ -95,7 +95,7 @@ impl<'a> Snapshots<'a> {
     }
 }
 
-/// Compares our values and theirs, and how far both have moved from the start.
+/// Compares our values with theirs, and how far both have moved from the start.
 fn compare(
     name: &str,
     [ours, theirs, start]: &[Vec<f64>; 3],
@@ -103,7 +103,7 @@ fn compare(
     worst: &mut Worst,
 ) {
     let largest = |xs: &mut dyn Iterator<Item = f64>| {
-        // Not `max` alone, which would pass over NaN.
+        // Not `max` alone, which would ignore NaN.
         xs.fold(0f64, |most, x| {
             if x.is_nan() {
                 f64::INFINITY
