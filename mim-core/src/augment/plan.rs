@@ -223,8 +223,8 @@ impl ViewPlan {
 
 /// The largest image, in pixels, that is resized whole. Of a larger one only what the crop needs is resized.
 const MOST_RESIZED: usize = 1 << 25;
-/// Margin in source pixels that the filter may read beyond the crop.
-const REACH: usize = 8;
+/// Half the width of the widest filter, Lanczos: in source pixels, or in pixels of the result where that is smaller.
+const REACH: usize = 3;
 
 /// Cuts a very thin image, which would become huge when its shorter side is resized, to the middle part that the crop
 /// afterwards reads. Other images stay as they are.
@@ -241,9 +241,11 @@ fn middle_of_thin(sample: Sample, resize: &Resize, crop: &CenterCrop) -> Result<
         return Ok(sample);
     }
     let (rows, columns) = crop.size.square();
+    // What the filter reads beyond the crop, and what rounding needs.
+    let reach = (REACH * shorter.max(side)).div_ceil(side) + 2;
     // The same distance from both ends, so that the middle stays where it is.
     let kept = |from: usize, read: usize| {
-        let wanted = (read * shorter).div_ceil(side) + 2 * REACH;
+        let wanted = (read * shorter).div_ceil(side) + 2 * reach;
         let wanted = wanted.max(shorter) + (wanted.max(shorter) + from) % 2;
         wanted.min(from)
     };
