@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Ends runs at random times, by kill -9 and by signals, and resumes them until they are finished.
 
     scripts/attack/kills.py target/release/mim [--tries N] [--quick]

@@ -62,7 +62,7 @@ def config(folder, method, epochs=3, keep=2, more=""):
     """A toy config of a method on the images in `folder`."""
     data = f'[data]\nsource = "folder:{folder / "images"}"\n'
     train = f"[train]\nepochs = {epochs}\nbatch_size = 4\nkeep_checkpoints = {keep}\n"
-    evaluation = "[eval.linear]\nmax_iter = 20\n"
+    evaluation = "[eval.linear]\nmax_iter = 20\n[eval.knn]\nk = 3\n"
     path = folder / f"{method}-{epochs}-{keep}.toml"
     path.write_text(f'method = "{method}"\n' + METHODS[method] + data + train + evaluation + more)
     return path
