@@ -22,9 +22,12 @@ impl FolderLock {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] if another process has it, [`Error::Io`] if the file cannot be made.
+    /// [`Error::Format`] if another process has it or the file is no regular one, [`Error::Io`] if it cannot be made.
     pub fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(Self::FILE);
+        if path.exists() {
+            super::regular(&path)?;
+        }
         let mut options = OpenOptions::new();
         let opened = options.create(true).truncate(false).write(true).open(&path);
         let file = opened.map_err(Error::io("create", &path))?;
