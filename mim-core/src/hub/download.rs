@@ -36,6 +36,14 @@ struct Pace {
 }
 
 impl Pace {
+    fn new(have: u64, settings: &HubSettings) -> Self {
+        Self {
+            since: Instant::now(),
+            at: have,
+            slowest: settings.longest_stall / 2,
+        }
+    }
+
     /// Gives up a connection that delivers almost nothing.
     fn check(&mut self, have: u64) -> Result<(), Failure> {
         if have >= self.at + PROGRESS {
@@ -109,11 +117,7 @@ impl Download<'_> {
         if have == size {
             return Ok(());
         }
-        let folder = part.parent().unwrap_or(Path::new("."));
-        space::check(folder, size - have).map_err(|what| {
-            let fix = "free some, or set HF_HUB_CACHE to a folder on another disk";
-            Stop::Error(Error::hub(self.path, what, fix))
-        })?;
+        self.check_room(part, size - have)?;
         let mut stream = match self.http.get(&self.url, have) {
             // The server gives another length, so the existing bytes belong to another file.
             Err(Failure::Refused(refused)) if refused.status == 416 => {
@@ -135,11 +139,7 @@ impl Download<'_> {
             }
         }
         let mut piece = vec![0; 1 << 18];
-        let mut pace = Pace {
-            since: Instant::now(),
-            at: have,
-            slowest: self.settings.longest_stall / 2,
-        };
+        let mut pace = Pace::new(have, self.settings);
         loop {
             let bytes = stream
                 .bytes
@@ -162,6 +162,12 @@ impl Download<'_> {
             return Err(Failure::Broken(what).into());
         }
         file.sync_all().map_err(failed("write"))
+    }
+
+    fn check_room(&self, part: &Path, bytes: u64) -> Result<(), Stop> {
+        let folder = part.parent().unwrap_or(Path::new("."));
+        let fix = "free some, or set HF_HUB_CACHE to a folder on another disk";
+        space::check(folder, bytes).map_err(|what| Stop::Error(Error::hub(self.path, what, fix)))
     }
 
     /// Removes a file that is not the requested one.
