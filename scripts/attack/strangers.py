@@ -71,6 +71,11 @@ STRANGERS = {
 }
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 class Attack:
     def __init__(self, trials):
         self.trials = trials
@@ -102,8 +107,7 @@ class Attack:
 
     def together(self, kind, say, first=0):
         """Two processes with strangers beside them; `first` starts some seconds before the other."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         end, folder = threading.Event(), self.trials.folder / f"run-{len(os.listdir(self.trials.folder))}"
         self.learned.clear()
         for _ in range(3) if say else ():
@@ -120,8 +124,23 @@ class Attack:
                 finding = f"a stranger learns {len(self.learned[0])} bytes"
             self.trials.note(kind, f"both join, {'soon' if outcome.seconds < 30 else 'late'}", finding or None)
 
+    def control(self):
+        """Who knows the secret gets the id, so this script speaks the language of the processes."""
+        port, learned = free_port(), b""
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            one = pool.submit(self.process, 0, port, self.trials.folder / "control")
+            while not learned and not one.done():
+                try:
+                    with socket.create_connection(("127.0.0.1", port), 1) as stream:
+                        stream.settimeout(5)
+                        learned = claim(stream, 1, 2, SECRET.encode())
+                except OSError:
+                    time.sleep(0.05)
+        finding = None if len(learned) == 64 + ID else f"it gets {len(learned)} bytes, so nothing here is tried as meant"
+        self.trials.note("who knows the secret", "gets the id", finding)
+
     def impostor(self):
-        """A stranger listens where rank 0 will; rank 1 must not believe it, and rank 0 says that it cannot listen."""
+        """A stranger listens where rank 0 will: rank 0 says that it cannot listen."""
         with socket.create_server(("127.0.0.1", 0)) as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
             port = server.getsockname()[1]
 
@@ -142,7 +161,8 @@ def main():
     trials = Trials(__doc__, tries=2, quick=1)
     attack = Attack(trials)
     attack.together("nobody", None)
-    if attack.trials.findings:
+    attack.control()
+    if trials.findings:
         trials.end()
     for _ in range(trials.tries):
         for kind, say in STRANGERS.items():

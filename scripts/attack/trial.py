@@ -31,6 +31,8 @@ METHODS = {
     "cmae": ENCODER + DECODER + FEATURES + PROJECTORS + "mask_patch_size = 8\n",
     "ibot": ENCODER + HEAD + "crops = { global = 2, local = 2, local_size = 8 }\n",
 }
+# What has not ended yet.
+RUNNING = set()
 # What the log and the summary measure of the machine.
 MEASURED = {"images_per_s", "seconds", "data_wait", "waiting", "time", "peak_memory"}
 
@@ -122,12 +124,14 @@ def run(command, seconds=60, memory=None, env=None, during=None, cwd=None):
         process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=settings, preexec_fn=limit, cwd=cwd
         )
+        RUNNING.add(process)
         late = []
         timer = threading.Timer(seconds, lambda: (late.append(True), process.kill()))
         timer.start()
         if during:
             threading.Thread(target=during, args=(process,), daemon=True).start()
         _, status, usage = os.wait4(process.pid, 0)
+        RUNNING.discard(process)
         timer.cancel()
         process.returncode = status
         took = time.monotonic() - start
@@ -158,6 +162,15 @@ class Trials:
         self.folder = pathlib.Path(self.temporary.name)
         self.results = collections.defaultdict(collections.Counter)
         self.findings = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.stop)
+
+    def stop(self, *_):
+        """Prints what there is when somebody ends the script."""
+        for process in list(RUNNING):
+            process.kill()
+        print("ended before all was tried")
+        self.end()
 
     def wants(self, kind):
         return self.only in kind
