@@ -12,8 +12,6 @@ use std::process::{Command, Output};
 use mim::prelude::*;
 use mock_hub::{MockHub, Repository};
 
-const HASH: &str = "89abcdef0123456789abcdef0123456789abcdef";
-
 fn weights() -> Vec<u8> {
     let file = tempfile::NamedTempFile::with_suffix(".safetensors").unwrap();
     let mut weights = WeightMap::default();
@@ -41,7 +39,7 @@ fn mim(hub: &MockHub, home: &Path, args: &[&str]) -> (Output, String) {
 
 #[test]
 fn info_shows_weights_of_the_hub() {
-    let hub = MockHub::of(Repository::default().with("model.safetensors", weights(), HASH));
+    let hub = MockHub::of(Repository::default().small("model.safetensors", weights()));
     let home = tempfile::tempdir().unwrap();
     let (output, error) = mim(&hub, home.path(), &["info", "hf:o/n"]);
     assert!(output.status.success(), "{error}");
@@ -66,7 +64,7 @@ fn info_shows_weights_of_the_hub() {
 
 #[test]
 fn teachers_and_their_weights_come_from_the_hub() {
-    let hub = MockHub::of(Repository::default().with("model.safetensors", weights(), HASH));
+    let hub = MockHub::of(Repository::default().small("model.safetensors", weights()));
     let home = tempfile::tempdir().unwrap();
     let run = home.path().join("run");
     let run = run.to_str().unwrap();
@@ -100,7 +98,7 @@ fn teachers_and_their_weights_come_from_the_hub() {
 
 #[test]
 fn two_processes_download_a_file_once() {
-    let repository = Repository::default().with("model.safetensors", weights(), HASH);
+    let repository = Repository::default().small("model.safetensors", weights());
     let hub = MockHub::start(move |request| {
         if request.method == "GET" {
             std::thread::sleep(std::time::Duration::from_millis(500));
@@ -125,7 +123,7 @@ fn two_processes_download_a_file_once() {
 
 #[test]
 fn weights_of_the_hub_are_converted_and_published_names_lead_there() {
-    let hub = MockHub::of(Repository::default().with("model.safetensors", weights(), HASH));
+    let hub = MockHub::of(Repository::default().small("model.safetensors", weights()));
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out.safetensors");
     let convert = ["convert", "--from", "timm", "hf:o/n", out.to_str().unwrap()];

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mim_core::hub::{Hub, HubPath, HubSettings, Transfer};
 use mim_core::weights::WeightMap;
@@ -18,7 +18,6 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 const MODEL: &str = "model.safetensors";
-const SMALL: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
 /// A weights file with one tensor of `length` bytes.
 fn weights(length: usize) -> Vec<u8> {
@@ -325,11 +324,9 @@ fn a_refusal_after_good_metadata_is_no_file() {
 
 #[test]
 fn missing_files_are_answered_with_those_that_are_there() {
-    let repository = Repository::default().with("README.md", "text", SMALL).with(
-        "original/weights.pth",
-        "bytes",
-        SMALL,
-    );
+    let repository = Repository::default()
+        .small("README.md", "text")
+        .small("original/weights.pth", "bytes");
     let (hub, cache) = (MockHub::of(repository), tempfile::tempdir().unwrap());
     let client = client(&hub, &cache);
     let error = fails(&client, &cache, "hf:o/n");
@@ -353,10 +350,10 @@ fn without_a_name_the_usual_files_are_tried_in_order() {
     let index =
         r#"{"weight_map":{"a":"x-1.safetensors","b":"x-2.safetensors","c":"x-1.safetensors"}}"#;
     let sharded = Repository::default()
-        .with("model.safetensors.index.json", index, SMALL)
-        .with("x-1.safetensors", weights(1), &SMALL.replace('8', "1"))
-        .with("x-2.safetensors", weights(2), &SMALL.replace('8', "2"))
-        .with("pytorch_model.bin", "zip", &SMALL.replace('8', "3"));
+        .small("model.safetensors.index.json", index)
+        .small("x-1.safetensors", weights(1))
+        .small("x-2.safetensors", weights(2))
+        .small("pytorch_model.bin", "zip");
     let (hub, cache) = (MockHub::of(sharded.clone()), tempfile::tempdir().unwrap());
     let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
     assert!(found.ends_with("model.safetensors.index.json"));
@@ -378,8 +375,8 @@ fn without_a_name_the_usual_files_are_tried_in_order() {
 fn an_index_cannot_name_files_outside_its_repository() {
     let index = r#"{"weight_map":{"a":"../../x"}}"#;
     let repository = Repository::default()
-        .with("model.safetensors.index.json", index, SMALL)
-        .with("../../x", "bytes", SMALL);
+        .small("model.safetensors.index.json", index)
+        .small("../../x", "bytes");
     let (hub, cache) = (MockHub::of(repository), tempfile::tempdir().unwrap());
     let error = client(&hub, &cache).weights(&path("hf:o/n")).unwrap_err();
     assert!(
@@ -512,9 +509,69 @@ fn files_of_a_wrong_length_or_content_are_removed() {
 }
 
 #[test]
+fn small_files_are_compared_with_gits_hash() {
+    let right = Repository::default().small("config.json", r#"{"a": 1}"#);
+    let mut wrong = right.clone();
+    wrong.0.get_mut("config.json").unwrap().0[6] = b'2';
+    let cache = tempfile::tempdir().unwrap();
+    let hub = MockHub::of(wrong);
+    let error = fails(&client(&hub, &cache), &cache, "hf:o/n/config.json");
+    assert!(
+        error.contains("git hash") && error.contains("it was removed"),
+        "{error}"
+    );
+    let hub = MockHub::of(right);
+    let found = client(&hub, &cache).file(&path("hf:o/n/config.json"));
+    assert_eq!(fs::read(found.unwrap()).unwrap(), br#"{"a": 1}"#);
+}
+
+#[test]
+#[cfg(unix)]
+fn what_no_disk_can_hold_is_not_begun() {
+    let repository = model();
+    let hub = MockHub::start(move |request| {
+        let mut reply = repository.answer(request);
+        reply.promised = Some(1 << 60);
+        reply
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let error = fails(&client(&hub, &cache), &cache, "hf:o/n/model.safetensors");
+    for part in ["has room for only", "1152921504606846976", "HF_HUB_CACHE"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(
+        hub.requests()
+            .iter()
+            .all(|request| request.starts_with("HEAD"))
+    );
+}
+
+#[test]
+fn a_download_without_progress_is_given_up() {
+    let repository = model();
+    let hub = MockHub::start(move |request| {
+        let mut reply = repository.answer(request);
+        reply.pause = Some(Duration::from_millis(50));
+        reply
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let mut settings = settings(&hub.endpoint, &cache);
+    settings.longest_stall = Duration::from_secs(1);
+    let start = Instant::now();
+    let error = fails(&Hub::new(settings).unwrap(), &cache, "hf:o/n");
+    assert!(error.contains("bytes arrived in 0.5 s"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(20));
+    // A second connection was tried, and continued.
+    let requests = hub.take();
+    let gets: Vec<_> = requests.iter().filter(|r| r.method == "GET").collect();
+    assert_eq!(gets.len(), 2);
+    assert!(gets[1].start.is_some());
+}
+
+#[test]
 fn weights_without_a_header_are_removed() {
-    // Small files have no SHA-256, so only their own format tells.
-    let repository = Repository::default().with(MODEL, "<html>please log in</html>", SMALL);
+    // Its length and its hash are as announced, so only its own format tells.
+    let repository = Repository::default().small(MODEL, "<html>please log in</html>");
     let (hub, cache) = (MockHub::of(repository), tempfile::tempdir().unwrap());
     let error = fails(&client(&hub, &cache), &cache, "hf:o/n");
     assert!(error.contains("safetensors header"), "{error}");

@@ -210,14 +210,11 @@ mod on_the_hub {
 
     fn repository(folder: &str) -> Repository {
         let files = std::fs::read_dir(fixtures().join("data")).unwrap();
-        files
-            .enumerate()
-            .fold(Repository::default(), |all, (i, entry)| {
-                let entry = entry.unwrap();
-                let name = format!("{folder}/{}", entry.file_name().into_string().unwrap());
-                let bytes = std::fs::read(entry.path()).unwrap();
-                all.with(&name, bytes, &format!("{i:040x}"))
-            })
+        files.fold(Repository::default(), |all, entry| {
+            let entry = entry.unwrap();
+            let name = format!("{folder}/{}", entry.file_name().into_string().unwrap());
+            all.small(&name, std::fs::read(entry.path()).unwrap())
+        })
     }
 
     fn path(text: &str) -> HubPath {
@@ -226,7 +223,7 @@ mod on_the_hub {
 
     #[test]
     fn a_split_is_downloaded_and_then_read_offline() {
-        let hub = MockHub::of(repository("data").with("README.md", "text", "abc"));
+        let hub = MockHub::of(repository("data").small("README.md", "text"));
         let cache = tempfile::tempdir().unwrap();
         let mut settings = HubSettings::new(&hub.endpoint, cache.path());
         let client = Hub::new(settings.clone()).unwrap();
@@ -258,7 +255,7 @@ mod on_the_hub {
     #[test]
     fn other_kinds_are_read_as_the_hub_converts_them() {
         let (own, converted) = (
-            Repository::default().with("images.zip", "zip", "abc"),
+            Repository::default().small("images.zip", "zip"),
             repository("default/x"),
         );
         let hub = MockHub::start(move |request| {

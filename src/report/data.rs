@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use mim_core::train::{EpochLog, EpochRecord};
-use mim_core::{Error, Result};
+use mim_core::{Error, Result, files};
 use mim_methods::registry;
 use serde_json::Value;
 use toml::Table;
@@ -48,11 +48,10 @@ impl RunData {
         let config = RunConfig::from_table(read_run(run)?)?;
         let settings = flat(&config.to_table()?);
         let file = run.join("summary.json");
-        let summary = match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text)
+        let summary = match files::read_if_there(&file)? {
+            Some(text) => serde_json::from_slice(&text)
                 .map_err(|error| Error::format(&file, error.to_string(), "remove the file"))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
-            Err(error) => return Err(Error::io("read", &file)(error)),
+            None => Value::Null,
         };
         Ok(Self {
             name: name(run),
@@ -175,7 +174,7 @@ fn pictures(run: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     for entry in fs::read_dir(run).map_err(Error::io("read", run))? {
         let path = entry.map_err(Error::io("read", run))?.path();
         if path.extension().is_some_and(|end| end == "png") {
-            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+            let bytes = files::read(&path)?;
             found.push((name(&path), bytes));
         }
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use mim_core::train::TrainConfig;
-use mim_core::{Error, Method, Result, settings};
+use mim_core::{Error, Method, Result, files, settings};
 use mim_eval::EvalConfig;
 use mim_methods::registry::{self, Entry};
 use toml::{Table, Value};
@@ -173,7 +173,9 @@ pub fn measure(table: &mut Table) -> Result<Vec<String>> {
 ///
 /// If it cannot be read, or is not TOML.
 pub fn read_run(run: &Path) -> Result<Table> {
-    let mut table = read_file(&run.join("config.toml").to_string_lossy())?;
+    let path = run.join("config.toml");
+    let text = files::read(&path)?;
+    let mut table = parse(&path, &String::from_utf8_lossy(&text))?;
     data::of_older_run(&mut table);
     Ok(table)
 }
@@ -195,6 +197,10 @@ pub fn read_file(name: &str) -> Result<Table> {
     } else {
         registry::recipe(name)?.to_owned()
     };
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Table> {
     text.parse::<Table>()
         .map_err(|error| Error::format(path, error.to_string(), "correct the TOML"))
 }

@@ -22,9 +22,13 @@ impl FolderLock {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] if another process has the lock, [`Error::Io`] if the file cannot be created.
+    /// [`Error::Format`] if another process has the lock or the file is not a regular one, [`Error::Io`] if it cannot be
+    /// created.
     pub fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(Self::FILE);
+        if path.exists() {
+            super::regular(&path)?;
+        }
         let mut options = OpenOptions::new();
         let opened = options.create(true).truncate(false).write(true).open(&path);
         let file = opened.map_err(Error::io("create", &path))?;

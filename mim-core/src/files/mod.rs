@@ -111,6 +111,9 @@ pub fn write_new(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 /// [`Error::Io`] if it cannot be written; part of it may have been.
 pub fn append(path: &Path, content: &[u8]) -> Result<()> {
     let is_new = !path.exists();
+    if !is_new {
+        regular(path)?;
+    }
     let mut options = OpenOptions::new();
     let file = options.create(true).append(true).open(path);
     let mut file = file.map_err(Error::io("write", path))?;
@@ -191,12 +194,18 @@ pub fn settled_name(name: &str) -> &str {
 ///
 /// [`Error::Io`] if it cannot be opened, [`Error::Format`] if it is not a regular file.
 pub fn open(path: &Path) -> Result<File> {
-    let kind = fs::metadata(path).map_err(Error::io("open", path))?;
-    if !kind.is_file() && !kind.is_dir() {
-        let what = "this is not a regular file, but a pipe, a device or a socket";
-        return Err(Error::format(path, what, "save its content in a file"));
-    }
+    regular(path)?;
     File::open(path).map_err(Error::io("open", path))
+}
+
+/// Refuses anything but a regular file, or a folder, which cannot be opened by mistake.
+fn regular(path: &Path) -> Result<()> {
+    let kind = fs::metadata(path).map_err(Error::io("open", path))?;
+    if kind.is_file() || kind.is_dir() {
+        return Ok(());
+    }
+    let what = "this is not a regular file, but a pipe, a device or a socket";
+    Err(Error::format(path, what, "save its content in a file"))
 }
 
 /// Reads a regular file.
@@ -210,6 +219,18 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
         .read_to_end(&mut bytes)
         .map_err(Error::io("read", path))?;
     Ok(bytes)
+}
+
+/// Reads a regular file, if anything is there.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        _ => read(path).map(Some),
+    }
 }
 
 /// The content of a folder, sorted by name; empty if the folder does not exist.
@@ -318,6 +339,25 @@ mod tests {
         write(&path, "new").unwrap();
         assert_eq!(text(&path), "new");
         assert_eq!(entries(dir.path()).unwrap(), [path]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn devices_are_neither_read_nor_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        assert_eq!(read_if_there(&path).unwrap(), None);
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        for tried in [
+            read(&path).map(|_| ()),
+            read_if_there(&path).map(|_| ()),
+            append(&path, b"a"),
+        ] {
+            let error = tried.unwrap_err().to_string();
+            assert!(error.contains("not a regular file"), "{error}");
+        }
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join(FolderLock::FILE)).unwrap();
+        assert!(FolderLock::take(dir.path()).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! models--owner--name/snapshots/COMMIT/FILE   a link to the blob
 //! ```
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +74,15 @@ impl Cache {
         create_dir(&self.root.join("blobs"))?;
         let path = self.locks.join(format!("{etag}.lock"));
         let file = File::create(&path).map_err(Error::io("create", &path))?;
-        match file.lock() {
+        let locked = match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                tracing::warn!("waiting for another process that downloads the same file");
+                file.lock()
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+            Ok(()) => Ok(()),
+        };
+        match locked {
             // Some network file systems have no locks. Two downloads may then collide, which the check after them detects.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
             done => done.map_err(Error::io("lock", &path))?,

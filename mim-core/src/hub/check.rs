@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use safetensors::tensor::Metadata as Header;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::headers::Metadata;
@@ -21,17 +22,23 @@ pub(super) fn download(path: &Path, name: &str, metadata: &Metadata) -> Result<(
             metadata.size
         ));
     }
-    // For files stored in git itself, the Hub gives the git hash; for large files, the SHA-256 of their bytes.
-    if metadata.etag.len() == 64 {
-        let found = sha256(path)?;
-        if !found.eq_ignore_ascii_case(&metadata.etag) {
-            return Err(format!(
-                "the SHA-256 of the download is {found}, but the Hub announced {}",
-                metadata.etag
-            ));
+    let announced = &metadata.etag;
+    // For large files, the Hub gives the SHA-256 of their bytes; for files stored in git itself, git's hash.
+    let (kind, found) = match announced.len() {
+        64 => ("SHA-256", hash(Sha256::new(), path)?),
+        40 if announced.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            let blob = Sha1::new_with_prefix(format!("blob {length}\0"));
+            ("git hash (SHA-1)", hash(blob, path)?)
         }
+        // Another kind of server.
+        _ => return readable(path, name),
+    };
+    match found.eq_ignore_ascii_case(announced) {
+        true => readable(path, name),
+        false => Err(format!(
+            "the {kind} of the download is {found}, but the Hub announced {announced}"
+        )),
     }
-    readable(path, name)
 }
 
 /// What is wrong with the header of a `.safetensors` file; other files are not checked.
@@ -67,9 +74,9 @@ fn length(path: &Path) -> Result<u64, String> {
     Ok(metadata.len())
 }
 
-fn sha256(path: &Path) -> Result<String, String> {
+/// Continues a hash by the bytes of a file; in hexadecimal digits.
+fn hash(mut hash: impl Digest, path: &Path) -> Result<String, String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
-    let mut hash = Sha256::new();
     let mut piece = vec![0; 1 << 18];
     loop {
         match file.read(&mut piece).map_err(|error| error.to_string())? {
@@ -101,8 +108,14 @@ mod tests {
         assert!(wrong.contains("3 bytes") && wrong.contains('4'), "{wrong}");
         let wrong = download(file.path(), "x.bin", &metadata(&known.replace('b', "c"), 3));
         assert!(wrong.unwrap_err().contains("SHA-256"));
-        let git = metadata("0123456789abcdef0123456789abcdef01234567", 3);
+        // `printf abc | git hash-object --stdin`
+        let known = "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f";
+        let git = metadata(known, 3);
         assert_eq!(download(file.path(), "x.bin", &git), Ok(()));
+        let wrong = download(file.path(), "x.bin", &metadata(&known.replace('f', "0"), 3));
+        assert!(wrong.unwrap_err().contains("git hash"));
+        let other = metadata("0123456789abcdef0123456789abcdef", 3);
+        assert_eq!(download(file.path(), "x.bin", &other), Ok(()));
         let wrong = download(file.path(), "x.safetensors", &git).unwrap_err();
         assert!(wrong.contains("safetensors header"), "{wrong}");
     }

@@ -174,7 +174,7 @@ impl Hub {
         mut ask: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let attempts = if is_cached { 1 } else { ATTEMPTS };
-        let mut patience = Patience::new(attempts, self.settings.first_wait);
+        let mut patience = Patience::new(attempts, &self.settings);
         loop {
             match ask() {
                 Err(failure) if patience.again(&failure, path) => {}

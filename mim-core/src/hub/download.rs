@@ -10,16 +10,13 @@ use super::failure::Failure;
 use super::headers::Metadata;
 use super::http::Http;
 use super::refusal::{Patience, explain};
-use super::{HubPath, HubSettings, Observer, Transfer};
+use super::{HubPath, HubSettings, Observer, Transfer, space};
 use crate::{Error, Result};
 
 /// Maximum number of attempts without progress.
 pub(super) const ATTEMPTS: u32 = 5;
 /// Bytes that count as progress.
 const PROGRESS: u64 = 1 << 20;
-
-/// Maximum time for these bytes.
-const SLOWEST: Duration = Duration::from_secs(300);
 
 /// A pending download.
 pub(super) struct Download<'a> {
@@ -31,18 +28,30 @@ pub(super) struct Download<'a> {
     pub(super) metadata: &'a Metadata,
 }
 
-/// Time and position of the latest progress.
-struct Pace(Instant, u64);
+/// Time and position of the latest progress of a connection.
+struct Pace {
+    since: Instant,
+    at: u64,
+    slowest: Duration,
+}
 
 impl Pace {
+    fn new(have: u64, settings: &HubSettings) -> Self {
+        Self {
+            since: Instant::now(),
+            at: have,
+            slowest: settings.longest_stall / 2,
+        }
+    }
+
     /// Gives up a connection that delivers almost nothing.
     fn check(&mut self, have: u64) -> Result<(), Failure> {
-        if have >= self.1 + PROGRESS {
-            *self = Self(Instant::now(), have);
+        if have >= self.at + PROGRESS {
+            (self.since, self.at) = (Instant::now(), have);
         }
-        match self.0.elapsed() > SLOWEST {
+        match self.since.elapsed() > self.slowest {
             true => {
-                let seconds = SLOWEST.as_secs();
+                let seconds = self.slowest.as_secs_f64();
                 let what = format!("fewer than {PROGRESS} bytes arrived in {seconds} s");
                 Err(Failure::Broken(what))
             }
@@ -69,7 +78,7 @@ impl Download<'_> {
     /// Completes `part` from its current content, and checks it; a bad file is removed.
     pub(super) fn run(&self, part: &Path) -> Result<()> {
         let name = self.path.to_string();
-        let mut patience = Patience::new(ATTEMPTS, self.settings.first_wait);
+        let mut patience = Patience::new(ATTEMPTS, self.settings);
         let mut reached = 0;
         while let Err(stop) = self.piece(part, &name) {
             let failure = match stop {
@@ -108,6 +117,7 @@ impl Download<'_> {
         if have == size {
             return Ok(());
         }
+        self.check_room(part, size - have)?;
         let mut stream = match self.http.get(&self.url, have) {
             // The server gives another length, so the existing bytes belong to another file.
             Err(Failure::Refused(refused)) if refused.status == 416 => {
@@ -129,7 +139,7 @@ impl Download<'_> {
             }
         }
         let mut piece = vec![0; 1 << 18];
-        let mut pace = Pace(Instant::now(), have);
+        let mut pace = Pace::new(have, self.settings);
         loop {
             let bytes = stream
                 .bytes
@@ -152,6 +162,12 @@ impl Download<'_> {
             return Err(Failure::Broken(what).into());
         }
         file.sync_all().map_err(failed("write"))
+    }
+
+    fn check_room(&self, part: &Path, bytes: u64) -> Result<(), Stop> {
+        let folder = part.parent().unwrap_or(Path::new("."));
+        let fix = "free some, or set HF_HUB_CACHE to a folder on another disk";
+        space::check(folder, bytes).map_err(|what| Stop::Error(Error::hub(self.path, what, fix)))
     }
 
     /// Removes a file that is not the requested one.

@@ -47,6 +47,8 @@ mod progress;
 mod refusal;
 #[cfg(feature = "hub")]
 mod settings;
+#[cfg(feature = "hub")]
+mod space;
 
 pub use path::{HubPath, RepoKind};
 

@@ -1,6 +1,6 @@
 //! Meaning and remedy of failures.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::address::public;
 use super::failure::{Failure, Refused};
@@ -18,16 +18,21 @@ pub(super) struct Patience {
     first_wait: Duration,
     wait: Duration,
     waited: Duration,
+    /// The start, or the latest progress.
+    since: Instant,
+    longest_stall: Duration,
 }
 
 impl Patience {
-    pub(super) fn new(attempts: u32, first_wait: Duration) -> Self {
+    pub(super) fn new(attempts: u32, settings: &HubSettings) -> Self {
         Self {
             attempts,
             left: attempts,
-            first_wait,
-            wait: first_wait,
+            first_wait: settings.first_wait,
+            wait: settings.first_wait,
             waited: Duration::ZERO,
+            since: Instant::now(),
+            longest_stall: settings.longest_stall,
         }
     }
 
@@ -41,7 +46,8 @@ impl Patience {
         let wait = asked.unwrap_or(self.wait);
         // Of all attempts together.
         self.waited += wait;
-        if self.left == 0 || !failure.may_pass() || self.waited > LONGEST_WAIT {
+        let is_late = self.waited > LONGEST_WAIT || self.since.elapsed() >= self.longest_stall;
+        if self.left == 0 || !failure.may_pass() || is_late {
             return false;
         }
         let seconds = wait.as_secs_f64();
@@ -54,6 +60,7 @@ impl Patience {
     /// Starts counting again after some progress.
     pub(super) fn renew(&mut self) {
         (self.left, self.wait) = (self.attempts, self.first_wait);
+        self.since = Instant::now();
     }
 }
 

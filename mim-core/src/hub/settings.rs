@@ -23,6 +23,9 @@ pub struct HubSettings {
     pub certificates: Option<PathBuf>,
     /// The wait before the first repeated attempt; it doubles each time. 1 s.
     pub first_wait: Duration,
+    /// The longest time without progress, which is an answer or 1 MiB of a file: all attempts and waits together. A single
+    /// connection gets half of it. 600 s.
+    pub longest_stall: Duration,
 }
 
 impl HubSettings {
@@ -35,6 +38,7 @@ impl HubSettings {
             offline: false,
             certificates: None,
             first_wait: Duration::from_secs(1),
+            longest_stall: Duration::from_secs(600),
         }
     }
 
@@ -107,6 +111,7 @@ impl std::fmt::Debug for HubSettings {
             .field("offline", &self.offline)
             .field("certificates", &self.certificates)
             .field("first_wait", &self.first_wait)
+            .field("longest_stall", &self.longest_stall)
             .finish()
     }
 }

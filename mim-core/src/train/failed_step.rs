@@ -1,6 +1,5 @@
 //! The record of a step whose loss or gradient norm was not finite.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -57,16 +56,12 @@ impl FailedStep {
     /// [`Error::Format`] if the run has none, or the file is damaged.
     pub fn open(run: &Path) -> Result<Self> {
         let path = Self::folder(run).join(FILE);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let what = "the run has no step whose loss or gradient norm was not finite";
-                let fix = "give the folder of a run that ended with such an error";
-                return Err(Error::format(run, what, fix));
-            }
-            Err(error) => return Err(Error::io("read", &path)(error)),
+        let Some(text) = files::read_if_there(&path)? else {
+            let what = "the run has no step whose loss or gradient norm was not finite";
+            let fix = "give the folder of a run that ended with such an error";
+            return Err(Error::format(run, what, fix));
         };
-        serde_json::from_str(&text).map_err(|error| {
+        serde_json::from_slice(&text).map_err(|error| {
             let fix = "let the run fail once more: resume it with --resume auto";
             Error::format(&path, error.to_string(), fix)
         })

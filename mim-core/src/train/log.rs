@@ -1,7 +1,6 @@
 //! `log.jsonl`: one line per epoch.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -62,17 +61,13 @@ impl EpochLog {
     ///
     /// [`Error::Io`] if it cannot be read, [`Error::Format`] for a damaged line before the last.
     pub fn read(&self) -> Result<Vec<EpochRecord>> {
-        let text = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io("read", &self.path)(error)),
-        };
+        let bytes = files::read_if_there(&self.path)?.unwrap_or_default();
         let mut records = Vec::new();
-        for line in text
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
+        for line in bytes
+            .split_inclusive(|byte| *byte == b'\n')
+            .filter(|line| line.ends_with(b"\n"))
         {
-            records.push(serde_json::from_str(line).map_err(|error| {
+            records.push(serde_json::from_slice(line).map_err(|error| {
                 Error::format(
                     &self.path,
                     format!("a line is damaged ({error})"),
@@ -105,16 +100,14 @@ impl EpochLog {
 
     /// Whether the last line is incomplete.
     fn is_cut(&self) -> Result<bool> {
-        match fs::read(&self.path) {
-            Ok(bytes) => Ok(bytes.last().is_some_and(|last| *last != b'\n')),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::io("read", &self.path)(error)),
-        }
+        let bytes = files::read_if_there(&self.path)?.unwrap_or_default();
+        Ok(bytes.last().is_some_and(|last| *last != b'\n'))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write;
 
     use super::*;

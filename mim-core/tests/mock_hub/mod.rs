@@ -11,6 +11,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
+
+use sha1::{Digest, Sha1};
 
 /// The commit of every revision.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -34,6 +37,10 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
     /// Close the connection after so many bytes of the body.
     pub(crate) cut: Option<usize>,
+    /// The length that the header gives, if it is another one.
+    pub(crate) promised: Option<u64>,
+    /// Waits so long after each byte of the body.
+    pub(crate) pause: Option<Duration>,
 }
 
 impl Reply {
@@ -43,6 +50,8 @@ impl Reply {
             headers: vec![],
             body: body.into(),
             cut: None,
+            promised: None,
+            pause: None,
         }
     }
 
@@ -61,6 +70,15 @@ impl Repository {
         self.0
             .insert(name.to_owned(), (bytes.into(), etag.to_owned()));
         self
+    }
+
+    /// A file that is stored in git itself: its hash is git's.
+    pub(crate) fn small(self, name: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        let hash = Sha1::new_with_prefix(format!("blob {}\0", bytes.len()));
+        let hash = hash.chain_update(&bytes).finalize();
+        let etag: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.with(name, bytes, &etag)
     }
 
     /// What the Hub answers.
@@ -185,7 +203,8 @@ fn read(stream: &TcpStream) -> Option<Request> {
 fn write(mut stream: TcpStream, request: &Request, reply: &Reply) {
     let mut head = format!("HTTP/1.1 {} -\r\nConnection: close\r\n", reply.status);
     let length = reply.body.len();
-    head.push_str(&format!("Content-Length: {length}\r\n"));
+    let promised = reply.promised.unwrap_or(length as u64);
+    head.push_str(&format!("Content-Length: {promised}\r\n"));
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -197,5 +216,11 @@ fn write(mut stream: TcpStream, request: &Request, reply: &Reply) {
     // A client that has heard enough closes first.
     let _ = stream
         .write_all(head.as_bytes())
-        .and_then(|()| stream.write_all(body));
+        .and_then(|()| match reply.pause {
+            None => stream.write_all(body),
+            Some(pause) => body.iter().try_for_each(|byte| {
+                thread::sleep(pause);
+                stream.write_all(&[*byte])
+            }),
+        });
 }

@@ -45,7 +45,8 @@ pub(super) fn finish(
     }
     summary.notes = method.notes();
     summary.stages = stages::read(run);
-    if let Ok(started) = std::fs::read_to_string(run.join(INIT)) {
+    if let Ok(started) = files::read(&run.join(INIT)) {
+        let started = String::from_utf8_lossy(&started);
         summary
             .notes
             .extend(started.lines().next().map(str::to_owned));

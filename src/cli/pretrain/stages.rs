@@ -1,7 +1,6 @@
 //! Probes at the end of each stage of a run, kept in `stages.json`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -80,8 +79,8 @@ impl Observer for Stages<'_> {
 
 /// The finished stages of a run, except the last one.
 pub(super) fn read(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join(FILE)).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+    let text = files::read(&run.join(FILE)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
 }
 
 /// A line about a stage.

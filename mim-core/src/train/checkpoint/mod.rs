@@ -4,7 +4,6 @@ mod find;
 mod save;
 mod state;
 
-use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -120,7 +119,7 @@ impl Checkpoint {
         };
         for (name, expected) in files.iter().filter(|(name, _)| needed(name)) {
             let path = self.file(name)?;
-            let mut file = BufReader::new(fs::File::open(&path).map_err(Error::io("open", &path))?);
+            let mut file = BufReader::new(files::open(&path)?);
             let (mut hasher, mut some) = (crc32fast::Hasher::new(), vec![0; 1 << 20]);
             loop {
                 match file.read(&mut some).map_err(Error::io("read", &path))? {
@@ -158,7 +157,7 @@ impl Checkpoint {
 
     fn weights_of(&self, file: &str) -> Result<WeightMap> {
         let path = self.file(file)?;
-        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let bytes = files::read(&path)?;
         if let Some(files) = &self.files {
             let expected = files.get(file).map_or("none", String::as_str);
             same(&path, &checksum(&bytes), expected)?;

@@ -1,12 +1,11 @@
 //! `state.json`: the state of training, and the checksums of the files next to it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The version of the layout that this build reads and writes.
 const FORMAT: u32 = 1;
@@ -83,7 +82,7 @@ impl Saved {
     /// Reads the `state.json` of a checkpoint folder.
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let file = folder.join(STATE);
-        let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
+        let bytes = files::read(&file)?;
         let damaged = |what: String| Error::format(&file, what, OTHER);
         let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text".to_owned()))?;
         let body = text.rsplit_once(SEAL).map(|(body, _)| body);
@@ -119,6 +118,8 @@ pub(super) fn checksum(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

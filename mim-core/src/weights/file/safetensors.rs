@@ -133,8 +133,8 @@ pub(super) fn read_sharded(
     path: &Path,
     one: impl Fn(&Path) -> Result<WeightMap>,
 ) -> Result<WeightMap> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let index: Index = serde_json::from_str(&text).map_err(|error| {
+    let text = files::read(path)?;
+    let index: Index = serde_json::from_slice(&text).map_err(|error| {
         Error::format(
             path,
             error.to_string(),
