@@ -124,6 +124,17 @@ pub fn append(path: &Path, content: &[u8]) -> Result<()> {
     }
 }
 
+/// Gives a file that is whole its final name, in the place of what stood there. If that fails, it keeps the name it has.
+///
+/// # Errors
+///
+/// [`Error::Io`] if it cannot be synced or renamed.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    sync(from)?;
+    fs::rename(from, to).map_err(Error::io("write", to))?;
+    sync_around(to)
+}
+
 /// Makes a folder and those around it, if they are not there.
 ///
 /// # Errors
@@ -317,6 +328,18 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(text(&path), "old");
         write(&path, "new").unwrap();
+        assert_eq!(text(&path), "new");
+        assert_eq!(entries(dir.path()).unwrap(), [path]);
+    }
+
+    #[test]
+    fn a_whole_file_takes_its_final_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let [part, path, away] = ["a.part", "a.txt", "no/a.txt"].map(|name| dir.path().join(name));
+        write(&path, "old").unwrap();
+        write(&part, "new").unwrap();
+        assert!(rename(&part, &away).is_err() && part.exists());
+        rename(&part, &path).unwrap();
         assert_eq!(text(&path), "new");
         assert_eq!(entries(dir.path()).unwrap(), [path]);
     }
