@@ -17,7 +17,7 @@ pub struct Reading {
     /// The values that become 0 and 1, which makes images deep: of any depth and number of channels. Without it they
     /// are read as RGB of bytes.
     pub range: Option<ValueRange>,
-    /// The order of axes of `.npy` and `.npz` files, which are images if it is said.
+    /// The order of axes of `.npy` and `.npz` files, which are images if it is said, in folders, lists and tar files.
     pub array_layout: Option<ArrayLayout>,
     /// The name of the array in `.npz` files of several.
     pub array_key: Option<String>,
