@@ -354,21 +354,35 @@ fn arrays_in_tar_files_are_images_if_their_axes_are_known() {
         has_note(found.as_ref(), "1 further images of samples, .npy"),
         "{found:?}"
     );
+}
 
-    // Without the order of axes they are other files, counted and named.
-    let plain = open(&values).unwrap();
-    assert!(
-        plain.len() == 1
-            && has_note(plain.as_ref(), "2 .npy")
-            && has_note(plain.as_ref(), "1 .npz"),
-        "{plain:?}"
-    );
-    put(root.path().join("x.tar"), &tar(&files[..2]));
-    let error = open(&values).unwrap_err().to_string();
-    assert!(
-        error.contains("1 .npy") && error.contains("data.array_layout"),
-        "{error}"
-    );
+#[test]
+fn arrays_in_tar_files_are_other_files_if_their_axes_are_not_known() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: Vec<u8>| (name.to_owned(), bytes);
+    let files = [
+        file("a.npy", vec![1]),
+        file("b.npz", vec![2]),
+        file("c.png", png(5)),
+        file("c.npy", vec![3]),
+    ];
+    let source = DataSource::Tar(root.path().to_owned());
+    let values = Reading {
+        range: Some(ValueRange::Dtype),
+        ..Reading::default()
+    };
+    let open = || source.open_with(Split::Train, &values);
+    put(root.path().join("x.tar"), &tar(&files));
+    let plain = open().unwrap();
+    assert_eq!(plain.len(), 1);
+    for part in ["2 .npy", "1 .npz"] {
+        assert!(has_note(plain.as_ref(), part), "{plain:?}");
+    }
+    put(root.path().join("x.tar"), &tar(&files[..1]));
+    let error = open().unwrap_err().to_string();
+    for part in ["1 .npy", "data.array_layout"] {
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 #[test]
