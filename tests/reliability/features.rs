@@ -69,18 +69,20 @@ impl Bench {
 #[test]
 fn interrupted_features_are_those_of_one_command() {
     let bench = Bench::new();
-    for (name, step) in [("f.npy", 1), ("f.safetensors", 5)] {
+    for (name, step) in [("f.npy", 3), ("f.safetensors", 11)] {
         let (whole, changes) = bench.whole(name);
         let names: Vec<_> = whole.iter().map(|(path, _)| path.clone()).collect();
         assert_eq!(names, [Path::new("f.csv"), Path::new(name)]);
         let mut went_on = 0;
         for (shift, kind) in ["kill", "full", "error"].into_iter().enumerate() {
-            let step = if kind == "kill" { step } else { 7 };
+            let step = if kind == "kill" { step } else { 3 * step };
             for at in (shift..changes).step_by(step) {
                 let output = bench.faulty(name, kind, at).output().unwrap();
                 let told = errors(&output);
                 let ended = match kind {
                     "kill" => output.status.signal() == Some(9),
+                    // After the last write a full disk does no harm.
+                    "full" if output.status.success() => true,
                     _ => output.status.code() == Some(1) && told.contains("/out"),
                 };
                 assert!(ended, "{kind} {at}: {:?} {told}", output.status);
