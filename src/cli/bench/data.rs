@@ -61,7 +61,8 @@ struct Timed<'a> {
     loader: Loader,
     /// Images a second, of the clock and of CPU time, of the fastest pass.
     best: [f64; 2],
-    peak_mib: Option<f64>,
+    /// The most memory that a pass took beyond what was in use before.
+    memory_mib: Option<f64>,
 }
 
 impl Data {
@@ -105,7 +106,7 @@ impl Data {
             source,
             loader: Loader::new(images, self.plan.views(self.size), loading, 0)?,
             best: [0.; 2],
-            peak_mib: None,
+            memory_mib: None,
         })
     }
 
@@ -124,7 +125,7 @@ impl Data {
             "workers": self.workers,
             "images_per_s": per_s,
             "images_per_cpu_s": per_cpu_s,
-            "peak_mib": timed.peak_mib,
+            "memory_mib": timed.memory_mib,
         }))
     }
 }
@@ -132,7 +133,7 @@ impl Data {
 impl Timed<'_> {
     /// Goes through all images once, in a new order.
     fn pass(&mut self, epoch: usize) -> Result<()> {
-        forget_peak();
+        let before = fresh_peak();
         let (start, busy) = (Instant::now(), ProcessTime::now());
         for batch in self.loader.epoch(epoch, 0)? {
             batch?.view(0)?.normalized(&Norm::imagenet())?;
@@ -142,13 +143,16 @@ impl Timed<'_> {
         for (best, rate) in self.best.iter_mut().zip(rates) {
             *best = best.max(rate);
         }
-        let peak = resident_kib().map(|kib| (kib / 102.4).round() / 10.);
-        self.peak_mib = [self.peak_mib, peak].into_iter().flatten().reduce(f64::max);
+        let taken = before.and_then(|before| Some(resident_kib()? - before));
+        let taken = taken.map(|kib| (kib / 102.4).round() / 10.);
+        let both = [self.memory_mib, taken].into_iter().flatten();
+        self.memory_mib = both.reduce(f64::max);
         Ok(())
     }
 }
 
-/// Lets the peak of this program's memory count from here, where the system can do that.
-fn forget_peak() {
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
+/// The memory in use, from which the peak counts anew, where the system can do that.
+fn fresh_peak() -> Option<f64> {
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    resident_kib()
 }
