@@ -57,6 +57,24 @@ class Recorder:
         self.pixels += pixels.tobytes()
 
 
+def grey_cases(record, grey):
+    """Every operation on a grey image; of its hue torchvision leaves it alone."""
+    for op, result, parameters in (
+        ("brightness", ImageEnhance.Brightness(grey).enhance(1.37), dict(factor=1.37)),
+        ("contrast", ImageEnhance.Contrast(grey).enhance(1.37), dict(factor=1.37)),
+        ("saturation", ImageEnhance.Color(grey).enhance(0.6), dict(factor=0.6)),
+        ("hue", grey, dict(factor=0.07)),
+        ("grayscale", ImageOps.grayscale(grey), {}),
+        ("solarize", ImageOps.solarize(grey, 128), {}),
+        ("autocontrast", ImageOps.autocontrast(grey), {}),
+        ("posterize", ImageOps.posterize(grey, 2), dict(bits=2)),
+        ("sharpness", ImageEnhance.Sharpness(grey).enhance(1.81), dict(factor=1.81)),
+        ("rotate", grey.rotate(13.0, resample=Image.Resampling.BICUBIC, fillcolor=117), dict(factor=13.0)),
+        ("gaussian_blur", grey.filter(ImageFilter.GaussianBlur(0.5)), dict(factor=0.5)),
+    ):
+        record.add(op, result, input="grey", **parameters)
+
+
 def augment_cases():
     record = Recorder()
     inputs = {"colour": photo(33, 47), "grey": photo(33, 47).convert("L")}
@@ -105,6 +123,7 @@ def augment_cases():
         name = "grey" if radius == 1.7 else "colour"
         blurred = inputs[name].filter(ImageFilter.GaussianBlur(radius))
         record.add("gaussian_blur", blurred, input=name, factor=radius)
+    grey_cases(record, grey)
 
     folder = FIXTURES / "augment"
     folder.mkdir(parents=True, exist_ok=True)

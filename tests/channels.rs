@@ -257,6 +257,7 @@ fn tiles_of_twelve_bands_train_with_mae_and_are_drawn_and_exported() {
         .count();
     assert!(found > 1000, "{found} pixels of the shown bands");
     to_timm(&images, "mae", 12);
+    timm_names_give_equal_features(&images, "mae");
 
     fails(
         images.pretrain(
@@ -265,6 +266,75 @@ fn tiles_of_twelve_bands_train_with_mae_and_are_drawn_and_exported() {
         ),
         &["`shown_channels` is [0, 1, 12]", "from 0 to 11"],
     );
+}
+
+/// The encoder of a run and the same in timm's names, which `to_timm` wrote, give the same bytes.
+fn timm_names_give_equal_features(images: &Images, run: &str) {
+    let file = images.path("timm/model.safetensors");
+    let weights = mim::prelude::WeightMap::read(&file).unwrap();
+    let found: Vec<String> = weights
+        .iter()
+        .map(|(name, tensor)| format!("{name} {:?}", tensor.dims()))
+        .collect();
+    assert_eq!(found, TIMM_NAMES);
+
+    let config: toml::Table = read(&images.path(&format!("{run}/config.toml")))
+        .parse()
+        .unwrap();
+    let data = format!("folder:{}", images.path("data").display());
+    let features = |name: &str, of: &[&str]| {
+        let output = images.path(name);
+        let mut command = mim(&["features", "--data", &data, "--threads", "1", "--output"]);
+        command.arg(&output).args(of);
+        succeeds(command);
+        fs::read(output).unwrap()
+    };
+    let run = images.path(run);
+    let own = features("own.npy", &["--checkpoint", run.to_str().unwrap()]);
+    let norm = |key: &str| format!("norm.{key}={}", config["norm"][key]);
+    let (mean, std) = (norm("mean"), norm("std"));
+    let mut of = vec!["--weights", file.to_str().unwrap(), "--source", "timm"];
+    // A file of weights says nothing of the recipe's views, heads and normalisation.
+    let views = "eval.views={ views = [[]], shared = [{ type = \"resize\", size = [64, 64] }] }";
+    let others = ["encoder.num_heads=2", "eval.batch_size=250", views];
+    for setting in [&mean, &std, RANGE].into_iter().chain(others) {
+        of.extend(["--set", setting]);
+    }
+    assert!(features("timm.npy", &of) == own);
+}
+
+/// Names and shapes of timm's ViT of [`TINY_VIT`] without a head.
+const TIMM_NAMES: [&str; 18] = [
+    "blocks.0.attn.proj.bias [16]",
+    "blocks.0.attn.proj.weight [16, 16]",
+    "blocks.0.attn.qkv.bias [48]",
+    "blocks.0.attn.qkv.weight [48, 16]",
+    "blocks.0.mlp.fc1.bias [64]",
+    "blocks.0.mlp.fc1.weight [64, 16]",
+    "blocks.0.mlp.fc2.bias [16]",
+    "blocks.0.mlp.fc2.weight [16, 64]",
+    "blocks.0.norm1.bias [16]",
+    "blocks.0.norm1.weight [16]",
+    "blocks.0.norm2.bias [16]",
+    "blocks.0.norm2.weight [16]",
+    "cls_token [1, 1, 16]",
+    "norm.bias [16]",
+    "norm.weight [16]",
+    "patch_embed.proj.bias [16]",
+    "patch_embed.proj.weight [16, 12, 16, 16]",
+    "pos_embed [1, 17, 16]",
+];
+
+#[test]
+fn operations_on_colours_are_left_out_of_twelve_bands_and_said_once() {
+    let images = Images::new("tif", tile);
+    let views = "views.shared=[{ type = \"random_resized_crop\", size = \"image_size\" }, { type = \"color_jitter\" }, { type = \"grayscale\" }, { type = \"solarize\" }]";
+    let settings = [RANGE, TINY_VIT, DECODER, views];
+    let (_, said) = succeeds(images.pretrain("colours", &settings));
+    let warnings = said
+        .matches("colour operations of views are left out")
+        .count();
+    assert!(warnings == 1 && said.contains("12 channels"), "{said}");
 }
 
 #[test]

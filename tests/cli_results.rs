@@ -170,7 +170,7 @@ fn a_file_of_weights_gives_the_features_of_its_run() {
     ends(&["eval", "knn", "--checkpoint", file, "--k", "5"], dir, 0);
     let bad = ["eval", "knn", "--weights", file, "--set", "train.epochs=1"];
     let (_, err) = ends(&bad, dir, 1);
-    assert!(err.contains("under encoder, norm and eval"), "{err}");
+    assert!(err.contains("under encoder, norm, eval and data"), "{err}");
 }
 
 #[test]

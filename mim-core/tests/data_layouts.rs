@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use mim_core::augment::{Sample, ViewPlan};
 use mim_core::data::{
-    DataSource, Dataset, FolderDataset, ListDataset, Loader, LoaderConfig, Orientation, Reading,
-    Split, TarDataset, decode,
+    ArrayLayout, DataSource, Dataset, FolderDataset, ListDataset, Loader, LoaderConfig,
+    Orientation, Reading, Split, TarDataset, ValueRange, decode,
 };
 
 /// A PNG of two by two pixels of one grey.
@@ -300,6 +300,89 @@ fn labels_of_tar_files_are_chosen_by_name() {
         ..Reading::default()
     });
     assert_eq!(seen(&other), [of(3, "true")]);
+}
+
+#[test]
+fn arrays_in_tar_files_are_images_if_their_axes_are_known() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats");
+    let read = |name: &str| fs::read(fixtures.join(name)).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: Vec<u8>| (name.to_owned(), bytes);
+    let files = [
+        file("a.npy", read("hwc_f32.npy")),
+        file("a.cls", b"7".to_vec()),
+        file("b.npz", read("arrays.npz")),
+        file("b.cls", b"8".to_vec()),
+        file("c.png", png(5)),
+        file("c.npy", read("grey_f64.npy")),
+        file("c.cls", b"8".to_vec()),
+    ];
+    put(root.path().join("x.tar"), &tar(&files));
+    let source = DataSource::Tar(root.path().to_owned());
+    let open = |reading: &Reading| source.open_with(Split::Train, reading);
+    let values = Reading {
+        range: Some(ValueRange::Dtype),
+        ..Reading::default()
+    };
+    let arrays = Reading {
+        array_layout: Some(ArrayLayout::Hwc),
+        array_key: Some("bands".to_owned()),
+        ..values.clone()
+    };
+    let found = open(&arrays).unwrap();
+    assert_eq!(
+        (found.len(), found.class_names()),
+        (3, &["7".to_owned(), "8".to_owned()][..])
+    );
+    // The same as from a folder.
+    let copies = tempfile::tempdir().unwrap();
+    put(copies.path().join("a.npy"), &read("hwc_f32.npy"));
+    put(copies.path().join("b.npz"), &read("arrays.npz"));
+    let folder = DataSource::Folder(copies.path().to_owned());
+    let folder = folder.open_with(Split::Train, &arrays).unwrap();
+    for index in 0..2 {
+        let (one, other) = (found.read(index).unwrap(), folder.read(index).unwrap());
+        assert_eq!(one.values(), other.values());
+        assert_eq!(
+            (one.size(), one.channels(), one.depth()),
+            (other.size(), other.channels(), other.depth())
+        );
+    }
+    assert_eq!(found.read(0).unwrap().channels(), 12);
+    assert_eq!(found.read(2).unwrap().channels(), 1);
+    assert!(
+        has_note(found.as_ref(), "1 further images of samples, .npy"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn arrays_in_tar_files_are_other_files_if_their_axes_are_not_known() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: Vec<u8>| (name.to_owned(), bytes);
+    let files = [
+        file("a.npy", vec![1]),
+        file("b.npz", vec![2]),
+        file("c.png", png(5)),
+        file("c.npy", vec![3]),
+    ];
+    let source = DataSource::Tar(root.path().to_owned());
+    let values = Reading {
+        range: Some(ValueRange::Dtype),
+        ..Reading::default()
+    };
+    let open = || source.open_with(Split::Train, &values);
+    put(root.path().join("x.tar"), &tar(&files));
+    let plain = open().unwrap();
+    assert_eq!(plain.len(), 1);
+    for part in ["2 .npy", "1 .npz"] {
+        assert!(has_note(plain.as_ref(), part), "{plain:?}");
+    }
+    put(root.path().join("x.tar"), &tar(&files[..1]));
+    let error = open().unwrap_err().to_string();
+    for part in ["1 .npy", "data.array_layout"] {
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 #[test]

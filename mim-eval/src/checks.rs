@@ -45,13 +45,21 @@ impl Features {
     }
 }
 
-/// Refuses infinite and NaN values in `[rows, dim]`.
-pub(crate) fn check_finite(values: &[f32], dim: usize) -> Result<()> {
+/// Refuses infinite and NaN values in `[rows, dim]`; `image` names that of a row.
+pub(crate) fn check_finite(
+    values: &[f32],
+    dim: usize,
+    image: impl Fn(usize) -> String,
+) -> Result<()> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
         Some(at) => Err(Error::unsupported(
             format!("a feature with the value {}", values[at]),
-            format!("value {} of image {} is not finite", at % dim, at / dim),
+            format!(
+                "value {} of image {} is not finite",
+                at % dim,
+                image(at / dim)
+            ),
             "check that the weights belong to this encoder and that its training did not diverge",
         )),
     }

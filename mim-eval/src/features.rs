@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use mim_core::augment::ViewPlan;
 use mim_core::data::{Dataset, Loader, Subset};
 use mim_core::{
-    Batch, EncodeOptions, Encoder, Error, ImageSize, Masking, Norm, Result, StepContext,
+    Batch, EncodeOptions, Encoded, Encoder, Error, ImageSize, Masking, Norm, Result, StepContext,
 };
 
 use crate::EvalConfig;
@@ -41,7 +41,7 @@ impl Features {
                 "pass one row of dim values and one label per image, for at least one image",
             ));
         }
-        check_finite(&values, dim)?;
+        check_finite(&values, dim, |row| row.to_string())?;
         Ok(Self {
             values,
             dim,
@@ -112,52 +112,6 @@ pub fn extract(
     })
 }
 
-/// Features of images with or without labels.
-#[derive(Debug, Clone)]
-pub struct FeatureRows {
-    /// The features `[rows, dim]`, on the CPU.
-    pub values: Tensor,
-    /// The image of each row, by its index in the data set.
-    pub images: Vec<usize>,
-    /// Images that could not be read, which have no row.
-    pub left_out: Vec<usize>,
-}
-
-/// As [`extract`], for images with or without labels. An image that cannot be read has no row.
-///
-/// # Errors
-///
-/// As [`extract`], except for missing labels.
-pub fn features(
-    encoder: &dyn Encoder,
-    dataset: Arc<dyn Dataset>,
-    image_size: ImageSize,
-    norm: &Norm,
-    device: &Device,
-    config: &EvalConfig,
-) -> Result<FeatureRows> {
-    config.check()?;
-    let plan = config.view_plan(image_size, norm.mean.len());
-    let count = dataset.len();
-    let loader = Loader::new(dataset, plan, config.loader(), 0)?;
-    let (mut rows, mut batches) = (vec![], loader.sequential()?);
-    for batch in &mut batches {
-        let batch = batch?;
-        if !batch.is_empty() {
-            rows.push(pooled(encoder, &batch, norm, device, config)?.to_device(&Device::Cpu)?);
-        }
-    }
-    let left_out = batches.left_out().to_vec();
-    let images = (0..count).filter(|index| left_out.binary_search(index).is_err());
-    let values = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?;
-    check_finite(&values.flatten_all()?.to_vec1()?, values.dim(1)?)?;
-    Ok(FeatureRows {
-        values,
-        images: images.collect(),
-        left_out,
-    })
-}
-
 /// The features of a batch, `[batch, dim]`.
 fn pooled(
     encoder: &dyn Encoder,
@@ -166,6 +120,18 @@ fn pooled(
     device: &Device,
     config: &EvalConfig,
 ) -> Result<Tensor> {
+    let encoded = encode(encoder, batch, norm, device, config)?;
+    pool(&encoded, config)
+}
+
+/// The output of the trunk of an encoder for a batch, with the layers of `config`.
+pub(crate) fn encode(
+    encoder: &dyn Encoder,
+    batch: &Batch,
+    norm: &Norm,
+    device: &Device,
+    config: &EvalConfig,
+) -> Result<Encoded> {
     let (encoder, step) = (encoder.trunk(), StepContext::inference());
     let images = batch.view(0)?.to_device(device)?.normalized(norm)?;
     let want = EncodeOptions {
@@ -173,20 +139,23 @@ fn pooled(
         ..EncodeOptions::default()
     };
     let encoded = encoder.encode(&images, Masking::None, &want, &step)?;
+    let known = |layer: &&usize| encoded.layers.iter().any(|(known, _)| known == *layer);
+    if let Some(layer) = config.layers.iter().find(|layer| !known(layer)) {
+        let why = "the encoder does not have this block";
+        let fix = "count blocks from 0";
+        return Err(Error::config("evaluation", "layers", layer, why, fix));
+    }
+    Ok(encoded)
+}
+
+/// The pooled final output `[batch, dim]`, or those of the layers of `config` side by side.
+pub(crate) fn pool(encoded: &Encoded, config: &EvalConfig) -> Result<Tensor> {
     let pooled = match config.layers.as_slice() {
-        [] => config.pooling.apply(&encoded)?,
+        [] => config.pooling.apply(encoded)?,
         layers => {
-            let known = |layer: &&usize| encoded.layers.iter().any(|(known, _)| known == *layer);
-            if let Some(layer) = layers.iter().find(|layer| !known(layer)) {
-                let (why, fix) = (
-                    "the encoder does not have this block",
-                    "count blocks from 0",
-                );
-                return Err(Error::config("evaluation", "layers", layer, why, fix));
-            }
             let parts = layers
                 .iter()
-                .map(|layer| config.pooling.of_layer(&encoded, *layer));
+                .map(|layer| config.pooling.of_layer(encoded, *layer));
             Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?
         }
     };

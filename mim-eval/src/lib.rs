@@ -124,6 +124,7 @@ mod glyphs;
 mod lbfgs;
 mod logistic;
 mod maps;
+mod pass;
 mod picture;
 mod probe;
 mod protocol;
@@ -146,12 +147,13 @@ mim_core::parts! {
 
 pub use classify::classify;
 pub use config::EvalConfig;
-pub use features::{FeatureRows, Features, extract, features, raw_pixels};
+pub use features::{Features, extract, raw_pixels};
 pub use glyphs::hog_glyphs;
 pub use logistic::{Logistic, LogisticRegression};
 pub use maps::{attention_maps, pca_maps};
 #[doc(no_inline)]
 pub use mim_core::Pooling;
+pub use pass::{FeaturePass, FeatureRows};
 pub use picture::{reconstruction_grid, save_png};
 pub use probe::{Accuracy, ProbeResult, probe};
 pub use protocol::{Outcome, ProtocolSettings};

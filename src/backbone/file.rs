@@ -19,7 +19,7 @@ pub struct WeightsOf<'a> {
     pub source: Option<&'a str>,
     /// The size of a ViT or Swin, such as `vit_small`. If not set: found in the file.
     pub arch: Option<&'a str>,
-    /// Settings `key=value` under `encoder`, `norm` and `eval`, which override those of the file.
+    /// Settings `key=value` under `encoder`, `norm`, `eval` and `data`, which override those of the file.
     pub set: &'a [String],
 }
 
@@ -27,7 +27,7 @@ pub struct WeightsOf<'a> {
 const SIZES: [&str; 4] = ["embed_dim", "depth", "depths", "num_heads"];
 
 /// Tables that may be set.
-const TABLES: [&str; 3] = ["encoder", "norm", "eval"];
+const TABLES: [&str; 4] = ["encoder", "norm", "eval", "data"];
 
 impl Backbone {
     /// Opens an encoder from a weights file, a folder with one, or `hf:owner/name`. Also returns a line about what was
@@ -35,7 +35,7 @@ impl Backbone {
     ///
     /// Sizes come from the file ([`VitConfig::of_weights`], [`SwinConfig::of_weights`]). Settings under `encoder`
     /// override them; `encoder.type` overrides all of them. Images are normalised by ImageNet's mean and deviation
-    /// unless `norm` is set, and prepared as in [`EvalConfig::view_plan`] unless `eval` is set.
+    /// unless `norm` is set, and prepared as in [`EvalConfig::view_plan`] unless `eval` is set. `data` says how they are read.
     ///
     /// # Errors
     ///
@@ -56,6 +56,7 @@ impl Backbone {
         settings::overlay(&mut eval, tables.remove("eval").unwrap_or_default());
         let eval: EvalConfig = settings::read("eval", eval)?;
         eval.check()?;
+        let data = tables.remove("data").unwrap_or_default();
         let store = ParamStore::teacher(device);
         let encoder = config.build(&store.root())?;
         let grids = Grids {
@@ -79,9 +80,9 @@ impl Backbone {
                 size: config.image_size(),
                 norm,
             },
-            trunk: Trunk::Encoder(encoder),
+            trunk: Trunk::Encoder(encoder, store),
             recipe: Recipe::Encoder(Box::new(config)),
-            data: DataConfig::default(),
+            data: settings::read::<DataConfig>("data", data)?,
             seed: 0,
             eval,
         };
@@ -131,7 +132,7 @@ fn tables(set: &[String]) -> Result<std::collections::BTreeMap<String, Table>> {
     let read = |(key, value): (String, Value)| match value {
         Value::Table(table) if TABLES.contains(&key.as_str()) => Ok((key, table)),
         _ => {
-            let why = "only settings under encoder, norm and eval can be changed";
+            let why = "only settings under encoder, norm, eval and data can be changed";
             let fix = "write --set encoder.norm_eps=1e-12, for example";
             Err(Error::config("command line", "--set", key, why, fix))
         }

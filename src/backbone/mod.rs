@@ -8,7 +8,7 @@ use candle_core::Device;
 use mim_core::encoders::EncoderConfig;
 use mim_core::params::MaeInit;
 use mim_core::weights::{Grids, LoadReport, Source, WeightFile, WeightMap, fit};
-use mim_core::{Encoder, Error, Input, Method, ParamStore, Result};
+use mim_core::{Encoder, Error, Input, Method, ParamStore, Result, settings};
 use mim_eval::EvalConfig;
 
 pub use file::{WeightsOf, encoder_of_file};
@@ -34,7 +34,7 @@ pub struct Backbone {
 
 enum Trunk {
     Method(Box<dyn Method>),
-    Encoder(Box<dyn Encoder>),
+    Encoder(Box<dyn Encoder>, ParamStore),
 }
 
 /// How to build the encoder again.
@@ -77,7 +77,7 @@ impl Backbone {
         };
         load_part(&store, &fit(&weights, &store, grids)?.weights)?;
         Ok(Self {
-            trunk: Trunk::Encoder(encoder),
+            trunk: Trunk::Encoder(encoder, store),
             recipe: Recipe::Encoder(Box::new(config)),
             input: Input {
                 size: entry.image_size().into(),
@@ -108,7 +108,7 @@ impl Backbone {
                 let patch_values = config.patch_size().pow(2) * config.in_channels();
                 let store = ParamStore::new(device, self.seed, MaeInit { patch_values });
                 (
-                    Trunk::Encoder(config.build(&store.root())?),
+                    Trunk::Encoder(config.build(&store.root())?, store),
                     Recipe::Encoder(config.clone()),
                 )
             }
@@ -131,13 +131,34 @@ impl Backbone {
     pub fn encoder(&self, name: Option<&str>) -> Result<(&str, &dyn Encoder)> {
         match (&self.trunk, name) {
             (Trunk::Method(method), name) => choose(method.as_ref(), name),
-            (Trunk::Encoder(encoder), None) => Ok(("encoder", encoder.as_ref())),
-            (Trunk::Encoder(_), Some(name)) => Err(Error::unsupported(
+            (Trunk::Encoder(encoder, _), None) => Ok(("encoder", encoder.as_ref())),
+            (Trunk::Encoder(..), Some(name)) => Err(Error::unsupported(
                 format!("the encoder `{name}` of published weights"),
                 "published weights have only one encoder",
                 "remove --encoder",
             )),
         }
+    }
+
+    /// A CRC-32 of all weights, and of the settings of the network that they belong to.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the device does.
+    pub fn checksum(&self) -> Result<u32> {
+        let settings = match &self.recipe {
+            Recipe::Run(config) => format!("{}\n{}", config.method, config.model),
+            Recipe::Encoder(config) => settings::to_table(config)?.to_string(),
+        };
+        let stores = match &self.trunk {
+            Trunk::Method(method) => method.stores(),
+            Trunk::Encoder(_, store) => vec![("encoder", store)],
+        };
+        let mut sums = settings.into_bytes();
+        for (_, store) in stores {
+            sums.extend(store.checksum()?.to_le_bytes());
+        }
+        Ok(crc32fast::hash(&sums))
     }
 }
 

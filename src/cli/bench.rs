@@ -41,7 +41,7 @@ enum What {
     /// Show where the time of a step goes: each operation with its shape, time and GFLOP/s.
     #[command(after_help = examples::BENCH_METHOD)]
     Method(Step),
-    /// Time how fast one thread reads and augments images, in images per second of CPU time.
+    /// Time how fast images are read and augmented, from one source or from several in turns.
     #[command(after_help = examples::BENCH_DATA)]
     Data(data::Data),
 }
@@ -96,7 +96,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         What::Step(step) => println!("{}", step.time()?),
         What::Op(op) => println!("{}", op.run()?),
         What::Method(step) => println!("{}", method::table(step)?),
-        What::Data(data) => println!("{}", data.time()?),
+        What::Data(data) => {
+            for line in data.time()? {
+                println!("{line}");
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

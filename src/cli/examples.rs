@@ -95,8 +95,9 @@ pub(crate) const BENCH_OP: &str = "Examples:
 pub(crate) const BENCH_METHOD: &str = "Example:
   mim bench method --method mae --arch vit_tiny --batch 2 --steps 2";
 
-pub(crate) const BENCH_DATA: &str = "Example:
-  mim bench data --images folder:photos --size 224";
+pub(crate) const BENCH_DATA: &str = "Examples:
+  mim bench data --images folder:photos --size 224
+  mim bench data --images folder:photos --images tar:shards --workers 2    the same images, twice";
 
 pub(crate) const COMPLETIONS: &str = "Examples:
   mim completions bash > ~/.local/share/bash-completion/completions/mim

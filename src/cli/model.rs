@@ -27,7 +27,7 @@ pub(crate) struct Model {
     #[arg(long, requires = "weights")]
     arch: Option<String>,
     /// A setting of the encoder of --weights, its images or its evaluation: encoder.norm_eps=1e-12, norm.mean=[..],
-    /// eval.pooling=cls; repeatable.
+    /// eval.pooling=cls, data.range=dtype; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
 }

@@ -34,7 +34,7 @@ pub struct DataConfig {
     /// it all are read as RGB of 8 bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<ValueRange>,
-    /// The order of the axes of `.npy` and `.npz` files in folders, `hwc` or `chw`; needs `range`.
+    /// The order of the axes of `.npy` and `.npz` files in folders, lists and tar files, `hwc` or `chw`; needs `range`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub array_layout: Option<ArrayLayout>,
     /// The name of the array that is the image, in `.npz` files of several arrays; needs `range`.

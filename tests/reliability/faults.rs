@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{content, images, log, mim, succeeds};
+use crate::{content, images, log, mim, preload, succeeds};
 
 /// Methods with their sizes: an encoder alone, and one with a teacher.
 const METHODS: [(&str, &[&str]); 2] = [
@@ -48,12 +48,7 @@ struct Bench {
 impl Bench {
     fn new(method: usize, keep: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let library = dir.path().join("preload.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reliability/preload.c");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
-        compiler.arg(&library).arg(source).arg("-ldl");
-        assert!(compiler.status().unwrap().success(), "no C compiler");
+        let library = preload(dir.path());
         images(&dir.path().join("images"));
         let bench = Self {
             dir,

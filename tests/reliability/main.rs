@@ -9,6 +9,7 @@
 
 mod damage;
 mod faults;
+mod features;
 mod streams;
 
 use std::fs;
@@ -65,6 +66,17 @@ fn images(folder: &Path) {
             }
         }
     }
+}
+
+/// Builds `preload.c`, which lets a change of a file fail.
+fn preload(dir: &Path) -> PathBuf {
+    let library = dir.join("preload.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reliability/preload.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
+    compiler.arg(&library).arg(source).arg("-ldl");
+    assert!(compiler.status().unwrap().success(), "no C compiler");
+    library
 }
 
 fn succeeds(output: &Output) -> String {

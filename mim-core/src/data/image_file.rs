@@ -41,7 +41,10 @@ pub(super) fn decode_bytes(bytes: &[u8], path: &Path, how: &ReadImage) -> Result
     if let Some(range) = how.range {
         return deep_file::decode(bytes, path, how, range);
     }
-    let image = read(bytes, path, how.turned)?;
+    let image = match deep_file::rgb(bytes, path)? {
+        Some(image) => image,
+        None => read(bytes, path, how.turned)?,
+    };
     let (size, depth) = (
         (image.height() as usize, image.width() as usize),
         deep_file::depth_of(&image),

@@ -15,10 +15,12 @@
 //! # }
 //! ```
 
+mod batches;
 mod cifar;
 mod clouds;
 mod deep_file;
 mod embedded;
+mod fingerprint;
 mod folder;
 mod idx;
 mod image_file;
@@ -46,11 +48,13 @@ mod tar;
 
 use std::fmt;
 
+pub use batches::Batches;
+pub use fingerprint::fingerprint;
 pub use folder::FolderDataset;
 pub use image_file::decode;
 pub use joined::JoinedDataset;
 pub use list::ListDataset;
-pub use loader::{Batches, Loader, LoaderConfig};
+pub use loader::{Loader, LoaderConfig};
 pub use memory::MemoryDataset;
 pub use moments::ChannelMoments;
 #[cfg(feature = "parquet")]

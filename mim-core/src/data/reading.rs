@@ -17,7 +17,8 @@ pub struct Reading {
     /// The values that become 0 and 1. If set, images are deep: of any bit depth and number of channels. Otherwise they
     /// are read as RGB bytes.
     pub range: Option<ValueRange>,
-    /// The order of the axes in `.npy` and `.npz` files. If set, these files are read as images.
+    /// The order of the axes in `.npy` and `.npz` files, in folders, lists and tar files. If set, these files are read as
+    /// images.
     pub array_layout: Option<ArrayLayout>,
     /// The name of the array, for `.npz` files with several arrays.
     pub array_key: Option<String>,

@@ -126,6 +126,17 @@ pub fn append(path: &Path, content: &[u8]) -> Result<()> {
     }
 }
 
+/// Gives a complete file its final name, and replaces what had it. If that fails, the file keeps its name.
+///
+/// # Errors
+///
+/// [`Error::Io`] if it cannot be synced or renamed.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    sync(from)?;
+    fs::rename(from, to).map_err(Error::io("write", to))?;
+    sync_around(to)
+}
+
 /// Creates a folder and its parents, if they do not exist.
 ///
 /// # Errors
@@ -358,6 +369,18 @@ mod tests {
         }
         std::os::unix::fs::symlink("/dev/zero", dir.path().join(FolderLock::FILE)).unwrap();
         assert!(FolderLock::take(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_whole_file_takes_its_final_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let [part, path, away] = ["a.part", "a.txt", "no/a.txt"].map(|name| dir.path().join(name));
+        write(&path, "old").unwrap();
+        write(&part, "new").unwrap();
+        assert!(rename(&part, &away).is_err() && part.exists());
+        rename(&part, &path).unwrap();
+        assert_eq!(text(&path), "new");
+        assert_eq!(entries(dir.path()).unwrap(), [path]);
     }
 
     #[test]

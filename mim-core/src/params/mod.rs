@@ -1,5 +1,6 @@
 //! Named parameters: stores of all numbers that training changes.
 
+mod checksum;
 mod ema;
 mod init;
 mod path;

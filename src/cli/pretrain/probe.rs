@@ -9,7 +9,7 @@ use candle_core::Device;
 use mim_core::data::Dataset;
 use mim_core::{Encoder, Input, Method, Result};
 use mim_eval::{
-    EvalConfig, Features, Outcome, ProtocolSettings, Summary, classify, extract, features,
+    EvalConfig, FeaturePass, Features, Outcome, ProtocolSettings, Summary, classify, extract,
     raw_pixels,
 };
 
@@ -112,9 +112,14 @@ pub(crate) fn any_features(
     if images.classes() > 0 {
         return extract(encoder, images, size, &input.norm, device, config);
     }
-    let rows = features(encoder, images, size, &input.norm, device, config)?;
-    let (count, dim) = rows.values.dims2()?;
-    let values = rows.values.flatten_all()?.to_vec1()?;
+    let pass = FeaturePass::new(encoder, images, input, config).on(device);
+    let (mut values, mut dim) = (vec![], 0);
+    for rows in pass.batches(0, vec![])? {
+        let rows = rows?;
+        values.extend(rows.values);
+        dim = rows.dims.first().copied().unwrap_or(dim);
+    }
+    let count = values.len() / dim.max(1);
     Features::new(values, dim, vec![0; count])
 }
 

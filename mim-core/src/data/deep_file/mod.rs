@@ -2,12 +2,14 @@
 
 mod array;
 mod pages;
+mod tiles;
 
 use std::path::Path;
 
-use image::DynamicImage;
+use image::{DynamicImage, ImageBuffer, RgbImage};
+use tiff::ColorType;
 
-use super::reading::{ReadImage, ValueRange};
+use super::reading::{ReadImage, TiffPages, ValueRange};
 use crate::augment::{Depth, Sample};
 use crate::{Error, Result};
 
@@ -30,7 +32,7 @@ pub(super) fn decode(
     let is_any_of = |starts: &[&[u8]]| starts.iter().any(|start| bytes.starts_with(start));
     let mut stored = if is_any_of(&[b"\x93NUMPY", b"PK\x03\x04"]) {
         array::read(bytes, path, read)?
-    } else if is_any_of(&[b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"]) {
+    } else if is_tiff(bytes) {
         pages::read(bytes, path, read.pages)?
     } else {
         of_image(super::image_file::read(bytes, path, read.turned)?)
@@ -39,6 +41,54 @@ pub(super) fn decode(
     let sample = Sample::of_values(stored.values, stored.size, stored.channels);
     let sample = sample.map_err(|error| damaged(path, error.to_string()))?;
     Ok(sample.stored_as(stored.depth))
+}
+
+fn is_tiff(bytes: &[u8]) -> bool {
+    let starts = [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"];
+    starts.iter().any(|start| bytes.starts_with(*start))
+}
+
+/// RGB of bytes of a TIFF that the decoder of other images does not read; none if it reads it.
+///
+/// # Errors
+///
+/// [`Error::Format`] naming the file if it is damaged, or neither grey nor RGB.
+pub(super) fn rgb(bytes: &[u8], path: &Path) -> Result<Option<DynamicImage>> {
+    if !is_tiff(bytes) || !pages::only_here(bytes) {
+        return Ok(None);
+    }
+    let color = pages::color_of(bytes, path)?;
+    let places = match color {
+        ColorType::Gray(8 | 16) | ColorType::GrayA(8 | 16) => [0, 0, 0],
+        ColorType::RGB(8 | 16) | ColorType::RGBA(8 | 16) => [0, 1, 2],
+        _ => {
+            let what = format!("its kind of image cannot be decoded as RGB: {color:?}");
+            let fix = "save it as PNG or JPEG; data.range reads a TIFF of any channels";
+            return Err(Error::format(path, what, fix));
+        }
+    };
+    let stored = pages::read(bytes, path, TiffPages::First)?;
+    let pixels = stored.values.chunks_exact(stored.channels);
+    let values = pixels.flat_map(|pixel| places.map(|place| pixel[place]));
+    let [height, width] = [stored.size.0, stored.size.1].map(u32::try_from);
+    let (Ok(height), Ok(width)) = (height, width) else {
+        return Err(damaged(path, "has sides that are too long"));
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole numbers of 8 or 16 bits"
+    )]
+    let image = match stored.depth {
+        Depth::U8 => RgbImage::from_raw(width, height, values.map(|value| value as u8).collect())
+            .map(DynamicImage::ImageRgb8),
+        _ => ImageBuffer::from_raw(width, height, values.map(|value| value as u16).collect())
+            .map(DynamicImage::ImageRgb16),
+    };
+    match image {
+        Some(image) => Ok(Some(image)),
+        None => Err(damaged(path, "has fewer values than pixels")),
+    }
 }
 
 fn damaged(path: &Path, what: impl Into<crate::Text>) -> Error {

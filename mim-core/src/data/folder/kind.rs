@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use super::super::clouds;
 use super::super::image_file::{decode_file, is_image};
 use super::super::passed_over::PassedOver;
-use super::super::reading::ReadImage;
+use super::super::reading::{ArrayLayout, ReadImage};
 use crate::Result;
 use crate::augment::Sample;
 
 /// What files of one kind are and how they are read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Files {
+pub(in crate::data) struct Files {
     /// Ends of their names.
     pub(super) extensions: &'static [&'static str],
     /// What they hold, in the plural.
@@ -50,12 +50,20 @@ pub(super) const CLOUDS: Files = Files {
     recognises: |_| false,
 };
 
-/// Whether files of this ending, in lower case, are images.
-pub(in crate::data) fn is_image_ending(ending: &str) -> bool {
-    IMAGES.extensions.contains(&ending)
+/// What files of images are: arrays, too, if the order of their axes is known.
+pub(in crate::data) fn images(layout: Option<ArrayLayout>) -> Files {
+    match layout {
+        Some(_) => IMAGES_AND_ARRAYS,
+        None => IMAGES,
+    }
 }
 
 impl Files {
+    /// Whether files of this ending, in lower case, are of this kind.
+    pub(in crate::data) fn has_ending(self, ending: &str) -> bool {
+        self.extensions.contains(&ending)
+    }
+
     /// Whether a file is of this kind by its name.
     pub(super) fn names(self, path: &Path) -> bool {
         let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();

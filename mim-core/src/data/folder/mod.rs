@@ -6,8 +6,8 @@ mod walk;
 
 use std::path::{Path, PathBuf};
 
-pub(super) use self::kind::is_image_ending;
-use self::kind::{CLOUDS, Files, IMAGES, IMAGES_AND_ARRAYS, keep};
+pub(super) use self::kind::images;
+use self::kind::{CLOUDS, Files, IMAGES, keep};
 use self::walk::{Folder, Listing, Walk};
 use super::passed_over::PassedOver;
 use super::reading::{ArrayLayout, ReadImage};
@@ -209,14 +209,6 @@ impl FolderDataset {
         }
         (self.files, self.labels, self.classes) = (files, labels, known);
         Ok(self)
-    }
-}
-
-/// What files of images are: arrays, too, if the order of their axes is known.
-fn images(layout: Option<ArrayLayout>) -> Files {
-    match layout {
-        Some(_) => IMAGES_AND_ARRAYS,
-        None => IMAGES,
     }
 }
 

@@ -31,6 +31,7 @@ const LARGE: usize = 10_000;
 /// `0001.cls`, `0001.json`.
 ///
 /// The image of a sample is its first file with an image ending, or the file with the ending [`Reading::image_column`].
+/// Arrays (`.npy`, `.npz`) are images if the order of their axes is set ([`Reading::array_layout`]).
 /// Its label is the text of its `.cls` file, else a value of its `.json` file (`label` or another usual name). With
 /// [`Reading::label_column`] it is the file with that ending, or the value of that name. Classes are sorted as numbers
 /// if all labels are whole numbers, else as text.
@@ -108,7 +109,7 @@ impl TarDataset {
         if entries.is_empty() {
             let kinds = passed_over.lines().join("; ");
             let what = format!("its tar files hold no images; {kinds}");
-            let fix = "WebDataset's form is files such as 0001.jpg and 0001.cls, side by side";
+            let fix = "WebDataset's form is files such as 0001.jpg and 0001.cls, side by side; data.array_layout makes images of .npy and .npz files";
             return Err(Error::format(path, what, fix));
         }
         let mut notes = passed_over.lines();
@@ -231,9 +232,10 @@ fn files(path: &Path) -> Result<(PathBuf, Vec<String>)> {
 
 /// What is in each shard; those of large sets are looked through once and kept.
 fn list(path: &Path, shards: &[PathBuf], reading: &Reading) -> Result<Vec<Contents>> {
-    let columns = (&reading.image_column, &reading.label_column);
+    let arrays = reading.array_layout.is_some();
+    let chosen = (&reading.image_column, &reading.label_column, arrays);
     let file = IndexFile::of(
-        &format!("tar-{columns:?}").replace(['"', '/'], ""),
+        &format!("tar-{chosen:?}").replace(['"', '/'], ""),
         &shards[0],
     );
     let mut kept: Index = file.read().unwrap_or_default();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::Reading;
-use super::super::folder::is_image_ending;
+use super::super::folder::images;
 use super::super::labels::LABEL_COLUMNS;
 use super::super::passed_over::PassedOver;
 use crate::{Error, Result};
@@ -54,6 +54,7 @@ pub(super) fn list(path: &Path, reading: &Reading) -> Result<Contents> {
     };
     let file = File::open(path).map_err(Error::io("read", path))?;
     let size = file.metadata().map_err(Error::io("read", path))?.len();
+    let images = images(reading.array_layout);
     let mut archive = tar::Archive::new(BufReader::new(file));
     let (mut contents, mut sample) = (Contents::default(), Sample::default());
     for entry in archive.entries_with_seek().map_err(broken)? {
@@ -84,7 +85,7 @@ pub(super) fn list(path: &Path, reading: &Reading) -> Result<Contents> {
             sample.key = key.to_owned();
         }
         let kind = ending.rsplit('.').next().unwrap_or_default();
-        if is_image_ending(kind) {
+        if images.has_ending(kind) {
             sample.images.push((ending, offset, len));
         } else if holds_label(&ending, reading) && len <= LONGEST {
             let mut text = String::new();

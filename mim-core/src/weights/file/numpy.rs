@@ -22,6 +22,8 @@ const LONGEST_HEADER: u64 = 1 << 16;
 #[derive(Debug, PartialEq)]
 struct Header {
     elements: Elements,
+    /// Whether the highest byte of a value comes first.
+    big_endian: bool,
     fortran_order: bool,
     shape: Vec<usize>,
 }
@@ -135,6 +137,10 @@ fn values(reader: &mut dyn Read, budget: &mut Budget) -> Result<Result<Tensor, S
             values.len().min(bytes),
         ));
     }
+    if header.big_endian {
+        let values = values.chunks_exact_mut(header.elements.width());
+        values.for_each(<[u8]>::reverse);
+    }
     header.tensor(&values).map(Ok)
 }
 
@@ -195,7 +201,8 @@ fn header(text: &str) -> Option<Result<Header, String>> {
         return Some(Err("a record".to_owned()));
     };
     let (descr, _) = descr.split_once('\'')?;
-    let Some(elements) = Elements::of_numpy(descr) else {
+    let little = descr.replacen('>', "<", 1);
+    let Some(elements) = Elements::of_numpy(&little) else {
         return Some(Err(descr.to_owned()));
     };
     let (shape, _) = value("shape")?.strip_prefix('(')?.split_once(')')?;
@@ -206,6 +213,7 @@ fn header(text: &str) -> Option<Result<Header, String>> {
     let shape: Vec<usize> = sizes.map(|size| size.parse().ok()).collect::<Option<_>>()?;
     (shape.len() <= 16).then_some(Ok(Header {
         elements,
+        big_endian: descr.starts_with('>'),
         fortran_order: value("fortran_order")?.starts_with("True"),
         shape,
     }))
@@ -221,10 +229,14 @@ mod tests {
         let plain = read("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }   \n");
         let expected = Header {
             elements: Elements::F32,
+            big_endian: false,
             fortran_order: false,
             shape: vec![3, 4],
         };
         assert_eq!(plain, Some(Ok(expected)));
+        let big = read("{'descr': '>u2', 'fortran_order': False, 'shape': (2,), }").unwrap();
+        let big = big.unwrap();
+        assert!(big.big_endian && big.elements == Elements::U16);
         let scalar = read("{'descr': '|b1', 'fortran_order': True, 'shape': (), }")
             .unwrap()
             .unwrap();
