@@ -127,6 +127,8 @@ def run(command, seconds=60, memory=None, env=None, during=None, cwd=None):
         RUNNING.add(process)
         late = []
         timer = threading.Timer(seconds, lambda: (late.append(True), process.kill()))
+        # It shall not keep a script that is ended early.
+        timer.daemon = True
         timer.start()
         if during:
             threading.Thread(target=during, args=(process,), daemon=True).start()
