@@ -415,7 +415,10 @@ fn protocols_name_what_they_refuse() {
     assert!(err.contains("of image 0 is not finite"), "{err}");
     let write = ["features", "--checkpoint", "run", "--output", "x.npy"];
     let (_, err) = ends(&write, dir, 1);
-    assert!(err.contains("of image 0 is not finite"), "{err}");
+    assert!(
+        err.contains("of image 0 (photos/train/dark/0.png) is not finite"),
+        "{err}"
+    );
     assert!(!dir.join("x.npy").exists());
 }
 
