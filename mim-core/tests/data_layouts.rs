@@ -200,6 +200,24 @@ fn what_is_wrong_with_a_list_is_named() {
     );
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn devices_are_not_read_as_data() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, source) in [
+        ("list.csv", "list"),
+        ("a.tar", "tar"),
+        #[cfg(feature = "parquet")]
+        ("a.parquet", "parquet"),
+    ] {
+        let path = root.path().join(name);
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let source: DataSource = format!("{source}:{}", path.display()).parse().unwrap();
+        let error = source.open(Split::Train).err().unwrap().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+    }
+}
+
 /// A tar file of (name, bytes).
 fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     builder(files).into_inner().unwrap()

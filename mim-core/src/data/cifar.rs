@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::embedded::TWO;
 use super::{MemoryDataset, Split};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -73,7 +73,7 @@ pub(super) fn open(folder: &Path, split: Split) -> Result<MemoryDataset> {
     })?;
     let (mut pixels, mut labels) = (vec![], vec![]);
     for path in &release.files {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = files::read(path)?;
         let record = release.label_bytes + 3 * PLANE;
         if bytes.is_empty() || bytes.len() % record != 0 {
             return Err(Error::format(

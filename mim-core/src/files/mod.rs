@@ -104,6 +104,21 @@ pub fn write_new(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
         .map_err(Error::io("write", path))
 }
 
+/// Replaces a file as a whole without syncing: a crash of the machine may lose it, one of the program cannot.
+///
+/// # Errors
+///
+/// [`Error::Io`] if it cannot be written; then the old content stays.
+pub fn write_unsynced(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    let new = beside(path, NEW);
+    fs::write(&new, content)
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(|error| {
+            let _ = fs::remove_file(&new);
+            Error::io("write", path)(error)
+        })
+}
+
 /// Appends to a file, which is created if it does not exist, and syncs it.
 ///
 /// # Errors

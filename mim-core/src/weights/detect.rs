@@ -122,6 +122,8 @@ pub struct Guess {
 
 impl Guess {
     /// All sources that explain as many names of `weights` as the best one; empty if nothing is explained.
+    ///
+    /// Of more than 2000 names a selection is used. Then the first guess alone counts all names.
     pub fn best(weights: &WeightMap) -> Vec<Self> {
         let names: Vec<&str> = weights.names().collect();
         let step = names.len().div_ceil(MOST_NAMES).max(1);
@@ -130,12 +132,13 @@ impl Guess {
         let mut guesses: Vec<_> = guesses.filter(|guess| guess.known > 0).collect();
         let least = guesses.iter().map(|guess| guess.unknown.len()).min();
         guesses.retain(|guess| Some(guess.unknown.len()) == least);
-        if step == 1 {
-            return guesses;
+        if step > 1
+            && let Some(first) = guesses.first_mut()
+            && let Some((source, rules)) = all().find(|(source, _)| *source == first.source)
+        {
+            *first = Self::of(source, &rules(), &names);
         }
-        let best = all().filter(|(source, _)| guesses.iter().any(|guess| guess.source == *source));
-        best.map(|(source, rules)| Self::of(source, &rules(), &names))
-            .collect()
+        guesses
     }
 
     /// How well the source called `name` explains `weights`.

@@ -11,7 +11,7 @@ use candle_core::{DType, Tensor};
 
 use crate::augment::Sample;
 use crate::weights::{WeightFile, read_npy};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Names that an array of points may have in an archive.
 const ARRAYS: [&str; 3] = ["points", "xyz", "pos"];
@@ -24,7 +24,7 @@ const FIX: &str = "remove the file or save it again";
 /// [`Error::Io`] if the file cannot be read; [`Error::Format`] naming it if it ends early, is damaged, has no point, or
 /// one that is not finite.
 pub(super) fn read(path: &Path) -> Result<Sample> {
-    let bytes = || std::fs::read(path).map_err(Error::io("read", path));
+    let bytes = || files::read(path);
     let extension = path.extension().unwrap_or_default().to_string_lossy();
     let broken = |what: String| Error::format(path, what, FIX);
     let points = match extension.to_lowercase().as_str() {

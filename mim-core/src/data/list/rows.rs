@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::labels::LABEL_COLUMNS;
 use super::super::{Reading, Split};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 const IMAGE_COLUMNS: [&str; 9] = [
     "file_name",
@@ -45,7 +45,7 @@ pub(super) struct Rows {
 
 /// Reads a list; the ending of its name says its form.
 pub(super) fn read(path: &Path, reading: &Reading) -> Result<Rows> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path)?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::format(path, "is not written in UTF-8", "save it as UTF-8"))?;
     let text = text.trim_start_matches('\u{feff}');

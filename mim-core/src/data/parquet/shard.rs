@@ -15,7 +15,7 @@ use ::parquet::file::serialized_reader::SerializedRowGroupReader;
 use super::super::Reading;
 use super::columns::Columns;
 use super::memory::Rows;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A file, its metadata read.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) enum Labels {
 
 impl Shard {
     pub(super) fn open(path: &Path, reading: &Reading) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("read", path))?;
+        let file = files::open(path)?;
         let metadata = ParquetMetaDataReader::new()
             .parse_and_finish(&file)
             .map_err(|error| broken(path, &error))?;

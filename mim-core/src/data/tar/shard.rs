@@ -1,6 +1,5 @@
 //! The samples of one tar file.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use super::super::Reading;
 use super::super::folder::images;
 use super::super::labels::LABEL_COLUMNS;
 use super::super::passed_over::PassedOver;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Longest file of labels or notes that is read.
 const LONGEST: u64 = 1 << 20;
@@ -52,7 +51,7 @@ pub(super) fn list(path: &Path, reading: &Reading) -> Result<Contents> {
             "download it again; a compressed one (.tar.gz) must be unpacked",
         )
     };
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = files::open(path)?;
     let size = file.metadata().map_err(Error::io("read", path))?.len();
     let images = images(reading.array_layout);
     let mut archive = tar::Archive::new(BufReader::new(file));

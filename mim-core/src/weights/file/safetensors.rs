@@ -91,7 +91,16 @@ pub(super) fn header(path: &Path) -> Result<Vec<TensorHeader>> {
     {
         let entry: Entry = serde_json::from_value(value)
             .map_err(|error| damaged(format!("tensor `{name}` in its header: {error}")))?;
-        end = end.max(entry.data_offsets[1]);
+        let [from, to] = entry.data_offsets;
+        if let Some(bytes) = entry.bytes()
+            && to.checked_sub(from) != Some(bytes)
+        {
+            return Err(damaged(format!(
+                "tensor `{name}` of shape {:?} needs {bytes} bytes, but its header gives it {from} to {to}",
+                entry.shape
+            )));
+        }
+        end = end.max(to);
         tensors.push(TensorHeader {
             name,
             dtype: entry.dtype,
@@ -113,6 +122,21 @@ struct Entry {
     dtype: String,
     shape: Vec<usize>,
     data_offsets: [u64; 2],
+}
+
+impl Entry {
+    /// The bytes that its shape needs; `None` for a dtype of another version of the format, or one smaller than a byte.
+    fn bytes(&self) -> Option<u64> {
+        let size = match self.dtype.as_str() {
+            "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => 1,
+            "U16" | "I16" | "F16" | "BF16" => 2,
+            "U32" | "I32" | "F32" => 4,
+            "U64" | "I64" | "F64" => 8,
+            _ => return None,
+        };
+        let sizes = self.shape.iter().map(|size| *size as u64);
+        Some(sizes.fold(size, u64::saturating_mul))
+    }
 }
 
 /// Maximum bytes of a header, from the format's specification.

@@ -355,6 +355,13 @@ fn headers_list_types_that_cannot_be_loaded_and_read_no_values() {
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let error = WeightFile::header(&path).unwrap_err().to_string();
     assert!(error.contains("header promises"), "{error}");
+    let other = String::from_utf8_lossy(&bytes).replace("[2,2]", "[9,2]");
+    std::fs::write(&path, other.as_bytes()).unwrap();
+    let error = WeightFile::header(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("`a` of shape [9, 2] needs 72 bytes"),
+        "{error}"
+    );
 }
 
 #[test]

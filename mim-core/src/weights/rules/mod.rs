@@ -181,7 +181,8 @@ fn is_hole(segment: &str) -> bool {
 /// Matches `name` against `pattern`.
 pub(super) fn matches<'a>(pattern: &'a str, name: &'a str) -> Option<Holes<'a>> {
     if let Some(suffix) = pattern.strip_prefix("*.") {
-        return (name == suffix || name.ends_with(&format!(".{suffix}"))).then(Vec::new);
+        let rest = name.strip_suffix(suffix)?;
+        return (rest.is_empty() || rest.ends_with('.')).then(Vec::new);
     }
     if let Some(prefix) = pattern.strip_suffix('*') {
         return name.starts_with(prefix).then(Vec::new);
