@@ -17,19 +17,22 @@ use crate::features::{encode, pool};
 /// ```
 /// use candle_core::Device;
 /// use mim_core::data::{DataSource, Split};
-/// use mim_core::encoders::VitConfig;
-/// use mim_core::{Input, Norm, ParamStore};
+/// use mim_core::encoders::{Vit, VitConfig};
+/// use mim_core::params::{Init, ParamStore};
+/// use mim_core::{Input, Norm};
 /// use mim_eval::{EvalConfig, FeaturePass};
 ///
-/// let config = VitConfig { image_size: 28.into(), patch_size: 14, embed_dim: 8, depth: 1, num_heads: 2, ..VitConfig::base() };
-/// let encoder = config.build(&ParamStore::teacher(&Device::Cpu).root())?;
+/// let vit = VitConfig { image_size: 28.into(), in_channels: 1, embed_dim: 16, depth: 1, ..VitConfig::small() };
+/// let store = ParamStore::new(&Device::Cpu, 0, Init::Mae.build(vit.patch_values()));
+/// let encoder = Vit::new(&store.root(), &vit)?;
+///
 /// let images = DataSource::Embedded.open(Split::Train)?;
-/// let input = Input { size: config.image_size, norm: Norm::imagenet() };
+/// let input = Input { size: vit.image_size, norm: Norm::uniform(0.286, 0.353, 1) };
 /// let eval = EvalConfig { batch_size: 100, ..EvalConfig::default() };
 /// let pass = FeaturePass::new(&encoder, images, &input, &eval);
 /// for rows in pass.batches(0, vec![])?.take(2) {
 ///     let rows = rows?;
-///     assert_eq!((rows.values.len(), &rows.dims[..]), (100 * 8, &[8][..]));
+///     assert_eq!((rows.values.len(), &rows.dims[..]), (100 * 16, &[16][..]));
 /// }
 /// # Ok::<(), mim_core::Error>(())
 /// ```

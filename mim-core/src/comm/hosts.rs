@@ -183,12 +183,12 @@ mod tests {
             _ => hosts.sum(vec![1.]).unwrap_err().to_string(),
         });
         assert!(
-            found[0].contains("rank 1 cannot be reached"),
+            found[0].contains("rank 1 can no longer be reached"),
             "{}",
             found[0]
         );
         assert!(
-            found[2].contains("rank 0 cannot be reached"),
+            found[2].contains("rank 0 can no longer be reached"),
             "{}",
             found[2]
         );

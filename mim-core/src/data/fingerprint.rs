@@ -14,9 +14,9 @@ use super::Dataset;
 /// use mim_core::data::{DataSource, Split, fingerprint};
 ///
 /// let open = |split| DataSource::Embedded.open(split);
-/// let (train, val) = (open(Split::Train)?, open(Split::Val)?);
+/// let (train, test) = (open(Split::Train)?, open(Split::Test)?);
 /// assert_eq!(fingerprint(train.as_ref()), fingerprint(train.as_ref()));
-/// assert_ne!(fingerprint(train.as_ref()), fingerprint(val.as_ref()));
+/// assert_ne!(fingerprint(train.as_ref()), fingerprint(test.as_ref()));
 /// # Ok::<(), mim_core::Error>(())
 /// ```
 pub fn fingerprint(images: &dyn Dataset) -> u32 {
