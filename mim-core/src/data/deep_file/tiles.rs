@@ -32,6 +32,9 @@ pub(super) fn read(
 ) -> Result<(Vec<f32>, Depth), String> {
     let (wide, high) = decoder.chunk_dimensions();
     let (wide, high) = (wide as usize, high as usize);
+    if wide == 0 || high == 0 {
+        return Err("has tiles without a size".to_owned());
+    }
     let (across, down) = (width.div_ceil(wide), height.div_ceil(high));
     let count = decoder.tile_count().map_err(|error| undecoded(&error))?;
     let channels = count as usize / (across * down).max(1);
