@@ -140,7 +140,7 @@ class Attack:
         for kind, sizes in LARGE.items():
             if self.trials.wants(kind) and not self.trials.quick:
                 data = picture(*sizes)
-                self.among_images(kind, "large.png", lambda path: path.write_bytes(data), says=[], memory=4096 * MIB)
+                self.among_images(kind, "large.png", lambda path: path.write_bytes(data), says=[], memory=4096 * MIB, seconds=4 * SECONDS)
 
     def no_files(self):
         """Pipes, devices and links, as images, as data and as weights."""

@@ -73,6 +73,9 @@ fn broken(path: &Path, what: String) -> Error {
 
 /// The longest side of an image in pixels.
 const LONGEST_SIDE: u32 = 65_535;
+/// The most bytes of what an image file holds beside its pixels, such as a packed colour profile. A larger profile is
+/// not read.
+const MOST_BESIDE: u64 = 32 << 20;
 /// The most pixels of an image, unless `MIM_MAX_PIXELS` sets another number.
 const MOST_PIXELS: u64 = 500_000_000;
 
@@ -127,7 +130,10 @@ fn read_whole(bytes: &[u8], path: &Path, turned: bool) -> Result<DynamicImage> {
         error => broken(path, format!("cannot be decoded: {error}")),
     };
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    let reader = reader.map_err(Error::io("read", path))?;
+    let mut reader = reader.map_err(Error::io("read", path))?;
+    let mut opening = Limits::default();
+    opening.max_alloc = Some(MOST_BESIDE);
+    reader.limits(opening);
     let mut decoder = reader.into_decoder().map_err(undecoded)?;
     check_size(decoder.dimensions(), path)?;
     let mut limits = Limits::default();
@@ -189,6 +195,32 @@ fn is_cut_jpeg(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+
+    /// A PNG of one pixel whose colour profile has so many zeros.
+    fn with_profile(zeros: usize) -> Vec<u8> {
+        let mut png = Cursor::new(Vec::new());
+        let pixel = DynamicImage::new_rgb8(1, 1);
+        pixel.write_to(&mut png, image::ImageFormat::Png).unwrap();
+        let mut png = png.into_inner();
+        let mut packer =
+            flate2::write::ZlibEncoder::new(b"iCCPa\0\0".to_vec(), flate2::Compression::best());
+        packer.write_all(&vec![0; zeros]).unwrap();
+        let profile = packer.finish().unwrap();
+        let length = u32::try_from(profile.len() - 4).unwrap().to_be_bytes();
+        let sum = crc32fast::hash(&profile).to_be_bytes();
+        // After the signature and the header.
+        png.splice(33..33, [&length[..], &profile, &sum].concat());
+        png
+    }
+
+    #[test]
+    fn the_size_of_a_profile_makes_no_image_unreadable() {
+        for zeros in [1000, 40 << 20] {
+            let image = read(&with_profile(zeros), Path::new("a.png"), false).unwrap();
+            assert_eq!(image.into_rgb8().into_raw(), [0, 0, 0]);
+        }
+    }
 
     #[test]
     fn what_follows_a_jpeg_does_not_count() {
