@@ -136,7 +136,7 @@ fn arrays_of_twelve_channels_train_and_are_probed_and_drawn() {
     );
     fails(
         images.pretrain("three", &settings[..2]),
-        &["the images have 12", "encoder.in_channels = 12"],
+        &["has 12", "encoder.in_channels = 12"],
     );
     fails(
         images.pretrain("axes", &settings[1..]),

@@ -44,9 +44,12 @@ impl Backbone {
         let (file, weights, source) = read(path, of)?;
         let mut tables = tables(of.set)?;
         let config = encoder(&weights, of.arch, tables.remove("encoder"))?;
-        let norm = match tables.remove("norm") {
-            Some(norm) => settings::read::<Norm>("norm", norm)?,
-            None => Norm::imagenet(),
+        let (norm, from) = match tables.remove("norm") {
+            Some(norm) => (settings::read::<Norm>("norm", norm)?, "as set"),
+            None => (
+                Norm::imagenet(),
+                "as ImageNet's (--set norm={mean=[..], std=[..]})",
+            ),
         };
         norm.check(config.in_channels())?;
         let mut eval = settings::to_table(&EvalConfig {
@@ -66,7 +69,7 @@ impl Backbone {
         let fitted = fit(&weights, &store, grids)?;
         let report = load_part(&store, &fitted.weights)?;
         let line = format!(
-            "{file}, names of {source}: {} of {} tensors set, images of {} pixels; a file says nothing of {}",
+            "{file}, names of {source}: {} of {} tensors set, images of {} pixels, normalised {from}; a file says nothing of {}",
             report.loaded.len(),
             weights.len(),
             config.image_size(),

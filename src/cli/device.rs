@@ -148,12 +148,13 @@ pub(super) const BLOCKS: &str = "MIM_MATMUL_BLOCKS";
 ///
 /// [`Error::InvalidConfig`] if its value cannot be read.
 pub(super) fn set_blocks() -> Result<()> {
-    let Some(value) = std::env::var_os(BLOCKS) else {
+    let Some(value) = std::env::var_os(BLOCKS).filter(|value| !value.is_empty()) else {
         return Ok(());
     };
     let value = value.to_string_lossy();
     let blocks: MatmulBlocks = value.parse().map_err(|_| {
-        let why = "it is not KiB of rows, KiB of columns and parts per thread";
+        let why =
+            "it is not KiB of rows, KiB of columns (1 to 1048576) and parts per thread (1 to 64)";
         let fix = format!("write it as {}", MatmulBlocks::of_this_cpu());
         Error::config("environment", BLOCKS, &value, why, fix)
     })?;

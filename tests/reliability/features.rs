@@ -102,20 +102,27 @@ fn rows_of_other_settings_are_not_mixed() {
     let (whole, changes) = bench.whole("f.npy");
     let interrupt = || bench.faulty("f.npy", "kill", changes / 2).status().unwrap();
     let again = |more: &[&str]| succeeds(&bench.features("f.npy", more).output().unwrap());
+    let part = bench.path("out/f.npy.part");
+    let refused = |more: &[&str], what: &str| {
+        let before = fs::read(&part).unwrap();
+        let output = bench.features("f.npy", more).output().unwrap();
+        let told = errors(&output);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            told.contains(what) && told.contains("remove this file"),
+            "{told}"
+        );
+        assert!(fs::read(&part).unwrap() == before);
+    };
 
-    succeeds(&bench.features("f.npy", &["--tokens"]).output().unwrap());
-    let tokens = bench.take();
+    // With other settings nothing is lost.
     interrupt();
-    let said = again(&["--tokens"]);
-    assert!(
-        said.contains("of other pooling, so it is begun anew"),
-        "{said}"
-    );
-    assert!(bench.take() == tokens);
+    refused(&["--tokens"], "other pooling left these rows");
+    again(&[]);
+    assert!(bench.take() == whole);
 
     // A byte of a row has changed.
     interrupt();
-    let part = bench.path("out/f.npy.part");
     let mut bytes = fs::read(&part).unwrap();
     bytes[130] ^= 1;
     fs::write(&part, bytes).unwrap();
@@ -128,13 +135,21 @@ fn rows_of_other_settings_are_not_mixed() {
     let image = bench.path("images/train/b/0.png");
     let old = fs::read(&image).unwrap();
     fs::copy(bench.path("images/train/b/1.png"), &image).unwrap();
-    let said = again(&[]);
-    assert!(
-        said.contains("of other images, so it is begun anew"),
-        "{said}"
-    );
-    assert!(bench.take() != whole);
+    refused(&[], "other images left these rows");
     fs::write(&image, old).unwrap();
+    bench.take();
+
+    // A table of somebody else is no table of rows.
+    fs::create_dir_all(bench.path("out")).unwrap();
+    fs::write(bench.path("out/f.csv"), "path,label\na.png,cat\n").unwrap();
+    let output = bench.features("f.npy", &[]).output().unwrap();
+    let told = errors(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        told.contains("f.csv") && told.contains("another --output"),
+        "{told}"
+    );
+    assert_eq!(bench.take().len(), 1);
 
     // Another process is at it.
     interrupt();

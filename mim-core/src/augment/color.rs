@@ -163,10 +163,9 @@ impl ImageOp for ToChannels {
         if sample.is_deep() || !matches!(self.channels, 1 | 3) {
             let (channels, value) = (sample.channels, self.channels);
             let why = format!(
-                "the images have {channels}, and only grey and RGB images of bytes can be changed"
+                "the image has {channels}, and only grey and RGB images of bytes can be changed"
             );
-            let fix =
-                format!("let the encoder take what there is: encoder.in_channels = {channels}");
+            let fix = format!("let the encoder take them: encoder.in_channels = {channels}");
             return Err(Error::config("to_channels", "channels", value, why, fix));
         }
         sample.pixels = if self.channels == 1 {

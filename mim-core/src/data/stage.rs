@@ -67,10 +67,10 @@ impl Stage {
     }
 
     fn add(&self, epoch: u64, index: usize, chunk: &mut Chunk) -> Result<()> {
-        let (sample, read, unreadable) = match self.leave_out_unreadable {
-            false => self.read(index)?,
-            true => match self.try_read(index) {
-                Ok(sample) => (sample, index, None),
+        let (views, read, unreadable) = match self.leave_out_unreadable {
+            false => self.read(epoch, index)?,
+            true => match self.views(epoch, index, index)? {
+                Ok(views) => (views, index, None),
                 Err(error) => {
                     chunk.unreadable.push(error.to_string());
                     chunk.left_out.push(index);
@@ -78,9 +78,6 @@ impl Stage {
                 }
             },
         };
-        let mut rng = stream(self.seed, Purpose::Augment, [epoch, index as u64]);
-        let views = self.plan.apply(sample, &mut rng);
-        let views = views.map_err(|error| self.named(error, read))?;
         chunk.views.resize_with(views.len(), Planes::default);
         for (view, (planes, sample)) in chunk.views.iter_mut().zip(&views).enumerate() {
             planes.push(sample, view)?;
@@ -110,24 +107,42 @@ impl Stage {
         }
     }
 
-    /// Sample `index`, or the next readable one and why; with the index read.
-    fn read(&self, index: usize) -> Result<(Sample, usize, Option<String>)> {
-        let error = match self.try_read(index) {
-            Ok(sample) => return Ok((sample, index, None)),
+    /// The views of sample `index`, or of the next usable one and why; with the index read.
+    fn read(&self, epoch: u64, index: usize) -> Result<(Vec<Sample>, usize, Option<String>)> {
+        let error = match self.views(epoch, index, index)? {
+            Ok(views) => return Ok((views, index, None)),
             Err(error) => error,
         };
         let len = self.dataset.len();
         let tries = REPLACEMENTS.min(len.saturating_sub(1));
         for next in (1..=tries).map(|step| (index + step) % len) {
-            if let Ok(sample) = self.try_read(next) {
-                return Ok((sample, next, Some(error.to_string())));
+            if let Ok(views) = self.views(epoch, index, next)? {
+                return Ok((views, next, Some(error.to_string())));
             }
         }
         Err(Error::format(
             self.dataset.name_of(index),
-            format!("neither it nor any of the {tries} samples after it can be read: {error}"),
+            format!("neither it nor any of the {tries} samples after it can be used: {error}"),
             "check the data source",
         ))
+    }
+
+    /// The views of sample `index` in the place of sample `place`. The inner error is about this sample alone: it cannot
+    /// be read, or its channels are not those of the network.
+    fn views(&self, epoch: u64, place: usize, index: usize) -> Result<Result<Vec<Sample>>> {
+        let sample = match self.try_read(index) {
+            Ok(sample) => sample,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut rng = stream(self.seed, Purpose::Augment, [epoch, place as u64]);
+        match self.plan.apply(sample, &mut rng) {
+            Err(error @ Error::InvalidConfig { .. }) => {
+                let fix = "or take it out of the data";
+                let name = self.dataset.name_of(index);
+                Ok(Err(Error::format(name, error.to_string(), fix)))
+            }
+            views => Ok(Ok(views.map_err(|error| self.named(error, index))?)),
+        }
     }
 
     fn try_read(&self, index: usize) -> Result<Sample> {

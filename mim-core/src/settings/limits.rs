@@ -13,7 +13,7 @@ const COUNT: i64 = 1 << 24;
 const FRACTION: f64 = 1e9;
 
 /// Largest whole numbers. An entry that starts with `_` stands for all keys with this ending.
-const COUNTS: [(&str, i64); 27] = [
+const COUNTS: [(&str, i64); 28] = [
     // Each is a layer with its own weights.
     ("depth", 4096),
     ("depths", 4096),
@@ -25,6 +25,8 @@ const COUNTS: [(&str, i64); 27] = [
     ("n_blk_per_group", 4096),
     ("num_res_blocks", 4096),
     ("ch_mult", 4096),
+    // Attention grows with the square of tokens.
+    ("num_class_tokens", 256),
     // Sides in pixels.
     ("image_size", 16384),
     ("local_size", 16384),

@@ -114,7 +114,7 @@ pub fn method(name: &str) -> Result<&'static Entry> {
         .find(|entry| entry.name == name)
         .ok_or_else(|| {
             let known = methods().iter().map(|entry| entry.name);
-            let (why, fix) = ("unknown method", settings::choices(name, known));
+            let (why, fix) = ("no method has this name", settings::choices(name, known));
             Error::config("settings", "method", name, why, fix)
         })
 }

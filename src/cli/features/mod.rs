@@ -58,6 +58,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let format = Format::of(&args.output)?;
     folder::check_parent(&args.output)?;
+    let table = args.output.with_extension("csv");
+    check_free(args, &table)?;
     let device = device::open(&args.device)?;
     let mut model = args.model.open(&device)?;
     if let Some(pooling) = args.pooling {
@@ -89,7 +91,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let labels = images.iter().filter_map(|image| data.label(*image));
     let labels: Option<Vec<i64>> = labelled.then(|| labels.map(i64::from).collect());
     let head = format.head(&dims, labels.as_deref(), start)?;
-    let table = args.output.with_extension("csv");
     files::replace(&table, |new| write_table(new, data.as_ref(), &images))?;
     part.finish(&head)?;
     let (split, source) = (args.split, &model.data.source);
@@ -139,6 +140,30 @@ fn origin(
     .into_iter()
     .map(|(name, found)| value(name, found))
     .collect()
+}
+
+/// First line of the table of rows.
+const COLUMNS: &str = "row,name,label,class";
+
+/// Refuses to write over what is not the output of such a command, before anything is computed.
+fn check_free(args: &Args, table: &Path) -> Result<()> {
+    let taken =
+        |path: &Path, what: &'static str| Err(Error::format(path, what, "give another --output"));
+    for path in [&args.output, table] {
+        if path.is_dir() {
+            return taken(path, "this is a folder");
+        }
+        let same = |input: &PathBuf| input.canonicalize().ok() == path.canonicalize().ok();
+        if path.exists() && args.model.weights.as_ref().is_some_and(same) {
+            return taken(path, "these are the weights of the command");
+        }
+    }
+    match files::read_if_there(table)? {
+        Some(old) if !old.starts_with(COLUMNS.as_bytes()) => {
+            taken(table, "this is no table of rows of `mim features`")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether every image has a label.
@@ -193,7 +218,7 @@ fn write_table(path: &Path, data: &dyn Dataset, images: &[usize]) -> Result<()> 
     let file = File::create(path).map_err(Error::io("create", path))?;
     let mut table = BufWriter::new(file);
     let mut write = || {
-        writeln!(table, "row,name,label,class")?;
+        writeln!(table, "{COLUMNS}")?;
         for (row, image) in images.iter().enumerate() {
             let label = data.label(*image);
             let class = label.and_then(|label| data.class_names().get(label as usize));

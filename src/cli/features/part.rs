@@ -104,7 +104,9 @@ impl Part {
         let other = differences(&old.of, &self.record.of);
         if !other.is_empty() {
             let other = other.join(", ");
-            return Ok(format!("{part} is of other {other}, so it is begun anew"));
+            let what = format!("an interrupted command with other {other} left these rows");
+            let fix = "repeat that command, remove this file, or give another --output";
+            return Err(Error::format(&self.path, what, fix));
         }
         match self.sum_of(old.bytes())? {
             Some(sum) if sum.clone().finalize() == old.crc32 => self.sum = sum,
