@@ -72,7 +72,7 @@ static enum fault next(const char *what, const char *path, int takes_room) {
     if (!strcmp(kind, "error") && number == fault) return ERROR;
     if (!strcmp(kind, "full") && number >= fault && takes_room) return FULL;
     if (!strcmp(kind, "stop")) {
-        if (number == fault) kill(getpid(), SIGINT);
+        if (number == fault) raise(SIGINT); // to this thread, so that it is noted before the change
         if (then && number == atol(then)) return KILL;
     }
     return NONE;
