@@ -402,6 +402,51 @@ fn an_unreadable_file_is_replaced_by_the_next_one() {
     }
 }
 
+/// Values of three channels, but of two in image 3.
+#[derive(Debug)]
+struct OneOfTwoChannels;
+
+impl Dataset for OneOfTwoChannels {
+    fn len(&self) -> usize {
+        10
+    }
+
+    fn read(&self, index: usize) -> Result<Sample> {
+        let channels = if index == 3 { 2 } else { 3 };
+        Sample::of_values(vec![index as f32; 4 * channels], (2, 2), channels)
+    }
+
+    fn label(&self, _index: usize) -> Option<u32> {
+        None
+    }
+
+    fn classes(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn an_image_of_other_channels_is_replaced_or_left_out() {
+    let plan = ViewPlan::single(vec![Augment::ToChannels(ToChannels { channels: 3 })]);
+    let loader = |left_out: bool| {
+        let config = LoaderConfig {
+            leave_out_unreadable: left_out,
+            ..config(10, 0)
+        };
+        Loader::new(Arc::new(OneOfTwoChannels), plan.clone(), config, 0).unwrap()
+    };
+    for left_out in [false, true] {
+        let mut batches = loader(left_out).sequential().unwrap();
+        let batch = batches.next().unwrap().unwrap();
+        assert_eq!(batches.unreadable(), 1);
+        let used: Vec<u32> = batch.indices;
+        match left_out {
+            true => assert_eq!(used, [0, 1, 2, 4, 5, 6, 7, 8, 9]),
+            false => assert_eq!(used, [0, 1, 2, 4, 4, 5, 6, 7, 8, 9]),
+        }
+    }
+}
+
 #[test]
 fn too_many_unreadable_files_end_the_epoch_with_an_error() {
     let names: Vec<String> = (0..7).map(|index| format!("{index}.jpg")).collect();

@@ -87,7 +87,7 @@ fn interrupted_features_are_those_of_one_command() {
                 };
                 assert!(ended, "{kind} {at}: {:?} {told}", output.status);
                 let again = succeeds(&bench.features(name, &[]).output().unwrap());
-                went_on += usize::from(again.contains("going on after"));
+                went_on += usize::from(again.contains("continuing after"));
                 assert!(again.contains("1 images could not be read"), "{again}");
                 assert!(bench.take() == whole, "{name} {kind} {at}: {again}");
             }
@@ -127,7 +127,10 @@ fn rows_of_other_settings_are_not_mixed() {
     bytes[130] ^= 1;
     fs::write(&part, bytes).unwrap();
     let said = again(&[]);
-    assert!(said.contains("are damaged, so it is begun anew"), "{said}");
+    assert!(
+        said.contains("are damaged, so all of them are computed again"),
+        "{said}"
+    );
     assert!(bench.take() == whole);
 
     // The images have changed.

@@ -1,7 +1,7 @@
 //! The file formats of features.
 //!
-//! Rows follow what a reader needs to know first, and that has a length which is known before the first row. So rows
-//! are written as they come, and the rest when their number is known.
+//! A header of fixed length comes before the rows. So rows are written as they are computed, and the header when their
+//! number is known.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ impl Format {
         }
     }
 
-    /// What stands before the rows `dims`, of which the first is their number, in `start` bytes.
+    /// The header of `start` bytes for rows of shape `dims`, whose first entry is their number.
     ///
     /// # Errors
     ///
@@ -87,8 +87,7 @@ fn npy(dims: &[usize], start: usize) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// The labels stand before the rows, where they are aligned. Where fewer images than expected have a row, the
-/// header's text has more spaces at its end.
+/// The labels come before the rows, so that they are aligned. If some images have no row, spaces fill the header's text.
 fn safetensors(dims: &[usize], labels: Option<&[i64]>, start: usize) -> Option<Vec<u8>> {
     let bytes = labels.map_or(0, |labels| LABEL * labels.len());
     let values = 4 * dims.iter().product::<usize>();

@@ -34,8 +34,8 @@ pub(crate) struct Args {
     #[arg(long, default_value = "train")]
     split: Split,
     /// Output file, one row per image in the order of the data: .npy, or .safetensors with `features` and `labels`.
-    /// A .csv beside it gives the name, label and class of each row. Rows are written as they come; if the command is
-    /// interrupted, the same command goes on.
+    /// A .csv next to it has the name, label and class of each row. Rows are written as they are computed; if the
+    /// command is interrupted, the same command continues.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// The encoder, if the method has several: teacher (then the default) or student.
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// What becomes the feature: mean of the patches, or cls [default: as in the evaluation of the run].
     #[arg(long, value_parser = pooling)]
     pooling: Option<Pooling>,
-    /// Rows are the tokens of all patches, [images, tokens, width], instead of one feature an image.
+    /// Rows are the tokens of all patches, [images, tokens, width], instead of one feature per image.
     #[arg(long, conflicts_with = "pooling")]
     tokens: bool,
     /// Device.
@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the rows depend on. Threads are not among it: they change no more than the last bits.
+/// What the rows depend on. The number of threads is not part of it: it changes the last bits at most.
 fn origin(
     args: &Args,
     model: &Backbone,
@@ -160,7 +160,7 @@ fn check_free(args: &Args, table: &Path) -> Result<()> {
     }
     match files::read_if_there(table)? {
         Some(old) if !old.starts_with(COLUMNS.as_bytes()) => {
-            taken(table, "this is no table of rows of `mim features`")
+            taken(table, "this table was not written by `mim features`")
         }
         _ => Ok(()),
     }

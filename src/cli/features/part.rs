@@ -1,4 +1,4 @@
-//! Rows on their way to a file, which an interrupted command leaves and the next one goes on with.
+//! Rows on their way to a file. An interrupted command leaves them, and the next one continues.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -52,12 +52,13 @@ fn beside(path: &Path, end: &str) -> PathBuf {
 }
 
 impl Part {
-    /// Opens what an interrupted command left beside `output` if it was of the same, and begins anew if not. The line
-    /// says which, if there was something.
+    /// Opens what an interrupted command left next to `output`, or starts from nothing if its rows cannot be used. The
+    /// line says which, if there was something.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] if another process writes the same output, [`Error::Io`] if a file cannot be read or written.
+    /// [`Error::Format`] if another process writes the same output, or the rows are those of another command;
+    /// [`Error::Io`] if a file cannot be read or written.
     pub(super) fn open(
         output: &Path,
         of: Map<String, Value>,
@@ -92,13 +93,13 @@ impl Part {
         Ok((part, said))
     }
 
-    /// Takes over the record of the interrupted command if its rows are there and of the same. Says what was done.
+    /// Takes over the record of the interrupted command if its rows are intact. Says what was done.
     fn go_on(&mut self) -> Result<String> {
         let (part, record) = (self.path.display(), beside(&self.path, ".json"));
         let read = fs::read(&record).map(|bytes| serde_json::from_slice::<Record>(&bytes));
         let Ok(Ok(old)) = read else {
             return Ok(format!(
-                "{part} has no whole record beside it, so it is begun anew"
+                "no complete record lies next to {part}, so all rows are computed again"
             ));
         };
         let other = differences(&old.of, &self.record.of);
@@ -112,14 +113,14 @@ impl Part {
             Some(sum) if sum.clone().finalize() == old.crc32 => self.sum = sum,
             _ => {
                 return Ok(format!(
-                    "the rows in {part} are damaged, so it is begun anew"
+                    "the rows in {part} are damaged, so all of them are computed again"
                 ));
             }
         }
         self.record = old;
         let (rows, left_out) = (self.record.rows, self.record.left_out.len());
         let images = rows + left_out;
-        Ok(format!("going on after {images} images, as {part} says"))
+        Ok(format!("continuing after {images} images, from {part}"))
     }
 
     /// The checksum of so many bytes of rows; none if the file is shorter.
@@ -150,7 +151,7 @@ impl Part {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if they cannot be written, [`Error::Shape`] if they have other sizes than those before.
+    /// [`Error::Io`] if they cannot be written, [`Error::Shape`] if their sizes differ from those of earlier rows.
     pub(super) fn add(&mut self, rows: &FeatureRows) -> Result<()> {
         let record = &mut self.record;
         if record.dims.is_empty() {
@@ -185,7 +186,7 @@ impl Part {
         [&[self.record.rows], &self.record.dims[..]].concat()
     }
 
-    /// Writes what stands before the rows, and gives the whole file its final name.
+    /// Writes the header before the rows, and gives the file its final name.
     ///
     /// # Errors
     ///
@@ -219,7 +220,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Names of what is not equal.
+/// Names of the entries that differ.
 fn differences<'a>(old: &'a Map<String, Value>, new: &'a Map<String, Value>) -> Vec<&'a str> {
     let names = new
         .iter()

@@ -26,7 +26,7 @@ fn open<'a>(bytes: &'a [u8], path: &Path) -> Result<Reader<'a>> {
     Ok(decoder.with_limits(limits))
 }
 
-/// Whether a TIFF must be read here to become RGB, too: those of more than 4 GiB, and those of channels in tiles.
+/// Whether only this module reads a TIFF, also as RGB: BigTIFF, and separate tiles for each channel.
 pub(super) fn only_here(bytes: &[u8]) -> bool {
     let is_big = [b"II+\0", b"MM\0+"]
         .iter()

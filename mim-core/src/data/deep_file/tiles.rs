@@ -1,7 +1,7 @@
-//! TIFF pages of which each channel lies in tiles of its own.
+//! TIFF pages with separate tiles for each channel.
 //!
-//! The decoder knows that tiles reach beyond the last row of the image for the first channel alone. So the tiles are read
-//! one by one, and put together here.
+//! Tiles may reach beyond the last row of the image. The decoder takes this into account for the first channel only, so
+//! the tiles are read one by one and joined here.
 
 use tiff::TiffResult;
 use tiff::decoder::ChunkType;
@@ -12,7 +12,7 @@ use crate::augment::Depth;
 
 /// The most values of a page.
 const MOST: usize = 1 << 29;
-/// What the tag says of channels that lie apart.
+/// Value of the tag for channels that are stored one after another.
 const APART: u16 = 2;
 
 /// Whether the page is of that kind.

@@ -195,9 +195,8 @@ fn name(precision: Precision) -> &'static str {
     }
 }
 
-/// The time of all products with each size of blocks, the shortest first.
-fn tune(op: &Op, products: &[Product]) -> Result<String> {
-    let before = MatmulBlocks::current();
+/// The blocks in use, and others around those of this CPU.
+fn candidates(in_use: MatmulBlocks) -> Vec<MatmulBlocks> {
     let usual = MatmulBlocks::of_this_cpu();
     let mut tried = Vec::new();
     for rows in [usual.rows / 2, usual.rows, usual.rows * 2] {
@@ -205,9 +204,16 @@ fn tune(op: &Op, products: &[Product]) -> Result<String> {
             tried.extend([2, 4, 8].map(|parts| MatmulBlocks { rows, cols, parts }));
         }
     }
-    if !tried.contains(&before) {
-        tried.push(before);
+    if !tried.contains(&in_use) {
+        tried.push(in_use);
     }
+    tried
+}
+
+/// The time of all products with each size of blocks, the shortest first.
+fn tune(op: &Op, products: &[Product]) -> Result<String> {
+    let before = MatmulBlocks::current();
+    let tried = candidates(before);
     let runs: Vec<_> = tried
         .iter()
         .map(|blocks| {
@@ -251,7 +257,11 @@ fn tune(op: &Op, products: &[Product]) -> Result<String> {
             seconds * 1e3
         );
     }
-    let _ = write!(text, "\n\nto use the first one: {BLOCKS}={}", results[0].1);
+    let _ = write!(
+        text,
+        "\n\nto use the first one, if a second run agrees: {BLOCKS}={}",
+        results[0].1
+    );
     Ok(text)
 }
 
