@@ -77,18 +77,15 @@ pub fn resize(
         ));
     }
     let from = [crop.top, crop.left, crop.height, crop.width];
+    let (stride, channels) = (sample.width * sample.channels, sample.channels);
     if sample.is_deep() {
-        let (stride, channels) = (sample.width * sample.channels, sample.channels);
         let values = (&sample.values[..], stride, channels);
         let values = convolve_values(values, from, [height, width], interpolation);
         sample.replace_values(values, (height, width), crop.corners());
         return Ok(sample);
     }
-    let (pixels, stride) = (&sample.pixels, sample.width * sample.channels);
-    let pixels = match sample.channels {
-        1 => convolve::<1>(pixels, stride, from, [height, width], interpolation),
-        _ => convolve::<3>(pixels, stride, from, [height, width], interpolation),
-    };
+    let pixels = (&sample.pixels[..], stride, channels);
+    let pixels = convolve(pixels, from, [height, width], interpolation);
     sample.replace(pixels, (height, width), crop.corners());
     Ok(sample)
 }
