@@ -164,11 +164,12 @@ fn hub(_ask: bool) -> String {
 
 /// Variables that change what the program does, except those of the Hub. The program sets the first three itself.
 fn variables() -> String {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
         "RAYON_NUM_THREADS",
         "CANDLE_BARRIER_POOL_SPIN_LIMIT",
         "MIMALLOC_PURGE_DELAY",
         "MIM_CPU",
+        "MIM_MATMUL_BLOCKS",
         "MIM_CACHE",
         "MIM_MAX_PIXELS",
         "CUDA_VISIBLE_DEVICES",

@@ -105,7 +105,7 @@ pub(crate) const COMPLETIONS: &str = "Examples:
   mim completions zsh > _mim     in a folder of zsh's fpath";
 
 pub(crate) const MAN: &str = "Examples:
-  mim man | man -l -
+  mim man | man -l -          read the main page, with man-db
   mim man --output-dir man    a page for each command";
 
 pub(crate) const DOCTOR: &str = "Examples:

@@ -105,12 +105,15 @@ fn reconstruction(config: &RunConfig, trainer: &Trainer, images: &Images) -> Res
     let held_out = images.held_out.as_ref().map(|(_, held)| held);
     let drawn = held_out.unwrap_or(&images.train).clone();
     let path = trainer.run().join("reconstruction.png");
-    eprintln!("drawing {} ...", path.display());
     match picture::draw(config, method, drawn, (8, config.train.seed), &path) {
         Err(Error::Unsupported { .. }) => {
             eprintln!("no picture: {} does not predict pixels", method.name());
             Ok(())
         }
-        done => done,
+        drawn => {
+            drawn?;
+            eprintln!("drew {}", path.display());
+            Ok(())
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::elements::Elements;
 use super::torch::{Archive, damaged};
 use crate::augment::Depth;
 use crate::weights::WeightMap;
-use crate::{Result, files};
+use crate::{Error, Result, files};
 
 /// Limit on the length of a header, above any array.
 const LONGEST_HEADER: u64 = 1 << 16;
@@ -90,7 +90,13 @@ pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
 pub(crate) fn read_npy_bytes(bytes: &[u8], path: &Path) -> Result<(Tensor, Depth)> {
     let mut budget = Budget::of_length(bytes.len() as u64);
     let array = values(&mut &*bytes, &mut budget).map_err(|what| damaged(path, what))?;
-    let array = array.map_err(|why| damaged(path, why))?;
+    let array = array.map_err(|why| {
+        Error::format(
+            path,
+            why,
+            "save the array as numbers: integers, floats or booleans",
+        )
+    })?;
     let text = header_text(&mut &*bytes).map_err(|what| damaged(path, what))?;
     match header(&text) {
         Some(Ok(header)) => Ok((array, header.elements.depth())),
