@@ -187,7 +187,9 @@ impl Trained {
         let mut encoder = settings::to_table(&encoder)?;
         if let Some(Value::Table(own)) = table.remove("encoder") {
             let own = own.into_iter().filter(|(key, _)| key == "drop_path_rate");
-            encoder.extend(own);
+            // ConvMAE's encoder has none.
+            let own = own.filter(|(key, _)| encoder.contains_key(key));
+            encoder.extend(own.collect::<Vec<_>>());
         }
         table.remove("arch");
         table.insert("encoder".to_owned(), Value::Table(encoder));
@@ -248,5 +250,30 @@ fn classes(table: &Table, given: Option<&DataSource>) -> Result<usize> {
             "give labelled images by --data, such as a folder with one sub-folder per class",
         )),
         classes => Ok(classes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoders_of_every_type_can_be_tuned() {
+        for recipe in ["mae", "simmim_swin", "convmae", "capi", "pixio"] {
+            let table = run_config::read_file(&format!("{recipe}_32px")).unwrap();
+            let config = RunConfig::from_table(table).unwrap();
+            let method = config.build(&Device::Cpu).unwrap();
+            let (_, student) = method.stores()[0];
+            let trained = Trained {
+                encoder: encoder_of(&config, student).unwrap().0,
+                norm: Norm::imagenet(),
+                from: from(PathBuf::from(recipe), None, None),
+                run: Some(config),
+            };
+            let tuned = RunConfig::from_table(trained.settings(None, None).unwrap()).unwrap();
+            tuned
+                .build(&Device::Cpu)
+                .unwrap_or_else(|error| panic!("{recipe}: {error}"));
+        }
     }
 }

@@ -183,7 +183,13 @@ pub(super) fn suggest(error: Error, given: &Table) -> Error {
                         .cloned()
                 }
             };
-            let fix = near.map_or(fix, |near| format!("did you mean `{near}`?").into());
+            let fix = match near {
+                Some(near) if near == name => {
+                    "another type of this part has it; leave it out".into()
+                }
+                Some(near) => format!("did you mean `{near}`?").into(),
+                None => fix,
+            };
             (fix, component)
         }
         Err(_) => (fix, component),
@@ -316,6 +322,10 @@ mod tests {
             ),
             ("[trian]\nepochs = 1", "did you mean `train`?"),
             ("mask_rato = 0.5", "did you mean `mask_ratio`?"),
+            (
+                "method = \"finetune\"\n[encoder]\ntype = \"conv_mae\"\ndrop_path_rate = 0.1",
+                "another type of this part has it; leave it out",
+            ),
             (
                 "[encoder]\nembed_dims = 8",
                 "`encoder.embed_dims`; did you mean `embed_dim`?",
