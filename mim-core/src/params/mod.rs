@@ -3,6 +3,7 @@
 mod checksum;
 mod ema;
 mod init;
+mod load;
 mod path;
 mod redraw;
 mod store;
