@@ -681,6 +681,8 @@ fn files_in_xet_come_from_there_if_the_transport_can() {
     let client = Hub::new(settings).unwrap();
     let found = client.weights(&path("hf:o/n")).unwrap();
     assert_eq!(fs::read(found).unwrap(), weights(100_000));
+    // hf-xet's report about a download would come after it.
+    std::thread::sleep(Duration::from_secs(1));
     let requests = hub.take();
     let from_xet = requests
         .iter()

@@ -105,7 +105,7 @@ impl Wanted {
             let Some(stream) = &mut stream else { return };
             // This thread has nothing else to do while a piece waits.
             while let Some(piece) = stream.next().await {
-                let piece = piece.map(Vec::from).map_err(|error| text(error));
+                let piece = piece.map(Vec::from).map_err(text);
                 if pieces.send(piece).is_err() {
                     return;
                 }
