@@ -147,3 +147,90 @@ fn weights_of_the_hub_are_converted_and_published_names_lead_there() {
     let asked = hub.requests().join("\n");
     assert!(asked.contains("/timm/vit_base_patch16_224.mae/resolve/main/model.safetensors"));
 }
+
+/// A SOCKS 5 proxy that leads to `hub`, whatever it is asked for; its port, and the names that it is asked for.
+#[cfg(feature = "hf-hub")]
+fn socks(hub: &MockHub) -> (u16, std::sync::mpsc::Receiver<String>) {
+    use std::io::{self, Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    fn pass(mut from: &TcpStream, mut to: &TcpStream) {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    }
+    let (listener, port) = (TcpListener::bind("127.0.0.1:0").unwrap(), hub.port);
+    let own = listener.local_addr().unwrap().port();
+    let (sender, names) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                let client = client.unwrap();
+                let read = |count: usize| {
+                    let mut bytes = vec![0; count];
+                    (&client).read_exact(&mut bytes).unwrap();
+                    bytes
+                };
+                // Version, and how many ways to prove who one is.
+                let greeting = read(2);
+                read(greeting[1].into());
+                (&client).write_all(&[5, 0]).unwrap();
+                // Version, connect, nothing, a name follows.
+                assert_eq!(read(4), [5, 1, 0, 3]);
+                let length = read(1)[0];
+                let name = read(length.into());
+                read(2);
+                (&client)
+                    .write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+                    .unwrap();
+                sender.send(String::from_utf8(name).unwrap()).unwrap();
+                let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                std::thread::scope(|scope| {
+                    scope.spawn(|| pass(&client, &server));
+                    pass(&server, &client);
+                });
+            });
+        }
+    });
+    (own, names)
+}
+
+#[test]
+#[cfg(feature = "hf-hub")]
+fn a_socks_proxy_leads_to_the_hub() {
+    for by in ["hf-hub", "own"] {
+        let hub = MockHub::of(Repository::default().small("model.safetensors", weights()));
+        let home = tempfile::tempdir().unwrap();
+        let (port, names) = socks(&hub);
+        let output = Command::new(env!("CARGO_BIN_EXE_mim"))
+            .args(["info", "hf:o/n"])
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .env("HF_ENDPOINT", "http://hub.invalid")
+            .env("HF_HOME", home.path())
+            .env("MIM_HUB_TRANSPORT", by)
+            .env("ALL_PROXY", format!("socks5h://127.0.0.1:{port}"))
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{by}: {error}");
+        assert!(names.try_iter().all(|name| name == "hub.invalid"));
+        assert!(hub.requests().len() > 1);
+    }
+}
+
+#[test]
+fn an_unknown_transport_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_mim"))
+        .args(["info", "hf:o/n"])
+        .env("HF_HOME", home.path())
+        .env("MIM_HUB_TRANSPORT", "pigeon")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        error.contains("pigeon") && error.contains("own or hf-hub"),
+        "{error}"
+    );
+}

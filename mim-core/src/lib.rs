@@ -122,6 +122,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `hub` | downloads from the Hugging Face Hub ([`hub`]) |
+//! | `hf-hub` | `hub`, with downloads by the crate hf-hub: Xet and SOCKS proxies |
 //! | `parquet` | images in parquet files; with `hub`, data sets of the Hub |
 //! | `mpi` | training by many processes on CPUs; needs MPI and libclang |
 //! | `cuda` | NVIDIA GPUs, with the kernels of `mim-ops`; the build needs `nvcc` |

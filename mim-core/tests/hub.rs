@@ -1,4 +1,6 @@
-//! The client of the Hub against a Hub on this machine.
+//! The client of the Hub against a Hub on this machine, with the transport of the build, or that of `MIM_HUB_TRANSPORT`.
+//!
+//! hf-hub asks for the headers of a file again before each piece of it, so with it some more requests are seen. All else is the same.
 
 #![cfg(feature = "hub")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use mim_core::hub::{Hub, HubPath, HubSettings, Transfer};
 use mim_core::weights::WeightMap;
-use mock_hub::{COMMIT, MockHub, Reply, Repository, Request};
+use mock_hub::{COMMIT, MockHub, Reply, Repository, Request, xet};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -40,8 +42,18 @@ fn model() -> Repository {
     Repository::default().with(MODEL, bytes, &etag)
 }
 
+fn transport() -> Option<String> {
+    std::env::var("MIM_HUB_TRANSPORT").ok()
+}
+
+/// Whether hf-hub brings the files.
+fn by_hf_hub() -> bool {
+    cfg!(feature = "hf-hub") && transport().as_deref() != Some("own")
+}
+
 fn settings(endpoint: &str, cache: &TempDir) -> HubSettings {
     let mut settings = HubSettings::new(endpoint, cache.path());
+    settings.transport = transport();
     settings.first_wait = Duration::from_millis(1);
     settings
 }
@@ -80,8 +92,15 @@ fn a_file_comes_once_and_then_from_the_cache() {
     assert_eq!(fs::read(&found).unwrap(), weights(100_000));
     assert_eq!(WeightMap::read(&found).unwrap().len(), 1);
     let head = format!("HEAD /o/n/resolve/main/{MODEL}");
-    let get = format!("GET /o/n/resolve/{COMMIT}/{MODEL}");
-    assert_eq!(hub.requests(), [head.clone(), get]);
+    let mut asked = vec![
+        head.clone(),
+        format!("HEAD /o/n/resolve/{COMMIT}/{MODEL}"),
+        format!("GET /o/n/resolve/{COMMIT}/{MODEL}"),
+    ];
+    if !by_hf_hub() {
+        asked.remove(1);
+    }
+    assert_eq!(hub.requests(), asked);
     // Of a branch is asked whether it has moved, of a commit nothing.
     assert_eq!(
         client.weights(&path("hf:o/n/model.safetensors")).unwrap(),
@@ -219,16 +238,15 @@ fn redirects_are_followed_and_the_token_stays_with_the_hub() {
             )
         })
         .collect();
-    assert_eq!(
-        seen,
-        [
-            ("HEAD", true, true),
-            ("HEAD", true, true),
-            ("GET", true, true),
-            ("GET", true, true),
-            ("GET", false, false),
-        ]
-    );
+    let at_hub = |method| [(method, true, true), (method, true, true)];
+    let mut expected = at_hub("HEAD").to_vec();
+    if by_hf_hub() {
+        expected.extend(at_hub("HEAD"));
+        expected.push(("HEAD", false, false));
+    }
+    expected.extend(at_hub("GET"));
+    expected.push(("GET", false, false));
+    assert_eq!(seen, expected);
 }
 
 #[test]
@@ -400,7 +418,8 @@ fn a_busy_hub_is_asked_again_when_it_says() {
     });
     let cache = tempfile::tempdir().unwrap();
     assert!(client(&hub, &cache).weights(&path("hf:o/n")).is_ok());
-    assert_eq!(hub.requests().len(), 4);
+    let count = if by_hf_hub() { 7 } else { 4 };
+    assert_eq!(hub.requests().len(), count);
 
     let hub = MockHub::start(|_| Reply::new(429, "").with("Retry-After", 100_000));
     let cache = tempfile::tempdir().unwrap();
@@ -454,7 +473,9 @@ fn a_later_process_goes_on_too() {
     fs::write(&part, &whole[..777]).unwrap();
     let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
     assert_eq!(fs::read(found).unwrap(), whole);
-    assert_eq!(hub.take()[1].start, Some(777));
+    let requests = hub.take();
+    let get = requests.iter().find(|request| request.method == "GET");
+    assert_eq!(get.unwrap().start, Some(777));
     assert!(!part.exists());
 }
 
@@ -504,7 +525,9 @@ fn files_of_a_wrong_length_or_content_are_removed() {
                 .count(),
             0
         );
-        assert_eq!(hub.requests().len(), 2);
+        let requests = hub.requests().into_iter();
+        let gets = requests.filter(|request| request.starts_with("GET"));
+        assert_eq!(gets.count(), 1);
     }
 }
 
@@ -643,4 +666,110 @@ fn observers_see_a_download_grow_to_its_end() {
     assert!(seen.is_sorted() && seen.iter().all(|(_, whole)| *whole == size));
     assert_eq!((seen[0].0, seen[seen.len() - 1].0), (0, size));
     assert_eq!(seen.iter().filter(|(done, _)| *done == size).count(), 1);
+}
+
+/// A Hub that keeps `repository` in Xet.
+fn in_xet(repository: Repository) -> MockHub {
+    MockHub::start(move |request| xet::answer(&repository, request))
+}
+
+#[test]
+fn files_in_xet_come_from_there_if_the_transport_can() {
+    let (hub, cache) = (in_xet(model()), tempfile::tempdir().unwrap());
+    let mut settings = settings(&hub.endpoint, &cache);
+    settings.token = Some("secret".to_owned());
+    let client = Hub::new(settings).unwrap();
+    let found = client.weights(&path("hf:o/n")).unwrap();
+    assert_eq!(fs::read(found).unwrap(), weights(100_000));
+    // hf-xet's report about a download would come after it.
+    std::thread::sleep(Duration::from_secs(1));
+    let requests = hub.take();
+    let from_xet = requests
+        .iter()
+        .any(|request| request.path.starts_with("/chunk/"));
+    assert_eq!(from_xet, by_hf_hub());
+    assert!(
+        !requests
+            .iter()
+            .any(|request| request.path.contains("telemetry"))
+    );
+    for request in requests {
+        let token = match request.path.split('/').nth(1) {
+            Some("xet") => Some(xet::TOKEN),
+            Some("chunk") => None,
+            _ => Some("secret"),
+        };
+        assert_eq!(request.token.as_deref(), token, "{}", request.path);
+    }
+}
+
+#[test]
+fn downloads_from_xet_go_on_where_they_ended() {
+    let (hub, cache) = (in_xet(model()), tempfile::tempdir().unwrap());
+    let blobs = cache.path().join("models--o--n/blobs");
+    let whole = weights(100_000);
+    fs::create_dir_all(&blobs).unwrap();
+    let part = blobs.join(format!("{}.incomplete", sha256(&whole)));
+    fs::write(part, &whole[..777]).unwrap();
+    let found = client(&hub, &cache).weights(&path("hf:o/n")).unwrap();
+    assert_eq!(fs::read(found).unwrap(), whole);
+    let requests = hub.take();
+    let asked = match by_hf_hub() {
+        true => "/xet/v1/",
+        false => "/storage/",
+    };
+    let got = requests
+        .iter()
+        .find(|request| request.method == "GET" && request.path.starts_with(asked));
+    assert_eq!(got.unwrap().start, Some(777));
+}
+
+#[test]
+fn wrong_bytes_from_xet_are_removed() {
+    let mut wrong = model();
+    wrong.0.get_mut(MODEL).unwrap().0[99_999] ^= 1;
+    let (hub, cache) = (in_xet(wrong), tempfile::tempdir().unwrap());
+    let error = fails(&client(&hub, &cache), &cache, "hf:o/n");
+    assert!(
+        error.contains("SHA-256") && error.contains("it was removed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_broken_xet_is_an_error_that_names_the_other_way() {
+    let repository = model();
+    let hub = MockHub::start(move |request| match request.path.starts_with("/xet/") {
+        true => Reply::new(403, ""),
+        false => xet::answer(&repository, request),
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let client = client(&hub, &cache);
+    if by_hf_hub() {
+        let error = fails(&client, &cache, "hf:o/n");
+        assert!(error.contains("MIM_HUB_TRANSPORT=own"), "{error}");
+    } else {
+        assert!(client.weights(&path("hf:o/n")).is_ok());
+    }
+}
+
+#[test]
+fn settings_alone_decide_about_the_token() {
+    const CHILD: &str = "MIM_TEST_STRAY_TOKEN";
+    if std::env::var_os(CHILD).is_none() {
+        // A process of its own, with a token in its environment.
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "settings_alone_decide_about_the_token"])
+            .envs([(CHILD, "1"), ("HF_TOKEN", "stray")])
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
+    for hub in [MockHub::of(model()), in_xet(model())] {
+        let cache = tempfile::tempdir().unwrap();
+        assert!(client(&hub, &cache).weights(&path("hf:o/n")).is_ok());
+        let requests = hub.take().into_iter();
+        let tokens: Vec<_> = requests.filter_map(|request| request.token).collect();
+        assert!(!tokens.contains(&"stray".to_owned()), "{tokens:?}");
+    }
 }

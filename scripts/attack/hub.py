@@ -323,8 +323,9 @@ def cut(request):
     on_get(request, lambda: good(request, MODEL[:9], Content_Length=len(MODEL)))
 
 
-@scenario()
+@scenario(fails=None)
 def range_of_another(request):
+    # hf-hub takes the bytes all the same; they are the right ones.
     on_get(request, lambda: request.answer(206, MODEL, Content_Range=f"bytes 7-{len(MODEL)}/{len(MODEL)}"))
 
 

@@ -72,6 +72,7 @@ fn features() -> Vec<&'static str> {
     [
         ("cli", cfg!(feature = "cli")),
         ("hub", cfg!(feature = "hub")),
+        ("hf-hub", cfg!(feature = "hf-hub")),
         ("parquet", cfg!(feature = "parquet")),
         ("candle-transformers", cfg!(feature = "candle-transformers")),
         ("cuda", cfg!(feature = "cuda")),

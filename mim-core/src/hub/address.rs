@@ -31,6 +31,18 @@ pub(super) fn of_list(settings: &HubSettings, path: &HubPath) -> String {
     )
 }
 
+/// The address where the Hub gives leave to read the files of a commit from Xet.
+#[cfg(feature = "hf-hub")]
+pub(super) fn of_xet_token(settings: &HubSettings, path: &HubPath, commit: &str) -> String {
+    let kind = match path.kind() {
+        RepoKind::Model => "models",
+        RepoKind::Dataset => "datasets",
+    };
+    let repository = path.repository();
+    let endpoint = &settings.endpoint;
+    format!("{endpoint}/api/{kind}/{repository}/xet-read-token/{commit}")
+}
+
 /// Escapes `text` for an address: everything except letters, digits, `-_.~` and the bytes in `keep` becomes `%XX`.
 fn escaped(text: &str, keep: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -102,6 +102,7 @@ mod tests {
             commit: String::new(),
             etag: etag.to_owned(),
             size,
+            xet: None,
         };
         assert_eq!(download(file.path(), "x.bin", &metadata(known, 3)), Ok(()));
         let wrong = download(file.path(), "x.bin", &metadata(known, 4)).unwrap_err();

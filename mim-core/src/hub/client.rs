@@ -14,6 +14,7 @@ use super::headers::Metadata;
 use super::http::Http;
 use super::path::is_plain;
 use super::refusal::{Patience, brief, explain};
+use super::transport::Transport;
 use super::{HubPath, HubSettings, Observer, address, check, progress};
 use crate::{Error, Result};
 
@@ -29,6 +30,7 @@ const WEIGHTS: [&str; 4] = [
 pub struct Hub {
     pub(super) settings: HubSettings,
     pub(super) http: Http,
+    transport: Transport,
     pub(super) observer: Option<Observer>,
 }
 
@@ -37,7 +39,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// If the certificates that `SSL_CERT_FILE` names cannot be read.
+    /// If the certificates that `SSL_CERT_FILE` names cannot be read, or `MIM_HUB_TRANSPORT` names no transport of this build.
     pub fn from_env() -> Result<Self> {
         let mut hub = Self::new(HubSettings::from_env())?;
         hub.observer = progress::observer();
@@ -48,9 +50,10 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// If the certificates cannot be read.
+    /// If the certificates cannot be read, or the transport is none of this build.
     pub fn new(settings: HubSettings) -> Result<Self> {
         Ok(Self {
+            transport: Transport::named(settings.transport.as_deref())?,
             http: Http::new(&settings)?,
             settings,
             observer: None,
@@ -185,7 +188,9 @@ impl Hub {
 
     /// The file with this metadata: from the cache, or downloaded into it.
     fn provide(&self, cache: &Cache, path: &HubPath, metadata: &Metadata) -> Result<PathBuf> {
-        let Metadata { commit, etag, size } = metadata;
+        let Metadata {
+            commit, etag, size, ..
+        } = metadata;
         let file = path.file().unwrap_or_default();
         let blob = cache.blob(etag);
         // Other programs sometimes save the text of an error under the name of the content.
@@ -200,6 +205,7 @@ impl Hub {
                 let part = blob.with_file_name(format!("{etag}.incomplete"));
                 let download = Download {
                     http: &self.http,
+                    transport: self.transport,
                     settings: &self.settings,
                     observer: self.observer.as_ref(),
                     path,

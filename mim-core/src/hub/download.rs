@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::headers::Metadata;
 use super::http::Http;
 use super::refusal::{Patience, explain};
+use super::transport::Transport;
 use super::{HubPath, HubSettings, Observer, Transfer, space};
 use crate::{Error, Result};
 
@@ -21,6 +22,7 @@ const PROGRESS: u64 = 1 << 20;
 /// A pending download.
 pub(super) struct Download<'a> {
     pub(super) http: &'a Http,
+    pub(super) transport: Transport,
     pub(super) settings: &'a HubSettings,
     pub(super) observer: Option<&'a Observer>,
     pub(super) path: &'a HubPath,
@@ -118,7 +120,7 @@ impl Download<'_> {
             return Ok(());
         }
         self.check_room(part, size - have)?;
-        let mut stream = match self.http.get(&self.url, have) {
+        let mut stream = match self.transport.get(self, have) {
             // The server gives another length, so the existing bytes belong to another file.
             Err(Failure::Refused(refused)) if refused.status == 416 => {
                 empty(&file).map_err(failed("write"))?;

@@ -13,6 +13,8 @@ pub(super) struct Metadata {
     pub(super) etag: String,
     /// Size in bytes.
     pub(super) size: u64,
+    /// Its id in the storage Xet, in 64 hexadecimal digits, if the Hub keeps it there.
+    pub(super) xet: Option<String>,
 }
 
 /// The value of a header, if it is text.
@@ -39,6 +41,7 @@ pub(super) struct Found {
     commit: Option<String>,
     etag: Option<String>,
     size: Option<u64>,
+    xet: Option<String>,
 }
 
 impl Found {
@@ -51,6 +54,7 @@ impl Found {
         let take = |name| text(headers, name).map(str::to_owned);
         self.commit = self.commit.take().or_else(|| take("x-repo-commit"));
         self.etag = self.etag.take().or_else(|| take("x-linked-etag"));
+        self.xet = self.xet.take().or_else(|| take("x-xet-hash"));
         let size = || text(headers, "x-linked-size")?.parse().ok();
         self.size = self.size.or_else(size);
     }
@@ -71,7 +75,12 @@ impl Found {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         match (self.commit.filter(|commit| is_commit(commit)), self.size) {
-            (Some(commit), Some(size)) if is_name => Ok(Metadata { commit, etag, size }),
+            (Some(commit), Some(size)) if is_name => Ok(Metadata {
+                commit,
+                etag,
+                size,
+                xet: self.xet.filter(|id| is_xet(id)),
+            }),
             _ => Err(
                 "its answer lacks the commit, hash or length of the file, as if from another kind \
                  of server"
@@ -79,6 +88,11 @@ impl Found {
             ),
         }
     }
+}
+
+/// Whether `id` may be that of a file in Xet.
+fn is_xet(id: &str) -> bool {
+    id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -98,6 +112,7 @@ mod tests {
             commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
             etag: Some(etag.to_owned()),
             size: Some(1),
+            xet: None,
         };
         assert_eq!(found("W/\"ab-1\"").metadata().unwrap().etag, "ab-1");
         for etag in ["\"../x\"", "\"\"", "a/b"] {

@@ -14,12 +14,12 @@ use super::failure::{Failure, Refused};
 use super::headers::{Found, Metadata, length, part, text};
 use crate::{Error, Result};
 
-const AGENT: &str = concat!("mim/", env!("CARGO_PKG_VERSION"));
-const REDIRECTS: usize = 10;
+pub(super) const AGENT: &str = concat!("mim/", env!("CARGO_PKG_VERSION"));
+pub(super) const REDIRECTS: usize = 10;
 /// A connection that is silent for longer is dead; a download then continues with another.
-const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// Maximum time for a complete short answer.
-const LONGEST_ANSWER: Duration = Duration::from_secs(120);
+pub(super) const LONGEST_ANSWER: Duration = Duration::from_secs(120);
 /// Maximum length of a text answer.
 const TEXT: u64 = 64 << 20;
 
@@ -82,9 +82,7 @@ impl Http {
             .timeout_per_read(Some(LONGEST_SILENCE))
             .tls_config(TlsConfig::builder().root_certs(roots).build());
         // A proxy cannot reach servers on this machine.
-        let origin = origin(&settings.endpoint);
-        let host = origin.as_ref().map_or("", |(_, host, _)| host.as_str());
-        if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
+        if is_local(&settings.endpoint) {
             config = config.proxy(None);
         }
         let shown = public(&settings.endpoint).len();
@@ -95,7 +93,7 @@ impl Http {
             .get(start..(start + hidden).saturating_sub(1));
         Ok(Self {
             agent: config.build().into(),
-            origin,
+            origin: origin(&settings.endpoint),
             token: settings.token.clone(),
             userinfo: userinfo.filter(|text| !text.is_empty()).map(str::to_owned),
         })
@@ -213,7 +211,7 @@ impl Http {
     }
 
     /// A text from outside with any echo of the token removed.
-    fn without_secrets(&self, text: &str) -> String {
+    pub(super) fn without_secrets(&self, text: &str) -> String {
         let secrets = [self.token.as_deref(), self.userinfo.as_deref()];
         let secrets = secrets.into_iter().flatten();
         secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
@@ -258,6 +256,23 @@ fn origin(url: &str) -> Option<(String, String, u16)> {
     Some((scheme, host, uri.port_u16().unwrap_or(usual)))
 }
 
+/// Whether the server at an address is on this machine.
+pub(super) fn is_local(url: &str) -> bool {
+    let origin = origin(url);
+    let host = origin.as_ref().map_or("", |(_, host, _)| host.as_str());
+    host == "localhost" || host.starts_with("127.") || host == "[::1]"
+}
+
+/// Whether the server at `from` may send us on to `to`: it must be http or https, and https if `from` is.
+pub(super) fn may_lead(from: &str, to: &str) -> bool {
+    let scheme = |url| origin(url).map(|(scheme, ..)| scheme).unwrap_or_default();
+    match scheme(to).as_str() {
+        "https" => true,
+        "http" => scheme(from) == "http",
+        _ => false,
+    }
+}
+
 /// The target of a redirect from `url`, if the answer is one.
 fn next(url: &str, response: &Response<Body>) -> Result<Option<String>, Failure> {
     match response.status().is_redirection() {
@@ -266,7 +281,7 @@ fn next(url: &str, response: &Response<Body>) -> Result<Option<String>, Failure>
     }
 }
 
-/// The target of a redirect from `url`. It must be http or https, and https if `url` is.
+/// The target of a redirect from `url`.
 fn target(url: &str, headers: &HeaderMap) -> Result<String, Failure> {
     let from = origin(url).map(|(scheme, ..)| scheme).unwrap_or_default();
     let target = match text(headers, "location") {
@@ -280,12 +295,12 @@ fn target(url: &str, headers: &HeaderMap) -> Result<String, Failure> {
         }
         other => return Err(Failure::Final(format!("a redirect to {other:?}"))),
     };
-    match origin(&target) {
-        Some((to, ..)) if to == "https" || from == "http" => Ok(target),
-        _ => {
-            let target = public(&target);
-            Err(Failure::Final(format!("a redirect to {target:?}")))
-        }
+    match may_lead(url, &target) {
+        true => Ok(target),
+        false => Err(Failure::Final(format!(
+            "a redirect to {:?}",
+            public(&target)
+        ))),
     }
 }
 

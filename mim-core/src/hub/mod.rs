@@ -14,10 +14,13 @@
 //! downloaded. Files of a revision named by its commit, and everything under `HF_HUB_OFFLINE`, come from the cache without
 //! a request. For a branch, one request checks whether it has moved.
 //!
-//! Requests use `ureq`, not the crate `hf-hub`, since no version of that does what is needed here. Version 1.0 restarts
-//! broken downloads, stores the body of an error as the file, and its 284 crates double the build time. Version 0.5 gives
-//! up after five seconds if another process downloads the same file, hides how long a busy Hub asks to wait, and is no
-//! longer developed. Neither compares a file with its length and hash.
+//! Requests use `ureq`. With the feature `hf-hub`, the bytes of files come by the crate of that name, and from Xet, the
+//! Hub's storage of large files, by its crate `hf-xet`; SOCKS proxies are served, too. Cache, offline mode, limits, checks,
+//! lists and metadata are the same. `MIM_HUB_TRANSPORT=own` goes back to `ureq` alone.
+//!
+//! The feature is off by default. hf-hub 1.0 has no offline mode, stores the body of an error as the file, takes names of
+//! files from the server, and compares a file neither with its length nor with its hash, so these parts of it are not
+//! used; and it brings 150 more crates.
 //!
 //! Without the feature `hub` only [`HubPath`] exists, and opening one is an error that names the feature.
 
@@ -49,6 +52,10 @@ mod refusal;
 mod settings;
 #[cfg(feature = "hub")]
 mod space;
+#[cfg(feature = "hub")]
+mod transport;
+#[cfg(feature = "hf-hub")]
+mod transport_hf_hub;
 
 pub use path::{HubPath, RepoKind};
 

@@ -21,6 +21,9 @@ pub struct HubSettings {
     pub offline: bool,
     /// A PEM file of certificates to trust instead of the usual authorities. `SSL_CERT_FILE`.
     pub certificates: Option<PathBuf>,
+    /// What brings the bytes of files: `own`, or `hf-hub` in a build with that feature, which is then the default.
+    /// `MIM_HUB_TRANSPORT`.
+    pub transport: Option<String>,
     /// The wait before the first repeated attempt; it doubles each time. 1 s.
     pub first_wait: Duration,
     /// The longest time without progress, which is an answer or 1 MiB of a file: all attempts and waits together. A single
@@ -37,6 +40,7 @@ impl HubSettings {
             token: None,
             offline: false,
             certificates: None,
+            transport: None,
             first_wait: Duration::from_secs(1),
             longest_stall: Duration::from_secs(600),
         }
@@ -88,6 +92,7 @@ impl HubSettings {
         }
         settings.offline = is_true("HF_HUB_OFFLINE");
         settings.certificates = folder("SSL_CERT_FILE");
+        settings.transport = set("MIM_HUB_TRANSPORT").map(|name| name.trim().to_owned());
         settings
     }
 }
@@ -110,6 +115,7 @@ impl std::fmt::Debug for HubSettings {
             .field("token", &self.token.as_ref().map(|_| "***"))
             .field("offline", &self.offline)
             .field("certificates", &self.certificates)
+            .field("transport", &self.transport)
             .field("first_wait", &self.first_wait)
             .field("longest_stall", &self.longest_stall)
             .finish()

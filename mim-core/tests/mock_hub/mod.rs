@@ -6,6 +6,8 @@
     reason = "a test fails by panicking, and not each uses everything"
 )]
 
+pub(crate) mod xet;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -188,11 +190,8 @@ fn read(stream: &TcpStream) -> Option<Request> {
             "host" => request.host = value.to_owned(),
             "authorization" => request.token = value.strip_prefix("Bearer ").map(str::to_owned),
             "range" => {
-                request.start = value
-                    .strip_prefix("bytes=")?
-                    .strip_suffix('-')?
-                    .parse()
-                    .ok()
+                let (start, _) = value.strip_prefix("bytes=")?.split_once('-')?;
+                request.start = start.parse().ok()
             }
             _ => {}
         }
