@@ -1,9 +1,9 @@
 use candle_core::Device;
+use mim_core::StepContext;
 use mim_core::augment::ViewPlan;
 use mim_core::nn::Linear;
 use mim_core::params::{Init, ParamStore};
 use mim_core::{Batch, Encoder, Error, Input, LossTerms, Mask, Method, Norm, Result};
-use mim_core::StepContext;
 
 /// Rebuilds grey images of 28 pixels from 16 numbers.
 pub struct Bottleneck {
@@ -18,7 +18,10 @@ impl Bottleneck {
         let student = ParamStore::new(&Device::Cpu, seed, Init::Mae.build(28 * 28));
         let root = student.root();
         Ok(Self {
-            input: Input { size: 28.into(), norm: Norm::uniform(0., 1., 1) },
+            input: Input {
+                size: 28.into(),
+                norm: Norm::uniform(0., 1., 1),
+            },
             down: Linear::new(&root.pp("down"), 28 * 28, 16)?,
             up: Linear::new(&root.pp("up"), 16, 28 * 28)?,
             student,
@@ -48,7 +51,10 @@ impl Method for Bottleneck {
     }
 
     fn forward(&self, batch: &Batch, _step: &StepContext) -> Result<LossTerms> {
-        let pixels = batch.view(0)?.normalized(&self.input.norm)?.flatten_from(1)?;
+        let pixels = batch
+            .view(0)?
+            .normalized(&self.input.norm)?
+            .flatten_from(1)?;
         let rebuilt = self.up.forward(&self.down.forward(&pixels)?)?;
         LossTerms::single("pixels", (rebuilt - pixels)?.sqr()?.mean_all()?)
     }

@@ -50,7 +50,8 @@ impl Default for KnnConfig {
 }
 
 impl Part for KnnConfig {
-    const ABOUT: &'static str = "the votes of the nearest training images, weighted by their cosine";
+    const ABOUT: &'static str =
+        "the votes of the nearest training images, weighted by their cosine";
     const PAPER: &'static str = "iBOT: Zhou et al., ICLR 2022, arXiv 2111.07832";
 }
 
@@ -76,7 +77,13 @@ impl KnnConfig {
         if self.k_sweep.is_empty() && self.temperature_sweep.is_empty() {
             return Ok(plain);
         }
-        let or = |sweep: &[usize], own: usize| if sweep.is_empty() { vec![own] } else { sweep.to_vec() };
+        let or = |sweep: &[usize], own: usize| {
+            if sweep.is_empty() {
+                vec![own]
+            } else {
+                sweep.to_vec()
+            }
+        };
         let temperatures = match self.temperature_sweep.as_slice() {
             [] => vec![self.temperature],
             sweep => sweep.to_vec(),
@@ -281,7 +288,10 @@ mod tests {
         };
         let test = features(&[1.], &[2]);
         assert_eq!(one.accuracy(&train, &test).unwrap().top1, 100.);
-        let two = KnnConfig { k: 2, ..one.clone() };
+        let two = KnnConfig {
+            k: 2,
+            ..one.clone()
+        };
         assert_eq!(two.accuracy(&train, &test).unwrap().top1, 0.);
         assert_eq!(
             two.accuracy(&train, &features(&[1.], &[1])).unwrap().top1,

@@ -66,7 +66,10 @@ impl LinearConfig {
         held.check_sweep()?;
         let (mut best, mut most) = (self.clone(), f64::NEG_INFINITY);
         for c in &self.c_sweep {
-            let tried = Self { c: *c, ..self.clone() };
+            let tried = Self {
+                c: *c,
+                ..self.clone()
+            };
             let top1 = tried.fit(&rest)?.accuracies(&held)?.top1;
             if top1 > most {
                 (best, most) = (tried, top1);

@@ -45,20 +45,37 @@ impl Default for LowshotConfig {
 
 impl Part for LowshotConfig {
     const ABOUT: &'static str = "a linear probe on few labels, over several draws";
-    const PAPER: &'static str = "the mean over draws as in MSN: Assran et al., ECCV 2022, arXiv 2204.07141";
+    const PAPER: &'static str =
+        "the mean over draws as in MSN: Assran et al., ECCV 2022, arXiv 2204.07141";
 }
 
 impl LowshotConfig {
     pub(crate) fn check(&self) -> Result<()> {
-        let bad = |field, value: String, why, fix| Err(Error::config("low-shot", field, value, why, fix));
+        let bad =
+            |field, value: String, why, fix| Err(Error::config("low-shot", field, value, why, fix));
         if self.draws == 0 {
-            return bad("draws", "0".into(), "nothing would be measured", "use 3, or 1");
+            return bad(
+                "draws",
+                "0".into(),
+                "nothing would be measured",
+                "use 3, or 1",
+            );
         }
         if self.per_class == Some(0) {
-            return bad("per_class", "0".into(), "a class needs at least one image", "use 1 or more");
+            return bad(
+                "per_class",
+                "0".into(),
+                "a class needs at least one image",
+                "use 1 or more",
+            );
         }
         if !(self.share > 0. && self.share <= 1.) {
-            return bad("share", self.share.to_string(), "it must be a share of the images", "use 0.01 or 0.1");
+            return bad(
+                "share",
+                self.share.to_string(),
+                "it must be a share of the images",
+                "use 0.01 or 0.1",
+            );
         }
         self.linear.check()
     }
@@ -130,7 +147,14 @@ mod tests {
             ..LowshotConfig::default()
         };
         let outcome = config.measure(&train, &test).unwrap();
-        let of = |name: &str| outcome.figures.iter().find(|(known, _)| known == name).unwrap().1;
+        let of = |name: &str| {
+            outcome
+                .figures
+                .iter()
+                .find(|(known, _)| known == name)
+                .unwrap()
+                .1
+        };
         assert_eq!(of("images"), 6.);
         assert!(outcome.drawn.iter().all(|rows| rows.len() == 6));
         assert_ne!(outcome.drawn[0], outcome.drawn[1]);
@@ -150,7 +174,9 @@ mod tests {
         let few = blobs(30, 0);
         type Wrong = (&'static str, fn(&mut LowshotConfig));
         let wrong: [Wrong; 4] = [
-            ("`per_class` is 31, but class 0 has", |c| c.per_class = Some(31)),
+            ("`per_class` is 31, but class 0 has", |c| {
+                c.per_class = Some(31)
+            }),
             ("`draws` is 0", |c| c.draws = 0),
             ("`share` is 2", |c| c.share = 2.),
             ("`per_class` is 0", |c| c.per_class = Some(0)),

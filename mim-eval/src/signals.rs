@@ -31,7 +31,8 @@ pub struct Signals {
 pub struct SignalsConfig {}
 
 impl Part for SignalsConfig {
-    const ABOUT: &'static str = "signals without labels: RankMe, effective rank, deviation of the features";
+    const ABOUT: &'static str =
+        "signals without labels: RankMe, effective rank, deviation of the features";
     const PAPER: &'static str = "RankMe: Garrido et al., ICML 2023, arXiv 2210.02885";
 }
 

@@ -17,7 +17,15 @@ pub type AttMaskConfig = DistillationConfig<AttentionMaskerConfig>;
 const GUIDED: Golden<AttMaskConfig> = Golden {
     settings: &[
         golden::SETTINGS,
-        Word("pred_shape", "masker.mode", &[("attmask_hint", "hint"), ("attmask_high", "high"), ("attmask_low", "low")]),
+        Word(
+            "pred_shape",
+            "masker.mode",
+            &[
+                ("attmask_hint", "hint"),
+                ("attmask_high", "high"),
+                ("attmask_low", "low"),
+            ],
+        ),
         Same("", "masker", &["masking_prob", "show_max"]),
     ],
     build: |case, config, device| {

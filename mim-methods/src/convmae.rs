@@ -15,9 +15,9 @@ use mim_masking::RandomMaskerConfig;
 use mim_targets::{PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::parity::golden::{Golden, HYBRID, Masks, Output, Setting, hybrid, random_mask};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of ConvMAE; `Default` is base as released, with the released initialisation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,14 +102,20 @@ impl MethodConfig for ConvMaeConfig {
 
 /// Its golden cases, and those of its encoder.
 pub(crate) const GOLDEN: Golden<ConvMaeConfig> = Golden {
-    settings: &[HYBRID, Setting::Same("", "", &["mask_ratio", "norm_pix_loss"])],
+    settings: &[
+        HYBRID,
+        Setting::Same("", "", &["mask_ratio", "norm_pix_loss"]),
+    ],
     masks: Masks::Noise(|config, grid, noise| random_mask(config.mask_ratio, grid, noise)),
     check: |made| hybrid(&made.case, &made.config.encoder),
     outputs: &[
         ("mask", Output::Bits),
         ("ids_restore", Output::IdsRestore),
         ("stage*_fused", Output::ChannelsFirst("stage*_fused")),
-        ("stage*_output_decode", Output::ChannelsFirst("stage*_fused")),
+        (
+            "stage*_output_decode",
+            Output::ChannelsFirst("stage*_fused"),
+        ),
         ("patch_embed4", Output::Tokens("patch_embed4")),
         ("patch_embed*", Output::ChannelsFirst("patch_embed*")),
         ("stage*", Output::ChannelsFirst("stage*")),

@@ -8,7 +8,7 @@ use mim_core::augment::{Augment, RandomResizedCrop, ViewPlan};
 use mim_core::decoders::LinearDecoder;
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::objectives::RegressionConfig;
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, EmaStart, EmaTiming};
+use mim_core::params::{Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore};
 use mim_core::schedule::Schedule;
 use mim_core::{Error, Norm, Result};
 use mim_masking::BlockwiseMaskerConfig;
@@ -16,10 +16,10 @@ use mim_targets::{FeatureTarget, FeatureTargetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::beit::{jitter_and_flip, needs_mask_token, vit};
+use crate::parity::Problem;
 use crate::parity::golden::{
     BEIT_VIT, CONSTANT_MOMENTUM, Golden, Output, Plain, Setting, positions,
 };
-use crate::parity::Problem;
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
@@ -95,13 +95,23 @@ impl Data2VecConfig {
         // Parity: the release copies the whole model; the copy's head is never used.
         self.head(&store)?;
         let momentum = self.momentum.clone();
-        let ema = Ema::new(student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
+        let ema = Ema::new(
+            student,
+            &store,
+            momentum,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
         Ok((copy, store, ema))
     }
 
     /// The linear layer after the encoder, as wide as its blocks.
     fn head(&self, store: &ParamStore) -> Result<LinearDecoder> {
-        LinearDecoder::new(&store.root(), self.encoder.output_dim(), self.encoder.embed_dim)
+        LinearDecoder::new(
+            &store.root(),
+            self.encoder.output_dim(),
+            self.encoder.embed_dim,
+        )
     }
 
     fn plan(&self) -> ViewPlan {
@@ -175,7 +185,11 @@ const GOLDEN: Golden<Data2VecConfig> = Golden {
         let (depth, key) = (config.encoder.depth, "target_layers_zero_based");
         let layers: Vec<usize> = case.setting_or(key, vec![])?;
         config.average_top_k_layers = layers.len();
-        match layers.iter().copied().eq(depth.saturating_sub(layers.len())..depth) {
+        match layers
+            .iter()
+            .copied()
+            .eq(depth.saturating_sub(layers.len())..depth)
+        {
             true => Ok(()),
             false => Err(Problem::unknown(format!(
                 "data2vec on blocks other than the last ones, {layers:?}"

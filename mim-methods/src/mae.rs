@@ -14,7 +14,9 @@ use mim_masking::RandomMaskerConfig;
 use mim_targets::{PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::parity::golden::{Course, Golden, MAE_DECODER, Masks, Output, QKV_BIAS, Setting, VIT, random_mask};
+use crate::parity::golden::{
+    Course, Golden, MAE_DECODER, Masks, Output, QKV_BIAS, Setting, VIT, random_mask,
+};
 use crate::parity::trajectory::Features;
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
@@ -123,8 +125,8 @@ const GOLDEN: Golden<MaeConfig> = Golden {
         ("target", Output::Trace("target.pixels")),
     ],
     course: Some(Course::new(|config, device| {
-            let features = Features::new(config.encoder.clone(), "student", device)?;
-            Ok(vec![("features", features)])
+        let features = Features::new(config.encoder.clone(), "student", device)?;
+        Ok(vec![("features", features)])
     })),
     ..Golden::new("mae", |config| config.encoder.grid())
 };

@@ -16,9 +16,9 @@ use mim_masking::BlockwiseMaskerConfig;
 use mim_targets::HogTargetConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::parity::golden::{Golden, Output, QKV_BIAS, Setting, VIT};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of MaskFeat; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

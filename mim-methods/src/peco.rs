@@ -3,8 +3,8 @@
 //!
 //! BEiT on the codes of [a tokenizer trained for it](crate::PecoTokenizerConfig).
 
-use mim_core::params::{InitScheme, ParamStore};
 use mim_core::Result;
+use mim_core::params::{InitScheme, ParamStore};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::Entry;
@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn one_view_suffices_if_a_code_covers_one_patch() {
-        let text = "encoder = { image_size = 16, patch_size = 4, embed_dim = 8, depth = 1, num_heads = 2 }
+        let text =
+            "encoder = { image_size = 16, patch_size = 4, embed_dim = 8, depth = 1, num_heads = 2 }
             masker = { hidden = { type = \"patches\", count = 4 }, min_block = 1 }
             [target]
             checkpoint = \"random\"

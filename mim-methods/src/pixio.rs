@@ -179,7 +179,8 @@ const GOLDEN: Golden<PixioConfig> = Golden {
         let (mask, grid) = (made.mask()?, made.mask()?.grid());
         let cells = made.config.masker()?.build()?.cells(grid)?.len();
         made.case.fixed("blocks", cells)?;
-        made.case.fixed("kept_blocks", mask.exact_keep()? * cells / grid.len())
+        made.case
+            .fixed("kept_blocks", mask.exact_keep()? * cells / grid.len())
     },
     outputs: &[
         ("latent", Output::Trace("latent")),
@@ -233,8 +234,14 @@ mod tests {
         let (dim, width, patch, rows) = (16, 8, 48, 64 + 3);
         let encoder = (patch + 1) * dim + (3 + rows) * dim + block(dim) + 2 * dim;
         let decoder = (dim + 1) * width + width + rows * width + block(width) + 2 * width;
-        assert_eq!(store.trainable_values(), encoder + decoder + (width + 1) * patch);
-        assert_eq!(PixioConfig::arch("vit_huge").unwrap(), PixioConfig::default());
+        assert_eq!(
+            store.trainable_values(),
+            encoder + decoder + (width + 1) * patch
+        );
+        assert_eq!(
+            PixioConfig::arch("vit_huge").unwrap(),
+            PixioConfig::default()
+        );
         // The same formulas give the release's counts: encoder with the mask token, decoder without it.
         let huge = |dim: usize, depth: usize| {
             let rows = 256 + 8;
@@ -243,9 +250,8 @@ mod tests {
         assert_eq!(huge(1280, 32), 631_013_632);
         assert_eq!(huge(1536, 48), 1_361_515_520);
         assert_eq!(huge(3072, 48), 5_440_939_520);
-        let deep = |dim: usize| {
-            (dim + 1) * 512 + 264 * 512 + 32 * block(512) + 2 * 512 + (512 + 1) * 768
-        };
+        let deep =
+            |dim: usize| (dim + 1) * 512 + 264 * 512 + 32 * block(512) + 2 * 512 + (512 + 1) * 768;
         assert_eq!(deep(1280), 102_062_336);
     }
 

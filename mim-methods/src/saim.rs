@@ -18,8 +18,8 @@ use mim_masking::PermutationMasker;
 use mim_targets::{Blur, PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::parity::golden::{Golden, Made, Masks, Output, Plain, Setting, VIT, same};
 use crate::parity;
+use crate::parity::golden::{Golden, Made, Masks, Output, Plain, Setting, VIT, same};
 use crate::registry::Entry;
 use crate::{Composite, MaskMode, MethodConfig};
 
@@ -139,13 +139,20 @@ const GOLDEN: Golden<SaimConfig> = Golden {
         Setting::Word("loss_type", "loss.type", &[("L2", "mse"), ("L1", "l1")]),
         Setting::Renamed("query_depth", "query.depth"),
         Setting::Renamed("share_weight", "query.share_weights"),
-        Setting::Word("prediction_head", "query.head", &[("MLP", "mlp"), ("LINEAR", "linear")]),
+        Setting::Word(
+            "prediction_head",
+            "query.head",
+            &[("MLP", "mlp"), ("LINEAR", "linear")],
+        ),
     ],
     masks: Masks::Noise(|_, grid, noise| PermutationMasker.from_noise(grid, noise)),
     check: same_order,
     outputs: &[
         ("content_first", Output::Trace("block0")),
-        ("content_last", Output::TraceOf(|config| format!("block{}", config.encoder.depth - 1))),
+        (
+            "content_last",
+            Output::TraceOf(|config| format!("block{}", config.encoder.depth - 1)),
+        ),
         ("query_first", Output::Trace("pixel.query0")),
         (
             "query_last",
@@ -164,9 +171,8 @@ const GOLDEN: Golden<SaimConfig> = Golden {
 /// Checks the recorded order, and what it lets each token see.
 fn same_order(made: &Made<SaimConfig>) -> parity::Result<()> {
     let (case, mask, device) = (&made.case, made.mask()?, &Device::Cpu);
-    let seen = |itself| -> parity::Result<Tensor> {
-        Ok(causal_bias(mask, 1, itself, device)?.exp()?)
-    };
+    let seen =
+        |itself| -> parity::Result<Tensor> { Ok(causal_bias(mask, 1, itself, device)?.exp()?) };
     same(case, "input.permutation", &mask.ids_order(device)?)?;
     same(case, "input.content_visible", &seen(true)?)?;
     same(case, "input.query_visible", &seen(false)?)

@@ -2,7 +2,7 @@
 
 use mim_core::Result;
 use mim_core::objectives::{ObjectiveSettings, RegressionConfig};
-use mim_core::params::{Ema, ParamStore, EmaStart, EmaTiming};
+use mim_core::params::{Ema, EmaStart, EmaTiming, ParamStore};
 use mim_core::parts::Part;
 use mim_core::schedule::Schedule;
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,8 @@ impl Default for MomentumConfig {
 
 impl Part for MomentumConfig {
     const ABOUT: &'static str = "features of a momentum copy of the encoder";
-    const PAPER: &'static str = "data2vec: Baevski et al., ICML 2022, arXiv 2202.03555; BootMAE; SIM";
+    const PAPER: &'static str =
+        "data2vec: Baevski et al., ICML 2022, arXiv 2202.03555; BootMAE; SIM";
 }
 
 impl TargetSettings for MomentumConfig {
@@ -47,7 +48,13 @@ impl TargetSettings for MomentumConfig {
         let store = ParamStore::teacher(cx.student.device());
         let copy = cx.encoder.build(&store.root())?;
         let momentum = Schedule::constant(self.momentum);
-        let ema = Ema::new(cx.student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
+        let ema = Ema::new(
+            cx.student,
+            &store,
+            momentum,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
         let features = FeatureTargetConfig {
             norm: cx.norm.clone(),
             layer_norm_eps: Some(self.layer_norm_eps),

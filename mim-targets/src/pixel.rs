@@ -110,8 +110,7 @@ impl PixelTargetConfig {
 
 impl Part for PixelTargetConfig {
     const ABOUT: &'static str = "pixels of each patch, plain or normalised";
-    const PAPER: &'static str =
-        "MAE: He et al., CVPR 2022, arXiv 2111.06377; SimMIM: Xie et al., CVPR 2022, arXiv 2111.09886";
+    const PAPER: &'static str = "MAE: He et al., CVPR 2022, arXiv 2111.06377; SimMIM: Xie et al., CVPR 2022, arXiv 2111.09886";
     const FOLLOWS: &'static [&'static str] = &["norm"];
 }
 

@@ -71,7 +71,9 @@ impl CrossDecoderConfig {
         layers.sort_unstable();
         layers.dedup();
         if layers.len() != self.layers.len() || (layers.is_empty() && !self.input) {
-            let why = "it must list different blocks of the encoder, at least one unless input = true".to_owned();
+            let why =
+                "it must list different blocks of the encoder, at least one unless input = true"
+                    .to_owned();
             let fix = "list different blocks, such as [0, 1, 2, 3]";
             return bad("layers", format!("{:?}", self.layers), why, fix);
         }
@@ -80,7 +82,8 @@ impl CrossDecoderConfig {
 }
 
 impl Part for CrossDecoderConfig {
-    const ABOUT: &'static str = "hidden patches from mixtures of all blocks' tokens, by cross-attention alone";
+    const ABOUT: &'static str =
+        "hidden patches from mixtures of all blocks' tokens, by cross-attention alone";
     const PAPER: &'static str =
         "CrossMAE: Fu et al., TMLR 2025, arXiv 2401.14391; TonyLianLong/CrossMAE @ ed0677a";
     const SMALL: &'static str = r#"
@@ -146,8 +149,9 @@ impl CrossDecoder {
         let pos_embed = PosEmbed::new(params, name, kind, dim, (shape.grid, 1))?;
         Ok(Self {
             mask_token: params.weight(&[1, 1, dim], "mask_token")?,
-            pos_embed: pos_embed
-                .ok_or_else(|| Error::unsupported(NAME, "it has no positions", "report this as a bug"))?,
+            pos_embed: pos_embed.ok_or_else(|| {
+                Error::unsupported(NAME, "it has no positions", "report this as a bug")
+            })?,
             mixture: params
                 .pp("wfm")
                 .pp("linear")
@@ -157,7 +161,9 @@ impl CrossDecoder {
                 .map(|index| norm(&norms.pp(index), shape.inputs))
                 .collect::<Result<_>>()?,
             blocks: (0..depth)
-                .map(|index| CrossBlock::of_queries(&blocks.pp(index), &block, config.self_attention))
+                .map(|index| {
+                    CrossBlock::of_queries(&blocks.pp(index), &block, config.self_attention)
+                })
                 .collect::<Result<_>>()?,
             norm: norm(&params.pp("decoder_norm"), dim)?,
             pred: Linear::new(&params.pp("decoder_pred"), dim, shape.outputs)?,
@@ -168,13 +174,17 @@ impl CrossDecoder {
     fn mixtures(&self, cx: &DecodeContext<'_>) -> Result<Vec<Tensor>> {
         let tokens = self.reads.iter().map(|index| cx.encoded.layer(*index));
         let tokens = tokens.collect::<Result<Vec<_>>>()?;
-        cx.step.trace("features", || Ok(Tensor::stack(&tokens, 3)?))?;
+        cx.step
+            .trace("features", || Ok(Tensor::stack(&tokens, 3)?))?;
         let shape = tokens.first().map(|first| first.shape().clone());
-        let shape = shape.ok_or_else(|| Error::unsupported(NAME, "it reads no blocks", "set decoder.layers"))?;
+        let shape = shape
+            .ok_or_else(|| Error::unsupported(NAME, "it reads no blocks", "set decoder.layers"))?;
         let flat = Tensor::stack(&tokens, 0)?.flatten_from(1)?;
         let mixed = self.mixture.matmul(&flat)?;
         let one = |index: usize| Ok(mixed.narrow(0, index, 1)?.reshape(&shape)?);
-        let all = (0..self.blocks.len()).map(one).collect::<Result<Vec<_>>>()?;
+        let all = (0..self.blocks.len())
+            .map(one)
+            .collect::<Result<Vec<_>>>()?;
         cx.step.trace("weighted", || Ok(Tensor::stack(&all, 3)?))?;
         Ok(all)
     }
@@ -198,7 +208,8 @@ impl Decoder for CrossDecoder {
         {
             xs = block.forward(&xs, &norm.forward(context)?)?;
             if cx.step.trace.is_some() {
-                cx.step.trace(&format!("decoder{index}"), || Ok(xs.clone()))?;
+                cx.step
+                    .trace(&format!("decoder{index}"), || Ok(xs.clone()))?;
             }
         }
         Ok(Prediction {

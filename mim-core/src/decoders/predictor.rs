@@ -99,8 +99,9 @@ impl Predictor {
         Ok(Self {
             embed: Linear::new(&params.pp("embed"), shape.inputs, dim)?,
             mask_token: params.weight(&[1, 1, dim], "mask_token")?,
-            pos_embed: pos_embed
-                .ok_or_else(|| Error::unsupported(NAME, "it has no positions", "report this as a bug"))?,
+            pos_embed: pos_embed.ok_or_else(|| {
+                Error::unsupported(NAME, "it has no positions", "report this as a bug")
+            })?,
             blocks: (0..config.depth)
                 .map(|index| Block::new(&blocks.pp(index), &block, 0))
                 .collect::<Result<_>>()?,
@@ -156,7 +157,10 @@ mod tests {
         let batch = Batch::single(View::new(pixels, vec![]).unwrap());
         let predict = |order: Vec<u32>, rows: usize| {
             let mask = Mask::new(grid, order, vec![2; rows]).unwrap();
-            let tokens = Tensor::arange(0f32, 12., &Device::Cpu).unwrap().sin().unwrap();
+            let tokens = Tensor::arange(0f32, 12., &Device::Cpu)
+                .unwrap()
+                .sin()
+                .unwrap();
             let tokens = tokens.reshape((1, 2, 6)).unwrap();
             let encoded = Encoded {
                 tokens: Tensor::cat(&vec![&tokens; rows], 0).unwrap(),

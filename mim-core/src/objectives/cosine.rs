@@ -86,7 +86,13 @@ impl CosineConfig {
     /// no fold.
     pub fn build(&self) -> Result<Cosine> {
         let bad = |field: &'static str, value: String, why: &'static str| {
-            Err(Error::config(NAME, field, value, why, "remove it to use the default"))
+            Err(Error::config(
+                NAME,
+                field,
+                value,
+                why,
+                "remove it to use the default",
+            ))
         };
         if !(1e-18..=1.).contains(&self.eps) {
             return bad("eps", self.eps.to_string(), "it must lie in [1e-18, 1]");

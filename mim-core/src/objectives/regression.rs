@@ -146,8 +146,7 @@ impl RegressionConfig {
 
 impl Part for RegressionConfig {
     const ABOUT: &'static str = "distance between values, squared, absolute or smooth";
-    const PAPER: &'static str =
-        "MAE: He et al., CVPR 2022, arXiv 2111.06377; SimMIM: Xie et al., CVPR 2022, arXiv 2111.09886";
+    const PAPER: &'static str = "MAE: He et al., CVPR 2022, arXiv 2111.06377; SimMIM: Xie et al., CVPR 2022, arXiv 2111.09886";
 }
 
 impl ObjectiveSettings for RegressionConfig {

@@ -36,7 +36,10 @@ impl Frozen<'_> {
         let asked: Vec<usize> = (0..MOST_BLOCKS).collect();
         let blocks = self.encoded(values, window, &asked)?.layers.len();
         if blocks == 0 {
-            let (why, fix) = ("the encoder does not give outputs of blocks", "use head=linear");
+            let (why, fix) = (
+                "the encoder does not give outputs of blocks",
+                "use head=linear",
+            );
             return Err(Error::unsupported("UPerNet", why, fix));
         }
         let places = [blocks / 3, blocks / 2, 2 * blocks / 3, blocks];
@@ -106,7 +109,10 @@ impl Frozen<'_> {
         }
         let known = |layer: &&usize| encoded.layers.iter().any(|(known, _)| known == *layer);
         if let Some(layer) = self.layers.iter().find(|layer| !known(layer)) {
-            let (why, fix) = ("the encoder does not have this block", "count blocks from 0");
+            let (why, fix) = (
+                "the encoder does not have this block",
+                "count blocks from 0",
+            );
             return Err(Error::config("segment", "layers", layer, why, fix));
         }
         let maps = self

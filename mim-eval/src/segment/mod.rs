@@ -169,12 +169,7 @@ impl SegmentConfig {
             );
         }
         if !(self.lr > 0. && self.lr.is_finite()) {
-            return bad(
-                "lr",
-                self.lr.to_string(),
-                "it must be positive",
-                "use 1e-3",
-            );
+            return bad("lr", self.lr.to_string(), "it must be positive", "use 1e-3");
         }
         if !(self.weight_decay >= 0. && self.weight_decay.is_finite()) {
             return bad(

@@ -53,7 +53,10 @@ impl SegmentScores {
         let fits =
             truth.iter().all(|class| *class == ignored || known(class)) && given.iter().all(known);
         if truth.len() != given.len() || !fits {
-            let expected = format!("the same number of pixels in both, of classes below {}", self.classes);
+            let expected = format!(
+                "the same number of pixels in both, of classes below {}",
+                self.classes
+            );
             let got = format!("{} and {} pixels", truth.len(), given.len());
             let fix = "use a number of classes that covers all masks";
             return Err(Error::shape("masks", expected, got, fix));

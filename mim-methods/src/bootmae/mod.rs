@@ -12,15 +12,15 @@ use mim_core::decoders::{InjectDecoder, InjectDecoderConfig, InjectOutput};
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::{PosEmbed, PosEmbedKind, QkvBias};
 use mim_core::objectives::{Regression, RegressionConfig, RowNorm, TokenWeights};
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, Params, EmaStart, EmaTiming};
+use mim_core::params::{Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore, Params};
 use mim_core::schedule::{Per, Point, Schedule};
 use mim_core::{Error, Norm, Result};
 use mim_masking::RolledBlockMaskerConfig;
 use mim_targets::{FeatureTarget, FeatureTargetConfig, PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of BootMAE; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,7 +120,9 @@ impl BootMaeConfig {
                 "bootmae",
                 "feature_decoder.embed_dim",
                 own,
-                format!("it must equal encoder.embed_dim = {encoder}: both share the position table"),
+                format!(
+                    "it must equal encoder.embed_dim = {encoder}: both share the position table"
+                ),
                 "set both to the same value",
             ));
         }
@@ -181,7 +183,13 @@ impl MethodConfig for BootMaeConfig {
         let &(_, embed_dim) = found.ok_or_else(|| {
             let known: Vec<_> = DECODER_DIMS.iter().map(|(name, _)| *name).collect();
             let fix = format!("use one of {}", known.join(", "));
-            Error::config("bootmae", "arch", arch, "BootMAE has no decoder for this size", fix)
+            Error::config(
+                "bootmae",
+                "arch",
+                arch,
+                "BootMAE has no decoder for this size",
+                fix,
+            )
         })?;
         Ok(Self::with_encoder(VitConfig::arch(arch)?, embed_dim))
     }

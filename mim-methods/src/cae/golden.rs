@@ -21,15 +21,27 @@ pub(super) const GOLDEN: Golden<CaeConfig> = Golden {
         Same("", "regressor", &["mlp_ratio", "norm_eps"]),
         Renamed("decoder.depth", "regressor.decoder_depth"),
         Renamed("decoder.layer_scale_init", "regressor.layer_scale_init"),
-        Same("regressor", "regressor", &["embed_dim", "depth", "num_heads", "layer_scale_init"]),
+        Same(
+            "regressor",
+            "regressor",
+            &["embed_dim", "depth", "num_heads", "layer_scale_init"],
+        ),
     ],
     also: |case, config| {
-        let LatentRegressorConfig { embed_dim, num_heads, .. } = config.regressor;
+        let LatentRegressorConfig {
+            embed_dim,
+            num_heads,
+            ..
+        } = config.regressor;
         case.fixed("decoder.embed_dim", embed_dim)?;
         case.fixed("decoder.num_heads", num_heads)?;
         let ratio: f64 = case.setting_or("mask_ratio", 0.5)?;
         let patches = config.encoder.grid()?.len();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the patches")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of the patches"
+        )]
         let count = (patches as f64 * ratio).round() as usize;
         config.masker.hidden = HiddenCount::Patches { count };
         Ok(())
@@ -37,7 +49,10 @@ pub(super) const GOLDEN: Golden<CaeConfig> = Golden {
     build: |case, config, device| {
         let tokens = case.on("input.tokens_all", device)?.to_dtype(DType::U32)?;
         let vocab_size = case.setting_or("vocab_size", 8192)?;
-        let view = TokenView { index: 0, size: config.encoder.image_size.into() };
+        let view = TokenView {
+            index: 0,
+            size: config.encoder.image_size.into(),
+        };
         let (store, target) = (config.store(device, 0), (Known(tokens), vocab_size));
         Ok(Box::new(config.compose(&store, target, view)?))
     },
@@ -48,7 +63,10 @@ pub(super) const GOLDEN: Golden<CaeConfig> = Golden {
         ("latent_target", Trace("target.alignment")),
         ("logits", Rows("pred.token")),
         ("loss_ce", Trace("loss.token")),
-        ("loss_align_weighted", Weighted("loss.align", |config| config.align_loss_weight)),
+        (
+            "loss_align_weighted",
+            Weighted("loss.align", |config| config.align_loss_weight),
+        ),
     ],
     ..Golden::new("cae", |config| config.encoder.grid())
 };

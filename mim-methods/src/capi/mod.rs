@@ -90,7 +90,13 @@ impl CapiConfig {
             return Ok(());
         }
         let (field, why) = ("student_temp", "it must be positive");
-        Err(Error::config("capi", field, self.student_temp, why, "use 0.12"))
+        Err(Error::config(
+            "capi",
+            field,
+            self.student_temp,
+            why,
+            "use 0.12",
+        ))
     }
 }
 
@@ -129,7 +135,13 @@ impl MethodConfig for CapiConfig {
         let store = ParamStore::teacher(student.device());
         let (own, copy) = (tower(student)?, tower(&store)?);
         let momentum = self.momentum.clone();
-        let ema = Ema::new(student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
+        let ema = Ema::new(
+            student,
+            &store,
+            momentum,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
         let head = student.root().pp("clustering_head");
         let views = self.views.clone().unwrap_or_else(|| {
             ViewPlan::crop_and_flip(RandomResizedCrop {
@@ -203,10 +215,11 @@ mod tests {
         let block = |dim: usize, context: usize, heads: usize| {
             2 * dim * dim + 2 * dim * context + 8 * dim * dim + 2 * dim + 2 * dim / heads
         };
-        let backbone = |patch: usize, (dim, depth): (usize, usize), (width, blocks): (usize, usize), heads| {
-            let tokens = (patch + 1) * dim + width;
-            tokens + depth * block(dim, dim, heads) + blocks * block(width, dim, heads)
-        };
+        let backbone =
+            |patch: usize, (dim, depth): (usize, usize), (width, blocks): (usize, usize), heads| {
+                let tokens = (patch + 1) * dim + width;
+                tokens + depth * block(dim, dim, heads) + blocks * block(width, dim, heads)
+            };
         let config = tiny();
         let store = config.store(&Device::Cpu, 0);
         config.build(&store).unwrap();
@@ -217,7 +230,10 @@ mod tests {
         assert_eq!(12 * block(1024, 1024, 16), 151_021_056);
         let large = backbone(588, (1024, 24), (1024, 12), 16) + 16 * 1024;
         assert_eq!(large, 453_683_712);
-        assert_eq!(CapiConfig::arch("vit_large").unwrap(), CapiConfig::default());
+        assert_eq!(
+            CapiConfig::arch("vit_large").unwrap(),
+            CapiConfig::default()
+        );
     }
 
     #[test]
@@ -242,7 +258,11 @@ mod tests {
         let batch = Batch::single(View::new(pixels, vec![]).unwrap());
         let step = StepContext::new(0);
         let terms = method.forward(&batch, &step).unwrap();
-        let names: Vec<_> = terms.terms().iter().map(|(name, ..)| name.as_str()).collect();
+        let names: Vec<_> = terms
+            .terms()
+            .iter()
+            .map(|(name, ..)| name.as_str())
+            .collect();
         assert_eq!(names, ["capi", "clustering"]);
         let moved = student.var("head.last_layer.weight_g").unwrap();
         moved.set(&(moved.as_tensor() * 3.).unwrap()).unwrap();

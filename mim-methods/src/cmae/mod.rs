@@ -13,15 +13,15 @@ use mim_core::decoders::{DecoderShape, MaeDecoder, MaeDecoderConfig, PooledDecod
 use mim_core::encoders::{Vit, VitConfig};
 use mim_core::nn::{PosEmbedKind, ProjectionHeadConfig};
 use mim_core::objectives::{InfoNceConfig, RegressionConfig};
-use mim_core::params::{CmaeInit, Ema, InitScheme, ParamStore, Params, EmaStart, EmaTiming};
+use mim_core::params::{CmaeInit, Ema, EmaStart, EmaTiming, InitScheme, ParamStore, Params};
 use mim_core::schedule::Schedule;
 use mim_core::{Error, Norm, Result};
 use mim_masking::{CellMaskerConfig, CellRounding};
 use mim_targets::{FeatureTarget, FeatureTargetConfig, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of CMAE; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,8 +126,14 @@ impl CmaeConfig {
             Err(Error::config("cmae", field, value, why, fix))
         };
         if let Some(other) = self.feature_dim.filter(|dim| *dim != width) {
-            let why = format!("the projector also reads the target's tokens, which have width {width}");
-            return bad("feature_dim", other, why, "remove it to use the default".to_owned());
+            let why =
+                format!("the projector also reads the target's tokens, which have width {width}");
+            return bad(
+                "feature_dim",
+                other,
+                why,
+                "remove it to use the default".to_owned(),
+            );
         }
         let (end, other) = (self.projector.out_dim, self.predictor.out_dim);
         if end != other {
@@ -194,7 +200,13 @@ impl MethodConfig for CmaeConfig {
         let teacher = ParamStore::teacher(student.device());
         let features = self.feature_target(&teacher.root())?;
         let momentum = self.momentum.clone();
-        let ema = Ema::new(student, &teacher, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
+        let ema = Ema::new(
+            student,
+            &teacher,
+            momentum,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
         let pixels = PixelTargetConfig {
             norm: self.norm.clone(),
             ..PixelTargetConfig::default()

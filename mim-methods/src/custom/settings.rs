@@ -85,7 +85,13 @@ pub(super) fn complete(registry: &Registry, mut settings: Table) -> Result<Table
             Some(Value::Table(own)) => own,
             Some(other) => {
                 let fix = format!("write [{part}] and its keys below");
-                return Err(Error::config("custom", part, other, "this setting must be a table", fix));
+                return Err(Error::config(
+                    "custom",
+                    part,
+                    other,
+                    "this setting must be a table",
+                    fix,
+                ));
             }
         };
         let Some(kind) = own.get("type").or_else(|| all.get(part)?.get("type")) else {

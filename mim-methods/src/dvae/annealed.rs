@@ -37,7 +37,10 @@ impl Annealed {
         }
         match self.share > 0. && self.share <= 1. {
             true => Ok(()),
-            false => bad(self.share, "its share of the run must be in (0, 1]".to_owned()),
+            false => bad(
+                self.share,
+                "its share of the run must be in (0, 1]".to_owned(),
+            ),
         }
     }
 }

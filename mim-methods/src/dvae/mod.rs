@@ -19,8 +19,8 @@ use mim_targets::dvae::{DvaeConfig, DvaeDecoder, DvaeEncoder, map_pixels};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use crate::registry::Entry;
 use crate::MethodConfig;
+use crate::registry::Entry;
 use crate::tokens::{draws_no_masks, log_usage, redrawn};
 pub use annealed::Annealed;
 
@@ -68,7 +68,10 @@ impl MethodConfig for DvaeTrainingConfig {
     type Method = DvaeTraining;
 
     fn arch(arch: &str) -> Result<Self> {
-        let (why, fix) = ("this method has only one size", "set network.n_hid and .decoder_n_hid");
+        let (why, fix) = (
+            "this method has only one size",
+            "set network.n_hid and .decoder_n_hid",
+        );
         Err(Error::config(NAME, "arch", arch, why, fix))
     }
 

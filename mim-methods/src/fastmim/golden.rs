@@ -43,7 +43,11 @@ pub(super) const GOLDEN: Golden<FastMimConfig> = Golden {
         ),
         Word("mim_loss", "target", &[("HOG", "hog"), ("l2", "pixel")]),
         Same("", "", &["mask_ratio", "block_size", "norm_pix_loss"]),
-        Same("decoder", "decoder", &["embed_dim", "depth", "num_heads", "norm_eps", "mlp_ratio"]),
+        Same(
+            "decoder",
+            "decoder",
+            &["embed_dim", "depth", "num_heads", "norm_eps", "mlp_ratio"],
+        ),
         Fixed("hog.nbins", Plain::Int(9)),
         Fixed("hog.gaussian_window", Plain::Int(0)),
         Renamed("hog.pool", "hog_cell"),
@@ -62,7 +66,12 @@ pub(super) const GOLDEN: Golden<FastMimConfig> = Golden {
         ("latent", Trace("latent")),
         ("pred", Any(&["hog.tokens", "pixel.tokens"])),
         // A map of cells with the bins of all colours as channels.
-        ("hog", Image("target.hog", |config| config.mask_stride() / config.hog_cell.max(1))),
+        (
+            "hog",
+            Image("target.hog", |config| {
+                config.mask_stride() / config.hog_cell.max(1)
+            }),
+        ),
     ],
     ..Golden::new("fastmim", |config| {
         PatchGrid::of_image(config.encoder.image_size().into(), config.mask_stride())

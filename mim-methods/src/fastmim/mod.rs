@@ -20,8 +20,8 @@ use mim_targets::{HogNorm, HogTargetConfig, PatchNorm, PixelTargetConfig};
 use serde::{Deserialize, Serialize};
 
 pub use self::stages::ResolutionStage;
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// What FastMIM predicts for the hidden patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -155,8 +155,9 @@ impl FastMimConfig {
             Err(Error::config("fastmim", field, value, why, fix))
         };
         if block == 0 || !(block.is_multiple_of(stride) || stride.is_multiple_of(block)) {
-            let why =
-                format!("a block must consist of whole tokens of {stride} pixels, or a token of whole blocks");
+            let why = format!(
+                "a block must consist of whole tokens of {stride} pixels, or a token of whole blocks"
+            );
             return bad(
                 "block_size",
                 block,
@@ -166,7 +167,9 @@ impl FastMimConfig {
         }
         let (cell, part) = (self.hog_cell, self.mask_stride());
         if self.target == FastMimTarget::Hog && (cell == 0 || !part.is_multiple_of(cell)) {
-            let why = format!("the loss compares parts of {part} pixels, which must consist of whole cells");
+            let why = format!(
+                "the loss compares parts of {part} pixels, which must consist of whole cells"
+            );
             let fix = "use a divisor, larger blocks or patches, or target = \"pixel\"";
             return bad("hog_cell", cell, why, fix);
         }

@@ -5,8 +5,8 @@ use mim_core::augment::ViewPlan;
 use mim_core::nn::{BatchNorm, LayerNorm, Linear};
 use mim_core::params::{Ema, EmaTiming};
 use mim_core::{
-    Batch, Classifier, EncodeOptions, Encoder, Error, Input, LossTerms, Mask, Masking, Method, ParamStore,
-    Pooling, Purpose, Result, StepContext, ops,
+    Batch, Classifier, EncodeOptions, Encoder, Error, Input, LossTerms, Mask, Masking, Method,
+    ParamStore, Pooling, Purpose, Result, StepContext, ops,
 };
 
 use super::NAME;
@@ -120,7 +120,9 @@ impl Method for Finetune {
     fn stores(&self) -> Vec<(&str, &ParamStore)> {
         let average = self.average.iter();
         let average = average.map(|average| ("ema", &average.store));
-        std::iter::once(("student", &self.student)).chain(average).collect()
+        std::iter::once(("student", &self.student))
+            .chain(average)
+            .collect()
     }
 
     fn encoder(&self) -> Option<&dyn Encoder> {
@@ -130,7 +132,9 @@ impl Method for Finetune {
     fn encoders(&self) -> Vec<(&str, &dyn Encoder)> {
         let average = self.average.iter();
         let average = average.map(|average| ("ema", average.network.encoder.as_ref()));
-        average.chain([("student", self.network.encoder.as_ref())]).collect()
+        average
+            .chain([("student", self.network.encoder.as_ref())])
+            .collect()
     }
 
     fn classifier(&self) -> Option<&dyn Classifier> {

@@ -100,13 +100,34 @@ impl MixConfig {
         let is_share = |value: f64| (0. ..=1.).contains(&value);
         let is_alpha = |value: f64| value >= 0. && value.is_finite();
         for (field, value, holds, why) in [
-            ("mixup_alpha", self.mixup_alpha, is_alpha(self.mixup_alpha), alpha),
-            ("cutmix_alpha", self.cutmix_alpha, is_alpha(self.cutmix_alpha), alpha),
+            (
+                "mixup_alpha",
+                self.mixup_alpha,
+                is_alpha(self.mixup_alpha),
+                alpha,
+            ),
+            (
+                "cutmix_alpha",
+                self.cutmix_alpha,
+                is_alpha(self.cutmix_alpha),
+                alpha,
+            ),
             ("prob", self.prob, is_share(self.prob), share),
-            ("switch_prob", self.switch_prob, is_share(self.switch_prob), share),
+            (
+                "switch_prob",
+                self.switch_prob,
+                is_share(self.switch_prob),
+                share,
+            ),
         ] {
             if !holds {
-                return Err(Error::config("mix", field, value, why, "use 0.8, for example"));
+                return Err(Error::config(
+                    "mix",
+                    field,
+                    value,
+                    why,
+                    "use 0.8, for example",
+                ));
             }
         }
         Ok(())
@@ -123,7 +144,11 @@ impl MixConfig {
             return Ok(Mix::None);
         }
         let cuts = cutmix && (!mixup || rng.random::<f64>() < self.switch_prob);
-        let alpha = if cuts { self.cutmix_alpha } else { self.mixup_alpha };
+        let alpha = if cuts {
+            self.cutmix_alpha
+        } else {
+            self.mixup_alpha
+        };
         let beta = Beta::new(alpha, alpha).map_err(|error| {
             let fix = "use 0.8, for example";
             Error::config("mix", "alpha", alpha, error.to_string(), fix)
@@ -157,8 +182,11 @@ impl Mix {
                 let inside = |row: usize, column: usize| {
                     (cut.top..cut.bottom).contains(&row) && (cut.left..cut.right).contains(&column)
                 };
-                let pixels = (0..height).flat_map(|row| (0..width).map(move |column| (row, column)));
-                let taken: Vec<u8> = pixels.map(|(row, column)| inside(row, column).into()).collect();
+                let pixels =
+                    (0..height).flat_map(|row| (0..width).map(move |column| (row, column)));
+                let taken: Vec<u8> = pixels
+                    .map(|(row, column)| inside(row, column).into())
+                    .collect();
                 let taken = ops::upload(taken, (1, 1, height, width), images.device())?;
                 let taken = taken.broadcast_as(images.shape())?;
                 let mixed = taken.where_cond(&reversed(images)?, images)?;
@@ -185,14 +213,21 @@ fn reversed(xs: &Tensor) -> Result<Tensor> {
 ///
 /// [`Error::InvalidConfig`] for a label that is not a class. Checked on the CPU only, since a check would synchronise a
 /// GPU.
-pub fn mixed_targets(labels: &Tensor, classes: usize, (lam, smoothing): (f64, f64)) -> Result<Tensor> {
+pub fn mixed_targets(
+    labels: &Tensor,
+    classes: usize,
+    (lam, smoothing): (f64, f64),
+) -> Result<Tensor> {
     let labels = labels.to_dtype(DType::U32)?;
     if labels.device().is_cpu() {
         check_labels(&labels.to_vec1()?, classes)?;
     }
     let known: Vec<u32> = (0..).take(classes).collect();
     let known = ops::upload(known, (1, classes), labels.device())?;
-    let own = labels.unsqueeze(1)?.broadcast_eq(&known)?.to_dtype(DType::F32)?;
+    let own = labels
+        .unsqueeze(1)?
+        .broadcast_eq(&known)?
+        .to_dtype(DType::F32)?;
     let mixed = ((&own * lam)? + (reversed(&own)? * (1. - lam))?)?;
     let off = smoothing / classes as f64;
     Ok(mixed.affine(1. - smoothing, off)?)
@@ -223,7 +258,11 @@ const ERASED_ASPECT: [f64; 2] = [0.3, 1. / 0.3];
 pub fn erase(images: &Tensor, prob: f64, rng: &mut dyn Rng) -> Result<Tensor> {
     let (batch, channels, height, width) = images.dims4()?;
     let boxes: Vec<Option<CutBox>> = (0..batch)
-        .map(|_| (rng.random::<f64>() < prob).then(|| erased_box((height, width), rng)).flatten())
+        .map(|_| {
+            (rng.random::<f64>() < prob)
+                .then(|| erased_box((height, width), rng))
+                .flatten()
+        })
         .collect();
     if boxes.iter().all(Option::is_none) {
         return Ok(images.clone());
@@ -255,14 +294,18 @@ pub fn erase(images: &Tensor, prob: f64, rng: &mut dyn Rng) -> Result<Tensor> {
     reason = "sides of a box"
 )]
 fn erased_box((height, width): (usize, usize), rng: &mut dyn Rng) -> Option<CutBox> {
-    let uniform = |[low, high]: [f64; 2], rng: &mut dyn Rng| low + (high - low) * rng.random::<f64>();
+    let uniform =
+        |[low, high]: [f64; 2], rng: &mut dyn Rng| low + (high - low) * rng.random::<f64>();
     for _ in 0..10 {
         let area = uniform(ERASED_AREA, rng) * (height * width) as f64;
         let aspect = uniform(ERASED_ASPECT.map(f64::ln), rng).exp();
         let tall = (area * aspect).sqrt().round() as usize;
         let wide = (area / aspect).sqrt().round() as usize;
         if tall < height && wide < width {
-            let (top, left) = (rng.random_range(0..=height - tall), rng.random_range(0..=width - wide));
+            let (top, left) = (
+                rng.random_range(0..=height - tall),
+                rng.random_range(0..=width - wide),
+            );
             return Some(CutBox {
                 top,
                 bottom: top + tall,
@@ -301,13 +344,25 @@ mod tests {
     fn batches_are_not_mixed_if_both_are_off_or_not_drawn() {
         let mut rng = stream(0, Purpose::Method, [0, 0]);
         for off in [
-            MixConfig { mixup_alpha: 0., cutmix_alpha: 0., ..MixConfig::default() },
-            MixConfig { prob: 0., ..MixConfig::default() },
+            MixConfig {
+                mixup_alpha: 0.,
+                cutmix_alpha: 0.,
+                ..MixConfig::default()
+            },
+            MixConfig {
+                prob: 0.,
+                ..MixConfig::default()
+            },
         ] {
             assert_eq!(off.draw((4, 4), &mut rng).unwrap(), Mix::None);
         }
-        let both: Vec<Mix> = (0..40).map(|_| MixConfig::default().draw((4, 4), &mut rng).unwrap()).collect();
-        let cuts = both.iter().filter(|mix| matches!(mix, Mix::CutMix { .. })).count();
+        let both: Vec<Mix> = (0..40)
+            .map(|_| MixConfig::default().draw((4, 4), &mut rng).unwrap())
+            .collect();
+        let cuts = both
+            .iter()
+            .filter(|mix| matches!(mix, Mix::CutMix { .. }))
+            .count();
         assert!((8..32).contains(&cuts), "{cuts}");
     }
 
@@ -317,10 +372,15 @@ mod tests {
         let mut rng = stream(0, Purpose::Method, [0, 0]);
         let erased = erase(&zeros, 0.25, &mut rng).unwrap();
         let rows = erased.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
-        let shares = rows.iter().map(|row| row.iter().filter(|v| **v != 0.).count());
+        let shares = rows
+            .iter()
+            .map(|row| row.iter().filter(|v| **v != 0.).count());
         let changed: Vec<usize> = shares.filter(|count| *count > 0).collect();
         assert!((30..75).contains(&changed.len()), "{}", changed.len());
-        assert!(changed.iter().all(|count| (2..=110).contains(count)), "{changed:?}");
+        assert!(
+            changed.iter().all(|count| (2..=110).contains(count)),
+            "{changed:?}"
+        );
     }
 
     #[test]

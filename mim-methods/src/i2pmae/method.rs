@@ -79,9 +79,7 @@ impl I2pMae {
             })?;
         }
         let look = match &self.teacher {
-            Some((teacher, _)) => {
-                Some(teacher.look(levels.points(), self.config.guided, step)?)
-            }
+            Some((teacher, _)) => Some(teacher.look(levels.points(), self.config.guided, step)?),
             None => None,
         };
         let top = self.mask(&levels, look.as_ref(), step)?;

@@ -3,10 +3,10 @@
 use candle_core::{DType, Tensor};
 use mim_core::augment::ViewPlan;
 use mim_core::objectives::{DistillationLogits, SelfDistillation};
-use mim_core::params::{Ema, ParamStore, EmaTiming};
+use mim_core::params::{Ema, EmaTiming, ParamStore};
 use mim_core::{
-    Batch, Encoded, Encoder, Error, Input, LossTerms, Mask, Masking, Method, Purpose, Result,
-    StepContext, EncodeOptions, ops,
+    Batch, EncodeOptions, Encoded, Encoder, Error, Input, LossTerms, Mask, Masking, Method,
+    Purpose, Result, StepContext, ops,
 };
 use mim_masking::{FixedMasker, Guide, GuideKind, MaskRequest, Masker};
 

@@ -17,7 +17,7 @@ use mim_core::augment::ViewPlan;
 use mim_core::encoders::{EncoderConfig, SwinConfig, VitConfig};
 use mim_core::nn::{DinoHeadConfig, PosEmbedKind};
 use mim_core::objectives::SelfDistillationConfig;
-use mim_core::params::{Ema, Init, InitScheme, ParamStore, EmaStart, EmaTiming};
+use mim_core::params::{Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore};
 use mim_core::schedule::{Per, Schedule};
 use mim_core::{Error, Input, Norm, Result};
 use mim_masking::{GuideKind, IbotBlockMaskerConfig, Masker};
@@ -146,7 +146,9 @@ impl<M: NamingMasker> DistillationConfig<M> {
                 M::METHOD,
                 "crops.global",
                 global,
-                format!("it must be at least 1 and at most the number of views, which must be at least 2; there are {all} views"),
+                format!(
+                    "it must be at least 1 and at most the number of views, which must be at least 2; there are {all} views"
+                ),
                 "use 2 global crops",
             ));
         }
@@ -284,7 +286,7 @@ mod tests {
     use candle_core::{DType, Tensor};
     use mim_core::optim::{AdamWConfig, Clip};
     use mim_core::train::Stepper;
-    use mim_core::{Batch, Error, Masking, Method, StepContext, View, EncodeOptions};
+    use mim_core::{Batch, EncodeOptions, Error, Masking, Method, StepContext, View};
     use mim_masking::RatioRange;
 
     fn tiny<M: NamingMasker>() -> DistillationConfig<M> {

@@ -91,7 +91,13 @@ impl IJepaConfig {
         let store = ParamStore::teacher(student.device());
         let copy = Vit::new(&store.root(), &self.encoder)?;
         let momentum = self.momentum.clone();
-        let ema = Ema::new(student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
+        let ema = Ema::new(
+            student,
+            &store,
+            momentum,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
         Ok((copy, store, ema))
     }
 
@@ -136,7 +142,11 @@ impl MethodConfig for IJepaConfig {
         self.norm.check(self.encoder.in_channels)?;
         self.momentum.validate()?;
         let masker = self.masker.build()?;
-        let (params, size, grid) = (student.root(), self.encoder.image_size, self.encoder.grid()?);
+        let (params, size, grid) = (
+            student.root(),
+            self.encoder.image_size,
+            self.encoder.grid()?,
+        );
         // Check that blocks of any size fit the grid: sizes grow with the draws.
         for draw in [0., 1.] {
             masker.sizes(grid, [draw; 2])?;
@@ -172,7 +182,14 @@ pub(crate) const ENTRY: Entry = Entry {
     title: "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture",
     paper: "Assran et al., CVPR 2023, arXiv 2301.08243",
     reference: "facebookresearch/ijepa @ 52c1ae9",
-    archs: &["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant"],
+    archs: &[
+        "vit_tiny",
+        "vit_small",
+        "vit_base",
+        "vit_large",
+        "vit_huge",
+        "vit_giant",
+    ],
     about: crate::registry::About {
         hidden: "all but one large block; the four blocks that are predicted are taken out of it",
         predicted: "the features of each of the four blocks in a momentum copy that sees the whole image",
@@ -215,7 +232,11 @@ mod tests {
             (patch + 1) * dim + depth * block(dim, hidden) + 2 * dim
         };
         let predictor = |dim: usize, width: usize, depth: usize| {
-            (dim + 1) * width + width + depth * block(width, 4 * width) + 2 * width + (width + 1) * dim
+            (dim + 1) * width
+                + width
+                + depth * block(width, 4 * width)
+                + 2 * width
+                + (width + 1) * dim
         };
         let config = tiny();
         let store = config.store(&Device::Cpu, 0);
@@ -239,8 +260,15 @@ mod tests {
         let names: Vec<&str> = method.encoders().iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["teacher", "student"]);
         let (_, teacher) = method.stores()[1];
-        assert!(teacher.names().iter().all(|(name, _)| !name.starts_with("predictor")));
-        assert!(teacher.var("cls_token").is_none() && teacher.var("blocks.0.norm1.weight").is_some());
+        assert!(
+            teacher
+                .names()
+                .iter()
+                .all(|(name, _)| !name.starts_with("predictor"))
+        );
+        assert!(
+            teacher.var("cls_token").is_none() && teacher.var("blocks.0.norm1.weight").is_some()
+        );
     }
 
     #[test]

@@ -17,8 +17,8 @@ use mim_targets::vqgan::VqganConfig;
 use mim_targets::{SoftLabelsConfig, SoftTokenTarget};
 use serde::{Deserialize, Serialize};
 
-use crate::registry::Entry;
 use crate::beit::{needs_mask_token, vit};
+use crate::registry::Entry;
 use crate::tokens::{self, TokenizerConfig};
 use crate::{Composite, MaskMode, MethodConfig, TokensConfig};
 

@@ -60,7 +60,9 @@ impl Known {
         };
         // Two 16-bit halves, and classes below 2^24: f32 holds them exactly.
         let half = |value: i64, shift: u32| ((value + 1) >> shift & 0xffff) as f32;
-        let halves = own.iter().flat_map(|value| [half(*value, 16), half(*value, 0)]);
+        let halves = own
+            .iter()
+            .flat_map(|value| [half(*value, 16), half(*value, 0)]);
         let halves = ops::upload(halves.collect(), (images, 2), device)?;
         let labels = match &batch.labels {
             Some(labels) => labels.to_dtype(DType::F32)?,

@@ -123,7 +123,10 @@ impl MimRefinerConfig {
         blocks.sort_unstable();
         blocks.dedup();
         if blocks.len() != self.blocks.len() || blocks.iter().any(|block| *block >= depth) {
-            let why = format!("heads need different blocks of the encoder, from 0 to {}", depth - 1);
+            let why = format!(
+                "heads need different blocks of the encoder, from 0 to {}",
+                depth - 1
+            );
             let fix = "give existing blocks; the paper uses those of the last third";
             return bad("blocks", format!("{:?}", self.blocks), why, fix);
         }
@@ -132,7 +135,10 @@ impl MimRefinerConfig {
             return bad("pooling", "cls".to_owned(), why, "use \"mean\"");
         }
         if self.topk == 0 || self.topk > self.queue_size {
-            let why = format!("the neighbour is drawn from the nearest rows of a queue of {} rows", self.queue_size);
+            let why = format!(
+                "the neighbour is drawn from the nearest rows of a queue of {} rows",
+                self.queue_size
+            );
             return bad("topk", self.topk.to_string(), why, "use 1 to queue_size");
         }
         let crops = &self.crops;
@@ -268,7 +274,11 @@ mod tests {
             ..VitConfig::default()
         };
         let mut config = MimRefinerConfig::with_encoder(size, vec![0], 0.2);
-        (config.proj_hidden_dim, config.pred_hidden_dim, config.out_dim) = (6, 7, 4);
+        (
+            config.proj_hidden_dim,
+            config.pred_hidden_dim,
+            config.out_dim,
+        ) = (6, 7, 4);
         (config.queue_size, config.topk) = (5, 2);
         (config.crops.local, config.crops.local_size) = (1, 8.into());
         config

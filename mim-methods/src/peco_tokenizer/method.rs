@@ -7,8 +7,8 @@ use mim_core::augment::ViewPlan;
 use mim_core::nn::unit;
 use mim_core::params::ParamStore;
 use mim_core::{
-    Batch, Encoder, Error, Input, LossTerms, Mask, Masking, Method, Norm, Reconstruction, Result,
-    StepContext, Tokenizer, EncodeOptions,
+    Batch, EncodeOptions, Encoder, Error, Input, LossTerms, Mask, Masking, Method, Norm,
+    Reconstruction, Result, StepContext, Tokenizer,
 };
 use mim_targets::peco::PecoTokenizer;
 

@@ -87,7 +87,13 @@ impl PecoTokenizerConfig {
         for (field, value) in weights {
             if !value.is_finite() || value < 0. {
                 let why = "a weight must be finite and not negative";
-                return Err(Error::config(NAME, field, value, why, "remove it to use the default"));
+                return Err(Error::config(
+                    NAME,
+                    field,
+                    value,
+                    why,
+                    "remove it to use the default",
+                ));
             }
         }
         if self.layers.is_empty() && self.perceptual_weight > 0. {

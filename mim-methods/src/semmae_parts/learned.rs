@@ -29,7 +29,13 @@ impl LearnedParts {
         if path.as_os_str().is_empty() {
             let why = "part maps come from a run that learned them";
             let fix = "set it to the folder of a run of `mim pretrain --method semmae_parts`";
-            return Err(Error::config("semmae", "parts.checkpoint", "not set", why, fix));
+            return Err(Error::config(
+                "semmae",
+                "parts.checkpoint",
+                "not set",
+                why,
+                fix,
+            ));
         }
         let checkpoint = Checkpoint::open(path)?;
         let method = &checkpoint.state().method;

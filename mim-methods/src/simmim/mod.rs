@@ -18,8 +18,8 @@ use mim_masking::{CellMasker, CellMaskerConfig};
 use mim_targets::PixelTargetConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{Composite, MaskMode, MethodConfig};
 use crate::registry::Entry;
+use crate::{Composite, MaskMode, MethodConfig};
 
 /// Settings of SimMIM; `Default` is ViT-B/16 as released.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use mim_core::nn::Quantized;
 use mim_core::objectives::Cosine;
 use mim_core::params::ParamStore;
 use mim_core::{
-    Batch, Encoder, Input, LossTerms, Mask, Masking, Method, Objective, PatchGrid, Prediction,
-    Result, Rows, StepContext, Tokenizer, EncodeOptions,
+    Batch, EncodeOptions, Encoder, Input, LossTerms, Mask, Masking, Method, Objective, PatchGrid,
+    Prediction, Result, Rows, StepContext, Tokenizer,
 };
 use mim_targets::vqkd::{TaskLayer, VqKdTokenizer};
 use mim_targets::{TargetGenerator, TargetRequest};

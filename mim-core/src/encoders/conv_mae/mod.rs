@@ -11,7 +11,9 @@ pub use init::ConvMaeInit;
 use super::check;
 use crate::nn::{Block, Conv, ConvBlock, LayerNorm, Linear, PosEmbed, PosEmbedKind};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext, EncodeOptions, ops};
+use crate::{
+    EncodeOptions, Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext, ops,
+};
 
 /// ConvMAE's encoder (Gao et al., NeurIPS 2022, arXiv 2205.03892; Alpha-VL/ConvMAE @ 4c97b4c): two stages
 /// of masked convolutions on the full map, then a transformer on the visible tokens. The outputs of both
@@ -160,8 +162,13 @@ impl ConvMae {
             xs = self.embeds[stage + 1].forward(&xs)?;
             step.trace(&format!("patch_embed{}", stage + 2), || Ok(xs.clone()))?;
         }
-        let [first, second] = <[Tensor; 2]>::try_from(fused)
-            .map_err(|_| Error::unsupported("fusing stages", "there are not two of them", "report this as a bug"))?;
+        let [first, second] = <[Tensor; 2]>::try_from(fused).map_err(|_| {
+            Error::unsupported(
+                "fusing stages",
+                "there are not two of them",
+                "report this as a bug",
+            )
+        })?;
         Ok((xs, [first, second]))
     }
 }

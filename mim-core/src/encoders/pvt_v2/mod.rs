@@ -12,7 +12,7 @@ use super::check;
 use crate::nn::{Conv, LayerNorm};
 use crate::ops::Window;
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
+use crate::{EncodeOptions, Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext};
 
 /// Pyramid vision transformer v2 (Wang et al., Computational Visual Media 2022, arXiv
 /// 2106.13797), with the parameter names of whai362/PVT.
@@ -88,7 +88,12 @@ impl PvtV2 {
         &self.config
     }
 
-    fn check(&self, image: &Tensor, masking: Masking<'_>, want: &EncodeOptions) -> Result<PatchGrid> {
+    fn check(
+        &self,
+        image: &Tensor,
+        masking: Masking<'_>,
+        want: &EncodeOptions,
+    ) -> Result<PatchGrid> {
         let size = check::image_size(image, self.config.in_channels)?;
         if masking.mask().is_some() {
             return Err(Error::unsupported(
@@ -297,8 +302,16 @@ mod tests {
             let error = encoded.unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         };
-        fails(Masking::Drop(&mask), EncodeOptions::default(), "PixelMasked");
-        fails(Masking::Replace(&mask), EncodeOptions::default(), "PixelMasked");
+        fails(
+            Masking::Drop(&mask),
+            EncodeOptions::default(),
+            "PixelMasked",
+        );
+        fails(
+            Masking::Replace(&mask),
+            EncodeOptions::default(),
+            "PixelMasked",
+        );
         let cls = EncodeOptions {
             cls_attention: true,
             ..EncodeOptions::default()
@@ -318,7 +331,12 @@ mod tests {
             ..config()
         });
         let tokens = |step: &StepContext| {
-            let encoded = pvt.encode(&image(16, 32), Masking::None, &EncodeOptions::default(), step);
+            let encoded = pvt.encode(
+                &image(16, 32),
+                Masking::None,
+                &EncodeOptions::default(),
+                step,
+            );
             values(&encoded.unwrap().tokens)
         };
         assert_eq!(tokens(&StepContext::new(3)), tokens(&StepContext::new(3)));

@@ -9,7 +9,9 @@ pub use config::{RegisterCoordinates, RopeVitConfig};
 use super::check;
 use crate::nn::{Coordinates, PatchEmbed, Placed, RmsNorm, RopeBlock};
 use crate::params::Params;
-use crate::{EncodeOptions, Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext};
+use crate::{
+    EncodeOptions, Encoded, Encoder, Error, Mask, Masking, PatchGrid, Result, StepContext,
+};
 
 /// A vision transformer with registers, rotary positions and RMS norms; only the patch embedding has a bias
 /// (CAPI, Darcet et al., TMLR 2025).
@@ -175,10 +177,22 @@ mod tests {
         let grid = PatchGrid::new(4, 4);
         let bits: Vec<u8> = (0..32).map(|i| u8::from(i % 4 == 1)).collect();
         let mask = Mask::from_bits(grid, &bits).unwrap();
-        let encoded = vit.encode(&image, Masking::Drop(&mask), &want, &step).unwrap();
-        assert_eq!((encoded.tokens.dims(), encoded.prefix), (&[2, 16, 16][..], 4));
+        let encoded = vit
+            .encode(&image, Masking::Drop(&mask), &want, &step)
+            .unwrap();
+        assert_eq!(
+            (encoded.tokens.dims(), encoded.prefix),
+            (&[2, 16, 16][..], 4)
+        );
         assert_eq!(encoded.layers.len(), 2);
-        let grads = encoded.tokens.sin().unwrap().sum_all().unwrap().backward().unwrap();
+        let grads = encoded
+            .tokens
+            .sin()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
         for (name, var) in store.trainable() {
             assert!(grads.get(&var).is_some(), "{name}");
         }
@@ -189,7 +203,10 @@ mod tests {
             tokens.to_vec1::<f32>().unwrap()
         };
         assert_eq!(all(Masking::None), all(Masking::Drop(&none)));
-        assert!(vit.encode(&image, Masking::Replace(&mask), &want, &step).is_err());
+        assert!(
+            vit.encode(&image, Masking::Replace(&mask), &want, &step)
+                .is_err()
+        );
         // Other sizes have other coordinates.
         let wide = vit.encode(&noise(&[1, 3, 8, 24], 1), Masking::None, &want, &step);
         assert_eq!(wide.unwrap().tokens.dims(), [1, 4 + 12, 16]);

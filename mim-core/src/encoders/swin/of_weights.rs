@@ -39,10 +39,7 @@ impl SwinConfig {
             let is_there = |at: &usize| has(&format!("{}.norm1.weight", block(stage, *at)));
             (0..).take_while(is_there).count()
         };
-        let depths: Vec<usize> = (0..)
-            .map(blocks)
-            .take_while(|blocks| *blocks > 0)
-            .collect();
+        let depths: Vec<usize> = (0..).map(blocks).take_while(|blocks| *blocks > 0).collect();
         // [(2 window - 1)^2, heads]
         let table = |stage: usize| {
             let name = block(stage, 0) + ".attn.relative_position_bias_table";
