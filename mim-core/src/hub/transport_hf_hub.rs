@@ -4,9 +4,11 @@
 //! its lists send the token to wherever their next page lies. Its streams do not see that a file is in Xet, so the
 //! token of Xet comes by the own client. What a stream brings is limited, continued and checked as with that client.
 
-use std::io::{self, Cursor, Read};
+mod pieces;
+mod xet;
+
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -14,11 +16,9 @@ use futures_util::StreamExt;
 use hf_hub::repository::download::HFByteStream;
 use hf_hub::{HFClient, HFError, HFRepository, HFResult, RepoType};
 use reqwest::redirect::Policy;
-use serde::Deserialize;
-use xet::XetError;
-use xet::xet_session::{XetConfig, XetFileInfo, XetSessionBuilder};
 
-use super::address::{of_xet_token, public};
+use self::pieces::{Piece, Pieces};
+use super::address::public;
 use super::download::Download;
 use super::failure::{Failure, Refused};
 use super::http::{
@@ -27,15 +27,13 @@ use super::http::{
 use super::{HubPath, HubSettings, RepoKind};
 
 const LONGEST_CONNECT: Duration = Duration::from_secs(10);
-/// Pieces that may wait to be written.
-const AHEAD: usize = 4;
 /// hf-hub looks for a token in the environment if it is given none. One that no header can hold is not sent.
 const NO_TOKEN: &str = "\n";
 
 /// The bytes of a file from byte `start` on, or all bytes if the server does not support ranges.
 pub(super) fn get(download: &Download<'_>, start: u64) -> Result<Stream, Failure> {
     match &download.metadata.xet {
-        Some(id) => from_xet(download, id, start),
+        Some(id) => xet::get(download, id, start),
         None => from_hub(download, start),
     }
 }
@@ -225,70 +223,6 @@ fn text(error: HFError) -> String {
     text
 }
 
-/// Leave to read from Xet.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Leave {
-    access_token: String,
-    /// Seconds since 1970.
-    exp: u64,
-    cas_url: String,
-}
-
-fn from_xet(download: &Download<'_>, id: &str, start: u64) -> Result<Stream, Failure> {
-    let size = download.metadata.size;
-    let url = of_xet_token(download.settings, download.path, &download.metadata.commit);
-    let leave: Leave = serde_json::from_str(&download.http.text(&url)?)
-        .map_err(|error| Failure::Broken(format!("its token for Xet is none: {error}")))?;
-    if !may_lead(&url, &leave.cas_url) {
-        let at = public(&leave.cas_url);
-        return Err(Failure::Final(format!("its storage Xet is at {at:?}")));
-    }
-    let file = XetFileInfo::new(id.to_owned(), size);
-    let first_wait = download.settings.first_wait;
-    let (sender, bytes) = Pieces::new(download.settings);
-    in_background(move || {
-        if let Err(error) = bring_from_xet(leave, file, start..size, first_wait, &sender) {
-            let what = format!("Xet: {error} (MIM_HUB_TRANSPORT=own downloads without it)");
-            let _ = sender.send(Err(what));
-        }
-    })?;
-    Ok(Stream {
-        bytes: Box::new(bytes),
-        start,
-        size: Some(size),
-    })
-}
-
-/// Sends the bytes of a file in Xet until nobody wants them. No cache is kept, and nothing is reported to anyone.
-fn bring_from_xet(
-    leave: Leave,
-    file: XetFileInfo,
-    range: Range<u64>,
-    first_wait: Duration,
-    pieces: &SyncSender<Piece>,
-) -> Result<(), XetError> {
-    let mut config = XetConfig::default();
-    config.telemetry.enabled = false;
-    config.chunk_cache.size_bytes = 0;
-    config.client.connect_timeout = LONGEST_CONNECT;
-    config.client.read_timeout = LONGEST_SILENCE;
-    config.client.retry_base_delay = first_wait;
-    let session = XetSessionBuilder::new_with_config(config).build()?;
-    let group = session
-        .new_download_stream_group()?
-        .with_endpoint(leave.cas_url)
-        .with_token_info(leave.access_token, leave.exp)
-        .build_blocking()?;
-    let mut stream = group.download_stream_blocking(file, Some(range))?;
-    while let Some(piece) = stream.blocking_next()? {
-        if pieces.send(Ok(piece.into())).is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
 /// Runs `work` on a thread of its own: neither crate may be called from one that runs asynchronous work, as the
 /// caller's may.
 fn in_background(work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
@@ -297,47 +231,4 @@ fn in_background(work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
         .spawn(work)
         .map(drop)
         .map_err(|error| Failure::Broken(format!("no thread for it: {error}")))
-}
-
-/// Some bytes, or why there are none.
-type Piece = Result<Vec<u8>, String>;
-
-/// The bytes that another thread brings.
-struct Pieces {
-    incoming: Receiver<Piece>,
-    piece: Cursor<Vec<u8>>,
-    /// The longest wait for one. Xet brings up to 64 MiB at once.
-    patience: Duration,
-}
-
-impl Pieces {
-    fn new(settings: &HubSettings) -> (SyncSender<Piece>, Self) {
-        let (sender, incoming) = sync_channel(AHEAD);
-        let pieces = Self {
-            incoming,
-            piece: Cursor::default(),
-            patience: settings.longest_stall / 2,
-        };
-        (sender, pieces)
-    }
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let bytes = self.piece.read(buffer)?;
-            if bytes > 0 {
-                return Ok(bytes);
-            }
-            self.piece = match self.incoming.recv_timeout(self.patience) {
-                Ok(Ok(piece)) => Cursor::new(piece),
-                Ok(Err(error)) => return Err(io::Error::other(error)),
-                Err(RecvTimeoutError::Disconnected) => return Ok(0),
-                Err(RecvTimeoutError::Timeout) => {
-                    let seconds = self.patience.as_secs_f64();
-                    return Err(io::Error::other(format!("no bytes arrived in {seconds} s")));
-                }
-            };
-        }
-    }
 }

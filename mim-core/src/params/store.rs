@@ -1,5 +1,7 @@
 //! [`ParamStore`]: an ordered table of named variables, shared by all modules of a network.
 
+mod entries;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -160,59 +162,6 @@ impl ParamStore {
             path: String::new(),
             shared: false,
         }
-    }
-
-    /// All names with their kinds, in order.
-    pub fn names(&self) -> Vec<(String, Kind)> {
-        self.table()
-            .entries
-            .iter()
-            .map(|entry| (entry.name.clone(), entry.kind))
-            .collect()
-    }
-
-    /// All variables with their names, in order.
-    pub fn vars(&self) -> Vec<(String, Var)> {
-        self.table()
-            .entries
-            .iter()
-            .map(|entry| (entry.name.clone(), entry.var.clone()))
-            .collect()
-    }
-
-    /// Trainable variables, in order; none for a teacher.
-    pub fn trainable(&self) -> Vec<(String, Var)> {
-        self.of_kind(|kind| kind == Kind::Trainable)
-    }
-
-    /// Parameters, trainable or frozen, without buffers.
-    pub fn parameters(&self) -> Vec<(String, Var)> {
-        self.of_kind(|kind| kind != Kind::Buffer)
-    }
-
-    fn of_kind(&self, pick: impl Fn(Kind) -> bool) -> Vec<(String, Var)> {
-        let table = self.table();
-        let picked = table.entries.iter().filter(|entry| pick(entry.kind));
-        picked
-            .map(|entry| (entry.name.clone(), entry.var.clone()))
-            .collect()
-    }
-
-    /// The variable called `name`.
-    pub fn var(&self, name: &str) -> Option<Var> {
-        let table = self.table();
-        table
-            .index
-            .get(name)
-            .map(|&at| table.entries[at].var.clone())
-    }
-
-    /// Number of trained values.
-    pub fn trainable_values(&self) -> usize {
-        self.trainable()
-            .iter()
-            .map(|(_, var)| var.elem_count())
-            .sum()
     }
 
     /// The tensor of `name`, created by `first` if it does not exist.

@@ -8,6 +8,7 @@
 pub(crate) mod golden;
 mod method;
 mod mixing;
+mod rules;
 
 use candle_core::Device;
 use mim_core::augment::{Augment, HorizontalFlip, RandAugment, RandomResizedCrop, ViewPlan};
@@ -15,7 +16,7 @@ use mim_core::encoders::{EncoderConfig, RelPosBiasKind, VitConfig};
 use mim_core::nn::{BatchNorm, LayerNorm, Linear, PosEmbedKind};
 use mim_core::params::{Draw, Ema, EmaStart, EmaTiming, Init, InitScheme, ParamStore};
 use mim_core::schedule::Schedule;
-use mim_core::{Error, Input, Norm, Pooling, Result};
+use mim_core::{Input, Norm, Pooling, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::MethodConfig;
@@ -102,7 +103,10 @@ impl FinetuneConfig {
     pub fn adapt(encoder: &mut EncoderConfig, pooling: Pooling) {
         Self::for_probe(encoder);
         if let EncoderConfig::Vit(vit) = encoder {
-            if matches!(vit.pos_embed, PosEmbedKind::Sincos | PosEmbedKind::SincosRowFirst) {
+            if matches!(
+                vit.pos_embed,
+                PosEmbedKind::Sincos | PosEmbedKind::SincosRowFirst
+            ) {
                 vit.pos_embed = PosEmbedKind::Learned;
             }
             if vit.rel_pos_bias == RelPosBiasKind::Shared {
@@ -116,36 +120,6 @@ impl FinetuneConfig {
     /// Changes the settings of a pretrained encoder to those of linear probing: no mask token.
     pub fn for_probe(encoder: &mut EncoderConfig) {
         encoder.set_mask_token(false);
-    }
-
-    fn check(&self) -> Result<()> {
-        self.norm.check(self.encoder.in_channels())?;
-        self.mix.check()?;
-        let rate = self.encoder.to_table()?.get("drop_path_rate").cloned();
-        let rate = rate.and_then(|rate| rate.as_float()).unwrap_or_default();
-        if self.linear_probe && rate > 0. {
-            let why = "the encoder of a linear probe must not use stochastic depth";
-            let fix = "set encoder.drop_path_rate = 0.0";
-            return Err(Error::config(NAME, "encoder.drop_path_rate", rate, why, fix));
-        }
-        let share = |value: f64| (0. ..=1.).contains(&value);
-        let (field, value, why, fix) = if self.num_classes < 2 {
-            let why = "a head needs at least two classes";
-            ("num_classes", self.num_classes.to_string(), why, "use the number of classes of the data")
-        } else if !(0. ..1.).contains(&self.label_smoothing) {
-            let why = "it must be in [0, 1)";
-            ("label_smoothing", self.label_smoothing.to_string(), why, "use 0.1, for example")
-        } else if !share(self.erasing_prob) {
-            ("erasing_prob", self.erasing_prob.to_string(), "it must be a probability", "use 0.25, for example")
-        } else if !self.ema.is_none_or(share) {
-            let value = self.ema.unwrap_or_default().to_string();
-            ("ema", value, "it must be a momentum from 0 to 1", "use 0.9999, for example")
-        } else if !(self.head_init_std >= 0. && self.head_init_std.is_finite()) {
-            ("head_init_std", self.head_init_std.to_string(), "it must be a standard deviation", "use 2e-5, for example")
-        } else {
-            return Ok(());
-        };
-        Err(Error::config(NAME, field, value, why, fix))
     }
 
     fn network(&self, store: &ParamStore) -> Result<Network> {
@@ -180,8 +154,18 @@ impl FinetuneConfig {
         let store = ParamStore::teacher(student.device());
         let network = self.network(&store)?;
         let momentum = Schedule::constant(momentum);
-        let ema = Ema::new(student, &store, momentum, EmaTiming::AfterStep, EmaStart::Copy)?;
-        Ok(Some(Average { network, store, ema }))
+        let ema = Ema::new(
+            student,
+            &store,
+            momentum,
+            EmaTiming::AfterStep,
+            EmaStart::Copy,
+        )?;
+        Ok(Some(Average {
+            network,
+            store,
+            ema,
+        }))
     }
 
     fn plan(&self) -> ViewPlan {
@@ -208,7 +192,10 @@ struct HeadInit {
 impl InitScheme for HeadInit {
     fn draw(&self, name: &str, shape: &[usize]) -> Draw {
         match name {
-            "head.weight" => Draw::TruncNormal { std: self.std, cut: 2. },
+            "head.weight" => Draw::TruncNormal {
+                std: self.std,
+                cut: 2.,
+            },
             "head.bias" => Draw::Const(0.),
             _ => self.encoder.draw(name, shape),
         }
@@ -233,7 +220,9 @@ impl MethodConfig for FinetuneConfig {
     fn store(&self, device: &Device, seed: u64) -> ParamStore {
         match self.linear_probe {
             // The batch norm before the head has no trained weights.
-            true => ParamStore::with_frozen(device, seed, self.init(), |name| !name.starts_with("head.")),
+            true => ParamStore::with_frozen(device, seed, self.init(), |name| {
+                !name.starts_with("head.")
+            }),
             false => ParamStore::new(device, seed, self.init()),
         }
     }
@@ -274,7 +263,12 @@ pub(crate) const ENTRY: Entry = Entry {
         choose: "To measure an encoder on your task, or to put it to use.",
     },
     status: "exact: forward, loss, gradients, step with layer-wise rates",
-    recipes: recipes!("finetune_32px", "finetune_base", "finetune_large", "linprobe_base"),
+    recipes: recipes!(
+        "finetune_32px",
+        "finetune_base",
+        "finetune_large",
+        "linprobe_base"
+    ),
     parity: |case, device| golden::GOLDEN.setup(case, device),
     ..Entry::new::<FinetuneConfig>(NAME)
 };
@@ -282,8 +276,8 @@ pub(crate) const ENTRY: Entry = Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mim_core::{Batch, Classifier, Method, StepContext, View};
     use candle_core::{DType, Tensor};
+    use mim_core::{Batch, Classifier, Method, StepContext, View};
 
     fn tiny() -> FinetuneConfig {
         FinetuneConfig {
@@ -311,7 +305,10 @@ mod tests {
 
     #[test]
     fn an_average_starts_as_the_student_and_classifies() {
-        let config = FinetuneConfig { ema: Some(0.5), ..tiny() };
+        let config = FinetuneConfig {
+            ema: Some(0.5),
+            ..tiny()
+        };
         let method = config.build(&config.store(&Device::Cpu, 0)).unwrap();
         let names: Vec<_> = method.stores().iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["student", "ema"]);
@@ -320,7 +317,10 @@ mod tests {
         let step = StepContext::inference();
         let logits = method.classifier().unwrap().logits(&images, &step).unwrap();
         let own = method.network.logits(&images, &step).unwrap();
-        assert_eq!(logits.to_vec2::<f32>().unwrap(), own.to_vec2::<f32>().unwrap());
+        assert_eq!(
+            logits.to_vec2::<f32>().unwrap(),
+            own.to_vec2::<f32>().unwrap()
+        );
     }
 
     #[test]
@@ -337,17 +337,29 @@ mod tests {
         vit.drop_path_rate = 0.;
         let store = config.store(&Device::Cpu, 0);
         let method = config.build(&store).unwrap();
-        let names: Vec<_> = store.trainable().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = store
+            .trainable()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
         assert_eq!(names, ["head.bias", "head.weight"]);
         let ones = store.var("head_norm.weight").unwrap();
         assert_eq!(ones.to_vec1::<f32>().unwrap(), [1.; 8]);
         let images = Tensor::rand(0f32, 1., (4, 3, 16, 16), &Device::Cpu).unwrap();
         let mut batch = Batch::single(View::new(images, vec![]).unwrap());
         batch.labels = Some(Tensor::new(&[0u32, 1, 2, 0], &Device::Cpu).unwrap());
-        let loss = method.forward(&batch, &StepContext::new(0)).unwrap().total().unwrap();
+        let loss = method
+            .forward(&batch, &StepContext::new(0))
+            .unwrap()
+            .total()
+            .unwrap();
         let gradients = loss.backward().unwrap();
         for (name, var) in store.vars() {
-            assert_eq!(gradients.get(&var).is_some(), name.starts_with("head."), "{name}");
+            assert_eq!(
+                gradients.get(&var).is_some(),
+                name.starts_with("head."),
+                "{name}"
+            );
         }
         let mean = store.var("head_norm.running_mean").unwrap();
         assert_ne!(mean.to_vec1::<f32>().unwrap(), [0.; 8]);

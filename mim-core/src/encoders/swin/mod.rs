@@ -4,6 +4,7 @@ mod config;
 mod layout;
 mod merging;
 mod of_weights;
+mod rules;
 
 use std::borrow::Cow;
 
@@ -16,7 +17,7 @@ use self::merging::PatchMerging;
 use super::check;
 use crate::nn::{Block, LayerNorm, MaskToken, PatchEmbed, RelPosBias};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions, ops};
+use crate::{EncodeOptions, Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, ops};
 
 /// A Swin transformer, first version (Liu et al., ICCV 2021), with the parameter names of microsoft/SimMIM.
 ///
@@ -165,7 +166,12 @@ impl Swin {
         StageLayout::all(&self.config, (height, width), image.device()).map(Cow::Owned)
     }
 
-    fn check(&self, image: &Tensor, masking: Masking<'_>, want: &EncodeOptions) -> Result<PatchGrid> {
+    fn check(
+        &self,
+        image: &Tensor,
+        masking: Masking<'_>,
+        want: &EncodeOptions,
+    ) -> Result<PatchGrid> {
         let size = check::image_size(image, self.config.in_channels)?;
         check::no_order("Swin", masking)?;
         if matches!(masking, Masking::Drop(_)) {
@@ -338,7 +344,8 @@ mod tests {
         let mut all = Vec::new();
         for grid in [(2, 4), (4, 8), (8, 16)] {
             let mask = coarse.upsample(PatchGrid::new(grid.0, grid.1)).unwrap();
-            let encoded = encode(&swin, Masking::Replace(&mask), &EncodeOptions::default()).unwrap();
+            let encoded =
+                encode(&swin, Masking::Replace(&mask), &EncodeOptions::default()).unwrap();
             all.push(values(&encoded.tokens));
         }
         assert!(all[0] == all[1] && all[1] == all[2]);
@@ -413,7 +420,11 @@ mod tests {
             let error = encode(&swin, masking, &want).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         };
-        fails(Masking::Drop(&mask), EncodeOptions::default(), "MaskMode::Replace");
+        fails(
+            Masking::Drop(&mask),
+            EncodeOptions::default(),
+            "MaskMode::Replace",
+        );
         let cls = EncodeOptions {
             cls_attention: true,
             ..EncodeOptions::default()

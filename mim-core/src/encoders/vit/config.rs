@@ -191,7 +191,11 @@ impl VitConfig {
 
     /// Number of class tokens that enter the blocks.
     pub fn prefix(&self) -> usize {
-        if self.class_token { self.num_class_tokens } else { 0 }
+        if self.class_token {
+            self.num_class_tokens
+        } else {
+            0
+        }
     }
 
     /// The token grid.
@@ -206,95 +210,6 @@ impl VitConfig {
     /// Pixel values per patch.
     pub fn patch_values(&self) -> usize {
         self.patch_size * self.patch_size * self.in_channels
-    }
-
-    /// Checks ranges and how settings depend on each other.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidConfig`] for the first invalid setting.
-    pub fn validate(&self) -> Result<()> {
-        self.grid()?;
-        let hidden = self.mlp_ratio * (self.embed_dim as f64);
-        let divides = self.num_heads > 0 && self.embed_dim.is_multiple_of(self.num_heads);
-        let (dropping, rate) = self.worst_rate();
-        // (is valid, setting, value, why, fix)
-        let rules: [(bool, &'static str, String, &'static str, &'static str); 7] = [
-            (
-                self.in_channels > 0,
-                "in_channels",
-                self.in_channels.to_string(),
-                "images must have at least one channel",
-                "use 1 (grey) or 3 (RGB)",
-            ),
-            (
-                self.depth > 0,
-                "depth",
-                self.depth.to_string(),
-                "an encoder must have at least one block",
-                "use 1 or more",
-            ),
-            (
-                divides,
-                "num_heads",
-                self.num_heads.to_string(),
-                "embed_dim must be a multiple of it",
-                "change num_heads or embed_dim",
-            ),
-            (
-                (0. ..1.).contains(&rate),
-                dropping,
-                rate.to_string(),
-                "it must be in [0, 1)",
-                "use 0 for no dropping",
-            ),
-            (
-                self.norm_eps > 0.,
-                "norm_eps",
-                self.norm_eps.to_string(),
-                "it must be positive",
-                "use 1e-6",
-            ),
-            (
-                hidden >= 1.,
-                "mlp_ratio",
-                self.mlp_ratio.to_string(),
-                "the hidden layer would be empty",
-                "use 4",
-            ),
-            (
-                self.prefix() == 1 || self.rel_pos_bias == RelPosBiasKind::None,
-                "class_token",
-                format!("{} (num_class_tokens = {})", self.class_token, self.num_class_tokens),
-                "the relative position bias needs exactly one class token",
-                "use rel_pos_bias = \"none\"",
-            ),
-        ];
-        match rules.into_iter().find(|(holds, ..)| !holds) {
-            Some((_, field, value, why, fix)) => Err(Error::config("vit", field, value, why, fix)),
-            None => self.validate_projection(),
-        }
-    }
-
-    /// A drop rate with its name; one outside its range, if any.
-    fn worst_rate(&self) -> (&'static str, f64) {
-        match (0. ..1.).contains(&self.attn_drop_rate) {
-            true => ("drop_path_rate", self.drop_path_rate),
-            false => ("attn_drop_rate", self.attn_drop_rate),
-        }
-    }
-
-    fn validate_projection(&self) -> Result<()> {
-        match self.projection_dim {
-            Some(dim) if !self.final_norm || dim == 0 => Err(Error::config(
-                "vit",
-                "projection_dim",
-                dim,
-                "a projection needs outputs and a final norm before it",
-                "set final_norm = true, or remove projection_dim",
-            )),
-            _ => Ok(()),
-        }
     }
 
     pub(crate) fn block(&self, index: usize) -> BlockConfig {

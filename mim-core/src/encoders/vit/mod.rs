@@ -3,15 +3,18 @@
 mod clip;
 mod config;
 mod of_weights;
+mod rules;
 
 use candle_core::Tensor;
 
 pub use config::{RelPosBiasKind, VitConfig};
 
 use super::check;
-use crate::nn::{Block, causal_bias, LayerNorm, Linear, MaskToken, PatchEmbed, PosEmbed, RelPosBias};
+use crate::nn::{
+    Block, LayerNorm, Linear, MaskToken, PatchEmbed, PosEmbed, RelPosBias, causal_bias,
+};
 use crate::params::Params;
-use crate::{Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext, EncodeOptions};
+use crate::{EncodeOptions, Encoded, Encoder, Error, Masking, PatchGrid, Result, StepContext};
 
 /// A vision transformer with one class token, several or none (Dosovitskiy et al., 2021), with the parameter names of
 /// timm and MAE.

@@ -31,18 +31,25 @@ impl VitConfig {
         let &[embed_dim, in_channels, patch_size, _] = patch.as_slice() else {
             return Err(unknown("they have no patch_embed.proj.weight"));
         };
-        let blocks = weights.names().filter_map(|name| name.strip_prefix("blocks.")?.split('.').next());
+        let blocks = weights
+            .names()
+            .filter_map(|name| name.strip_prefix("blocks.")?.split('.').next());
         let depth = blocks.collect::<BTreeSet<_>>().len();
         let hidden = dims("blocks.0.mlp.fc1.weight").and_then(|dims| dims.first().copied());
         let Some(hidden) = hidden.filter(|_| !has("layers.0.blocks.0.norm1.weight")) else {
-            return Err(unknown("they have no blocks.0.mlp.fc1.weight, which every ViT has"));
+            return Err(unknown(
+                "they have no blocks.0.mlp.fc1.weight, which every ViT has",
+            ));
         };
         let heads = HEADS.iter().find(|(width, _)| *width == embed_dim);
         let positions = dims("pos_embed").and_then(|dims| dims.get(1).copied());
         let why = "their positions do not belong to a square image";
-        let classes = dims("cls_token").and_then(|dims| dims.get(1).copied()).unwrap_or(1);
+        let classes = dims("cls_token")
+            .and_then(|dims| dims.get(1).copied())
+            .unwrap_or(1);
         let image_size = side(positions, patch_size, classes).ok_or_else(|| unknown(why))?;
-        let without_class = positions.is_some_and(|rows| rows.isqrt().pow(2) == rows && !has("cls_token"));
+        let without_class =
+            positions.is_some_and(|rows| rows.isqrt().pow(2) == rows && !has("cls_token"));
         Ok(Self {
             image_size: image_size.into(),
             patch_size,
@@ -51,25 +58,13 @@ impl VitConfig {
             depth,
             num_heads: heads.map_or((embed_dim / 64).max(1), |(_, heads)| *heads),
             mlp_ratio: hidden as f64 / embed_dim as f64,
-            qkv_bias: match (has("blocks.0.attn.qkv.bias"), has("blocks.0.attn.q_bias")) {
-                (true, _) => QkvBias::Full,
-                (false, true) => QkvBias::QV,
-                (false, false) => QkvBias::None,
-            },
+            qkv_bias: qkv_bias(has),
             layer_scale_init: has("blocks.0.gamma_1").then_some(1.),
             pos_embed: match positions {
                 Some(_) => PosEmbedKind::Learned,
                 None => PosEmbedKind::None,
             },
-            rel_pos_bias: match (
-                has("rel_pos_bias.relative_position_bias_table"),
-                has("blocks.0.attn.relative_position_bias_table"),
-            ) {
-                (true, true) => RelPosBiasKind::Both,
-                (true, false) => RelPosBiasKind::Shared,
-                (false, true) => RelPosBiasKind::PerBlock,
-                (false, false) => RelPosBiasKind::None,
-            },
+            rel_pos_bias: rel_pos_bias(has),
             class_token: !without_class,
             num_class_tokens: classes,
             final_norm: has("norm.weight"),
@@ -78,6 +73,25 @@ impl VitConfig {
             projection_dim: dims("proj.weight").and_then(|dims| dims.first().copied()),
             ..Self::default()
         })
+    }
+}
+
+fn qkv_bias(has: impl Fn(&str) -> bool) -> QkvBias {
+    match (has("blocks.0.attn.qkv.bias"), has("blocks.0.attn.q_bias")) {
+        (true, _) => QkvBias::Full,
+        (false, true) => QkvBias::QV,
+        (false, false) => QkvBias::None,
+    }
+}
+
+fn rel_pos_bias(has: impl Fn(&str) -> bool) -> RelPosBiasKind {
+    let shared = has("rel_pos_bias.relative_position_bias_table");
+    let per_block = has("blocks.0.attn.relative_position_bias_table");
+    match (shared, per_block) {
+        (true, true) => RelPosBiasKind::Both,
+        (true, false) => RelPosBiasKind::Shared,
+        (false, true) => RelPosBiasKind::PerBlock,
+        (false, false) => RelPosBiasKind::None,
     }
 }
 
@@ -157,14 +171,22 @@ mod tests {
             let store = ParamStore::cpu(0);
             Vit::new(&store.root(), &config).unwrap();
             let vars = store.vars().into_iter();
-            let weights = vars.map(|(name, var)| (name, var.as_detached_tensor())).collect();
+            let weights = vars
+                .map(|(name, var)| (name, var.as_detached_tensor()))
+                .collect();
             assert_eq!(VitConfig::of_weights(&weights).unwrap(), config);
             assert!(config.check_weights(&weights).is_ok());
-            let wider = VitConfig { embed_dim: 256, ..config };
+            let wider = VitConfig {
+                embed_dim: 256,
+                ..config
+            };
             let error = wider.check_weights(&weights).unwrap_err().to_string();
             assert!(error.contains("set embed_dim = 128"), "{error}");
         }
         let error = VitConfig::of_weights(&WeightMap::default()).unwrap_err();
-        assert!(error.to_string().contains("no patch_embed.proj.weight"), "{error}");
+        assert!(
+            error.to_string().contains("no patch_embed.proj.weight"),
+            "{error}"
+        );
     }
 }
