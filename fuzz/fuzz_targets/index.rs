@@ -1,7 +1,5 @@
-//! Indices of several files.
-
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| mim_fuzz::weights("model.safetensors.index.json", bytes));
+fuzz_target!(|bytes: &[u8]| mim_fuzz::index(bytes));

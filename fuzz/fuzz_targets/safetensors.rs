@@ -1,7 +1,5 @@
-//! Files of safetensors.
-
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| mim_fuzz::weights("model.safetensors", bytes));
+fuzz_target!(|bytes: &[u8]| mim_fuzz::safetensors(bytes));

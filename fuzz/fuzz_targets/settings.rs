@@ -1,5 +1,3 @@
-//! Settings as checkpoints and exports carry them (`config.json`).
-
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

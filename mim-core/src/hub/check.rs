@@ -60,7 +60,9 @@ pub(super) fn readable(path: &Path, name: &str) -> Result<(), String> {
         .read_to_end(&mut json)
         .map_err(|error| broken(&error))?;
     let parsed: Header = serde_json::from_slice(&json).map_err(|error| broken(&error))?;
-    let (promised, found) = (8 + header + parsed.data_len() as u64, length(path)?);
+    // Several lengths that are possible one by one may have a sum that is not.
+    let promised = (8 + header).saturating_add(parsed.data_len() as u64);
+    let found = length(path)?;
     if promised == found {
         return Ok(());
     }
@@ -136,5 +138,17 @@ mod tests {
         assert!(wrong.contains("announces"), "{wrong}");
         std::fs::write(file.path(), br#"{"error": "no"}"#).unwrap();
         assert!(readable(file.path(), "a.safetensors").is_err());
+        // Eight tensors that end just before the largest number.
+        let size = (1u64 << 61) - 1;
+        let entry = |at: u64| {
+            let (start, end) = (at * size, (at + 1) * size);
+            format!(r#""{at}":{{"dtype":"U8","shape":[{size}],"data_offsets":[{start},{end}]}}"#)
+        };
+        let json = format!("{{{}}}", (0..8).map(entry).collect::<Vec<_>>().join(","));
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json.bytes());
+        std::fs::write(file.path(), &bytes).unwrap();
+        let wrong = readable(file.path(), "a.safetensors").unwrap_err();
+        assert!(wrong.contains("announces 18446744073709551615"), "{wrong}");
     }
 }

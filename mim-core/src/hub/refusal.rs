@@ -44,9 +44,10 @@ impl Patience {
             Failure::Broken(_) | Failure::Final(_) => None,
         };
         let wait = asked.unwrap_or(self.wait);
-        // Of all attempts together.
-        self.waited += wait;
-        let is_late = self.waited > LONGEST_WAIT || self.since.elapsed() >= self.longest_stall;
+        // Of all attempts together. The Hub says how long, so the sums may exceed what a duration holds.
+        self.waited = self.waited.saturating_add(wait);
+        let stalled = self.since.elapsed().saturating_add(wait);
+        let is_late = self.waited > LONGEST_WAIT || stalled >= self.longest_stall;
         if self.left == 0 || !failure.may_pass() || is_late {
             return false;
         }
@@ -146,4 +147,33 @@ fn page(endpoint: &str, path: &HubPath) -> String {
         RepoKind::Dataset => "datasets/",
     };
     format!("{endpoint}/{kind}{}", path.repository())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_wait_that_is_too_long_ends_the_attempts_at_once() {
+        let mut settings = HubSettings::new("http://hub", Path::new("cache"));
+        settings.first_wait = Duration::from_millis(1);
+        let path: HubPath = "hf:o/n".parse().unwrap();
+        let busy = |wait: Option<u64>| {
+            Failure::Refused(Refused {
+                status: 429,
+                code: String::new(),
+                message: String::new(),
+                wait: wait.map(Duration::from_secs),
+            })
+        };
+        let mut patience = Patience::new(5, &settings);
+        assert!(patience.again(&busy(None), &path));
+        assert!(!patience.again(&busy(Some(u64::MAX)), &path));
+
+        settings.longest_stall = Duration::from_secs(1);
+        let mut patience = Patience::new(5, &settings);
+        assert!(!patience.again(&busy(Some(200)), &path));
+    }
 }

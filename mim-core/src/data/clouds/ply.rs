@@ -49,6 +49,10 @@ pub(super) fn points(bytes: &[u8]) -> Result<Vec<[f32; 3]>, String> {
         if element.name == "vertex" {
             return vertices(element, &mut values);
         }
+        // Without properties they take no bytes, so nothing would end their loop early.
+        if element.properties.is_empty() {
+            continue;
+        }
         for _ in 0..element.count {
             for property in &element.properties {
                 let count = match property.length {
@@ -277,6 +281,13 @@ mod tests {
         let lists = "element face 1\nproperty list uchar int vertex_indices\n";
         let text = file("ascii", lists, b"3 0 1 1\n1 2.5 -3 255\n4 5 6 0\n");
         assert_eq!(points(&text).unwrap(), wanted);
+    }
+
+    #[test]
+    fn elements_without_properties_take_no_time() {
+        let nothing = format!("element nothing {}\n", usize::MAX);
+        let cloud = points(&file("ascii", &nothing, b"1 2.5 -3 255\n4 5 6 0\n"));
+        assert_eq!(cloud.unwrap(), [[1., 2.5, -3.], [4., 5., 6.]]);
     }
 
     #[test]
