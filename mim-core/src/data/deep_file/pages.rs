@@ -12,7 +12,7 @@ use super::{Stored, damaged, floats, interleaved, tiles};
 use crate::augment::Depth;
 use crate::{Error, Result};
 
-/// The most bytes of values in a page.
+/// The most bytes of values in a page, and the most values in all pages: a small file can hold many that unpack to much.
 const LARGEST: usize = 2 << 30;
 
 pub(super) type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
@@ -56,6 +56,7 @@ pub(super) fn read(bytes: &[u8], path: &Path, pages: TiffPages) -> Result<Stored
     if pages == TiffPages::First {
         return Ok(stored);
     }
+    let mut count = stored.values.len();
     let mut all = vec![(stored.values, stored.channels)];
     while decoder.more_images() {
         let next = decoder.next_image();
@@ -73,11 +74,22 @@ pub(super) fn read(bytes: &[u8], path: &Path, pages: TiffPages) -> Result<Stored
             let fix = "save pages of one size and type, or read the first alone: data.tiff_pages = \"first\"";
             return Err(Error::format(path, what, fix));
         }
+        count += next.values.len();
+        check_count(count, path)?;
         all.push((next.values, next.channels));
     }
     stored.channels = all.iter().map(|(_, channels)| channels).sum();
     stored.values = side_by_side(&all, stored.size.0 * stored.size.1);
     Ok(stored)
+}
+
+fn check_count(values: usize, path: &Path) -> Result<()> {
+    if values <= LARGEST {
+        return Ok(());
+    }
+    let what = format!("has more than {LARGEST} values in all of its pages");
+    let fix = "save fewer pages in a file, or read the first alone: data.tiff_pages = \"first\"";
+    Err(Error::format(path, what, fix))
 }
 
 pub(super) fn undecoded(error: &tiff::TiffError) -> String {
@@ -191,4 +203,17 @@ pub(super) fn values(read: DecodingResult) -> Result<(Vec<f32>, Depth), String> 
         }
         _ => return Err("has whole numbers of 64 bits".to_owned()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_are_too_much_together_are_refused() {
+        let path = Path::new("a.tif");
+        check_count(LARGEST, path).unwrap();
+        let error = check_count(LARGEST + 1, path).unwrap_err().to_string();
+        assert!(error.contains("data.tiff_pages"), "{error}");
+    }
 }
