@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
@@ -133,7 +134,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .unwrap_or_else(|| Path::new("sweeps").join(stem));
     if args.dry_run {
         for run in &planned {
-            println!("mim {}", run.arguments(&output, &args.device).join(" "));
+            println!("{}", run.command_line(&output, &args.device)?);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -285,6 +286,16 @@ fn flatten(table: &toml::Table, path: &str, all: &mut Vec<(String, String)>) {
 }
 
 impl Planned {
+    /// The command of the run as a shell reads it.
+    fn command_line(&self, output: &Path, device: &str) -> Result<String> {
+        let arguments = self.arguments(output, device);
+        let words = iter::once("mim").chain(arguments.iter().map(String::as_str));
+        shlex::try_join(words).map_err(|_| {
+            let (why, fix) = ("no command line holds a NUL character", "remove it");
+            Error::config("sweep", "recipes", &self.recipe, why, fix)
+        })
+    }
+
     /// The command line of the run, after the program.
     fn arguments(&self, output: &Path, device: &str) -> Vec<String> {
         let path = output.join(&self.name);
@@ -347,6 +358,19 @@ mod tests {
             "pretrain --config mae_32px --seed 0 --set train.epochs=2 --set encoder.depth=2 --set mask_ratio=0.5 \
              --output-dir nowhere/mae_32px-depth_2-mask_ratio_0.5-seed_0 --device cpu"
         );
+    }
+
+    #[test]
+    fn commands_are_printed_as_a_shell_reads_them() {
+        let text = "recipes = [\"dbot_32px\"]\nseeds = [0]\n[set]\nstage_starts = [0, 3]\ndata.source = \"folder:my photos\"";
+        let planned = sweep(text).plan().unwrap();
+        let line = planned[0].command_line(Path::new("all"), "cpu").unwrap();
+        let read = shlex::split(&line).unwrap();
+        assert_eq!(read[0], "mim");
+        assert_eq!(read[1..], planned[0].arguments(Path::new("all"), "cpu"));
+        let nul = sweep("recipes = [\"a\\u0000\"]\nseeds = [0]").plan();
+        let line = nul.unwrap()[0].command_line(Path::new("all"), "cpu");
+        assert!(line.unwrap_err().to_string().contains("NUL"));
     }
 
     #[test]
